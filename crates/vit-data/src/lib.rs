@@ -1,0 +1,1 @@
+//! MNIST, its like and the embedded digits: checked, ordered, batched.

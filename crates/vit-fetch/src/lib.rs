@@ -1,0 +1,1 @@
+//! Datasets from mirrors: downloaded once, verified, unpacked, installed whole.

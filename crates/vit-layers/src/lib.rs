@@ -1,0 +1,1 @@
+//! Transformer encoder layers for candle that train right.

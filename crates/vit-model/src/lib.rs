@@ -1,0 +1,1 @@
+//! The Vision Transformer: configuration, presets, parameter layouts, safetensors.

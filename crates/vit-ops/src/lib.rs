@@ -1,0 +1,1 @@
+//! Differentiable operations for candle whose gradients are PyTorch's.

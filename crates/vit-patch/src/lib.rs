@@ -1,0 +1,1 @@
+//! Images to tokens: patch embedding and position embeddings for candle.

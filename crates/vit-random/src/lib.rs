@@ -1,0 +1,103 @@
+//! Counter-based random numbers: every number is a function of (seed, step, site, sample).
+//!
+//! A number drawn for one sample does not depend on what was drawn before it, on how a batch was cut
+//! into shards, or on which thread asked: the same coordinates give the same bits. The generator is
+//! Philox4x32-10 (Salmon, Moraes, Dror, Shaw, *Parallel Random Numbers: As Easy as 1, 2, 3*, SC 2011),
+//! which PyTorch and JAX use on their devices too.
+//!
+//! ```
+//! use vit_random::{Random, Site};
+//!
+//! const DROPOUT: Site = Site::named("blocks.0.attn.proj_drop");
+//! let step = Random::new(42).at_step(7);
+//! // Sample 5 of the batch, asked for from the batch or from a shard that begins at sample 4:
+//! let whole = step.stream(DROPOUT, 5).next_u32();
+//! let shard = step.from_sample(4).stream(DROPOUT, 1).next_u32();
+//! assert_eq!(whole, shard);
+//! ```
+
+mod philox;
+mod stream;
+
+pub use stream::Stream;
+
+/// A place that draws numbers, told apart from every other by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Site(u32);
+
+impl Site {
+    /// The site of this name, by the 32-bit FNV-1a hash of its bytes.
+    #[must_use]
+    pub const fn named(name: &str) -> Self {
+        let bytes = name.as_bytes();
+        let mut hash = 0x811c_9dc5_u32;
+        let mut at = 0;
+        while at < bytes.len() {
+            hash = (hash ^ bytes[at] as u32).wrapping_mul(0x0100_0193);
+            at += 1;
+        }
+        Self(hash)
+    }
+}
+
+/// A seed, a step and the index of the first sample in view: what a layer needs to draw from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Random {
+    seed: u64,
+    step: u32,
+    first_sample: u32,
+}
+
+impl Random {
+    /// The source of this seed, at step 0 and sample 0.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        Self { seed, step: 0, first_sample: 0 }
+    }
+
+    /// The same seed at another step, which is taken modulo 2³².
+    #[must_use]
+    pub const fn at_step(self, step: u64) -> Self {
+        Self { step: step as u32, ..self }
+    }
+
+    /// The same seed and step, seen from a shard whose sample 0 is sample `first` of this source.
+    #[must_use]
+    pub const fn from_sample(self, first: u32) -> Self {
+        Self { first_sample: self.first_sample.wrapping_add(first), ..self }
+    }
+
+    /// The numbers that `site` draws for one sample.
+    #[must_use]
+    pub const fn stream(&self, site: Site, sample: u32) -> Stream {
+        let sample = self.first_sample.wrapping_add(sample);
+        Stream::new(self.seed, [sample, self.step, site.0])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(random: Random, site: &str, sample: u32) -> u32 {
+        random.stream(Site::named(site), sample).next_u32()
+    }
+
+    #[test]
+    fn every_coordinate_changes_the_numbers() {
+        let random = Random::new(1).at_step(2);
+        let here = first(random, "a", 3);
+        assert_eq!(here, first(random, "a", 3));
+        assert_ne!(here, first(Random::new(2).at_step(2), "a", 3));
+        assert_ne!(here, first(Random::new(1).at_step(3), "a", 3));
+        assert_ne!(here, first(random, "b", 3));
+        assert_ne!(here, first(random, "a", 4));
+    }
+
+    #[test]
+    fn shards_draw_what_the_whole_batch_draws() {
+        let random = Random::new(9).at_step(1);
+        let nested = random.from_sample(8).from_sample(3);
+        assert_eq!(first(random, "a", 12), first(nested, "a", 1));
+    }
+}

@@ -1,0 +1,43 @@
+//! Philox4x32-10: ten rounds of multiply, exchange and add on a 128-bit counter under a 64-bit key.
+
+const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+/// Weyl sequence: the golden ratio and the square root of three, less one, in 32 bits.
+const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+
+/// The four 32-bit numbers at `counter`.
+pub(crate) const fn block(mut counter: [u32; 4], seed: u64) -> [u32; 4] {
+    let mut key = [seed as u32, (seed >> 32) as u32];
+    let mut round = 0;
+    while round < 10 {
+        let product0 = MULTIPLIERS[0] as u64 * counter[0] as u64;
+        let product1 = MULTIPLIERS[1] as u64 * counter[2] as u64;
+        counter = [
+            (product1 >> 32) as u32 ^ counter[1] ^ key[0],
+            product1 as u32,
+            (product0 >> 32) as u32 ^ counter[3] ^ key[1],
+            product0 as u32,
+        ];
+        key = [key[0].wrapping_add(KEY_STEPS[0]), key[1].wrapping_add(KEY_STEPS[1])];
+        round += 1;
+    }
+    counter
+}
+
+#[cfg(test)]
+mod tests {
+    use super::block;
+
+    /// The known answers of Random123's own test, `kat_vectors`.
+    #[test]
+    fn answers_are_those_of_random123() {
+        assert_eq!(block([0; 4], 0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        assert_eq!(
+            block([u32::MAX; 4], u64::MAX),
+            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
+        );
+        assert_eq!(
+            block([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], 0x299f_31d0_a409_3822),
+            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
+        );
+    }
+}

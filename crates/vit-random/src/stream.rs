@@ -1,0 +1,158 @@
+//! The sequence of numbers at one place, and the distributions drawn from it.
+
+use crate::philox;
+
+/// The numbers of one (seed, step, site, sample), in order.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    seed: u64,
+    place: [u32; 3],
+    block: u32,
+    buffer: [u32; 4],
+    used: usize,
+}
+
+impl Stream {
+    pub(crate) const fn new(seed: u64, place: [u32; 3]) -> Self {
+        Self { seed, place, block: 0, buffer: [0; 4], used: 4 }
+    }
+
+    /// The next 32 random bits.
+    pub fn next_u32(&mut self) -> u32 {
+        if self.used == self.buffer.len() {
+            self.buffer = self.next_block();
+            self.used = 0;
+        }
+        self.used += 1;
+        self.buffer[self.used - 1]
+    }
+
+    /// The next 64 random bits.
+    pub fn next_u64(&mut self) -> u64 {
+        u64::from(self.next_u32()) | u64::from(self.next_u32()) << 32
+    }
+
+    /// Fills `out` with what as many calls of [`next_u32`](Self::next_u32) would give, faster.
+    pub fn fill(&mut self, out: &mut [u32]) {
+        let buffered = out.len().min(self.buffer.len() - self.used);
+        let (head, rest) = out.split_at_mut(buffered);
+        head.fill_with(|| self.next_u32());
+        let mut blocks = rest.chunks_exact_mut(4);
+        for four in &mut blocks {
+            four.copy_from_slice(&self.next_block());
+        }
+        blocks.into_remainder().fill_with(|| self.next_u32());
+    }
+
+    /// Uniform in `[0, 1)`, of 53 random bits.
+    pub fn uniform(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 * f64::exp2(-53.0)
+    }
+
+    /// Uniform in `[low, high)`.
+    pub fn uniform_in(&mut self, low: f64, high: f64) -> f64 {
+        low + (high - low) * self.uniform()
+    }
+
+    /// Normal with mean 0 and standard deviation 1, by Box and Muller's method.
+    pub fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * self.uniform()).cos()
+    }
+
+    /// Uniform in `0..bound`, without bias (Lemire, arXiv 1805.10941).
+    ///
+    /// # Panics
+    /// If `bound` is 0.
+    pub fn below(&mut self, bound: u32) -> u32 {
+        assert!(bound > 0, "expected a bound of at least 1, got 0");
+        let threshold = bound.wrapping_neg() % bound;
+        loop {
+            let product = u64::from(self.next_u32()) * u64::from(bound);
+            if product as u32 >= threshold {
+                return (product >> 32) as u32;
+            }
+        }
+    }
+
+    /// Puts `items` in a random order, each order as likely as any other (Fisher and Yates).
+    ///
+    /// # Panics
+    /// If there are 2³² items or more.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            let bound = u32::try_from(last + 1).expect("fewer than 2^32 items");
+            items.swap(last, self.below(bound) as usize);
+        }
+    }
+
+    fn next_block(&mut self) -> [u32; 4] {
+        let [sample, step, site] = self.place;
+        let numbers = philox::block([self.block, sample, step, site], self.seed);
+        self.block = self.block.wrapping_add(1);
+        numbers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Random, Site};
+
+    const SITE: Site = Site::named("test");
+
+    #[test]
+    fn filling_equals_drawing_one_by_one() {
+        for skip in 0..5 {
+            for len in 0..20 {
+                let (mut one, mut all) =
+                    (Random::new(3).stream(SITE, 0), Random::new(3).stream(SITE, 0));
+                for _ in 0..skip {
+                    one.next_u32();
+                    all.next_u32();
+                }
+                let singly: Vec<u32> = (0..len).map(|_| one.next_u32()).collect();
+                let mut filled = vec![0; len];
+                all.fill(&mut filled);
+                assert_eq!(filled, singly);
+                assert_eq!(one.next_u32(), all.next_u32());
+            }
+        }
+    }
+
+    #[test]
+    fn moments_are_those_of_the_distributions() {
+        const COUNT: usize = 100_000;
+        let mut stream = Random::new(5).stream(SITE, 0);
+        // Six standard errors of each estimate.
+        let tolerance = 6.0 / (COUNT as f64).sqrt();
+        let uniform: Vec<f64> = (0..COUNT).map(|_| stream.uniform()).collect();
+        let normal: Vec<f64> = (0..COUNT).map(|_| stream.normal()).collect();
+        let mean = |xs: &[f64]| xs.iter().sum::<f64>() / COUNT as f64;
+        let square = |xs: &[f64]| xs.iter().map(|x| x * x).sum::<f64>() / COUNT as f64;
+        assert!((mean(&uniform) - 0.5).abs() < tolerance * 0.29);
+        assert!((square(&uniform) - 1.0 / 3.0).abs() < tolerance * 0.30);
+        assert!(mean(&normal).abs() < tolerance);
+        assert!((square(&normal) - 1.0).abs() < tolerance * 1.42);
+        assert!(uniform.iter().all(|x| (0.0..1.0).contains(x)));
+    }
+
+    #[test]
+    fn below_reaches_every_value_evenly() {
+        let mut stream = Random::new(6).stream(SITE, 0);
+        let mut counts = [0_u32; 7];
+        for _ in 0..70_000 {
+            counts[stream.below(7) as usize] += 1;
+        }
+        // Six standard deviations of a binomial count of mean 10,000.
+        assert!(counts.iter().all(|&count| count.abs_diff(10_000) < 560), "{counts:?}");
+    }
+
+    #[test]
+    fn shuffling_keeps_every_item() {
+        let mut items: Vec<u32> = (0..1000).collect();
+        Random::new(7).stream(SITE, 0).shuffle(&mut items);
+        assert!(!items.is_sorted());
+        items.sort_unstable();
+        assert!(items.into_iter().eq(0..1000));
+    }
+}

@@ -1,0 +1,1 @@
+//! Training for candle: optimisers, the sharded loop, metrics, run folders.

@@ -1,0 +1,3 @@
+//! The `vit` command.
+
+fn main() {}
