@@ -1,0 +1,244 @@
+//! The linear map `y = x Wᵀ + b`.
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+
+use crate::matmul::{Matrix, matmul, matmul_add};
+use crate::slices;
+
+/// `y = x Wᵀ + b` over the last dimension.
+///
+/// PyTorch equivalent: `torch.nn.functional.linear(xs, weight, bias)`.
+///
+/// # Shapes
+/// `xs` (..., inputs), `weight` (outputs, inputs), `bias` (outputs) -> (..., outputs)
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (outputs, inputs) = weight.dims2()?;
+    if xs.dims().last() != Some(&inputs) {
+        bail!("linear: expected xs of shape (..., {inputs}), got {:?}", xs.dims());
+    }
+    if let Some(bias) = bias
+        && bias.dims() != [outputs]
+    {
+        bail!("linear: expected a bias of shape ({outputs},), got {:?}", bias.dims());
+    }
+    if !slices::fused(xs) {
+        return composed::linear(xs, weight, bias);
+    }
+    let (xs, weight) = (xs.contiguous()?, weight.contiguous()?);
+    match bias {
+        Some(bias) => xs.apply_op3(&weight, &bias.contiguous()?, Linear),
+        None => xs.apply_op2(&weight, Linear),
+    }
+}
+
+pub(crate) mod composed {
+    use super::{Result, Tensor};
+
+    /// [`linear`](crate::linear()) out of candle's tensor operations.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let (outputs, inputs) = weight.dims2()?;
+        let rows = xs.elem_count() / inputs;
+        // One product over all rows: a batched one would be a loop over the leading dimensions.
+        let ys = xs.reshape((rows, inputs))?.matmul(&weight.t()?)?;
+        let ys = match bias {
+            Some(bias) => ys.broadcast_add(bias)?,
+            None => ys,
+        };
+        let mut dims = xs.dims().to_vec();
+        dims.pop();
+        dims.push(outputs);
+        ys.reshape(dims)
+    }
+}
+
+struct Linear;
+
+/// What the backward pass gives: the gradients of xs (if it is tracked), the weight, and the bias.
+struct Gradients {
+    xs: Option<Tensor>,
+    weight: Option<Tensor>,
+    bias: Vec<f32>,
+}
+
+impl Linear {
+    fn forward(
+        xs: &[f32],
+        xs_shape: &Shape,
+        weight: &[f32],
+        weight_shape: &Shape,
+        bias: Option<&[f32]>,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (outputs, inputs) = weight_shape.dims2()?;
+        let rows = xs.len() / inputs;
+        let xs = Matrix::new(xs, rows, inputs);
+        let weight = Matrix::new(weight, outputs, inputs).transposed();
+        let ys = match bias {
+            Some(bias) => {
+                let mut ys = bias.repeat(rows);
+                matmul_add(xs, weight, &mut ys);
+                ys
+            }
+            None => matmul(xs, weight),
+        };
+        let mut dims = xs_shape.dims().to_vec();
+        dims.pop();
+        dims.push(outputs);
+        slices::output(ys, dims)
+    }
+
+    /// `dx = dy W`, `dW = dyᵀ x`, `db = sum over rows of dy`.
+    fn backward(xs: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<Gradients> {
+        let (outputs, inputs) = weight.dims2()?;
+        let rows = xs.elem_count() / inputs;
+        let grad = grad.contiguous()?;
+        slices::read(&grad, |grad| {
+            let mut bias = vec![0.0; outputs];
+            slices::add_rows(&mut bias, grad);
+            let grad = Matrix::new(grad, rows, outputs);
+            let grad_xs = if xs.track_op() {
+                let values = slices::read(weight, |weight| {
+                    Ok(matmul(grad, Matrix::new(weight, outputs, inputs)))
+                })?;
+                slices::gradient(values, xs)?
+            } else {
+                None
+            };
+            let grad_weight = slices::read(xs, |xs| {
+                Ok(matmul(grad.transposed(), Matrix::new(xs, rows, inputs)))
+            })?;
+            Ok(Gradients { xs: grad_xs, weight: slices::gradient(grad_weight, weight)?, bias })
+        })
+    }
+}
+
+impl CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        Self::forward(
+            slices::of_storage(xs, xs_layout)?,
+            xs_layout.shape(),
+            slices::of_storage(weight, weight_layout)?,
+            weight_layout.shape(),
+            None,
+        )
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        weight: &Tensor,
+        _ys: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let gradients = Self::backward(xs, weight, grad)?;
+        Ok((gradients.xs, gradients.weight))
+    }
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        Self::forward(
+            slices::of_storage(xs, xs_layout)?,
+            xs_layout.shape(),
+            slices::of_storage(weight, weight_layout)?,
+            weight_layout.shape(),
+            Some(slices::of_storage(bias, bias_layout)?),
+        )
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _ys: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let gradients = Self::backward(xs, weight, grad)?;
+        let grad_bias = slices::gradient(gradients.bias, bias)?;
+        Ok((gradients.xs, gradients.weight, grad_bias))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, Case};
+
+    const SHAPES: [(&[usize], usize, usize); 5] =
+        [(&[1], 1, 1), (&[5], 7, 3), (&[2, 16], 32, 96), (&[2, 3, 4], 49, 10), (&[0], 4, 3)];
+
+    #[test]
+    fn fused_equals_composed_forward_and_backward() -> Result<()> {
+        for (leading, inputs, outputs) in SHAPES {
+            let shape: Vec<usize> = leading.iter().copied().chain([inputs]).collect();
+            let case = Case::new(&[&shape, &[outputs, inputs], &[outputs]])?;
+            case.fused_equals_composed(
+                |t| linear(&t[0], &t[1], Some(&t[2])),
+                |t| composed::linear(&t[0], &t[1], Some(&t[2])),
+            )?;
+            let case = Case::new(&[&shape, &[outputs, inputs]])?;
+            case.fused_equals_composed(
+                |t| linear(&t[0], &t[1], None),
+                |t| composed::linear(&t[0], &t[1], None),
+            )?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_are_those_of_finite_differences() -> Result<()> {
+        Case::new(&[&[2, 3, 5], &[4, 5], &[4]])?
+            .gradients_match_differences(|t| composed::linear(&t[0], &t[1], Some(&t[2])))
+    }
+
+    #[test]
+    fn no_rows_give_no_rows() -> Result<()> {
+        let [xs, weight, bias] = testing::tensors(&[&[0, 4], &[3, 4], &[3]])?;
+        assert_eq!(linear(&xs, &weight, Some(&bias))?.dims(), [0, 3]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_transposed_input_is_read_right() -> Result<()> {
+        Case::new(&[&[5, 6], &[3, 5]])?.fused_equals_composed(
+            |t| linear(&t[0].t()?, &t[1], None),
+            |t| composed::linear(&t[0].t()?.contiguous()?, &t[1], None),
+        )
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_named() -> Result<()> {
+        let [xs, weight, bias] = testing::tensors(&[&[2, 4], &[3, 5], &[3]])?;
+        let error = linear(&xs, &weight, Some(&bias)).unwrap_err().to_string();
+        assert!(error.contains("expected xs of shape (..., 5), got [2, 4]"), "{error}");
+        Ok(())
+    }
+}

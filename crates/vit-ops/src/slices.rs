@@ -1,0 +1,106 @@
+//! Between candle's tensors and the slices that the fused kernels work on.
+
+use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
+
+/// Whether the fused forms apply: `f32` on the CPU, and something to compute.
+pub(crate) fn fused(xs: &Tensor) -> bool {
+    xs.device().is_cpu() && xs.dtype() == DType::F32 && xs.elem_count() > 0
+}
+
+/// The elements of a contiguous `f32` storage on the CPU.
+pub(crate) fn of_storage<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("expected a contiguous tensor, got strides {:?}", layout.stride());
+    };
+    Ok(&storage.as_slice::<f32>()?[start..end])
+}
+
+/// Runs `read` on the elements of a contiguous `f32` tensor on the CPU.
+pub(crate) fn read<R>(xs: &Tensor, read: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    let (storage, layout) = xs.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => read(of_storage(storage, layout)?),
+        _ => bail!("expected a tensor on the CPU, got one on {:?}", xs.device().location()),
+    }
+}
+
+/// What a custom operation's forward returns.
+pub(crate) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shape)> {
+    Ok((CpuStorage::F32(values), shape.into()))
+}
+
+/// A gradient with the shape of `like`.
+pub(crate) fn gradient(values: Vec<f32>, like: &Tensor) -> Result<Option<Tensor>> {
+    Tensor::from_vec(values, like.shape(), like.device()).map(Some)
+}
+
+/// Partial sums kept apart, so that a reduction fills a vector register of any width.
+const LANES: usize = 16;
+
+/// `sum_i f(i)` over `0..len`, in an order that depends on `len` alone.
+#[inline(always)]
+fn sum_by(len: usize, f: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let whole = len - len % LANES;
+    for start in (0..whole).step_by(LANES) {
+        for (lane, partial) in lanes.iter_mut().enumerate() {
+            *partial += f(start + lane);
+        }
+    }
+    (whole..len).map(f).sum::<f32>() + lanes.iter().sum::<f32>()
+}
+
+/// `sum_i x_i`.
+#[inline]
+pub(crate) fn sum(xs: &[f32]) -> f32 {
+    sum_by(xs.len(), |i| xs[i])
+}
+
+/// `sum_i (x_i - center)²`.
+#[inline]
+pub(crate) fn sum_of_squares_about(center: f32, xs: &[f32]) -> f32 {
+    sum_by(xs.len(), |i| (xs[i] - center) * (xs[i] - center))
+}
+
+/// `sum_i x_i y_i`.
+#[inline]
+pub(crate) fn dot(xs: &[f32], ys: &[f32]) -> f32 {
+    let ys = &ys[..xs.len()];
+    sum_by(xs.len(), |i| xs[i] * ys[i])
+}
+
+/// `y_i += a x_i`.
+#[inline]
+pub(crate) fn add_scaled(ys: &mut [f32], a: f32, xs: &[f32]) {
+    for (y, x) in ys.iter_mut().zip(xs) {
+        *y += a * x;
+    }
+}
+
+/// `total_j += sum_i row_ij`, for the rows of a matrix as wide as `total`.
+pub(crate) fn add_rows(total: &mut [f32], rows: &[f32]) {
+    for row in rows.chunks_exact(total.len()) {
+        add_scaled(total, 1.0, row);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_agree_with_f64_at_every_length() {
+        for len in 0..70 {
+            let xs: Vec<f32> = (0..len).map(|i| (i as f32 * 0.7).sin()).collect();
+            let ys: Vec<f32> = (0..len).map(|i| (i as f32 * 1.3).cos()).collect();
+            let exact: f64 = xs.iter().map(|&x| f64::from(x)).sum();
+            let product: f64 = xs.iter().zip(&ys).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
+            let squares: f64 = xs.iter().map(|&x| (f64::from(x) - 0.5).powi(2)).sum();
+            // Seventy terms below one, each rounded a few times.
+            const TOLERANCE: f64 = 2e-5;
+            assert!((f64::from(sum(&xs)) - exact).abs() < TOLERANCE);
+            assert!((f64::from(dot(&xs, &ys)) - product).abs() < TOLERANCE);
+            assert!((f64::from(sum_of_squares_about(0.5, &xs)) - squares).abs() < TOLERANCE);
+        }
+    }
+}
