@@ -1,1 +1,27 @@
-//! Transformer encoder layers for candle that train right.
+#![doc = include_str!("../README.md")]
+
+mod attention;
+mod config;
+mod drop_path;
+mod dropout;
+mod encoder;
+mod encoder_block;
+mod error;
+mod feed_forward;
+mod layer_norm;
+mod linear;
+mod parameters;
+
+pub use attention::Attention;
+pub use config::{DropoutRates, EncoderConfig, ScoreScale};
+pub use drop_path::DropPath;
+pub use dropout::Dropout;
+pub use encoder::Encoder;
+pub use encoder_block::EncoderBlock;
+pub use error::ConfigError;
+pub use feed_forward::FeedForward;
+pub use layer_norm::LayerNorm;
+pub use linear::{Bias, Linear};
+pub use parameters::Parameters;
+pub use vit_ops::{Activation, Mode};
+pub use vit_random::Random;

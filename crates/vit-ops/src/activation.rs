@@ -2,10 +2,13 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
+use serde::{Deserialize, Serialize};
+
 use crate::slices;
 
 /// An elementwise function, with PyTorch's gradient.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// `max(x, 0)`, with gradient 0 at 0 (candle's is 1) and NaN kept.
     /// PyTorch equivalent: `torch.relu`.

@@ -8,6 +8,7 @@
 //!
 //! | operation | equation |
 //! |---|---|
+//! | [`add_each`] | `y_n = x_n + t` for each sample `n` |
 //! | [`linear`] | `y = x Wᵀ + b` |
 //! | [`layer_norm`] | `y = (x - E[x]) / sqrt(Var[x] + eps) * w + b` |
 //! | [`softmax`] | `y_i = exp(x_i) / sum_j exp(x_j)`, over the last dimension |
@@ -17,6 +18,7 @@
 //! | [`cross_entropy_sum`] | `sum_n (logsumexp(x_n) - x_n[label_n])` |
 
 mod activation;
+mod add_each;
 mod attention;
 mod cross_entropy;
 mod dropout;
@@ -31,6 +33,7 @@ mod softmax;
 mod testing;
 
 pub use activation::Activation;
+pub use add_each::add_each;
 pub use attention::{AttentionDropout, self_attention};
 pub use cross_entropy::cross_entropy_sum;
 pub use dropout::{DropRate, dropout, dropout_mask};
@@ -43,6 +46,7 @@ pub use softmax::softmax;
 /// oracle for the fused forms.
 pub mod composed {
     pub use crate::activation::composed::{gelu, relu};
+    pub use crate::add_each::composed::add_each;
     pub use crate::attention::composed::self_attention;
     pub use crate::cross_entropy::composed::cross_entropy_sum;
     pub use crate::dropout::composed::dropout;

@@ -1,0 +1,176 @@
+//! What an encoder is made of.
+
+use serde::{Deserialize, Serialize};
+use vit_ops::{Activation, DropRate};
+
+use crate::ConfigError;
+
+/// Larger than any published transformer; keeps the product of any two sizes far from overflow.
+const LARGEST_SIZE: usize = 1 << 24;
+
+/// The shape of an [`Encoder`](crate::Encoder) and its rates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderConfig {
+    /// Width of a token.
+    pub dim: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads, each `dim / heads` wide.
+    pub heads: usize,
+    /// Width between the two linear maps of a feed-forward.
+    pub mlp_dim: usize,
+    /// What the attention scores are scaled by.
+    pub score_scale: ScoreScale,
+    /// The function between the two linear maps of a feed-forward.
+    pub activation: Activation,
+    /// Whether queries, keys and values have a bias.
+    pub qkv_bias: bool,
+    /// Where elements are dropped in training.
+    pub dropout: DropoutRates,
+    /// Probability that a sample skips the last block's branches in training; it rises linearly from 0 at
+    /// the first block (stochastic depth).
+    pub drop_path: f64,
+    /// Added to the variance in layer norms.
+    pub layer_norm_eps: f64,
+}
+
+/// What the scores `q · k` are multiplied by before the softmax.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScoreScale {
+    /// `head_dim^-0.5`, as in *Attention Is All You Need*.
+    HeadDim,
+    /// `dim^-0.5`.
+    Dim,
+}
+
+/// Probabilities of dropping an element in training.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DropoutRates {
+    /// Of an attention weight.
+    pub attention: f64,
+    /// Of an element behind the attention's output projection.
+    pub projection: f64,
+    /// Of an element at the end of a feed-forward.
+    pub mlp: f64,
+}
+
+impl DropoutRates {
+    /// The same rate everywhere.
+    #[must_use]
+    pub const fn all(rate: f64) -> Self {
+        Self { attention: rate, projection: rate, mlp: rate }
+    }
+}
+
+impl EncoderConfig {
+    /// Checks what can be checked without building anything.
+    ///
+    /// # Errors
+    /// If a size is zero or out of reach, `heads` does not divide `dim`, or a rate or epsilon is out of range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let sizes = [
+            ("dim", self.dim),
+            ("depth", self.depth),
+            ("heads", self.heads),
+            ("mlp_dim", self.mlp_dim),
+        ];
+        for (field, value) in sizes {
+            check_size(field, value)?;
+        }
+        if !self.dim.is_multiple_of(self.heads) {
+            return Err(ConfigError::Heads { heads: self.heads, dim: self.dim });
+        }
+        check_rate("dropout.attention", self.dropout.attention)?;
+        check_rate("dropout.projection", self.dropout.projection)?;
+        check_rate("dropout.mlp", self.dropout.mlp)?;
+        check_rate("drop_path", self.drop_path)?;
+        if !(self.layer_norm_eps > 0.0 && self.layer_norm_eps.is_finite()) {
+            return Err(ConfigError::Eps { eps: self.layer_norm_eps });
+        }
+        Ok(())
+    }
+
+    /// Width of a head.
+    #[must_use]
+    pub const fn head_dim(&self) -> usize {
+        self.dim / self.heads
+    }
+
+    /// The factor of the scores.
+    #[must_use]
+    pub fn scale(&self) -> f64 {
+        let width = match self.score_scale {
+            ScoreScale::HeadDim => self.head_dim(),
+            ScoreScale::Dim => self.dim,
+        };
+        (width as f64).powf(-0.5)
+    }
+}
+
+fn check_size(field: &'static str, value: usize) -> Result<(), ConfigError> {
+    match value {
+        0 => Err(ConfigError::Zero { field }),
+        1..=LARGEST_SIZE => Ok(()),
+        _ => Err(ConfigError::TooLarge { field, value, limit: LARGEST_SIZE }),
+    }
+}
+
+pub(crate) fn check_rate(field: &'static str, rate: f64) -> Result<DropRate, ConfigError> {
+    DropRate::new(rate).ok_or(ConfigError::Rate { field, rate })
+}
+
+#[cfg(test)]
+pub(crate) fn tiny() -> EncoderConfig {
+    EncoderConfig {
+        dim: 8,
+        depth: 2,
+        heads: 2,
+        mlp_dim: 12,
+        score_scale: ScoreScale::HeadDim,
+        activation: Activation::Gelu,
+        qkv_bias: true,
+        dropout: DropoutRates::all(0.1),
+        drop_path: 0.0,
+        layer_norm_eps: 1e-5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_value() {
+        let message = |change: fn(&mut EncoderConfig)| {
+            let mut config = tiny();
+            change(&mut config);
+            config.check().unwrap_err().to_string()
+        };
+        assert_eq!(message(|c| c.heads = 0), "expected heads of at least 1, got 0");
+        assert_eq!(
+            message(|c| c.heads = 3),
+            "expected heads that divide dim, got 3 heads for a dim of 8"
+        );
+        assert_eq!(
+            message(|c| c.heads = 1_000_000_000_000),
+            "expected heads of at most 16777216, got 1000000000000"
+        );
+        assert_eq!(message(|c| c.dropout.mlp = 1.0), "expected dropout.mlp in [0, 1), got 1");
+        assert_eq!(message(|c| c.drop_path = f64::NAN), "expected drop_path in [0, 1), got NaN");
+        assert_eq!(
+            message(|c| c.layer_norm_eps = 0.0),
+            "expected a positive layer_norm_eps, got 0"
+        );
+    }
+
+    #[test]
+    fn scores_are_scaled_by_the_width_that_is_named() {
+        let mut config = tiny();
+        assert_eq!(config.scale(), 0.5);
+        config.score_scale = ScoreScale::Dim;
+        assert!((config.scale() - 1.0 / 8.0_f64.sqrt()).abs() < 1e-15);
+    }
+}

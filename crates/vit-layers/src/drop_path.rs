@@ -1,0 +1,63 @@
+//! Stochastic depth (Huang et al., arXiv 1603.09382): whole branches are dropped, sample by sample.
+
+use candle_core::{Result, Tensor, bail};
+use vit_ops::{DropRate, Mode, dropout_mask};
+use vit_random::Site;
+
+/// In training, each sample's branch becomes 0 with probability `rate` and else `x / (1 - rate)`.
+///
+/// PyTorch equivalent: `timm.layers.DropPath(rate)`, with other masks.
+#[derive(Clone, Copy, Debug)]
+pub struct DropPath {
+    rate: DropRate,
+    site: Site,
+}
+
+impl DropPath {
+    /// A layer that draws its masks at `site`, such as the path of the layer in the model.
+    #[must_use]
+    pub fn new(rate: DropRate, site: &str) -> Self {
+        Self { rate, site: Site::named(site) }
+    }
+
+    /// # Shapes
+    /// `xs` (batch, ...) -> (batch, ...)
+    ///
+    /// # Errors
+    /// If `xs` has no dimension.
+    pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
+        let Mode::Train(random) = mode else { return Ok(xs.clone()) };
+        if self.rate.is_zero() {
+            return Ok(xs.clone());
+        }
+        let Some(&batch) = xs.dims().first() else {
+            bail!("drop path: expected xs of shape (batch, ...), got a scalar");
+        };
+        let mut shape = vec![1; xs.rank()];
+        shape[0] = batch;
+        let mask = dropout_mask(&shape, self.rate, self.site, &random, xs.dtype(), xs.device())?;
+        xs.broadcast_mul(&mask)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+    use vit_random::Random;
+
+    #[test]
+    fn a_sample_is_kept_whole_or_dropped_whole() -> Result<()> {
+        let rate = DropRate::new(0.5).expect("a rate in [0, 1)");
+        let xs = Tensor::ones((64, 3, 5), DType::F32, &Device::Cpu)?;
+        let drop = DropPath::new(rate, "test");
+        let ys = drop.forward(&xs, Mode::Train(Random::new(1)))?.to_vec3::<f32>()?;
+        let firsts: Vec<f32> = ys.iter().map(|sample| sample[0][0]).collect();
+        assert!(firsts.contains(&0.0) && firsts.contains(&2.0));
+        for (sample, first) in ys.iter().zip(firsts) {
+            assert!(sample.iter().flatten().all(|&y| y == first));
+        }
+        assert_eq!(drop.forward(&xs, Mode::Eval)?.to_vec3::<f32>()?, xs.to_vec3::<f32>()?);
+        Ok(())
+    }
+}

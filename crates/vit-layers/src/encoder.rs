@@ -1,0 +1,139 @@
+//! The encoder: blocks, then a layer norm.
+
+use candle_core::{Module, Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use vit_ops::Mode;
+
+use crate::config::check_rate;
+use crate::{EncoderBlock, EncoderConfig, LayerNorm};
+
+/// `y = norm(block_depth(... block_1(x)))`, the Transformer encoder of the ViT paper (arXiv 2010.11929).
+///
+/// # Parameters
+/// `blocks.0` to `blocks.{depth - 1}`, `norm`
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    dim: usize,
+    blocks: Vec<EncoderBlock>,
+    norm: LayerNorm,
+}
+
+impl Encoder {
+    /// An encoder of this configuration, its parameters from `vb`.
+    ///
+    /// # Errors
+    /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
+    pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
+        cfg.check().map_err(candle_core::Error::wrap)?;
+        let blocks = (0..cfg.depth).map(|index| {
+            // timm's rule: linearly from 0 at the first block to `drop_path` at the last.
+            let share = index as f64 / (cfg.depth - 1).max(1) as f64;
+            let rate =
+                check_rate("drop_path", cfg.drop_path * share).map_err(candle_core::Error::wrap)?;
+            EncoderBlock::new(cfg, rate, &vb.pp("blocks").pp(index))
+        });
+        Ok(Self {
+            dim: cfg.dim,
+            blocks: blocks.collect::<Result<_>>()?,
+            norm: LayerNorm::new(cfg.dim, cfg.layer_norm_eps, &vb.pp("norm"))?,
+        })
+    }
+
+    /// # Shapes
+    /// `xs` (batch, tokens, dim) -> (batch, tokens, dim)
+    ///
+    /// # Errors
+    /// If `xs` has another width, or no token.
+    pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
+        let (_batch, tokens, dim) = xs.dims3()?;
+        if dim != self.dim || tokens == 0 {
+            bail!(
+                "encoder: expected xs of shape (batch, tokens, {}), got {:?}",
+                self.dim,
+                xs.dims()
+            );
+        }
+        let mut xs = xs.clone();
+        for block in &self.blocks {
+            xs = block.forward(&xs, mode)?;
+        }
+        self.norm.forward(&xs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Parameters, config::tiny};
+    use candle_core::{DType, Device, Var};
+    use vit_random::{Random, Site};
+
+    fn tokens(batch: usize, tokens: usize, dim: usize) -> Result<Tensor> {
+        let mut stream = Random::new(5).stream(Site::named("test"), 0);
+        let values: Vec<f32> = (0..batch * tokens * dim).map(|_| stream.normal() as f32).collect();
+        Tensor::from_vec(values, (batch, tokens, dim), &Device::Cpu)
+    }
+
+    fn encoder(cfg: &EncoderConfig) -> Result<(Parameters, Encoder)> {
+        let parameters = Parameters::seeded(3);
+        let encoder = Encoder::new(cfg, &parameters.builder(DType::F32, &Device::Cpu))?;
+        Ok((parameters, encoder))
+    }
+
+    fn largest_difference(xs: &Tensor, ys: &Tensor) -> Result<f32> {
+        (xs - ys)?.abs()?.max_all()?.to_scalar()
+    }
+
+    #[test]
+    fn every_parameter_gets_a_gradient() -> Result<()> {
+        let mut cfg = tiny();
+        cfg.drop_path = 0.2;
+        let (parameters, encoder) = encoder(&cfg)?;
+        let xs = Var::from_tensor(&tokens(4, 5, 8)?)?;
+        let mode = Mode::Train(Random::new(1).at_step(1));
+        let ys = encoder.forward(&xs, mode)?;
+        // Weighed, since a plain sum behind a layer norm has gradient zero.
+        let gradients = (ys * tokens(4, 5, 8)?.sin()?)?.sum_all()?.backward()?;
+        assert_eq!(parameters.sorted().len(), 2 * 12 + 2);
+        for (name, var) in parameters.sorted() {
+            let gradient = gradients.get(&var).unwrap_or_else(|| panic!("{name} has none"));
+            assert!(gradient.abs()?.max_all()?.to_scalar::<f32>()? > 0.0, "{name} is zero");
+        }
+        assert!(gradients.get(&xs).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn permuting_tokens_permutes_outputs() -> Result<()> {
+        let (_parameters, encoder) = encoder(&tiny())?;
+        let xs = tokens(2, 4, 8)?;
+        let order = Tensor::new(&[2_u32, 0, 3, 1], &Device::Cpu)?;
+        let permuted = encoder.forward(&xs.index_select(&order, 1)?, Mode::Eval)?;
+        let want = encoder.forward(&xs, Mode::Eval)?.index_select(&order, 1)?;
+        assert!(largest_difference(&permuted, &want)? < 1e-5);
+        Ok(())
+    }
+
+    #[test]
+    fn a_shard_of_a_batch_trains_as_the_batch_does() -> Result<()> {
+        let (_parameters, encoder) = encoder(&tiny())?;
+        let xs = tokens(6, 4, 8)?;
+        let random = Random::new(1).at_step(2);
+        let whole = encoder.forward(&xs, Mode::Train(random))?.narrow(0, 4, 2)?;
+        let shard = encoder.forward(&xs.narrow(0, 4, 2)?, Mode::Train(random.from_sample(4)))?;
+        assert!(largest_difference(&whole, &shard)? < 1e-5);
+        Ok(())
+    }
+
+    #[test]
+    fn a_wrong_width_and_no_tokens_are_named() -> Result<()> {
+        let (_parameters, encoder) = encoder(&tiny())?;
+        for (shape, got) in [((1, 4, 7), "[1, 4, 7]"), ((1, 0, 8), "[1, 0, 8]")] {
+            let xs = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
+            let error = encoder.forward(&xs, Mode::Eval).unwrap_err().to_string();
+            assert!(error.contains("expected xs of shape (batch, tokens, 8)"), "{error}");
+            assert!(error.contains(got), "{error}");
+        }
+        Ok(())
+    }
+}

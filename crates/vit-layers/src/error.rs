@@ -1,0 +1,45 @@
+//! What can be wrong with a configuration.
+
+/// A configuration that no encoder can have. Each variant names the field and its value.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A size that must be at least one.
+    #[error("expected {field} of at least 1, got 0")]
+    Zero {
+        /// The field of the configuration.
+        field: &'static str,
+    },
+    /// A width that cannot be cut into equal heads.
+    #[error("expected heads that divide dim, got {heads} heads for a dim of {dim}")]
+    Heads {
+        /// The number of heads.
+        heads: usize,
+        /// The width of a token.
+        dim: usize,
+    },
+    /// A probability of dropping outside `[0, 1)`.
+    #[error("expected {field} in [0, 1), got {rate}")]
+    Rate {
+        /// The field of the configuration.
+        field: &'static str,
+        /// Its value.
+        rate: f64,
+    },
+    /// An epsilon that would not keep a division finite.
+    #[error("expected a positive layer_norm_eps, got {eps}")]
+    Eps {
+        /// Its value.
+        eps: f64,
+    },
+    /// A model too large to count its parameters.
+    #[error("expected {field} of at most {limit}, got {value}")]
+    TooLarge {
+        /// The field of the configuration.
+        field: &'static str,
+        /// Its value.
+        value: usize,
+        /// The largest allowed.
+        limit: usize,
+    },
+}

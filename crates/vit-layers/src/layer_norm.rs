@@ -1,0 +1,37 @@
+//! Layer normalisation with a learned scale and shift.
+
+use candle_core::{Module, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+/// `y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias` over the last dimension.
+///
+/// candle-nn's own `LayerNorm` cuts the gradient. PyTorch equivalent: `torch.nn.LayerNorm(dim, eps)`.
+///
+/// # Parameters
+/// `weight` (dim), ones at first; `bias` (dim), zeros at first
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// A layer over tokens of width `dim`.
+    ///
+    /// # Errors
+    /// If `vb` has no such parameters or other shapes.
+    pub fn new(dim: usize, eps: f64, vb: &VarBuilder) -> Result<Self> {
+        let weight = vb.get_with_hints(dim, "weight", Init::Const(1.0))?;
+        let bias = vb.get_with_hints(dim, "bias", Init::Const(0.0))?;
+        Ok(Self { weight, bias, eps })
+    }
+}
+
+impl Module for LayerNorm {
+    /// # Shapes
+    /// `xs` (..., dim) -> (..., dim)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        vit_ops::layer_norm(xs, &self.weight, &self.bias, self.eps)
+    }
+}

@@ -1,0 +1,56 @@
+//! The linear layer, initialised as PyTorch's.
+
+use candle_core::{Module, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+/// Whether a [`Linear`] adds a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bias {
+    /// `y = x Wᵀ + b`
+    Yes,
+    /// `y = x Wᵀ`
+    No,
+}
+
+impl From<bool> for Bias {
+    fn from(bias: bool) -> Self {
+        if bias { Self::Yes } else { Self::No }
+    }
+}
+
+/// `y = x Wᵀ + b`.
+///
+/// Weight and bias begin uniform in `±1 / sqrt(inputs)`. candle-nn's own `linear` begins 2.45 times wider.
+/// PyTorch equivalent: `torch.nn.Linear(inputs, outputs, bias)`.
+///
+/// # Parameters
+/// `weight` (outputs, inputs), `bias` (outputs)
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// A layer from `inputs` to `outputs` features.
+    ///
+    /// # Errors
+    /// If `vb` has no such parameters or other shapes.
+    pub fn new(inputs: usize, outputs: usize, bias: Bias, vb: &VarBuilder) -> Result<Self> {
+        let bound = (inputs as f64).powf(-0.5);
+        let init = Init::Uniform { lo: -bound, up: bound };
+        let bias = match bias {
+            Bias::Yes => Some(vb.get_with_hints(outputs, "bias", init)?),
+            Bias::No => None,
+        };
+        Ok(Self { weight: vb.get_with_hints((outputs, inputs), "weight", init)?, bias })
+    }
+}
+
+impl Module for Linear {
+    /// # Shapes
+    /// `xs` (..., inputs) -> (..., outputs)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        vit_ops::linear(xs, &self.weight, self.bias.as_ref())
+    }
+}

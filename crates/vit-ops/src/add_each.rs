@@ -1,0 +1,122 @@
+//! Adding one tensor to every sample of a batch, such as a table of positions.
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+
+use crate::slices;
+
+/// `y_n = x_n + shared` for each sample `n`.
+///
+/// PyTorch equivalent: `xs + shared`. candle's own broadcast gives the same, with a gradient for `shared` that
+/// costs a division for each element of `xs`.
+///
+/// # Shapes
+/// `xs` (batch, ...), `shared` (...) or (1, ...) -> (batch, ...)
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn add_each(xs: &Tensor, shared: &Tensor) -> Result<Tensor> {
+    let sample = xs.dims().get(1..).unwrap_or_default();
+    let fits = shared.dims() == sample
+        || shared.dims().split_first().is_some_and(|(&one, rest)| one == 1 && rest == sample);
+    if xs.rank() == 0 || !fits {
+        bail!(
+            "add each: expected xs of shape (batch, ...) and shared of shape (...), got {:?} and {:?}",
+            xs.dims(),
+            shared.dims()
+        );
+    }
+    if slices::fused(xs) {
+        xs.contiguous()?.apply_op2(&shared.contiguous()?, AddEach)
+    } else {
+        composed::add_each(xs, shared)
+    }
+}
+
+pub(crate) mod composed {
+    use super::{Result, Tensor};
+
+    /// [`add_each`](crate::add_each()) out of candle's tensor operations.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn add_each(xs: &Tensor, shared: &Tensor) -> Result<Tensor> {
+        xs.broadcast_add(shared)
+    }
+}
+
+struct AddEach;
+
+impl CustomOp2 for AddEach {
+    fn name(&self) -> &'static str {
+        "add-each"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        shared: &CpuStorage,
+        shared_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let shared = slices::of_storage(shared, shared_layout)?;
+        let mut ys = slices::of_storage(xs, xs_layout)?.to_vec();
+        for sample in ys.chunks_exact_mut(shared.len()) {
+            slices::add_scaled(sample, 1.0, shared);
+        }
+        slices::output(ys, xs_layout.shape().clone())
+    }
+
+    fn bwd(
+        &self,
+        _xs: &Tensor,
+        shared: &Tensor,
+        _ys: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let mut total = vec![0.0; shared.elem_count()];
+        slices::read(&grad, |grad| {
+            slices::add_rows(&mut total, grad);
+            Ok(())
+        })?;
+        let grad_shared = slices::gradient(total, shared)?;
+        Ok((Some(grad), grad_shared))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Case, tensors};
+
+    #[test]
+    fn fused_equals_composed_forward_and_backward() -> Result<()> {
+        let shapes: [[&[usize]; 2]; 4] = [
+            [&[1, 1], &[1]],
+            [&[3, 5], &[1, 5]],
+            [&[4, 3, 7], &[3, 7]],
+            [&[2, 16, 32], &[1, 16, 32]],
+        ];
+        for shapes in shapes {
+            Case::new(&shapes)?.fused_equals_composed(
+                |t| add_each(&t[0], &t[1]),
+                |t| composed::add_each(&t[0], &t[1]),
+            )?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_are_those_of_finite_differences() -> Result<()> {
+        Case::new(&[&[3, 2, 4], &[1, 2, 4]])?
+            .gradients_match_differences(|t| composed::add_each(&t[0], &t[1]))
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_named() -> Result<()> {
+        let [xs, shared] = tensors(&[&[2, 4, 3], &[5, 3]])?;
+        let error = add_each(&xs, &shared).unwrap_err().to_string();
+        assert!(error.contains("got [2, 4, 3] and [5, 3]"), "{error}");
+        Ok(())
+    }
+}
