@@ -1,0 +1,145 @@
+//! Sizes of images and patches.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ConfigError, Position};
+
+/// Larger than any image a model is trained on; keeps the product of any two sizes far from overflow.
+const LARGEST_SIZE: usize = 1 << 16;
+
+/// Size of an image in pixels, and its channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageSize {
+    /// Rows of pixels.
+    pub height: usize,
+    /// Columns of pixels.
+    pub width: usize,
+    /// 1 for grey, 3 for colour.
+    pub channels: usize,
+}
+
+/// Size of a patch in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PatchSize {
+    /// Rows of pixels.
+    pub height: usize,
+    /// Columns of pixels.
+    pub width: usize,
+}
+
+/// How images become tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatchConfig {
+    /// The images.
+    pub image: ImageSize,
+    /// The patches they are cut into.
+    pub patch: PatchSize,
+    /// Width of a token.
+    pub dim: usize,
+    /// How a token learns its place.
+    pub position: Position,
+}
+
+impl PatchConfig {
+    /// Checks what can be checked without building anything.
+    ///
+    /// # Errors
+    /// If a size is zero or out of reach, the patch does not divide the image, or `dim` cannot hold the positions.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let sizes = [
+            ("image.height", self.image.height),
+            ("image.width", self.image.width),
+            ("image.channels", self.image.channels),
+            ("patch.height", self.patch.height),
+            ("patch.width", self.patch.width),
+            ("dim", self.dim),
+        ];
+        for (field, value) in sizes {
+            match value {
+                0 => return Err(ConfigError::Zero { field }),
+                1..=LARGEST_SIZE => {}
+                _ => return Err(ConfigError::TooLarge { field, value, limit: LARGEST_SIZE }),
+            }
+        }
+        if !self.image.height.is_multiple_of(self.patch.height)
+            || !self.image.width.is_multiple_of(self.patch.width)
+        {
+            return Err(ConfigError::NotDivisible {
+                image_height: self.image.height,
+                image_width: self.image.width,
+                patch_height: self.patch.height,
+                patch_width: self.patch.width,
+            });
+        }
+        if self.position == Position::Sincos2d && (!self.dim.is_multiple_of(4) || self.dim < 8) {
+            return Err(ConfigError::SincosDim { dim: self.dim });
+        }
+        Ok(())
+    }
+
+    /// Patches in (a column, a row) of the image.
+    #[must_use]
+    pub const fn grid(&self) -> (usize, usize) {
+        (self.image.height / self.patch.height, self.image.width / self.patch.width)
+    }
+
+    /// Patches in an image.
+    #[must_use]
+    pub const fn patches(&self) -> usize {
+        let (rows, columns) = self.grid();
+        rows * columns
+    }
+
+    /// Numbers in a patch.
+    #[must_use]
+    pub const fn pixels(&self) -> usize {
+        self.image.channels * self.patch.height * self.patch.width
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mnist() -> PatchConfig {
+        PatchConfig {
+            image: ImageSize { height: 28, width: 28, channels: 1 },
+            patch: PatchSize { height: 7, width: 7 },
+            dim: 32,
+            position: Position::Learned,
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_value() {
+        assert_eq!(mnist().check(), Ok(()));
+        let message = |change: fn(&mut PatchConfig)| {
+            let mut config = mnist();
+            change(&mut config);
+            config.check().unwrap_err().to_string()
+        };
+        assert_eq!(
+            message(|c| c.image.height = 30),
+            "image of 30x28 px is not divisible by patch of 7x7 px"
+        );
+        assert_eq!(message(|c| c.patch.width = 0), "expected patch.width of at least 1, got 0");
+        assert_eq!(
+            message(|c| c.image.width = usize::MAX),
+            format!("expected image.width of at most 65536, got {}", usize::MAX)
+        );
+        let sincos = message(|c| {
+            c.position = Position::Sincos2d;
+            c.dim = 4;
+        });
+        assert!(sincos.ends_with("for sincos2d positions, got 4"), "{sincos}");
+    }
+
+    #[test]
+    fn an_image_of_28_px_has_16_patches_of_49_pixels() {
+        assert_eq!(mnist().grid(), (4, 4));
+        assert_eq!(mnist().patches(), 16);
+        assert_eq!(mnist().pixels(), 49);
+    }
+}
