@@ -1,0 +1,267 @@
+//! What a Vision Transformer is made of, and the presets.
+
+use serde::{Deserialize, Serialize};
+use vit_layers::{Activation, DropoutRates, EncoderConfig, ScoreScale};
+use vit_patch::{ClassToken, ImageSize, PatchConfig, PatchSize, Position};
+
+use crate::Error;
+
+/// The shape of a [`VisionTransformer`](crate::VisionTransformer), and its rates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VitConfig {
+    /// The images.
+    pub image: ImageSize,
+    /// The patches they are cut into.
+    pub patch: PatchSize,
+    /// Width of a token.
+    pub dim: usize,
+    /// Number of encoder blocks.
+    pub depth: usize,
+    /// Attention heads, each `dim / heads` wide.
+    pub heads: usize,
+    /// Width between the two linear maps of a feed-forward.
+    pub mlp_dim: usize,
+    /// Number of classes.
+    pub classes: usize,
+    /// How a token learns its place.
+    pub position: Position,
+    /// What the attention scores are scaled by.
+    pub score_scale: ScoreScale,
+    /// What the head gives.
+    pub output: Output,
+    /// What the head is given.
+    pub pool: Pool,
+    /// The function between the two linear maps of a feed-forward.
+    pub activation: Activation,
+    /// Whether queries, keys and values have a bias.
+    pub qkv_bias: bool,
+    /// Where elements are dropped in training.
+    pub dropout: DropoutConfig,
+    /// Stochastic depth: the last block's probability of being skipped.
+    pub drop_path: f64,
+    /// Added to the variance in layer norms.
+    pub layer_norm_eps: f64,
+}
+
+/// What the model's output is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Output {
+    /// The head's values: what a cross entropy is meant for.
+    Logits,
+    /// Their softmax: the seed's notebook takes the cross entropy of this, which softens its gradients.
+    Softmax,
+}
+
+/// Which token the head reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pool {
+    /// The first patch's.
+    First,
+    /// That of a class token prepended to the patches.
+    Cls,
+    /// The mean over all patches.
+    Mean,
+}
+
+/// Probabilities of dropping an element in training.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DropoutConfig {
+    /// Of an element of the embedded tokens.
+    pub embedding: f64,
+    /// Of an attention weight.
+    pub attention: f64,
+    /// Of an element behind the attention's output projection.
+    pub projection: f64,
+    /// Of an element at the end of a feed-forward.
+    pub mlp: f64,
+}
+
+/// A configuration with a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// The code of the seed's notebook, every quirk of it: 41,418 parameters.
+    Notebook,
+    /// What the notebook's text describes: 40,330 parameters.
+    Shallow,
+}
+
+impl Preset {
+    /// Every preset.
+    pub const ALL: [Self; 2] = [Self::Notebook, Self::Shallow];
+
+    /// The name on the command line and in files.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Notebook => "notebook",
+            Self::Shallow => "shallow",
+        }
+    }
+
+    /// The preset of this name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn named(name: &str) -> Result<Self, Error> {
+        let found = Self::ALL.into_iter().find(|preset| preset.name() == name);
+        found.ok_or_else(|| Error::UnknownPreset { name: name.to_owned() })
+    }
+
+    /// The names of all presets, for messages.
+    #[must_use]
+    pub fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
+    }
+
+    /// The preset's configuration.
+    #[must_use]
+    pub fn config(self) -> VitConfig {
+        match self {
+            Self::Notebook => VitConfig {
+                position: Position::PatchLinear,
+                score_scale: ScoreScale::Dim,
+                output: Output::Softmax,
+                ..Self::Shallow.config()
+            },
+            Self::Shallow => VitConfig {
+                image: ImageSize { height: 28, width: 28, channels: 1 },
+                patch: PatchSize { height: 7, width: 7 },
+                dim: 32,
+                depth: 3,
+                heads: 4,
+                mlp_dim: 128,
+                classes: 10,
+                position: Position::Learned,
+                score_scale: ScoreScale::HeadDim,
+                output: Output::Logits,
+                pool: Pool::First,
+                activation: Activation::Relu,
+                qkv_bias: false,
+                dropout: DropoutConfig {
+                    embedding: 0.0,
+                    attention: 0.2,
+                    projection: 0.2,
+                    mlp: 0.2,
+                },
+                drop_path: 0.0,
+                layer_norm_eps: 1e-5,
+            },
+        }
+    }
+}
+
+impl VitConfig {
+    /// Checks what can be checked without building anything.
+    ///
+    /// # Errors
+    /// If a size is zero or out of reach, does not divide another, or a rate is out of range.
+    pub fn check(&self) -> Result<(), Error> {
+        self.patch_config().check()?;
+        self.encoder_config().check()?;
+        if !(0.0..1.0).contains(&self.dropout.embedding) {
+            let rate = self.dropout.embedding;
+            return Err(vit_layers::ConfigError::Rate { field: "dropout.embedding", rate }.into());
+        }
+        if !(1..=65_536).contains(&self.classes) {
+            return Err(Error::Classes { classes: self.classes });
+        }
+        Ok(())
+    }
+
+    /// The part that turns images into tokens.
+    #[must_use]
+    pub fn patch_config(&self) -> PatchConfig {
+        PatchConfig { image: self.image, patch: self.patch, dim: self.dim, position: self.position }
+    }
+
+    /// The part that transforms tokens.
+    #[must_use]
+    pub fn encoder_config(&self) -> EncoderConfig {
+        EncoderConfig {
+            dim: self.dim,
+            depth: self.depth,
+            heads: self.heads,
+            mlp_dim: self.mlp_dim,
+            score_scale: self.score_scale,
+            activation: self.activation,
+            qkv_bias: self.qkv_bias,
+            dropout: DropoutRates {
+                attention: self.dropout.attention,
+                projection: self.dropout.projection,
+                mlp: self.dropout.mlp,
+            },
+            drop_path: self.drop_path,
+            layer_norm_eps: self.layer_norm_eps,
+        }
+    }
+
+    /// Whether a class token is prepended.
+    #[must_use]
+    pub const fn class_token(&self) -> ClassToken {
+        match self.pool {
+            Pool::Cls => ClassToken::Prepended,
+            Pool::First | Pool::Mean => ClassToken::Absent,
+        }
+    }
+
+    /// Tokens in the encoder's sequence.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.class_token().tokens() + self.patch_config().patches()
+    }
+
+    /// The same shape with every dropout rate of the encoder set to `rate`.
+    #[must_use]
+    pub fn with_dropout(mut self, rate: f64) -> Self {
+        let embedding = self.dropout.embedding;
+        self.dropout = DropoutConfig { embedding, attention: rate, projection: rate, mlp: rate };
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_sound_and_found_by_name() {
+        for preset in Preset::ALL {
+            assert!(preset.config().check().is_ok());
+            assert_eq!(Preset::named(preset.name()).ok(), Some(preset));
+        }
+        assert_eq!(
+            Preset::named("deep").unwrap_err().to_string(),
+            "no preset is called \"deep\", expected one of notebook, shallow"
+        );
+    }
+
+    #[test]
+    fn configurations_survive_json_and_refuse_unknown_fields() {
+        let config = Preset::Notebook.config();
+        let json = serde_json::to_string(&config).expect("a configuration is plain data");
+        assert_eq!(serde_json::from_str::<VitConfig>(&json).expect("as written"), config);
+        let misspelt = json.replace("\"heads\"", "\"head\"");
+        let error = serde_json::from_str::<VitConfig>(&misspelt).unwrap_err().to_string();
+        assert!(error.contains("unknown field `head`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let mut config = Preset::Shallow.config();
+        config.classes = 0;
+        assert_eq!(
+            config.check().unwrap_err().to_string(),
+            "expected between 1 and 65536 classes, got 0"
+        );
+        let mut config = Preset::Shallow.config();
+        config.dropout.embedding = 2.0;
+        assert_eq!(
+            config.check().unwrap_err().to_string(),
+            "expected dropout.embedding in [0, 1), got 2"
+        );
+    }
+}

@@ -1,0 +1,88 @@
+//! What can go wrong with a configuration, a layout or a file.
+
+use std::path::PathBuf;
+
+use crate::Layout;
+
+/// Why there is no model. Each variant names the thing, what was expected and what came.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The encoder cannot be built.
+    #[error(transparent)]
+    Encoder(#[from] vit_layers::ConfigError),
+    /// The patch embedding cannot be built.
+    #[error(transparent)]
+    Patch(#[from] vit_patch::ConfigError),
+    /// A number of classes that is no choice.
+    #[error("expected between 1 and 65536 classes, got {classes}")]
+    Classes {
+        /// The number of classes.
+        classes: usize,
+    },
+    /// No preset of this name.
+    #[error("no preset is called {name:?}, expected one of {}", crate::Preset::names())]
+    UnknownPreset {
+        /// The name asked for.
+        name: String,
+    },
+    /// A model that a layout has no names for.
+    #[error("the {layout} layout cannot express {field} = {value}, expected {expected}")]
+    Inexpressible {
+        /// The layout asked for.
+        layout: Layout,
+        /// The field of the configuration.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What the layout can express.
+        expected: &'static str,
+    },
+    /// Tensors that are not those of the configuration: each one by name.
+    #[error("{layout} parameters do not fit the configuration:\n  {}", problems.join("\n  "))]
+    Parameters {
+        /// The layout whose names were expected.
+        layout: Layout,
+        /// One line for each parameter that is missing, unexpected or of another shape.
+        problems: Vec<String>,
+    },
+    /// Names that belong to no layout.
+    #[error("the parameter names are of no known layout (timm, hf or notebook), got {example:?}")]
+    UnknownLayout {
+        /// One of the names, or nothing where there are none.
+        example: String,
+    },
+    /// A file that cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file that is no safetensors file.
+    #[error("{} is not a safetensors file", path.display())]
+    NotSafetensors {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        source: safetensors::SafeTensorError,
+    },
+    /// A configuration in a file that cannot be understood.
+    #[error("{} carries a configuration that cannot be read", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// A file that cannot be put together.
+    #[error("cannot serialise the parameters")]
+    Serialise(#[source] safetensors::SafeTensorError),
+    /// A file that cannot be written.
+    #[error(transparent)]
+    Write(#[from] vit_files::Error),
+    /// A tensor operation that failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}

@@ -1,0 +1,101 @@
+//! How large a model is, part by part.
+
+use vit_patch::Position;
+
+use crate::{Error, Layout, VitConfig};
+
+/// A part of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The prefix of its parameters' names, such as `blocks.0.attn`.
+    pub name: String,
+    /// Numbers that are learned.
+    pub parameters: usize,
+    /// Multiplications with an addition, for one image's forward pass; those of layer norms, softmaxes and sums,
+    /// a per cent or two, are not counted.
+    pub multiply_adds: u64,
+}
+
+/// A model's parts, in the order of the forward pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The parts.
+    pub parts: Vec<Part>,
+}
+
+impl Summary {
+    /// The parts of a model of `config`.
+    ///
+    /// # Errors
+    /// If the configuration is wrong.
+    pub fn of(config: &VitConfig) -> Result<Self, Error> {
+        let parameters = Layout::Timm.parameters(config)?;
+        let mut parts = multiply_adds(config);
+        for part in &mut parts {
+            let prefix = format!("{}.", part.name);
+            let of_part = parameters
+                .iter()
+                .filter(|(name, _)| *name == part.name || name.starts_with(&prefix));
+            part.parameters = of_part.map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        }
+        parts.retain(|part| part.parameters > 0);
+        Ok(Self { parts })
+    }
+
+    /// Numbers that are learned, in all.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        self.parts.iter().map(|part| part.parameters).sum()
+    }
+
+    /// Multiplications with an addition for one image's forward pass, in all.
+    #[must_use]
+    pub fn multiply_adds(&self) -> u64 {
+        self.parts.iter().map(|part| part.multiply_adds).sum()
+    }
+}
+
+/// Every part that a model can have, its parameters not yet counted.
+fn multiply_adds(config: &VitConfig) -> Vec<Part> {
+    let [dim, mlp_dim, classes] = [config.dim, config.mlp_dim, config.classes].map(|n| n as u64);
+    let [tokens, patches, pixels] =
+        [config.tokens(), config.patch_config().patches(), config.patch_config().pixels()]
+            .map(|n| n as u64);
+    let embedding = patches * pixels * dim;
+    let positions = if config.position == Position::PatchLinear { embedding } else { 0 };
+    let mut parts = vec![("patch_embed".to_owned(), embedding)];
+    parts.push(("cls_token".to_owned(), 0));
+    parts.push(("pos_embed".to_owned(), positions));
+    for block in 0..config.depth {
+        // Four square maps (queries, keys, values, projection), then the scores and the weighted sums.
+        let attention = 4 * tokens * dim * dim + 2 * tokens * tokens * dim;
+        parts.push((format!("blocks.{block}.norm1"), 0));
+        parts.push((format!("blocks.{block}.attn"), attention));
+        parts.push((format!("blocks.{block}.norm2"), 0));
+        parts.push((format!("blocks.{block}.mlp"), 2 * tokens * dim * mlp_dim));
+    }
+    parts.push(("norm".to_owned(), 0));
+    parts.push(("head".to_owned(), dim * classes));
+    let part = |(name, multiply_adds)| Part { name, parameters: 0, multiply_adds };
+    parts.into_iter().map(part).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Preset;
+
+    #[test]
+    fn presets_have_the_sizes_that_pytorch_counts() {
+        let size = |preset: Preset| Summary::of(&preset.config()).expect("a preset").parameters();
+        assert_eq!(size(Preset::Notebook), 41_418);
+        assert_eq!(size(Preset::Shallow), 40_330);
+    }
+
+    #[test]
+    fn multiply_adds_are_those_of_the_equations() {
+        let summary = Summary::of(&Preset::Shallow.config()).expect("a preset");
+        let block = 4 * 16 * 32 * 32 + 2 * 16 * 16 * 32 + 2 * 16 * 32 * 128;
+        assert_eq!(summary.multiply_adds(), 16 * 49 * 32 + 3 * block + 32 * 10);
+    }
+}
