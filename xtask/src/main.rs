@@ -1,3 +1,44 @@
-//! The tasks of this workspace.
+//! The tasks of this workspace: `cargo xtask help` lists them.
 
-fn main() {}
+mod cargo;
+mod ci;
+mod fetch;
+mod layering;
+mod train;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// The tasks of this workspace
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Task {
+    Train(train::Train),
+    Fetch(fetch::Fetch),
+    /// Runs everything that CI runs, the cheapest first, up to the first failure
+    Ci,
+    #[command(flatten)]
+    Step(ci::Step),
+}
+
+fn main() -> ExitCode {
+    run(Task::parse()).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        if let Some(hint) = error.downcast_ref().and_then(vit_fetch::Error::hint) {
+            eprintln!("hint: {hint}");
+        }
+        ExitCode::FAILURE
+    })
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Train(train) => return train.run(),
+        Task::Fetch(fetch) => fetch.run()?,
+        Task::Ci => ci::run_all()?,
+        Task::Step(step) => step.run()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,1 +1,19 @@
-//! MNIST, its like and the embedded digits: checked, ordered, batched.
+#![doc = include_str!("../README.md")]
+
+mod dataset;
+mod digits;
+mod error;
+mod examples;
+mod folder;
+mod hub;
+mod idx;
+mod order;
+
+pub use dataset::{Dataset, Split};
+pub use digits::digits;
+pub use error::{Error, Result};
+pub use examples::Examples;
+pub use folder::load_dir;
+pub use hub::load_hub_mnist;
+pub use idx::IdxFile;
+pub use order::{Last, Order, batches, epoch_order};

@@ -1,1 +1,17 @@
-//! Datasets from mirrors: downloaded once, verified, unpacked, installed whole.
+#![doc = include_str!("../README.md")]
+
+mod check;
+mod client;
+mod environment;
+mod error;
+mod fetch;
+mod options;
+mod presence;
+mod source;
+
+pub use environment::{data_root, user_mirrors};
+pub use error::{Attempt, Error, Mismatch, Reason};
+pub use fetch::{Outcome, fetch};
+pub use options::{Event, Options};
+pub use presence::{Presence, verify};
+pub use source::{DATASETS, FASHION_MNIST, Known, MNIST, Source, SourceFile};

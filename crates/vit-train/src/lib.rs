@@ -1,1 +1,20 @@
-//! Training for candle: optimisers, the sharded loop, metrics, run folders.
+#![doc = include_str!("../README.md")]
+
+mod error;
+mod evaluation;
+mod gradients;
+mod metrics;
+mod optimizer;
+mod run_folder;
+mod shards;
+mod trainer;
+
+pub use error::Error;
+pub use evaluation::{Confusion, Evaluation};
+pub use metrics::{EpochMetrics, MetricsFile, Record, StepMetrics};
+pub use optimizer::{Optimizer, OptimizerConfig, WeightDecay};
+pub use run_folder::RunFolder;
+pub use trainer::{Batch, Data, Forward, TrainConfig, Trainer};
+
+/// Parameters by name, sorted.
+pub type Parameters = Vec<(String, candle_core::Var)>;

@@ -1,0 +1,124 @@
+//! The embedded dataset: handwritten-looking digits, drawn by the program.
+//!
+//! It is there where no file and no network is, so that a newcomer's first command trains
+//! something. The bytes are the same on every machine: drawing uses only +, -, ×, ÷ and the square
+//! root, which IEEE 754 rounds alike everywhere, and no sine or exponential, which each libm rounds
+//! in its own way.
+
+// Points side by side, not one a line.
+#[rustfmt::skip]
+mod glyphs;
+mod hand;
+mod raster;
+
+use vit_random::{Random, Site};
+
+use crate::dataset::{CLASSES, Dataset, Split};
+use crate::error::Result;
+
+use hand::Hand;
+use raster::Canvas;
+
+/// Fixed, and not the seed of a training run: the dataset is always the same one.
+const SEED: u64 = 0x6469_6769_7473;
+const HAND: Site = Site::named("digits.hand");
+const NOISE: Site = Site::named("digits.noise");
+
+const TRAIN: u32 = 10_000;
+const TEST: u32 = 2_000;
+
+/// Draws the embedded dataset, `digits`: 10,000 training and 2,000 test images of 28x28 px, white
+/// on black, a tenth of each class, the classes in turn (sample `i` is a drawing of `i % 10`).
+///
+/// Every class has several ways to be written, drawn with random slant, turn, proportions, shift,
+/// curvature, pen and noise. The classes are about as hard to tell apart as MNIST's: the nearest
+/// class mean is right for 82.5 % of the test images, the nearest training image for 97.5 %
+/// (MNIST: 82.0 and about 97).
+///
+/// # Errors
+/// Only those of making a tensor.
+pub fn digits() -> Result<Dataset> {
+    let train = draw_split(Split::Train, TRAIN);
+    let test = draw_split(Split::Test, TEST);
+    Dataset::from_bytes("digits", [train, test], (raster::SIDE, raster::SIDE))
+}
+
+/// The pixels and the labels of one split.
+fn draw_split(split: Split, count: u32) -> (Vec<u8>, Vec<u8>) {
+    // The splits are two steps of one source, so that no test image is a training image.
+    let random = Random::new(SEED).at_step(match split {
+        Split::Train => 0,
+        Split::Test => 1,
+    });
+    let mut pixels = Vec::with_capacity(count as usize * raster::SIDE * raster::SIDE);
+    let mut labels = Vec::with_capacity(count as usize);
+    for sample in 0..count {
+        let class = sample as usize % CLASSES;
+        let mut hand = Hand::new(random.stream(HAND, sample));
+        let mut canvas = Canvas::new();
+        for stroke in hand.write(class) {
+            canvas.draw(&stroke);
+        }
+        let noise = hand.noise();
+        canvas.develop(noise, &mut random.stream(NOISE, sample), &mut pixels);
+        labels.push(class as u8);
+    }
+    (pixels, labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::IdxFile;
+    use sha2::{Digest, Sha256};
+
+    #[test]
+    fn classes_are_balanced() {
+        let dataset = digits().unwrap();
+        for (split, each) in [(Split::Train, TRAIN / 10), (Split::Test, TEST / 10)] {
+            let examples = dataset.split(split);
+            let mut counts = [0; CLASSES];
+            for index in 0..examples.len() {
+                counts[examples.label(index) as usize] += 1;
+            }
+            assert_eq!(counts, [each; CLASSES]);
+        }
+    }
+
+    /// The bytes that every machine must draw: results on `digits` are comparable while they stay.
+    #[test]
+    fn the_bytes_are_these_for_ever() {
+        let dataset = digits().unwrap();
+        let mut hash = Sha256::new();
+        for file in IdxFile::ALL {
+            let mut bytes = Vec::new();
+            dataset.write_idx(file, &mut bytes).unwrap();
+            hash.update(bytes);
+        }
+        let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "51d5f2ba7231f952c98680b87863b67ca8f29e31f9e14bf1bd3a689985fa7a13");
+    }
+
+    #[test]
+    fn no_image_is_drawn_twice() {
+        let dataset = digits().unwrap();
+        let mut images: Vec<Vec<u8>> = [Split::Train, Split::Test]
+            .into_iter()
+            .map(|split| dataset.split(split))
+            .flat_map(|examples| (0..examples.len()).map(move |index| examples.image(index)))
+            .collect();
+        images.sort_unstable();
+        images.dedup();
+        assert_eq!(images.len(), (TRAIN + TEST) as usize);
+    }
+
+    #[test]
+    fn images_are_light_strokes_on_a_dark_ground() {
+        let (pixels, _) = draw_split(Split::Test, 200);
+        for image in pixels.chunks(raster::SIDE * raster::SIDE) {
+            let light = image.iter().filter(|&&pixel| pixel > 128).count();
+            // MNIST's images have 20 to 250 such pixels.
+            assert!((15..300).contains(&light), "{light} light pixels");
+        }
+    }
+}

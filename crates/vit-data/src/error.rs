@@ -1,0 +1,145 @@
+//! What can be wrong with a dataset.
+
+use std::path::PathBuf;
+
+/// A result whose error is this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can be wrong with a dataset, with the file, what was expected and what came.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// One of the four files is there neither plain nor gzipped.
+    #[error("expected {} or the same with .gz, got neither", path.display())]
+    Absent {
+        /// The plain file's path.
+        path: PathBuf,
+    },
+    /// The file could not be opened, read or unpacked.
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system, or the decompressor, said.
+        source: std::io::Error,
+    },
+    /// The file does not begin as an IDX file of this kind does.
+    #[error("{}: expected the magic number {expected:#010x}, got {got:#010x}", path.display())]
+    Magic {
+        /// The file.
+        path: PathBuf,
+        /// The magic number of this kind of file.
+        expected: u32,
+        /// The file's first four bytes.
+        got: u32,
+    },
+    /// The header announces no image, or images without pixels.
+    #[error(
+        "{}: expected at least 1 image of at least 1x1 px, got {count} of {height}x{width} px",
+        path.display()
+    )]
+    NoPixels {
+        /// The file.
+        path: PathBuf,
+        /// Images, as the header says.
+        count: u32,
+        /// Rows of an image, as the header says.
+        height: u32,
+        /// Columns of an image, as the header says.
+        width: u32,
+    },
+    /// The header announces more than this crate reads into memory.
+    #[error(
+        "{}: expected at most {limit} bytes of pixels, got {count} images of {height}x{width} px",
+        path.display()
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The most bytes of pixels that are read.
+        limit: u64,
+        /// Images, as the header says.
+        count: u32,
+        /// Rows of an image, as the header says.
+        height: u32,
+        /// Columns of an image, as the header says.
+        width: u32,
+    },
+    /// The file ends before what its header announces, or within the header.
+    #[error("{}: expected {expected} bytes (unpacked), got {got}", path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Bytes of the whole file, or of the header where that is incomplete; unpacked.
+        expected: u64,
+        /// Bytes that the file holds, unpacked.
+        got: u64,
+    },
+    /// The file goes on after what its header announces.
+    #[error("{}: expected {expected} bytes (unpacked), got more", path.display())]
+    TrailingBytes {
+        /// The file.
+        path: PathBuf,
+        /// Bytes of the whole file by its header, unpacked.
+        expected: u64,
+    },
+    /// A label is not a class.
+    #[error("{}: expected labels below {classes}, got {got} at index {index}", path.display())]
+    Label {
+        /// The file.
+        path: PathBuf,
+        /// The number of classes.
+        classes: usize,
+        /// The index of the first such label.
+        index: usize,
+        /// The label.
+        got: u8,
+    },
+    /// Images and labels differ in number.
+    #[error(
+        "expected a label for each of the {image_count} images of {}, got {label_count} in {}",
+        images.display(), labels.display()
+    )]
+    Counts {
+        /// The file of images.
+        images: PathBuf,
+        /// The file of labels.
+        labels: PathBuf,
+        /// How many images there are.
+        image_count: usize,
+        /// How many labels there are.
+        label_count: usize,
+    },
+    /// Training and test images differ in size.
+    #[error(
+        "{}: expected images of {}x{} px as in the training set, got {}x{} px",
+        path.display(), expected.0, expected.1, got.0, got.1
+    )]
+    Sizes {
+        /// The file of test images.
+        path: PathBuf,
+        /// Height and width of the training images.
+        expected: (usize, usize),
+        /// Height and width of the test images.
+        got: (usize, usize),
+    },
+    /// The tensors given for a dataset are not those of one.
+    #[error("{tensor}: expected {expected}, got {got}")]
+    Tensors {
+        /// The field of `vision::Dataset`.
+        tensor: &'static str,
+        /// The type and shape that it must have.
+        expected: String,
+        /// The type and shape that it has.
+        got: String,
+    },
+    /// The hub's copy could not be had, or is not MNIST.
+    #[error("cannot load MNIST from the hub: {message}")]
+    Hub {
+        /// What the hub's client, or the decoder of its images, said.
+        message: String,
+    },
+    /// A tensor could not be made or read.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}

@@ -1,0 +1,322 @@
+//! Folders of IDX files, right and wrong, and candle-datasets' own reader as the oracle.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use candle_datasets::vision::{self, mnist};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+use vit_data::{Dataset, Error, IdxFile, Split, load_dir};
+
+const TRAIN: u32 = 12;
+const TEST: u32 = 5;
+const HEIGHT: u32 = 3;
+const WIDTH: u32 = 4;
+
+/// The bytes of a right file: every pixel another than its neighbours, every label used.
+fn right(file: IdxFile) -> Vec<u8> {
+    let images = |count| {
+        let pixels: Vec<u8> = (0..count * HEIGHT * WIDTH).map(|at| (at * 37) as u8).collect();
+        idx(&[0x803, count, HEIGHT, WIDTH], &pixels)
+    };
+    let labels = |count| {
+        let labels: Vec<u8> = (0..count).map(|at| (at * 7 % 10) as u8).collect();
+        idx(&[0x801, count], &labels)
+    };
+    match file {
+        IdxFile::TrainImages => images(TRAIN),
+        IdxFile::TrainLabels => labels(TRAIN),
+        IdxFile::TestImages => images(TEST),
+        IdxFile::TestLabels => labels(TEST),
+    }
+}
+
+fn idx(header: &[u32], body: &[u8]) -> Vec<u8> {
+    header.iter().flat_map(|number| number.to_be_bytes()).chain(body.iter().copied()).collect()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Packing {
+    Plain,
+    Gzip,
+}
+
+/// A folder of right files, but for `file`, which holds `bytes`.
+fn folder_but(packing: Packing, file: IdxFile, bytes: &[u8]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for each in IdxFile::ALL {
+        let bytes = if each == file { bytes.to_vec() } else { right(each) };
+        match packing {
+            Packing::Plain => fs::write(plain(&folder, each), bytes).unwrap(),
+            Packing::Gzip => fs::write(packed(&folder, each), gzip(&bytes)).unwrap(),
+        }
+    }
+    folder
+}
+
+fn right_folder(packing: Packing) -> TempDir {
+    folder_but(packing, IdxFile::TrainImages, &right(IdxFile::TrainImages))
+}
+
+fn plain(folder: &TempDir, file: IdxFile) -> PathBuf {
+    folder.path().join(file.name())
+}
+
+fn packed(folder: &TempDir, file: IdxFile) -> PathBuf {
+    folder.path().join(format!("{}.gz", file.name()))
+}
+
+/// The errors of a folder, plain and gzipped, where `file` holds `bytes`.
+/// Both name the file and say `text`.
+fn errors(file: IdxFile, bytes: &[u8], text: &str) -> [Error; 2] {
+    [Packing::Plain, Packing::Gzip].map(|packing| {
+        let folder = folder_but(packing, file, bytes);
+        let error = load_dir(folder.path()).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains(file.name()), "{packing:?}: {message}");
+        assert!(message.contains(text), "{packing:?}: {message}");
+        error
+    })
+}
+
+fn assert_equals_oracle(dataset: &Dataset, oracle: &vision::Dataset) {
+    // candle-datasets gives images as f32 in [0, 1].
+    let bytes = |tensor: &Tensor| -> Vec<u8> {
+        let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values.into_iter().map(|value| (value * 255.0).round() as u8).collect()
+    };
+    let sets = [
+        (Split::Train, &oracle.train_images, &oracle.train_labels),
+        (Split::Test, &oracle.test_images, &oracle.test_labels),
+    ];
+    for (split, images, labels) in sets {
+        let examples = dataset.split(split);
+        let labels = labels.to_vec1::<u8>().unwrap();
+        assert_eq!(examples.len(), labels.len());
+        let pixels = bytes(images);
+        for (index, image) in pixels.chunks(dataset.height() * dataset.width()).enumerate() {
+            assert_eq!(examples.image(index), image);
+            assert_eq!(examples.label(index), u32::from(labels[index]));
+        }
+    }
+    assert_eq!(dataset.classes(), oracle.labels);
+}
+
+#[test]
+fn a_folder_is_read_as_candle_datasets_reads_it() {
+    let folder = right_folder(Packing::Plain);
+    let dataset = load_dir(folder.path()).unwrap();
+    assert_equals_oracle(&dataset, &mnist::load_dir(folder.path()).unwrap());
+    assert_eq!((dataset.height(), dataset.width(), dataset.channels()), (3, 4, 1));
+    assert_eq!(dataset.name(), folder.path().file_name().unwrap().to_str().unwrap());
+}
+
+#[test]
+fn gzipped_files_are_read_as_plain_ones() {
+    let dataset = load_dir(right_folder(Packing::Gzip).path()).unwrap();
+    for file in IdxFile::ALL {
+        let mut bytes = Vec::new();
+        dataset.write_idx(file, &mut bytes).unwrap();
+        assert_eq!(bytes, right(file));
+    }
+}
+
+#[test]
+fn a_plain_file_comes_before_a_gzipped_one() {
+    let folder = right_folder(Packing::Plain);
+    fs::write(packed(&folder, IdxFile::TrainImages), "not gzip").unwrap();
+    load_dir(folder.path()).unwrap();
+}
+
+#[test]
+fn gzip_of_several_members_is_read_whole() {
+    let folder = right_folder(Packing::Gzip);
+    let bytes = right(IdxFile::TrainImages);
+    let members = [gzip(&bytes[..50]), gzip(&bytes[50..])].concat();
+    fs::write(packed(&folder, IdxFile::TrainImages), members).unwrap();
+    load_dir(folder.path()).unwrap();
+}
+
+#[test]
+fn an_absent_file_is_named_with_both_its_names() {
+    let folder = right_folder(Packing::Plain);
+    fs::remove_file(plain(&folder, IdxFile::TestLabels)).unwrap();
+    let error = load_dir(folder.path()).unwrap_err();
+    assert!(matches!(error, Error::Absent { .. }));
+    assert!(
+        error.to_string().ends_with("t10k-labels-idx1-ubyte or the same with .gz, got neither")
+    );
+}
+
+#[test]
+fn a_file_of_another_kind_is_named_with_both_magic_numbers() {
+    let text = "expected the magic number 0x00000803, got 0x00000801";
+    for error in errors(IdxFile::TestImages, &right(IdxFile::TestLabels), text) {
+        assert!(matches!(error, Error::Magic { .. }));
+    }
+}
+
+#[test]
+fn a_file_cut_anywhere_is_truncated() {
+    for file in [IdxFile::TrainImages, IdxFile::TrainLabels] {
+        let bytes = right(file);
+        for len in 0..bytes.len() {
+            for error in errors(file, &bytes[..len], &format!("got {len}")) {
+                assert!(matches!(error, Error::Truncated { .. }), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gzip_stream_cut_anywhere_is_an_error() {
+    let bytes = gzip(&right(IdxFile::TestImages));
+    for len in 0..bytes.len() {
+        let folder = right_folder(Packing::Gzip);
+        fs::write(packed(&folder, IdxFile::TestImages), &bytes[..len]).unwrap();
+        let error = load_dir(folder.path()).unwrap_err();
+        assert!(error.to_string().contains(IdxFile::TestImages.name()), "{error}");
+    }
+}
+
+#[test]
+fn a_gzip_stream_with_a_wrong_sum_is_an_error() {
+    let folder = right_folder(Packing::Gzip);
+    let mut bytes = gzip(&right(IdxFile::TestImages));
+    let sum = bytes.len() - 8;
+    bytes[sum] ^= 1;
+    fs::write(packed(&folder, IdxFile::TestImages), bytes).unwrap();
+    let error = load_dir(folder.path()).unwrap_err();
+    assert!(matches!(error, Error::Unreadable { .. }), "{error}");
+}
+
+#[test]
+fn bytes_after_the_end_are_an_error() {
+    for file in IdxFile::ALL {
+        let mut bytes = right(file);
+        let text = format!("expected {} bytes (unpacked), got more", bytes.len());
+        bytes.push(0);
+        for error in errors(file, &bytes, &text) {
+            assert!(matches!(error, Error::TrailingBytes { .. }));
+        }
+    }
+}
+
+#[test]
+fn a_label_that_is_no_class_is_an_error_with_its_index() {
+    let mut bytes = right(IdxFile::TrainLabels);
+    bytes[8 + 5] = 10;
+    errors(IdxFile::TrainLabels, &bytes, "expected labels below 10, got 10 at index 5");
+}
+
+#[test]
+fn counts_that_differ_are_an_error_with_both_files() {
+    let bytes = idx(&[0x801, TRAIN - 1], &[0; TRAIN as usize - 1]);
+    for error in errors(IdxFile::TrainLabels, &bytes, "the 12 images of") {
+        assert!(error.to_string().contains(IdxFile::TrainImages.name()));
+        assert!(error.to_string().contains("got 11 in"));
+    }
+}
+
+#[test]
+fn test_images_of_another_size_are_an_error() {
+    let bytes = idx(&[0x803, TEST, WIDTH, HEIGHT], &[0; (TEST * WIDTH * HEIGHT) as usize]);
+    errors(
+        IdxFile::TestImages,
+        &bytes,
+        "expected images of 3x4 px as in the training set, got 4x3 px",
+    );
+}
+
+#[test]
+fn images_without_pixels_are_an_error() {
+    for dims in [[0, 3, 4], [12, 0, 4], [12, 3, 0]] {
+        let bytes = idx(&[0x803, dims[0], dims[1], dims[2]], &[]);
+        for error in errors(IdxFile::TrainImages, &bytes, "expected at least 1 image") {
+            assert!(matches!(error, Error::NoPixels { .. }));
+        }
+    }
+}
+
+#[test]
+fn a_header_whose_product_overflows_is_an_error() {
+    for dims in [[u32::MAX; 3], [1 << 24, 1 << 20, 1 << 20], [1, 1 << 16, (1 << 16) + 1]] {
+        let bytes = idx(&[0x803, dims[0], dims[1], dims[2]], &[0; 100]);
+        for error in
+            errors(IdxFile::TrainImages, &bytes, "expected at most 4294967296 bytes of pixels")
+        {
+            assert!(matches!(error, Error::TooLarge { .. }));
+        }
+    }
+}
+
+/// 4 GiB announced, a hundred bytes there: were the header believed, this would take the memory.
+#[test]
+fn a_header_without_bytes_behind_it_is_truncated() {
+    let bytes = idx(&[0x803, 1, 1 << 16, 1 << 16], &[0; 100]);
+    for error in
+        errors(IdxFile::TrainImages, &bytes, "expected 4294967312 bytes (unpacked), got 116")
+    {
+        assert!(matches!(error, Error::Truncated { .. }));
+    }
+}
+
+/// 64 MB of zeros after the 144 bytes that the header announces.
+#[test]
+fn a_gzip_bomb_is_stopped_at_what_its_header_announces() {
+    let folder = right_folder(Packing::Gzip);
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(&right(IdxFile::TrainImages)).unwrap();
+    let zeros = vec![0; 1 << 20];
+    for _ in 0..64 {
+        encoder.write_all(&zeros).unwrap();
+    }
+    fs::write(packed(&folder, IdxFile::TrainImages), encoder.finish().unwrap()).unwrap();
+    let error = load_dir(folder.path()).unwrap_err();
+    assert!(matches!(error, Error::TrailingBytes { .. }), "{error}");
+}
+
+#[test]
+fn mnist_is_read_to_the_byte() {
+    let Some(folder) = mnist_folder() else {
+        eprintln!("skipped: VIT_DATA names no folder that holds mnist/");
+        return;
+    };
+    let dataset = load_dir(&folder).unwrap();
+    let unpacked = tempfile::tempdir().unwrap();
+    // SHA-256 of the unpacked files, as they have been since 1998.
+    let hashes = [
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ];
+    for (file, hash) in IdxFile::ALL.into_iter().zip(hashes) {
+        let mut bytes = Vec::new();
+        dataset.write_idx(file, &mut bytes).unwrap();
+        assert_eq!(hex(&Sha256::digest(&bytes)), hash, "{}", file.name());
+        fs::write(plain(&unpacked, file), bytes).unwrap();
+    }
+    assert_equals_oracle(&dataset, &mnist::load_dir(unpacked.path()).unwrap());
+}
+
+fn mnist_folder() -> Option<PathBuf> {
+    let folder = Path::new(&std::env::var_os("VIT_DATA")?).join("mnist");
+    folder.is_dir().then_some(folder)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

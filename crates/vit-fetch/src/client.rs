@@ -1,0 +1,204 @@
+//! One file over HTTP into a part file: resumed where possible, bounded in size and time.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ureq::http::{Response, Uri, header};
+use ureq::{Agent, Body, Timeout};
+
+use crate::{Options, Reason};
+
+/// Talks to mirrors, within the limits of the options.
+pub(crate) struct Client {
+    agent: Agent,
+    connect: Duration,
+    stall: Duration,
+    total: Duration,
+    deadline: Instant,
+}
+
+/// Why there is no download, and what that says about the part file.
+pub(crate) enum Failure {
+    /// The part is as good as before and can be resumed.
+    Stopped(Reason),
+    /// The part holds wrong bytes.
+    Spoilt(Reason),
+    /// The disk refused: no other mirror would help.
+    Disk(vit_files::Error),
+}
+
+impl From<vit_files::Error> for Failure {
+    fn from(error: vit_files::Error) -> Self {
+        Self::Disk(error)
+    }
+}
+
+impl Client {
+    /// `deadline` is when the whole fetch must be over.
+    pub(crate) fn new(options: &Options, deadline: Instant) -> Self {
+        // Proxies are ureq's default: those of the environment.
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .user_agent(concat!("vit-fetch/", env!("CARGO_PKG_VERSION")))
+            // A server must not pack what is packed: size and digest are of the file itself.
+            .accept_encoding("identity")
+            .timeout_resolve(Some(options.connect))
+            .timeout_connect(Some(options.connect))
+            .timeout_recv_response(Some(options.stall))
+            .timeout_per_read(Some(options.stall))
+            .timeout_per_write(Some(options.stall))
+            .build();
+        Self {
+            agent: config.new_agent(),
+            connect: options.connect,
+            stall: options.stall,
+            total: options.total,
+            deadline,
+        }
+    }
+
+    /// Downloads what `part` lacks of the file at `url`, or all of it if the server cannot resume.
+    /// `on_bytes` hears how many bytes are there and how many there will be.
+    pub(crate) fn download(
+        &self,
+        url: &str,
+        part: &Path,
+        limit: u64,
+        on_bytes: &mut dyn FnMut(u64, Option<u64>),
+    ) -> Result<(), Failure> {
+        let (response, start) = self.request(url, len_of(part)?).map_err(Failure::Stopped)?;
+        let total = response.body().content_length().map(|rest| start + rest);
+        if total.is_some_and(|total| total > limit) {
+            return Err(Failure::Stopped(Reason::TooLong { limit }));
+        }
+        let mut file = open_at(part, start).map_err(vit_files::Error::io("open", part))?;
+        let mut body = response.into_body().into_reader();
+        let mut received = start;
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            on_bytes(received, total);
+            let count = match body.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => count,
+                Err(error) => {
+                    return Err(Failure::Stopped(self.broken_off(error, received, total)));
+                }
+            };
+            received += count as u64;
+            if received > limit {
+                return Err(Failure::Spoilt(Reason::TooLong { limit }));
+            }
+            file.write_all(&buffer[..count]).map_err(vit_files::Error::io("write", part))?;
+        }
+    }
+
+    /// Asks for the file from byte `start` on; says from which byte on it comes.
+    fn request(&self, url: &str, start: u64) -> Result<(Response<Body>, u64), Reason> {
+        let response = self.get(url, start).map_err(|error| self.reason(error))?;
+        match response.status().as_u16() {
+            200 if is_html(&response) => Err(Reason::HtmlPage),
+            200 => Ok((response, 0)),
+            206 if start > 0 && range_start(&response) == Some(start) => Ok((response, start)),
+            // The server has another range than the one asked for, or none: all of it, then.
+            206 | 416 if start > 0 => self.request(url, 0),
+            status => Err(Reason::Status(status)),
+        }
+    }
+
+    fn get(&self, url: &str, start: u64) -> Result<Response<Body>, ureq::Error> {
+        let time_left = self.deadline.saturating_duration_since(Instant::now());
+        let mut request = self.agent.get(url);
+        if start > 0 {
+            request = request.header(header::RANGE, format!("bytes={start}-"));
+        }
+        let mut config = request.config().timeout_global(Some(time_left));
+        if is_this_machine(url) {
+            config = config.proxy(None);
+        }
+        config.build().call()
+    }
+
+    /// Why the body ended before its end.
+    fn broken_off(&self, error: io::Error, got: u64, total: Option<u64>) -> Reason {
+        match (error.kind(), total) {
+            (io::ErrorKind::UnexpectedEof, Some(expected)) => Reason::Truncated { expected, got },
+            _ => self.reason(error.into()),
+        }
+    }
+
+    fn reason(&self, error: ureq::Error) -> Reason {
+        match error {
+            ureq::Error::Timeout(Timeout::Global) => Reason::OutOfTime(self.total),
+            ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
+                Reason::NoConnection(self.connect)
+            }
+            ureq::Error::Timeout(_) => Reason::Stalled(self.stall),
+            ureq::Error::Io(error) => Reason::Transport(error.to_string()),
+            error => Reason::Transport(error.to_string()),
+        }
+    }
+}
+
+fn len_of(part: &Path) -> Result<u64, vit_files::Error> {
+    match fs::metadata(part) {
+        Ok(metadata) => Ok(metadata.len()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(vit_files::Error::io("look at", part)(error)),
+    }
+}
+
+fn open_at(part: &Path, start: u64) -> io::Result<File> {
+    match start {
+        0 => File::create(part),
+        _ => File::options().append(true).open(part),
+    }
+}
+
+/// A captive portal answers anything with its own page, and with status 200.
+fn is_html(response: &Response<Body>) -> bool {
+    response.body().mime_type().is_some_and(|mime| mime.eq_ignore_ascii_case("text/html"))
+}
+
+/// The 7 of `content-range: bytes 7-99/100`.
+fn range_start(response: &Response<Body>) -> Option<u64> {
+    let range = response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
+    range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
+}
+
+/// A proxy cannot reach a mirror on the user's own machine, whatever `NO_PROXY` says.
+fn is_this_machine(url: &str) -> bool {
+    let uri = url.parse::<Uri>().ok();
+    uri.as_ref().and_then(Uri::host).is_some_and(|host| {
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_told_from_others() {
+        for url in ["http://localhost/x", "http://127.0.0.1:8000/", "http://[::1]:80/x"] {
+            assert!(is_this_machine(url), "{url}");
+        }
+        for url in ["http://localhost.example/", "https://10.0.0.1/", "http://[::2]/", "nonsense"] {
+            assert!(!is_this_machine(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_range_is_read_by_its_start() {
+        let of = |value: &str| {
+            let response = Response::builder().header(header::CONTENT_RANGE, value);
+            range_start(&response.body(Body::builder().data(Vec::new())).unwrap())
+        };
+        assert_eq!(of("bytes 7-99/100"), Some(7));
+        assert_eq!(of("bytes */100"), None);
+        assert_eq!(of("lines 7-99/100"), None);
+    }
+}

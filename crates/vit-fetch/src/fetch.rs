@@ -1,0 +1,185 @@
+//! A dataset's missing files, from the first mirror that has them.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vit_files::{FileLock, write_atomically};
+
+use crate::check::check_packed;
+use crate::client::{Client, Failure};
+use crate::presence::verify_file;
+use crate::{Attempt, Error, Event, Known, Options, Presence, Source, SourceFile, verify};
+
+/// How a fetch ended well: every file is there and is the published one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything was there, or another process fetched it meanwhile.
+    AlreadyThere,
+    /// Files were downloaded.
+    Downloaded {
+        /// How many.
+        files: usize,
+    },
+}
+
+/// Makes every file of a dataset be in `folder`, verified; the missing ones are downloaded.
+///
+/// A complete folder is only read. Otherwise one process at a time downloads, and the others wait
+/// for it. Mirrors are asked in turn, those of the options first. What arrives is checked before it
+/// takes the file's name; what is interrupted stays as a `.part` file, and is resumed.
+///
+/// # Errors
+/// [`Error::Altered`] and [`Error::Unverifiable`] when a file is there that cannot be taken,
+/// [`Error::Download`] when no mirror had a file, [`Error::Busy`] when another process takes too
+/// long, [`Error::Mirror`] for a malformed mirror, and [`Error::Files`] when the disk refuses.
+pub fn fetch(
+    source: &Source,
+    folder: &Path,
+    options: &Options,
+    on_event: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome, Error> {
+    options.check()?;
+    if verify(source, folder)? == Presence::Verified {
+        return Ok(Outcome::AlreadyThere);
+    }
+    let deadline = Instant::now() + options.total;
+    fs::create_dir_all(folder).map_err(vit_files::Error::io("create", folder))?;
+    let _lock = lock(folder, options, deadline, on_event)?;
+    let mut job = Job::new(source, folder, options, deadline, on_event);
+    let mut files = 0;
+    for file in source.files {
+        // Another process may have fetched it while this one waited.
+        if !verify_file(file, folder)? {
+            job.fetch(file)?;
+            files += 1;
+        }
+    }
+    Ok(if files == 0 { Outcome::AlreadyThere } else { Outcome::Downloaded { files } })
+}
+
+/// Waits until no other process fetches into the folder, but not for ever.
+fn lock(
+    folder: &Path,
+    options: &Options,
+    deadline: Instant,
+    on_event: &mut dyn FnMut(Event<'_>),
+) -> Result<FileLock, Error> {
+    let path = folder.join(".lock");
+    let mut told = false;
+    loop {
+        if let Some(lock) = FileLock::try_acquire(&path)? {
+            return Ok(lock);
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::Busy { folder: folder.to_path_buf(), waited: options.total });
+        }
+        if !told {
+            on_event(Event::Waiting { folder });
+            told = true;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The download of a dataset's files, under the folder's lock.
+struct Job<'a> {
+    dataset: &'static str,
+    folder: &'a Path,
+    client: Client,
+    /// In the order in which they are asked.
+    mirrors: VecDeque<&'a str>,
+    on_event: &'a mut dyn FnMut(Event<'_>),
+}
+
+impl<'a> Job<'a> {
+    fn new(
+        source: &Source,
+        folder: &'a Path,
+        options: &'a Options,
+        deadline: Instant,
+        on_event: &'a mut dyn FnMut(Event<'_>),
+    ) -> Self {
+        let own = options.mirrors.iter().map(String::as_str);
+        Self {
+            dataset: source.name,
+            folder,
+            client: Client::new(options, deadline),
+            mirrors: own.chain(source.mirrors.iter().copied()).collect(),
+            on_event,
+        }
+    }
+
+    /// Installs a file from the first mirror that has it.
+    fn fetch(&mut self, file: &SourceFile) -> Result<(), Error> {
+        let mut attempts = Vec::new();
+        for _ in 0..self.mirrors.len() {
+            let url = format!("{}/{}", self.mirrors[0].trim_end_matches('/'), file.packed_name());
+            match self.fetch_from(&url, file) {
+                Ok(bytes) => return self.install(file, &bytes),
+                Err(Failure::Disk(error)) => return Err(error.into()),
+                Err(Failure::Stopped(reason) | Failure::Spoilt(reason)) => {
+                    let attempt = Attempt { url, reason };
+                    (self.on_event)(Event::MirrorFailed(&attempt));
+                    attempts.push(attempt);
+                    // It is asked last for the files to come, too: a dead one costs its time once.
+                    self.mirrors.rotate_left(1);
+                }
+            }
+        }
+        Err(Error::Download { dataset: self.dataset, file: file.name, attempts })
+    }
+
+    /// The bytes to install, checked.
+    fn fetch_from(&mut self, url: &str, file: &SourceFile) -> Result<Vec<u8>, Failure> {
+        let was_begun = self.part_of(file).exists();
+        match self.attempt(url, file) {
+            // What was there may be the beginning of a differently packed file, which no rest fits.
+            Err(Failure::Spoilt(_)) if was_begun => self.attempt(url, file),
+            result => result,
+        }
+    }
+
+    /// Downloads and checks; wrong bytes are gone afterwards.
+    fn attempt(&mut self, url: &str, file: &SourceFile) -> Result<Vec<u8>, Failure> {
+        let part = self.part_of(file);
+        let bytes = self.download(url, file, &part).and_then(|()| checked_bytes(file, &part));
+        if let Err(Failure::Spoilt(_)) = bytes {
+            fs::remove_file(&part).map_err(vit_files::Error::io("delete", &part))?;
+        }
+        bytes
+    }
+
+    fn download(&mut self, url: &str, file: &SourceFile, part: &Path) -> Result<(), Failure> {
+        self.client.download(url, part, file.longest_packed(), &mut |received, total| {
+            (self.on_event)(Event::Downloading { file: file.name, url, received, total });
+        })
+    }
+
+    fn install(&mut self, file: &SourceFile, bytes: &[u8]) -> Result<(), Error> {
+        let name = match file.sha256 {
+            Known::Unpacked(_) => file.name.to_owned(),
+            Known::Packed(_) => file.packed_name(),
+        };
+        write_atomically(&self.folder.join(name), bytes)?;
+        let part = self.part_of(file);
+        fs::remove_file(&part).map_err(vit_files::Error::io("delete", &part))?;
+        (self.on_event)(Event::Installed { file: file.name });
+        Ok(())
+    }
+
+    fn part_of(&self, file: &SourceFile) -> PathBuf {
+        self.folder.join(format!("{}.part", file.packed_name()))
+    }
+}
+
+/// The bytes to install: those that were checked, and not what a second reading would give.
+fn checked_bytes(file: &SourceFile, part: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    match check_packed(file, part, &mut bytes)? {
+        Ok(()) => Ok(bytes),
+        Err(mismatch) => Err(Failure::Spoilt(mismatch.into())),
+    }
+}

@@ -1,0 +1,166 @@
+//! What is known of each dataset: its files, their digests, and where they are served.
+
+use std::path::{Path, PathBuf};
+
+use vit_files::Digest;
+
+/// The datasets that can be fetched by name.
+pub const DATASETS: [&Source; 2] = [&MNIST, &FASHION_MNIST];
+
+/// A dataset: a folder of files, each served by every mirror as `<mirror>/<file>.gz`.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// Its name on the command line, and its folder's in the data root.
+    pub name: &'static str,
+    /// The files that make it up.
+    pub files: &'static [SourceFile],
+    /// The addresses of folders that serve the files, the best first.
+    pub mirrors: &'static [&'static str],
+}
+
+impl Source {
+    /// The dataset of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        DATASETS.into_iter().find(|source| source.name == name)
+    }
+
+    /// The dataset's folder in a data root.
+    #[must_use]
+    pub fn folder(&self, data_root: &Path) -> PathBuf {
+        data_root.join(self.name)
+    }
+}
+
+/// A file of a dataset.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceFile {
+    /// Its name once unpacked.
+    pub name: &'static str,
+    /// Its size once unpacked, in bytes.
+    pub len: u64,
+    /// Its digest.
+    pub sha256: Known,
+}
+
+/// The digest that is known of a file.
+#[derive(Clone, Copy, Debug)]
+pub enum Known {
+    /// That of the unpacked bytes: it holds for any packing, and the file is installed unpacked.
+    Unpacked(Digest),
+    /// That of the `.gz` as the mirrors serve it: the file is installed as that `.gz`, since
+    /// nothing else could be verified later.
+    Packed(Digest),
+}
+
+impl SourceFile {
+    /// The file's name at a mirror, and on disk where it is kept packed.
+    pub(crate) fn packed_name(&self) -> String {
+        format!("{}.gz", self.name)
+    }
+
+    /// The size no honest `.gz` of this file exceeds: bytes that do not shrink cost five more for
+    /// each block of 16 kB, and the header carries a name.
+    pub(crate) fn longest_packed(&self) -> u64 {
+        self.len + self.len / 1000 + 1024
+    }
+}
+
+/// Handwritten digits (LeCun, Cortes, Burges; CC BY-SA 3.0): 60,000 and 10,000 images of 28x28.
+///
+/// The digests are of the unpacked files. The original host answers 403 or 404 and is not used.
+pub const MNIST: Source = Source {
+    name: "mnist",
+    files: &[
+        file(
+            TRAIN_IMAGES,
+            unpacked("ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+        ),
+        file(
+            TRAIN_LABELS,
+            unpacked("65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+        ),
+        file(
+            TEST_IMAGES,
+            unpacked("0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+        ),
+        file(
+            TEST_LABELS,
+            unpacked("ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+        ),
+    ],
+    mirrors: &[
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    ],
+};
+
+/// Articles of clothing (Xiao, Rasul, Vollgraf, arXiv 1708.07747) in MNIST's format and names.
+///
+/// The digests are of the `.gz` files, as other projects record them.
+pub const FASHION_MNIST: Source = Source {
+    name: "fashion-mnist",
+    files: &[
+        file(
+            TRAIN_IMAGES,
+            packed("3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
+        ),
+        file(
+            TRAIN_LABELS,
+            packed("a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
+        ),
+        file(
+            TEST_IMAGES,
+            packed("346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+        ),
+        file(
+            TEST_LABELS,
+            packed("67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+        ),
+    ],
+    mirrors: &["http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"],
+};
+
+/// Names and unpacked sizes follow from the format: a header of 16 or 8 bytes, then 28x28 bytes an
+/// image or one a label.
+const TRAIN_IMAGES: (&str, u64) = ("train-images-idx3-ubyte", 16 + 60_000 * 28 * 28);
+const TRAIN_LABELS: (&str, u64) = ("train-labels-idx1-ubyte", 8 + 60_000);
+const TEST_IMAGES: (&str, u64) = ("t10k-images-idx3-ubyte", 16 + 10_000 * 28 * 28);
+const TEST_LABELS: (&str, u64) = ("t10k-labels-idx1-ubyte", 8 + 10_000);
+
+const fn file((name, len): (&'static str, u64), sha256: Known) -> SourceFile {
+    SourceFile { name, len, sha256 }
+}
+
+const fn unpacked(hex: &str) -> Known {
+    Known::Unpacked(digest(hex))
+}
+
+const fn packed(hex: &str) -> Known {
+    Known::Packed(digest(hex))
+}
+
+const fn digest(hex: &str) -> Digest {
+    Digest::from_hex(hex).expect("the table holds 64 hex digits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dataset_is_found_by_its_name() {
+        for source in DATASETS {
+            assert_eq!(Source::named(source.name).unwrap().name, source.name);
+        }
+        assert!(Source::named("cifar").is_none());
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_published_files() {
+        for source in DATASETS {
+            let sizes: Vec<u64> = source.files.iter().map(|file| file.len).collect();
+            assert_eq!(sizes, [47_040_016, 60_008, 7_840_016, 10_008]);
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! What mirrors answer, right and wrong.
+
+use std::fs;
+use std::time::Duration;
+
+use tempfile::tempdir;
+use vit_fetch::{Error, Event, Mismatch, Options, Outcome, Reason, Source, fetch};
+
+use crate::dataset::{
+    gzip, gzip_otherwise, images, labels, names_in, options, packed_toy, toy, toy_of_two,
+};
+use crate::server::{Reply, Server};
+
+#[test]
+fn files_are_unpacked_and_installed() {
+    let server = Server::start(|path| match path {
+        "/data/images.gz" => Reply::Ranged(gzip(&images())),
+        "/data/labels.gz" => Reply::Whole(gzip(&labels())),
+        _ => Reply::Status(404),
+    });
+    let folder = tempdir().unwrap();
+    let folder = &folder.path().join("made/on the way");
+    let mut installed = Vec::new();
+    let outcome = fetch(&toy_of_two(), folder, &options(&[server.url()]), &mut |event| {
+        if let Event::Installed { file } = event {
+            installed.push(file);
+        }
+    });
+    assert_eq!(outcome.unwrap(), Outcome::Downloaded { files: 2 });
+    assert_eq!(installed, ["images", "labels"]);
+    assert_eq!(names_in(folder), ["images", "labels"]);
+    assert_eq!(fs::read(folder.join("images")).unwrap(), images());
+    assert_eq!(fs::read(folder.join("labels")).unwrap(), labels());
+
+    let again = fetch(&toy_of_two(), folder, &options(&[server.url()]), &mut |_| {});
+    assert_eq!(again.unwrap(), Outcome::AlreadyThere);
+    assert_eq!(server.requests(), ["/data/images.gz", "/data/labels.gz"]);
+}
+
+#[test]
+fn any_packing_of_the_right_bytes_is_taken() {
+    let server = Server::answering(Reply::Ranged(gzip_otherwise(&images())));
+    let folder = tempdir().unwrap();
+    fetch(&toy(), folder.path(), &options(&[server.url()]), &mut |_| {}).unwrap();
+    assert_eq!(fs::read(folder.path().join("images")).unwrap(), images());
+}
+
+#[test]
+fn a_file_known_by_its_packed_bytes_stays_packed() {
+    let server = Server::answering(Reply::Ranged(gzip(&images())));
+    let folder = tempdir().unwrap();
+    let (source, options) = (packed_toy(), options(&[server.url()]));
+    fetch(&source, folder.path(), &options, &mut |_| {}).unwrap();
+    assert_eq!(names_in(folder.path()), ["images.gz"]);
+    assert_eq!(fs::read(folder.path().join("images.gz")).unwrap(), gzip(&images()));
+    let again = fetch(&source, folder.path(), &options, &mut |_| {}).unwrap();
+    assert_eq!(again, Outcome::AlreadyThere);
+}
+
+#[test]
+fn another_packing_is_refused_where_the_packed_bytes_are_known() {
+    let reason = reason_of(&packed_toy(), Reply::Ranged(gzip_otherwise(&images())));
+    assert!(matches!(reason, Reason::Mismatch(Mismatch::Sha256 { .. })), "{reason}");
+}
+
+#[test]
+fn errors_are_named_by_their_status() {
+    for status in [403, 404, 500] {
+        let reason = reason_of(&toy(), Reply::Status(status));
+        assert_eq!(reason.to_string(), format!("answered with HTTP status {status}"));
+    }
+}
+
+#[test]
+fn a_login_page_is_not_taken_for_the_file() {
+    assert!(matches!(reason_of(&toy(), Reply::Html), Reason::HtmlPage));
+}
+
+#[test]
+fn what_is_not_gzip_is_shown() {
+    let reason = reason_of(&toy(), Reply::Whole(b"<!doctype html>".to_vec()));
+    let expected = "sent another file: expected a gzip file, got something that begins with \
+                    \"<!doctype html>\"";
+    assert_eq!(reason.to_string(), expected);
+    let reason = reason_of(&toy(), Reply::Whole(Vec::new()));
+    assert_eq!(reason.to_string(), "sent another file: expected a gzip file, got nothing");
+}
+
+#[test]
+fn an_altered_file_is_refused() {
+    let mut altered = images();
+    altered[7] ^= 1;
+    let reason = reason_of(&toy(), Reply::Ranged(gzip(&altered)));
+    assert!(matches!(reason, Reason::Mismatch(Mismatch::Sha256 { .. })), "{reason}");
+}
+
+#[test]
+fn a_damaged_file_is_refused() {
+    let mut damaged = gzip(&images());
+    let last = damaged.len() - 8;
+    // The checksum of the gzip format itself.
+    damaged[last] ^= 1;
+    let reason = reason_of(&toy(), Reply::Ranged(damaged));
+    assert!(matches!(reason, Reason::Mismatch(Mismatch::DamagedGzip(_))), "{reason}");
+}
+
+#[test]
+fn a_file_of_another_length_is_refused() {
+    let reason = reason_of(&toy(), Reply::Ranged(gzip(&images()[..100])));
+    let short = Mismatch::TooShort { expected: 20_000, got: 100 };
+    assert_eq!(reason.to_string(), Reason::Mismatch(short).to_string());
+}
+
+#[test]
+fn a_file_cut_short_at_the_mirror_is_refused() {
+    let whole = gzip(&images());
+    let reason = reason_of(&toy(), Reply::Whole(whole[..whole.len() / 2].to_vec()));
+    assert!(matches!(reason, Reason::Mismatch(Mismatch::DamagedGzip(_))), "{reason}");
+}
+
+#[test]
+fn a_connection_cut_short_tells_how_much_came() {
+    let file = gzip(&images());
+    let expected = file.len() as u64;
+    match reason_of(&toy(), Reply::Truncated { file, sent: 5000 }) {
+        Reason::Truncated { expected: announced, got: 5000 } => assert_eq!(announced, expected),
+        reason => panic!("{reason}"),
+    }
+}
+
+#[test]
+fn a_few_bytes_that_unpack_to_many_are_not_unpacked_further() {
+    let reason = reason_of(&toy(), Reply::Whole(gzip(&vec![0; 10_000_000])));
+    let expected = "sent another file: expected 20000 bytes, got more";
+    assert_eq!(reason.to_string(), expected);
+}
+
+#[test]
+fn an_endless_answer_is_cut_off() {
+    assert!(matches!(reason_of(&toy(), Reply::Endless), Reason::TooLong { .. }));
+}
+
+#[test]
+fn an_answer_announced_as_too_long_is_not_begun() {
+    assert!(matches!(reason_of(&toy(), Reply::Whole(vec![0; 50_000])), Reason::TooLong { .. }));
+}
+
+#[test]
+fn a_stalling_answer_is_given_up() {
+    let server = Server::answering(Reply::Stalling);
+    let stall = Duration::from_millis(300);
+    let options = Options { stall, ..options(&[server.url()]) };
+    let reason = reason_with(&toy(), &options);
+    assert_eq!(reason.to_string(), "sent nothing for 300ms");
+}
+
+#[test]
+fn a_dripping_answer_is_cut_off_when_time_is_over() {
+    let server = Server::answering(Reply::Dripping);
+    let total = Duration::from_millis(400);
+    let options = Options { total, ..options(&[server.url()]) };
+    let reason = reason_with(&toy(), &options);
+    assert_eq!(reason.to_string(), "the time for the whole download, 400ms, is over");
+}
+
+#[test]
+fn a_mirror_that_refuses_connections_is_named() {
+    let reason = reason_with(&toy(), &options(&[Server::unreachable()]));
+    assert!(matches!(reason, Reason::Transport(_)), "{reason}");
+}
+
+#[test]
+fn mirrors_are_asked_in_turn_and_a_failed_one_last_for_the_next_file() {
+    let bad = Server::answering(Reply::Status(403));
+    let good = Server::start(|path| match path {
+        "/data/images.gz" => Reply::Ranged(gzip(&images())),
+        _ => Reply::Ranged(gzip(&labels())),
+    });
+    let folder = tempdir().unwrap();
+    let mut failed = Vec::new();
+    fetch(&toy_of_two(), folder.path(), &options(&[bad.url(), good.url()]), &mut |event| {
+        if let Event::MirrorFailed(attempt) = event {
+            failed.push(attempt.to_string());
+        }
+    })
+    .unwrap();
+    assert_eq!(failed, [format!("{}images.gz: answered with HTTP status 403", bad.url())]);
+    assert_eq!(bad.requests(), ["/data/images.gz"]);
+    assert_eq!(good.requests(), ["/data/images.gz", "/data/labels.gz"]);
+}
+
+#[test]
+fn the_users_mirrors_come_before_the_built_in_ones() {
+    let built_in = Server::answering(Reply::Ranged(gzip(&images())));
+    let users = Server::answering(Reply::Status(404));
+    let mirrors: &'static [&'static str] = vec![&*built_in.url().leak()].leak();
+    let source = Source { mirrors, ..toy() };
+    let folder = tempdir().unwrap();
+    fetch(&source, folder.path(), &options(&[users.url()]), &mut |_| {}).unwrap();
+    assert_eq!((users.requests().len(), built_in.requests().len()), (1, 1));
+}
+
+#[test]
+fn the_error_lists_every_mirror_and_hints_at_a_way_out() {
+    let (first, second) = (Server::answering(Reply::Status(403)), Server::answering(Reply::Html));
+    let folder = tempdir().unwrap();
+    let options = options(&[first.url(), second.url()]);
+    let error = fetch(&toy(), folder.path(), &options, &mut |_| {}).unwrap_err();
+    let expected = format!(
+        "cannot download images: {}images.gz: answered with HTTP status 403; \
+         {}images.gz: answered with an HTML page instead of the file",
+        first.url(),
+        second.url()
+    );
+    assert_eq!(error.to_string(), expected);
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("--mirror URL") && hint.contains("VIT_DATA"), "{hint}");
+    assert!(names_in(folder.path()).is_empty());
+}
+
+#[test]
+fn a_malformed_mirror_is_refused_before_anything_is_asked() {
+    let folder = tempdir().unwrap();
+    let options = options(&["mirror.example/mnist".to_owned()]);
+    let error = fetch(&toy(), folder.path(), &options, &mut |_| {}).unwrap_err();
+    let expected = "expected a mirror as http://... or https://..., got \"mirror.example/mnist\"";
+    assert_eq!(error.to_string(), expected);
+}
+
+/// Why a single mirror that answers so is of no use. Nothing may be installed, and of wrong bytes
+/// nothing kept.
+fn reason_of(source: &Source, reply: Reply) -> Reason {
+    let server = Server::answering(reply);
+    reason_with(source, &options(&[server.url()]))
+}
+
+fn reason_with(source: &Source, options: &Options) -> Reason {
+    let folder = tempdir().unwrap();
+    let error = fetch(source, folder.path(), options, &mut |_| {}).unwrap_err();
+    let Error::Download { mut attempts, .. } = error else { panic!("{error}") };
+    let reason = attempts.pop().unwrap().reason;
+    let resumable =
+        matches!(reason, Reason::Truncated { .. } | Reason::Stalled(_) | Reason::OutOfTime(_));
+    let kept: &[&str] = if resumable { &["images.gz.part"] } else { &[] };
+    assert_eq!(names_in(folder.path()), kept, "{reason}");
+    reason
+}

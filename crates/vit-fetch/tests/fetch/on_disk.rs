@@ -1,0 +1,121 @@
+//! What is found in a folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::tempdir;
+use vit_fetch::{Error, MNIST, Outcome, Presence, Source, fetch, verify};
+
+use crate::dataset::{
+    gzip, gzip_otherwise, images, labels, names_in, options, packed_toy, toy, toy_of_two,
+};
+use crate::server::{Reply, Server};
+
+#[test]
+fn a_folder_that_does_not_exist_lacks_every_file() {
+    let presence = verify(&toy_of_two(), Path::new("no/such/folder")).unwrap();
+    assert_eq!(presence, Presence::Incomplete { missing: vec!["images", "labels"] });
+}
+
+#[test]
+fn files_are_found_plain_or_packed_in_any_way() {
+    let folder = folder_with(&[("images", &images()), ("labels.gz", &gzip_otherwise(&labels()))]);
+    assert_eq!(verify(&toy_of_two(), folder.path()).unwrap(), Presence::Verified);
+}
+
+#[test]
+fn a_complete_folder_is_only_read() {
+    let folder = folder_with(&[("images.gz", &gzip(&images()))]);
+    let outcome = fetch(&toy(), folder.path(), &options(&[]), &mut |_| {}).unwrap();
+    assert_eq!(outcome, Outcome::AlreadyThere);
+    assert!(!folder.path().join(".lock").exists());
+}
+
+#[test]
+fn only_what_is_missing_is_downloaded() {
+    let folder = folder_with(&[("images.gz", &gzip(&images()))]);
+    let server = Server::answering(Reply::Ranged(gzip(&labels())));
+    let options = options(&[server.url()]);
+    let outcome = fetch(&toy_of_two(), folder.path(), &options, &mut |_| {}).unwrap();
+    assert_eq!(outcome, Outcome::Downloaded { files: 1 });
+    assert_eq!(server.requests(), ["/data/labels.gz"]);
+    assert_eq!(names_in(folder.path()), ["images.gz", "labels"]);
+}
+
+#[test]
+fn an_altered_file_is_named_and_left_alone() {
+    let mut altered = images();
+    altered[9] ^= 1;
+    for (name, bytes) in [("images", altered.clone()), ("images.gz", gzip(&altered))] {
+        let folder = folder_with(&[(name, &bytes)]);
+        let path = folder.path().join(name);
+        let error = fetch(&toy(), folder.path(), &options(&[]), &mut |_| {}).unwrap_err();
+        let start = format!("{} is not the published file: expected SHA-256 ", path.display());
+        assert!(error.to_string().starts_with(&start), "{error}");
+        let hint = format!("delete {} and fetch again", path.display());
+        assert_eq!(error.hint(), Some(hint));
+        assert_eq!(fs::read(path).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn a_truncated_file_is_told_by_its_length() {
+    let folder = folder_with(&[("images", &images()[..19_999])]);
+    let error = altered(&toy(), folder.path());
+    assert!(error.ends_with("expected 20000 bytes, got 19999"), "{error}");
+    let folder = folder_with(&[("images", &[images(), images()].concat())]);
+    let error = altered(&toy(), folder.path());
+    assert!(error.ends_with("expected 20000 bytes, got more"), "{error}");
+}
+
+#[test]
+fn of_plain_and_packed_the_plain_one_is_checked() {
+    let folder = folder_with(&[("images", b"altered"), ("images.gz", &gzip(&images()))]);
+    altered(&toy(), folder.path());
+}
+
+#[test]
+fn a_plain_file_is_verified_by_the_known_packed_one_beside_it() {
+    let folder = folder_with(&[("images", &images()), ("images.gz", &gzip(&images()))]);
+    assert_eq!(verify(&packed_toy(), folder.path()).unwrap(), Presence::Verified);
+
+    let mut other = images();
+    other[0] ^= 1;
+    let folder = folder_with(&[("images", &other), ("images.gz", &gzip(&images()))]);
+    altered(&packed_toy(), folder.path());
+
+    let folder = folder_with(&[("images", &other), ("images.gz", &gzip(&other))]);
+    altered(&packed_toy(), folder.path());
+}
+
+#[test]
+fn a_plain_file_alone_cannot_be_verified_by_a_packed_digest() {
+    let folder = folder_with(&[("images", &images())]);
+    let error = verify(&packed_toy(), folder.path()).unwrap_err();
+    assert!(matches!(error, Error::Unverifiable { .. }), "{error}");
+}
+
+/// Runs on the real files where `VIT_DATA` names a folder that holds them.
+#[test]
+fn the_published_mnist_is_recognised() {
+    let Some(root) = std::env::var_os("VIT_DATA").map(PathBuf::from) else { return };
+    let folder = MNIST.folder(&root);
+    if folder.is_dir() {
+        assert_eq!(verify(&MNIST, &folder).unwrap(), Presence::Verified);
+    }
+}
+
+fn folder_with(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+    let folder = tempdir().unwrap();
+    for (name, bytes) in files {
+        fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    folder
+}
+
+/// The message about an altered file.
+fn altered(source: &Source, folder: &Path) -> String {
+    let error = verify(source, folder).unwrap_err();
+    assert!(matches!(error, Error::Altered { .. }), "{error}");
+    error.to_string()
+}

@@ -1,0 +1,162 @@
+//! Several at once, and what the environment of a process says.
+//!
+//! A test that needs processes, or an environment, starts this test program again for one of the
+//! ignored tests below.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::tempdir;
+use vit_fetch::{Error, Event, Options, Outcome, data_root, fetch, user_mirrors};
+use vit_files::FileLock;
+
+use crate::dataset::{gzip, images, labels, names_in, options, toy, toy_of_two};
+use crate::server::{Reply, Server};
+
+#[test]
+fn threads_at_once_make_one_download() {
+    let server = mirror();
+    let folder = tempdir().unwrap();
+    let (source, options) = (toy_of_two(), options(&[server.url()]));
+    let fetch = || fetch(&source, folder.path(), &options, &mut |_| {}).unwrap();
+    let outcomes: Vec<Outcome> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(fetch)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(server.requests().len(), 2);
+    let downloads = outcomes.iter().filter(|outcome| **outcome != Outcome::AlreadyThere);
+    assert_eq!(downloads.count(), 1);
+}
+
+#[test]
+fn processes_at_once_make_one_download() {
+    let server = mirror();
+    let folder = tempdir().unwrap();
+    let children: Vec<Child> =
+        (0..3).map(|_| fetching_child(folder.path(), &server.url()).spawn().unwrap()).collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_eq!(server.requests().len(), 2);
+    assert_eq!(names_in(folder.path()), ["images", "labels"]);
+}
+
+#[test]
+fn the_wait_for_another_process_is_told_and_ends() {
+    let folder = tempdir().unwrap();
+    let _held = FileLock::acquire(&folder.path().join(".lock")).unwrap();
+    let options = Options { total: Duration::from_millis(200), ..options(&[]) };
+    let mut waits = 0;
+    let error = fetch(&toy(), folder.path(), &options, &mut |event| {
+        waits += usize::from(matches!(event, Event::Waiting { .. }));
+    })
+    .unwrap_err();
+    assert_eq!(waits, 1);
+    assert!(matches!(error, Error::Busy { .. }), "{error}");
+}
+
+#[test]
+fn a_proxy_of_the_environment_is_used() {
+    let proxy = mirror();
+    let folder = tempdir().unwrap();
+    let mut child = fetching_child(folder.path(), "http://mirror.invalid/data");
+    assert!(child.env("HTTP_PROXY", proxy.url()).status().unwrap().success());
+    assert!(proxy.requests().contains(&"CONNECT mirror.invalid:80".to_owned()));
+    assert_eq!(names_in(folder.path()), ["images", "labels"]);
+}
+
+#[test]
+fn no_proxy_is_heeded() {
+    let proxy = mirror();
+    let folder = tempdir().unwrap();
+    let mut child = fetching_child(folder.path(), "http://mirror.invalid/data");
+    child.env("HTTP_PROXY", proxy.url()).env("NO_PROXY", "mirror.invalid");
+    assert!(!child.output().unwrap().status.success());
+    assert!(proxy.requests().is_empty());
+}
+
+#[test]
+fn a_dead_proxy_fails_within_seconds_and_leaves_this_machine_reachable() {
+    let folder = tempdir().unwrap();
+    let begun = Instant::now();
+    let mut child = fetching_child(folder.path(), "http://mirror.invalid/data");
+    child.env("HTTP_PROXY", Server::unreachable());
+    assert!(!child.output().unwrap().status.success());
+    assert!(begun.elapsed() < Duration::from_secs(4));
+
+    let mut child = fetching_child(folder.path(), &mirror().url());
+    assert!(child.env("HTTP_PROXY", Server::unreachable()).status().unwrap().success());
+}
+
+#[test]
+fn the_environment_names_the_data_root_and_a_mirror() {
+    let mut child = child("child_reads_its_environment");
+    child.env("VIT_DATA", "/data").env("VIT_MIRROR", "http://mirror/");
+    assert!(child.status().unwrap().success());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_platforms_cache_folder_is_the_last_resort() {
+    // An empty variable is as good as none.
+    let mut child = child("child_falls_back_to_the_cache");
+    child.env("VIT_DATA", "").env("VIT_MIRROR", "").env("XDG_CACHE_HOME", "/cache");
+    assert!(child.status().unwrap().success());
+}
+
+#[test]
+#[ignore = "is one of several processes, which other tests start"]
+fn child_fetches() {
+    let Some(folder) = env::var_os("TEST_FOLDER") else { return };
+    let options = options(&[env::var("TEST_MIRROR").unwrap()]);
+    fetch(&toy_of_two(), Path::new(&folder), &options, &mut |_| {}).unwrap();
+}
+
+#[test]
+#[ignore = "needs an environment, which another test gives it"]
+fn child_reads_its_environment() {
+    if env::var_os("VIT_MIRROR").is_some() {
+        assert_eq!(data_root(None).unwrap(), PathBuf::from("/data"));
+        assert_eq!(data_root(Some("here".into())).unwrap(), PathBuf::from("here"));
+        assert_eq!(user_mirrors(None), ["http://mirror/"]);
+        assert_eq!(user_mirrors(Some("http://other/".into())), ["http://other/"]);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "needs an environment, which another test gives it"]
+fn child_falls_back_to_the_cache() {
+    if env::var_os("VIT_MIRROR").is_some() {
+        assert_eq!(data_root(None).unwrap(), PathBuf::from("/cache/vit"));
+        assert!(user_mirrors(None).is_empty());
+    }
+}
+
+fn mirror() -> Server {
+    Server::start(|path| match path {
+        "/data/images.gz" => Reply::Ranged(gzip(&images())),
+        _ => Reply::Ranged(gzip(&labels())),
+    })
+}
+
+fn fetching_child(folder: &Path, mirror: &str) -> Command {
+    let mut command = child("child_fetches");
+    command.env("TEST_FOLDER", folder).env("TEST_MIRROR", mirror);
+    command
+}
+
+/// This test program for one ignored test, without the proxies of whoever runs the tests.
+fn child(test: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    // What fails in it is told on stderr; its stdout would be taken for this program's.
+    command.args(["--ignored", "--nocapture", "--exact", &format!("processes::{test}")]);
+    command.stdout(Stdio::null());
+    for name in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"] {
+        command.env_remove(name).env_remove(name.to_lowercase());
+    }
+    command
+}

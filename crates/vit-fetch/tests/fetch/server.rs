@@ -1,0 +1,168 @@
+//! A mirror in this process, with every fault that mirrors have.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// What a mirror answers.
+#[derive(Clone)]
+pub(crate) enum Reply {
+    /// The file, from the byte that is asked for.
+    Ranged(Vec<u8>),
+    /// The whole file, whatever is asked for.
+    Whole(Vec<u8>),
+    /// The first bytes of the file, and a closed connection.
+    Truncated { file: Vec<u8>, sent: usize },
+    /// An error.
+    Status(u16),
+    /// A captive portal's page, with status 200.
+    Html,
+    /// A few bytes, and silence.
+    Stalling,
+    /// A byte now and then.
+    Dripping,
+    /// Bytes without end, and without an announced size.
+    Endless,
+}
+
+/// A server that lives until the test ends; each connection has a thread of its own.
+pub(crate) struct Server {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    /// Gives every request the same answer.
+    pub(crate) fn answering(reply: Reply) -> Self {
+        Self::start(move |_| reply.clone())
+    }
+
+    /// Gives each path its answer.
+    pub(crate) fn start(reply_to: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (reply_to, seen) = (Arc::new(reply_to), requests.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (reply_to, seen) = (reply_to.clone(), seen.clone());
+                // A client that has heard enough hangs up, which is an error here and no failure.
+                thread::spawn(move || _ = serve(stream, &*reply_to, &seen));
+            }
+        });
+        Self { address, requests }
+    }
+
+    /// The address of a server that is gone, so that connections to it are refused.
+    pub(crate) fn unreachable() -> String {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        format!("http://{address}/data/")
+    }
+
+    /// The address of the folder of files.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/data/", self.address)
+    }
+
+    /// What was asked for: paths, with the range's start where there is one, and `CONNECT`s.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+fn serve(
+    stream: TcpStream,
+    reply_to: &dyn Fn(&str) -> Reply,
+    seen: &Mutex<Vec<String>>,
+) -> io::Result<()> {
+    let mut input = BufReader::new(stream.try_clone()?);
+    let mut output = stream;
+    loop {
+        let mut line = String::new();
+        if input.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let start = range_start(&mut input)?;
+        let (method, target) = line.split_once(' ').unwrap();
+        let target = target.split(' ').next().unwrap();
+        if method == "CONNECT" {
+            seen.lock().unwrap().push(format!("CONNECT {target}"));
+            output.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+            continue;
+        }
+        let range = start.map(|start| format!(" from {start}")).unwrap_or_default();
+        seen.lock().unwrap().push(format!("{target}{range}"));
+        return answer(&mut output, reply_to(target), start.unwrap_or(0));
+    }
+}
+
+/// Reads the headers to their end; the start of the range that they ask for.
+fn range_start(input: &mut impl BufRead) -> io::Result<Option<usize>> {
+    let mut start = None;
+    loop {
+        let mut line = String::new();
+        input.read_line(&mut line)?;
+        let line = line.trim_end().to_ascii_lowercase();
+        if line.is_empty() {
+            return Ok(start);
+        }
+        if let Some(range) = line.strip_prefix("range: bytes=") {
+            start = range.trim_end_matches('-').parse().ok();
+        }
+    }
+}
+
+fn answer(output: &mut TcpStream, reply: Reply, start: usize) -> io::Result<()> {
+    let head = |output: &mut TcpStream, status: &str, headers: &str| {
+        write!(output, "HTTP/1.1 {status}\r\nConnection: close\r\n{headers}\r\n")
+    };
+    let length = |len: usize| format!("Content-Length: {len}\r\n");
+    match reply {
+        Reply::Ranged(file) if start >= file.len() => head(output, "416 No", &length(0)),
+        Reply::Ranged(file) if start > 0 => {
+            let range =
+                format!("Content-Range: bytes {start}-{}/{}\r\n", file.len() - 1, file.len());
+            head(output, "206 Partial", &(range + &length(file.len() - start)))?;
+            output.write_all(&file[start..])
+        }
+        Reply::Ranged(file) | Reply::Whole(file) => {
+            head(output, "200 OK", &length(file.len()))?;
+            output.write_all(&file)
+        }
+        Reply::Truncated { file, sent } => {
+            head(output, "200 OK", &length(file.len()))?;
+            output.write_all(&file[..sent])
+        }
+        Reply::Status(status) => head(output, &format!("{status} No"), &length(0)),
+        Reply::Html => {
+            let page = "<html>Please log in</html>";
+            head(
+                output,
+                "200 OK",
+                &("Content-Type: text/html; charset=utf-8\r\n".to_owned() + &length(page.len())),
+            )?;
+            output.write_all(page.as_bytes())
+        }
+        Reply::Stalling => {
+            head(output, "200 OK", &length(1000))?;
+            output.write_all(&[0x1f, 0x8b, 8])?;
+            // Until the client hangs up.
+            output.read(&mut [0]).map(drop)
+        }
+        Reply::Dripping => {
+            head(output, "200 OK", &length(1000))?;
+            loop {
+                output.write_all(&[0x1f])?;
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Reply::Endless => {
+            head(output, "200 OK", "")?;
+            loop {
+                output.write_all(&[0; 4096])?;
+            }
+        }
+    }
+}

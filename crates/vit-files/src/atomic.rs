@@ -1,0 +1,173 @@
+//! Writing a file so that it is whole or absent, whatever happens meanwhile.
+//!
+//! The bytes go to a temporary file beside the target (a rename is atomic inside one file system
+//! only), reach the disk, and take the target's name in one step; then the folder, which holds
+//! that name, reaches the disk too. Without either sync a power cut can leave an empty file.
+
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use tempfile::NamedTempFile;
+
+use crate::Error;
+
+/// Replaces the file at `path` by `bytes`, or leaves it as it was.
+///
+/// The folder must exist. The file's permissions are those of any new file.
+///
+/// # Errors
+/// When the system refuses a step; then no temporary file is left.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    write_atomically_with(path, |file| file.write_all(bytes))
+}
+
+/// Replaces the file at `path` by what `write` writes, or leaves it as it was.
+///
+/// What `write` gets is buffered. For the rest see [`write_atomically`].
+///
+/// ```
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("squares.txt");
+/// vit_files::write_atomically_with(&path, |file| {
+///     (1..=3).try_for_each(|n| writeln!(file, "{}", n * n))
+/// })?;
+/// assert_eq!(std::fs::read_to_string(&path).unwrap(), "1\n4\n9\n");
+/// # Ok::<(), vit_files::Error>(())
+/// ```
+///
+/// # Errors
+/// When `write` fails or the system refuses a step; then no temporary file is left.
+pub fn write_atomically_with(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), Error> {
+    let folder = folder_of(path);
+    let mut file = temporary_file_in(folder).map_err(Error::io("create a file in", folder))?;
+    write_and_sync(&mut file, write).map_err(Error::io("write", path))?;
+    file.persist(path).map_err(|failed| Error::io("replace", path)(failed.error))?;
+    sync_folder(folder).map_err(Error::io("sync", folder))
+}
+
+/// The folder that holds `path`; for a bare file name, the current one.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+fn temporary_file_in(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".tmp-");
+    // A temporary file is private by default, which the target would inherit; this asks for what
+    // any new file gets, from which the system takes the user's umask.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
+}
+
+fn write_and_sync(
+    file: &mut NamedTempFile,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut buffered = BufWriter::new(file.as_file_mut());
+    write(&mut buffered)?;
+    // Dropping the buffer would swallow the error of its last write.
+    buffered.flush()?;
+    drop(buffered);
+    file.as_file().sync_all()
+}
+
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match std::fs::File::open(folder)?.sync_all() {
+        // Some network file systems cannot sync a folder; the file stands all the same.
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+/// Elsewhere a folder cannot be opened as a file, and the rename itself is written through.
+#[cfg(not(unix))]
+fn sync_folder(_folder: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::tempdir;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_created_and_replaced() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("file");
+        for bytes in [&b"first, longer"[..], b"second", b""] {
+            write_atomically(&path, bytes).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+        }
+        assert_eq!(names_in(folder.path()), ["file"]);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("file");
+        write_atomically(&path, b"old").unwrap();
+        let error = write_atomically_with(&path, |file| {
+            file.write_all(b"half of the n")?;
+            Err(io::Error::other("the writer gave up"))
+        })
+        .unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot write {}", path.display()));
+        let source = std::error::Error::source(&error).unwrap();
+        assert_eq!(source.to_string(), "the writer gave up");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names_in(folder.path()), ["file"]);
+    }
+
+    #[test]
+    fn a_target_that_cannot_be_replaced_leaves_nothing_behind() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("a-folder");
+        fs::create_dir(&path).unwrap();
+        let error = write_atomically(&path, b"bytes").unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot replace {}", path.display()));
+        assert_eq!(names_in(folder.path()), ["a-folder"]);
+    }
+
+    #[test]
+    fn a_missing_folder_is_named() {
+        let folder = tempdir().unwrap();
+        let missing = folder.path().join("missing");
+        let error = write_atomically(&missing.join("file"), b"bytes").unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot create a file in {}", missing.display()));
+    }
+
+    #[test]
+    fn a_bare_file_name_lies_in_the_current_folder() {
+        assert_eq!(folder_of(Path::new("file")), Path::new("."));
+        assert_eq!(folder_of(Path::new("runs/file")), Path::new("runs"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn permissions_are_those_of_any_new_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempdir().unwrap();
+        let mode = |name| folder.path().join(name).metadata().unwrap().permissions().mode();
+        fs::write(folder.path().join("plain"), b"").unwrap();
+        write_atomically(&folder.path().join("atomic"), b"").unwrap();
+        assert_eq!(mode("atomic"), mode("plain"));
+    }
+
+    fn names_in(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}

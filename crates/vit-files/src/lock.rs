@@ -1,0 +1,107 @@
+//! One holder at a time, among threads and processes.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+
+use crate::Error;
+
+/// An exclusive advisory lock on a file, held until it is dropped or its process ends.
+///
+/// The file is created where it does not exist, its content is neither read nor changed, and it
+/// stays: whoever deleted it could take the name away from under someone who waits for it.
+#[derive(Debug)]
+#[must_use = "the lock is released when this is dropped"]
+pub struct FileLock {
+    // Closing the file releases the lock.
+    _file: File,
+}
+
+impl FileLock {
+    /// Waits until nobody else holds the lock, and takes it.
+    ///
+    /// # Errors
+    /// When the file cannot be opened for writing, or lies where locks are not supported.
+    pub fn acquire(path: &Path) -> Result<Self, Error> {
+        let file = open(path)?;
+        file.lock().map_err(Error::io("lock", path))?;
+        Ok(Self { _file: file })
+    }
+
+    /// Takes the lock if nobody else holds it; `None` if somebody does.
+    ///
+    /// # Errors
+    /// As [`FileLock::acquire`].
+    pub fn try_acquire(path: &Path) -> Result<Option<Self>, Error> {
+        let file = open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(Error::io("lock", path)(source)),
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File, Error> {
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(Error::io("open", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    use tempfile::tempdir;
+
+    use super::*;
+
+    #[test]
+    fn there_is_one_holder_until_it_is_dropped() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = FileLock::try_acquire(&path).unwrap().unwrap();
+        assert!(FileLock::try_acquire(&path).unwrap().is_none());
+        drop(held);
+        assert!(FileLock::try_acquire(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn threads_take_turns() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let inside = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let _lock = FileLock::acquire(&path).unwrap();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                    thread::sleep(Duration::from_millis(5));
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn the_content_of_the_file_is_left_alone() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("notes");
+        fs::write(&path, "kept").unwrap();
+        drop(FileLock::acquire(&path).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
+    }
+
+    #[test]
+    fn a_lock_in_a_missing_folder_names_its_path() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("missing").join("lock");
+        let error = FileLock::acquire(&path).unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot open {}", path.display()));
+    }
+}

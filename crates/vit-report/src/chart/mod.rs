@@ -1,0 +1,210 @@
+//! Line charts as SVG, light or dark as the viewer's screen is.
+
+mod frame;
+mod scale;
+mod thin;
+
+use frame::Frame;
+use thin::{Pixel, thin};
+
+pub(crate) use scale::Ticks;
+
+/// A line chart. Its texts are the program's own, and so need no escaping.
+pub(crate) struct Chart {
+    pub(crate) title: &'static str,
+    pub(crate) x: Axis,
+    pub(crate) y: Axis,
+    /// The later is drawn over the earlier.
+    pub(crate) series: Vec<Series>,
+}
+
+/// What an axis shows.
+pub(crate) struct Axis {
+    pub(crate) label: &'static str,
+    pub(crate) ticks: Ticks,
+}
+
+/// A line of a chart.
+pub(crate) struct Series {
+    pub(crate) name: &'static str,
+    pub(crate) colour: Colour,
+    pub(crate) marks: Marks,
+    /// (x, y), by rising x. What is not finite is left out.
+    pub(crate) points: Vec<(f64, f64)>,
+}
+
+/// A series' colour, for light and dark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Colour {
+    Blue,
+    Red,
+    /// Grey, for what is only there to compare with.
+    Muted,
+}
+
+/// How a series' points are marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Marks {
+    /// A line; a point alone is a dot.
+    Line,
+    /// A line with a round dot on every point.
+    LineAndDots,
+}
+
+/// Values beyond this are left out as infinities are: their differences would not be numbers.
+const LARGEST: f64 = 1e100;
+
+impl Chart {
+    /// The chart as a whole SVG document; `None` if it has no point.
+    pub(crate) fn svg(mut self) -> Option<String> {
+        let drawable = |value: f64| value.abs() <= LARGEST;
+        for series in &mut self.series {
+            series.points.retain(|&(x, y)| drawable(x) && drawable(y));
+        }
+        self.series.retain(|series| !series.points.is_empty());
+        if self.series.is_empty() {
+            return None;
+        }
+        let points = || self.series.iter().flat_map(|series| &series.points);
+        let frame = Frame::around(&self.x, &self.y, points);
+        let mut svg = frame.open(self.title);
+        for (at, series) in self.series.iter().enumerate() {
+            let points: Vec<Pixel> = series.points.iter().map(|&at| frame.pixel(at)).collect();
+            svg += &series.svg(&points);
+            if self.series.len() > 1 {
+                svg += &frame.legend(at, series);
+            }
+        }
+        svg += "</svg>\n";
+        Some(svg)
+    }
+}
+
+impl Series {
+    /// The line, and its dots.
+    fn svg(&self, points: &[Pixel]) -> String {
+        let colour = self.colour.class();
+        let line: Vec<String> =
+            thin(points).iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        let line = format!("<polyline class=\"line {colour}\" points=\"{}\"/>\n", line.join(" "));
+        match self.marks {
+            Marks::Line if points.len() > 1 => line,
+            Marks::Line | Marks::LineAndDots => {
+                let dots = thin(points).into_iter().map(|at| dot(at, colour));
+                std::iter::once(line).chain(dots).collect()
+            }
+        }
+    }
+}
+
+impl Colour {
+    /// The class that style.css knows it by.
+    fn class(self) -> &'static str {
+        match self {
+            Self::Blue => "blue",
+            Self::Red => "red",
+            Self::Muted => "muted",
+        }
+    }
+}
+
+fn dot((x, y): Pixel, class: &str) -> String {
+    format!("<circle class=\"dot {class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"/>\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart(points: Vec<(f64, f64)>, marks: Marks) -> Chart {
+        Chart {
+            title: "A title",
+            x: Axis { label: "across", ticks: Ticks::Whole },
+            y: Axis { label: "up", ticks: Ticks::Any },
+            series: vec![Series { name: "line", colour: Colour::Blue, marks, points }],
+        }
+    }
+
+    fn count(svg: &str, part: &str) -> usize {
+        svg.matches(part).count()
+    }
+
+    /// The points of the first line.
+    fn line(svg: &str) -> Vec<Pixel> {
+        let points = svg.split("points=\"").nth(1).unwrap().split('"').next().unwrap();
+        let pixel = |point: &str| {
+            let (x, y) = point.split_once(',').unwrap();
+            (x.parse().unwrap(), y.parse().unwrap())
+        };
+        points.split(' ').map(pixel).collect()
+    }
+
+    #[test]
+    fn a_chart_has_title_labels_ticks_line_and_dots() {
+        let svg =
+            chart(vec![(1.0, 0.0), (2.0, 3.0), (3.0, 6.0)], Marks::LineAndDots).svg().unwrap();
+        assert_eq!(count(&svg, "<title>A title</title>"), 1);
+        assert_eq!(count(&svg, ">across</text>"), 1);
+        assert_eq!(count(&svg, ">up</text>"), 1);
+        // Three across, seven up.
+        assert_eq!(count(&svg, "class=\"grid\""), 10);
+        assert_eq!(count(&svg, "<circle"), 3);
+        assert_eq!(line(&svg), [(84.0, 344.0), (384.0, 200.0), (684.0, 56.0)]);
+        assert!(svg.contains("prefers-color-scheme: dark"));
+    }
+
+    #[test]
+    fn a_single_point_is_a_dot_in_the_middle() {
+        for marks in [Marks::Line, Marks::LineAndDots] {
+            let svg = chart(vec![(1.0, 2.5)], marks).svg().unwrap();
+            assert_eq!(count(&svg, "<circle class=\"dot blue\" cx=\"384.0\" cy=\"200.0\""), 1);
+        }
+    }
+
+    #[test]
+    fn a_constant_is_a_level_line() {
+        let svg = chart((0..5).map(|x| (f64::from(x), 7.0)).collect(), Marks::Line).svg().unwrap();
+        assert!(line(&svg).iter().all(|point| point.1 == line(&svg)[0].1));
+    }
+
+    #[test]
+    fn what_is_not_finite_is_left_out() {
+        let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX];
+        let points = odd.into_iter().chain([1.0, 2.0]).enumerate();
+        let points = points.map(|(at, value)| (at as f64, value)).collect();
+        let svg = chart(points, Marks::Line).svg().unwrap();
+        assert_eq!(line(&svg).len(), 2);
+        assert!(!svg.contains("NaN") && !svg.contains("inf"));
+    }
+
+    #[test]
+    fn a_chart_without_a_point_is_none() {
+        assert!(chart(Vec::new(), Marks::Line).svg().is_none());
+        assert!(chart(vec![(1.0, f64::NAN)], Marks::Line).svg().is_none());
+    }
+
+    #[test]
+    fn many_points_are_thinned_but_for_their_extremes() {
+        let mut points: Vec<_> = (0..20_000).map(|x| (f64::from(x), f64::from(x % 10))).collect();
+        points[12_345].1 = 100.0;
+        let svg = chart(points, Marks::Line).svg().unwrap();
+        let line = line(&svg);
+        // Four in each of the 601 columns of pixels.
+        assert!(line.len() <= 4 * 601, "{} points", line.len());
+        // The top of the grid, where 100 lies.
+        assert_eq!(line.iter().filter(|point| point.1 == 56.0).count(), 1);
+        assert!(svg.len() < 50_000, "{} bytes", svg.len());
+    }
+
+    #[test]
+    fn several_lines_have_a_legend() {
+        let mut two = chart(vec![(1.0, 2.0)], Marks::Line);
+        assert_eq!(count(&chart(vec![(1.0, 2.0)], Marks::Line).svg().unwrap(), ">line</text>"), 0);
+        two.series.push(Series {
+            name: "other",
+            ..chart(vec![(1.0, 3.0)], Marks::Line).series.remove(0)
+        });
+        let svg = two.svg().unwrap();
+        assert_eq!((count(&svg, ">line</text>"), count(&svg, ">other</text>")), (1, 1));
+    }
+}

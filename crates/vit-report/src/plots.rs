@@ -1,0 +1,109 @@
+//! The figures of a run: accuracy by epoch, and loss by step.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::chart::{Axis, Chart, Colour, Marks, Series, Ticks};
+use crate::error::Error;
+use crate::metrics::{self, Metrics};
+
+/// Draws the figures of a run from its `metrics.jsonl` into its folder `plots`, and tells their
+/// paths.
+///
+/// - `training-accuracy.svg`: accuracy in training, and where known in the test, by epoch;
+/// - `training-loss.svg`: the loss in training by step, each point the mean since the one before.
+///
+/// A figure that would have no point is not written. One that is there is replaced.
+///
+/// # Errors
+/// If the metrics cannot be read or a figure cannot be written.
+pub fn write_plots(run_dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let metrics = metrics::read(&run_dir.join("metrics.jsonl"))?;
+    let folder = run_dir.join("plots");
+    fs::create_dir_all(&folder).map_err(|source| Error::Io {
+        operation: "create",
+        path: folder.clone(),
+        source,
+    })?;
+    let charts =
+        [("training-accuracy.svg", accuracy(&metrics)), ("training-loss.svg", loss(&metrics))];
+    let mut written = Vec::new();
+    for (name, chart) in charts {
+        let Some(svg) = chart.svg() else { continue };
+        let path = folder.join(name);
+        vit_files::write_atomically(&path, svg.as_bytes())?;
+        written.push(path);
+    }
+    Ok(written)
+}
+
+fn accuracy(metrics: &Metrics) -> Chart {
+    let epochs = || metrics.epochs.iter();
+    let train = epochs().map(|epoch| (epoch.epoch as f64, 100.0 * epoch.train_accuracy));
+    let test =
+        epochs().filter_map(|epoch| Some((epoch.epoch as f64, 100.0 * epoch.test_accuracy?)));
+    let series = |name, colour, points| Series { name, colour, marks: Marks::LineAndDots, points };
+    Chart {
+        title: "Training accuracy",
+        x: Axis { label: "epoch", ticks: Ticks::Whole },
+        y: Axis { label: "accuracy (%)", ticks: Ticks::Any },
+        series: vec![
+            // First, and so below: what the figure is of is the training.
+            series("test", Colour::Muted, test.collect()),
+            series("training", Colour::Blue, train.collect()),
+        ],
+    }
+}
+
+fn loss(metrics: &Metrics) -> Chart {
+    let points = metrics.steps.iter().map(|step| (step.step as f64, step.loss)).collect();
+    Chart {
+        title: "Training loss",
+        x: Axis { label: "step", ticks: Ticks::Whole },
+        y: Axis { label: "loss", ticks: Ticks::Any },
+        series: vec![Series { name: "training", colour: Colour::Red, marks: Marks::Line, points }],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(lines: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("metrics.jsonl"), lines.join("\n")).unwrap();
+        folder
+    }
+
+    const STEP: &str = r#"{"kind":"step","step":100,"epoch":1,"loss":2.3}"#;
+    const EPOCH: &str = r#"{"kind":"epoch","epoch":1,"train_accuracy":0.5,"test_accuracy":0.6}"#;
+    const UNTESTED: &str = r#"{"kind":"epoch","epoch":2,"train_accuracy":0.7}"#;
+
+    #[test]
+    fn both_figures_are_written_and_replaced() {
+        let run = run(&[STEP, EPOCH, UNTESTED]);
+        for _ in 0..2 {
+            let written = write_plots(run.path()).unwrap();
+            let names = ["training-accuracy.svg", "training-loss.svg"];
+            assert_eq!(written, names.map(|name| run.path().join("plots").join(name)));
+            for path in written {
+                assert!(fs::read_to_string(path).unwrap().ends_with("</svg>\n"));
+            }
+        }
+    }
+
+    #[test]
+    fn accuracies_are_per_cents_of_both_sets() {
+        let run = run(&[STEP, EPOCH, UNTESTED]);
+        let chart = accuracy(&metrics::read(&run.path().join("metrics.jsonl")).unwrap());
+        let points = chart.series.iter().map(|series| series.points.clone()).collect::<Vec<_>>();
+        assert_eq!(points, [vec![(1.0, 60.0)], vec![(1.0, 50.0), (2.0, 70.0)]]);
+    }
+
+    #[test]
+    fn a_figure_without_a_point_is_not_written() {
+        let run = run(&[EPOCH]);
+        let written = write_plots(run.path()).unwrap();
+        assert_eq!(written, [run.path().join("plots/training-accuracy.svg")]);
+    }
+}

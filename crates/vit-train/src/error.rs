@@ -1,0 +1,75 @@
+//! Why training stops.
+
+use std::path::PathBuf;
+
+/// Why a run cannot begin or go on. Each variant names the thing, what was expected and what came.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Parameters that the loss does not depend on, or whose gradient an operation cut.
+    #[error("no gradient reached {} of {total} parameters: {}", names.len(), names.join(", "))]
+    NoGradient {
+        /// Their names.
+        names: Vec<String>,
+        /// How many parameters there are.
+        total: usize,
+    },
+    /// A loss or gradient that is infinite or not a number.
+    #[error("step {step} of epoch {epoch}: expected a finite {what}, got {value}")]
+    NotFinite {
+        /// The step, from 1.
+        step: u64,
+        /// The epoch, from 1.
+        epoch: u64,
+        /// `loss`, or the parameter whose gradient it is.
+        what: String,
+        /// What came.
+        value: f64,
+    },
+    /// A setting out of range.
+    #[error("expected {field} {expected}, got {value}")]
+    Setting {
+        /// The setting.
+        field: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// Fewer training samples than a batch.
+    #[error("expected at least one batch of {batch_size} training samples, got {samples} samples")]
+    NoBatch {
+        /// Samples in a batch.
+        batch_size: usize,
+        /// Training samples.
+        samples: usize,
+    },
+    /// A run folder that would be written over.
+    #[error("run folder {} exists already", path.display())]
+    RunFolderExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file or folder that cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file that cannot be written whole.
+    #[error(transparent)]
+    File(#[from] vit_files::Error),
+    /// Threads that cannot be started.
+    #[error("cannot start {threads} threads")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// What the system said.
+        source: rayon::ThreadPoolBuildError,
+    },
+    /// A tensor operation that failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}

@@ -1,0 +1,110 @@
+//! The gradient of a batch out of the gradients of its shards.
+
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
+
+use crate::{Error, Parameters};
+
+/// The gradients of one shard, in the order of the parameters.
+///
+/// # Errors
+/// If a parameter has none: all such are named.
+pub(crate) fn of_shard(
+    mut store: GradStore,
+    parameters: &Parameters,
+) -> std::result::Result<Vec<Tensor>, Error> {
+    let mut names = Vec::new();
+    let mut gradients = Vec::with_capacity(parameters.len());
+    for (name, var) in parameters {
+        match store.remove(var) {
+            Some(gradient) => gradients.push(gradient.detach()),
+            None => names.push(name.clone()),
+        }
+    }
+    if names.is_empty() {
+        Ok(gradients)
+    } else {
+        Err(Error::NoGradient { names, total: parameters.len() })
+    }
+}
+
+/// `scale * sum_s g_s` for each parameter, added in the order of the shards.
+pub(crate) fn sum(shards: &[Vec<Tensor>], scale: f64) -> Result<Vec<Tensor>> {
+    let parameters = shards.first().map_or(0, Vec::len);
+    let each = (0..parameters).map(|index| {
+        let pieces: Vec<&Tensor> = shards.iter().map(|shard| &shard[index]).collect();
+        sum_one(&pieces, scale)
+    });
+    each.collect()
+}
+
+fn sum_one(pieces: &[&Tensor], scale: f64) -> Result<Tensor> {
+    let first = pieces[0];
+    if first.device().is_cpu() && first.dtype() == DType::F32 {
+        return sum_on_cpu(pieces, scale as f32);
+    }
+    let mut total = first.clone();
+    for piece in &pieces[1..] {
+        total = (total + *piece)?;
+    }
+    total * scale
+}
+
+/// `sum_i g_i²`, which is finite if and only if every entry is (and none is larger than the root of the largest
+/// number).
+pub(crate) fn sum_of_squares(gradient: &Tensor) -> Result<f64> {
+    if let (Storage::Cpu(CpuStorage::F32(values)), layout) =
+        (&*gradient.storage_and_layout().0, gradient.layout())
+        && let Some((start, end)) = layout.contiguous_offsets()
+    {
+        return Ok(values[start..end].iter().map(|&g| f64::from(g) * f64::from(g)).sum());
+    }
+    gradient.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar()
+}
+
+/// The same in one pass without a tensor for every addition.
+fn sum_on_cpu(pieces: &[&Tensor], scale: f32) -> Result<Tensor> {
+    let mut total = vec![0.0_f32; pieces[0].elem_count()];
+    for piece in pieces {
+        let piece = piece.contiguous()?;
+        let (storage, layout) = piece.storage_and_layout();
+        if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) =
+            (&*storage, layout.contiguous_offsets())
+        {
+            for (total, value) in total.iter_mut().zip(&values[start..end]) {
+                *total += value;
+            }
+        }
+    }
+    total.iter_mut().for_each(|value| *value *= scale);
+    Tensor::from_vec(total, pieces[0].shape(), pieces[0].device())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn sums_are_scaled_and_the_same_in_both_forms() -> Result<()> {
+        let shard = |values: [f64; 3], dtype| {
+            Ok::<_, candle_core::Error>(vec![Tensor::new(&values, &Device::Cpu)?.to_dtype(dtype)?])
+        };
+        for dtype in [DType::F32, DType::F64] {
+            let shards = [shard([1.0, 2.0, 3.0], dtype)?, shard([10.0, 20.0, 30.0], dtype)?];
+            let total = sum(&shards, 0.5)?[0].to_dtype(DType::F64)?;
+            assert_eq!(total.to_vec1::<f64>()?, [5.5, 11.0, 16.5]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn parameters_without_gradient_are_named() -> Result<()> {
+        let [used, unused] = [1.0_f32, 2.0].map(|value| Var::new(value, &Device::Cpu));
+        let parameters = vec![("a.used".to_owned(), used?), ("b.unused".to_owned(), unused?)];
+        let store = parameters[0].1.sqr()?.backward()?;
+        let error = of_shard(store, &parameters).unwrap_err().to_string();
+        assert_eq!(error, "no gradient reached 1 of 2 parameters: b.unused");
+        Ok(())
+    }
+}

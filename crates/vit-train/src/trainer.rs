@@ -1,0 +1,444 @@
+//! The loop: batches cut into shards, shards over threads, gradients added in order, one step at a time.
+
+use std::time::Instant;
+
+use candle_core::{DType, Result as TensorResult, Tensor};
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use serde::{Deserialize, Serialize};
+use vit_ops::{Mode, cross_entropy_sum};
+use vit_random::Random;
+
+use crate::evaluation::{Evaluation, argmax};
+use crate::shards::shards;
+use crate::{
+    EpochMetrics, Error, Optimizer, OptimizerConfig, Parameters, Record, StepMetrics, gradients,
+};
+
+/// What is trained: a function from (images, mode) to logits.
+pub trait Forward: Fn(&Tensor, Mode) -> TensorResult<Tensor> + Send + Sync {}
+
+impl<F: Fn(&Tensor, Mode) -> TensorResult<Tensor> + Send + Sync> Forward for F {}
+
+/// Some samples.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// (batch, ...)
+    pub images: Tensor,
+    /// (batch) of `u32`
+    pub labels: Tensor,
+}
+
+/// What is trained on: samples by index, and the order of an epoch.
+pub trait Data: Send + Sync {
+    /// The training samples of an epoch (from 1), in order.
+    fn order(&self, epoch: u64) -> Vec<u32>;
+
+    /// Some training samples.
+    ///
+    /// # Errors
+    /// If a sample cannot be given.
+    fn train_batch(&self, indices: &[u32]) -> TensorResult<Batch>;
+
+    /// Number of test samples.
+    fn test_len(&self) -> usize;
+
+    /// Some test samples.
+    ///
+    /// # Errors
+    /// If a sample cannot be given.
+    fn test_batch(&self, indices: &[u32]) -> TensorResult<Batch>;
+}
+
+/// How training goes. With the same configuration, parameters and data, every number comes out the same, whatever
+/// the number of threads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Passes over the training samples.
+    pub epochs: u64,
+    /// Ends the run after this many steps.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub max_steps: Option<u64>,
+    /// Samples in a step; a last partial batch is dropped.
+    pub batch_size: usize,
+    /// Pieces that a batch is cut into, each computed on one thread. It sets the order of sums, and so the bits.
+    pub shards: usize,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Steps between two records, counted from each epoch's start.
+    pub log_every: u64,
+    /// The optimiser's settings.
+    pub optimizer: OptimizerConfig,
+}
+
+/// Samples evaluated at once on one thread.
+const EVALUATION_BATCH: usize = 100;
+
+/// A model being trained.
+pub struct Trainer<F> {
+    config: TrainConfig,
+    forward: F,
+    parameters: Parameters,
+    optimizer: Optimizer,
+    threads: ThreadPool,
+    step: u64,
+}
+
+/// What a shard's forward and backward pass gives.
+struct Shard {
+    loss_sum: f64,
+    correct: usize,
+    gradients: Vec<Tensor>,
+}
+
+/// What a step gives.
+struct Step {
+    loss_sum: f64,
+    correct: usize,
+    samples: usize,
+}
+
+impl<F: Forward> Trainer<F> {
+    /// A trainer of `parameters`, which `forward` uses, on so many threads.
+    ///
+    /// # Errors
+    /// If a setting is out of range, or the threads cannot be started.
+    pub fn new(
+        config: TrainConfig,
+        forward: F,
+        mut parameters: Parameters,
+        threads: usize,
+    ) -> Result<Self, Error> {
+        config.check()?;
+        parameters.sort_by(|(name, _), (other, _)| name.cmp(other));
+        let optimizer = Optimizer::new(config.optimizer, &parameters)?;
+        let pool = ThreadPoolBuilder::new().num_threads(threads.max(1));
+        let pool = pool.thread_name(|index| format!("shard-{index}")).build();
+        let threads = pool.map_err(|source| Error::Threads { threads, source })?;
+        Ok(Self { config, forward, parameters, optimizer, threads, step: 0 })
+    }
+
+    /// Trains until the last epoch or step; `record` is given each record as it comes.
+    ///
+    /// # Errors
+    /// If there is no whole batch, a parameter has no gradient, the loss or a gradient is not finite, or `record`
+    /// fails.
+    pub fn run(
+        &mut self,
+        data: &dyn Data,
+        mut record: impl FnMut(&Record) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for epoch in 1..=self.config.epochs {
+            if self.finished() {
+                break;
+            }
+            let metrics = self.epoch(epoch, data, &mut record)?;
+            record(&Record::Epoch(metrics))?;
+        }
+        Ok(())
+    }
+
+    /// Evaluates samples `0..len` of those that `batch` gives, in order.
+    ///
+    /// # Errors
+    /// If the model or a batch fails.
+    pub fn evaluate(
+        &self,
+        len: usize,
+        batch: impl Fn(&[u32]) -> TensorResult<Batch> + Sync,
+    ) -> TensorResult<Evaluation> {
+        let indices: Vec<u32> = (0..len as u32).collect();
+        let parts: Vec<Evaluation> = self.threads.install(|| {
+            let batches = indices.par_chunks(EVALUATION_BATCH);
+            batches
+                .map(|indices| evaluate_batch(&self.forward, &batch(indices)?))
+                .collect::<TensorResult<_>>()
+        })?;
+        let mut whole = Evaluation::default();
+        parts.into_iter().for_each(|part| whole.extend(part));
+        Ok(whole)
+    }
+
+    fn finished(&self) -> bool {
+        self.config.max_steps.is_some_and(|last| self.step >= last)
+    }
+
+    fn epoch(
+        &mut self,
+        epoch: u64,
+        data: &dyn Data,
+        record: &mut impl FnMut(&Record) -> Result<(), Error>,
+    ) -> Result<EpochMetrics, Error> {
+        let begun = Instant::now();
+        let batch_size = self.config.batch_size;
+        let order = data.order(epoch);
+        if order.len() < batch_size {
+            return Err(Error::NoBatch { batch_size, samples: order.len() });
+        }
+        let (mut whole, mut since_record) = (Mean::default(), Mean::default());
+        for (index, batch) in (1..).zip(order.chunks_exact(batch_size)) {
+            let step = self.train_step(epoch, batch, data)?;
+            whole.add(&step);
+            since_record.add(&step);
+            if index % self.config.log_every == 0 {
+                record(&Record::Step(StepMetrics {
+                    step: self.step,
+                    epoch,
+                    loss: since_record.loss(),
+                    lr: self.optimizer.lr(),
+                }))?;
+                since_record = Mean::default();
+            }
+            if self.finished() {
+                break;
+            }
+        }
+        let loop_seconds = begun.elapsed().as_secs_f64();
+        let test = self.evaluate(data.test_len(), |indices| data.test_batch(indices))?;
+        Ok(EpochMetrics {
+            epoch,
+            step: self.step,
+            train_loss: whole.loss(),
+            train_accuracy: whole.accuracy(),
+            test_loss: test.loss(),
+            test_accuracy: test.accuracy(),
+            images_per_second: whole.samples as f64 / loop_seconds,
+            seconds: begun.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn train_step(&mut self, epoch: u64, batch: &[u32], data: &dyn Data) -> Result<Step, Error> {
+        self.step += 1;
+        let random = Random::new(self.config.seed).at_step(self.step);
+        let shards: Vec<Shard> = self.threads.install(|| {
+            let ranges = shards(batch.len(), self.config.shards).into_par_iter();
+            let results = ranges.map(|range| {
+                let mode = Mode::Train(random.from_sample(range.start as u32));
+                train_shard(
+                    &self.forward,
+                    &self.parameters,
+                    &data.train_batch(&batch[range])?,
+                    mode,
+                )
+            });
+            results.collect::<Result<_, Error>>()
+        })?;
+        let loss_sum: f64 = shards.iter().map(|shard| shard.loss_sum).sum();
+        let correct = shards.iter().map(|shard| shard.correct).sum();
+        let not_finite = |what: &str, value| Error::NotFinite {
+            step: self.step,
+            epoch,
+            what: what.to_owned(),
+            value,
+        };
+        if !loss_sum.is_finite() {
+            return Err(not_finite("loss", loss_sum));
+        }
+        let shards: Vec<_> = shards.into_iter().map(|shard| shard.gradients).collect();
+        let gradients = gradients::sum(&shards, 1.0 / batch.len() as f64)?;
+        for ((name, _), gradient) in self.parameters.iter().zip(&gradients) {
+            let size = gradients::sum_of_squares(gradient)?;
+            if !size.is_finite() {
+                return Err(not_finite(&format!("gradient of {name}"), size));
+            }
+        }
+        self.optimizer.step(&gradients)?;
+        Ok(Step { loss_sum, correct, samples: batch.len() })
+    }
+}
+
+impl TrainConfig {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// If a setting is out of range.
+    pub fn check(&self) -> Result<(), Error> {
+        let counts = [
+            ("epochs", self.epochs),
+            ("max_steps", self.max_steps.unwrap_or(1)),
+            ("batch_size", self.batch_size as u64),
+            ("shards", self.shards as u64),
+            ("log_every", self.log_every),
+        ];
+        for (field, value) in counts {
+            if value == 0 {
+                let (expected, value) = ("of at least 1", value.to_string());
+                return Err(Error::Setting { field, expected, value });
+            }
+        }
+        self.optimizer.check()
+    }
+}
+
+fn train_shard(
+    forward: &impl Forward,
+    parameters: &Parameters,
+    batch: &Batch,
+    mode: Mode,
+) -> Result<Shard, Error> {
+    let logits = forward(&batch.images, mode)?; // (batch, classes)
+    let loss = cross_entropy_sum(&logits, &batch.labels)?;
+    let gradients = gradients::of_shard(loss.backward()?, parameters)?;
+    let guesses = predictions(&logits)?;
+    let labels = batch.labels.to_vec1::<u32>()?;
+    let correct = guesses.iter().zip(&labels).filter(|(guess, label)| guess == label).count();
+    Ok(Shard { loss_sum: scalar(&loss)?, correct, gradients })
+}
+
+fn evaluate_batch(forward: &impl Forward, batch: &Batch) -> TensorResult<Evaluation> {
+    let logits = forward(&batch.images, Mode::Eval)?; // (batch, classes)
+    Ok(Evaluation {
+        loss_sum: scalar(&cross_entropy_sum(&logits, &batch.labels)?)?,
+        predictions: predictions(&logits)?,
+        labels: batch.labels.to_vec1()?,
+    })
+}
+
+fn predictions(logits: &Tensor) -> TensorResult<Vec<u32>> {
+    let rows = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    Ok(rows.iter().map(|row| argmax(row)).collect())
+}
+
+fn scalar(loss: &Tensor) -> TensorResult<f64> {
+    loss.to_dtype(DType::F64)?.to_scalar()
+}
+
+/// Loss and accuracy over some steps.
+#[derive(Default)]
+struct Mean {
+    loss_sum: f64,
+    correct: usize,
+    samples: usize,
+}
+
+impl Mean {
+    fn add(&mut self, step: &Step) {
+        self.loss_sum += step.loss_sum;
+        self.correct += step.correct;
+        self.samples += step.samples;
+    }
+
+    fn loss(&self) -> f64 {
+        self.loss_sum / self.samples as f64
+    }
+
+    fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.samples as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    /// Points on a line, labelled by their side of zero.
+    struct Line;
+
+    fn line(indices: &[u32]) -> TensorResult<Batch> {
+        let xs: Vec<f32> = indices.iter().map(|&i| (i as f32 * 0.618).fract() - 0.5).collect();
+        let labels: Vec<u32> = xs.iter().map(|&x| u32::from(x > 0.0)).collect();
+        let len = xs.len();
+        Ok(Batch {
+            images: Tensor::from_vec(xs, (len, 1), &Device::Cpu)?,
+            labels: Tensor::from_vec(labels, len, &Device::Cpu)?,
+        })
+    }
+
+    impl Data for Line {
+        fn order(&self, epoch: u64) -> Vec<u32> {
+            (0..50).map(|index| (index * 7 + epoch as u32) % 50).collect()
+        }
+        fn train_batch(&self, indices: &[u32]) -> TensorResult<Batch> {
+            line(indices)
+        }
+        fn test_len(&self) -> usize {
+            33
+        }
+        fn test_batch(&self, indices: &[u32]) -> TensorResult<Batch> {
+            line(indices)
+        }
+    }
+
+    fn config() -> TrainConfig {
+        TrainConfig {
+            epochs: 4,
+            max_steps: None,
+            batch_size: 8,
+            shards: 3,
+            seed: 1,
+            log_every: 2,
+            optimizer: OptimizerConfig::adam(0.1),
+        }
+    }
+
+    fn run(config: TrainConfig, threads: usize) -> Result<(Vec<f32>, Vec<Record>), Error> {
+        let weight = Var::new(&[[0.1_f32], [-0.2]], &Device::Cpu)?;
+        let parameters = vec![("w".to_owned(), weight.clone())];
+        let tracked = weight.as_tensor().clone();
+        let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
+        let mut records = Vec::new();
+        Trainer::new(config, forward, parameters, threads)?.run(&Line, |record| {
+            records.push(record.clone());
+            Ok(())
+        })?;
+        Ok((weight.flatten_all()?.to_vec1()?, records))
+    }
+
+    #[test]
+    fn training_learns_and_records_as_configured() -> Result<(), Error> {
+        let (_, records) = run(config(), 1)?;
+        // Six batches of eight an epoch, a record after every second: three, then the epoch's.
+        assert_eq!(records.len(), 4 * (3 + 1));
+        let Some(Record::Epoch(last)) = records.last() else { panic!("no epoch at the end") };
+        assert_eq!((last.epoch, last.step), (4, 24));
+        assert!(last.test_accuracy > 0.9 && last.train_loss < 0.69, "{last:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() -> Result<(), Error> {
+        let (one, _) = run(config(), 1)?;
+        for threads in [2, 4] {
+            assert_eq!(run(config(), threads)?.0, one);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn max_steps_ends_the_run_with_its_epoch() -> Result<(), Error> {
+        let (_, records) = run(TrainConfig { max_steps: Some(7), ..config() }, 2)?;
+        let Some(Record::Epoch(last)) = records.last() else { panic!("no epoch at the end") };
+        assert_eq!((last.epoch, last.step), (2, 7));
+        Ok(())
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_stops_the_run() {
+        let weight = Var::new(&[[f32::NAN], [0.0]], &Device::Cpu).expect("a small tensor");
+        let tracked = weight.as_tensor().clone();
+        let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
+        let trainer = Trainer::new(config(), forward, vec![("w".to_owned(), weight)], 1);
+        let error = trainer.expect("a sound configuration").run(&Line, |_| Ok(())).unwrap_err();
+        assert_eq!(error.to_string(), "step 1 of epoch 1: expected a finite loss, got NaN");
+    }
+
+    #[test]
+    fn a_parameter_that_the_loss_does_not_reach_stops_the_run() {
+        let weight = Var::new(&[[0.1_f32], [0.0]], &Device::Cpu).expect("a small tensor");
+        let tracked = weight.as_tensor().clone();
+        let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
+        let idle = Var::new(1.0_f32, &Device::Cpu).expect("a small tensor");
+        let parameters = vec![("w".to_owned(), weight), ("idle".to_owned(), idle)];
+        let trainer = Trainer::new(config(), forward, parameters, 1);
+        let error = trainer.expect("a sound configuration").run(&Line, |_| Ok(())).unwrap_err();
+        assert_eq!(error.to_string(), "no gradient reached 1 of 2 parameters: idle");
+    }
+
+    #[test]
+    fn fewer_samples_than_a_batch_are_refused() {
+        let error = run(TrainConfig { batch_size: 51, ..config() }, 1).unwrap_err().to_string();
+        assert_eq!(error, "expected at least one batch of 51 training samples, got 50 samples");
+    }
+}

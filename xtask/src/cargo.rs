@@ -1,0 +1,43 @@
+//! Cargo, as these tasks call it.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+/// This cargo on this workspace, wherever the user stands.
+pub(crate) fn cargo(subcommand: &str) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // `cargo run` describes xtask to it in variables that some build scripts read as well: left in
+    // place, they would have such crates built anew after each `cargo build` by hand.
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&*name);
+        }
+    }
+    command.arg(subcommand).arg("--manifest-path").arg(manifest());
+    command
+}
+
+/// Runs a command whose output is the user's, to its success.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().context("cannot start cargo")?;
+    ensure!(status.success(), "cargo failed ({status})");
+    Ok(())
+}
+
+/// Runs a command to its success and returns what it printed; errors and progress are the user's.
+pub(crate) fn stdout_of(command: &mut Command) -> Result<Vec<u8>> {
+    let Output { status, stdout, .. } =
+        command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    ensure!(status.success(), "cargo failed ({status})");
+    Ok(stdout)
+}
+
+/// The workspace's Cargo.toml.
+fn manifest() -> PathBuf {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().expect("xtask lies in the workspace").join("Cargo.toml")
+}

@@ -1,0 +1,96 @@
+//! All of CI as a list of steps, each of them a task of its own.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+use clap::Subcommand;
+
+use crate::cargo::{cargo, run};
+use crate::layering;
+
+/// A step of CI, the cheapest first.
+#[derive(Clone, Copy, Subcommand)]
+pub(crate) enum Step {
+    /// Checks that the code is formatted
+    Fmt,
+    /// Checks that crates depend only on those that they may depend on
+    Layering,
+    /// Checks the code with clippy, where a warning is an error
+    Clippy,
+    /// Runs all tests
+    Test,
+    /// Builds the documentation, where a warning is an error
+    Doc,
+}
+
+/// What a step does.
+struct Entry {
+    name: &'static str,
+    check: fn() -> Result<()>,
+    when_it_fails: &'static str,
+}
+
+impl Step {
+    const ALL: [Self; 5] = [Self::Fmt, Self::Layering, Self::Clippy, Self::Test, Self::Doc];
+
+    /// Runs the step, and says how long it took or what to do.
+    pub(crate) fn run(self) -> Result<()> {
+        let Entry { name, check, when_it_fails } = self.entry();
+        eprintln!("[{name}]");
+        let begun = Instant::now();
+        let result = check();
+        let seconds = begun.elapsed().as_secs_f64();
+        result
+            .map_err(|e| anyhow!("{name} failed after {seconds:.1} s: {e:#}; {when_it_fails}"))?;
+        eprintln!("[{name}] passed in {seconds:.1} s");
+        Ok(())
+    }
+
+    fn entry(self) -> Entry {
+        match self {
+            Self::Fmt => Entry {
+                name: "fmt",
+                check: || run(cargo("fmt").args(["--all", "--check"])),
+                when_it_fails: "run `cargo fmt --all`",
+            },
+            Self::Layering => Entry {
+                name: "layering",
+                check: layering::check,
+                when_it_fails: "remove the dependency, or decide otherwise in xtask/src/layering.rs",
+            },
+            Self::Clippy => Entry {
+                name: "clippy",
+                check: || {
+                    let targets = ["--locked", "--workspace", "--all-targets"];
+                    run(cargo("clippy").args(targets).args(["--", "--deny=warnings"]))
+                },
+                when_it_fails: "fix the warnings above; `cargo clippy --fix` fixes many",
+            },
+            Self::Test => Entry {
+                name: "test",
+                check: || run(cargo("test").args(["--locked", "--workspace"])),
+                when_it_fails: "run the failed test alone with `cargo test --package CRATE NAME`",
+            },
+            Self::Doc => Entry {
+                name: "doc",
+                check: || {
+                    let mut doc = cargo("doc");
+                    doc.args(["--locked", "--workspace", "--no-deps"]);
+                    run(doc.env("RUSTDOCFLAGS", "--deny=warnings"))
+                },
+                when_it_fails: "fix the links and the markup named above",
+            },
+        }
+    }
+}
+
+/// Runs every step up to the first that fails.
+pub(crate) fn run_all() -> Result<()> {
+    let begun = Instant::now();
+    for (passed, step) in Step::ALL.into_iter().enumerate() {
+        step.run().with_context(|| format!("{passed} of {} steps passed", Step::ALL.len()))?;
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    eprintln!("all {} steps passed in {seconds:.1} s", Step::ALL.len());
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Which crate may depend on which: the architecture, held by a program.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::cargo::{cargo, stdout_of};
+
+/// What a crate may depend on. Dev-dependencies are free, since no user of a crate builds them.
+struct Layer {
+    name: &'static str,
+    /// The crates of this workspace that it may use.
+    ours: &'static [&'static str],
+    /// The crates of candle that it may use.
+    candle: &'static [&'static str],
+}
+
+const NO_CANDLE: &[&str] = &[];
+/// Crates that other projects use are kept free of datasets.
+const CANDLE_ALONE: &[&str] = &["candle-core", "candle-nn"];
+const ANY_CANDLE: &[&str] = &["candle-core", "candle-nn", "candle-datasets"];
+
+const LAYERS: &[Layer] = &[
+    Layer { name: "vit-random", ours: &[], candle: NO_CANDLE },
+    Layer { name: "vit-files", ours: &[], candle: NO_CANDLE },
+    Layer { name: "vit-ops", ours: &["vit-random"], candle: CANDLE_ALONE },
+    Layer { name: "vit-patch", ours: &["vit-ops"], candle: CANDLE_ALONE },
+    Layer { name: "vit-layers", ours: &["vit-ops", "vit-random"], candle: CANDLE_ALONE },
+    Layer {
+        name: "vit-model",
+        ours: &["vit-ops", "vit-patch", "vit-layers", "vit-files"],
+        candle: CANDLE_ALONE,
+    },
+    Layer { name: "vit-data", ours: &["vit-random"], candle: ANY_CANDLE },
+    Layer { name: "vit-fetch", ours: &["vit-files"], candle: NO_CANDLE },
+    Layer { name: "vit-train", ours: &["vit-ops", "vit-random", "vit-files"], candle: ANY_CANDLE },
+    Layer { name: "vit-report", ours: &["vit-files"], candle: NO_CANDLE },
+    Layer {
+        name: "vit",
+        ours: &[
+            "vit-random",
+            "vit-files",
+            "vit-ops",
+            "vit-patch",
+            "vit-layers",
+            "vit-model",
+            "vit-data",
+            "vit-fetch",
+            "vit-train",
+            "vit-report",
+        ],
+        candle: ANY_CANDLE,
+    },
+    Layer { name: "xtask", ours: &["vit-fetch"], candle: NO_CANDLE },
+];
+
+/// Checks the manifests of all crates against the table.
+pub(crate) fn check() -> Result<()> {
+    let metadata = stdout_of(cargo("metadata").args(["--no-deps", "--format-version=1"]))?;
+    let metadata = serde_json::from_slice(&metadata).context("cannot read cargo's metadata")?;
+    let violations = violations(&metadata);
+    ensure!(violations.is_empty(), "{}", violations.join("; "));
+    Ok(())
+}
+
+fn violations(metadata: &Value) -> Vec<String> {
+    let mut violations = Vec::new();
+    for package in items(&metadata["packages"]) {
+        let name = text(&package["name"]);
+        let Some(layer) = LAYERS.iter().find(|layer| layer.name == name) else {
+            violations.push(format!("{name} is not in the table of layers"));
+            continue;
+        };
+        let dependencies = items(&package["dependencies"]);
+        for used in
+            dependencies.filter(|used| used["kind"] != "dev").map(|used| text(&used["name"]))
+        {
+            if !layer.allows(used) {
+                violations.push(format!("{name} must not depend on {used}"));
+            }
+        }
+    }
+    violations
+}
+
+impl Layer {
+    fn allows(&self, used: &str) -> bool {
+        if used.starts_with("candle-") {
+            self.candle.contains(&used)
+        } else {
+            // Whatever is not ours is free.
+            self.ours.contains(&used) || !LAYERS.iter().any(|layer| layer.name == used)
+        }
+    }
+}
+
+fn items(array: &Value) -> impl Iterator<Item = &Value> {
+    array.as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(package: &str, kind: &Value, used: &str) -> Vec<String> {
+        let dependencies = [json!({ "name": used, "kind": kind })];
+        violations(&json!({ "packages": [{ "name": package, "dependencies": dependencies }] }))
+    }
+
+    #[test]
+    fn a_dependency_against_the_layers_is_named() {
+        let normal = Value::Null;
+        assert_eq!(of("vit-ops", &normal, "vit-layers"), ["vit-ops must not depend on vit-layers"]);
+        assert_eq!(of("xtask", &normal, "candle-core"), ["xtask must not depend on candle-core"]);
+        let expected = ["vit-model must not depend on candle-datasets"];
+        assert_eq!(of("vit-model", &normal, "candle-datasets"), expected);
+        let expected = ["vit-files must not depend on vit-random"];
+        assert_eq!(of("vit-files", &json!("build"), "vit-random"), expected);
+        assert_eq!(of("vit-new", &normal, "serde"), ["vit-new is not in the table of layers"]);
+    }
+
+    #[test]
+    fn layers_below_other_projects_and_tests_are_free() {
+        for used in ["vit-random", "candle-core", "serde"] {
+            assert!(of("vit-ops", &Value::Null, used).is_empty(), "{used}");
+        }
+        assert!(of("vit-train", &json!("dev"), "vit-model").is_empty());
+    }
+}

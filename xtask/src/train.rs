@@ -1,0 +1,153 @@
+//! `cargo xtask train`: from a fresh clone to a trained model.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::thread;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::Value;
+use vit_fetch::{Options, Outcome, Source, data_root, user_mirrors};
+
+use crate::cargo::{cargo, stdout_of};
+
+/// Builds vit and trains, fetching the dataset beside the build where it is missing
+///
+/// Without a dataset in reach, `vit train` goes on with the one that is built in, and says so.
+/// `cargo xtask train -- --help` lists the arguments of `vit train`.
+#[derive(Args)]
+pub(crate) struct Train {
+    /// The arguments of `vit train`, passed on as they are
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+impl Train {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let fetching =
+            Download::wanted(&self.args).map(|download| thread::spawn(|| download.run()));
+        // A failed build ends the program here, and the download with it: its part is resumed later.
+        let vit = build()?;
+        if let Some(fetching) = fetching {
+            if !fetching.is_finished() {
+                eprintln!("vit is built, the dataset is still on its way");
+            }
+            fetching.join().expect("a fetch returns its errors");
+        }
+        replace_by(Command::new(vit).arg("train").args(self.args))
+    }
+}
+
+/// A dataset that `vit train` will ask for.
+#[derive(Debug)]
+struct Download {
+    source: &'static Source,
+    data_dir: Option<PathBuf>,
+}
+
+impl Download {
+    /// What these arguments ask for, if it can be told: a configuration or an earlier run may name
+    /// another dataset, a folder or the built-in one is not fetched.
+    fn wanted(args: &[OsString]) -> Option<Self> {
+        let has = |flag| value_of(args, flag).is_some() || args.iter().any(|arg| arg == flag);
+        if ["--config", "--resume", "--help", "-h"].into_iter().any(has) {
+            return None;
+        }
+        let dataset = value_of(args, "--dataset").unwrap_or("mnist".into());
+        let source = Source::named(dataset.to_str()?)?;
+        Some(Self { source, data_dir: value_of(args, "--data-dir").map(PathBuf::from) })
+    }
+
+    /// A failure is a warning: `vit train` knows what to do without, or says what it lacks.
+    fn run(self) {
+        let name = self.source.name;
+        match self.fetch() {
+            Ok(Outcome::AlreadyThere) => {}
+            Ok(Outcome::Downloaded { .. }) => eprintln!("fetched {name}"),
+            Err(error) => eprintln!("warning: {name} is not fetched: {error:#}"),
+        }
+    }
+
+    fn fetch(self) -> Result<Outcome> {
+        let folder = self.source.folder(&data_root(self.data_dir)?);
+        let options = Options { mirrors: user_mirrors(None), ..Options::default() };
+        // Silent, since the terminal is the build's meanwhile.
+        Ok(vit_fetch::fetch(self.source, &folder, &options, &mut |_| {})?)
+    }
+}
+
+/// The value of `--flag VALUE` or `--flag=VALUE`, the last one if it is given repeatedly.
+fn value_of(args: &[OsString], flag: &str) -> Option<OsString> {
+    let joined = |arg: &OsStr| Some(arg.to_str()?.strip_prefix(flag)?.strip_prefix('=')?.into());
+    let after = |arg: &OsStr, next: Option<&OsString>| next.filter(|_| arg == flag).cloned();
+    let mut values = args
+        .iter()
+        .enumerate()
+        .filter_map(|(i, arg)| joined(arg).or_else(|| after(arg, args.get(i + 1))));
+    values.next_back()
+}
+
+/// Builds the binary and says where it lies, which only cargo knows for sure.
+fn build() -> Result<PathBuf> {
+    let messages = stdout_of(cargo("build").args([
+        "--package=vit",
+        "--bin=vit",
+        "--message-format=json-render-diagnostics",
+    ]))?;
+    messages
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .next_back()
+        .context("cargo built no executable")
+}
+
+/// Becomes the command, so that signals and the exit code are its own.
+#[cfg(unix)]
+fn replace_by(command: &mut Command) -> Result<ExitCode> {
+    use std::os::unix::process::CommandExt;
+    Err(command.exec()).with_context(|| format!("cannot start {}", command.get_program().display()))
+}
+
+/// Runs the command and passes its exit code on.
+#[cfg(not(unix))]
+fn replace_by(command: &mut Command) -> Result<ExitCode> {
+    let status = command.status();
+    let status =
+        status.with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(args: &str) -> Option<(&'static str, Option<PathBuf>)> {
+        let args: Vec<OsString> = args.split_whitespace().map(OsString::from).collect();
+        Download::wanted(&args).map(|download| (download.source.name, download.data_dir))
+    }
+
+    #[test]
+    fn mnist_is_fetched_unless_another_dataset_is_named() {
+        assert_eq!(wanted(""), Some(("mnist", None)));
+        assert_eq!(wanted("--epochs 3 --dataset=mnist"), Some(("mnist", None)));
+        assert_eq!(wanted("--dataset fashion-mnist"), Some(("fashion-mnist", None)));
+        assert_eq!(wanted("--dataset digits"), None);
+        assert_eq!(wanted("--dataset ./my/folder"), None);
+    }
+
+    #[test]
+    fn the_data_folder_is_the_one_that_vit_will_use() {
+        assert_eq!(wanted("--data-dir here"), Some(("mnist", Some("here".into()))));
+        assert_eq!(wanted("--data-dir=here --seed 1"), Some(("mnist", Some("here".into()))));
+    }
+
+    #[test]
+    fn nothing_is_fetched_where_the_dataset_cannot_be_told() {
+        for args in ["--config my.toml", "--config=my.toml", "--resume runs/x", "--help"] {
+            assert_eq!(wanted(args), None, "{args}");
+        }
+    }
+}
