@@ -1,0 +1,3 @@
+//! Tests of the whole system: agreement with PyTorch, and the `vit` binary as a user meets it.
+
+mod agreement;
