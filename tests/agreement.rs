@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use vit_layers::{Mode, Random};
 use vit_model::{Tensors, VisionTransformer, VitConfig};
 use vit_ops::cross_entropy_sum;
-use vit_train::{Optimizer, OptimizerConfig, Parameters, WeightDecay};
+use vit_train::{Optimizer, OptimizerConfig, Parameters};
 
 /// Largest difference, as a share of the tensor's largest entry, of an output, loss or gradient in `f32`.
 const TOLERANCE: f64 = 1e-4;
@@ -46,7 +46,8 @@ impl Fixture {
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).expect("safetensors");
         let metadata = header.metadata().clone().expect("a fixture has metadata");
         let config = serde_json::from_str(&metadata["config"]).expect("our configuration");
-        let optimizer = metadata.get("optimizer").map(|json| optimizer(json));
+        let optimizer = metadata.get("optimizer");
+        let optimizer = optimizer.map(|json| serde_json::from_str(json).expect("our settings"));
         let tensors = vit_model::read(&path).expect("a readable fixture").tensors;
         Self { config, optimizer: optimizer.unwrap_or(OptimizerConfig::adam(3e-4)), tensors }
     }
@@ -56,9 +57,10 @@ impl Fixture {
     }
 
     fn model(&self) -> Result<Model> {
-        let initial = self.tensors.iter().filter_map(|(name, tensor)| {
-            Some((name.strip_prefix("param.")?.to_owned(), tensor))
-        });
+        let initial = self
+            .tensors
+            .iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix("param.")?.to_owned(), tensor)));
         let parameters = initial
             .map(|(name, tensor)| Ok((name, Var::from_tensor(tensor)?)))
             .collect::<Result<Parameters>>()?;
@@ -172,31 +174,11 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
 }
 
-fn optimizer(json: &str) -> OptimizerConfig {
-    let value: serde_json::Value = serde_json::from_str(json).expect("JSON");
-    let number = |key: &str| value[key].as_f64().expect("a number");
-    let decay = number("weight_decay");
-    OptimizerConfig {
-        lr: number("lr"),
-        beta1: number("beta1"),
-        beta2: number("beta2"),
-        eps: number("eps"),
-        weight_decay: match value["kind"].as_str() {
-            Some("adamw") => WeightDecay::Decoupled(decay),
-            _ => WeightDecay::Gradient(decay),
-        },
-    }
-}
-
 const KEY_BIAS: &str = ", keys";
 
 /// A parameter's pieces: the bias of the keys moves every score of a query alike, so that its exact gradient is
 /// zero and what is left is rounding.
-fn parts(
-    name: &str,
-    got: &Tensor,
-    want: &Tensor,
-) -> Result<Vec<(&'static str, Tensor, Tensor)>> {
+fn parts(name: &str, got: &Tensor, want: &Tensor) -> Result<Vec<(&'static str, Tensor, Tensor)>> {
     if !name.ends_with("attn.qkv.bias") {
         return Ok(vec![("", got.clone(), want.clone())]);
     }

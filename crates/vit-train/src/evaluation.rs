@@ -1,5 +1,53 @@
 //! How well a model does on samples whose labels are known.
 
+use candle_core::{DType, Result as TensorResult, Tensor};
+use rayon::prelude::*;
+use vit_ops::{Mode, cross_entropy_sum};
+
+use crate::threads::thread_pool;
+use crate::{Batch, Error, Forward};
+
+/// Samples evaluated at once on one thread.
+const BATCH: usize = 100;
+
+/// Evaluates samples `0..len` of those that `batch` gives, in order, on so many threads.
+///
+/// # Errors
+/// If the model or a batch fails, or the threads cannot be started.
+pub fn evaluate(
+    forward: &impl Forward,
+    len: usize,
+    threads: usize,
+    batch: impl Fn(&[u32]) -> TensorResult<Batch> + Sync,
+) -> Result<Evaluation, Error> {
+    Ok(thread_pool(threads)?.install(|| evaluate_here(forward, len, &batch))?)
+}
+
+/// The same on the current thread pool.
+pub(crate) fn evaluate_here(
+    forward: &impl Forward,
+    len: usize,
+    batch: impl Fn(&[u32]) -> TensorResult<Batch> + Sync,
+) -> TensorResult<Evaluation> {
+    let indices: Vec<u32> = (0..len as u32).collect();
+    let batches = indices.par_chunks(BATCH);
+    let parts: Vec<Evaluation> = batches
+        .map(|indices| evaluate_batch(forward, &batch(indices)?))
+        .collect::<TensorResult<_>>()?;
+    let mut whole = Evaluation::default();
+    parts.into_iter().for_each(|part| whole.extend(part));
+    Ok(whole)
+}
+
+fn evaluate_batch(forward: &impl Forward, batch: &Batch) -> TensorResult<Evaluation> {
+    let logits = forward(&batch.images, Mode::Eval)?; // (batch, classes)
+    Ok(Evaluation {
+        loss_sum: scalar(&cross_entropy_sum(&logits, &batch.labels)?)?,
+        predictions: predictions(&logits)?,
+        labels: batch.labels.to_vec1()?,
+    })
+}
+
 /// Predictions beside labels, in the order of the samples.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
@@ -20,7 +68,7 @@ pub struct Confusion {
 
 impl Evaluation {
     /// Adds what comes after.
-    pub(crate) fn extend(&mut self, next: Self) {
+    fn extend(&mut self, next: Self) {
         self.loss_sum += next.loss_sum;
         self.predictions.extend(next.predictions);
         self.labels.extend(next.labels);
@@ -64,8 +112,19 @@ impl Evaluation {
     }
 }
 
+/// The class with the largest output for each sample.
+pub(crate) fn predictions(logits: &Tensor) -> TensorResult<Vec<u32>> {
+    let rows = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    Ok(rows.iter().map(|row| argmax(row)).collect())
+}
+
+/// A loss as a number.
+pub(crate) fn scalar(loss: &Tensor) -> TensorResult<f64> {
+    loss.to_dtype(DType::F64)?.to_scalar()
+}
+
 /// The first index of the largest value; values that are no numbers are never the largest.
-pub(crate) fn argmax(values: &[f32]) -> u32 {
+fn argmax(values: &[f32]) -> u32 {
     let mut best = 0;
     for (index, &value) in values.iter().enumerate() {
         if value > values[best] || values[best].is_nan() {

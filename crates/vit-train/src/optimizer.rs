@@ -11,6 +11,8 @@ use crate::{Error, Parameters};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimizerConfig {
+    /// What weight decay acts on.
+    pub kind: OptimizerKind,
     /// Learning rate.
     pub lr: f64,
     /// Decay of the first moment.
@@ -19,31 +21,38 @@ pub struct OptimizerConfig {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// How parameters are drawn to zero.
-    pub weight_decay: WeightDecay,
+    /// How strongly parameters are drawn to zero, `λ`.
+    pub weight_decay: f64,
 }
 
-/// How parameters are drawn to zero.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum WeightDecay {
-    /// Added to the gradient, as `torch.optim.Adam` does: `g = g + λ p`.
-    Gradient(f64),
-    /// Apart from the gradient, as `torch.optim.AdamW` does: `p = p - lr λ p`.
-    Decoupled(f64),
+/// What weight decay acts on; without it the two are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// The gradient: `g = g + λ p`. PyTorch equivalent: `torch.optim.Adam`.
+    Adam,
+    /// The parameter: `p = p - lr λ p`. PyTorch equivalent: `torch.optim.AdamW`.
+    AdamW,
 }
 
 impl OptimizerConfig {
     /// `torch.optim.Adam(lr=lr)`.
     #[must_use]
     pub const fn adam(lr: f64) -> Self {
-        Self { lr, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: WeightDecay::Gradient(0.0) }
+        Self {
+            kind: OptimizerKind::Adam,
+            lr,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+        }
     }
 
     /// `torch.optim.AdamW(lr=lr, weight_decay=weight_decay)`.
     #[must_use]
     pub const fn adamw(lr: f64, weight_decay: f64) -> Self {
-        Self { weight_decay: WeightDecay::Decoupled(weight_decay), ..Self::adam(lr) }
+        Self { kind: OptimizerKind::AdamW, weight_decay, ..Self::adam(lr) }
     }
 
     /// Checks the ranges that PyTorch checks.
@@ -53,13 +62,12 @@ impl OptimizerConfig {
     pub fn check(&self) -> std::result::Result<(), Error> {
         let not_negative = |value: f64| value >= 0.0 && value.is_finite();
         let below_one = |value: f64| (0.0..1.0).contains(&value);
-        let (WeightDecay::Gradient(decay) | WeightDecay::Decoupled(decay)) = self.weight_decay;
         let settings = [
             ("lr", self.lr, not_negative(self.lr), "of at least 0"),
             ("beta1", self.beta1, below_one(self.beta1), "in [0, 1)"),
             ("beta2", self.beta2, below_one(self.beta2), "in [0, 1)"),
             ("eps", self.eps, not_negative(self.eps), "of at least 0"),
-            ("weight_decay", decay, not_negative(decay), "of at least 0"),
+            ("weight_decay", self.weight_decay, not_negative(self.weight_decay), "of at least 0"),
         ];
         match settings.into_iter().find(|(_, _, holds, _)| !holds) {
             None => Ok(()),
@@ -190,10 +198,10 @@ struct Update<T = f64> {
 
 impl Update {
     fn new(config: &OptimizerConfig, step: u64) -> Self {
-        let OptimizerConfig { lr, beta1, beta2, eps, weight_decay } = *config;
-        let (gradient_decay, shrink) = match weight_decay {
-            WeightDecay::Gradient(decay) => (decay, 1.0),
-            WeightDecay::Decoupled(decay) => (0.0, 1.0 - lr * decay),
+        let OptimizerConfig { kind, lr, beta1, beta2, eps, weight_decay } = *config;
+        let (gradient_decay, shrink) = match kind {
+            OptimizerKind::Adam => (weight_decay, 1.0),
+            OptimizerKind::AdamW => (0.0, 1.0 - lr * weight_decay),
         };
         let power = |beta: f64| beta.powf(step as f64);
         Self {

@@ -1,16 +1,18 @@
 //! The loop: batches cut into shards, shards over threads, gradients added in order, one step at a time.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
-use candle_core::{DType, Result as TensorResult, Tensor};
+use candle_core::{Result as TensorResult, Tensor};
+use rayon::ThreadPool;
 use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::{Deserialize, Serialize};
 use vit_ops::{Mode, cross_entropy_sum};
 use vit_random::Random;
 
-use crate::evaluation::{Evaluation, argmax};
+use crate::evaluation::{evaluate_here, predictions, scalar};
 use crate::shards::shards;
+use crate::threads::thread_pool;
 use crate::{
     EpochMetrics, Error, Optimizer, OptimizerConfig, Parameters, Record, StepMetrics, gradients,
 };
@@ -50,6 +52,24 @@ pub trait Data: Send + Sync {
     fn test_batch(&self, indices: &[u32]) -> TensorResult<Batch>;
 }
 
+/// Who is told of a run as it goes, and may end it.
+pub trait Observer {
+    /// What its methods fail with; a run fails with the same.
+    type Error: From<Error>;
+
+    /// A record, as it comes.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    fn record(&mut self, record: &Record) -> Result<(), Self::Error>;
+
+    /// A step was taken, `step` from 1 over the whole run. After a break, the run ends with its epoch's record.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>, Self::Error>;
+}
+
 /// How training goes. With the same configuration, parameters and data, every number comes out the same, whatever
 /// the number of threads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,9 +91,6 @@ pub struct TrainConfig {
     /// The optimiser's settings.
     pub optimizer: OptimizerConfig,
 }
-
-/// Samples evaluated at once on one thread.
-const EVALUATION_BATCH: usize = 100;
 
 /// A model being trained.
 pub struct Trainer<F> {
@@ -113,76 +130,47 @@ impl<F: Forward> Trainer<F> {
         config.check()?;
         parameters.sort_by(|(name, _), (other, _)| name.cmp(other));
         let optimizer = Optimizer::new(config.optimizer, &parameters)?;
-        let pool = ThreadPoolBuilder::new().num_threads(threads.max(1));
-        let pool = pool.thread_name(|index| format!("shard-{index}")).build();
-        let threads = pool.map_err(|source| Error::Threads { threads, source })?;
+        let threads = thread_pool(threads)?;
         Ok(Self { config, forward, parameters, optimizer, threads, step: 0 })
     }
 
-    /// Trains until the last epoch or step; `record` is given each record as it comes.
+    /// Trains until the last epoch or step, or until the observer breaks.
     ///
     /// # Errors
-    /// If there is no whole batch, a parameter has no gradient, the loss or a gradient is not finite, or `record`
-    /// fails.
-    pub fn run(
-        &mut self,
-        data: &dyn Data,
-        mut record: impl FnMut(&Record) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    /// If there is no whole batch, a parameter has no gradient, the loss or a gradient is not finite, or the
+    /// observer fails.
+    pub fn run<O: Observer>(&mut self, data: &dyn Data, observer: &mut O) -> Result<(), O::Error> {
         for epoch in 1..=self.config.epochs {
-            if self.finished() {
+            let (metrics, flow) = self.epoch(epoch, data, observer)?;
+            observer.record(&Record::Epoch(metrics))?;
+            if flow.is_break() {
                 break;
             }
-            let metrics = self.epoch(epoch, data, &mut record)?;
-            record(&Record::Epoch(metrics))?;
         }
         Ok(())
     }
 
-    /// Evaluates samples `0..len` of those that `batch` gives, in order.
-    ///
-    /// # Errors
-    /// If the model or a batch fails.
-    pub fn evaluate(
-        &self,
-        len: usize,
-        batch: impl Fn(&[u32]) -> TensorResult<Batch> + Sync,
-    ) -> TensorResult<Evaluation> {
-        let indices: Vec<u32> = (0..len as u32).collect();
-        let parts: Vec<Evaluation> = self.threads.install(|| {
-            let batches = indices.par_chunks(EVALUATION_BATCH);
-            batches
-                .map(|indices| evaluate_batch(&self.forward, &batch(indices)?))
-                .collect::<TensorResult<_>>()
-        })?;
-        let mut whole = Evaluation::default();
-        parts.into_iter().for_each(|part| whole.extend(part));
-        Ok(whole)
-    }
-
-    fn finished(&self) -> bool {
-        self.config.max_steps.is_some_and(|last| self.step >= last)
-    }
-
-    fn epoch(
+    /// An epoch, and whether the run goes on after it.
+    fn epoch<O: Observer>(
         &mut self,
         epoch: u64,
         data: &dyn Data,
-        record: &mut impl FnMut(&Record) -> Result<(), Error>,
-    ) -> Result<EpochMetrics, Error> {
+        observer: &mut O,
+    ) -> Result<(EpochMetrics, ControlFlow<()>), O::Error> {
         let begun = Instant::now();
         let batch_size = self.config.batch_size;
         let order = data.order(epoch);
         if order.len() < batch_size {
-            return Err(Error::NoBatch { batch_size, samples: order.len() });
+            return Err(Error::NoBatch { batch_size, samples: order.len() }.into());
         }
         let (mut whole, mut since_record) = (Mean::default(), Mean::default());
+        let mut flow = ControlFlow::Continue(());
         for (index, batch) in (1..).zip(order.chunks_exact(batch_size)) {
             let step = self.train_step(epoch, batch, data)?;
             whole.add(&step);
             since_record.add(&step);
             if index % self.config.log_every == 0 {
-                record(&Record::Step(StepMetrics {
+                observer.record(&Record::Step(StepMetrics {
                     step: self.step,
                     epoch,
                     loss: since_record.loss(),
@@ -190,13 +178,20 @@ impl<F: Forward> Trainer<F> {
                 }))?;
                 since_record = Mean::default();
             }
-            if self.finished() {
+            flow = observer.after_step(self.step)?;
+            if self.config.max_steps.is_some_and(|last| self.step >= last) {
+                flow = ControlFlow::Break(());
+            }
+            if flow.is_break() {
                 break;
             }
         }
         let loop_seconds = begun.elapsed().as_secs_f64();
-        let test = self.evaluate(data.test_len(), |indices| data.test_batch(indices))?;
-        Ok(EpochMetrics {
+        let test = self.threads.install(|| {
+            evaluate_here(&self.forward, data.test_len(), |indices| data.test_batch(indices))
+        });
+        let test = test.map_err(Error::from)?;
+        let metrics = EpochMetrics {
             epoch,
             step: self.step,
             train_loss: whole.loss(),
@@ -205,7 +200,8 @@ impl<F: Forward> Trainer<F> {
             test_accuracy: test.accuracy(),
             images_per_second: whole.samples as f64 / loop_seconds,
             seconds: begun.elapsed().as_secs_f64(),
-        })
+        };
+        Ok((metrics, flow))
     }
 
     fn train_step(&mut self, epoch: u64, batch: &[u32], data: &dyn Data) -> Result<Step, Error> {
@@ -286,24 +282,6 @@ fn train_shard(
     Ok(Shard { loss_sum: scalar(&loss)?, correct, gradients })
 }
 
-fn evaluate_batch(forward: &impl Forward, batch: &Batch) -> TensorResult<Evaluation> {
-    let logits = forward(&batch.images, Mode::Eval)?; // (batch, classes)
-    Ok(Evaluation {
-        loss_sum: scalar(&cross_entropy_sum(&logits, &batch.labels)?)?,
-        predictions: predictions(&logits)?,
-        labels: batch.labels.to_vec1()?,
-    })
-}
-
-fn predictions(logits: &Tensor) -> TensorResult<Vec<u32>> {
-    let rows = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-    Ok(rows.iter().map(|row| argmax(row)).collect())
-}
-
-fn scalar(loss: &Tensor) -> TensorResult<f64> {
-    loss.to_dtype(DType::F64)?.to_scalar()
-}
-
 /// Loss and accuracy over some steps.
 #[derive(Default)]
 struct Mean {
@@ -363,7 +341,7 @@ mod tests {
 
     fn config() -> TrainConfig {
         TrainConfig {
-            epochs: 4,
+            epochs: 3,
             max_steps: None,
             batch_size: 8,
             shards: 3,
@@ -373,16 +351,24 @@ mod tests {
         }
     }
 
+    impl Observer for Vec<Record> {
+        type Error = Error;
+        fn record(&mut self, record: &Record) -> Result<(), Error> {
+            self.push(record.clone());
+            Ok(())
+        }
+        fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>, Error> {
+            Ok(if step == 20 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        }
+    }
+
     fn run(config: TrainConfig, threads: usize) -> Result<(Vec<f32>, Vec<Record>), Error> {
         let weight = Var::new(&[[0.1_f32], [-0.2]], &Device::Cpu)?;
         let parameters = vec![("w".to_owned(), weight.clone())];
         let tracked = weight.as_tensor().clone();
         let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
         let mut records = Vec::new();
-        Trainer::new(config, forward, parameters, threads)?.run(&Line, |record| {
-            records.push(record.clone());
-            Ok(())
-        })?;
+        Trainer::new(config, forward, parameters, threads)?.run(&Line, &mut records)?;
         Ok((weight.flatten_all()?.to_vec1()?, records))
     }
 
@@ -390,9 +376,9 @@ mod tests {
     fn training_learns_and_records_as_configured() -> Result<(), Error> {
         let (_, records) = run(config(), 1)?;
         // Six batches of eight an epoch, a record after every second: three, then the epoch's.
-        assert_eq!(records.len(), 4 * (3 + 1));
+        assert_eq!(records.len(), 3 * (3 + 1));
         let Some(Record::Epoch(last)) = records.last() else { panic!("no epoch at the end") };
-        assert_eq!((last.epoch, last.step), (4, 24));
+        assert_eq!((last.epoch, last.step), (3, 18));
         assert!(last.test_accuracy > 0.9 && last.train_loss < 0.69, "{last:?}");
         Ok(())
     }
@@ -415,12 +401,21 @@ mod tests {
     }
 
     #[test]
+    fn an_observer_ends_the_run_with_its_epoch() -> Result<(), Error> {
+        let (_, records) = run(TrainConfig { epochs: 9, ..config() }, 2)?;
+        let Some(Record::Epoch(last)) = records.last() else { panic!("no epoch at the end") };
+        assert_eq!((last.epoch, last.step), (4, 20));
+        Ok(())
+    }
+
+    #[test]
     fn a_loss_that_is_not_finite_stops_the_run() {
         let weight = Var::new(&[[f32::NAN], [0.0]], &Device::Cpu).expect("a small tensor");
         let tracked = weight.as_tensor().clone();
         let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
         let trainer = Trainer::new(config(), forward, vec![("w".to_owned(), weight)], 1);
-        let error = trainer.expect("a sound configuration").run(&Line, |_| Ok(())).unwrap_err();
+        let error =
+            trainer.expect("a sound configuration").run(&Line, &mut Vec::new()).unwrap_err();
         assert_eq!(error.to_string(), "step 1 of epoch 1: expected a finite loss, got NaN");
     }
 
@@ -432,7 +427,8 @@ mod tests {
         let idle = Var::new(1.0_f32, &Device::Cpu).expect("a small tensor");
         let parameters = vec![("w".to_owned(), weight), ("idle".to_owned(), idle)];
         let trainer = Trainer::new(config(), forward, parameters, 1);
-        let error = trainer.expect("a sound configuration").run(&Line, |_| Ok(())).unwrap_err();
+        let error =
+            trainer.expect("a sound configuration").run(&Line, &mut Vec::new()).unwrap_err();
         assert_eq!(error.to_string(), "no gradient reached 1 of 2 parameters: idle");
     }
 

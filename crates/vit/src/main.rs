@@ -1,3 +1,27 @@
-//! The `vit` command.
+//! The `vit` command: parses, resolves, composes and prints. What it does is done by the crates below it.
 
-fn main() {}
+mod cli;
+mod commands;
+mod dataset;
+mod device;
+mod failure;
+mod interrupt;
+mod logging;
+mod output;
+mod pictures;
+mod saved_model;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Keeps freed pages: glibc's allocator would map and unmap those of every large tensor.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    logging::start(&cli.logging);
+    commands::run(cli.command).unwrap_or_else(|failure| failure.report())
+}

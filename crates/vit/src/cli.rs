@@ -1,0 +1,265 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use vit_model::Layout;
+
+use crate::device::Device;
+
+/// A shallow Vision Transformer: trained, inspected and used
+#[derive(Debug, Parser)]
+#[command(name = "vit", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) logging: Logging,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 ok, 1 internal error, 2 usage or configuration, 3 data, 4 model file or disk,
+5 training diverged, 6 device, 130 interrupted.";
+
+/// What goes to stderr.
+#[derive(Debug, Args)]
+pub(crate) struct Logging {
+    /// Only errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// More detail; twice for all
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// How log lines are written
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Train(Train),
+    Eval(Eval),
+    Predict(Predict),
+    Info(Info),
+    Export(Export),
+    Fetch(Fetch),
+}
+
+/// Trains a model and leaves a run folder behind
+///
+/// Without --dataset, MNIST is used if it is there or can be fetched, else digits that are built in.
+#[derive(Debug, Args)]
+pub(crate) struct Train {
+    /// The model: notebook (the seed's code, every quirk of it) or shallow [default: shallow]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) preset: Option<String>,
+    /// Settings from a TOML file, such as a run's config.toml; flags go before it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Passes over the training images [default: 20]
+    #[arg(long, value_name = "N")]
+    pub(crate) epochs: Option<u64>,
+    /// End after this many steps
+    #[arg(long, value_name = "N")]
+    pub(crate) max_steps: Option<u64>,
+    /// Images in a step [default: 64]
+    #[arg(long, value_name = "N")]
+    pub(crate) batch_size: Option<usize>,
+    /// Learning rate [default: 0.0003]
+    #[arg(long, value_name = "F")]
+    pub(crate) lr: Option<f64>,
+    /// Dropout of attention weights, projections and feed-forwards [default: 0.2]
+    #[arg(long, value_name = "F")]
+    pub(crate) dropout: Option<f64>,
+    /// Seed of everything random [default: 0]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    pub(crate) seed: Option<u64>,
+    /// Threads; the result does not depend on it [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: Device,
+    /// Begin with the parameters of this file: of any layout that `vit export` writes
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) init: Option<PathBuf>,
+    /// Take the training images in the order of their file
+    #[arg(long)]
+    pub(crate) no_shuffle: bool,
+    /// Record the mean loss of every N steps [default: 100]
+    #[arg(long, value_name = "N")]
+    pub(crate) log_every: Option<u64>,
+    /// Save the model every N steps, or every N seconds as `30s`
+    #[arg(long, value_name = "N|Ns")]
+    pub(crate) save_every: Option<SaveEvery>,
+    /// The folder to leave behind, which must not exist [default: runs/<dataset>-<preset>-<n>]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Measures a model on a dataset's test images
+#[derive(Debug, Args)]
+pub(crate) struct Eval {
+    /// A run folder, or a safetensors file that carries its configuration
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: Device,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Classifies pictures, or a dataset's images: a line of JSON each
+#[derive(Debug, Args)]
+pub(crate) struct Predict {
+    /// A run folder, or a safetensors file that carries its configuration
+    pub(crate) model: PathBuf,
+    /// PNG or JPEG files
+    #[arg(value_name = "IMAGE", required_unless_present = "dataset", conflicts_with = "dataset")]
+    pub(crate) images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Which images of the dataset
+    #[arg(long, requires = "dataset", default_value = "test")]
+    pub(crate) split: Split,
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: Device,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Split {
+    Train,
+    Test,
+}
+
+/// Shows a model: its configuration, the parameters and the multiply-adds of each part
+#[derive(Debug, Args)]
+pub(crate) struct Info {
+    /// A run folder, or a safetensors file that carries its configuration
+    pub(crate) model: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Writes a model's parameters under the names of another library
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// A run folder, or a safetensors file that carries its configuration
+    pub(crate) model: PathBuf,
+    /// Whose names: timm's, Hugging Face transformers' or the seed's notebook's
+    #[arg(long)]
+    pub(crate) layout: LayoutName,
+    /// The safetensors file to write; for hf, the folder
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LayoutName {
+    Timm,
+    Hf,
+    Notebook,
+}
+
+impl From<LayoutName> for Layout {
+    fn from(name: LayoutName) -> Self {
+        match name {
+            LayoutName::Timm => Self::Timm,
+            LayoutName::Hf => Self::Hf,
+            LayoutName::Notebook => Self::Notebook,
+        }
+    }
+}
+
+/// Downloads a dataset where it is missing, and verifies it
+#[derive(Debug, Args)]
+pub(crate) struct Fetch {
+    /// mnist or fashion-mnist
+    pub(crate) dataset: String,
+    #[command(flatten)]
+    pub(crate) place: DataPlace,
+}
+
+/// Which dataset, and where it lies.
+#[derive(Debug, Args)]
+pub(crate) struct DataArgs {
+    /// mnist, fashion-mnist, digits, or a folder of the four IDX files
+    #[arg(long, value_name = "NAME|DIR")]
+    pub(crate) dataset: Option<String>,
+    #[command(flatten)]
+    pub(crate) place: DataPlace,
+}
+
+/// Where named datasets lie, and where they come from.
+#[derive(Debug, Args)]
+pub(crate) struct DataPlace {
+    /// The folder that holds a folder for each named dataset [default: VIT_DATA, else the cache folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The address of a folder of the dataset's .gz files, asked first [default: VIT_MIRROR]
+    #[arg(long, value_name = "URL")]
+    pub(crate) mirror: Option<String>,
+}
+
+/// How often the model is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SaveEvery {
+    Steps(u64),
+    Seconds(u64),
+}
+
+impl std::str::FromStr for SaveEvery {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, kind): (_, fn(u64) -> Self) = match text.strip_suffix('s') {
+            Some(seconds) => (seconds, Self::Seconds),
+            None => (text, Self::Steps),
+        };
+        match number.parse() {
+            Ok(number) if number > 0 => Ok(kind(number)),
+            _ => {
+                Err("expected a number of steps such as 500, or of seconds such as 30s".to_owned())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn saving_is_by_steps_or_seconds() {
+        assert_eq!("20".parse(), Ok(SaveEvery::Steps(20)));
+        assert_eq!("30s".parse(), Ok(SaveEvery::Seconds(30)));
+        for wrong in ["", "0", "s", "-1", "1m", "0s"] {
+            assert!(wrong.parse::<SaveEvery>().is_err(), "{wrong}");
+        }
+    }
+}

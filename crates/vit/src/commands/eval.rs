@@ -1,0 +1,143 @@
+//! `vit eval`: accuracy, each class, and which is taken for which.
+
+use candle_core::DType;
+use serde_json::json;
+use vit_data::{Dataset, Split};
+use vit_model::VitConfig;
+use vit_train::{Batch, Confusion, Evaluation};
+
+use crate::cli;
+use crate::dataset::{self, Found};
+use crate::failure::{Exit, Failure, Result};
+use crate::output::{self, percent, thousands};
+use crate::saved_model::SavedModel;
+
+pub(super) fn run(args: &cli::Eval) -> Result<()> {
+    let device = args.device.open()?;
+    let saved = SavedModel::open(&args.model)?;
+    let of_run = saved.run.as_ref().and_then(|run| run.dataset.as_deref());
+    let name = args.data.dataset.as_deref().or(of_run).unwrap_or(vit_fetch::MNIST.name);
+    let found = dataset::named(name, &args.data.place)?;
+    check_fit(&found.dataset, &saved.config)?;
+    let model = saved.build(&device)?;
+    let test = found.dataset.split(Split::Test);
+    let evaluation = vit_train::evaluate(
+        &|images: &candle_core::Tensor, mode| model.forward(images, mode),
+        test.len(),
+        super::threads(args.threads),
+        |indices| {
+            let (images, labels) = test.batch(indices, &device, DType::F32)?;
+            Ok(Batch { images, labels })
+        },
+    )?;
+    let confusion = evaluation.confusion(saved.config.classes);
+    if args.json {
+        return Ok(output::json(&as_json(&found, &evaluation, &confusion))?);
+    }
+    print(&found, &evaluation, &confusion)
+}
+
+/// Whether a model of `config` can be given the images of a dataset, and knows its classes.
+///
+/// # Errors
+/// If not: both sizes are named.
+pub(super) fn check_fit(dataset: &Dataset, config: &VitConfig) -> Result<()> {
+    let of_data = (dataset.height(), dataset.width(), dataset.channels());
+    let of_model = (config.image.height, config.image.width, config.image.channels);
+    let message = if of_data != of_model {
+        format!(
+            "the model expects images of {}x{} px with {} channels, {} has {}x{} px with {}",
+            of_model.0,
+            of_model.1,
+            of_model.2,
+            dataset.name(),
+            of_data.0,
+            of_data.1,
+            of_data.2
+        )
+    } else if dataset.classes() > config.classes {
+        let (of_model, of_data) = (config.classes, dataset.classes());
+        format!("the model knows {of_model} classes, {} has {of_data}", dataset.name())
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(Exit::Usage, message)
+        .hint("set [model] image, patch and classes in a file for `vit train --config`"))
+}
+
+/// What is told of one class.
+struct Class {
+    samples: usize,
+    correct: usize,
+    recall: f64,
+    precision: f64,
+}
+
+fn classes(confusion: &Confusion) -> Vec<Class> {
+    let each = confusion.counts.iter().enumerate().map(|(class, row)| {
+        let correct = row[class];
+        let samples = row.iter().sum();
+        let taken: usize = confusion.counts.iter().map(|row| row[class]).sum();
+        let share = |of: usize| correct as f64 / of as f64;
+        Class { samples, correct, recall: share(samples), precision: share(taken) }
+    });
+    each.collect()
+}
+
+fn as_json(found: &Found, evaluation: &Evaluation, confusion: &Confusion) -> serde_json::Value {
+    let classes = classes(confusion).into_iter().enumerate().map(|(class, told)| {
+        json!({
+            "class": class,
+            "samples": told.samples,
+            "correct": told.correct,
+            "recall": told.recall,
+            "precision": told.precision,
+        })
+    });
+    json!({
+        "accuracy": evaluation.accuracy(),
+        "correct": evaluation.correct(),
+        "samples": evaluation.total(),
+        "loss": evaluation.loss(),
+        "dataset": found.dataset.name(),
+        "split": "test",
+        "classes": classes.collect::<Vec<_>>(),
+        "confusion": confusion.counts,
+    })
+}
+
+fn print(found: &Found, evaluation: &Evaluation, confusion: &Confusion) -> Result<()> {
+    output::line(format!("dataset   {found}, test images"))?;
+    output::line(format!(
+        "accuracy  {} ({} of {})",
+        percent(evaluation.accuracy()),
+        thousands(evaluation.correct() as u64),
+        thousands(evaluation.total() as u64)
+    ))?;
+    output::line(format!("loss      {:.4}", evaluation.loss()))?;
+    output::line("")?;
+    output::line("class  samples  correct    recall  precision")?;
+    for (class, told) in classes(confusion).into_iter().enumerate() {
+        output::line(format!(
+            "{class:>5}  {:>7}  {:>7}  {:>8}  {:>9}",
+            told.samples,
+            told.correct,
+            percent(told.recall),
+            percent(told.precision)
+        ))?;
+    }
+    output::line("")?;
+    output::line("confusion: a row for each label, a column for each prediction")?;
+    let width = confusion.counts.iter().flatten().max().map_or(1, |most| most.to_string().len());
+    let row = |label: &str, cells: Vec<String>| {
+        let cells: Vec<String> = cells.iter().map(|cell| format!("{cell:>width$}")).collect();
+        format!("{label:>5}  {}", cells.join(" "))
+    };
+    let head = (0..confusion.counts.len()).map(|class| class.to_string()).collect();
+    output::line(row("", head))?;
+    for (label, counts) in confusion.counts.iter().enumerate() {
+        let cells = counts.iter().map(ToString::to_string).collect();
+        output::line(row(&label.to_string(), cells))?;
+    }
+    Ok(())
+}

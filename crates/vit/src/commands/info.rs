@@ -1,0 +1,54 @@
+//! `vit info`: what a model is made of.
+
+use serde_json::json;
+use vit_model::{Summary, VitConfig};
+
+use crate::cli;
+use crate::failure::Result;
+use crate::output::{self, thousands};
+use crate::saved_model::SavedModel;
+
+pub(super) fn run(args: &cli::Info) -> Result<()> {
+    let model = SavedModel::open(&args.model)?;
+    let summary = Summary::of(&model.config)?;
+    if args.json {
+        return Ok(output::json(&as_json(&model.config, &summary))?);
+    }
+    output::line(model.path.display())?;
+    output::line("")?;
+    output::line(format!("{:<16} {:>12} {:>14}", "part", "parameters", "multiply-adds"))?;
+    for part in &summary.parts {
+        output::line(format!(
+            "{:<16} {:>12} {:>14}",
+            part.name,
+            thousands(part.parameters as u64),
+            thousands(part.multiply_adds)
+        ))?;
+    }
+    output::line(format!(
+        "{:<16} {:>12} {:>14} an image",
+        "total",
+        thousands(summary.parameters() as u64),
+        thousands(summary.multiply_adds())
+    ))?;
+    output::line("")?;
+    Ok(output::line(
+        toml::to_string(&model.config).expect("a configuration is plain data").trim_end(),
+    )?)
+}
+
+fn as_json(config: &VitConfig, summary: &Summary) -> serde_json::Value {
+    let parts = summary.parts.iter().map(|part| {
+        json!({
+            "name": part.name,
+            "parameters": part.parameters,
+            "multiply_adds": part.multiply_adds,
+        })
+    });
+    json!({
+        "parameters": summary.parameters(),
+        "multiply_adds": summary.multiply_adds(),
+        "parts": parts.collect::<Vec<_>>(),
+        "config": config,
+    })
+}

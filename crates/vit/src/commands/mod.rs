@@ -1,0 +1,35 @@
+//! What each command does: a file each.
+
+mod eval;
+mod export;
+mod fetch;
+mod info;
+mod predict;
+mod train;
+
+use std::process::ExitCode;
+
+use crate::cli::Command;
+use crate::failure::Result;
+
+/// Runs a command.
+///
+/// # Errors
+/// Whatever it fails with.
+pub(crate) fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Train(args) => return train::run(&args),
+        Command::Eval(args) => eval::run(&args)?,
+        Command::Predict(args) => predict::run(&args)?,
+        Command::Info(args) => info::run(&args)?,
+        Command::Export(args) => export::run(&args)?,
+        Command::Fetch(args) => fetch::run(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// As many as asked for, else one for each core.
+fn threads(asked: Option<u16>) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    asked.map_or_else(cores, usize::from)
+}

@@ -1,0 +1,189 @@
+//! Finding the dataset that was asked for, or one to go on with.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use vit_data::{Dataset, IdxFile};
+use vit_fetch::{Event, Known, Options, Presence, Source, data_root, user_mirrors};
+use vit_files::{Hasher, write_atomically_with};
+
+use crate::cli::DataPlace;
+use crate::failure::{Exit, Failure, Result};
+
+/// The name of the dataset that is built in.
+pub(crate) const DIGITS: &str = "digits";
+/// How long the hub may take, after every mirror has failed.
+const HUB_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A dataset, and how far it can be trusted.
+pub(crate) struct Found {
+    pub(crate) dataset: Dataset,
+    origin: Origin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// Its bytes are the published ones.
+    Verified,
+    /// A folder of the user's, whose structure alone was checked.
+    Unverified,
+    /// Drawn by the program because it was asked for.
+    BuiltIn,
+    /// Drawn by the program because MNIST could not be had.
+    InsteadOfMnist,
+}
+
+impl fmt::Display for Found {
+    /// The dataset's name, with what there is to say of it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let remark = match self.origin {
+            Origin::Verified => "verified",
+            Origin::Unverified => "unverified",
+            Origin::BuiltIn => "built in",
+            Origin::InsteadOfMnist => "built in, not MNIST",
+        };
+        write!(f, "{} ({remark})", self.dataset.name())
+    }
+}
+
+impl Found {
+    /// What must be said first and last, where the dataset is not what was hoped for.
+    pub(crate) fn warning(&self) -> Option<&'static str> {
+        (self.origin == Origin::InsteadOfMnist).then_some(
+            "MNIST is neither here nor reachable: this run is on the digits that are built in, which the program draws itself",
+        )
+    }
+}
+
+/// The dataset of this name, or in this folder.
+///
+/// # Errors
+/// If there is no such dataset, or it cannot be had or used.
+pub(crate) fn named(name: &str, place: &DataPlace) -> Result<Found> {
+    if name == DIGITS {
+        return built_in(Origin::BuiltIn);
+    }
+    if let Some(source) = Source::named(name) {
+        return published(source, place);
+    }
+    let folder = Path::new(name);
+    if folder.is_dir() {
+        tracing::warn!(
+            "{} is a folder of your own: its structure is checked, its content unverified",
+            folder.display()
+        );
+        // The path and not the folder's name, so that the run can be repeated.
+        let dataset = vit_data::load_dir(folder)?.with_name(name);
+        return Ok(Found { dataset, origin: Origin::Unverified });
+    }
+    let message = format!("no dataset is called {name:?}, and it is no folder either");
+    Err(Failure::new(Exit::Data, message)
+        .hint("pass mnist, fashion-mnist, digits, or a folder of the four IDX files"))
+}
+
+/// MNIST if it is there or can be fetched, else what is built in.
+///
+/// # Errors
+/// If MNIST is there and is not what was published.
+pub(crate) fn any(place: &DataPlace) -> Result<Found> {
+    let source = &vit_fetch::MNIST;
+    let folder = source.folder(&data_root(place.data_dir.clone())?);
+    if vit_fetch::verify(source, &folder)? != Presence::Verified
+        && let Err(failure) = obtain(source, &folder, place)
+    {
+        tracing::debug!("{failure:?}");
+        let found = built_in(Origin::InsteadOfMnist)?;
+        tracing::warn!("{}", found.warning().unwrap_or_default());
+        return Ok(found);
+    }
+    load_published(source, &folder)
+}
+
+/// Fetches a named dataset where it is missing, and gives its folder.
+///
+/// # Errors
+/// If it cannot be had.
+pub(crate) fn fetch(source: &'static Source, place: &DataPlace) -> Result<PathBuf> {
+    let folder = source.folder(&data_root(place.data_dir.clone())?);
+    if vit_fetch::verify(source, &folder)? != Presence::Verified {
+        obtain(source, &folder, place)?;
+    }
+    Ok(folder)
+}
+
+fn published(source: &'static Source, place: &DataPlace) -> Result<Found> {
+    load_published(source, &fetch(source, place)?)
+}
+
+fn load_published(source: &Source, folder: &Path) -> Result<Found> {
+    let dataset = vit_data::load_dir(folder)?.with_name(source.name);
+    Ok(Found { dataset, origin: Origin::Verified })
+}
+
+fn built_in(origin: Origin) -> Result<Found> {
+    Ok(Found { dataset: vit_data::digits()?, origin })
+}
+
+/// The mirrors in turn; for MNIST, the hub last of all.
+fn obtain(source: &'static Source, folder: &Path, place: &DataPlace) -> Result<()> {
+    let options = Options { mirrors: user_mirrors(place.mirror.clone()), ..Options::default() };
+    let progress = crate::output::download_bar();
+    let fetched = vit_fetch::fetch(source, folder, &options, &mut |event| match event {
+        Event::Downloading { file, received, total, .. } => {
+            progress.set_message(file);
+            progress.set_position(received);
+            progress.set_length(total.unwrap_or(received));
+        }
+        Event::MirrorFailed(attempt) => {
+            progress.suspend(|| tracing::warn!("{attempt}"));
+        }
+        Event::Waiting { folder } => {
+            progress
+                .suspend(|| tracing::info!("another process fetches into {}", folder.display()));
+        }
+        Event::Installed { file } => progress.suspend(|| tracing::debug!("{file} is verified")),
+        _ => {}
+    });
+    progress.finish_and_clear();
+    match fetched {
+        Err(vit_fetch::Error::Download { .. }) if source.name == vit_fetch::MNIST.name => {
+            from_hub(source, folder).map_err(|hub| {
+                tracing::debug!("{hub:?}");
+                fetched.expect_err("the download failed").into()
+            })
+        }
+        fetched => Ok(fetched.map(|_| ())?),
+    }
+}
+
+/// Takes MNIST from the hub, through candle-datasets, if its bytes are the published ones.
+fn from_hub(source: &Source, folder: &Path) -> Result<()> {
+    tracing::info!("asking the hub for {}", source.name);
+    let (send, receive) = mpsc::channel();
+    // The loader has no time limit of its own; a thread that is late is left behind.
+    thread::spawn(move || send.send(vit_data::load_hub_mnist()));
+    let dataset = receive.recv_timeout(HUB_PATIENCE).map_err(|_| {
+        Failure::new(Exit::Data, format!("the hub gave nothing within {HUB_PATIENCE:?}"))
+    })??;
+    std::fs::create_dir_all(folder).map_err(vit_files::Error::io("create", folder))?;
+    for file in IdxFile::ALL {
+        let mut hasher = Hasher::new();
+        dataset.write_idx(file, &mut hasher)?;
+        let digest = hasher.finish();
+        let known = source.files.iter().find(|known| known.name == file.name());
+        if !known
+            .is_some_and(|known| matches!(known.sha256, Known::Unpacked(known) if known == digest))
+        {
+            let message = format!(
+                "the hub's {} is not the published file: its SHA-256 is {digest}",
+                file.name()
+            );
+            return Err(Failure::new(Exit::Data, message));
+        }
+        write_atomically_with(&folder.join(file.name()), |out| dataset.write_idx(file, out))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! What an error means to whoever called: the message, a hint and the exit code. The only place that knows.
+
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+/// What the program ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Whoever read our output has seen enough.
+    ClosedPipe = 0,
+    Internal = 1,
+    Usage = 2,
+    Data = 3,
+    File = 4,
+    Diverged = 5,
+    Device = 6,
+    /// 128 + SIGINT, as shells say.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    message: String,
+    hint: Option<String>,
+}
+
+/// A result that a user will see.
+pub(crate) type Result<T> = std::result::Result<T, Failure>;
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), hint: None }
+    }
+
+    /// What to try.
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// Says first what the error is about.
+    pub(crate) fn about(self, what: impl std::fmt::Display) -> Self {
+        Self { message: format!("{what}: {}", self.message), ..self }
+    }
+
+    /// Prints the failure on stderr and gives the exit code.
+    pub(crate) fn report(&self) -> ExitCode {
+        if self.exit != Exit::ClosedPipe {
+            tracing::error!("{}", self.message);
+            if let Some(hint) = &self.hint {
+                tracing::error!(target: HINT, "{hint}");
+            }
+        }
+        self.exit.into()
+    }
+}
+
+/// The target of log events that are hints.
+pub(crate) const HINT: &str = "hint";
+
+/// The error and its causes on one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        let closed = error.kind() == io::ErrorKind::BrokenPipe;
+        Self::new(if closed { Exit::ClosedPipe } else { Exit::Internal }, chain(&error))
+    }
+}
+
+impl From<candle_core::Error> for Failure {
+    fn from(error: candle_core::Error) -> Self {
+        Self::new(Exit::Internal, chain(&error))
+    }
+}
+
+impl From<image::ImageError> for Failure {
+    fn from(error: image::ImageError) -> Self {
+        Self::new(Exit::Data, chain(&error))
+    }
+}
+
+impl From<vit_data::Error> for Failure {
+    fn from(error: vit_data::Error) -> Self {
+        Self::new(Exit::Data, chain(&error))
+    }
+}
+
+impl From<vit_files::Error> for Failure {
+    fn from(error: vit_files::Error) -> Self {
+        Self::new(Exit::File, chain(&error))
+    }
+}
+
+impl From<vit_report::Error> for Failure {
+    fn from(error: vit_report::Error) -> Self {
+        Self::new(Exit::File, chain(&error))
+    }
+}
+
+impl From<vit_fetch::Error> for Failure {
+    fn from(error: vit_fetch::Error) -> Self {
+        use vit_fetch::Error;
+        let exit = match &error {
+            Error::Mirror { .. } | Error::NoHome => Exit::Usage,
+            Error::Files(_) => Exit::File,
+            _ => Exit::Data,
+        };
+        Self { exit, message: chain(&error), hint: error.hint() }
+    }
+}
+
+impl From<vit_model::Error> for Failure {
+    fn from(error: vit_model::Error) -> Self {
+        use vit_model::Error;
+        let exit = match &error {
+            Error::Encoder(_)
+            | Error::Patch(_)
+            | Error::Classes { .. }
+            | Error::UnknownPreset { .. }
+            | Error::Inexpressible { .. } => Exit::Usage,
+            Error::Tensor(_) => Exit::Internal,
+            _ => Exit::File,
+        };
+        Self::new(exit, chain(&error))
+    }
+}
+
+impl From<vit_train::Error> for Failure {
+    fn from(error: vit_train::Error) -> Self {
+        use vit_train::Error;
+        let (exit, hint) = match &error {
+            Error::RunFolderExists { .. } => {
+                (Exit::Usage, Some("pass another --run-dir, or none to have one chosen"))
+            }
+            Error::NoBatch { .. } => (Exit::Usage, Some("pass a smaller --batch-size")),
+            Error::Setting { .. } => (Exit::Usage, None),
+            Error::Write { .. } | Error::File(_) => (Exit::File, None),
+            Error::NotFinite { .. } => (Exit::Diverged, Some("try a smaller --lr")),
+            _ => (Exit::Internal, None),
+        };
+        Self { exit, message: chain(&error), hint: hint.map(str::to_owned) }
+    }
+}

@@ -1,0 +1,64 @@
+//! Log lines on stderr, through tracing.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::cli::{LogFormat, Logging};
+use crate::failure::HINT;
+
+/// Starts logging as the command line says. `NO_COLOR` turns colours off.
+pub(crate) fn start(options: &Logging) {
+    let level = match (options.quiet, options.verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (false, 0) => LevelFilter::INFO,
+        (false, 1) => LevelFilter::DEBUG,
+        (false, _) => LevelFilter::TRACE,
+    };
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && !no_color);
+    match options.log_format {
+        LogFormat::Text => builder.event_format(Plain).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// `message field=value`, with the level before it where it is not plain information: a person reads it.
+struct Plain;
+
+impl<S, N> FormatEvent<S, N> for Plain
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let (name, color) = match *event.metadata().level() {
+            _ if event.metadata().target() == HINT => ("hint: ", "36"),
+            Level::ERROR => ("error: ", "31"),
+            Level::WARN => ("warning: ", "33"),
+            Level::INFO => ("", ""),
+            Level::DEBUG => ("debug: ", "2"),
+            Level::TRACE => ("trace: ", "2"),
+        };
+        if writer.has_ansi_escapes() && !name.is_empty() {
+            write!(writer, "\x1b[{color}m{name}\x1b[0m")?;
+        } else {
+            writer.write_str(name)?;
+        }
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}

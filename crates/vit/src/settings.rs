@@ -1,0 +1,181 @@
+//! The settings of a run: flags over the configuration file over the preset's defaults.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+use vit_model::{Preset, VitConfig};
+use vit_train::{OptimizerConfig, TrainConfig};
+
+use crate::cli;
+use crate::failure::{Exit, Failure, Result};
+
+/// All that sets the numbers of a run: `config.toml` in its folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// The preset that the rest began as.
+    pub(crate) preset: String,
+    /// The dataset; none where it is still to be chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dataset: Option<String>,
+    /// Whether each epoch has an order of its own.
+    pub(crate) shuffle: bool,
+    /// The file that the parameters began as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) init: Option<PathBuf>,
+    /// How training goes.
+    pub(crate) train: TrainConfig,
+    /// What is trained.
+    pub(crate) model: VitConfig,
+}
+
+/// Pieces that a batch is cut into: two for each of two threads keep their activations in its second-level cache.
+const SHARDS: usize = 4;
+
+impl Settings {
+    /// The seed's recipe for a preset.
+    fn of_preset(preset: Preset) -> Self {
+        Self {
+            preset: preset.name().to_owned(),
+            dataset: None,
+            shuffle: true,
+            init: None,
+            train: TrainConfig {
+                epochs: 20,
+                max_steps: None,
+                batch_size: 64,
+                shards: SHARDS,
+                seed: 0,
+                log_every: 100,
+                optimizer: OptimizerConfig::adam(3e-4),
+            },
+            model: preset.config(),
+        }
+    }
+
+    /// What the command line and its configuration file ask for, checked.
+    ///
+    /// # Errors
+    /// If the file cannot be read, has an unknown key, or a setting is out of range.
+    pub(crate) fn resolve(args: &cli::Train) -> Result<Self> {
+        let file = args.config.as_deref().map(read_table).transpose()?.unwrap_or_default();
+        let in_file = file.get("preset").and_then(Value::as_str);
+        let preset = args.preset.as_deref().or(in_file).unwrap_or(Preset::Shallow.name());
+        let preset = Preset::named(preset)?;
+        let mut settings = Self::of_preset(preset).merged_with(file, args)?;
+        preset.name().clone_into(&mut settings.preset);
+        settings.override_by(args);
+        settings.train.check()?;
+        settings.model.check()?;
+        Ok(settings)
+    }
+
+    /// The settings of the run that lies in this folder.
+    ///
+    /// # Errors
+    /// If its `config.toml` cannot be read.
+    pub(crate) fn of_run(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.toml");
+        Value::Table(read_table(&path)?).try_into().map_err(|error| bad_file(&path, &error))
+    }
+
+    fn merged_with(self, file: Table, args: &cli::Train) -> Result<Self> {
+        let mut merged = Table::try_from(self).expect("settings are plain data");
+        merge(&mut merged, file);
+        let path = args.config.as_deref().unwrap_or(Path::new("the defaults"));
+        Value::Table(merged).try_into().map_err(|error| bad_file(path, &error))
+    }
+
+    fn override_by(&mut self, args: &cli::Train) {
+        fn set<T: Clone>(field: &mut T, flag: Option<&T>) {
+            if let Some(flag) = flag {
+                field.clone_from(flag);
+            }
+        }
+        set(&mut self.train.epochs, args.epochs.as_ref());
+        set(&mut self.train.batch_size, args.batch_size.as_ref());
+        set(&mut self.train.optimizer.lr, args.lr.as_ref());
+        set(&mut self.train.seed, args.seed.as_ref());
+        set(&mut self.train.log_every, args.log_every.as_ref());
+        self.train.max_steps = args.max_steps.or(self.train.max_steps);
+        self.dataset = args.data.dataset.clone().or_else(|| self.dataset.take());
+        self.init = args.init.clone().or_else(|| self.init.take());
+        self.shuffle &= !args.no_shuffle;
+        if let Some(rate) = args.dropout {
+            self.model = self.model.clone().with_dropout(rate);
+        }
+    }
+
+    /// The file that repeats the run.
+    pub(crate) fn to_toml(&self) -> String {
+        toml::to_string(self).expect("settings are plain data")
+    }
+}
+
+/// Puts the entries of `over` in the place of those of `base`, table by table.
+fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
+            // A whole number where a fraction is meant, such as `lr = 1`.
+            (Some(Value::Float(base)), Value::Integer(over)) => *base = over as f64,
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+fn read_table(path: &Path) -> Result<Table> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::new(Exit::Usage, format!("cannot read {}: {error}", path.display()))
+    })?;
+    text.parse().map_err(|error| bad_file(path, &error))
+}
+
+fn bad_file(path: &Path, error: &toml::de::Error) -> Failure {
+    Failure::new(Exit::Usage, error.to_string().trim_end().to_owned()).about(path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn train(args: &str) -> cli::Train {
+        let words = ["vit", "train"].into_iter().chain(args.split_whitespace());
+        match cli::Cli::parse_from(words).command {
+            cli::Command::Train(train) => train,
+            _ => unreachable!("the words say train"),
+        }
+    }
+
+    #[test]
+    fn flags_go_before_the_file_and_the_file_before_the_preset() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("c.toml");
+        std::fs::write(&path, "preset = 'notebook'\n[train]\nepochs = 3\nseed = 5\n[train.optimizer]\nlr = 1\n[model]\ndepth = 2\n")
+            .expect("a writable folder");
+        let args = train(&format!("--config {} --epochs 7 --dropout 0", path.display()));
+        let settings = Settings::resolve(&args).expect("sound settings");
+        assert_eq!(settings.preset, "notebook");
+        assert_eq!((settings.train.epochs, settings.train.seed), (7, 5));
+        assert_eq!(settings.train.optimizer.lr, 1.0);
+        assert_eq!((settings.model.depth, settings.model.dropout.mlp), (2, 0.0));
+        assert_eq!(settings.model.output, Preset::Notebook.config().output);
+    }
+
+    #[test]
+    fn a_run_s_own_file_repeats_its_settings() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let first =
+            Settings::resolve(&train("--preset notebook --lr 0.01 --no-shuffle --max-steps 3"));
+        let first = first.expect("sound settings");
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, first.to_toml()).expect("a writable folder");
+        let again = Settings::resolve(&train(&format!("--config {}", path.display())));
+        assert_eq!(again.expect("sound settings"), first);
+        assert_eq!(Settings::of_run(folder.path()).expect("sound settings"), first);
+    }
+}
