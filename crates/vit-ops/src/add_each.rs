@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use crate::slices;
+use crate::{simd, slices};
 
 /// `y_n = x_n + shared` for each sample `n`.
 ///
@@ -76,7 +76,10 @@ impl CustomOp2 for AddEach {
         let grad = grad.contiguous()?;
         let mut total = vec![0.0; shared.elem_count()];
         slices::read(&grad, |grad| {
-            slices::add_rows(&mut total, grad);
+            simd::dispatch(
+                #[inline(always)]
+                || slices::add_rows(&mut total, grad),
+            );
             Ok(())
         })?;
         let grad_shared = slices::gradient(total, shared)?;

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
 use vit_random::{Random, Site};
 
-use crate::slices;
+use crate::{simd, slices};
 
 /// A probability of being dropped, in `[0, 1)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -115,10 +115,19 @@ pub(crate) fn fill_mask(
     let (threshold, keep) = (rate.threshold(), (1.0 / (1.0 - rate.get())) as f32);
     let mut bits = vec![0; sample_len];
     for (sample, mask) in mask.chunks_exact_mut(sample_len).enumerate() {
-        random.stream(site, sample as u32).fill(&mut bits);
-        for (m, &bits) in mask.iter_mut().zip(&bits) {
-            *m = if bits < threshold { 0.0 } else { keep };
-        }
+        let mut stream = random.stream(site, sample as u32);
+        simd::dispatch(
+            #[inline(always)]
+            || stream.fill(&mut bits),
+        );
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                for (m, &bits) in mask.iter_mut().zip(&bits) {
+                    *m = if bits < threshold { 0.0 } else { keep };
+                }
+            },
+        );
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use crate::slices;
+use crate::{simd, slices};
 
 /// `y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias` over the last dimension, with the biased variance
 /// taken in two passes.
@@ -61,11 +61,41 @@ struct LayerNorm {
 }
 
 impl LayerNorm {
+    #[inline(always)]
     fn row(&self, xs: &[f32]) -> Row {
         let count = xs.len() as f32;
         let mean = slices::sum(xs) / count;
         let variance = slices::sum_of_squares_about(mean, xs) / count;
         Row { mean, scale: 1.0 / (variance + self.eps).sqrt() }
+    }
+}
+
+/// With `n = (x - mean) scale` and `g = dy w`: `dx = scale (g - E[g] - n E[g n])`, `dw = sum dy n`.
+#[inline(always)]
+fn backward(
+    xs: &[f32],
+    weight: &[f32],
+    rows: &[Row],
+    grad: &[f32],
+    grad_xs: &mut [f32],
+    grad_weight: &mut [f32],
+) {
+    let dim = weight.len();
+    let (mut normalised, mut weighted) = (vec![0.0; dim], vec![0.0; dim]);
+    let each = xs.chunks_exact(dim).zip(grad.chunks_exact(dim)).zip(grad_xs.chunks_exact_mut(dim));
+    for (((xs, grad), grad_xs), row) in each.zip(rows) {
+        let outputs = normalised.iter_mut().zip(&mut weighted).zip(grad_weight.iter_mut());
+        let inputs = xs.iter().zip(grad).zip(weight);
+        for (((n, g), dw), ((x, dy), w)) in outputs.zip(inputs) {
+            *n = (x - row.mean) * row.scale;
+            *g = dy * w;
+            *dw += dy * *n;
+        }
+        let mean = slices::sum(&weighted) / dim as f32;
+        let along = slices::dot(&weighted, &normalised) / dim as f32;
+        for ((dx, g), n) in grad_xs.iter_mut().zip(&weighted).zip(&normalised) {
+            *dx = row.scale * (g - mean - n * along);
+        }
     }
 }
 
@@ -89,20 +119,23 @@ impl CustomOp3 for LayerNorm {
         let dim = weight.len();
         let mut ys = vec![0.0; xs.len()];
         let mut rows = Vec::with_capacity(xs.len() / dim);
-        for (xs, ys) in xs.chunks_exact(dim).zip(ys.chunks_exact_mut(dim)) {
-            let row = self.row(xs);
-            for (((y, x), w), b) in ys.iter_mut().zip(xs).zip(weight).zip(bias) {
-                *y = (x - row.mean) * row.scale * w + b;
-            }
-            rows.push(row);
-        }
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                for (xs, ys) in xs.chunks_exact(dim).zip(ys.chunks_exact_mut(dim)) {
+                    let row = self.row(xs);
+                    for (((y, x), w), b) in ys.iter_mut().zip(xs).zip(weight).zip(bias) {
+                        *y = (x - row.mean) * row.scale * w + b;
+                    }
+                    rows.push(row);
+                }
+            },
+        );
         // An operation runs forward once; its value lives in the graph until the backward pass.
         let _ = self.rows.set(rows);
         slices::output(ys, xs_layout.shape().clone())
     }
 
-    /// With `n = (x - mean) scale` and `g = dy w`: `dx = scale (g - E[g] - n E[g n])`, `dw = sum dy n`,
-    /// `db = sum dy`.
     fn bwd(
         &self,
         xs: &Tensor,
@@ -117,30 +150,16 @@ impl CustomOp3 for LayerNorm {
         let mut grad_xs = vec![0.0; xs.elem_count()];
         let mut grad_weight = vec![0.0; dim];
         let mut grad_bias = vec![0.0; dim];
-        let (mut normalised, mut weighted) = (vec![0.0; dim], vec![0.0; dim]);
-        slices::read(&grad, |grad| {
-            slices::add_rows(&mut grad_bias, grad);
-            slices::read(weight, |weight| {
-                slices::read(xs, |xs| {
-                    let each = xs
-                        .chunks_exact(dim)
-                        .zip(grad.chunks_exact(dim))
-                        .zip(grad_xs.chunks_exact_mut(dim))
-                        .zip(rows);
-                    for (((xs, grad), grad_xs), row) in each {
-                        for i in 0..dim {
-                            normalised[i] = (xs[i] - row.mean) * row.scale;
-                            weighted[i] = grad[i] * weight[i];
-                            grad_weight[i] += grad[i] * normalised[i];
-                        }
-                        let mean = slices::sum(&weighted) / dim as f32;
-                        let along = slices::dot(&weighted, &normalised) / dim as f32;
-                        for i in 0..dim {
-                            grad_xs[i] = row.scale * (weighted[i] - mean - normalised[i] * along);
-                        }
-                    }
-                    Ok(())
-                })
+        slices::read2(xs, weight, |xs, weight| {
+            slices::read(&grad, |grad| {
+                simd::dispatch(
+                    #[inline(always)]
+                    || {
+                        slices::add_rows(&mut grad_bias, grad);
+                        backward(xs, weight, rows, grad, &mut grad_xs, &mut grad_weight);
+                    },
+                );
+                Ok(())
             })
         })?;
         Ok((

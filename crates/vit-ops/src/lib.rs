@@ -27,6 +27,7 @@ mod layer_norm;
 mod linear;
 mod matmul;
 mod mode;
+mod simd;
 mod slices;
 mod softmax;
 #[cfg(test)]

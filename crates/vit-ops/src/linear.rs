@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use crate::matmul::{Matrix, matmul, matmul_add};
-use crate::slices;
+use crate::{simd, slices};
 
 /// `y = x Wᵀ + b` over the last dimension.
 ///
@@ -99,7 +99,10 @@ impl Linear {
         let grad = grad.contiguous()?;
         slices::read(&grad, |grad| {
             let mut bias = vec![0.0; outputs];
-            slices::add_rows(&mut bias, grad);
+            simd::dispatch(
+                #[inline(always)]
+                || slices::add_rows(&mut bias, grad),
+            );
             let grad = Matrix::new(grad, rows, outputs);
             let grad_xs = if xs.track_op() {
                 let values = slices::read(weight, |weight| {

@@ -24,6 +24,15 @@ pub(crate) fn read<R>(xs: &Tensor, read: impl FnOnce(&[f32]) -> Result<R>) -> Re
     }
 }
 
+/// The same on two tensors.
+pub(crate) fn read2<R>(
+    xs: &Tensor,
+    ys: &Tensor,
+    then: impl FnOnce(&[f32], &[f32]) -> Result<R>,
+) -> Result<R> {
+    read(xs, |xs| read(ys, |ys| then(xs, ys)))
+}
+
 /// What a custom operation's forward returns.
 pub(crate) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shape)> {
     Ok((CpuStorage::F32(values), shape.into()))
@@ -50,34 +59,57 @@ fn sum_by(len: usize, f: impl Fn(usize) -> f32) -> f32 {
     (whole..len).map(f).sum::<f32>() + lanes.iter().sum::<f32>()
 }
 
+/// The largest number; negative infinity of none.
+#[inline(always)]
+pub(crate) fn max(xs: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (blocks, rest) = xs.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, &x) in lanes.iter_mut().zip(block) {
+            *lane = larger(*lane, x);
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| larger(a, b))
+}
+
 /// `sum_i x_i`.
-#[inline]
+#[inline(always)]
 pub(crate) fn sum(xs: &[f32]) -> f32 {
     sum_by(xs.len(), |i| xs[i])
 }
 
 /// `sum_i (x_i - center)²`.
-#[inline]
+#[inline(always)]
 pub(crate) fn sum_of_squares_about(center: f32, xs: &[f32]) -> f32 {
     sum_by(xs.len(), |i| (xs[i] - center) * (xs[i] - center))
 }
 
 /// `sum_i x_i y_i`.
-#[inline]
+#[inline(always)]
 pub(crate) fn dot(xs: &[f32], ys: &[f32]) -> f32 {
     let ys = &ys[..xs.len()];
     sum_by(xs.len(), |i| xs[i] * ys[i])
 }
 
 /// `y_i += a x_i`.
-#[inline]
+#[inline(always)]
 pub(crate) fn add_scaled(ys: &mut [f32], a: f32, xs: &[f32]) {
     for (y, x) in ys.iter_mut().zip(xs) {
         *y += a * x;
     }
 }
 
+/// `y_i *= x_i`, for as many as there are of both.
+#[inline(always)]
+pub(crate) fn multiply(ys: &mut [f32], xs: &[f32]) {
+    for (y, x) in ys.iter_mut().zip(xs) {
+        *y *= x;
+    }
+}
+
 /// `total_j += sum_i row_ij`, for the rows of a matrix as wide as `total`.
+#[inline(always)]
 pub(crate) fn add_rows(total: &mut [f32], rows: &[f32]) {
     for row in rows.chunks_exact(total.len()) {
         add_scaled(total, 1.0, row);

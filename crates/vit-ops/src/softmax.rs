@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use crate::exp::exp;
-use crate::slices;
+use crate::{simd, slices};
 
 /// `y_i = exp(x_i - max x) / sum_j exp(x_j - max x)` over the last dimension.
 ///
@@ -39,9 +39,9 @@ pub(crate) mod composed {
 }
 
 /// Replaces a row by its softmax.
-#[inline]
+#[inline(always)]
 pub(crate) fn softmax_in_place(row: &mut [f32]) {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let max = slices::max(row);
     for x in row.iter_mut() {
         *x = exp(*x - max);
     }
@@ -61,7 +61,10 @@ impl CustomOp1 for Softmax {
     fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut ys = slices::of_storage(xs, layout)?.to_vec();
         let width = last_dimension(layout.dims());
-        ys.chunks_exact_mut(width).for_each(softmax_in_place);
+        simd::dispatch(
+            #[inline(always)]
+            || ys.chunks_exact_mut(width).for_each(softmax_in_place),
+        );
         slices::output(ys, layout.shape().clone())
     }
 
@@ -111,6 +114,21 @@ mod tests {
     #[test]
     fn gradients_are_those_of_finite_differences() -> Result<()> {
         Case::new(&[&[3, 5]])?.gradients_match_differences(|t| composed::softmax(&t[0]))
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        for len in 1..40 {
+            let row: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37).sin() * 9.0).collect();
+            let softmax = || {
+                let mut row = row.clone();
+                softmax_in_place(&mut row);
+                row.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            };
+            for (path, bits) in simd::on_every_path(softmax) {
+                assert_eq!(bits, softmax(), "{path}, {len}");
+            }
+        }
     }
 
     #[test]

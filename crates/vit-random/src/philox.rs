@@ -23,9 +23,51 @@ pub(crate) const fn block(mut counter: [u32; 4], seed: u64) -> [u32; 4] {
     counter
 }
 
+/// Blocks computed side by side: one for each 32-bit lane of the widest vector register.
+pub(crate) const LANES: usize = 16;
+
+/// The numbers of [`LANES`] blocks, from `counter` on, one block after the other.
+#[inline(always)]
+pub(crate) fn blocks(counter: [u32; 4], seed: u64) -> [u32; 4 * LANES] {
+    let mut state = counter.map(|word| [word; LANES]);
+    for (lane, word) in state[0].iter_mut().enumerate() {
+        *word = word.wrapping_add(lane as u32);
+    }
+    let mut key = [seed as u32, (seed >> 32) as u32];
+    for _ in 0..10 {
+        let [c0, c1, c2, c3] = state;
+        for lane in 0..LANES {
+            let product0 = u64::from(MULTIPLIERS[0]) * u64::from(c0[lane]);
+            let product1 = u64::from(MULTIPLIERS[1]) * u64::from(c2[lane]);
+            state[0][lane] = (product1 >> 32) as u32 ^ c1[lane] ^ key[0];
+            state[1][lane] = product1 as u32;
+            state[2][lane] = (product0 >> 32) as u32 ^ c3[lane] ^ key[1];
+            state[3][lane] = product0 as u32;
+        }
+        key = [key[0].wrapping_add(KEY_STEPS[0]), key[1].wrapping_add(KEY_STEPS[1])];
+    }
+    let mut out = [0; 4 * LANES];
+    for (lane, block) in out.chunks_exact_mut(4).enumerate() {
+        for (word, number) in block.iter_mut().enumerate() {
+            *number = state[word][lane];
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
-    use super::block;
+    use super::{LANES, block, blocks};
+
+    #[test]
+    fn blocks_side_by_side_are_blocks_one_by_one() {
+        let counter = [u32::MAX - 3, 7, 8, 9];
+        let singly = (0..LANES as u32).flat_map(|lane| {
+            let first = counter[0].wrapping_add(lane);
+            block([first, counter[1], counter[2], counter[3]], 0x1234_5678_9abc_def0)
+        });
+        assert!(blocks(counter, 0x1234_5678_9abc_def0).into_iter().eq(singly));
+    }
 
     /// The known answers of Random123's own test, `kat_vectors`.
     #[test]
