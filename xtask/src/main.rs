@@ -1,5 +1,7 @@
 //! The tasks of this workspace: `cargo xtask help` lists them.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
+
 mod cargo;
 mod ci;
 mod fetch;

@@ -1,8 +1,10 @@
 #![doc = include_str!("../README.md")]
 
+mod config;
 mod error;
 mod evaluation;
 mod gradients;
+mod interface;
 mod metrics;
 mod optimizer;
 mod run_folder;
@@ -10,12 +12,14 @@ mod shards;
 mod threads;
 mod trainer;
 
+pub use config::TrainConfig;
 pub use error::Error;
 pub use evaluation::{Confusion, Evaluation, evaluate};
+pub use interface::{Batch, Data, Forward, Observer};
 pub use metrics::{EpochMetrics, MetricsFile, Record, StepMetrics};
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
 pub use run_folder::RunFolder;
-pub use trainer::{Batch, Data, Forward, Observer, TrainConfig, Trainer};
+pub use trainer::Trainer;
 
 /// Parameters by name, sorted.
 pub type Parameters = Vec<(String, candle_core::Var)>;

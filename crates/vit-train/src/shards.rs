@@ -1,11 +1,45 @@
-//! Where a batch is cut: at borders that depend on its size and the number of shards, never on threads.
+//! The pieces of a batch that are computed each on one thread. Their borders depend on the batch's size and the
+//! number of shards, never on threads.
 
 use std::ops::Range;
+
+use candle_core::Tensor;
+use vit_ops::{Mode, cross_entropy_sum};
+
+use crate::evaluation::{predictions, scalar};
+use crate::{Batch, Error, Forward, Parameters, gradients};
 
 /// The shards of a batch, in order: as equal as can be, none empty.
 pub(crate) fn shards(batch: usize, count: usize) -> Vec<Range<usize>> {
     let count = count.min(batch);
     (0..count).map(|index| index * batch / count..(index + 1) * batch / count).collect()
+}
+
+/// What a shard's forward and backward pass gives.
+pub(crate) struct Shard {
+    pub(crate) loss_sum: f64,
+    pub(crate) correct: usize,
+    /// In the order of the parameters.
+    pub(crate) gradients: Vec<Tensor>,
+}
+
+/// Runs one shard forward and backward.
+///
+/// # Errors
+/// If a tensor operation fails, or a parameter has no gradient.
+pub(crate) fn train_shard(
+    forward: &impl Forward,
+    parameters: &Parameters,
+    batch: &Batch,
+    mode: Mode,
+) -> Result<Shard, Error> {
+    let logits = forward(&batch.images, mode)?; // (batch, classes)
+    let loss = cross_entropy_sum(&logits, &batch.labels)?;
+    let gradients = gradients::of_shard(loss.backward()?, parameters)?;
+    let guesses = predictions(&logits)?;
+    let labels = batch.labels.to_vec1::<u32>()?;
+    let correct = guesses.iter().zip(&labels).filter(|(guess, label)| guess == label).count();
+    Ok(Shard { loss_sum: scalar(&loss)?, correct, gradients })
 }
 
 #[cfg(test)]

@@ -3,94 +3,18 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use candle_core::{Result as TensorResult, Tensor};
 use rayon::ThreadPool;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
-use vit_ops::{Mode, cross_entropy_sum};
+use vit_ops::Mode;
 use vit_random::Random;
 
-use crate::evaluation::{evaluate_here, predictions, scalar};
-use crate::shards::shards;
+use crate::evaluation::evaluate_here;
+use crate::shards::{Shard, shards, train_shard};
 use crate::threads::thread_pool;
 use crate::{
-    EpochMetrics, Error, Optimizer, OptimizerConfig, Parameters, Record, StepMetrics, gradients,
+    Data, EpochMetrics, Error, Forward, Observer, Optimizer, Parameters, Record, StepMetrics,
+    TrainConfig, gradients,
 };
-
-/// What is trained: a function from (images, mode) to logits.
-pub trait Forward: Fn(&Tensor, Mode) -> TensorResult<Tensor> + Send + Sync {}
-
-impl<F: Fn(&Tensor, Mode) -> TensorResult<Tensor> + Send + Sync> Forward for F {}
-
-/// Some samples.
-#[derive(Clone, Debug)]
-pub struct Batch {
-    /// (batch, ...)
-    pub images: Tensor,
-    /// (batch) of `u32`
-    pub labels: Tensor,
-}
-
-/// What is trained on: samples by index, and the order of an epoch.
-pub trait Data: Send + Sync {
-    /// The training samples of an epoch (from 1), in order.
-    fn order(&self, epoch: u64) -> Vec<u32>;
-
-    /// Some training samples.
-    ///
-    /// # Errors
-    /// If a sample cannot be given.
-    fn train_batch(&self, indices: &[u32]) -> TensorResult<Batch>;
-
-    /// Number of test samples.
-    fn test_len(&self) -> usize;
-
-    /// Some test samples.
-    ///
-    /// # Errors
-    /// If a sample cannot be given.
-    fn test_batch(&self, indices: &[u32]) -> TensorResult<Batch>;
-}
-
-/// Who is told of a run as it goes, and may end it.
-pub trait Observer {
-    /// What its methods fail with; a run fails with the same.
-    type Error: From<Error>;
-
-    /// A record, as it comes.
-    ///
-    /// # Errors
-    /// Whatever ends the run.
-    fn record(&mut self, record: &Record) -> Result<(), Self::Error>;
-
-    /// A step was taken, `step` from 1 over the whole run. After a break, the run ends with its epoch's record.
-    ///
-    /// # Errors
-    /// Whatever ends the run.
-    fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>, Self::Error>;
-}
-
-/// How training goes. With the same configuration, parameters and data, every number comes out the same, whatever
-/// the number of threads.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainConfig {
-    /// Passes over the training samples.
-    pub epochs: u64,
-    /// Ends the run after this many steps.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub max_steps: Option<u64>,
-    /// Samples in a step; a last partial batch is dropped.
-    pub batch_size: usize,
-    /// Pieces that a batch is cut into, each computed on one thread. It sets the order of sums, and so the bits.
-    pub shards: usize,
-    /// Seed of everything random.
-    pub seed: u64,
-    /// Steps between two records, counted from each epoch's start.
-    pub log_every: u64,
-    /// The optimiser's settings.
-    pub optimizer: OptimizerConfig,
-}
 
 /// A model being trained.
 pub struct Trainer<F> {
@@ -100,20 +24,6 @@ pub struct Trainer<F> {
     optimizer: Optimizer,
     threads: ThreadPool,
     step: u64,
-}
-
-/// What a shard's forward and backward pass gives.
-struct Shard {
-    loss_sum: f64,
-    correct: usize,
-    gradients: Vec<Tensor>,
-}
-
-/// What a step gives.
-struct Step {
-    loss_sum: f64,
-    correct: usize,
-    samples: usize,
 }
 
 impl<F: Forward> Trainer<F> {
@@ -244,42 +154,11 @@ impl<F: Forward> Trainer<F> {
     }
 }
 
-impl TrainConfig {
-    /// Checks the ranges.
-    ///
-    /// # Errors
-    /// If a setting is out of range.
-    pub fn check(&self) -> Result<(), Error> {
-        let counts = [
-            ("epochs", self.epochs),
-            ("max_steps", self.max_steps.unwrap_or(1)),
-            ("batch_size", self.batch_size as u64),
-            ("shards", self.shards as u64),
-            ("log_every", self.log_every),
-        ];
-        for (field, value) in counts {
-            if value == 0 {
-                let (expected, value) = ("of at least 1", value.to_string());
-                return Err(Error::Setting { field, expected, value });
-            }
-        }
-        self.optimizer.check()
-    }
-}
-
-fn train_shard(
-    forward: &impl Forward,
-    parameters: &Parameters,
-    batch: &Batch,
-    mode: Mode,
-) -> Result<Shard, Error> {
-    let logits = forward(&batch.images, mode)?; // (batch, classes)
-    let loss = cross_entropy_sum(&logits, &batch.labels)?;
-    let gradients = gradients::of_shard(loss.backward()?, parameters)?;
-    let guesses = predictions(&logits)?;
-    let labels = batch.labels.to_vec1::<u32>()?;
-    let correct = guesses.iter().zip(&labels).filter(|(guess, label)| guess == label).count();
-    Ok(Shard { loss_sum: scalar(&loss)?, correct, gradients })
+/// What a step gives.
+struct Step {
+    loss_sum: f64,
+    correct: usize,
+    samples: usize,
 }
 
 /// Loss and accuracy over some steps.
@@ -309,7 +188,8 @@ impl Mean {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{Device, Var};
+    use crate::{Batch, OptimizerConfig};
+    use candle_core::{Device, Result as TensorResult, Tensor, Var};
 
     /// Points on a line, labelled by their side of zero.
     struct Line;

@@ -1,0 +1,61 @@
+//! What a trainer is given: a model, samples, and someone to tell.
+
+use std::ops::ControlFlow;
+
+use candle_core::{Result as TensorResult, Tensor};
+use vit_ops::Mode;
+
+use crate::{Error, Record};
+
+/// What is trained: a function from (images, mode) to logits.
+pub trait Forward: Fn(&Tensor, Mode) -> TensorResult<Tensor> + Send + Sync {}
+
+impl<F: Fn(&Tensor, Mode) -> TensorResult<Tensor> + Send + Sync> Forward for F {}
+
+/// Some samples.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// (batch, ...)
+    pub images: Tensor,
+    /// (batch) of `u32`
+    pub labels: Tensor,
+}
+
+/// What is trained on: samples by index, and the order of an epoch.
+pub trait Data: Send + Sync {
+    /// The training samples of an epoch (from 1), in order.
+    fn order(&self, epoch: u64) -> Vec<u32>;
+
+    /// Some training samples.
+    ///
+    /// # Errors
+    /// If a sample cannot be given.
+    fn train_batch(&self, indices: &[u32]) -> TensorResult<Batch>;
+
+    /// Number of test samples.
+    fn test_len(&self) -> usize;
+
+    /// Some test samples.
+    ///
+    /// # Errors
+    /// If a sample cannot be given.
+    fn test_batch(&self, indices: &[u32]) -> TensorResult<Batch>;
+}
+
+/// Who is told of a run as it goes, and may end it.
+pub trait Observer {
+    /// What its methods fail with; a run fails with the same.
+    type Error: From<Error>;
+
+    /// A record, as it comes.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    fn record(&mut self, record: &Record) -> Result<(), Self::Error>;
+
+    /// A step was taken, `step` from 1 over the whole run. After a break, the run ends with its epoch's record.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>, Self::Error>;
+}
