@@ -1,3 +1,24 @@
 //! Tests of the whole system: agreement with PyTorch, and the `vit` binary as a user meets it.
 
+#![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
+
+mod idx_folder;
+mod running;
+mod support;
+
 mod agreement;
+mod bad_data;
+mod bad_models;
+mod bad_settings;
+mod evaluation;
+mod export;
+mod help;
+mod info;
+#[cfg(unix)]
+mod interrupt;
+mod newcomer;
+mod prediction;
+mod pytorch_losses;
+mod run_folder;
+mod same_bits;
+mod streams;

@@ -9,7 +9,7 @@ use crate::device::Device;
 
 /// A shallow Vision Transformer: trained, inspected and used
 #[derive(Debug, Parser)]
-#[command(name = "vit", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "vit", version, max_term_width = 80, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) logging: Logging,
@@ -18,16 +18,17 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 ok, 1 internal error, 2 usage or configuration, 3 data, 4 model file or disk,
-5 training diverged, 6 device, 130 interrupted.";
+Exit codes: 0 ok, 1 internal error, 2 usage or configuration, 3 data, \
+4 model file or disk, 5 training diverged, 6 device, 130 interrupted.";
 
 /// What goes to stderr.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Logging")]
 pub(crate) struct Logging {
-    /// Only errors
+    /// Log only errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// More detail; twice for all
+    /// Log more; twice for all, libraries too
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     /// How log lines are written
@@ -51,15 +52,17 @@ pub(crate) enum Command {
     Fetch(Fetch),
 }
 
+const TRAINED_ON: &str = "\
+Without --dataset, MNIST is used if it is there or can be fetched, else the digits that are built in.";
+
 /// Trains a model and leaves a run folder behind
-///
-/// Without --dataset, MNIST is used if it is there or can be fetched, else digits that are built in.
 #[derive(Debug, Args)]
+#[command(after_help = TRAINED_ON)]
 pub(crate) struct Train {
     /// The model: notebook (the seed's code, every quirk of it) or shallow [default: shallow]
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<String>,
-    /// Settings from a TOML file, such as a run's config.toml; flags go before it
+    /// Settings from a TOML file, such as a run's config.toml; flags override them
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
@@ -74,10 +77,10 @@ pub(crate) struct Train {
     #[arg(long, value_name = "N")]
     pub(crate) batch_size: Option<usize>,
     /// Learning rate [default: 0.0003]
-    #[arg(long, value_name = "F")]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) lr: Option<f64>,
     /// Dropout of attention weights, projections and feed-forwards [default: 0.2]
-    #[arg(long, value_name = "F")]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) dropout: Option<f64>,
     /// Seed of everything random [default: 0]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
@@ -108,8 +111,12 @@ pub(crate) struct Train {
     pub(crate) json: bool,
 }
 
+const MEASURED_ON: &str = "\
+Without --dataset, the one that the run was trained on is used; for a file, MNIST.";
+
 /// Measures a model on a dataset's test images
 #[derive(Debug, Args)]
+#[command(after_help = MEASURED_ON)]
 pub(crate) struct Eval {
     /// A run folder, or a safetensors file that carries its configuration
     pub(crate) model: PathBuf,
@@ -131,7 +138,7 @@ pub(crate) struct Eval {
 pub(crate) struct Predict {
     /// A run folder, or a safetensors file that carries its configuration
     pub(crate) model: PathBuf,
-    /// PNG or JPEG files
+    /// PNG or JPEG files, unless --dataset is given
     #[arg(value_name = "IMAGE", required_unless_present = "dataset", conflicts_with = "dataset")]
     pub(crate) images: Vec<PathBuf>,
     #[command(flatten)]

@@ -17,6 +17,8 @@ use crate::failure::{Exit, Failure, Result};
 pub(crate) const DIGITS: &str = "digits";
 /// How long the hub may take, after every mirror has failed.
 const HUB_PATIENCE: Duration = Duration::from_secs(60);
+/// The same where training can go on without MNIST: the network is most likely gone, and someone waits.
+const HUB_PATIENCE_UNASKED: Duration = Duration::from_secs(6);
 
 /// A dataset, and how far it can be trusted.
 pub(crate) struct Found {
@@ -52,9 +54,8 @@ impl fmt::Display for Found {
 impl Found {
     /// What must be said first and last, where the dataset is not what was hoped for.
     pub(crate) fn warning(&self) -> Option<&'static str> {
-        (self.origin == Origin::InsteadOfMnist).then_some(
-            "MNIST is neither here nor reachable: this run is on the digits that are built in, which the program draws itself",
-        )
+        (self.origin == Origin::InsteadOfMnist)
+            .then_some("MNIST is neither here nor reachable: this run is on built-in digits")
     }
 }
 
@@ -92,7 +93,7 @@ pub(crate) fn any(place: &DataPlace) -> Result<Found> {
     let source = &vit_fetch::MNIST;
     let folder = source.folder(&data_root(place.data_dir.clone())?);
     if vit_fetch::verify(source, &folder)? != Presence::Verified
-        && let Err(failure) = obtain(source, &folder, place)
+        && let Err(failure) = obtain(source, &folder, place, HUB_PATIENCE_UNASKED)
     {
         tracing::debug!("{failure:?}");
         let found = built_in(Origin::InsteadOfMnist)?;
@@ -109,7 +110,7 @@ pub(crate) fn any(place: &DataPlace) -> Result<Found> {
 pub(crate) fn fetch(source: &'static Source, place: &DataPlace) -> Result<PathBuf> {
     let folder = source.folder(&data_root(place.data_dir.clone())?);
     if vit_fetch::verify(source, &folder)? != Presence::Verified {
-        obtain(source, &folder, place)?;
+        obtain(source, &folder, place, HUB_PATIENCE)?;
     }
     Ok(folder)
 }
@@ -128,7 +129,12 @@ fn built_in(origin: Origin) -> Result<Found> {
 }
 
 /// The mirrors in turn; for MNIST, the hub last of all.
-fn obtain(source: &'static Source, folder: &Path, place: &DataPlace) -> Result<()> {
+fn obtain(
+    source: &'static Source,
+    folder: &Path,
+    place: &DataPlace,
+    hub_patience: Duration,
+) -> Result<()> {
     let options = Options { mirrors: user_mirrors(place.mirror.clone()), ..Options::default() };
     let progress = crate::output::download_bar();
     let fetched = vit_fetch::fetch(source, folder, &options, &mut |event| match event {
@@ -150,7 +156,7 @@ fn obtain(source: &'static Source, folder: &Path, place: &DataPlace) -> Result<(
     progress.finish_and_clear();
     match fetched {
         Err(vit_fetch::Error::Download { .. }) if source.name == vit_fetch::MNIST.name => {
-            from_hub(source, folder).map_err(|hub| {
+            from_hub(source, folder, hub_patience).map_err(|hub| {
                 tracing::debug!("{hub:?}");
                 fetched.expect_err("the download failed").into()
             })
@@ -160,13 +166,13 @@ fn obtain(source: &'static Source, folder: &Path, place: &DataPlace) -> Result<(
 }
 
 /// Takes MNIST from the hub, through candle-datasets, if its bytes are the published ones.
-fn from_hub(source: &Source, folder: &Path) -> Result<()> {
+fn from_hub(source: &Source, folder: &Path, patience: Duration) -> Result<()> {
     tracing::info!("asking the hub for {}", source.name);
     let (send, receive) = mpsc::channel();
     // The loader has no time limit of its own; a thread that is late is left behind.
     thread::spawn(move || send.send(vit_data::load_hub_mnist()));
-    let dataset = receive.recv_timeout(HUB_PATIENCE).map_err(|_| {
-        Failure::new(Exit::Data, format!("the hub gave nothing within {HUB_PATIENCE:?}"))
+    let dataset = receive.recv_timeout(patience).map_err(|_| {
+        Failure::new(Exit::Data, format!("the hub gave nothing within {patience:?}"))
     })??;
     std::fs::create_dir_all(folder).map_err(vit_files::Error::io("create", folder))?;
     for file in IdxFile::ALL {

@@ -51,6 +51,11 @@ impl Failure {
         Self { message: format!("{what}: {}", self.message), ..self }
     }
 
+    /// The same failure with another exit code.
+    pub(crate) fn exit(self, exit: Exit) -> Self {
+        Self { exit, ..self }
+    }
+
     /// Prints the failure on stderr and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         if self.exit != Exit::ClosedPipe {
@@ -66,16 +71,21 @@ impl Failure {
 /// The target of log events that are hints.
 pub(crate) const HINT: &str = "hint";
 
-/// The error and its causes on one line.
+/// The error and its causes on one line, without those that it has quoted already.
 fn chain(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let causes = std::iter::successors(error.source(), |&error| error.source());
+    causes.fold(error.to_string(), |said, cause| {
+        let cause = cause.to_string();
+        if said.contains(&cause) { said } else { format!("{said}: {cause}") }
+    })
 }
 
 impl From<io::Error> for Failure {
+    /// Of writing to stdout: every other error names its file.
     fn from(error: io::Error) -> Self {
         let closed = error.kind() == io::ErrorKind::BrokenPipe;
-        Self::new(if closed { Exit::ClosedPipe } else { Exit::Internal }, chain(&error))
+        let exit = if closed { Exit::ClosedPipe } else { Exit::File };
+        Self::new(exit, format!("cannot write the result: {error}"))
     }
 }
 

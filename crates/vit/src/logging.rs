@@ -4,10 +4,13 @@ use std::fmt;
 use std::io::{self, IsTerminal};
 
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::{LogFormat, Logging};
 use crate::failure::HINT;
@@ -21,14 +24,25 @@ pub(crate) fn start(options: &Logging) {
         (false, _) => LevelFilter::TRACE,
     };
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let all = level == LevelFilter::TRACE;
+    let wanted = filter_fn(move |metadata| all || is_ours(metadata));
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal() && !no_color);
+        .with_ansi(io::stderr().is_terminal() && !no_color)
+        // They would be told on stderr, with a panic where that is closed.
+        .log_internal_errors(false);
     match options.log_format {
-        LogFormat::Text => builder.event_format(Plain).init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => builder.event_format(Plain).finish().with(wanted).init(),
+        LogFormat::Json => builder.json().finish().with(wanted).init(),
     }
+}
+
+/// Whether one of our crates says it: what a library calls an error, such as a host that does not answer, can be
+/// something that we go on from.
+fn is_ours(metadata: &Metadata<'_>) -> bool {
+    let target = metadata.target();
+    target == HINT || target == "vit" || target.starts_with("vit_") || target.starts_with("vit::")
 }
 
 /// `message field=value`, with the level before it where it is not plain information: a person reads it.

@@ -1,10 +1,11 @@
 //! Picture files as a model's input.
 
+use std::fs;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use image::DynamicImage;
 use image::imageops::FilterType;
-use image::{DynamicImage, ImageReader};
 use vit_patch::ImageSize;
 
 use crate::failure::{Exit, Failure, Result};
@@ -45,15 +46,19 @@ pub(crate) fn read(path: &Path, size: ImageSize, device: &Device) -> Result<Tens
 }
 
 fn decode(path: &Path) -> Result<DynamicImage> {
-    let failure = |message: String| Failure::new(Exit::Data, message).about(path.display());
-    let reader = ImageReader::open(path).map_err(|error| failure(error.to_string()))?;
+    let bytes = fs::read(path).map_err(|error| {
+        Failure::new(Exit::Data, format!("cannot read {}: {error}", path.display()))
+    })?;
     // By content: a name can lie.
-    let reader = reader.with_guessed_format().map_err(|error| failure(error.to_string()))?;
-    if reader.format().is_none() {
-        return Err(failure("expected a PNG or JPEG picture, got something else".to_owned())
+    let format = image::guess_format(&bytes).ok().filter(image::ImageFormat::reading_enabled);
+    let Some(format) = format else {
+        let message = "expected a PNG or JPEG picture, got something else";
+        return Err(Failure::new(Exit::Data, message)
+            .about(path.display())
             .hint("convert it to PNG first"));
-    }
-    reader.decode().map_err(|error| Failure::from(error).about(path.display()))
+    };
+    image::load_from_memory_with_format(&bytes, format)
+        .map_err(|error| Failure::from(error).about(path.display()))
 }
 
 /// (height, width, channel) as (channel, height, width).

@@ -61,6 +61,14 @@ impl Settings {
     pub(crate) fn resolve(args: &cli::Train) -> Result<Self> {
         let file = args.config.as_deref().map(read_table).transpose()?.unwrap_or_default();
         let in_file = file.get("preset").and_then(Value::as_str);
+        if let (Some(path), Some(asked), Some(in_file)) = (&args.config, &args.preset, in_file)
+            && asked != in_file
+            && file.contains_key("model")
+        {
+            let path = path.display();
+            let message = format!("{path} has the model of preset {in_file}, --preset {asked}");
+            return Err(Failure::new(Exit::Usage, message).hint("leave --preset out"));
+        }
         let preset = args.preset.as_deref().or(in_file).unwrap_or(Preset::Shallow.name());
         let preset = Preset::named(preset)?;
         let mut settings = Self::of_preset(preset).merged_with(file, args)?;
@@ -77,14 +85,17 @@ impl Settings {
     /// If its `config.toml` cannot be read.
     pub(crate) fn of_run(folder: &Path) -> Result<Self> {
         let path = folder.join("config.toml");
-        Value::Table(read_table(&path)?).try_into().map_err(|error| bad_file(&path, &error))
+        let settings = read_table(&path).and_then(|table| {
+            Value::Table(table).try_into().map_err(|error| bad_value(&path, &error))
+        });
+        settings.map_err(|failure| failure.exit(Exit::File))
     }
 
     fn merged_with(self, file: Table, args: &cli::Train) -> Result<Self> {
         let mut merged = Table::try_from(self).expect("settings are plain data");
         merge(&mut merged, file);
         let path = args.config.as_deref().unwrap_or(Path::new("the defaults"));
-        Value::Table(merged).try_into().map_err(|error| bad_file(path, &error))
+        Value::Table(merged).try_into().map_err(|error| bad_value(path, &error))
     }
 
     fn override_by(&mut self, args: &cli::Train) {
@@ -131,11 +142,20 @@ fn read_table(path: &Path) -> Result<Table> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Failure::new(Exit::Usage, format!("cannot read {}: {error}", path.display()))
     })?;
-    text.parse().map_err(|error| bad_file(path, &error))
+    text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = 1 + before.matches('\n').count();
+        let message = format!("{}:{line}: {}", path.display(), one_line(error.message()));
+        Failure::new(Exit::Usage, message)
+    })
 }
 
-fn bad_file(path: &Path, error: &toml::de::Error) -> Failure {
-    Failure::new(Exit::Usage, error.to_string().trim_end().to_owned()).about(path.display())
+fn bad_value(path: &Path, error: &toml::de::Error) -> Failure {
+    Failure::new(Exit::Usage, one_line(&error.to_string())).about(path.display())
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
     };
     super::eval::check_fit(&found.dataset, &settings.model)?;
     settings.dataset = Some(found.dataset.name().to_owned());
+    let images = Images::new(&found, &settings, device.clone());
+    images.check_batch(settings.train.batch_size)?;
 
     let parameters = Parameters::seeded(settings.train.seed);
     let trained =
@@ -47,15 +49,16 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
     let threads = super::threads(args.threads);
     let mut trainer = Trainer::new(settings.train.clone(), forward, parameters.sorted(), threads)?;
 
+    interrupt::listen()?;
     let folder = make_folder(args.run_dir.as_deref(), &settings)?;
     write_atomically(&folder.config(), settings.to_toml().as_bytes())?;
     tracing::info!(
-        "training {} ({} parameters) on {found}, {threads} threads, in {}",
+        "training {} ({} parameters) on {found}, {}, in {}",
         settings.preset,
         thousands(Summary::of(&settings.model)?.parameters() as u64),
+        if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") },
         folder.path().display()
     );
-    interrupt::listen()?;
     let mut run = Run {
         metrics: MetricsFile::create(&folder.metrics())?,
         folder: &folder,
@@ -65,7 +68,7 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
         saved: Instant::now(),
         last_epoch: None,
     };
-    trainer.run(&Images::new(&found, &settings, device), &mut run)?;
+    trainer.run(&images, &mut run)?;
     run.save()?;
     vit_report::write_plots(folder.path())?;
     let last_epoch = run.last_epoch.take();
@@ -99,6 +102,15 @@ impl Images {
             order: if settings.shuffle { shuffled } else { Order::InOrder },
             device,
         }
+    }
+
+    /// Before a folder is made: the trainer would refuse the same, and leave it behind.
+    fn check_batch(&self, batch_size: usize) -> Result<()> {
+        let samples = self.train.len();
+        if samples < batch_size {
+            return Err(vit_train::Error::NoBatch { batch_size, samples }.into());
+        }
+        Ok(())
     }
 
     fn batch(&self, examples: &Examples, indices: &[u32]) -> candle_core::Result<Batch> {
@@ -161,7 +173,7 @@ impl Observer for Run<'_> {
             }
             Record::Epoch(epoch) => {
                 tracing::info!(
-                    "epoch {}/{}: loss {:.4}, accuracy {}; test loss {:.4}, accuracy {}; {} images/s",
+                    "epoch {}/{}: loss {:.4}, {}; test loss {:.4}, {}; {} images/s",
                     epoch.epoch,
                     self.settings.train.epochs,
                     epoch.train_loss,

@@ -1,0 +1,128 @@
+//! Settings that no run can have: one line that names the setting, and nothing left behind.
+
+use crate::idx_folder::IdxFolder;
+use crate::support::{Refusal, Sandbox};
+
+/// What `vit train` says to these words.
+#[track_caller]
+fn refused(words: &str) -> Refusal {
+    Sandbox::new().refuses(2, &format!("train --dataset digits {words}"))
+}
+
+/// What `vit train` says to this configuration file.
+#[track_caller]
+fn refused_file(text: &str) -> Refusal {
+    let sandbox = Sandbox::new();
+    sandbox.write("c.toml", text);
+    sandbox.refuses(2, "train --dataset digits --config c.toml")
+}
+
+#[test]
+fn flags_out_of_range() {
+    for (words, message) in [
+        ("--preset huge", "no preset is called \"huge\", expected one of notebook, shallow"),
+        ("--epochs 0", "expected epochs of at least 1, got 0"),
+        ("--max-steps 0", "expected max_steps of at least 1, got 0"),
+        ("--batch-size 0", "expected batch_size of at least 1, got 0"),
+        ("--log-every 0", "expected log_every of at least 1, got 0"),
+        ("--lr -1", "expected lr of at least 0, got -1"),
+        ("--lr nan", "expected lr of at least 0, got NaN"),
+        ("--lr inf", "expected lr of at least 0, got inf"),
+        ("--dropout 1", "expected dropout.attention in [0, 1), got 1"),
+        ("--dropout -0.1", "expected dropout.attention in [0, 1), got -0.1"),
+    ] {
+        assert_eq!(refused(words).message, message, "{words}");
+    }
+}
+
+#[test]
+fn flags_that_cannot_be_understood() {
+    for (words, message) in [
+        ("--save-every 0", "expected a number of steps such as 500, or of seconds such as 30s"),
+        ("--device gpu", "expected auto, cpu, cuda or cuda:N"),
+        ("--threads 0", "0 is not in 1..=1024"),
+        ("--epochs many", "invalid digit found in string"),
+    ] {
+        let flag = words.split(' ').next().unwrap();
+        refused(words).saying(&[flag, message]);
+    }
+}
+
+#[test]
+fn more_images_in_a_batch_than_there_are() {
+    let refusal = refused("--batch-size 10001 --run-dir run");
+    assert!(refusal.hint.contains("--batch-size"), "{refusal:?}");
+    refusal.saying(&["10001", "10000 samples"]);
+}
+
+#[test]
+fn models_that_cannot_be() {
+    for (model, message) in [
+        ("heads = 0", "expected heads of at least 1, got 0"),
+        ("heads = 5", "expected heads that divide dim, got 5 heads for a dim of 32"),
+        (
+            "patch = { height = 5, width = 7 }",
+            "image of 28x28 px is not divisible by patch of 5x7 px",
+        ),
+        ("classes = 0", "expected between 1 and 65536 classes, got 0"),
+    ] {
+        assert_eq!(refused_file(&format!("[model]\n{model}\n")).message, message, "{model}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_understood() {
+    refused_file("[model]\nhaeds = 4\n").saying(&["c.toml", "unknown field `haeds`", "in `model`"]);
+    refused_file("presets = 'notebook'\n").saying(&["c.toml", "unknown field `presets`"]);
+    refused_file("[train]\nepochs = 'two'\n").saying(&["c.toml", "\"two\"", "in `train.epochs`"]);
+    refused_file("seed = 1\n[train\n").saying(&["c.toml:2: "]);
+    refused("--config absent.toml").saying(&["cannot read absent.toml"]);
+}
+
+#[test]
+fn a_preset_beside_another_presets_model() {
+    let sandbox = Sandbox::new();
+    sandbox.write("c.toml", "preset = 'notebook'\n[model]\noutput = 'softmax'\n");
+    sandbox
+        .refuses(2, "train --dataset digits --config c.toml --preset shallow")
+        .saying(&["c.toml", "notebook", "shallow"]);
+}
+
+#[test]
+fn images_or_classes_that_the_model_does_not_know() {
+    let sandbox = Sandbox::new();
+    IdxFolder { height: 14, width: 21, ..IdxFolder::default() }.write(&sandbox, "wide");
+    let refusal = sandbox.refuses(2, "train --dataset wide --batch-size 8");
+    assert!(refusal.hint.contains("[model]"), "{refusal:?}");
+    refusal.saying(&["28x28 px", "wide has 14x21 px"]);
+    sandbox.write("five.toml", "[model]\nclasses = 5\n");
+    sandbox
+        .refuses(2, "train --dataset digits --config five.toml")
+        .saying(&["knows 5 classes", "digits has 10"]);
+}
+
+#[test]
+fn a_device_that_is_not_there() {
+    let refusal = Sandbox::new().refuses(6, "train --dataset digits --device cuda");
+    assert!(refusal.hint.contains("--device cpu"), "{refusal:?}");
+    refusal.saying(&["cuda:0"]);
+}
+
+#[test]
+fn a_learning_rate_that_makes_training_diverge() {
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.run("-q train --dataset digits --lr 1e30 --run-dir run");
+    assert_eq!(outcome.code, Some(5), "{}", outcome.stderr);
+    assert_eq!(
+        outcome.stderr,
+        "error: step 2 of epoch 1: expected a finite loss, got NaN\nhint: try a smaller --lr\n"
+    );
+    assert!(!sandbox.path("run/model.safetensors").exists());
+}
+
+#[test]
+fn a_run_folder_that_cannot_be_made() {
+    let sandbox = Sandbox::new();
+    sandbox.write("file", "");
+    sandbox.refuses(4, "train --dataset digits --run-dir file/run").saying(&["cannot write file"]);
+}

@@ -1,0 +1,38 @@
+//! The help of every command, as committed, within 80 columns.
+//!
+//! `VIT_RENEW_SNAPSHOTS=1 cargo test -p vit --test system` writes `tests/snapshots/` anew: look at what changed.
+
+use std::fs;
+
+use crate::support::{Sandbox, test_file};
+
+const COMMANDS: [&str; 7] = ["", "train", "eval", "predict", "info", "export", "fetch"];
+
+#[test]
+fn help_is_as_committed_and_fits_in_80_columns() {
+    let sandbox = Sandbox::new();
+    let renew = std::env::var_os("VIT_RENEW_SNAPSHOTS").is_some();
+    for command in COMMANDS {
+        let help = sandbox.run(&format!("{command} --help")).succeeded().stdout;
+        let name = if command.is_empty() { "vit" } else { command };
+        let path = test_file(format!("snapshots/help-{name}.txt"));
+        if renew {
+            fs::write(&path, &help).unwrap();
+        }
+        let committed = fs::read_to_string(&path).unwrap_or_default();
+        let path = path.display();
+        assert!(help == committed, "{path} differs; VIT_RENEW_SNAPSHOTS=1 renews it. Now:\n{help}");
+        let wide = help.lines().find(|line| line.chars().count() > 80);
+        assert_eq!(wide, None, "vit {command} --help");
+    }
+}
+
+#[test]
+fn every_command_has_its_help_here() {
+    let help = Sandbox::new().run("--help").succeeded().stdout;
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    // Descriptions that go on in another line are indented further.
+    let listed = listed.take_while(|line| !line.is_empty()).filter(|line| !line.starts_with("   "));
+    let names: Vec<&str> = listed.filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, [&COMMANDS[1..], &["help"]].concat());
+}

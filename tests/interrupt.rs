@@ -1,0 +1,57 @@
+//! Ctrl-C and SIGTERM: the first ends the run well, the second at once.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::running::Running;
+use crate::support::Sandbox;
+
+/// Within which a run ends after a signal.
+const SOON: Duration = Duration::from_secs(2);
+
+#[test]
+fn an_interrupted_run_ends_soon_and_leaves_its_model() {
+    for signal in ["INT", "TERM"] {
+        let sandbox = Sandbox::new();
+        let words = "train --dataset digits --epochs 1000 --log-every 1 --run-dir run";
+        let mut training = Running::start(&mut sandbox.command(words));
+        let metrics = sandbox.path("run/metrics.jsonl");
+        training.wait_until(|| metrics.metadata().is_ok_and(|metrics| metrics.len() > 0));
+        send(signal, &mut training);
+        let begun = Instant::now();
+        let outcome = training.end();
+        assert!(begun.elapsed() < SOON, "SIG{signal}: it took {:?}", begun.elapsed());
+        assert_eq!(outcome.code, Some(130), "SIG{signal}: {}", outcome.stderr);
+        assert_eq!(outcome.stdout, "");
+        let last = outcome.stderr.lines().last();
+        assert_eq!(last, Some("warning: interrupted; the model so far is in run"));
+        assert_eq!(sandbox.run("info run --json").succeeded().json()["parameters"], 40_330);
+        assert!(sandbox.path("run/plots/training-loss.svg").exists());
+    }
+}
+
+#[test]
+fn a_second_signal_ends_the_run_in_the_middle_of_a_step() {
+    let sandbox = Sandbox::new();
+    // A step of many seconds.
+    let model = "[model]\ndim = 512\nmlp_dim = 2048\ndepth = 8\n";
+    sandbox.write("slow.toml", format!("dataset = 'digits'\n[train]\nbatch_size = 256\n{model}"));
+    let words = "train --config slow.toml --run-dir run";
+    let mut training = Running::start(&mut sandbox.command(words));
+    let metrics = sandbox.path("run/metrics.jsonl");
+    training.wait_until(|| metrics.exists());
+    send("INT", &mut training);
+    std::thread::sleep(Duration::from_millis(300));
+    training.assert_goes_on();
+    send("INT", &mut training);
+    let begun = Instant::now();
+    let outcome = training.end();
+    assert!(begun.elapsed() < SOON / 2, "it took {:?}", begun.elapsed());
+    assert_eq!(outcome.code, Some(130), "{}", outcome.stderr);
+    assert!(!sandbox.path("run/model.safetensors").exists());
+}
+
+fn send(signal: &str, to: &mut Running) {
+    let process = to.child().id().to_string();
+    assert!(Command::new("kill").args(["-s", signal, &process]).status().unwrap().success());
+}

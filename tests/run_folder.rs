@@ -1,0 +1,144 @@
+//! What a run leaves behind, and that this is enough to repeat it.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::idx_folder::IdxFolder;
+use crate::running::Running;
+use crate::support::{Sandbox, json_lines, timeless};
+
+#[test]
+fn a_run_leaves_its_settings_metrics_model_and_figures() {
+    let sandbox = Sandbox::new();
+    sandbox.train_digits("--max-steps 2 --log-every 1");
+    let files = fs::read_dir(sandbox.path("run")).unwrap();
+    let mut files: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["config.toml", "metrics.jsonl", "model.safetensors", "plots"]);
+    for figure in ["training-accuracy", "training-loss"] {
+        let svg = sandbox.read(&format!("run/plots/{figure}.svg"));
+        assert!(svg.starts_with(b"<svg"), "{figure}");
+    }
+}
+
+#[test]
+fn steps_are_recorded_from_each_epochs_start() {
+    let sandbox = Sandbox::new();
+    IdxFolder::default().write(&sandbox, "tiny");
+    sandbox
+        .run("train --dataset tiny --batch-size 9 --epochs 2 --log-every 3 --run-dir run")
+        .succeeded();
+    let records = json_lines(sandbox.read("run/metrics.jsonl"));
+    let places: Vec<Value> = records
+        .iter()
+        .map(|record| json!([record["kind"], record["epoch"], record["step"]]))
+        .collect();
+    // 40 images give 4 whole batches of 9 an epoch.
+    let expected = [
+        json!(["step", 1, 3]),
+        json!(["epoch", 1, 4]),
+        json!(["step", 2, 7]),
+        json!(["epoch", 2, 8]),
+    ];
+    assert_eq!(places, expected);
+    let keys = |record: &Value| record.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&records[0]), ["epoch", "kind", "loss", "lr", "step"]);
+    assert_eq!(
+        keys(&records[1]),
+        [
+            "epoch",
+            "images_per_second",
+            "kind",
+            "seconds",
+            "step",
+            "test_accuracy",
+            "test_loss",
+            "train_accuracy",
+            "train_loss"
+        ]
+    );
+}
+
+#[test]
+fn a_step_is_the_mean_since_the_last() {
+    let losses = |log_every| {
+        let sandbox = Sandbox::new();
+        sandbox.train_digits(&format!("--max-steps 4 --log-every {log_every}"));
+        let records = json_lines(sandbox.read("run/metrics.jsonl"));
+        records.iter().filter_map(|record| record["loss"].as_f64()).collect::<Vec<_>>()
+    };
+    let (each, halves) = (losses(1), losses(2));
+    assert_eq!((each.len(), halves.len()), (4, 2));
+    for (mean, pair) in halves.iter().zip(each.chunks(2)) {
+        assert!((mean - (pair[0] + pair[1]) / 2.0).abs() < 1e-12, "{each:?} {halves:?}");
+    }
+}
+
+#[test]
+fn folders_are_numbered_after_dataset_and_preset() {
+    let sandbox = Sandbox::new();
+    IdxFolder::default().write(&sandbox, "data/tiny");
+    for (words, folder) in [
+        ("--dataset digits", "digits-shallow-1"),
+        ("--dataset digits", "digits-shallow-2"),
+        ("--dataset digits --preset notebook", "digits-notebook-1"),
+        ("--dataset data/tiny --batch-size 10", "tiny-shallow-1"),
+    ] {
+        sandbox.run(&format!("train --max-steps 1 {words}")).succeeded();
+        assert!(sandbox.path("runs").join(folder).is_dir(), "{folder}");
+    }
+}
+
+#[test]
+fn a_folder_that_exists_is_refused_before_any_work_and_left_alone() {
+    let sandbox = Sandbox::new();
+    sandbox.write("run/notes.txt", "mine");
+    // A dataset that cannot be had: looking for it would be work.
+    let refusal = sandbox
+        .refuses(2, "train --dataset mnist --run-dir run")
+        .saying(&["run folder run exists"]);
+    assert!(refusal.hint.contains("--run-dir"), "{refusal:?}");
+    assert_eq!(sandbox.read("run/notes.txt"), b"mine");
+    assert!(!sandbox.path("home").exists());
+}
+
+#[test]
+fn its_settings_repeat_a_run_to_the_bit() {
+    let sandbox = Sandbox::new();
+    sandbox.train_digits(
+        "--preset notebook --max-steps 12 --batch-size 50 --lr 0.001 --dropout 0.1 --seed 3 --log-every 5 --no-shuffle",
+    );
+    sandbox.run("train --config run/config.toml --run-dir again").succeeded();
+    assert_eq!(sandbox.read("again/config.toml"), sandbox.read("run/config.toml"));
+    assert_eq!(sandbox.read("again/model.safetensors"), sandbox.read("run/model.safetensors"));
+    let (first, again) = (sandbox.read("run/metrics.jsonl"), sandbox.read("again/metrics.jsonl"));
+    assert_eq!(timeless(&again), timeless(&first));
+}
+
+#[test]
+fn a_flag_goes_before_the_file() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "c.toml",
+        "dataset = 'digits'\n[train]\nmax_steps = 3\nseed = 7\n[model]\ndepth = 1\n",
+    );
+    let result = sandbox.run("train --config c.toml --max-steps 2 --json").succeeded().json();
+    assert_eq!((&result["step"], &result["dataset"]), (&json!(2), &json!("digits")));
+    let settings = String::from_utf8(sandbox.read("runs/digits-shallow-1/config.toml")).unwrap();
+    assert!(settings.contains("seed = 7") && settings.contains("depth = 1"), "{settings}");
+}
+
+#[test]
+fn a_model_saved_during_the_run_is_whole() {
+    let sandbox = Sandbox::new();
+    let words = "train --dataset digits --epochs 1000 --save-every 1 --run-dir run";
+    let mut training = Running::start(&mut sandbox.command(words));
+    let saved = sandbox.path("run/model.safetensors");
+    training.wait_until(|| saved.exists());
+    let infos: Vec<_> = (0..5).map(|_| sandbox.run("info run --json")).collect();
+    training.assert_goes_on();
+    for info in infos {
+        assert_eq!(info.succeeded().json()["parameters"], 40_330);
+    }
+}

@@ -1,0 +1,83 @@
+//! Results on stdout, the rest on stderr, and either may be closed or watched by a machine.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use crate::running::Running;
+use crate::support::{Sandbox, json_lines};
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let sandbox = Sandbox::new();
+    sandbox.train_digits("--max-steps 1");
+    let mut predicting = Running::start(&mut sandbox.command("predict run --dataset digits"));
+    let mut line = String::new();
+    BufReader::new(predicting.child().stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(json_lines(line).len(), 1);
+    let outcome = predicting.end().succeeded();
+    assert_eq!(outcome.stderr, "");
+}
+
+#[test]
+fn a_closed_stderr_does_not_end_a_run() {
+    let sandbox = Sandbox::new();
+    let words = "train --dataset digits --max-steps 5 --run-dir run";
+    let mut training = Running::start(&mut sandbox.command(words));
+    drop(training.child().stderr.take());
+    training.end().succeeded();
+    assert!(sandbox.path("run/model.safetensors").exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_result_that_cannot_be_written_is_an_error_of_the_disk() {
+    let sandbox = Sandbox::new();
+    sandbox.train_digits("--max-steps 1");
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut info = sandbox.command("info run");
+    let output = info.stdout(Stdio::from(full)).output().unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.starts_with("error: cannot write the result: "), "{stderr}");
+}
+
+#[test]
+fn quiet_says_nothing_of_what_goes_well() {
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.run("-q train --max-steps 1 --run-dir run").succeeded();
+    assert_eq!(outcome.stderr, "");
+    assert_ne!(outcome.stdout, "");
+    assert_eq!(sandbox.run("eval run -q --dataset digits").succeeded().stderr, "");
+}
+
+#[test]
+fn nothing_is_coloured_or_animated_where_no_terminal_watches() {
+    let sandbox = Sandbox::new();
+    let outcomes = [
+        sandbox.run("train -v --max-steps 1 --run-dir run"),
+        sandbox.run("train --epochs 0"),
+        sandbox.run("train --help"),
+    ];
+    for outcome in outcomes {
+        for text in [outcome.stdout, outcome.stderr] {
+            assert!(!text.contains(['\x1b', '\r']), "{text:?}");
+        }
+    }
+}
+
+#[test]
+fn log_lines_for_machines_are_json() {
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.run("--log-format json train --max-steps 1 --run-dir run").succeeded();
+    let lines = json_lines(&outcome.stderr);
+    let of_level = |level: &str| {
+        let lines = lines.iter().filter(|line| line["level"] == level);
+        lines.filter_map(|line| line["fields"]["message"].as_str()).collect::<Vec<_>>()
+    };
+    assert!(of_level("WARN").iter().any(|message| message.starts_with("MNIST is neither here")));
+    assert!(of_level("INFO").iter().any(|message| message.starts_with("epoch 1/20: loss ")));
+    let refused = sandbox.run("--log-format json train --run-dir run");
+    let refused = json_lines(&refused.stderr);
+    assert_eq!(refused[0]["fields"]["message"], "run folder run exists already");
+    assert_eq!(refused[1]["target"], "hint");
+}

@@ -1,0 +1,184 @@
+//! The `vit` binary in an empty folder of its own, without network, home or data.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Nothing listens there, so that every download fails at once.
+const DEAD_PROXY: &str = "http://127.0.0.1:9";
+const PROXIES: [&str; 6] =
+    ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+/// What the machine's user may have set, and would be heard.
+const UNSET: [&str; 8] = [
+    "VIT_DATA",
+    "VIT_MIRROR",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "NO_PROXY",
+    "no_proxy",
+    "COLUMNS",
+    "NO_COLOR",
+];
+
+/// A folder to work in.
+pub(crate) struct Sandbox {
+    folder: TempDir,
+}
+
+impl Sandbox {
+    pub(crate) fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// Every file and folder, the cache and home aside.
+    pub(crate) fn entries(&self) -> BTreeSet<PathBuf> {
+        let mut found = BTreeSet::new();
+        let mut open = vec![self.folder.path().to_owned()];
+        while let Some(folder) = open.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let entry = entry.unwrap();
+                let path = entry.path().strip_prefix(self.folder.path()).unwrap().to_owned();
+                if path == Path::new("home") {
+                    continue;
+                }
+                if entry.file_type().unwrap().is_dir() {
+                    open.push(entry.path());
+                }
+                found.insert(path);
+            }
+        }
+        found
+    }
+
+    /// `vit`, with these words separated by blanks.
+    pub(crate) fn command(&self, words: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vit"));
+        command.args(words.split_whitespace()).current_dir(self.folder.path());
+        for name in UNSET {
+            command.env_remove(name);
+        }
+        command.envs(PROXIES.map(|name| (name, DEAD_PROXY)));
+        let home = self.path("home");
+        command.env("XDG_CACHE_HOME", home.join("cache")).env("HOME", home);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    pub(crate) fn run(&self, words: &str) -> Outcome {
+        Outcome::of(&self.command(words).output().unwrap())
+    }
+
+    /// Trains on the built-in digits, into the folder `run`.
+    pub(crate) fn train_digits(&self, words: &str) -> Outcome {
+        self.run(&format!("train --dataset digits --run-dir run {words}")).succeeded()
+    }
+
+    /// Holds the command to be refused as bad input is: with this exit code, one line that says why, at most a
+    /// hint, and nothing left behind.
+    #[track_caller]
+    pub(crate) fn refuses(&self, code: i32, words: &str) -> Refusal {
+        let before = self.entries();
+        let outcome = self.run(&format!("-q {words}"));
+        assert_eq!(outcome.code, Some(code), "vit {words}: {}", outcome.stderr);
+        assert_eq!(outcome.stdout, "", "vit {words}");
+        assert_eq!(self.entries(), before, "vit {words} left something behind");
+        let lines: Vec<&str> = outcome.stderr.lines().filter(|line| !line.is_empty()).collect();
+        let message = lines.first().and_then(|line| line.strip_prefix("error: "));
+        let message = message.unwrap_or_else(|| panic!("vit {words}: {}", outcome.stderr));
+        let hint = match lines[1..] {
+            [] | ["For more information, try '--help'."] => String::new(),
+            [hint] if hint.starts_with("hint: ") => hint["hint: ".len()..].to_owned(),
+            _ => panic!("vit {words}: expected an error and a hint, got {}", outcome.stderr),
+        };
+        Refusal { message: message.to_owned(), hint }
+    }
+}
+
+/// How a command ended.
+pub(crate) struct Outcome {
+    /// None where a signal ended it.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Outcome {
+    pub(crate) fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        Self { code: output.status.code(), stdout, stderr }
+    }
+
+    #[track_caller]
+    pub(crate) fn succeeded(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        self
+    }
+
+    /// What the one line of stdout says.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|_| panic!("{}", self.stdout))
+    }
+}
+
+/// Why a command was refused.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) message: String,
+    pub(crate) hint: String,
+}
+
+impl Refusal {
+    /// Holds the message to say this.
+    #[track_caller]
+    pub(crate) fn saying(self, parts: &[&str]) -> Self {
+        for part in parts {
+            assert!(self.message.contains(part), "expected {part:?} in {:?}", self.message);
+        }
+        self
+    }
+}
+
+/// Every line of a file of JSON lines.
+pub(crate) fn json_lines(text: impl AsRef<[u8]>) -> Vec<Value> {
+    let text = String::from_utf8(text.as_ref().to_vec()).unwrap();
+    let line = |line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"));
+    text.lines().map(line).collect()
+}
+
+/// Metrics without the keys that measure time.
+pub(crate) fn timeless(metrics: &[u8]) -> Vec<Value> {
+    let mut records = json_lines(metrics);
+    for record in records.iter_mut().filter_map(Value::as_object_mut) {
+        let is_epoch = record["kind"] == "epoch";
+        for key in ["images_per_second", "seconds"] {
+            assert_eq!(record.remove(key).is_some(), is_epoch, "{key} in {record:?}");
+        }
+    }
+    records
+}
+
+/// A file or folder under `tests/`.
+pub(crate) fn test_file(name: impl AsRef<OsStr>) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests").join(name.as_ref())
+}
