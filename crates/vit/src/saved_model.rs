@@ -35,7 +35,9 @@ impl SavedModel {
             return Err(Failure::new(Exit::File, message)
                 .hint("name a run folder, or a file that `vit train` has written"));
         };
-        let about = |error: vit_model::Error| Failure::from(error).about(path.display());
+        // Whatever is wrong, it is the file's fault and not the command line's.
+        let about =
+            |error: vit_model::Error| Failure::from(error).exit(Exit::File).about(path.display());
         let layout = Layout::recognise(&file.tensors).map_err(about)?;
         let parameters = layout.import(&file.tensors, &config).map_err(about)?;
         Ok(Self { path, config, parameters, run })
