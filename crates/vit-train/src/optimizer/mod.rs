@@ -1,0 +1,165 @@
+//! Adam (Kingma, Ba, arXiv 1412.6980) and AdamW (Loshchilov, Hutter, arXiv 1711.05101), to PyTorch's formulas.
+
+mod config;
+mod update;
+
+use candle_core::{CpuStorage, Result, Storage, Tensor, Var, bail};
+
+pub use self::config::{OptimizerConfig, OptimizerKind};
+use self::update::{InPlace, Update, composed};
+use crate::{Error, Parameters};
+
+/// Parameters with their moments.
+///
+/// With gradient `g` at step `t`: `m = m + (1 - β₁)(g - m)`, `v = β₂ v + (1 - β₂) g²`,
+/// `p = p - lr / (1 - β₁ᵗ) · m / (sqrt(v) / sqrt(1 - β₂ᵗ) + eps)`.
+///
+/// PyTorch equivalent: `torch.optim.Adam`, `torch.optim.AdamW`.
+#[derive(Debug)]
+pub struct Optimizer {
+    config: OptimizerConfig,
+    step: u64,
+    slots: Vec<Slot>,
+}
+
+/// A parameter and its moments.
+#[derive(Debug)]
+struct Slot {
+    var: Var,
+    moments: Moments,
+}
+
+/// First and second moment, where they are used.
+#[derive(Debug)]
+enum Moments {
+    F32(Vec<f32>, Vec<f32>),
+    F64(Vec<f64>, Vec<f64>),
+    Tensors(Tensor, Tensor),
+}
+
+impl Optimizer {
+    /// An optimiser that has taken no step.
+    ///
+    /// # Errors
+    /// If a setting is out of range, or a device has no room for the moments.
+    pub fn new(
+        config: OptimizerConfig,
+        parameters: &Parameters,
+    ) -> std::result::Result<Self, Error> {
+        config.check()?;
+        let slots = parameters
+            .iter()
+            .map(|(_, var)| Ok(Slot { var: var.clone(), moments: Moments::zeros(var)? }));
+        Ok(Self { config, step: 0, slots: slots.collect::<Result<_>>()? })
+    }
+
+    /// The learning rate of the next step.
+    #[must_use]
+    pub const fn lr(&self) -> f64 {
+        self.config.lr
+    }
+
+    /// Moves each parameter by its gradient; both are in the order given to [`new`](Self::new).
+    ///
+    /// # Errors
+    /// If there are not as many gradients as parameters, or a gradient has another shape.
+    pub fn step(&mut self, gradients: &[Tensor]) -> Result<()> {
+        if gradients.len() != self.slots.len() {
+            bail!("optimiser: expected {} gradients, got {}", self.slots.len(), gradients.len());
+        }
+        self.step += 1;
+        let update = Update::new(&self.config, self.step);
+        for (slot, gradient) in self.slots.iter_mut().zip(gradients) {
+            if gradient.shape() != slot.var.shape() {
+                let (want, got) = (slot.var.shape(), gradient.shape());
+                bail!("optimiser: expected a gradient of shape {want:?}, got {got:?}");
+            }
+            slot.step(gradient, &update)?;
+        }
+        Ok(())
+    }
+}
+
+impl Moments {
+    fn zeros(var: &Var) -> Result<Self> {
+        let len = var.elem_count();
+        let (storage, _) = var.storage_and_layout();
+        Ok(match &*storage {
+            Storage::Cpu(CpuStorage::F32(_)) => Self::F32(vec![0.0; len], vec![0.0; len]),
+            Storage::Cpu(CpuStorage::F64(_)) => Self::F64(vec![0.0; len], vec![0.0; len]),
+            _ => Self::Tensors(var.zeros_like()?, var.zeros_like()?),
+        })
+    }
+}
+
+impl Slot {
+    fn step(&mut self, gradient: &Tensor, update: &Update) -> Result<()> {
+        match &mut self.moments {
+            Moments::F32(m, v) => {
+                let op = InPlace::new(update.map(|x| x as f32), gradient, m, v);
+                self.var.inplace_op1(&op)
+            }
+            Moments::F64(m, v) => {
+                let op = InPlace::new(update.map(|x| x), gradient, m, v);
+                self.var.inplace_op1(&op)
+            }
+            Moments::Tensors(m, v) => composed::step(&self.var, gradient, m, v, update),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    fn parameters(dtype: DType) -> Result<Parameters> {
+        let values = Tensor::new(&[0.5_f64, -1.0, 2.0], &Device::Cpu)?.to_dtype(dtype)?;
+        Ok(vec![("p".to_owned(), Var::from_tensor(&values)?)])
+    }
+
+    fn gradient(step: u64, dtype: DType) -> Result<Tensor> {
+        let t = step as f64;
+        Tensor::new(&[t.sin(), 0.1 * t, -1e-3], &Device::Cpu)?.to_dtype(dtype)
+    }
+
+    #[test]
+    fn in_place_and_composed_steps_agree() -> std::result::Result<(), Error> {
+        for config in [OptimizerConfig::adam(0.1), OptimizerConfig::adamw(0.1, 0.05)] {
+            let (fused, composed) = (parameters(DType::F64)?, parameters(DType::F64)?);
+            let mut optimizer = Optimizer::new(config, &fused)?;
+            let var = &composed[0].1;
+            let (mut m, mut v) = (var.zeros_like()?, var.zeros_like()?);
+            for step in 1..=10 {
+                let gradient = gradient(step, DType::F64)?;
+                optimizer.step(std::slice::from_ref(&gradient))?;
+                composed::step(var, &gradient, &mut m, &mut v, &Update::new(&config, step))?;
+            }
+            let [fused, composed] = [&fused[0].1, var].map(|var| var.to_vec1::<f64>());
+            for (fused, composed) in fused?.into_iter().zip(composed?) {
+                assert!((fused - composed).abs() < 1e-14, "{fused} {composed}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_first_step_of_adam_is_the_learning_rate() -> std::result::Result<(), Error> {
+        let parameters = parameters(DType::F32)?;
+        Optimizer::new(OptimizerConfig::adam(0.01), &parameters)?
+            .step(&[gradient(1, DType::F32)?])?;
+        for (moved, begun) in parameters[0].1.to_vec1::<f32>()?.into_iter().zip([0.5, -1.0, 2.0]) {
+            assert!(((moved - begun).abs() - 0.01_f32).abs() < 1e-6, "{moved} {begun}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn settings_out_of_range_are_named() {
+        let message = |config: OptimizerConfig| config.check().unwrap_err().to_string();
+        assert_eq!(message(OptimizerConfig::adam(-1.0)), "expected lr of at least 0, got -1");
+        assert_eq!(message(OptimizerConfig::adam(f64::NAN)), "expected lr of at least 0, got NaN");
+        let config = OptimizerConfig { beta2: 1.0, ..OptimizerConfig::adam(0.1) };
+        assert_eq!(message(config), "expected beta2 in [0, 1), got 1");
+    }
+}
