@@ -1,21 +1,4 @@
-//! Differentiable operations for candle whose gradients are PyTorch's.
-//!
-//! candle-nn's own layer norm, softmax over the last dimension and scaled dot-product attention cut the
-//! gradient, and its dropout cannot be seeded. The operations here train. Each has two forms with the
-//! same meaning: a *composed* one out of candle's differentiable tensor operations, for every device and
-//! dtype, and a *fused* one on slices, forward and backward, for `f32` on the CPU. The public function
-//! picks; the composed form is the oracle of the fused one's tests and lives in [`composed`].
-//!
-//! | operation | equation |
-//! |---|---|
-//! | [`add_each`] | `y_n = x_n + t` for each sample `n` |
-//! | [`linear`] | `y = x Wᵀ + b` |
-//! | [`layer_norm`] | `y = (x - E[x]) / sqrt(Var[x] + eps) * w + b` |
-//! | [`softmax`] | `y_i = exp(x_i) / sum_j exp(x_j)`, over the last dimension |
-//! | [`self_attention`] | `softmax(scale Q Kᵀ) V` for each head |
-//! | [`activation`](Activation) | ReLU, or GELU by the error function |
-//! | [`dropout`] | `y = x m / (1 - rate)`, `m` drawn by [`vit_random`] |
-//! | [`cross_entropy_sum`] | `sum_n (logsumexp(x_n) - x_n[label_n])` |
+#![doc = include_str!("../README.md")]
 
 mod activation;
 mod add_each;

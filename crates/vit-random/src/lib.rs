@@ -1,20 +1,4 @@
-//! Counter-based random numbers: every number is a function of (seed, step, site, sample).
-//!
-//! A number drawn for one sample does not depend on what was drawn before it, on how a batch was cut
-//! into shards, or on which thread asked: the same coordinates give the same bits. The generator is
-//! Philox4x32-10 (Salmon, Moraes, Dror, Shaw, *Parallel Random Numbers: As Easy as 1, 2, 3*, SC 2011),
-//! which PyTorch and JAX use on their devices too.
-//!
-//! ```
-//! use vit_random::{Random, Site};
-//!
-//! const DROPOUT: Site = Site::named("blocks.0.attn.proj_drop");
-//! let step = Random::new(42).at_step(7);
-//! // Sample 5 of the batch, asked for from the batch or from a shard that begins at sample 4:
-//! let whole = step.stream(DROPOUT, 5).next_u32();
-//! let shard = step.from_sample(4).stream(DROPOUT, 1).next_u32();
-//! assert_eq!(whole, shard);
-//! ```
+#![doc = include_str!("../README.md")]
 
 mod philox;
 mod stream;

@@ -103,7 +103,7 @@ pub(crate) struct Train {
     /// Save the model every N steps, or every N seconds as `30s`
     #[arg(long, value_name = "N|Ns")]
     pub(crate) save_every: Option<SaveEvery>,
-    /// The folder to leave behind, which must not exist [default: runs/<dataset>-<preset>-<n>]
+    /// The folder to leave behind, which must not exist [default: runs/DATASET-PRESET-N]
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
     /// Print the result as JSON
