@@ -65,5 +65,9 @@ fn a_mirror_that_is_no_address() {
     Sandbox::new()
         .refuses(2, "fetch mnist --mirror mirror.example --data-dir data")
         .saying(&["http://", "\"mirror.example\""]);
-    Sandbox::new().refuses(2, "fetch cifar").saying(&["\"cifar\""]);
+    // Even where digits would do: it is a slip of the pen and not a want of network.
+    Sandbox::new()
+        .refuses(2, "train --mirror mirror.example --data-dir data")
+        .saying(&["\"mirror.example\""]);
+    Sandbox::new().refuses(3, "fetch cifar").saying(&["\"cifar\""]);
 }

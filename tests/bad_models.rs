@@ -46,7 +46,8 @@ fn parameters_of_another_shape_are_all_named() {
     let mut lines = outcome.stderr.lines();
     let first = "error: run/model.safetensors: timm parameters do not fit the configuration:";
     assert_eq!(lines.next(), Some(first));
-    let problems: Vec<&str> = lines.map(str::trim).collect();
+    let mut problems: Vec<&str> = lines.map(str::trim).collect();
+    assert!(problems.pop().is_some_and(|hint| hint.starts_with("hint: the file is of another")));
     // The bias of fc2 is as wide as the model, and fits.
     let changed = [
         "blocks.0.mlp.fc1.bias: expected shape [128], got [64]",

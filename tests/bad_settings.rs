@@ -65,8 +65,12 @@ fn models_that_cannot_be() {
             "image of 28x28 px is not divisible by patch of 5x7 px",
         ),
         ("classes = 0", "expected between 1 and 65536 classes, got 0"),
+        ("heads = 1_000_000_000_000", "expected heads of at most 16777216, got 1000000000000"),
+        ("depth = 16777216", "expected depth of at most 1024, got 16777216"),
     ] {
-        assert_eq!(refused_file(&format!("[model]\n{model}\n")).message, message, "{model}");
+        let refusal = refused_file(&format!("[model]\n{model}\n"));
+        assert_eq!(refusal.message, format!("c.toml: {message}"), "{model}");
+        assert!(refusal.hint.contains("[model]"), "{refusal:?}");
     }
 }
 
@@ -118,6 +122,21 @@ fn a_learning_rate_that_makes_training_diverge() {
         "error: step 2 of epoch 1: expected a finite loss, got NaN\nhint: try a smaller --lr\n"
     );
     assert!(!sandbox.path("run/model.safetensors").exists());
+}
+
+#[test]
+fn a_last_step_that_makes_training_diverge() {
+    let outcome =
+        Sandbox::new().run("-q train --dataset digits --lr 1e30 --max-steps 1 --run-dir run");
+    assert_eq!(outcome.code, Some(5), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("expected a finite test loss, got"), "{}", outcome.stderr);
+}
+
+#[test]
+fn numbers_that_no_configuration_file_can_hold() {
+    for flag in ["--epochs", "--max-steps", "--log-every", "--seed"] {
+        refused(&format!("{flag} 18446744073709551615"));
+    }
 }
 
 #[test]

@@ -65,6 +65,9 @@ fn a_folder_of_ones_own_is_called_unverified() {
     IdxFolder::default().write(&sandbox, "tiny");
     sandbox.run("train --dataset tiny --batch-size 8 --max-steps 1 --run-dir run").succeeded();
     let outcome = sandbox.run("eval run").succeeded();
-    assert!(outcome.stdout.starts_with("dataset   tiny (unverified), test images\n"));
-    assert!(outcome.stderr.starts_with("warning: tiny is a folder of your own"));
+    let tiny = sandbox.path("tiny");
+    let first = format!("dataset   {} (unverified), test images\n", tiny.display());
+    assert!(outcome.stdout.starts_with(&first), "{}", outcome.stdout);
+    let warning = format!("warning: {} is a folder of your own", tiny.display());
+    assert!(outcome.stderr.starts_with(&warning), "{}", outcome.stderr);
 }

@@ -53,6 +53,18 @@ fn pictures_of_any_kind_give_a_line_each_in_order() {
 }
 
 #[test]
+fn the_most_probable_classes_come_in_order() {
+    let sandbox = sandbox_with_run();
+    stroke(28).save_with_format(sandbox.path("one.png"), ImageFormat::Png).unwrap();
+    let line = sandbox.run("predict run one.png --top-k 3").succeeded().json();
+    let top = line["top"].as_array().unwrap();
+    assert_eq!(top.len(), 3);
+    assert_eq!((&top[0]["class"], &top[0]["probability"]), (&line["class"], &line["probability"]));
+    let probability = |rank: usize| top[rank]["probability"].as_f64().unwrap();
+    assert!(probability(0) >= probability(1) && probability(1) >= probability(2), "{line}");
+}
+
+#[test]
 fn a_split_gives_a_line_for_each_of_its_images() {
     let sandbox = sandbox_with_run();
     let lines =

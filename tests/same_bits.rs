@@ -4,12 +4,12 @@ use serde_json::Value;
 
 use crate::support::{Sandbox, timeless};
 
+const SOME_STEPS: &str = "--max-steps 30 --batch-size 50 --log-every 7";
+
 /// Dropout stays on, and batches of 50 are cut into shards of unequal size.
 fn model_and_metrics(preset: &str, words: &str) -> (Vec<u8>, Vec<Value>) {
     let sandbox = Sandbox::new();
-    sandbox.train_digits(&format!(
-        "--preset {preset} --max-steps 30 --batch-size 50 --log-every 7 {words}"
-    ));
+    sandbox.train_digits(&format!("--preset {preset} {SOME_STEPS} {words}"));
     (sandbox.read("run/model.safetensors"), timeless(&sandbox.read("run/metrics.jsonl")))
 }
 
@@ -21,6 +21,19 @@ fn threads_do_not_show_in_model_or_metrics() {
             let more = model_and_metrics(preset, &format!("--threads {threads}"));
             assert!(one == more, "{preset}: {threads} threads give other bits than 1");
         }
+    }
+}
+
+#[test]
+fn instruction_sets_do_not_show_in_the_model() {
+    let (best, _) = model_and_metrics("shallow", "");
+    // What this machine lacks is not taken: then two of these are the same path.
+    for path in ["portable", "avx2", "avx512"] {
+        let sandbox = Sandbox::new();
+        let words = format!("-q train --dataset digits --run-dir run {SOME_STEPS}");
+        let output = sandbox.command(&words).env("VIT_SIMD", path).output().unwrap();
+        assert!(output.status.success());
+        assert!(sandbox.read("run/model.safetensors") == best, "{path} gives other bits");
     }
 }
 

@@ -32,7 +32,11 @@ const LAYERS: &[Layer] = &[
     },
     Layer { name: "vit-data", ours: &["vit-random"], candle: ANY_CANDLE },
     Layer { name: "vit-fetch", ours: &["vit-files"], candle: NO_CANDLE },
-    Layer { name: "vit-train", ours: &["vit-ops", "vit-random", "vit-files"], candle: ANY_CANDLE },
+    Layer {
+        name: "vit-train",
+        ours: &["vit-ops", "vit-random", "vit-files"],
+        candle: CANDLE_ALONE,
+    },
     Layer { name: "vit-report", ours: &["vit-files"], candle: NO_CANDLE },
     Layer {
         name: "vit",

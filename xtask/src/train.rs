@@ -44,6 +44,7 @@ impl Train {
 struct Download {
     source: &'static Source,
     data_dir: Option<PathBuf>,
+    mirror: Option<String>,
 }
 
 impl Download {
@@ -56,7 +57,9 @@ impl Download {
         }
         let dataset = value_of(args, "--dataset").unwrap_or("mnist".into());
         let source = Source::named(dataset.to_str()?)?;
-        Some(Self { source, data_dir: value_of(args, "--data-dir").map(PathBuf::from) })
+        let data_dir = value_of(args, "--data-dir").map(PathBuf::from);
+        let mirror = value_of(args, "--mirror").and_then(|url| url.into_string().ok());
+        Some(Self { source, data_dir, mirror })
     }
 
     /// A failure is a warning: `vit train` knows what to do without, or says what it lacks.
@@ -71,7 +74,7 @@ impl Download {
 
     fn fetch(self) -> Result<Outcome> {
         let folder = self.source.folder(&data_root(self.data_dir)?);
-        let options = Options { mirrors: user_mirrors(None), ..Options::default() };
+        let options = Options { mirrors: user_mirrors(self.mirror), ..Options::default() };
         // Silent, since the terminal is the build's meanwhile.
         Ok(vit_fetch::fetch(self.source, &folder, &options, &mut |_| {})?)
     }

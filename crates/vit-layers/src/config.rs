@@ -5,6 +5,8 @@ use vit_ops::{Activation, DropRate};
 
 use crate::ConfigError;
 
+/// Deeper than any published transformer.
+const LARGEST_DEPTH: usize = 1024;
 /// Larger than any published transformer; keeps the product of any two sizes far from overflow.
 const LARGEST_SIZE: usize = 1 << 24;
 
@@ -78,7 +80,8 @@ impl EncoderConfig {
             ("mlp_dim", self.mlp_dim),
         ];
         for (field, value) in sizes {
-            check_size(field, value)?;
+            let limit = if field == "depth" { LARGEST_DEPTH } else { LARGEST_SIZE };
+            check_size(field, value, limit)?;
         }
         if !self.dim.is_multiple_of(self.heads) {
             return Err(ConfigError::Heads { heads: self.heads, dim: self.dim });
@@ -110,11 +113,11 @@ impl EncoderConfig {
     }
 }
 
-fn check_size(field: &'static str, value: usize) -> Result<(), ConfigError> {
+fn check_size(field: &'static str, value: usize, limit: usize) -> Result<(), ConfigError> {
     match value {
         0 => Err(ConfigError::Zero { field }),
-        1..=LARGEST_SIZE => Ok(()),
-        _ => Err(ConfigError::TooLarge { field, value, limit: LARGEST_SIZE }),
+        _ if value <= limit => Ok(()),
+        _ => Err(ConfigError::TooLarge { field, value, limit }),
     }
 }
 

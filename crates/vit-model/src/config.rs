@@ -6,6 +6,9 @@ use vit_patch::{ClassToken, ImageSize, PatchConfig, PatchSize, Position};
 
 use crate::Error;
 
+/// Twice the parameters of the ViT-g of *Scaling Vision Transformers* (arXiv 2106.04560).
+const LARGEST_MODEL: u128 = 2_000_000_000;
+
 /// The shape of a [`VisionTransformer`](crate::VisionTransformer), and its rates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -169,6 +172,12 @@ impl VitConfig {
         if !(1..=65_536).contains(&self.classes) {
             return Err(Error::Classes { classes: self.classes });
         }
+        let shapes = crate::layout::native_shapes(self);
+        let parameters =
+            shapes.map(|shape| shape.iter().map(|&size| size as u128).product::<u128>()).sum();
+        if parameters > LARGEST_MODEL {
+            return Err(Error::TooLarge { parameters, limit: LARGEST_MODEL });
+        }
         Ok(())
     }
 
@@ -247,6 +256,19 @@ mod tests {
         let misspelt = json.replace("\"heads\"", "\"head\"");
         let error = serde_json::from_str::<VitConfig>(&misspelt).unwrap_err().to_string();
         assert!(error.contains("unknown field `head`"), "{error}");
+    }
+
+    #[test]
+    fn models_out_of_reach_are_refused_before_anything_is_allocated() {
+        let mut config = Preset::Shallow.config();
+        (config.dim, config.mlp_dim, config.classes) = (65_536, 1 << 24, 65_536);
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.starts_with("expected a model of at most 2000000000 parameters"), "{error}");
+        config.depth = 1 << 24;
+        assert_eq!(
+            config.check().unwrap_err().to_string(),
+            "expected depth of at most 1024, got 16777216"
+        );
     }
 
     #[test]

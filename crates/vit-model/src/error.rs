@@ -20,6 +20,14 @@ pub enum Error {
         /// The number of classes.
         classes: usize,
     },
+    /// A model larger than any that this crate is meant for.
+    #[error("expected a model of at most {limit} parameters, got {parameters}")]
+    TooLarge {
+        /// The parameters of the configuration.
+        parameters: u128,
+        /// The most there may be.
+        limit: u128,
+    },
     /// No preset of this name.
     #[error("no preset is called {name:?}, expected one of {}", crate::Preset::names())]
     UnknownPreset {
@@ -67,6 +75,16 @@ pub enum Error {
         path: PathBuf,
         /// What the parser said.
         source: safetensors::SafeTensorError,
+    },
+    /// A tensor in a file that cannot be used, such as one of a dtype that candle has not.
+    #[error("{}: cannot use the tensor {name}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// What candle said.
+        source: Box<candle_core::Error>,
     },
     /// A configuration in a file that cannot be understood.
     #[error("{} carries a configuration that cannot be read", path.display())]

@@ -35,7 +35,12 @@ pub fn read(path: &Path) -> Result<ModelFile, Error> {
     let config = config.map_err(|source| Error::Config { path: path.to_owned(), source })?;
     let file = SafeTensors::deserialize(&bytes).map_err(not_safetensors)?;
     let tensors = file.tensors().into_iter();
-    let tensors = tensors.map(|(name, view)| Ok((name, view.load(&Device::Cpu)?)));
+    let tensors = tensors.map(|(name, view)| match view.load(&Device::Cpu) {
+        Ok(tensor) => Ok((name, tensor)),
+        Err(source) => {
+            Err(Error::Unusable { path: path.to_owned(), name, source: Box::new(source) })
+        }
+    });
     Ok(ModelFile { config, tensors: tensors.collect::<Result<_, Error>>()? })
 }
 

@@ -21,6 +21,9 @@ pub enum Activation {
 impl Activation {
     /// Applies the function to each element.
     ///
+    /// # Shapes
+    /// `xs` (...) -> (...)
+    ///
     /// # Errors
     /// If candle cannot compute it on the tensor's device and dtype.
     pub fn forward(self, xs: &Tensor) -> Result<Tensor> {

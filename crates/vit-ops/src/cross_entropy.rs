@@ -23,6 +23,9 @@ pub fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
             labels.dtype()
         );
     }
+    if batch == 0 {
+        return logits.sum_all();
+    }
     if !slices::fused(logits) {
         return composed::cross_entropy_sum(logits, labels);
     }
@@ -128,6 +131,14 @@ mod tests {
         {
             assert_eq!(loss.to_scalar::<f32>()?, 2e4);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn no_samples_have_no_loss() -> Result<()> {
+        let [logits] = tensors(&[&[0, 3]])?;
+        let labels = Tensor::new(&[] as &[u32], &Device::Cpu)?;
+        assert_eq!(cross_entropy_sum(&logits, &labels)?.to_scalar::<f32>()?, 0.0);
         Ok(())
     }
 

@@ -13,9 +13,12 @@ use crate::{simd, slices};
 /// `xs` (..., inputs), `weight` (outputs, inputs), `bias` (outputs) -> (..., outputs)
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// If the shapes do not fit, or the weight is empty.
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;
+    if inputs == 0 || outputs == 0 {
+        bail!("linear: expected a weight of at least 1x1, got {outputs}x{inputs}");
+    }
     if xs.dims().last() != Some(&inputs) {
         bail!("linear: expected xs of shape (..., {inputs}), got {:?}", xs.dims());
     }
@@ -220,6 +223,16 @@ mod tests {
     fn gradients_are_those_of_finite_differences() -> Result<()> {
         Case::new(&[&[2, 3, 5], &[4, 5], &[4]])?
             .gradients_match_differences(|t| composed::linear(&t[0], &t[1], Some(&t[2])))
+    }
+
+    #[test]
+    fn an_empty_weight_is_refused() -> Result<()> {
+        for shape in [[3, 0], [0, 4]] {
+            let [xs, weight] = testing::tensors(&[&[2, shape[1]], &shape])?;
+            let error = linear(&xs, &weight, None).unwrap_err().to_string();
+            assert!(error.contains("expected a weight of at least 1x1"), "{error}");
+        }
+        Ok(())
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(crate) fn gradient(values: Vec<f32>, like: &Tensor) -> Result<Option<Tensor>
 }
 
 /// Partial sums kept apart, so that a reduction fills a vector register of any width.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// `sum_i f(i)` over `0..len`, in an order that depends on `len` alone.
 #[inline(always)]

@@ -15,6 +15,9 @@ use crate::{simd, slices};
 /// # Errors
 /// If `xs` has no dimension.
 pub fn softmax(xs: &Tensor) -> Result<Tensor> {
+    if xs.elem_count() == 0 {
+        return Ok(xs.clone());
+    }
     if slices::fused(xs) && xs.rank() > 0 {
         xs.contiguous()?.apply_op1(Softmax)
     } else {
@@ -129,6 +132,13 @@ mod tests {
                 assert_eq!(bits, softmax(), "{path}, {len}");
             }
         }
+    }
+
+    #[test]
+    fn nothing_gives_nothing() -> Result<()> {
+        let [xs] = crate::testing::tensors(&[&[0, 5]])?;
+        assert_eq!(softmax(&xs)?.dims(), [0, 5]);
+        Ok(())
     }
 
     #[test]

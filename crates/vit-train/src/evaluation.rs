@@ -124,10 +124,11 @@ pub(crate) fn scalar(loss: &Tensor) -> TensorResult<f64> {
 }
 
 /// The first index of the largest value; values that are no numbers are never the largest.
-fn argmax(values: &[f32]) -> u32 {
+#[must_use]
+pub fn argmax(values: &[f32]) -> u32 {
     let mut best = 0;
     for (index, &value) in values.iter().enumerate() {
-        if value > values[best] || values[best].is_nan() {
+        if value > values[best] || (values[best].is_nan() && !value.is_nan()) {
             best = index;
         }
     }
@@ -152,5 +153,6 @@ mod tests {
     fn the_first_of_equals_is_taken_and_nan_never() {
         assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
         assert_eq!(argmax(&[f32::NAN, -1.0, -2.0]), 1);
+        assert_eq!(argmax(&[f32::NAN, f32::NAN]), 0);
     }
 }

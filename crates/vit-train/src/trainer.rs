@@ -101,6 +101,10 @@ impl<F: Forward> Trainer<F> {
             evaluate_here(&self.forward, data.test_len(), |indices| data.test_batch(indices))
         });
         let test = test.map_err(Error::from)?;
+        // The last step's update is seen here alone.
+        if test.total() > 0 && !test.loss().is_finite() {
+            return Err(self.not_finite(epoch, "test loss", test.loss()).into());
+        }
         let metrics = EpochMetrics {
             epoch,
             step: self.step,
@@ -112,6 +116,10 @@ impl<F: Forward> Trainer<F> {
             seconds: begun.elapsed().as_secs_f64(),
         };
         Ok((metrics, flow))
+    }
+
+    fn not_finite(&self, epoch: u64, what: &str, value: f64) -> Error {
+        Error::NotFinite { step: self.step, epoch, what: what.to_owned(), value }
     }
 
     fn train_step(&mut self, epoch: u64, batch: &[u32], data: &dyn Data) -> Result<Step, Error> {
@@ -132,21 +140,15 @@ impl<F: Forward> Trainer<F> {
         })?;
         let loss_sum: f64 = shards.iter().map(|shard| shard.loss_sum).sum();
         let correct = shards.iter().map(|shard| shard.correct).sum();
-        let not_finite = |what: &str, value| Error::NotFinite {
-            step: self.step,
-            epoch,
-            what: what.to_owned(),
-            value,
-        };
         if !loss_sum.is_finite() {
-            return Err(not_finite("loss", loss_sum));
+            return Err(self.not_finite(epoch, "loss", loss_sum));
         }
         let shards: Vec<_> = shards.into_iter().map(|shard| shard.gradients).collect();
         let gradients = gradients::sum(&shards, 1.0 / batch.len() as f64)?;
         for ((name, _), gradient) in self.parameters.iter().zip(&gradients) {
             let size = gradients::sum_of_squares(gradient)?;
             if !size.is_finite() {
-                return Err(not_finite(&format!("gradient of {name}"), size));
+                return Err(self.not_finite(epoch, &format!("gradient of {name}"), size));
             }
         }
         self.optimizer.step(&gradients)?;
@@ -297,6 +299,13 @@ mod tests {
         let error =
             trainer.expect("a sound configuration").run(&Line, &mut Vec::new()).unwrap_err();
         assert_eq!(error.to_string(), "step 1 of epoch 1: expected a finite loss, got NaN");
+    }
+
+    #[test]
+    fn a_last_update_that_is_not_finite_is_found() {
+        let optimizer = OptimizerConfig::adam(f64::from(f32::MAX));
+        let error = run(TrainConfig { max_steps: Some(1), optimizer, ..config() }, 1).unwrap_err();
+        assert!(error.to_string().contains("expected a finite test loss"), "{error}");
     }
 
     #[test]

@@ -68,10 +68,10 @@ pub(crate) struct Train {
     #[command(flatten)]
     pub(crate) data: DataArgs,
     /// Passes over the training images [default: 20]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) epochs: Option<u64>,
     /// End after this many steps
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) max_steps: Option<u64>,
     /// Images in a step [default: 64]
     #[arg(long, value_name = "N")]
@@ -83,7 +83,7 @@ pub(crate) struct Train {
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) dropout: Option<f64>,
     /// Seed of everything random [default: 0]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) seed: Option<u64>,
     /// Threads; the result does not depend on it [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -98,7 +98,7 @@ pub(crate) struct Train {
     #[arg(long)]
     pub(crate) no_shuffle: bool,
     /// Record the mean loss of every N steps [default: 100]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) log_every: Option<u64>,
     /// Save the model every N steps, or every N seconds as `30s`
     #[arg(long, value_name = "N|Ns")]
@@ -133,6 +133,11 @@ pub(crate) struct Eval {
     pub(crate) json: bool,
 }
 
+/// Any that a configuration file can hold, which has no larger ones.
+fn whole_number() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(..=i64::MAX as u64)
+}
+
 /// Classifies pictures, or a dataset's images: a line of JSON each
 #[derive(Debug, Args)]
 pub(crate) struct Predict {
@@ -146,6 +151,9 @@ pub(crate) struct Predict {
     /// Which images of the dataset
     #[arg(long, requires = "dataset", default_value = "test")]
     pub(crate) split: Split,
+    /// Add the K most probable classes, the first first
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) top_k: Option<u16>,
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: Device,

@@ -76,8 +76,9 @@ pub(crate) fn named(name: &str, place: &DataPlace) -> Result<Found> {
             "{} is a folder of your own: its structure is checked, its content unverified",
             folder.display()
         );
-        // The path and not the folder's name, so that the run can be repeated.
-        let dataset = vit_data::load_dir(folder)?.with_name(name);
+        // The whole path and not the folder's name, so that the run can be repeated from anywhere.
+        let whole = std::path::absolute(folder)?;
+        let dataset = vit_data::load_dir(folder)?.with_name(whole.display().to_string());
         return Ok(Found { dataset, origin: Origin::Unverified });
     }
     let message = format!("no dataset is called {name:?}, and it is no folder either");
@@ -88,13 +89,16 @@ pub(crate) fn named(name: &str, place: &DataPlace) -> Result<Found> {
 /// MNIST if it is there or can be fetched, else what is built in.
 ///
 /// # Errors
-/// If MNIST is there and is not what was published.
+/// If MNIST is there and is not what was published, or it is not for want of a network that it cannot be had.
 pub(crate) fn any(place: &DataPlace) -> Result<Found> {
     let source = &vit_fetch::MNIST;
     let folder = source.folder(&data_root(place.data_dir.clone())?);
     if vit_fetch::verify(source, &folder)? != Presence::Verified
         && let Err(failure) = obtain(source, &folder, place, HUB_PATIENCE_UNASKED)
     {
+        if !failure.is(Exit::Data) {
+            return Err(failure);
+        }
         tracing::debug!("{failure:?}");
         let found = built_in(Origin::InsteadOfMnist)?;
         tracing::warn!("{}", found.warning().unwrap_or_default());
@@ -121,6 +125,11 @@ fn published(source: &'static Source, place: &DataPlace) -> Result<Found> {
 
 fn load_published(source: &Source, folder: &Path) -> Result<Found> {
     let dataset = vit_data::load_dir(folder)?.with_name(source.name);
+    check_content(&dataset, source)?;
+    if source.files.iter().any(|file| matches!(file.sha256, Known::Packed(_))) {
+        // What is known by its packed digest alone is checked on disk, before and after it was read.
+        vit_fetch::verify(source, folder)?;
+    }
     Ok(Found { dataset, origin: Origin::Verified })
 }
 
@@ -156,7 +165,7 @@ fn obtain(
     progress.finish_and_clear();
     match fetched {
         Err(vit_fetch::Error::Download { .. }) if source.name == vit_fetch::MNIST.name => {
-            from_hub(source, folder, hub_patience).map_err(|hub| {
+            from_hub(source, folder, hub_patience, vit_data::load_hub_mnist).map_err(|hub| {
                 tracing::debug!("{hub:?}");
                 fetched.expect_err("the download failed").into()
             })
@@ -165,31 +174,81 @@ fn obtain(
     }
 }
 
-/// Takes MNIST from the hub, through candle-datasets, if its bytes are the published ones.
-fn from_hub(source: &Source, folder: &Path, patience: Duration) -> Result<()> {
+/// Takes a dataset from the hub, through candle-datasets, if its bytes are the published ones.
+fn from_hub(
+    source: &Source,
+    folder: &Path,
+    patience: Duration,
+    load: impl FnOnce() -> vit_data::Result<Dataset> + Send + 'static,
+) -> Result<()> {
     tracing::info!("asking the hub for {}", source.name);
     let (send, receive) = mpsc::channel();
     // The loader has no time limit of its own; a thread that is late is left behind.
-    thread::spawn(move || send.send(vit_data::load_hub_mnist()));
+    thread::spawn(move || send.send(load()));
     let dataset = receive.recv_timeout(patience).map_err(|_| {
         Failure::new(Exit::Data, format!("the hub gave nothing within {patience:?}"))
     })??;
+    check_content(&dataset, source)?;
     std::fs::create_dir_all(folder).map_err(vit_files::Error::io("create", folder))?;
+    // Without a lock: whoever else writes here writes the same bytes, and whole.
     for file in IdxFile::ALL {
-        let mut hasher = Hasher::new();
-        dataset.write_idx(file, &mut hasher)?;
-        let digest = hasher.finish();
-        let known = source.files.iter().find(|known| known.name == file.name());
-        if !known
-            .is_some_and(|known| matches!(known.sha256, Known::Unpacked(known) if known == digest))
-        {
-            let message = format!(
-                "the hub's {} is not the published file: its SHA-256 is {digest}",
-                file.name()
-            );
-            return Err(Failure::new(Exit::Data, message));
-        }
         write_atomically_with(&folder.join(file.name()), |out| dataset.write_idx(file, out))?;
     }
     Ok(())
+}
+
+/// Whether a dataset in memory is the published one: a file on disk can change between a check and the reading.
+///
+/// # Errors
+/// If the digest of a file made of it is not the known one.
+fn check_content(dataset: &Dataset, source: &Source) -> Result<()> {
+    for file in IdxFile::ALL {
+        let known = source.files.iter().find(|known| known.name == file.name());
+        let Some(Known::Unpacked(known)) = known.map(|known| known.sha256) else { continue };
+        let mut hasher = Hasher::new();
+        dataset.write_idx(file, &mut hasher)?;
+        let digest = hasher.finish();
+        if digest != known {
+            let message = format!(
+                "{} of {} is not the published file: expected SHA-256 {known}, got {digest}",
+                file.name(),
+                source.name
+            );
+            return Err(Failure::new(Exit::Data, message));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_hub_gives_is_refused_unless_it_is_what_was_published() {
+        let above = tempfile::tempdir().expect("a temporary folder");
+        let folder = above.path().join("mnist");
+        let load = || Ok(vit_data::digits()?.with_name("mnist"));
+        let refused = from_hub(&vit_fetch::MNIST, &folder, HUB_PATIENCE, load);
+        let refused = format!("{:?}", refused.expect_err("digits are not MNIST"));
+        assert!(refused.contains("train-images-idx3-ubyte of mnist is not the published file"));
+        assert!(!folder.exists());
+    }
+
+    #[test]
+    fn a_hub_that_gives_nothing_is_left_in_time() {
+        let folder = Path::new("never-made");
+        let load = || loop {
+            thread::park();
+        };
+        let late = from_hub(&vit_fetch::MNIST, folder, Duration::from_millis(10), load);
+        assert!(format!("{:?}", late.expect_err("too late")).contains("nothing within 10ms"));
+        assert!(!folder.exists());
+    }
+
+    #[test]
+    fn a_dataset_that_changed_after_its_check_is_refused() {
+        let dataset = vit_data::digits().expect("digits are built in");
+        assert!(check_content(&dataset, &vit_fetch::MNIST).is_err());
+    }
 }

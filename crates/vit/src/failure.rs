@@ -51,6 +51,11 @@ impl Failure {
         Self { message: format!("{what}: {}", self.message), ..self }
     }
 
+    /// Whether it ends the program so.
+    pub(crate) fn is(&self, exit: Exit) -> bool {
+        self.exit == exit
+    }
+
     /// The same failure with another exit code.
     pub(crate) fn exit(self, exit: Exit) -> Self {
         Self { exit, ..self }
@@ -103,7 +108,8 @@ impl From<image::ImageError> for Failure {
 
 impl From<vit_data::Error> for Failure {
     fn from(error: vit_data::Error) -> Self {
-        Self::new(Exit::Data, chain(&error))
+        let mend = "put a whole file in its place, or have it fetched again: `vit fetch mnist`";
+        Self::new(Exit::Data, chain(&error)).hint(mend)
     }
 }
 
@@ -134,16 +140,33 @@ impl From<vit_fetch::Error> for Failure {
 impl From<vit_model::Error> for Failure {
     fn from(error: vit_model::Error) -> Self {
         use vit_model::Error;
-        let exit = match &error {
+        let (exit, hint) = match &error {
             Error::Encoder(_)
             | Error::Patch(_)
             | Error::Classes { .. }
-            | Error::UnknownPreset { .. }
-            | Error::Inexpressible { .. } => Exit::Usage,
-            Error::Tensor(_) => Exit::Internal,
-            _ => Exit::File,
+            | Error::TooLarge { .. } => (
+                Exit::Usage,
+                Some(
+                    "the model's settings are under [model] in a file for --config, its rates also --dropout",
+                ),
+            ),
+            Error::UnknownPreset { .. } => {
+                (Exit::Usage, Some("leave --preset out to have the default, shallow"))
+            }
+            Error::Inexpressible { .. } => (
+                Exit::Usage,
+                Some("train a model that the layout can express, or export to another"),
+            ),
+            Error::Tensor(_) => (Exit::Internal, None),
+            Error::Parameters { .. } => (
+                Exit::File,
+                Some(
+                    "the file is of another model: pass the --preset or --config it was trained with",
+                ),
+            ),
+            _ => (Exit::File, None),
         };
-        Self::new(exit, chain(&error))
+        Self { exit, message: chain(&error), hint: hint.map(str::to_owned) }
     }
 }
 
@@ -155,7 +178,10 @@ impl From<vit_train::Error> for Failure {
                 (Exit::Usage, Some("pass another --run-dir, or none to have one chosen"))
             }
             Error::NoBatch { .. } => (Exit::Usage, Some("pass a smaller --batch-size")),
-            Error::Setting { .. } => (Exit::Usage, None),
+            Error::Setting { .. } => (
+                Exit::Usage,
+                Some("it is set by its flag, or under [train] in a file for --config"),
+            ),
             Error::Write { .. } | Error::File(_) => (Exit::File, None),
             Error::NotFinite { .. } => (Exit::Diverged, Some("try a smaller --lr")),
             _ => (Exit::Internal, None),

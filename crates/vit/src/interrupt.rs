@@ -1,9 +1,11 @@
-//! Ctrl-C and SIGTERM: the first asks to end soon, the second ends at once.
+//! Ctrl-C and SIGTERM: they end the program at once, but for a run that is training. That is asked to end after the
+//! current step, and ends at once when asked again.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::failure::{Exit, Failure, Result};
 
+static TRAINING: AtomicBool = AtomicBool::new(false);
 static ASKED: AtomicBool = AtomicBool::new(false);
 
 /// Listens from now on.
@@ -12,12 +14,18 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 /// If the system refuses.
 pub(crate) fn listen() -> Result<()> {
     let on_signal = || {
-        if ASKED.swap(true, Ordering::Relaxed) {
+        let asked_before = ASKED.swap(true, Ordering::Relaxed);
+        if asked_before || !TRAINING.load(Ordering::Relaxed) {
             std::process::exit(Exit::Interrupted as i32);
         }
     };
     ctrlc::set_handler(on_signal)
         .map_err(|error| Failure::new(Exit::Internal, format!("cannot listen for Ctrl-C: {error}")))
+}
+
+/// From now on there is a run that looks at [`asked`] after every step.
+pub(crate) fn training_begins() {
+    TRAINING.store(true, Ordering::Relaxed);
 }
 
 /// Whether the run should end.

@@ -23,5 +23,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     logging::start(&cli.logging);
-    commands::run(cli.command).unwrap_or_else(|failure| failure.report())
+    let done = interrupt::listen().and_then(|()| commands::run(cli.command));
+    done.unwrap_or_else(|failure| failure.report())
 }

@@ -73,10 +73,17 @@ impl Settings {
         let preset = Preset::named(preset)?;
         let mut settings = Self::of_preset(preset).merged_with(file, args)?;
         preset.name().clone_into(&mut settings.preset);
+        if let Some(path) = &args.config {
+            settings.check().map_err(|failure| failure.about(path.display()))?;
+        }
         settings.override_by(args);
-        settings.train.check()?;
-        settings.model.check()?;
+        settings.check()?;
         Ok(settings)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.train.check()?;
+        Ok(self.model.check()?)
     }
 
     /// The settings of the run that lies in this folder.

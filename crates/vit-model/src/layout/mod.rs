@@ -76,7 +76,10 @@ impl Layout {
         let rows = self.rows(config)?;
         self.check(tensors, &rows)?;
         let native = rows.into_iter().map(|Row { native: (name, shape), foreign }| {
-            let pieces = foreign.iter().map(|(name, _)| tensors[name].flatten_all());
+            // Of the first one's dtype, should a file mix them.
+            let dtype = tensors[&foreign[0].0].dtype();
+            let pieces =
+                foreign.iter().map(|(name, _)| tensors[name].flatten_all()?.to_dtype(dtype));
             let pieces = pieces.collect::<candle_core::Result<Vec<_>>>()?;
             Ok((name, Tensor::cat(&pieces, 0)?.reshape(shape)?))
         });
@@ -166,6 +169,11 @@ impl Layout {
                     problems
                         .push(format!("{name}: expected shape {shape:?}, got {:?}", tensor.dims()));
                 }
+                Some(tensor) if !tensor.dtype().is_float() => {
+                    let dtype = tensor.dtype();
+                    problems
+                        .push(format!("{name}: expected floating-point numbers, got {dtype:?}"));
+                }
                 Some(_) => {}
             }
         }
@@ -176,6 +184,11 @@ impl Layout {
         );
         if problems.is_empty() { Ok(()) } else { Err(Error::Parameters { layout: self, problems }) }
     }
+}
+
+/// The shapes of all parameters of a model of `config`, which need not be sound but must be of bounded depth.
+pub(crate) fn native_shapes(config: &VitConfig) -> impl Iterator<Item = Vec<usize>> {
+    native::parameters(config).into_iter().map(|(_, shape)| shape)
 }
 
 fn identity(config: &VitConfig) -> Vec<Row> {
@@ -318,10 +331,13 @@ mod tests {
         tensors.remove("head.bias");
         tensors.insert("tail.bias".to_owned(), tensors["norm.bias"].clone());
         tensors.insert("norm.weight".to_owned(), tensors["pos_embed"].clone());
+        let bytes = Tensor::zeros(32, DType::U8, &Device::Cpu).expect("a small tensor");
+        tensors.insert("norm.bias".to_owned(), bytes);
         let error = Layout::Timm.import(&tensors, &config).unwrap_err().to_string();
         for line in [
             "head.bias: missing, expected shape [10]",
             "norm.weight: expected shape [32], got [1, 16, 32]",
+            "norm.bias: expected floating-point numbers, got U8",
             "tail.bias: unexpected, of shape [32]",
         ] {
             assert!(error.contains(line), "{error}");

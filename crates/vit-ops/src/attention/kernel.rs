@@ -1,11 +1,8 @@
 //! Attention within one sample, on slices: each head's rows are copied into tiles whose widths are whole vector
 //! registers, zero beyond the head's own.
 
-use crate::slices;
+use crate::slices::{self, LANES};
 use crate::softmax::softmax_in_place;
-
-/// Numbers in the widest vector register.
-const LANES: usize = 16;
 
 /// The sizes of one sample.
 #[derive(Clone, Copy, Debug)]

@@ -41,6 +41,10 @@ pub fn self_attention(
 ) -> Result<Tensor> {
     let dropout = dropout.filter(|dropout| !dropout.rate.is_zero());
     let shape = AttentionShape::of(qkv, heads)?;
+    if qkv.elem_count() == 0 {
+        // Without tokens there is nothing to attend to: the values, of which there are none.
+        return qkv.narrow(2, 0, shape.sample.dim());
+    }
     if !slices::fused(qkv) {
         return composed::self_attention(qkv, heads, scale, dropout);
     }
@@ -250,7 +254,7 @@ mod tests {
             (3, 16, 4, 8),
             (1, 17, 2, 64),
             (2, 33, 1, 12),
-            (1, 3, 1, 130),
+            (1, 3, 2, 100),
         ] {
             let case = Case::new(&[&[batch, tokens, 3 * heads * head_dim]])?;
             for dropout in [None, Some(dropout())] {
@@ -267,6 +271,15 @@ mod tests {
     fn gradients_are_those_of_finite_differences() -> Result<()> {
         Case::new(&[&[2, 3, 12]])?
             .gradients_match_differences(|t| composed::self_attention(&t[0], 2, 0.7, None))
+    }
+
+    #[test]
+    fn nothing_gives_nothing() -> Result<()> {
+        for shape in [[0, 4, 24], [2, 0, 24]] {
+            let [qkv] = tensors(&[&shape])?;
+            assert_eq!(self_attention(&qkv, 2, 0.5, None)?.dims(), [shape[0], shape[1], 8]);
+        }
+        Ok(())
     }
 
     #[test]

@@ -11,15 +11,29 @@ use crate::{dataset, output, pictures};
 /// What is said of an image.
 #[derive(Serialize)]
 struct Prediction {
+    #[serde(flatten)]
+    subject: Subject,
+    #[serde(flatten)]
+    best: Ranked,
+    /// The most probable classes, the first first, where they are asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    image: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    index: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    label: Option<u32>,
+    top: Option<Vec<Ranked>>,
+    /// Of each class.
+    probabilities: Vec<f32>,
+}
+
+/// Which image.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Subject {
+    Picture { image: String },
+    Example { index: usize, label: u32 },
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct Ranked {
     class: usize,
     probability: f32,
-    probabilities: Vec<f32>,
 }
 
 /// Images of a dataset given to the model at once.
@@ -29,11 +43,13 @@ pub(super) fn run(args: &cli::Predict) -> Result<()> {
     let device = args.device.open()?;
     let saved = SavedModel::open(&args.model)?;
     let model = saved.build(&device)?;
+    let print = |subject, row| {
+        output::json(&Prediction::of(subject, row, args.top_k)?).map_err(Failure::from)
+    };
     for path in &args.images {
         let picture = pictures::read(path, saved.config.image, &device)?;
         for row in probabilities(&model, saved.config.output, &picture)? {
-            let image = Some(path.display().to_string());
-            output::json(&Prediction { image, ..Prediction::of(row)? })?;
+            print(Subject::Picture { image: path.display().to_string() }, row)?;
         }
     }
     let Some(name) = &args.data.dataset else { return Ok(()) };
@@ -45,35 +61,53 @@ pub(super) fn run(args: &cli::Predict) -> Result<()> {
     };
     let examples = found.dataset.split(split);
     let indices: Vec<u32> = (0..examples.len() as u32).collect();
-    let mut index = 0;
     for batch in indices.chunks(BATCH) {
-        let (images, labels) = examples.batch(batch, &device, candle_core::DType::F32)?;
-        let labels = labels.to_vec1::<u32>()?;
-        for (row, label) in
-            probabilities(&model, saved.config.output, &images)?.into_iter().zip(labels)
-        {
-            let (index_of_row, label) = (Some(index), Some(label));
-            output::json(&Prediction { index: index_of_row, label, ..Prediction::of(row)? })?;
-            index += 1;
+        let (images, _labels) = examples.batch(batch, &device, candle_core::DType::F32)?;
+        let rows = probabilities(&model, saved.config.output, &images)?;
+        for (row, &index) in rows.into_iter().zip(batch) {
+            let index = index as usize;
+            print(Subject::Example { index, label: examples.label(index) }, row)?;
         }
     }
     Ok(())
 }
 
 impl Prediction {
-    fn of(probabilities: Vec<f32>) -> Result<Self> {
-        let best =
-            probabilities.iter().copied().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
-        match best {
-            Some((class, probability)) if probability.is_finite() => Ok(Self {
-                image: None,
-                index: None,
-                label: None,
-                class,
-                probability,
-                probabilities,
-            }),
-            _ => Err(Failure::new(Exit::File, "the model gives probabilities that are not finite")),
+    fn of(subject: Subject, probabilities: Vec<f32>, top_k: Option<u16>) -> Result<Self> {
+        if !probabilities.iter().all(|probability| probability.is_finite()) {
+            let message = "the model gives probabilities that are not finite";
+            return Err(Failure::new(Exit::File, message));
         }
+        let ranked = probabilities.iter().enumerate();
+        let mut ranked: Vec<Ranked> =
+            ranked.map(|(class, &probability)| Ranked { class, probability }).collect();
+        // A stable sort, so that the first of equals is the class, as in an evaluation.
+        ranked.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        let best = ranked[0];
+        let top = top_k.map(|count| ranked.into_iter().take(count.into()).collect());
+        Ok(Self { subject, best, top, probabilities })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prediction(probabilities: &[f32], top_k: Option<u16>) -> Result<Prediction> {
+        let subject = Subject::Example { index: 0, label: 0 };
+        Prediction::of(subject, probabilities.to_vec(), top_k)
+    }
+
+    #[test]
+    fn classes_are_ranked_and_the_first_of_equals_comes_first() {
+        let prediction = prediction(&[0.2, 0.3, 0.2, 0.3], Some(3)).expect("finite numbers");
+        assert_eq!(prediction.best.class, 1);
+        let top = prediction.top.expect("asked for");
+        assert_eq!(top.iter().map(|ranked| ranked.class).collect::<Vec<_>>(), [1, 3, 0]);
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_no_prediction() {
+        assert!(prediction(&[0.5, f32::NAN], None).is_err());
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
     let threads = super::threads(args.threads);
     let mut trainer = Trainer::new(settings.train.clone(), forward, parameters.sorted(), threads)?;
 
-    interrupt::listen()?;
+    interrupt::training_begins();
     let folder = make_folder(args.run_dir.as_deref(), &settings)?;
     write_atomically(&folder.config(), settings.to_toml().as_bytes())?;
     tracing::info!(
