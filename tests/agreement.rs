@@ -160,7 +160,7 @@ fn a_hundred_steps_of_a_smooth_model_are_pytorchs() -> Result<()> {
 
 #[test]
 fn a_hundred_steps_in_f64_are_pytorchs_to_nine_digits() -> Result<()> {
-    for case in ["relu", "gelu", "adamw"] {
+    for case in ["relu", "gelu", "adamw", "adam-decay"] {
         let fixture = Fixture::read(&format!("adam-f64/{case}"));
         let model = fixture.model()?;
         let losses = fixture.train(&model, 100)?;

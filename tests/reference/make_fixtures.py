@@ -82,6 +82,7 @@ ADAM_F64 = [
     Case("relu", SMALL, 21, Optimizer(lr=1e-3)),
     Case("gelu", replace(SMALL, activation="gelu"), 22),
     Case("adamw", replace(SMALL, activation="gelu", pool="cls"), 23, Optimizer("adamw", 1e-3, 0.9, 0.95, 1e-8, 0.05)),
+    Case("adam-decay", replace(SMALL, activation="gelu"), 24, Optimizer("adam", 1e-3, 0.9, 0.999, 1e-8, 0.05)),
 ]
 
 
