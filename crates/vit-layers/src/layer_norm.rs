@@ -31,6 +31,9 @@ impl LayerNorm {
 impl Module for LayerNorm {
     /// # Shapes
     /// `xs` (..., dim) -> (..., dim)
+    ///
+    /// # Errors
+    /// If `xs` has another width.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         vit_ops::layer_norm(xs, &self.weight, &self.bias, self.eps)
     }

@@ -50,6 +50,9 @@ impl Linear {
 impl Module for Linear {
     /// # Shapes
     /// `xs` (..., inputs) -> (..., outputs)
+    ///
+    /// # Errors
+    /// If `xs` has another width.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         vit_ops::linear(xs, &self.weight, self.bias.as_ref())
     }

@@ -44,17 +44,14 @@ pub fn read(path: &Path) -> Result<ModelFile, Error> {
     Ok(ModelFile { config, tensors: tensors.collect::<Result<_, Error>>()? })
 }
 
-/// Writes tensors and, where given, the configuration they are of: whole or not at all, and the same bytes for
-/// the same content.
+/// Writes tensors and the configuration they are of: whole or not at all, and the same bytes for the same content.
 ///
 /// # Errors
 /// If a tensor cannot be read from its device, or the file cannot be written.
-pub fn write(path: &Path, tensors: &Tensors, config: Option<&VitConfig>) -> Result<(), Error> {
-    let metadata = config.map(|config| {
-        let json = serde_json::to_string(config).expect("a configuration is plain data");
-        HashMap::from([(CONFIG_KEY.to_owned(), json)])
-    });
-    let bytes = safetensors::serialize(tensors, metadata).map_err(Error::Serialise)?;
+pub fn write(path: &Path, tensors: &Tensors, config: &VitConfig) -> Result<(), Error> {
+    let json = serde_json::to_string(config).expect("a configuration is plain data");
+    let metadata = HashMap::from([(CONFIG_KEY.to_owned(), json)]);
+    let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(Error::Serialise)?;
     Ok(vit_files::write_atomically(path, &bytes)?)
 }
 
@@ -77,12 +74,12 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("model.safetensors");
         let config = Preset::Notebook.config();
-        write(&path, &tensors(), Some(&config)).expect("a writable folder");
+        write(&path, &tensors(), &config).expect("a writable folder");
         let file = read(&path).expect("what was written");
         assert_eq!(file.config, Some(config.clone()));
         assert_eq!(file.tensors["a"].to_vec1::<f32>().expect("f32"), [3.0, 4.0, 5.0]);
         let first = fs::read(&path).expect("the file");
-        write(&path, &tensors(), Some(&config)).expect("a writable folder");
+        write(&path, &tensors(), &config).expect("a writable folder");
         assert_eq!(fs::read(&path).expect("the file"), first, "the same content, other bytes");
     }
 

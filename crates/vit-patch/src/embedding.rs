@@ -90,6 +90,9 @@ impl PatchEmbedding {
 impl Module for PatchEmbedding {
     /// # Shapes
     /// `images` (batch, channels, height, width) -> (batch, tokens, dim)
+    ///
+    /// # Errors
+    /// If the images have another shape.
     fn forward(&self, images: &Tensor) -> Result<Tensor> {
         let (batch, channels, height, width) = images.dims4()?;
         let image = self.config.image;

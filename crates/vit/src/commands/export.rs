@@ -22,13 +22,13 @@ pub(super) fn run(args: &cli::Export) -> Result<()> {
             std::fs::create_dir_all(&args.output)
                 .map_err(vit_files::Error::io("create", &args.output))?;
             let weights = args.output.join("model.safetensors");
-            vit_model::write(&weights, &tensors, Some(&model.config))?;
+            vit_model::write(&weights, &tensors, &model.config)?;
             write_json(&args.output.join("config.json"), &hf_config(&model.config))?;
             let preprocessor = hf_preprocessor(&model.config);
             write_json(&args.output.join("preprocessor_config.json"), &preprocessor)?;
         }
         Layout::Timm | Layout::Notebook => {
-            vit_model::write(&args.output, &tensors, Some(&model.config))?;
+            vit_model::write(&args.output, &tensors, &model.config)?;
         }
     }
     tracing::info!("{} tensors in the {layout} layout", tensors.len());

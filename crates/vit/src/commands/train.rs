@@ -156,7 +156,7 @@ impl Run<'_> {
             .into_iter()
             .map(|(name, var)| (name, var.as_detached_tensor()))
             .collect();
-        vit_model::write(&self.folder.model(), &tensors, Some(&self.settings.model))?;
+        vit_model::write(&self.folder.model(), &tensors, &self.settings.model)?;
         self.saved = Instant::now();
         Ok(())
     }
