@@ -1,5 +1,6 @@
 //! Ctrl-C and SIGTERM: the first ends the run well, the second at once.
 
+use std::io::Read;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,23 @@ fn a_second_signal_ends_the_run_in_the_middle_of_a_step() {
     assert!(begun.elapsed() < SOON / 2, "it took {:?}", begun.elapsed());
     assert_eq!(outcome.code, Some(130), "{}", outcome.stderr);
     assert!(!sandbox.path("run/model.safetensors").exists());
+}
+
+#[test]
+fn a_command_that_does_not_train_ends_at_once() {
+    for signal in ["INT", "TERM"] {
+        let sandbox = Sandbox::new();
+        sandbox.train_digits("--max-steps 1");
+        // Nobody reads what it prints: it waits when the pipe is full, and does not end by itself.
+        let mut predicting =
+            Running::start(&mut sandbox.command("predict run --dataset digits --split train"));
+        predicting.child().stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        send(signal, &mut predicting);
+        let begun = Instant::now();
+        let outcome = predicting.end();
+        assert!(begun.elapsed() < SOON / 2, "SIG{signal}: it took {:?}", begun.elapsed());
+        assert_eq!(outcome.code, Some(130), "SIG{signal}: {}", outcome.stderr);
+    }
 }
 
 fn send(signal: &str, to: &mut Running) {
