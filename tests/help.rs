@@ -6,7 +6,19 @@ use std::fs;
 
 use crate::support::{Sandbox, test_file};
 
-const COMMANDS: [&str; 7] = ["", "train", "eval", "predict", "info", "export", "fetch"];
+const COMMANDS: [&str; 11] = [
+    "",
+    "train",
+    "eval",
+    "predict",
+    "info",
+    "export",
+    "fetch",
+    "bench",
+    "bench train",
+    "bench eval",
+    "bench latency",
+];
 
 #[test]
 fn help_is_as_committed_and_fits_in_80_columns() {
@@ -15,7 +27,7 @@ fn help_is_as_committed_and_fits_in_80_columns() {
     for command in COMMANDS {
         let help = sandbox.run(&format!("{command} --help")).succeeded().stdout;
         let name = if command.is_empty() { "vit" } else { command };
-        let path = test_file(format!("snapshots/help-{name}.txt"));
+        let path = test_file(format!("snapshots/help-{}.txt", name.replace(' ', "-")));
         if renew {
             fs::write(&path, &help).unwrap();
         }
@@ -29,10 +41,16 @@ fn help_is_as_committed_and_fits_in_80_columns() {
 
 #[test]
 fn every_command_has_its_help_here() {
-    let help = Sandbox::new().run("--help").succeeded().stdout;
-    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
-    // Descriptions that go on in another line are indented further.
-    let listed = listed.take_while(|line| !line.is_empty()).filter(|line| !line.starts_with("   "));
-    let names: Vec<&str> = listed.filter_map(|line| line.split_whitespace().next()).collect();
-    assert_eq!(names, [&COMMANDS[1..], &["help"]].concat());
+    for above in ["", "bench "] {
+        let help = Sandbox::new().run(&format!("{above}--help")).succeeded().stdout;
+        let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+        // Descriptions that go on in another line are indented further.
+        let listed =
+            listed.take_while(|line| !line.is_empty()).filter(|line| !line.starts_with("   "));
+        let names = listed.filter_map(|line| line.split_whitespace().next());
+        let names: Vec<&str> = names.filter(|&name| name != "help").collect();
+        let below = COMMANDS.iter().filter_map(|command| command.strip_prefix(above));
+        let below = below.filter(|name| !name.is_empty() && !name.contains(' '));
+        assert_eq!(names, below.collect::<Vec<_>>(), "vit {above}--help");
+    }
 }

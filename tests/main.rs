@@ -10,6 +10,7 @@ mod agreement;
 mod bad_data;
 mod bad_models;
 mod bad_settings;
+mod bench;
 mod evaluation;
 mod export;
 mod help;

@@ -21,9 +21,19 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 
-def load(folder: Path, split: str, count: int | None = None) -> tuple[Tensor, Tensor]:
-    """The first `count` images (count, 1, 28, 28) in [-1, 1], and labels (count), in the files' order."""
+def load_bytes(folder: Path, split: str, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """The first `count` images (count, 1, 28, 28) as bytes, and labels (count), in the files' order."""
     images = read_idx(folder / f"{FILES[split]}-images-idx3-ubyte")[:count]
     labels = read_idx(folder / f"{FILES[split]}-labels-idx1-ubyte")[:count]
-    pixels = torch.from_numpy(images.astype(np.float32)).unsqueeze(1)
-    return (pixels / 255 - 0.5) / 0.5, torch.from_numpy(labels.astype(np.int64))
+    return torch.from_numpy(images.copy()).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
+
+
+def scale(pixels: Tensor) -> Tensor:
+    """Bytes as the model sees them, in [-1, 1]."""
+    return (pixels.float() / 255 - 0.5) / 0.5
+
+
+def load(folder: Path, split: str, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """The first `count` images (count, 1, 28, 28) in [-1, 1], and labels (count), in the files' order."""
+    pixels, labels = load_bytes(folder, split, count)
+    return scale(pixels), labels

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 /// This cargo on this workspace, wherever the user stands.
 pub(crate) fn cargo(subcommand: &str) -> Command {
@@ -36,8 +37,28 @@ pub(crate) fn stdout_of(command: &mut Command) -> Result<Vec<u8>> {
     Ok(stdout)
 }
 
+/// Builds the binary and says where it lies, which only cargo knows for sure.
+pub(crate) fn build_vit() -> Result<PathBuf> {
+    let messages = stdout_of(cargo("build").args([
+        "--package=vit",
+        "--bin=vit",
+        "--message-format=json-render-diagnostics",
+    ]))?;
+    messages
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .next_back()
+        .context("cargo built no executable")
+}
+
 /// The workspace's Cargo.toml.
 fn manifest() -> PathBuf {
+    root().join("Cargo.toml")
+}
+
+/// The workspace's folder.
+pub(crate) fn root() -> &'static Path {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    xtask.parent().expect("xtask lies in the workspace").join("Cargo.toml")
+    xtask.parent().expect("xtask lies in the workspace")
 }

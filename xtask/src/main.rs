@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
+mod bench;
 mod cargo;
 mod ci;
 mod fetch;
@@ -19,6 +20,7 @@ use clap::Parser;
 enum Task {
     Train(train::Train),
     Fetch(fetch::Fetch),
+    Bench(bench::Bench),
     /// Runs everything that CI runs, the cheapest first, up to the first failure
     Ci,
     #[command(flatten)]
@@ -39,6 +41,7 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Train(train) => return train.run(),
         Task::Fetch(fetch) => fetch.run()?,
+        Task::Bench(bench) => bench.run()?,
         Task::Ci => ci::run_all()?,
         Task::Step(step) => step.run()?,
     }

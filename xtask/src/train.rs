@@ -7,10 +7,9 @@ use std::thread;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use serde_json::Value;
 use vit_fetch::{Options, Outcome, Source, data_root, user_mirrors};
 
-use crate::cargo::{cargo, stdout_of};
+use crate::cargo::build_vit;
 
 /// Builds vit and trains, fetching the dataset beside the build where it is missing
 ///
@@ -28,7 +27,7 @@ impl Train {
         let fetching =
             Download::wanted(&self.args).map(|download| thread::spawn(|| download.run()));
         // A failed build ends the program here, and the download with it: its part is resumed later.
-        let vit = build()?;
+        let vit = build_vit()?;
         if let Some(fetching) = fetching {
             if !fetching.is_finished() {
                 eprintln!("vit is built, the dataset is still on its way");
@@ -89,21 +88,6 @@ fn value_of(args: &[OsString], flag: &str) -> Option<OsString> {
         .enumerate()
         .filter_map(|(i, arg)| joined(arg).or_else(|| after(arg, args.get(i + 1))));
     values.next_back()
-}
-
-/// Builds the binary and says where it lies, which only cargo knows for sure.
-fn build() -> Result<PathBuf> {
-    let messages = stdout_of(cargo("build").args([
-        "--package=vit",
-        "--bin=vit",
-        "--message-format=json-render-diagnostics",
-    ]))?;
-    messages
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
-        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .next_back()
-        .context("cargo built no executable")
 }
 
 /// Becomes the command, so that signals and the exit code are its own.

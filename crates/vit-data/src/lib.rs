@@ -7,6 +7,7 @@ mod examples;
 mod folder;
 mod hub;
 mod idx;
+mod noise;
 mod order;
 
 pub use dataset::{Dataset, Split};
@@ -16,4 +17,5 @@ pub use examples::Examples;
 pub use folder::load_dir;
 pub use hub::load_hub_mnist;
 pub use idx::IdxFile;
+pub use noise::noise;
 pub use order::{Last, Order, batches, epoch_order};

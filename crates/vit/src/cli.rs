@@ -1,5 +1,7 @@
 //! The command line.
 
+pub(crate) mod bench;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -50,6 +52,8 @@ pub(crate) enum Command {
     Info(Info),
     Export(Export),
     Fetch(Fetch),
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 const TRAINED_ON: &str = "\
@@ -59,12 +63,8 @@ Without --dataset, MNIST is used if it is there or can be fetched, else the digi
 #[derive(Debug, Args)]
 #[command(after_help = TRAINED_ON)]
 pub(crate) struct Train {
-    /// The model: notebook (the seed's code, every quirk of it) or shallow [default: shallow]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) preset: Option<String>,
-    /// Settings from a TOML file, such as a run's config.toml; flags override them
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
     /// Passes over the training images [default: 20]
@@ -212,6 +212,17 @@ pub(crate) struct Fetch {
     pub(crate) dataset: String,
     #[command(flatten)]
     pub(crate) place: DataPlace,
+}
+
+/// Which settings to begin with.
+#[derive(Debug, Args)]
+pub(crate) struct SettingsArgs {
+    /// The model: notebook (the seed's code, every quirk of it) or shallow [default: shallow]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) preset: Option<String>,
+    /// Settings from a TOML file, such as a run's config.toml; flags override them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// Which dataset, and where it lies.

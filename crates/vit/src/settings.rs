@@ -54,11 +54,22 @@ impl Settings {
         }
     }
 
-    /// What the command line and its configuration file ask for, checked.
+    /// What the command line of `vit train` and its configuration file ask for, checked.
     ///
     /// # Errors
     /// If the file cannot be read, has an unknown key, or a setting is out of range.
     pub(crate) fn resolve(args: &cli::Train) -> Result<Self> {
+        let mut settings = Self::begin(&args.settings)?;
+        settings.override_by(args);
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// The preset and what the configuration file says, checked, before any other flag.
+    ///
+    /// # Errors
+    /// If the file cannot be read, has an unknown key, or a setting is out of range.
+    pub(crate) fn begin(args: &cli::SettingsArgs) -> Result<Self> {
         let file = args.config.as_deref().map(read_table).transpose()?.unwrap_or_default();
         let in_file = file.get("preset").and_then(Value::as_str);
         if let (Some(path), Some(asked), Some(in_file)) = (&args.config, &args.preset, in_file)
@@ -76,12 +87,14 @@ impl Settings {
         if let Some(path) = &args.config {
             settings.check().map_err(|failure| failure.about(path.display()))?;
         }
-        settings.override_by(args);
-        settings.check()?;
         Ok(settings)
     }
 
-    fn check(&self) -> Result<()> {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// If a setting is out of range.
+    pub(crate) fn check(&self) -> Result<()> {
         self.train.check()?;
         Ok(self.model.check()?)
     }
@@ -98,7 +111,7 @@ impl Settings {
         settings.map_err(|failure| failure.exit(Exit::File))
     }
 
-    fn merged_with(self, file: Table, args: &cli::Train) -> Result<Self> {
+    fn merged_with(self, file: Table, args: &cli::SettingsArgs) -> Result<Self> {
         let mut merged = Table::try_from(self).expect("settings are plain data");
         merge(&mut merged, file);
         let path = args.config.as_deref().unwrap_or(Path::new("the defaults"));

@@ -1,5 +1,6 @@
 //! What each command does: a file each.
 
+mod bench;
 mod eval;
 mod export;
 mod fetch;
@@ -24,6 +25,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Info(args) => info::run(&args)?,
         Command::Export(args) => export::run(&args)?,
         Command::Fetch(args) => fetch::run(&args)?,
+        Command::Bench(args) => bench::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,9 @@ use vit_data::{Examples, Order, Split};
 use vit_files::write_atomically;
 use vit_layers::{Mode, Parameters};
 use vit_model::{Layout, Summary, Tensors, VisionTransformer, VitConfig};
-use vit_train::{Batch, Data, EpochMetrics, MetricsFile, Observer, Record, RunFolder, Trainer};
+use vit_train::{
+    Batch, Data, EpochMetrics, Forward, MetricsFile, Observer, Record, RunFolder, Trainer,
+};
 
 use crate::cli::{self, SaveEvery};
 use crate::dataset::{self, Found};
@@ -35,19 +37,11 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
     images.check_batch(settings.train.batch_size)?;
 
     let parameters = Parameters::seeded(settings.train.seed);
-    let trained =
-        VisionTransformer::new(&settings.model, &parameters.builder(DType::F32, &device))?;
-    let evaluated =
-        VisionTransformer::new(&settings.model, &parameters.detached_builder(DType::F32, &device))?;
+    let threads = super::threads(args.threads);
+    let mut trainer = trainer(&settings, &parameters, &device, threads)?;
     if let Some(path) = &settings.init {
         initialise(&parameters, path, &settings.model)?;
     }
-    let forward = move |images: &Tensor, mode: Mode| match mode {
-        Mode::Eval => evaluated.forward(images, mode),
-        Mode::Train(_) => trained.forward(images, mode),
-    };
-    let threads = super::threads(args.threads);
-    let mut trainer = Trainer::new(settings.train.clone(), forward, parameters.sorted(), threads)?;
 
     interrupt::training_begins();
     let folder = make_folder(args.run_dir.as_deref(), &settings)?;
@@ -83,6 +77,26 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
         print_result(args, &settings, &found, &folder, &epoch)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A trainer of a new model, whose variables are made in `parameters`.
+///
+/// # Errors
+/// If the settings are out of range, or the threads cannot be started.
+pub(super) fn trainer(
+    settings: &Settings,
+    parameters: &Parameters,
+    device: &Device,
+    threads: usize,
+) -> Result<Trainer<impl Forward + use<>>> {
+    let trained = VisionTransformer::new(&settings.model, &parameters.builder(DType::F32, device))?;
+    let evaluated =
+        VisionTransformer::new(&settings.model, &parameters.detached_builder(DType::F32, device))?;
+    let forward = move |images: &Tensor, mode: Mode| match mode {
+        Mode::Eval => evaluated.forward(images, mode),
+        Mode::Train(_) => trained.forward(images, mode),
+    };
+    Ok(Trainer::new(settings.train.clone(), forward, parameters.sorted(), threads)?)
 }
 
 /// The dataset as the trainer sees it.

@@ -1,0 +1,50 @@
+//! Images of noise, in any size: for measuring speed where no dataset of the size is at hand.
+
+use candle_core::{Device, Tensor};
+use vit_random::{Random, Site};
+
+use crate::error::Result;
+use crate::examples::Examples;
+
+const PIXELS: Site = Site::named("noise.pixels");
+const LABELS: Site = Site::named("noise.labels");
+
+/// `count` images of uniform noise, with labels below `classes`: always the same ones.
+///
+/// # Errors
+/// Only those of making a tensor.
+///
+/// # Panics
+/// If `classes` is 0.
+pub fn noise(count: usize, (height, width): (usize, usize), classes: usize) -> Result<Examples> {
+    let random = Random::new(0);
+    let mut words = vec![0; (count * height * width).div_ceil(4)];
+    random.stream(PIXELS, 0).fill(&mut words);
+    let mut pixels: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+    pixels.truncate(count * height * width);
+    // A label is a byte.
+    let classes = u32::try_from(classes).unwrap_or(u32::MAX).min(256);
+    let mut stream = random.stream(LABELS, 0);
+    let labels: Vec<u8> = (0..count).map(|_| stream.below(classes) as u8).collect();
+    let images = Tensor::from_vec(pixels, (count, height * width), &Device::Cpu)?;
+    let labels = Tensor::from_vec(labels, count, &Device::Cpu)?;
+    Ok(Examples::new(images, labels, (height, width)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_has_its_size_and_every_byte_and_label() {
+        let noise = noise(400, (3, 5), 7).unwrap();
+        assert_eq!(noise.len(), 400);
+        let mut bytes: Vec<u8> = (0..400).flat_map(|index| noise.image(index)).collect();
+        assert_eq!(bytes.len(), 400 * 15);
+        bytes.sort_unstable();
+        bytes.dedup();
+        assert_eq!(bytes.len(), 256);
+        let labels: Vec<u32> = (0..400).map(|index| noise.label(index)).collect();
+        assert!((0..7).all(|class| labels.contains(&class)) && labels.iter().all(|&c| c < 7));
+    }
+}

@@ -1,0 +1,53 @@
+//! `vit bench eval`: what `vit eval` does once all is loaded, timed.
+
+use std::time::Instant;
+
+use candle_core::Tensor;
+use serde_json::json;
+use vit_data::Split;
+use vit_model::Summary;
+
+use super::images::Images;
+use super::model::Model;
+use super::times::{Times, milliseconds, rate};
+use crate::cli::bench::Eval;
+use crate::commands;
+use crate::failure::Result;
+use crate::output::{self, thousands};
+
+pub(super) fn run(args: &Eval) -> Result<()> {
+    let model = Model::open(&args.model)?;
+    let images = Images::load(&args.data, Split::Test, args.images as usize, &model.config)?;
+    let threads = commands::threads(args.threads);
+    let name = &model.name;
+    tracing::info!("timing {} evaluations of {name} on {}", args.rounds, images.name);
+    let evaluate = || {
+        let begun = Instant::now();
+        let forward = |images: &Tensor, mode| model.layers.forward(images, mode);
+        vit_train::evaluate(&forward, images.len(), threads, |indices| images.batch(indices))?;
+        Ok(begun.elapsed())
+    };
+    evaluate()?;
+    let times = Times::new((0..args.rounds).map(|_| evaluate()).collect::<Result<_>>()?);
+    let images_per_second = rate(images.len(), times.median());
+    let [median, p10, p90] = [times.median(), times.p10(), times.p90()].map(milliseconds);
+    if args.json {
+        return Ok(output::json(&json!({
+            "workload": "eval",
+            "model": name,
+            "parameters": Summary::of(&model.config)?.parameters(),
+            "images": images.name,
+            "samples": images.len(),
+            "threads": threads,
+            "rounds": args.rounds,
+            "median_ms": median,
+            "p10_ms": p10,
+            "p90_ms": p90,
+            "images_per_second": images_per_second,
+        }))?);
+    }
+    let samples = thousands(images.len() as u64);
+    output::line(format!("{samples} images  {median:.1} ms, p10 {p10:.1}, p90 {p90:.1}"))?;
+    output::line(format!("images/s  {}", thousands(images_per_second as u64)))?;
+    Ok(output::line(format!("threads   {threads}"))?)
+}

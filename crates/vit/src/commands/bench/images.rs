@@ -1,0 +1,78 @@
+//! The images that are measured on.
+
+use candle_core::{DType, Device};
+use vit_data::{Examples, Split};
+use vit_model::VitConfig;
+use vit_patch::ImageSize;
+use vit_train::Batch;
+
+use crate::cli::DataArgs;
+use crate::commands::eval::check_fit;
+use crate::dataset;
+use crate::failure::{Exit, Failure, Result};
+
+/// A byte a value; no benchmark needs more.
+const MOST_NOISE: usize = 4_000_000_000;
+
+/// A dataset's images, or noise in the size of the model's, given as a dataset's are.
+pub(super) struct Images {
+    pub(super) name: String,
+    examples: Examples,
+    size: ImageSize,
+}
+
+impl Images {
+    /// The split of the dataset that is asked for, else so much noise.
+    ///
+    /// # Errors
+    /// If the dataset cannot be had, or is not for such a model.
+    pub(super) fn load(
+        args: &DataArgs,
+        split: Split,
+        noise: usize,
+        config: &VitConfig,
+    ) -> Result<Self> {
+        let Some(name) = &args.dataset else { return Self::noise(noise, config) };
+        let found = dataset::named(name, &args.place)?;
+        check_fit(&found.dataset, config)?;
+        let examples = found.dataset.split(split);
+        Ok(Self { name: found.to_string(), examples, size: config.image })
+    }
+
+    /// So many images of noise.
+    ///
+    /// # Errors
+    /// If they would not fit into memory.
+    pub(super) fn noise(count: usize, config: &VitConfig) -> Result<Self> {
+        let size = config.image;
+        // Channels lie one below the other, as in the model's input.
+        let rows = size.channels * size.height;
+        let bytes = [rows, size.width].into_iter().fold(count, usize::saturating_mul);
+        if bytes > MOST_NOISE {
+            let ImageSize { height, width, channels } = size;
+            let message = format!(
+                "expected at most {MOST_NOISE} bytes of noise, got {count} images of \
+                 {height}x{width} px with {channels} channels"
+            );
+            return Err(Failure::new(Exit::Usage, message)
+                .hint("pass a smaller --batch-size, or fewer --images"));
+        }
+        let examples = vit_data::noise(count, (rows, size.width), config.classes)?;
+        Ok(Self { name: "noise".to_owned(), examples, size })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.examples.len()
+    }
+
+    /// The images of these indices.
+    ///
+    /// # Errors
+    /// If an index is out of range.
+    pub(super) fn batch(&self, indices: &[u32]) -> candle_core::Result<Batch> {
+        let ImageSize { height, width, channels } = self.size;
+        let (images, labels) = self.examples.batch(indices, &Device::Cpu, DType::F32)?;
+        let images = images.reshape((indices.len(), channels, height, width))?;
+        Ok(Batch { images, labels })
+    }
+}

@@ -1,0 +1,55 @@
+//! `vit bench latency`: one forward pass at a time.
+
+use std::num::NonZero;
+use std::time::Instant;
+
+use serde_json::json;
+use vit_layers::Mode;
+use vit_model::Summary;
+
+use super::images::Images;
+use super::model::Model;
+use super::times::{Times, microseconds};
+use crate::cli::bench::Latency;
+use crate::commands;
+use crate::failure::Result;
+use crate::output;
+
+/// One pass in so many is made before the clock starts.
+const WARM_UP: u32 = 10;
+
+pub(super) fn run(args: &Latency) -> Result<()> {
+    let threads = NonZero::new(commands::threads(args.threads)).unwrap_or(NonZero::<usize>::MIN);
+    // The first operation is still to come, so that this is heard.
+    vit_ops::set_threads(threads);
+    let model = Model::open(&args.model)?;
+    let batch_size = args.batch_size;
+    let images = Images::noise(batch_size as usize, &model.config)?;
+    let indices: Vec<u32> = (0..batch_size).collect();
+    let images = images.batch(&indices)?.images;
+    tracing::info!("timing {} passes of {}", args.iterations, model.name);
+    let forward = |_| {
+        let begun = Instant::now();
+        model.layers.forward(&images, Mode::Eval)?;
+        Ok(begun.elapsed())
+    };
+    for pass in 0..args.iterations.div_ceil(WARM_UP) {
+        forward(pass)?;
+    }
+    let times = Times::new((0..args.iterations).map(forward).collect::<Result<_>>()?);
+    let [median, p10, p90] = [times.median(), times.p10(), times.p90()].map(microseconds);
+    if args.json {
+        return Ok(output::json(&json!({
+            "workload": "latency",
+            "model": model.name,
+            "parameters": Summary::of(&model.config)?.parameters(),
+            "batch_size": batch_size,
+            "threads": threads,
+            "iterations": args.iterations,
+            "median_us": median,
+            "p10_us": p10,
+            "p90_us": p90,
+        }))?);
+    }
+    Ok(output::line(format!("a pass    {median:.1} us, p10 {p10:.1}, p90 {p90:.1}"))?)
+}

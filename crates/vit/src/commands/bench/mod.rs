@@ -1,0 +1,19 @@
+//! `vit bench`: how long training, evaluation and a forward pass take, a file each.
+
+mod eval;
+mod images;
+mod latency;
+mod model;
+mod times;
+mod train;
+
+use crate::cli::bench::Bench;
+use crate::failure::Result;
+
+pub(super) fn run(bench: &Bench) -> Result<()> {
+    match bench {
+        Bench::Train(args) => train::run(args),
+        Bench::Eval(args) => eval::run(args),
+        Bench::Latency(args) => latency::run(args),
+    }
+}

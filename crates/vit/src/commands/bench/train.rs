@@ -1,0 +1,129 @@
+//! `vit bench train`: the steps that `vit train` takes, timed.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+use serde_json::json;
+use vit_data::{Order, Split};
+use vit_layers::Parameters;
+use vit_model::Summary;
+use vit_train::{Batch, Data, Observer, Record};
+
+use super::images::Images;
+use super::model;
+use super::times::{Times, milliseconds, rate};
+use crate::cli::bench::Train;
+use crate::commands;
+use crate::failure::{Failure, Result};
+use crate::output::{self, thousands};
+use crate::settings::Settings;
+
+/// Batches in an epoch of noise: several, so that no batch lies in the nearest cache from the step before.
+const BATCHES_OF_NOISE: usize = 16;
+
+pub(super) fn run(args: &Train) -> Result<()> {
+    let settings = settings(args)?;
+    let batch_size = settings.train.batch_size;
+    let noise = BATCHES_OF_NOISE.saturating_mul(batch_size);
+    let images = Images::load(&args.data, Split::Train, noise, &settings.model)?;
+    let name = model::name(&args.settings, &settings);
+    let threads = commands::threads(args.threads);
+    let parameters = Parameters::seeded(settings.train.seed);
+    let mut trainer = commands::train::trainer(&settings, &parameters, &Device::Cpu, threads)?;
+    tracing::info!("timing {} steps of {name} on {}", args.steps, images.name);
+    let data = TrainingAlone { images: &images, seed: settings.train.seed };
+    let mut stopwatch = Stopwatch::new(args.warmup);
+    trainer.run(&data, &mut stopwatch)?;
+
+    let times = Times::new(stopwatch.times);
+    let images_per_second = rate(batch_size, times.median());
+    let [median, p10, p90] = [times.median(), times.p10(), times.p90()].map(milliseconds);
+    if args.json {
+        return Ok(output::json(&json!({
+            "workload": "train",
+            "model": name,
+            "parameters": Summary::of(&settings.model)?.parameters(),
+            "images": images.name,
+            "batch_size": batch_size,
+            "threads": threads,
+            "steps": args.steps,
+            "median_ms": median,
+            "p10_ms": p10,
+            "p90_ms": p90,
+            "images_per_second": images_per_second,
+        }))?);
+    }
+    output::line(format!("a step    {median:.3} ms, p10 {p10:.3}, p90 {p90:.3}"))?;
+    output::line(format!("images/s  {}", thousands(images_per_second as u64)))?;
+    Ok(output::line(format!("threads   {threads}"))?)
+}
+
+/// Those of a run that ends after the last step to be timed.
+fn settings(args: &Train) -> Result<Settings> {
+    let mut settings = Settings::begin(&args.settings)?;
+    if let Some(batch_size) = args.batch_size {
+        settings.train.batch_size = batch_size;
+    }
+    settings.train.epochs = u64::MAX;
+    settings.train.max_steps = Some(u64::from(args.warmup) + u64::from(args.steps));
+    settings.check()?;
+    Ok(settings)
+}
+
+/// Training images without test images, so that epochs end without an evaluation.
+struct TrainingAlone<'a> {
+    images: &'a Images,
+    seed: u64,
+}
+
+impl Data for TrainingAlone<'_> {
+    fn order(&self, epoch: u64) -> Vec<u32> {
+        Order::Shuffled { seed: self.seed }.epoch(self.images.len(), epoch)
+    }
+
+    fn train_batch(&self, indices: &[u32]) -> candle_core::Result<Batch> {
+        self.images.batch(indices)
+    }
+
+    fn test_len(&self) -> usize {
+        0
+    }
+
+    fn test_batch(&self, indices: &[u32]) -> candle_core::Result<Batch> {
+        self.images.batch(indices)
+    }
+}
+
+/// Takes the time from the end of a step to that of the next; an epoch's end is left out.
+struct Stopwatch {
+    warmup: u64,
+    begun: Instant,
+    times: Vec<Duration>,
+}
+
+impl Stopwatch {
+    fn new(warmup: u32) -> Self {
+        Self { warmup: warmup.into(), begun: Instant::now(), times: Vec::new() }
+    }
+}
+
+impl Observer for Stopwatch {
+    type Error = Failure;
+
+    fn record(&mut self, record: &Record) -> Result<()> {
+        if matches!(record, Record::Epoch(_)) {
+            self.begun = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>> {
+        let now = Instant::now();
+        if step > self.warmup {
+            self.times.push(now - self.begun);
+        }
+        self.begun = now;
+        Ok(ControlFlow::Continue(()))
+    }
+}

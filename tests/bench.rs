@@ -1,0 +1,137 @@
+//! `vit bench`: what it says, never how fast.
+
+use serde_json::Value;
+
+use crate::support::{Sandbox, test_file};
+
+/// The result of a benchmark that leaves nothing behind.
+#[track_caller]
+fn measured(sandbox: &Sandbox, words: &str) -> Value {
+    let before = sandbox.entries();
+    let result = sandbox.run(&format!("-q bench {words} --json")).succeeded().json();
+    assert_eq!(sandbox.entries(), before, "vit bench {words} left something behind");
+    result
+}
+
+/// Holds the time of nine pieces in ten, of half and of one in ten to be such.
+#[track_caller]
+fn assert_times(result: &Value, unit: &str) {
+    let [p10, median, p90] = ["p10", "median", "p90"].map(|which| {
+        result[format!("{which}_{unit}")].as_f64().unwrap_or_else(|| panic!("{result}"))
+    });
+    assert!(0.0 < p10 && p10 <= median && median <= p90 && p90.is_finite(), "{result}");
+}
+
+/// Holds the images per second to be the median's.
+#[track_caller]
+fn assert_rate(result: &Value, images: u64) {
+    let rate = result["images_per_second"].as_f64().unwrap();
+    let expected = images as f64 / (result["median_ms"].as_f64().unwrap() / 1e3);
+    assert!((rate / expected - 1.0).abs() < 1e-6, "{result}");
+}
+
+#[test]
+fn training_is_timed_on_noise_and_on_a_dataset() {
+    let sandbox = Sandbox::new();
+    let words = "train --preset notebook --batch-size 4 --steps 6 --warmup 1 --threads 2";
+    for (data, images) in [("", "noise"), ("--dataset digits", "digits (built in)")] {
+        let result = measured(&sandbox, &format!("{words} {data}"));
+        assert_times(&result, "ms");
+        assert_rate(&result, 4);
+        assert_eq!((&result["workload"], &result["images"]), (&"train".into(), &images.into()));
+        for (key, value) in [("batch_size", 4), ("threads", 2), ("steps", 6)] {
+            assert_eq!(result[key], value, "{key}");
+        }
+        assert_eq!(result["model"], "notebook");
+    }
+}
+
+#[test]
+fn evaluation_is_timed_on_noise_and_on_a_dataset() {
+    let sandbox = Sandbox::new();
+    for (data, images, samples) in
+        [("--images 150", "noise", 150), ("--dataset digits", "digits (built in)", 2000)]
+    {
+        let result = measured(&sandbox, &format!("eval {data} --rounds 2 --threads 1"));
+        assert_times(&result, "ms");
+        assert_rate(&result, samples);
+        assert_eq!((&result["workload"], &result["images"]), (&"eval".into(), &images.into()));
+        for (key, value) in [("samples", samples), ("threads", 1), ("rounds", 2)] {
+            assert_eq!(result[key], value, "{key}");
+        }
+    }
+}
+
+#[test]
+fn a_pass_is_timed_of_a_new_model_and_of_one_on_disk() {
+    let sandbox = Sandbox::new();
+    sandbox.train_digits("--max-steps 1");
+    for (model, name) in [("--preset notebook", "notebook"), ("run", "run")] {
+        let result = measured(
+            &sandbox,
+            &format!("latency {model} --iterations 5 --batch-size 2 --threads 2"),
+        );
+        assert_times(&result, "us");
+        assert_eq!((&result["workload"], &result["model"]), (&"latency".into(), &name.into()));
+        for (key, value) in [("batch_size", 2), ("threads", 2), ("iterations", 5)] {
+            assert_eq!(result[key], value, "{key}");
+        }
+    }
+}
+
+/// Colour, another size, and more classes than a byte can name.
+#[test]
+fn a_configuration_of_any_size_is_timed_on_noise() {
+    let sandbox = Sandbox::new();
+    let config = test_file("../configs/vit-ti16-224.toml");
+    let text = std::fs::read_to_string(config).unwrap().replace("depth = 12", "depth = 1");
+    assert!(text.contains("depth = 1\n"));
+    sandbox.write("c.toml", text);
+    let result = measured(&sandbox, "train --config c.toml --batch-size 2 --steps 1 --warmup 0");
+    assert_times(&result, "ms");
+    assert_eq!(result["model"], "c.toml");
+    measured(&sandbox, "eval --config c.toml --images 2 --rounds 1");
+}
+
+/// As many as timm counts in `vit_tiny_patch16_224`.
+#[test]
+fn the_configuration_for_comparing_with_timm_is_timms_model() {
+    let config = test_file("../configs/vit-ti16-224.toml");
+    let words = format!("latency --config {} --iterations 1", config.display());
+    assert_eq!(measured(&Sandbox::new(), &words)["parameters"], 5_717_416);
+}
+
+#[test]
+fn for_people_there_is_a_line_for_each_figure() {
+    let outcome = Sandbox::new().run("bench train --batch-size 4 --steps 2 --warmup 0 --threads 1");
+    let outcome = outcome.succeeded();
+    assert_eq!(outcome.stderr, "timing 2 steps of shallow on noise\n");
+    let first_words: Vec<_> = outcome.stdout.lines().map(|line| line.split("  ").next()).collect();
+    assert_eq!(first_words, [Some("a step"), Some("images/s"), Some("threads")]);
+}
+
+#[test]
+fn what_cannot_be_timed_is_refused() {
+    let sandbox = Sandbox::new();
+    for (words, message) in [
+        ("train --preset huge", "no preset is called \"huge\""),
+        ("train --steps 0", "0 is not in 1.."),
+        ("train --batch-size 0", "expected batch_size of at least 1, got 0"),
+        ("train --batch-size 10001 --dataset digits", "10001"),
+        ("train --batch-size 18446744073709551615", "expected at most 4000000000 bytes of noise"),
+        ("train --config absent.toml", "cannot read absent.toml"),
+        ("eval --images 4294967295", "got 4294967295 images of 28x28 px with 1 channels"),
+        ("eval --images 3 --dataset digits", "cannot be used with"),
+        ("eval run --preset shallow", "cannot be used with"),
+        ("latency --batch-size 0", "0 is not in 1.."),
+    ] {
+        let outcome = sandbox.run(&format!("-q bench {words}"));
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""), "{words}");
+        assert!(outcome.stderr.contains(message), "{words}: {}", outcome.stderr);
+    }
+    sandbox.refuses(4, "bench latency absent.safetensors").saying(&["absent.safetensors"]);
+    sandbox.write("wide.toml", "[model]\nimage = { height = 28, width = 56, channels = 1 }\n");
+    sandbox
+        .refuses(2, "bench eval --config wide.toml --dataset digits")
+        .saying(&["28x56 px", "digits has 28x28 px"]);
+}

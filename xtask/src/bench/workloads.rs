@@ -1,0 +1,280 @@
+//! The rows of the table: what is measured, against whom, and what is to be reached.
+
+use std::fmt;
+
+/// A row of the table.
+pub(super) struct Row {
+    /// What `--only` calls it.
+    pub(super) name: &'static str,
+    pub(super) title: &'static str,
+    /// The figure that is compared: a field of what the programs print, or one of `measure`'s own.
+    pub(super) figure: Figure,
+    pub(super) ours: Contender,
+    pub(super) peers: Vec<Contender>,
+    pub(super) reach: Reach,
+}
+
+/// What a row compares.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Figure {
+    pub(super) field: &'static str,
+    pub(super) unit: &'static str,
+    pub(super) better: Better,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Better {
+    Lower,
+    Higher,
+}
+
+/// Who is measured. The best of the runs counts, such as the better number of threads.
+pub(super) struct Contender {
+    pub(super) name: &'static str,
+    pub(super) runs: Vec<Run>,
+}
+
+/// A command line. `{model}` is a run folder, `{state}` its parameters in the notebook's layout, `{run}` a folder
+/// that is not there yet.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) program: Program,
+    pub(super) args: String,
+    /// How often it is started in a round.
+    pub(super) starts: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Program {
+    Vit,
+    Python,
+}
+
+/// What a row is to reach.
+pub(super) enum Reach {
+    /// So many times as good as these peers.
+    Times(&'static [(&'static str, f64)]),
+    /// Less than this.
+    Below(f64),
+    /// As much as this peer, up to this share.
+    Near(&'static str, f64),
+}
+
+const STEP: Figure = Figure { field: "median_ms", unit: "ms", better: Better::Lower };
+const PASS: Figure = Figure { field: "median_us", unit: "us", better: Better::Lower };
+const RATE: Figure =
+    Figure { field: "images_per_second", unit: "images/s", better: Better::Higher };
+const WALL: Figure = Figure { field: "wall_ms", unit: "ms", better: Better::Lower };
+const PEAK: Figure = Figure { field: "peak_mb", unit: "MB", better: Better::Lower };
+
+const TINY: &str = "--config configs/vit-ti16-224.toml";
+
+/// All rows, with vit on so many threads.
+pub(super) fn rows(threads: u16) -> Vec<Row> {
+    let bench_train = |preset, threads| {
+        vit(format!("bench train --preset {preset} --dataset mnist --threads {threads} --json"))
+    };
+    let train = |epochs| {
+        vit(format!(
+            "train --preset notebook --dataset mnist --epochs {epochs} --threads {threads} --run-dir {{run}} --json"
+        ))
+    };
+    let peer = |name, args: String| Contender { name, runs: at_threads(threads, &args) };
+    let train_row = |name, title, preset| Row {
+        name,
+        title,
+        figure: STEP,
+        ours: Contender::ours(bench_train(preset, threads)),
+        peers: ["seed", "careful"]
+            .map(|variant| peer(variant, format!("train --variant {variant} --preset {preset}")))
+            .into(),
+        reach: Reach::Times(&[("seed", 5.0), ("careful", 3.5)]),
+    };
+    let tiny_forward = |name, title, batch_size, iterations| Row {
+        name,
+        title,
+        figure: PASS,
+        ours: Contender::ours(vit(format!(
+            "bench latency {TINY} --batch-size {batch_size} --iterations {iterations} --threads {threads} --json"
+        ))),
+        peers: vec![Contender::of(
+            "timm",
+            peer_run(format!(
+                "timm-forward --batch-size {batch_size} --iterations {iterations} --threads {threads}"
+            )),
+        )],
+        reach: Reach::Times(&[("timm", 1.0)]),
+    };
+    vec![
+        train_row("train-notebook", "training step, notebook", "notebook"),
+        train_row("train-shallow", "training step, shallow", "shallow"),
+        Row {
+            name: "threads",
+            title: "training step, against one thread",
+            figure: STEP,
+            ours: Contender::ours(bench_train("notebook", threads)),
+            peers: vec![Contender::of("one thread", bench_train("notebook", 1))],
+            reach: Reach::Times(&[("one thread", 1.8)]),
+        },
+        Row {
+            name: "eval",
+            title: "evaluation",
+            figure: RATE,
+            ours: Contender::ours(vit(format!(
+                "bench eval {{model}} --dataset mnist --threads {threads} --json"
+            ))),
+            peers: ["seed", "careful"]
+                .map(|variant| peer(variant, format!("eval --variant {variant}")))
+                .into(),
+            reach: Reach::Times(&[("seed", 4.0), ("careful", 4.0)]),
+        },
+        Row {
+            name: "latency",
+            title: "one image through a loaded model",
+            figure: PASS,
+            ours: Contender::ours(vit(format!(
+                "bench latency {{model}} --threads {threads} --json"
+            ))),
+            peers: ["seed", "careful", "traced"]
+                .map(|variant| peer(variant, format!("latency --variant {variant}")))
+                .into(),
+            reach: Reach::Below(50.0),
+        },
+        Row {
+            name: "start",
+            title: "process start to printed answer",
+            figure: WALL,
+            ours: Contender::ours(Run {
+                starts: 20,
+                ..vit("predict {model} tests/fixtures/digit.png")
+            }),
+            peers: vec![Contender::of(
+                "PyTorch",
+                Run {
+                    program: Program::Python,
+                    args: "tests/reference/predict.py {state} tests/fixtures/digit.png".to_owned(),
+                    starts: 3,
+                },
+            )],
+            reach: Reach::Below(50.0),
+        },
+        Row {
+            name: "memory",
+            title: "peak memory of training, 2 epochs",
+            figure: PEAK,
+            ours: Contender::ours(train(2)),
+            peers: vec![Contender::of("PyTorch", peer_run("memory"))],
+            reach: Reach::Below(350.0),
+        },
+        Row {
+            name: "growth",
+            title: "peak memory of training, 4 epochs",
+            figure: PEAK,
+            ours: Contender::ours(train(4)),
+            peers: vec![Contender::of("2 epochs", train(2))],
+            reach: Reach::Near("2 epochs", 0.05),
+        },
+        Row {
+            name: "report",
+            title: "what vit train reports",
+            figure: RATE,
+            ours: Contender::ours(train(2)),
+            peers: vec![Contender::of("vit bench train", bench_train("notebook", threads))],
+            reach: Reach::Near("vit bench train", 0.1),
+        },
+        tiny_forward("tiny-forward-1", "ViT-Ti/16 forward, batch 1", 1, 50),
+        tiny_forward("tiny-forward-8", "ViT-Ti/16 forward, batch 8", 8, 10),
+        Row {
+            name: "tiny-train-8",
+            title: "ViT-Ti/16 AdamW step, batch 8",
+            figure: STEP,
+            ours: Contender::ours(vit(format!(
+                "bench train {TINY} --batch-size 8 --steps 5 --warmup 2 --threads {threads} --json"
+            ))),
+            peers: vec![Contender::of(
+                "timm",
+                peer_run(format!("timm-train --batch-size 8 --steps 5 --threads {threads}")),
+            )],
+            reach: Reach::Times(&[("timm", 1.0)]),
+        },
+    ]
+}
+
+/// A script of PyTorch's on one thread and on so many.
+fn at_threads(threads: u16, args: &str) -> Vec<Run> {
+    let mut counts = vec![1, threads];
+    counts.dedup();
+    counts.into_iter().map(|threads| peer_run(format!("{args} --threads {threads}"))).collect()
+}
+
+fn vit(args: impl Into<String>) -> Run {
+    Run { program: Program::Vit, args: args.into(), starts: 1 }
+}
+
+fn peer_run(args: impl fmt::Display) -> Run {
+    let args = format!("tests/reference/bench.py {args}");
+    Run { program: Program::Python, args, starts: 1 }
+}
+
+impl Contender {
+    fn ours(run: Run) -> Self {
+        Self::of("vit", run)
+    }
+
+    fn of(name: &'static str, run: Run) -> Self {
+        Self { name, runs: vec![run] }
+    }
+}
+
+impl Row {
+    pub(super) fn contenders(&self) -> impl Iterator<Item = &Contender> {
+        std::iter::once(&self.ours).chain(&self.peers)
+    }
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let program = match self.program {
+            Program::Vit => "vit",
+            Program::Python => "python",
+        };
+        write!(f, "{program} {}", self.args)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_reached_names_peers_of_its_row() {
+        for row in rows(2) {
+            let named: Vec<&str> = match row.reach {
+                Reach::Times(factors) => factors.iter().map(|(peer, _)| *peer).collect(),
+                Reach::Near(peer, _) => vec![peer],
+                Reach::Below(_) => Vec::new(),
+            };
+            for name in named {
+                assert!(row.peers.iter().any(|peer| peer.name == name), "{name} in {}", row.name);
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_rows_differ() {
+        let mut names: Vec<&str> = rows(2).iter().map(|row| row.name).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn peers_on_one_thread_run_once() {
+        let of = |threads| at_threads(threads, "x").into_iter().map(|run| run.to_string());
+        let [one, two] =
+            ["1", "2"].map(|n| format!("python tests/reference/bench.py x --threads {n}"));
+        assert!(of(1).eq([one.clone()]));
+        assert!(of(2).eq([one, two]));
+    }
+}
