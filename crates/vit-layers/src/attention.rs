@@ -2,7 +2,7 @@
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use vit_ops::{AttentionDropout, DropRate, Mode, self_attention};
+use vit_ops::{AttentionDropout, DropRate, Mode, Queries, self_attention};
 use vit_random::Site;
 
 use crate::config::check_rate;
@@ -49,13 +49,18 @@ impl Attention {
     /// # Errors
     /// If `xs` has another shape.
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.forward_for(Queries::All, xs, mode)
+    }
+
+    /// The rows of some tokens alone.
+    pub(crate) fn forward_for(&self, queries: Queries, xs: &Tensor, mode: Mode) -> Result<Tensor> {
         let (rate, site) = self.weight_drop;
         let dropout = match mode {
             Mode::Eval => None,
             Mode::Train(random) => Some(AttentionDropout { rate, site, random }),
         };
         let qkv = self.qkv.forward(xs)?; // (batch, tokens, 3 * dim)
-        let ys = self_attention(&qkv, self.heads, self.scale, dropout)?;
+        let ys = self_attention(&qkv, self.heads, self.scale, queries, dropout)?;
         self.proj_drop.forward(&self.proj.forward(&ys)?, mode)
     }
 }

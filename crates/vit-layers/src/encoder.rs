@@ -2,7 +2,7 @@
 
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use vit_ops::Mode;
+use vit_ops::{Mode, Queries};
 
 use crate::config::check_rate;
 use crate::{EncoderBlock, EncoderConfig, LayerNorm};
@@ -45,6 +45,22 @@ impl Encoder {
     /// # Errors
     /// If `xs` has another width, or no token.
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.forward_for(Queries::All, xs, mode)
+    }
+
+    /// The first token's row of [`forward`](Self::forward), without what the last block computes for the others
+    /// alone: the output for a classifier that reads the first token or a class token.
+    ///
+    /// # Shapes
+    /// `xs` (batch, tokens, dim) -> (batch, 1, dim)
+    ///
+    /// # Errors
+    /// If `xs` has another width, or no token.
+    pub fn forward_first(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.forward_for(Queries::First, xs, mode)
+    }
+
+    fn forward_for(&self, queries: Queries, xs: &Tensor, mode: Mode) -> Result<Tensor> {
         let (_batch, tokens, dim) = xs.dims3()?;
         if dim != self.dim || tokens == 0 {
             bail!(
@@ -53,11 +69,12 @@ impl Encoder {
                 xs.dims()
             );
         }
+        let (last, blocks) = self.blocks.split_last().expect("the depth was checked");
         let mut xs = xs.clone();
-        for block in &self.blocks {
+        for block in blocks {
             xs = block.forward(&xs, mode)?;
         }
-        self.norm.forward(&xs)
+        self.norm.forward(&last.forward_for(queries, &xs, mode)?)
     }
 }
 
@@ -122,6 +139,28 @@ mod tests {
         let whole = encoder.forward(&xs, Mode::Train(random))?.narrow(0, 4, 2)?;
         let shard = encoder.forward(&xs.narrow(0, 4, 2)?, Mode::Train(random.from_sample(4)))?;
         assert!(largest_difference(&whole, &shard)? < 1e-5);
+        Ok(())
+    }
+
+    #[test]
+    fn the_first_token_alone_is_the_first_of_all() -> Result<()> {
+        let mut cfg = tiny();
+        cfg.drop_path = 0.2;
+        let (parameters, encoder) = encoder(&cfg)?;
+        let xs = Var::from_tensor(&tokens(4, 5, 8)?)?;
+        for mode in [Mode::Eval, Mode::Train(Random::new(1).at_step(2))] {
+            let all = encoder.forward(&xs, mode)?.narrow(1, 0, 1)?;
+            let first = encoder.forward_first(&xs, mode)?;
+            assert!(largest_difference(&first, &all)? < 1e-6);
+            let weigh = tokens(4, 1, 8)?;
+            let of_all = (all * &weigh)?.sum_all()?.backward()?;
+            let of_first = (first * &weigh)?.sum_all()?.backward()?;
+            for (name, var) in parameters.sorted() {
+                let both = [&of_all, &of_first].map(|grads| grads.get(&var));
+                let [Some(want), Some(got)] = both else { panic!("{name} has no gradient") };
+                assert!(largest_difference(got, want)? < 1e-5, "{name}");
+            }
+        }
         Ok(())
     }
 

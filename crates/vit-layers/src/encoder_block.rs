@@ -2,7 +2,7 @@
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use vit_ops::{DropRate, Mode};
+use vit_ops::{DropRate, Mode, Queries};
 
 use crate::{Attention, DropPath, EncoderConfig, FeedForward, LayerNorm};
 
@@ -43,7 +43,16 @@ impl EncoderBlock {
     /// # Errors
     /// If `xs` has another shape.
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        let attended = self.attn.forward(&self.norm1.forward(xs)?, mode)?;
+        self.forward_for(Queries::All, xs, mode)
+    }
+
+    /// The rows of some tokens alone.
+    pub(crate) fn forward_for(&self, queries: Queries, xs: &Tensor, mode: Mode) -> Result<Tensor> {
+        let attended = self.attn.forward_for(queries, &self.norm1.forward(xs)?, mode)?;
+        let xs = match queries {
+            Queries::All => xs.clone(),
+            Queries::First => xs.narrow(1, 0, 1)?,
+        };
         let xs = (xs + self.drop_path1.forward(&attended, mode)?)?;
         let fed = self.mlp.forward(&self.norm2.forward(&xs)?, mode)?;
         xs + self.drop_path2.forward(&fed, mode)?

@@ -42,7 +42,7 @@ impl FeedForward {
     /// # Errors
     /// If `xs` has another width.
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        let hidden = self.activation.forward(&self.fc1.forward(xs)?)?; // (batch, tokens, mlp_dim)
+        let hidden = self.fc1.forward_activated(xs, self.activation)?; // (batch, tokens, mlp_dim)
         self.drop.forward(&self.fc2.forward(&hidden)?, mode)
     }
 }

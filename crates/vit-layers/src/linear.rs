@@ -2,6 +2,7 @@
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
+use vit_ops::Activation;
 
 /// Whether a [`Linear`] adds a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,16 @@ impl Linear {
             Bias::No => None,
         };
         Ok(Self { weight: vb.get_with_hints((outputs, inputs), "weight", init)?, bias })
+    }
+}
+
+impl Linear {
+    /// `activation(x Wᵀ + b)`, as one operation where there is a bias.
+    pub(crate) fn forward_activated(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
+        match &self.bias {
+            Some(bias) => vit_ops::linear_activation(xs, &self.weight, bias, activation),
+            None => activation.forward(&self.forward(xs)?),
+        }
     }
 }
 

@@ -51,10 +51,9 @@ impl VisionTransformer {
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         let tokens = self.embedding.forward(images)?; // (batch, tokens, dim)
         let tokens = self.embedding_drop.forward(&tokens, mode)?;
-        let encoded = self.encoder.forward(&tokens, mode)?; // (batch, tokens, dim)
         let pooled = match self.pool {
-            Pool::First | Pool::Cls => encoded.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?,
-            Pool::Mean => encoded.mean(1)?,
+            Pool::First | Pool::Cls => self.encoder.forward_first(&tokens, mode)?.squeeze(1)?,
+            Pool::Mean => self.encoder.forward(&tokens, mode)?.mean(1)?,
         }; // (batch, dim)
         let logits = self.head.forward(&pooled)?; // (batch, classes)
         match self.output {

@@ -4,7 +4,8 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use serde::{Deserialize, Serialize};
 
-use crate::slices;
+use crate::normal::normal;
+use crate::{parallel, simd, slices};
 
 /// An elementwise function, with PyTorch's gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +29,7 @@ impl Activation {
     /// If candle cannot compute it on the tensor's device and dtype.
     pub fn forward(self, xs: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Relu if slices::fused(xs) => xs.contiguous()?.apply_op1(Relu),
+            _ if slices::fused(xs) => xs.contiguous()?.apply_op1(self),
             Self::Relu => composed::relu(xs),
             Self::Gelu => composed::gelu(xs),
         }
@@ -58,43 +59,104 @@ pub(crate) mod composed {
     }
 }
 
-struct Relu;
-
-impl CustomOp1 for Relu {
+impl CustomOp1 for Activation {
     fn name(&self) -> &'static str {
-        "relu"
+        match self {
+            Self::Relu => "relu",
+            Self::Gelu => "gelu",
+        }
     }
 
     fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let xs = slices::of_storage(xs, layout)?;
-        let ys = xs.iter().map(|&x| if x <= 0.0 { 0.0 } else { x }).collect();
+        let mut ys = slices::of_storage(xs, layout)?.to_vec();
+        self.replace(&mut ys);
         slices::output(ys, layout.shape().clone())
     }
 
-    fn bwd(&self, xs: &Tensor, ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+    fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
-        let values = slices::read(&grad, |grad| {
-            slices::read(ys, |ys| {
-                Ok(grad.iter().zip(ys).map(|(&g, &y)| if y <= 0.0 { 0.0 } else { g }).collect())
-            })
-        })?;
+        let values = slices::read2(&grad, xs, |grad, xs| Ok(self.gradient(grad, xs)))?;
         slices::gradient(values, xs)
     }
+}
+
+impl Activation {
+    /// Applies the function in place.
+    pub(crate) fn replace(self, xs: &mut [f32]) {
+        match self {
+            Self::Relu => replace(xs, RELU_COST, |x| if x <= 0.0 { 0.0 } else { x }),
+            Self::Gelu => replace(xs, GELU_COST, |x| x * normal(x).0),
+        }
+    }
+
+    /// `dx = dy [x > 0]` or `dx = dy (Φ(x) + x φ(x))`. That of ReLU is the same from its outputs.
+    pub(crate) fn gradient(self, grad: &[f32], xs: &[f32]) -> Vec<f32> {
+        match self {
+            Self::Relu => map(grad, xs, RELU_COST, |dy, x| if x <= 0.0 { 0.0 } else { dy }),
+            Self::Gelu => map(grad, xs, GELU_COST, |dy, x| {
+                let (cumulative, density) = normal(x);
+                dy * (cumulative + x * density)
+            }),
+        }
+    }
+}
+
+/// What an element costs, in the multiply-adds of [`parallel`].
+const RELU_COST: usize = 4;
+const GELU_COST: usize = 32;
+
+/// Elements that one thread takes at a time.
+const CHUNK: usize = 16_384;
+
+/// `x_i = f(x_i)` for each `i`; `cost` is that of an element.
+#[inline(always)]
+fn replace(xs: &mut [f32], cost: usize, f: impl Fn(f32) -> f32 + Copy + Sync) {
+    parallel::for_each(cost * xs.len(), xs.chunks_mut(CHUNK), |xs| {
+        simd::dispatch(
+            #[inline(always)]
+            || xs.iter_mut().for_each(|x| *x = f(*x)),
+        );
+    });
+}
+
+/// `f(x_i, y_i)` for each `i`; `cost` is that of an element.
+#[inline(always)]
+fn map(xs: &[f32], ys: &[f32], cost: usize, f: impl Fn(f32, f32) -> f32 + Copy + Sync) -> Vec<f32> {
+    let mut out = vec![0.0; xs.len()];
+    let chunks = out.chunks_mut(CHUNK).zip(xs.chunks(CHUNK)).zip(ys.chunks(CHUNK));
+    parallel::for_each(cost * xs.len(), chunks, |((out, xs), ys)| {
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                for ((out, &x), &y) in out.iter_mut().zip(xs).zip(ys) {
+                    *out = f(x, y);
+                }
+            },
+        );
+    });
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Case;
-    use candle_core::{Device, Var};
+    use crate::parallel::tests::assert_threads_do_not_show;
+    use crate::testing::{Case, tensors};
+    use candle_core::{DType, Device, Var};
+
+    type Form = fn(&Tensor) -> Result<Tensor>;
+    const FORMS: [(Activation, Form); 2] =
+        [(Activation::Relu, composed::relu), (Activation::Gelu, composed::gelu)];
 
     #[test]
     fn fused_equals_composed_forward_and_backward() -> Result<()> {
-        for len in 1..20 {
-            Case::new(&[&[len]])?.fused_equals_composed(
-                |t| Activation::Relu.forward(&t[0]),
-                |t| composed::relu(&t[0]),
-            )?;
+        for (activation, twin) in FORMS {
+            for len in 1..40 {
+                Case::new(&[&[len]])?
+                    .fused_equals_composed(|t| activation.forward(&t[0]), |t| twin(&t[0]))?;
+            }
+            Case::new(&[&[5, 6]])?
+                .fused_equals_composed(|t| activation.forward(&t[0].t()?), |t| twin(&t[0].t()?))?;
         }
         Ok(())
     }
@@ -121,12 +183,56 @@ mod tests {
 
     #[test]
     fn gelu_is_the_one_by_the_error_function() -> Result<()> {
-        let xs = Tensor::new(&[-3.0_f64, -0.5, 0.0, 1.0], &Device::Cpu)?;
+        let xs = [-3.0_f64, -0.5, 0.0, 1.0];
         // torch.nn.functional.gelu in float64.
         let want =
             [-0.004_049_694_094_890_29, -0.154_268_769_362_993_46, 0.0, 0.841_344_746_068_542_9];
-        for (got, want) in Activation::Gelu.forward(&xs)?.to_vec1::<f64>()?.iter().zip(want) {
-            assert!((got - want).abs() < 1e-15, "{got} {want}");
+        for (dtype, tolerance) in [(DType::F64, 1e-15), (DType::F32, 2e-7)] {
+            let ys = Activation::Gelu.forward(&Tensor::new(&xs, &Device::Cpu)?.to_dtype(dtype)?)?;
+            for (got, want) in ys.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().zip(want) {
+                assert!((got - want).abs() < tolerance, "{got} {want}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn gelu_of_infinity_and_nan_is_pytorchs() -> Result<()> {
+        let xs = Tensor::new(&[f32::INFINITY, f32::NEG_INFINITY, f32::NAN], &Device::Cpu)?;
+        let ys = Activation::Gelu.forward(&xs)?.to_vec1::<f32>()?;
+        assert_eq!(ys[0], f32::INFINITY);
+        assert!(ys[1].is_nan() && ys[2].is_nan());
+        Ok(())
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let xs: Vec<f32> = (-700..700).map(|i| i as f32 * 0.011).collect();
+        let values = || xs.iter().map(|&x| normal(x)).collect::<Vec<_>>();
+        for (path, got) in simd::on_every_path(
+            #[inline(always)]
+            || values(),
+        ) {
+            assert_eq!(got, values(), "{path}");
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() -> Result<()> {
+        let [xs] = tensors(&[&[300, 1000]])?;
+        assert_threads_do_not_show(|| {
+            let ys = Activation::Gelu.forward(&xs).and_then(|ys| ys.to_vec2::<f32>());
+            ys.expect("a matrix")
+        });
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_and_a_scalar_have_an_activation() -> Result<()> {
+        for (activation, _) in FORMS {
+            assert_eq!(activation.forward(&Tensor::new(&[] as &[f32], &Device::Cpu)?)?.dims(), [0]);
+            let one = activation.forward(&Tensor::new(30.0_f32, &Device::Cpu)?)?;
+            assert_eq!(one.to_scalar::<f32>()?, 30.0);
         }
         Ok(())
     }

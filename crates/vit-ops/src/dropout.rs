@@ -112,18 +112,40 @@ pub(crate) fn fill_mask(
     if sample_len == 0 {
         return;
     }
-    let (threshold, keep) = (rate.threshold(), (1.0 / (1.0 - rate.get())) as f32);
-    let mut bits = vec![0; sample_len];
+    let mut masks = Masks::new(rate, site, *random, sample_len);
     for (sample, mask) in mask.chunks_exact_mut(sample_len).enumerate() {
-        let mut stream = random.stream(site, sample as u32);
+        masks.fill(sample, mask);
+    }
+}
+
+/// The masks of one site, a sample at a time.
+pub(crate) struct Masks {
+    threshold: u32,
+    keep: f32,
+    site: Site,
+    random: Random,
+    bits: Vec<u32>,
+}
+
+impl Masks {
+    /// Masks of `sample_len` elements.
+    pub(crate) fn new(rate: DropRate, site: Site, random: Random, sample_len: usize) -> Self {
+        let keep = (1.0 / (1.0 - rate.get())) as f32;
+        Self { threshold: rate.threshold(), keep, site, random, bits: vec![0; sample_len] }
+    }
+
+    /// Draws the mask of a sample.
+    pub(crate) fn fill(&mut self, sample: usize, mask: &mut [f32]) {
+        let mut stream = self.random.stream(self.site, sample as u32);
+        let (bits, threshold, keep) = (&mut self.bits, self.threshold, self.keep);
         simd::dispatch(
             #[inline(always)]
-            || stream.fill(&mut bits),
+            || stream.fill(bits),
         );
         simd::dispatch(
             #[inline(always)]
             || {
-                for (m, &bits) in mask.iter_mut().zip(&bits) {
+                for (m, &bits) in mask.iter_mut().zip(bits.iter()) {
                     *m = if bits < threshold { 0.0 } else { keep };
                 }
             },

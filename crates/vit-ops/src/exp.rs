@@ -12,7 +12,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let clamped = if x < LOWEST { LOWEST } else { x };
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
     let mut polynomial = 1.987_569_1e-4;
     polynomial = polynomial * r + 1.398_199_9e-3;
@@ -21,7 +22,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     polynomial = polynomial * r + 1.666_666_5e-1;
     polynomial = polynomial * r + 5.000_000_3e-1;
     let mantissa = polynomial * r * r + r + 1.0;
-    let power = f32::from_bits(((n as i32).wrapping_add(127) as u32) << 23);
+    // The lowest bits of `rounded` are those of `n`: the shift leaves them as an exponent.
+    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0_f32.to_bits()));
     if x < LOWEST { 0.0 } else { mantissa * power }
 }
 

@@ -4,7 +4,9 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use crate::{simd, slices};
+use crate::lanes::Lanes;
+use crate::simd::{self, Kernel};
+use crate::slices::{self, LANES};
 
 /// `y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias` over the last dimension, with the biased variance
 /// taken in two passes.
@@ -49,54 +51,146 @@ pub(crate) mod composed {
 }
 
 /// What the backward pass needs of a row.
+#[derive(Clone, Copy, Default)]
 struct Row {
     mean: f32,
     /// `1 / sqrt(Var[x] + eps)`
     scale: f32,
 }
 
+/// A row in whole registers: its own numbers, then as many of another kind as are missing.
+struct Padded(Vec<[f32; LANES]>);
+
+impl Padded {
+    fn zeros(len: usize) -> Self {
+        Self(vec![[0.0; LANES]; len.div_ceil(LANES)])
+    }
+
+    fn of(xs: &[f32]) -> Self {
+        let mut padded = Self::zeros(xs.len());
+        padded.fill(xs);
+        padded
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, xs: &[f32]) {
+        slices::copy(xs, self.0.as_flattened_mut());
+    }
+
+    #[inline(always)]
+    fn pad(&mut self, len: usize, x: f32) {
+        self.0.as_flattened_mut()[len..].fill(x);
+    }
+
+    fn into_vec(self, len: usize) -> Vec<f32> {
+        let mut xs = self.0.into_flattened();
+        xs.truncate(len);
+        xs
+    }
+}
+
+struct Forward<'a> {
+    eps: f32,
+    xs: &'a [f32],
+    weight: &'a [f32],
+    bias: &'a [f32],
+    ys: &'a mut [f32],
+    rows: &'a mut [Row],
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let dim = self.weight.len();
+        let (weight, bias) = (Padded::of(self.weight), Padded::of(self.bias));
+        let mut row = Padded::zeros(dim);
+        let each = self.xs.chunks_exact(dim).zip(self.ys.chunks_exact_mut(dim));
+        for ((xs, ys), stats) in each.zip(self.rows) {
+            row.fill(xs);
+            row.pad(dim, 0.0);
+            let mut total = lanes.splat(0.0);
+            for x in &row.0 {
+                total = lanes.add(total, lanes.load(x));
+            }
+            stats.mean = lanes.sum(total) / dim as f32;
+            row.pad(dim, stats.mean);
+            let mean = lanes.splat(stats.mean);
+            let mut squares = lanes.splat(0.0);
+            for x in &mut row.0 {
+                let centered = lanes.sub(lanes.load(x), mean);
+                squares = lanes.add(squares, lanes.mul(centered, centered));
+                lanes.store(centered, x);
+            }
+            let variance = lanes.sum(squares) / dim as f32;
+            stats.scale = 1.0 / (variance + self.eps).sqrt();
+            let scale = lanes.splat(stats.scale);
+            for ((x, w), b) in row.0.iter_mut().zip(&weight.0).zip(&bias.0) {
+                let normalised = lanes.mul(lanes.load(x), scale);
+                lanes.store(lanes.add(lanes.mul(normalised, lanes.load(w)), lanes.load(b)), x);
+            }
+            slices::copy(&row.0.as_flattened()[..dim], ys);
+        }
+    }
+}
+
+/// With `n = (x - mean) scale` and `g = dy w`: `dx = scale (g - E[g] - n E[g n])`, `dw = sum dy n`, `db = sum dy`.
+struct Backward<'a> {
+    xs: &'a [f32],
+    weight: &'a [f32],
+    rows: &'a [Row],
+    grad: &'a [f32],
+    grad_xs: &'a mut [f32],
+}
+
+impl Kernel for Backward<'_> {
+    /// `dw` and `db`
+    type Output = [Vec<f32>; 2];
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> Self::Output {
+        let dim = self.weight.len();
+        let weight = Padded::of(self.weight);
+        let [mut grad_weight, mut grad_bias] = [(); 2].map(|()| Padded::zeros(dim));
+        let [mut normalised, mut weighted] = [(); 2].map(|()| Padded::zeros(dim));
+        let each = self.xs.chunks_exact(dim).zip(self.grad.chunks_exact(dim));
+        let each = each.zip(self.grad_xs.chunks_exact_mut(dim));
+        for (((xs, grad), grad_xs), row) in each.zip(self.rows) {
+            normalised.fill(xs);
+            normalised.pad(dim, row.mean);
+            weighted.fill(grad);
+            let (mean, scale) = (lanes.splat(row.mean), lanes.splat(row.scale));
+            let (mut total, mut along) = (lanes.splat(0.0), lanes.splat(0.0));
+            let rows = normalised.0.iter_mut().zip(&mut weighted.0).zip(&weight.0);
+            for (((n, g), w), (dw, db)) in rows.zip(grad_weight.0.iter_mut().zip(&mut grad_bias.0)) {
+                let dy = lanes.load(g);
+                let normal = lanes.mul(lanes.sub(lanes.load(n), mean), scale);
+                let product = lanes.mul(dy, lanes.load(w));
+                total = lanes.add(total, product);
+                along = lanes.add(along, lanes.mul(product, normal));
+                lanes.store(lanes.add(lanes.load(dw), lanes.mul(dy, normal)), dw);
+                lanes.store(lanes.add(lanes.load(db), dy), db);
+                lanes.store(normal, n);
+                lanes.store(product, g);
+            }
+            let total = lanes.splat(lanes.sum(total) / dim as f32);
+            let along = lanes.splat(lanes.sum(along) / dim as f32);
+            for (g, n) in weighted.0.iter_mut().zip(&normalised.0) {
+                let rest = lanes.sub(lanes.load(g), total);
+                let rest = lanes.sub(rest, lanes.mul(lanes.load(n), along));
+                lanes.store(lanes.mul(scale, rest), g);
+            }
+            slices::copy(&weighted.0.as_flattened()[..dim], grad_xs);
+            weighted.pad(dim, 0.0);
+        }
+        [grad_weight.into_vec(dim), grad_bias.into_vec(dim)]
+    }
+}
+
 struct LayerNorm {
     eps: f32,
     rows: OnceLock<Vec<Row>>,
-}
-
-impl LayerNorm {
-    #[inline(always)]
-    fn row(&self, xs: &[f32]) -> Row {
-        let count = xs.len() as f32;
-        let mean = slices::sum(xs) / count;
-        let variance = slices::sum_of_squares_about(mean, xs) / count;
-        Row { mean, scale: 1.0 / (variance + self.eps).sqrt() }
-    }
-}
-
-/// With `n = (x - mean) scale` and `g = dy w`: `dx = scale (g - E[g] - n E[g n])`, `dw = sum dy n`.
-#[inline(always)]
-fn backward(
-    xs: &[f32],
-    weight: &[f32],
-    rows: &[Row],
-    grad: &[f32],
-    grad_xs: &mut [f32],
-    grad_weight: &mut [f32],
-) {
-    let dim = weight.len();
-    let (mut normalised, mut weighted) = (vec![0.0; dim], vec![0.0; dim]);
-    let each = xs.chunks_exact(dim).zip(grad.chunks_exact(dim)).zip(grad_xs.chunks_exact_mut(dim));
-    for (((xs, grad), grad_xs), row) in each.zip(rows) {
-        let outputs = normalised.iter_mut().zip(&mut weighted).zip(grad_weight.iter_mut());
-        let inputs = xs.iter().zip(grad).zip(weight);
-        for (((n, g), dw), ((x, dy), w)) in outputs.zip(inputs) {
-            *n = (x - row.mean) * row.scale;
-            *g = dy * w;
-            *dw += dy * *n;
-        }
-        let mean = slices::sum(&weighted) / dim as f32;
-        let along = slices::dot(&weighted, &normalised) / dim as f32;
-        for ((dx, g), n) in grad_xs.iter_mut().zip(&weighted).zip(&normalised) {
-            *dx = row.scale * (g - mean - n * along);
-        }
-    }
 }
 
 impl CustomOp3 for LayerNorm {
@@ -116,21 +210,9 @@ impl CustomOp3 for LayerNorm {
         let xs = slices::of_storage(xs, xs_layout)?;
         let weight = slices::of_storage(weight, weight_layout)?;
         let bias = slices::of_storage(bias, bias_layout)?;
-        let dim = weight.len();
         let mut ys = vec![0.0; xs.len()];
-        let mut rows = Vec::with_capacity(xs.len() / dim);
-        simd::dispatch(
-            #[inline(always)]
-            || {
-                for (xs, ys) in xs.chunks_exact(dim).zip(ys.chunks_exact_mut(dim)) {
-                    let row = self.row(xs);
-                    for (((y, x), w), b) in ys.iter_mut().zip(xs).zip(weight).zip(bias) {
-                        *y = (x - row.mean) * row.scale * w + b;
-                    }
-                    rows.push(row);
-                }
-            },
-        );
+        let mut rows = vec![Row::default(); xs.len() / weight.len()];
+        simd::run(Forward { eps: self.eps, xs, weight, bias, ys: &mut ys, rows: &mut rows });
         // An operation runs forward once; its value lives in the graph until the backward pass.
         let _ = self.rows.set(rows);
         slices::output(ys, xs_layout.shape().clone())
@@ -144,22 +226,13 @@ impl CustomOp3 for LayerNorm {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let dim = weight.dims1()?;
         let rows = self.rows.get().expect("the forward pass ran before the backward pass");
         let grad = grad.contiguous()?;
         let mut grad_xs = vec![0.0; xs.elem_count()];
-        let mut grad_weight = vec![0.0; dim];
-        let mut grad_bias = vec![0.0; dim];
-        slices::read2(xs, weight, |xs, weight| {
+        let [grad_weight, grad_bias] = slices::read2(xs, weight, |xs, weight| {
+            let grad_xs = &mut grad_xs;
             slices::read(&grad, |grad| {
-                simd::dispatch(
-                    #[inline(always)]
-                    || {
-                        slices::add_rows(&mut grad_bias, grad);
-                        backward(xs, weight, rows, grad, &mut grad_xs, &mut grad_weight);
-                    },
-                );
-                Ok(())
+                Ok(simd::run(Backward { xs, weight, rows, grad, grad_xs }))
             })
         })?;
         Ok((

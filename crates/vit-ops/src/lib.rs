@@ -6,10 +6,14 @@ mod attention;
 mod cross_entropy;
 mod dropout;
 mod exp;
+mod lanes;
 mod layer_norm;
 mod linear;
+mod linear_activation;
 mod matmul;
 mod mode;
+mod normal;
+mod parallel;
 mod simd;
 mod slices;
 mod softmax;
@@ -18,12 +22,14 @@ mod testing;
 
 pub use activation::Activation;
 pub use add_each::add_each;
-pub use attention::{AttentionDropout, self_attention};
+pub use attention::{AttentionDropout, Queries, self_attention};
 pub use cross_entropy::cross_entropy_sum;
 pub use dropout::{DropRate, dropout, dropout_mask};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
+pub use linear_activation::linear_activation;
 pub use mode::Mode;
+pub use parallel::{serial, set_threads};
 pub use softmax::softmax;
 
 /// The operations out of candle's own differentiable tensor operations: for any device and dtype, and the

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use crate::matmul::{Matrix, matmul, matmul_add};
+use crate::matmul::{Matrix, matmul};
 use crate::{simd, slices};
 
 /// `y = x Wᵀ + b` over the last dimension.
@@ -15,6 +15,20 @@ use crate::{simd, slices};
 /// # Errors
 /// If the shapes do not fit, or the weight is empty.
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    check(xs, weight, bias)?;
+    if !slices::fused(xs) {
+        return composed::linear(xs, weight, bias);
+    }
+    let (xs, weight) = (xs.contiguous()?, weight.contiguous()?);
+    match bias {
+        Some(bias) => xs.apply_op3(&weight, &bias.contiguous()?, Linear),
+        None => xs.apply_op2(&weight, Linear),
+    }
+}
+
+/// # Errors
+/// If the shapes do not fit, or the weight is empty.
+pub(crate) fn check(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
     let (outputs, inputs) = weight.dims2()?;
     if inputs == 0 || outputs == 0 {
         bail!("linear: expected a weight of at least 1x1, got {outputs}x{inputs}");
@@ -27,14 +41,7 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     {
         bail!("linear: expected a bias of shape ({outputs},), got {:?}", bias.dims());
     }
-    if !slices::fused(xs) {
-        return composed::linear(xs, weight, bias);
-    }
-    let (xs, weight) = (xs.contiguous()?, weight.contiguous()?);
-    match bias {
-        Some(bias) => xs.apply_op3(&weight, &bias.contiguous()?, Linear),
-        None => xs.apply_op2(&weight, Linear),
-    }
+    Ok(())
 }
 
 pub(crate) mod composed {
@@ -60,66 +67,57 @@ pub(crate) mod composed {
     }
 }
 
-struct Linear;
+pub(crate) struct Linear;
 
 /// What the backward pass gives: the gradients of xs (if it is tracked), the weight, and the bias.
-struct Gradients {
-    xs: Option<Tensor>,
-    weight: Option<Tensor>,
-    bias: Vec<f32>,
+pub(crate) struct Gradients {
+    pub(crate) xs: Option<Tensor>,
+    pub(crate) weight: Option<Tensor>,
+    pub(crate) bias: Vec<f32>,
 }
 
 impl Linear {
-    fn forward(
+    /// The outputs and their shape.
+    pub(crate) fn forward(
         xs: &[f32],
         xs_shape: &Shape,
         weight: &[f32],
         weight_shape: &Shape,
         bias: Option<&[f32]>,
-    ) -> Result<(CpuStorage, Shape)> {
+    ) -> Result<(Vec<f32>, Vec<usize>)> {
         let (outputs, inputs) = weight_shape.dims2()?;
         let rows = xs.len() / inputs;
         let xs = Matrix::new(xs, rows, inputs);
         let weight = Matrix::new(weight, outputs, inputs).transposed();
-        let ys = match bias {
-            Some(bias) => {
-                let mut ys = bias.repeat(rows);
-                matmul_add(xs, weight, &mut ys);
-                ys
-            }
-            None => matmul(xs, weight),
-        };
+        let ys = matmul(xs, weight, bias);
         let mut dims = xs_shape.dims().to_vec();
         dims.pop();
         dims.push(outputs);
-        slices::output(ys, dims)
+        Ok((ys, dims))
     }
 
     /// `dx = dy W`, `dW = dyᵀ x`, `db = sum over rows of dy`.
-    fn backward(xs: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<Gradients> {
+    pub(crate) fn backward(xs: &Tensor, weight: &Tensor, grad: &[f32]) -> Result<Gradients> {
         let (outputs, inputs) = weight.dims2()?;
         let rows = xs.elem_count() / inputs;
-        let grad = grad.contiguous()?;
-        slices::read(&grad, |grad| {
-            let mut bias = vec![0.0; outputs];
-            simd::dispatch(
-                #[inline(always)]
-                || slices::add_rows(&mut bias, grad),
-            );
-            let grad = Matrix::new(grad, rows, outputs);
-            let grad_xs = if xs.track_op() {
-                let values = slices::read(weight, |weight| {
-                    Ok(matmul(grad, Matrix::new(weight, outputs, inputs)))
-                })?;
-                slices::gradient(values, xs)?
-            } else {
-                None
-            };
-            let grad_weight = slices::read(xs, |xs| {
-                Ok(matmul(grad.transposed(), Matrix::new(xs, rows, inputs)))
+        let mut bias = vec![0.0; outputs];
+        simd::dispatch(
+            #[inline(always)]
+            || slices::add_rows(&mut bias, grad),
+        );
+        let grad = Matrix::new(grad, rows, outputs);
+        let grad_xs = if xs.track_op() {
+            let values = slices::read(weight, |weight| {
+                Ok(matmul(grad, Matrix::new(weight, outputs, inputs), None))
             })?;
-            Ok(Gradients { xs: grad_xs, weight: slices::gradient(grad_weight, weight)?, bias })
-        })
+            slices::gradient(values, xs)?
+        } else {
+            None
+        };
+        let grad_weight = slices::read(xs, |xs| {
+            Ok(matmul(grad.transposed(), Matrix::new(xs, rows, inputs), None))
+        })?;
+        Ok(Gradients { xs: grad_xs, weight: slices::gradient(grad_weight, weight)?, bias })
     }
 }
 
@@ -135,13 +133,14 @@ impl CustomOp2 for Linear {
         weight: &CpuStorage,
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Self::forward(
+        let (ys, dims) = Self::forward(
             slices::of_storage(xs, xs_layout)?,
             xs_layout.shape(),
             slices::of_storage(weight, weight_layout)?,
             weight_layout.shape(),
             None,
-        )
+        )?;
+        slices::output(ys, dims)
     }
 
     fn bwd(
@@ -151,7 +150,8 @@ impl CustomOp2 for Linear {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let gradients = Self::backward(xs, weight, grad)?;
+        let grad = grad.contiguous()?;
+        let gradients = slices::read(&grad, |grad| Self::backward(xs, weight, grad))?;
         Ok((gradients.xs, gradients.weight))
     }
 }
@@ -170,13 +170,14 @@ impl CustomOp3 for Linear {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Self::forward(
+        let (ys, dims) = Self::forward(
             slices::of_storage(xs, xs_layout)?,
             xs_layout.shape(),
             slices::of_storage(weight, weight_layout)?,
             weight_layout.shape(),
             Some(slices::of_storage(bias, bias_layout)?),
-        )
+        )?;
+        slices::output(ys, dims)
     }
 
     fn bwd(
@@ -187,7 +188,8 @@ impl CustomOp3 for Linear {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let gradients = Self::backward(xs, weight, grad)?;
+        let grad = grad.contiguous()?;
+        let gradients = slices::read(&grad, |grad| Self::backward(xs, weight, grad))?;
         let grad_bias = slices::gradient(gradients.bias, bias)?;
         Ok((gradients.xs, gradients.weight, grad_bias))
     }

@@ -1,5 +1,13 @@
-//! Matrix products on slices, on one thread, through the `gemm` crate.
+//! Matrix products on slices through the `gemm` crate, on one thread or split into tiles of the output.
 #![expect(unsafe_code, reason = "gemm takes pointers and strides; the bounds are checked here")]
+
+use std::marker::PhantomData;
+
+use crate::parallel;
+
+/// Rows and columns of a tile of a large product. `gemm` copies the operand that gives the columns again for every
+/// row of tiles, but once for each column: high and narrow tiles cost nothing against the whole at once.
+const TILE: (usize, usize) = (512, 48);
 
 /// A matrix inside a slice: element (i, j) lies at `i * row_stride + j * column_stride`.
 #[derive(Clone, Copy)]
@@ -19,10 +27,7 @@ impl<'a> Matrix<'a> {
 
     /// Rows of `columns` elements, each beginning `row_stride` after the one before.
     pub(crate) fn strided(data: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
-        if rows > 0 && columns > 0 {
-            let needed = (rows - 1) * row_stride + columns;
-            assert!(needed <= data.len(), "expected {needed} elements, got {}", data.len());
-        }
+        check_bounds(data.len(), rows, columns, row_stride);
         Self { data, rows, columns, row_stride, column_stride: 1 }
     }
 
@@ -36,39 +41,163 @@ impl<'a> Matrix<'a> {
             ..self
         }
     }
+
+    /// `rows` rows from `row` on.
+    pub(crate) fn rows(self, row: usize, rows: usize) -> Self {
+        assert!(row + rows <= self.rows, "expected rows below {}, got {}", self.rows, row + rows);
+        let start = (row * self.row_stride).min(self.data.len());
+        Self { data: &self.data[start..], rows, ..self }
+    }
+
+    /// `columns` columns from `column` on.
+    pub(crate) fn columns(self, column: usize, columns: usize) -> Self {
+        self.transposed().rows(column, columns).transposed()
+    }
 }
 
-/// `out = lhs · rhs`, contiguous.
-pub(crate) fn matmul(lhs: Matrix, rhs: Matrix) -> Vec<f32> {
-    let mut out = vec![0.0; lhs.rows * rhs.columns];
-    multiply(lhs, rhs, &mut out, Into::Overwrite);
-    out
+/// A matrix to be written, which may be a block of a larger one: its rows lie `row_stride` apart.
+pub(crate) struct MatrixMut<'a> {
+    data: *mut f32,
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    borrowed: PhantomData<&'a mut [f32]>,
 }
 
-/// `out += lhs · rhs`, contiguous.
-pub(crate) fn matmul_add(lhs: Matrix, rhs: Matrix, out: &mut [f32]) {
-    multiply(lhs, rhs, out, Into::Add);
+// SAFETY: it stands for a mutable borrow of its own elements, which may go to another thread.
+unsafe impl Send for MatrixMut<'_> {}
+
+impl<'a> MatrixMut<'a> {
+    /// `rows` rows of `columns` elements, each beginning `row_stride` after the one before.
+    pub(crate) fn strided(
+        data: &'a mut [f32],
+        rows: usize,
+        columns: usize,
+        row_stride: usize,
+    ) -> Self {
+        check_bounds(data.len(), rows, columns, row_stride);
+        assert!(columns <= row_stride, "expected rows that do not overlap");
+        Self { data: data.as_mut_ptr(), rows, columns, row_stride, borrowed: PhantomData }
+    }
+
+    /// The first so many columns, and the others.
+    pub(crate) fn split_columns(self, columns: usize) -> (Self, Self) {
+        assert!(
+            columns <= self.columns,
+            "expected at most {} columns, got {columns}",
+            self.columns
+        );
+        // Without rows there is no element to point at.
+        let offset = if self.rows == 0 { 0 } else { columns };
+        // SAFETY: its rows hold that many elements; no row of one half reaches into the other.
+        let data = unsafe { self.data.add(offset) };
+        (Self { columns, ..self }, Self { data, columns: self.columns - columns, ..self })
+    }
+
+    /// Cuts it into blocks of at most so many rows and columns, in the order of rows, then of columns.
+    pub(crate) fn blocks(self, (rows, columns): (usize, usize)) -> Vec<Block<'a>> {
+        let mut blocks = Vec::new();
+        for row in (0..self.rows).step_by(rows) {
+            for column in (0..self.columns).step_by(columns) {
+                let out = Self {
+                    // SAFETY: element (row, column) is one of this matrix.
+                    data: unsafe { self.data.add(row * self.row_stride + column) },
+                    rows: rows.min(self.rows - row),
+                    columns: columns.min(self.columns - column),
+                    ..self
+                };
+                blocks.push(Block { row, column, out });
+            }
+        }
+        blocks
+    }
+
+    /// The first so many rows.
+    pub(crate) fn first_rows(self, rows: usize) -> Self {
+        assert!(rows <= self.rows, "expected at most {} rows, got {rows}", self.rows);
+        Self { rows, ..self }
+    }
+
+    /// Writes this row into each of its rows.
+    fn fill(&mut self, row: &[f32]) {
+        assert_eq!(row.len(), self.columns, "columns");
+        for index in 0..self.rows {
+            // SAFETY: row `index` has as many elements as `row`, which does not overlap a mutable borrow.
+            unsafe {
+                let start = self.data.add(index * self.row_stride);
+                start.copy_from_nonoverlapping(row.as_ptr(), row.len());
+            }
+        }
+    }
 }
 
+/// A block of a larger matrix, and where it begins there.
+pub(crate) struct Block<'a> {
+    pub(crate) row: usize,
+    pub(crate) column: usize,
+    pub(crate) out: MatrixMut<'a>,
+}
+
+fn check_bounds(len: usize, rows: usize, columns: usize, row_stride: usize) {
+    if rows > 0 && columns > 0 {
+        let needed = (rows - 1) * row_stride + columns;
+        assert!(needed <= len, "expected {needed} elements, got {len}");
+    }
+}
+
+/// `lhs · rhs`, with `bias` added to each row, contiguous.
+///
+/// A large product is computed in tiles also where they are not split over threads: what `gemm` sums in which order
+/// depends on the shape that it is given.
+pub(crate) fn matmul(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
+    let (rows, columns) = (lhs.rows, rhs.columns);
+    let mut values = Vec::with_capacity(rows * columns);
+    let multiply_adds = rows * columns * lhs.columns;
+    let tile = if parallel::large(multiply_adds) { TILE } else { (rows.max(1), columns.max(1)) };
+    let whole = MatrixMut {
+        data: values.as_mut_ptr(),
+        rows,
+        columns,
+        row_stride: columns,
+        borrowed: PhantomData,
+    };
+    parallel::for_each(multiply_adds, whole.blocks(tile), |Block { row, column, mut out }| {
+        let lhs = lhs.rows(row, out.rows);
+        let rhs = rhs.columns(column, out.columns);
+        match bias {
+            Some(bias) => {
+                out.fill(&bias[column..][..out.columns]);
+                multiply(1.0, lhs, rhs, out, Into::Add);
+            }
+            None => multiply(1.0, lhs, rhs, out, Into::Overwrite),
+        }
+    });
+    // SAFETY: that is the capacity, and the tiles, each of which was written, cover it.
+    unsafe { values.set_len(rows * columns) };
+    values
+}
+
+/// What becomes of what was in the output.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Into {
+pub(crate) enum Into {
     Overwrite,
     Add,
 }
 
-fn multiply(lhs: Matrix, rhs: Matrix, out: &mut [f32], into: Into) {
+/// `out = scale lhs · rhs`, or `out += scale lhs · rhs`, on this thread.
+pub(crate) fn multiply(scale: f32, lhs: Matrix, rhs: Matrix, out: MatrixMut, into: Into) {
     assert_eq!(lhs.columns, rhs.rows, "inner dimensions");
-    assert_eq!(out.len(), lhs.rows * rhs.columns, "output elements");
-    // SAFETY: `Matrix` checked that its last element lies inside its slice, `out` holds rows * columns
-    // elements (asserted above) at strides (columns, 1), and `out` cannot alias the shared operands.
+    assert_eq!((out.rows, out.columns), (lhs.rows, rhs.columns), "rows and columns of the output");
+    // SAFETY: `Matrix` and `MatrixMut` checked that their last elements lie inside their slices, the shapes fit
+    // (asserted above), and a mutable borrow cannot overlap the shared operands.
     unsafe {
         gemm::gemm(
             lhs.rows,
             rhs.columns,
             lhs.columns,
-            out.as_mut_ptr(),
+            out.data,
             1,
-            rhs.columns as isize,
+            out.row_stride as isize,
             into == Into::Add,
             lhs.data.as_ptr(),
             lhs.column_stride as isize,
@@ -77,7 +206,7 @@ fn multiply(lhs: Matrix, rhs: Matrix, out: &mut [f32], into: Into) {
             rhs.column_stride as isize,
             rhs.row_stride as isize,
             1.0_f32,
-            1.0_f32,
+            scale,
             false,
             false,
             false,
@@ -89,6 +218,11 @@ fn multiply(lhs: Matrix, rhs: Matrix, out: &mut [f32], into: Into) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parallel::tests::assert_threads_do_not_show;
+
+    fn data(len: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect()
+    }
 
     fn naive(lhs: Matrix, rhs: Matrix) -> Vec<f32> {
         let at = |m: &Matrix, i: usize, j: usize| m.data[i * m.row_stride + j * m.column_stride];
@@ -103,19 +237,50 @@ mod tests {
 
     #[test]
     fn products_are_those_of_three_loops() {
-        let data: Vec<f32> = (0..400).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+        let data = data(400);
         for (rows, inner, columns) in [(1, 1, 1), (3, 5, 7), (16, 8, 16), (17, 9, 2), (2, 0, 3)] {
             for stride in [inner, inner + 3] {
                 let lhs = Matrix::strided(&data, rows, inner, stride);
                 let rhs = Matrix::new(&data[100..], columns, inner).transposed();
-                let (got, want) = (matmul(lhs, rhs), naive(lhs, rhs));
-                let mut twice = got.clone();
-                matmul_add(lhs, rhs, &mut twice);
-                for ((got, want), twice) in got.iter().zip(&want).zip(&twice) {
-                    assert!((got - want).abs() < 1e-5, "{got} {want}");
-                    assert!((twice - 2.0 * want).abs() < 2e-5);
+                let want = naive(lhs, rhs);
+                let got = matmul(lhs, rhs, None);
+                let shifted = matmul(lhs, rhs, Some(&data[..columns]));
+                for (index, want) in want.iter().enumerate() {
+                    assert!((got[index] - want).abs() < 1e-5, "{} {want}", got[index]);
+                    let shift = data[index % columns];
+                    assert!((shifted[index] - want - shift).abs() < 1e-5);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_block_is_written_and_nothing_else() {
+        let data = data(60);
+        let (lhs, rhs) = (Matrix::new(&data, 3, 4), Matrix::new(&data[20..], 4, 5));
+        let product = naive(lhs, rhs);
+        let mut out = vec![7.0; 5 * 9];
+        for Block { row, column, out } in MatrixMut::strided(&mut out[2..], 3, 5, 9).blocks((2, 3))
+        {
+            let (rows, columns) = (out.rows, out.columns);
+            multiply(2.0, lhs.rows(row, rows), rhs.columns(column, columns), out, Into::Add);
+        }
+        for (index, got) in out.into_iter().enumerate() {
+            let (row, column) = (index / 9, index % 9);
+            let inside = row < 3 && (2..7).contains(&column);
+            let want = if inside { 7.0 + 2.0 * product[row * 5 + column - 2] } else { 7.0 };
+            assert!((got - want).abs() < 1e-5, "{index}: {got} {want}");
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() {
+        // More than one tile in each direction; the second is deeper than `gemm` sums in one go.
+        for (rows, inner, columns) in [(1030, 64, 101), (67, 1576, 101)] {
+            let data = data(inner * rows.max(columns) + 7);
+            let lhs = Matrix::new(&data, rows, inner);
+            let rhs = Matrix::new(&data[7..], columns, inner).transposed();
+            assert_threads_do_not_show(|| matmul(lhs, rhs, Some(&data[..columns])));
         }
     }
 
@@ -123,5 +288,11 @@ mod tests {
     #[should_panic(expected = "expected 12 elements, got 11")]
     fn a_matrix_outside_its_slice_is_refused() {
         Matrix::new(&[0.0; 11], 3, 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "expected rows below 3, got 4")]
+    fn rows_outside_a_matrix_are_refused() {
+        Matrix::new(&[0.0; 12], 3, 4).rows(2, 2);
     }
 }

@@ -1,11 +1,14 @@
 //! Which vector instructions the kernels are compiled for, chosen when the program runs.
 //!
-//! A kernel is plain Rust over slices, inlined into one function for each instruction set. No kernel contracts a
-//! product and a sum into one rounding or reorders a sum, so that every path gives the same bits.
+//! A kernel is a closure of plain Rust over slices, which the compiler makes vector code of, or a [`Kernel`] written
+//! in [`Lanes`] where registers matter; either is inlined into one function for each instruction set. No kernel
+//! contracts a product and a sum into one rounding or reorders a sum, so that every path gives the same bits.
 
 use std::sync::LazyLock;
 
 use pulp::Arch;
+
+use crate::lanes::{Lanes, Portable};
 
 /// The best instruction set of this machine, unless `VIT_SIMD` names another: `portable`, `avx2` or `avx512`.
 static ARCH: LazyLock<Arch> = LazyLock::new(|| {
@@ -17,6 +20,49 @@ static ARCH: LazyLock<Arch> = LazyLock::new(|| {
 #[inline(always)]
 pub(crate) fn dispatch<R>(kernel: impl FnOnce() -> R) -> R {
     ARCH.dispatch(kernel)
+}
+
+/// A kernel written in [`Lanes`]. A type and no closure, since a closure is not always inlined.
+pub(crate) trait Kernel {
+    /// What it gives.
+    type Output;
+
+    /// Runs it; `#[inline(always)]`.
+    fn run<L: Lanes>(self, lanes: L) -> Self::Output;
+}
+
+/// Runs a kernel with the machine's vector instructions.
+#[inline(always)]
+pub(crate) fn run<K: Kernel>(kernel: K) -> K::Output {
+    run_on(*ARCH, kernel)
+}
+
+#[inline(always)]
+fn run_on<K: Kernel>(arch: Arch, kernel: K) -> K::Output {
+    match arch {
+        #[cfg(target_arch = "x86_64")]
+        Arch::V4(lanes) => lanes.vectorize(On { lanes, kernel }),
+        #[cfg(target_arch = "x86_64")]
+        Arch::V3(lanes) => lanes.vectorize(On { lanes, kernel }),
+        _ => kernel.run(Portable),
+    }
+}
+
+/// A kernel and what it runs with.
+#[cfg(target_arch = "x86_64")]
+struct On<L, K> {
+    lanes: L,
+    kernel: K,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<L: Lanes, K: Kernel> pulp::NullaryFnOnce for On<L, K> {
+    type Output = K::Output;
+
+    #[inline(always)]
+    fn call(self) -> K::Output {
+        self.kernel.run(self.lanes)
+    }
 }
 
 /// The instruction set of this name, where the machine has it.
@@ -31,9 +77,21 @@ fn named(name: &str) -> Option<Arch> {
     }
 }
 
-/// Runs a kernel on every path that the machine has, for tests.
+/// The paths that the machine has, for tests.
+#[cfg(test)]
+fn paths() -> impl Iterator<Item = (&'static str, Arch)> {
+    let names = ["portable", "avx2", "avx512"];
+    names.into_iter().filter_map(|name| Some((name, named(name)?)))
+}
+
+/// Runs a closure on every path that the machine has.
 #[cfg(test)]
 pub(crate) fn on_every_path<R>(kernel: impl Fn() -> R) -> Vec<(&'static str, R)> {
-    let names = ["portable", "avx2", "avx512"];
-    names.into_iter().filter_map(|name| Some((name, named(name)?.dispatch(&kernel)))).collect()
+    paths().map(|(name, arch)| (name, arch.dispatch(&kernel))).collect()
+}
+
+/// Runs a kernel on every path that the machine has.
+#[cfg(test)]
+pub(crate) fn run_on_every_path<K: Kernel + Copy>(kernel: K) -> Vec<(&'static str, K::Output)> {
+    paths().map(|(name, arch)| (name, run_on(arch, kernel))).collect()
 }

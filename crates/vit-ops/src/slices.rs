@@ -116,6 +116,19 @@ pub(crate) fn add_rows(total: &mut [f32], rows: &[f32]) {
     }
 }
 
+/// Copies to the start of `to`, without the call that a copy of unknown length is.
+#[inline(always)]
+pub(crate) fn copy(from: &[f32], to: &mut [f32]) {
+    let (eights, rest) = from.as_chunks::<8>();
+    let (to_eights, to_rest) = to[..from.len()].as_chunks_mut::<8>();
+    for (to, from) in to_eights.iter_mut().zip(eights) {
+        *to = *from;
+    }
+    for (to, from) in to_rest.iter_mut().zip(rest) {
+        *to = *from;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

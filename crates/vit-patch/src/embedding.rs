@@ -106,10 +106,10 @@ impl Module for PatchEmbedding {
             );
         }
         let patches = patchify(images, self.config.patch)?; // (batch, patches, pixels)
-        let mut xs = self.proj.forward(&patches)?; // (batch, patches, dim)
-        if let Positions::PatchLinear(linear) = &self.positions {
-            xs = (xs + linear.forward(&patches)?)?;
-        }
+        let mut xs = match &self.positions {
+            Positions::PatchLinear(position) => self.proj.plus(position)?.forward(&patches)?,
+            Positions::None | Positions::Table(_) => self.proj.forward(&patches)?,
+        }; // (batch, patches, dim)
         if let Some(token) = &self.class_token {
             let token = token.broadcast_as((batch, 1, self.config.dim))?;
             xs = Tensor::cat(&[&token, &xs], 1)?; // (batch, tokens, dim)
@@ -140,6 +140,11 @@ impl PatchLinear {
             weight: weight.reshape((config.dim, config.pixels()))?,
             bias: vb.get_with_hints(config.dim, "bias", init)?,
         })
+    }
+
+    /// The sum of two maps, which is one map.
+    fn plus(&self, other: &Self) -> Result<Self> {
+        Ok(Self { weight: (&self.weight + &other.weight)?, bias: (&self.bias + &other.bias)? })
     }
 
     fn forward(&self, patches: &Tensor) -> Result<Tensor> {

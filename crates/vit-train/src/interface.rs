@@ -42,10 +42,10 @@ pub trait Data: Send + Sync {
     fn test_batch(&self, indices: &[u32]) -> TensorResult<Batch>;
 }
 
-/// Who is told of a run as it goes, and may end it.
-pub trait Observer {
+/// Who is told of a run as it goes, and may end it; from a thread of the trainer's.
+pub trait Observer: Send {
     /// What its methods fail with; a run fails with the same.
-    type Error: From<Error>;
+    type Error: From<Error> + Send;
 
     /// A record, as it comes.
     ///

@@ -1,6 +1,7 @@
 //! The loop: batches cut into shards, shards over threads, gradients added in order, one step at a time.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rayon::ThreadPool;
@@ -22,7 +23,7 @@ pub struct Trainer<F> {
     forward: F,
     parameters: Parameters,
     optimizer: Optimizer,
-    threads: ThreadPool,
+    threads: Arc<ThreadPool>,
     step: u64,
 }
 
@@ -40,7 +41,7 @@ impl<F: Forward> Trainer<F> {
         config.check()?;
         parameters.sort_by(|(name, _), (other, _)| name.cmp(other));
         let optimizer = Optimizer::new(config.optimizer, &parameters)?;
-        let threads = thread_pool(threads)?;
+        let threads = Arc::new(thread_pool(threads)?);
         Ok(Self { config, forward, parameters, optimizer, threads, step: 0 })
     }
 
@@ -50,6 +51,11 @@ impl<F: Forward> Trainer<F> {
     /// If there is no whole batch, a parameter has no gradient, the loss or a gradient is not finite, or the
     /// observer fails.
     pub fn run<O: Observer>(&mut self, data: &dyn Data, observer: &mut O) -> Result<(), O::Error> {
+        // All of it on the pool: a thread that is outside would have to be woken at each step.
+        Arc::clone(&self.threads).install(|| self.run_here(data, observer))
+    }
+
+    fn run_here<O: Observer>(&mut self, data: &dyn Data, observer: &mut O) -> Result<(), O::Error> {
         for epoch in 1..=self.config.epochs {
             let (metrics, flow) = self.epoch(epoch, data, observer)?;
             observer.record(&Record::Epoch(metrics))?;
@@ -97,9 +103,8 @@ impl<F: Forward> Trainer<F> {
             }
         }
         let loop_seconds = begun.elapsed().as_secs_f64();
-        let test = self.threads.install(|| {
-            evaluate_here(&self.forward, data.test_len(), |indices| data.test_batch(indices))
-        });
+        let test_len = data.test_len();
+        let test = evaluate_here(&self.forward, test_len, |indices| data.test_batch(indices));
         let test = test.map_err(Error::from)?;
         // The last step's update is seen here alone.
         if test.total() > 0 && !test.loss().is_finite() {
@@ -125,19 +130,12 @@ impl<F: Forward> Trainer<F> {
     fn train_step(&mut self, epoch: u64, batch: &[u32], data: &dyn Data) -> Result<Step, Error> {
         self.step += 1;
         let random = Random::new(self.config.seed).at_step(self.step);
-        let shards: Vec<Shard> = self.threads.install(|| {
-            let ranges = shards(batch.len(), self.config.shards).into_par_iter();
-            let results = ranges.map(|range| {
-                let mode = Mode::Train(random.from_sample(range.start as u32));
-                train_shard(
-                    &self.forward,
-                    &self.parameters,
-                    &data.train_batch(&batch[range])?,
-                    mode,
-                )
-            });
-            results.collect::<Result<_, Error>>()
-        })?;
+        let ranges = shards(batch.len(), self.config.shards).into_par_iter();
+        let results = ranges.map(|range| {
+            let mode = Mode::Train(random.from_sample(range.start as u32));
+            train_shard(&self.forward, &self.parameters, &data.train_batch(&batch[range])?, mode)
+        });
+        let shards: Vec<Shard> = results.collect::<Result<_, Error>>()?;
         let loss_sum: f64 = shards.iter().map(|shard| shard.loss_sum).sum();
         let correct = shards.iter().map(|shard| shard.correct).sum();
         if !loss_sum.is_finite() {
@@ -146,11 +144,11 @@ impl<F: Forward> Trainer<F> {
         let shards: Vec<_> = shards.into_iter().map(|shard| shard.gradients).collect();
         let gradients = gradients::sum(&shards, 1.0 / batch.len() as f64)?;
         for ((name, _), gradient) in self.parameters.iter().zip(&gradients) {
-            let size = gradients::sum_of_squares(gradient)?;
-            if !size.is_finite() {
-                return Err(self.not_finite(epoch, &format!("gradient of {name}"), size));
+            if let Some(value) = gradient.not_finite {
+                return Err(self.not_finite(epoch, &format!("gradient of {name}"), value));
             }
         }
+        let gradients: Vec<_> = gradients.into_iter().map(|gradient| gradient.total).collect();
         self.optimizer.step(&gradients)?;
         Ok(Step { loss_sum, correct, samples: batch.len() })
     }

@@ -1,153 +1,73 @@
-//! Attention within one sample, on slices: each head's rows are copied into tiles whose widths are whole vector
-//! registers, zero beyond the head's own.
+//! Attention within one sample, sixteen numbers at a time: sixteen keys of a row of weights, or sixteen numbers of a
+//! head's row.
 
-use crate::slices::{self, LANES};
-use crate::softmax::softmax_in_place;
+use crate::lanes::Lanes;
+use crate::simd::Kernel;
+use crate::slices::{LANES, copy};
 
 /// The sizes of one sample.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SampleShape {
     pub(super) tokens: usize,
+    /// The tokens whose rows are asked for: the first so many.
+    pub(super) queries: usize,
     pub(super) heads: usize,
     pub(super) head_dim: usize,
 }
 
 impl SampleShape {
+    #[inline(always)]
     pub(super) fn dim(self) -> usize {
         self.heads * self.head_dim
     }
 
+    /// Numbers in the packed rows of a sample (tokens, 3 * dim).
+    #[inline(always)]
+    pub(super) fn packed(self) -> usize {
+        self.tokens * 3 * self.dim()
+    }
+
+    /// Numbers in what is asked for (queries, dim).
+    #[inline(always)]
+    pub(super) fn output(self) -> usize {
+        self.queries * self.dim()
+    }
+
     /// Numbers in a row of weights: the tokens, and zeros up to a whole register.
+    #[inline(always)]
     pub(super) fn weights_row(self) -> usize {
         self.tokens.next_multiple_of(LANES)
     }
 
-    /// Numbers in a sample's weights (heads, tokens, `weights_row`).
+    /// Numbers in the weights of one head (queries, `weights_row`).
+    #[inline(always)]
+    pub(super) fn head_weights(self) -> usize {
+        self.queries * self.weights_row()
+    }
+
+    /// Numbers in a sample's weights (heads, queries, `weights_row`).
+    #[inline(always)]
     pub(super) fn weights(self) -> usize {
-        self.heads * self.tokens * self.weights_row()
+        self.heads * self.head_weights()
     }
-}
 
-/// Room for one head, used again for the next: its rows, of `D` numbers each.
-pub(super) struct Tiles<const D: usize> {
-    queries: Vec<[f32; D]>,
-    keys: Vec<[f32; D]>,
-    values: Vec<[f32; D]>,
-    grad: Vec<[f32; D]>,
-    /// (D, weights_row): keys in the forward pass, values in the backward pass.
-    columns: Vec<f32>,
-    /// (tokens, weights_row)
-    scores: Vec<f32>,
-}
-
-impl<const D: usize> Tiles<D> {
-    pub(super) fn new(shape: SampleShape) -> Self {
-        let rows = || vec![[0.0; D]; shape.tokens];
-        Self {
-            queries: rows(),
-            keys: rows(),
-            values: rows(),
-            grad: rows(),
-            columns: vec![0.0; D * shape.weights_row()],
-            scores: vec![0.0; shape.tokens * shape.weights_row()],
-        }
+    /// Where a head's part of token 0's packed row begins.
+    #[inline(always)]
+    fn start(self, third: Third, head: usize) -> usize {
+        third as usize * self.dim() + head * self.head_dim
     }
-}
 
-/// The attention weights of one sample, `softmax(scale q kᵀ)` for each head.
-#[inline(always)]
-pub(super) fn weights<const D: usize>(
-    shape: SampleShape,
-    scale: f32,
-    qkv: &[f32],
-    tiles: &mut Tiles<D>,
-    weights: &mut [f32],
-) {
-    let row_len = shape.weights_row();
-    for (head, weights) in weights.chunks_exact_mut(shape.tokens * row_len).enumerate() {
-        load(shape, Third::Queries, head, qkv, &mut tiles.queries);
-        load(shape, Third::Keys, head, qkv, &mut tiles.keys);
-        transpose(&tiles.keys, row_len, &mut tiles.columns);
-        for (query, row) in tiles.queries.iter().zip(weights.chunks_exact_mut(row_len)) {
-            row_times_columns(&query.map(|x| scale * x), &tiles.columns, row);
-            softmax_in_place(&mut row[..shape.tokens]);
-            row[shape.tokens..].fill(0.0);
-        }
+    /// A head's rows of a packed sample.
+    #[inline(always)]
+    fn rows(self, third: Third, head: usize, packed: &[f32]) -> Rows<'_> {
+        Rows { data: &packed[self.start(third, head)..], stride: 3 * self.dim() }
     }
-}
 
-/// The output of one sample, `y_i = sum_j w_ij v_j` for each head.
-#[inline(always)]
-pub(super) fn weigh_values<const D: usize>(
-    shape: SampleShape,
-    qkv: &[f32],
-    weights: &[f32],
-    tiles: &mut Tiles<D>,
-    ys: &mut [f32],
-) {
-    let row_len = shape.weights_row();
-    for (head, weights) in weights.chunks_exact(shape.tokens * row_len).enumerate() {
-        load(shape, Third::Values, head, qkv, &mut tiles.values);
-        for (row, y) in weights.chunks_exact(row_len).zip(ys.chunks_exact_mut(shape.dim())) {
-            let sum = combine(row.iter().copied(), &tiles.values);
-            y[head * shape.head_dim..][..shape.head_dim].copy_from_slice(&sum[..shape.head_dim]);
-        }
-    }
-}
-
-/// The gradient of one sample's packed rows.
-///
-/// With weights `P`, dropped weights `W` (which are `P` times the mask) and output gradient `G`:
-/// `dV = Wᵀ G`, `dW = G Vᵀ`, `dS = W ∘ dW - P rowsum(W ∘ dW)`, `dQ = scale dS K`, `dK = scale dSᵀ Q`.
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "each is another array of the equation")]
-pub(super) fn backward<const D: usize>(
-    shape: SampleShape,
-    scale: f32,
-    qkv: &[f32],
-    before_dropout: &[f32],
-    after_dropout: &[f32],
-    grad: &[f32],
-    tiles: &mut Tiles<D>,
-    grad_qkv: &mut [f32],
-) {
-    let (row_len, head_dim) = (shape.weights_row(), shape.head_dim);
-    let head_weights = shape.tokens * row_len;
-    for (head, (before, after)) in before_dropout
-        .chunks_exact(head_weights)
-        .zip(after_dropout.chunks_exact(head_weights))
-        .enumerate()
-    {
-        load(shape, Third::Queries, head, qkv, &mut tiles.queries);
-        load(shape, Third::Keys, head, qkv, &mut tiles.keys);
-        load(shape, Third::Values, head, qkv, &mut tiles.values);
-        for (row, grad) in tiles.grad.iter_mut().zip(grad.chunks_exact(shape.dim())) {
-            row[..head_dim].copy_from_slice(&grad[head * head_dim..][..head_dim]);
-        }
-        transpose(&tiles.values, row_len, &mut tiles.columns);
-        let rows = tiles.scores.chunks_exact_mut(row_len).zip(&tiles.grad);
-        let weights = before.chunks_exact(row_len).zip(after.chunks_exact(row_len));
-        for ((score, grad), (before, after)) in rows.zip(weights) {
-            row_times_columns(grad, &tiles.columns, score);
-            for (score, after) in score.iter_mut().zip(after) {
-                *score *= after;
-            }
-            let total = slices::sum(score);
-            for (score, before) in score.iter_mut().zip(before) {
-                *score = scale * (*score - before * total);
-            }
-        }
-        for token in 0..shape.tokens {
-            let of_query = tiles.scores[token * row_len..][..row_len].iter().copied();
-            let query = combine(of_query, &tiles.keys);
-            store(shape, Third::Queries, head, token, &query, grad_qkv);
-            let of_key = tiles.scores[token..].iter().step_by(row_len).copied();
-            let key = combine(of_key, &tiles.queries);
-            store(shape, Third::Keys, head, token, &key, grad_qkv);
-            let of_value = after[token..].iter().step_by(row_len).copied();
-            let value = combine(of_value, &tiles.grad);
-            store(shape, Third::Values, head, token, &value, grad_qkv);
-        }
+    /// The same, to be written.
+    #[inline(always)]
+    fn rows_mut(self, third: Third, head: usize, packed: &mut [f32]) -> RowsMut<'_> {
+        let (width, stride) = (self.head_dim, 3 * self.dim());
+        RowsMut { data: &mut packed[self.start(third, head)..], stride, width }
     }
 }
 
@@ -159,74 +79,408 @@ enum Third {
     Values = 2,
 }
 
-/// Where a head's part of a token's packed row begins.
-#[inline(always)]
-fn start(shape: SampleShape, third: Third, head: usize, token: usize) -> usize {
-    (3 * token + third as usize) * shape.dim() + head * shape.head_dim
+/// Row `i` begins at `i * stride`; what follows its own numbers belongs to others.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    data: &'a [f32],
+    stride: usize,
 }
 
-/// Copies a head's rows; what lies beyond its width stays zero.
-#[inline(always)]
-fn load<const D: usize>(
-    shape: SampleShape,
-    third: Third,
-    head: usize,
-    qkv: &[f32],
-    rows: &mut [[f32; D]],
-) {
-    for (token, row) in rows.iter_mut().enumerate() {
-        let part = &qkv[start(shape, third, head, token)..][..shape.head_dim];
-        row[..shape.head_dim].copy_from_slice(part);
+impl<'a> Rows<'a> {
+    #[inline(always)]
+    fn get(self, row: usize) -> &'a [f32] {
+        &self.data[row * self.stride..]
     }
-}
 
-#[inline(always)]
-fn store<const D: usize>(
-    shape: SampleShape,
-    third: Third,
-    head: usize,
-    token: usize,
-    row: &[f32; D],
-    grad_qkv: &mut [f32],
-) {
-    let part = &mut grad_qkv[start(shape, third, head, token)..][..shape.head_dim];
-    part.copy_from_slice(&row[..shape.head_dim]);
-}
-
-/// Element (d, token) at `d * row_len + token`.
-#[inline(always)]
-fn transpose<const D: usize>(rows: &[[f32; D]], row_len: usize, columns: &mut [f32]) {
-    for (token, row) in rows.iter().enumerate() {
-        for (d, &x) in row.iter().enumerate() {
-            columns[d * row_len + token] = x;
-        }
-    }
-}
-
-/// `out_j = sum_d x_d columns_dj`, a register of `j` at a time.
-#[inline(always)]
-fn row_times_columns<const D: usize>(x: &[f32; D], columns: &[f32], out: &mut [f32]) {
-    let row_len = out.len();
-    for (block, out) in out.chunks_exact_mut(LANES).enumerate() {
-        let mut sums = [0.0_f32; LANES];
-        for (&x, column) in x.iter().zip(columns.chunks_exact(row_len)) {
-            let column = &column[block * LANES..][..LANES];
-            for (sum, c) in sums.iter_mut().zip(column) {
-                *sum += x * c;
+    /// The first `C` registers of a row. Lanes beyond the row's own numbers hold whatever follows.
+    #[inline(always)]
+    fn load<L: Lanes, const C: usize>(self, lanes: L, row: usize) -> [L::Vector; C] {
+        let row = self.get(row);
+        let mut registers = [lanes.splat(0.0); C];
+        if row.len() >= C * LANES {
+            for (register, part) in registers.iter_mut().zip(row.as_chunks().0) {
+                *register = lanes.load(part);
+            }
+        } else {
+            let mut padded = [[0.0; LANES]; C];
+            copy(row, padded.as_flattened_mut());
+            for (register, part) in registers.iter_mut().zip(&padded) {
+                *register = lanes.load(part);
             }
         }
-        out.copy_from_slice(&sums);
+        registers
     }
 }
 
-/// `sum_j w_j rows_j`; weights beyond the rows are not read.
-#[inline(always)]
-fn combine<const D: usize>(weights: impl Iterator<Item = f32>, rows: &[[f32; D]]) -> [f32; D] {
-    let mut sums = [0.0_f32; D];
-    for (row, weight) in rows.iter().zip(weights) {
-        for (sum, x) in sums.iter_mut().zip(row) {
-            *sum += weight * x;
+/// Rows of `width` numbers.
+struct RowsMut<'a> {
+    data: &'a mut [f32],
+    stride: usize,
+    width: usize,
+}
+
+impl RowsMut<'_> {
+    #[inline(always)]
+    fn store<L: Lanes, const C: usize>(&mut self, lanes: L, row: usize, registers: &[L::Vector; C]) {
+        let mut padded = [[0.0; LANES]; C];
+        for (part, register) in padded.iter_mut().zip(registers) {
+            lanes.store(*register, part);
+        }
+        copy(&padded.as_flattened()[..self.width], &mut self.data[row * self.stride..]);
+    }
+}
+
+/// The attention weights of one sample, `softmax(scale q kᵀ)` for each head.
+pub(super) struct Weigh<'a> {
+    pub(super) shape: SampleShape,
+    pub(super) scale: f32,
+    pub(super) qkv: &'a [f32],
+    pub(super) columns: &'a mut Columns,
+    pub(super) weights: &'a mut [f32],
+}
+
+impl Kernel for Weigh<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { shape, scale, qkv, columns, weights } = self;
+        for (head, weights) in weights.chunks_exact_mut(shape.head_weights()).enumerate() {
+            columns.fill(shape, shape.rows(Third::Keys, head, qkv));
+            columns.products(lanes, shape, shape.rows(Third::Queries, head, qkv), weights);
+            for row in weights.chunks_exact_mut(shape.weights_row()) {
+                softmax(lanes, row, shape.tokens, scale);
+            }
         }
     }
-    sums
+}
+
+/// The output of one sample, `y_i = sum_j w_ij v_j` for each head.
+pub(super) struct WeighValues<'a> {
+    pub(super) shape: SampleShape,
+    pub(super) qkv: &'a [f32],
+    pub(super) weights: &'a [f32],
+    pub(super) ys: &'a mut [f32],
+}
+
+impl Kernel for WeighValues<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        match self.shape.head_dim {
+            0..=16 => self.run_with::<L, 1, 8>(lanes),
+            17..=32 => self.run_with::<L, 2, 8>(lanes),
+            33..=64 => self.run_with::<L, 4, 4>(lanes),
+            _ => self.run_with::<L, 8, 2>(lanes),
+        }
+    }
+}
+
+impl WeighValues<'_> {
+    /// With `C` registers a row and `R` rows at a time, which together are to fit into the registers.
+    #[inline(always)]
+    fn run_with<L: Lanes, const C: usize, const R: usize>(self, lanes: L) {
+        let Self { shape, qkv, weights, ys } = self;
+        for (head, weights) in weights.chunks_exact(shape.head_weights()).enumerate() {
+            let (width, stride) = (shape.head_dim, shape.dim());
+            let mut ys = RowsMut { data: &mut ys[head * width..], stride, width };
+            let values = shape.rows(Third::Values, head, qkv);
+            combine_rows::<L, C, R>(lanes, shape, weights, values, &mut ys);
+        }
+    }
+}
+
+/// The gradient of one sample's packed rows.
+///
+/// With weights `P`, dropped weights `W` (which are `P` times the mask) and output gradient `G`:
+/// `dV = Wᵀ G`, `dW = G Vᵀ`, `dS = W ∘ dW - P rowsum(W ∘ dW)`, `dQ = scale dS K`, `dK = scale dSᵀ Q`.
+pub(super) struct Backward<'a> {
+    pub(super) shape: SampleShape,
+    pub(super) scale: f32,
+    pub(super) qkv: &'a [f32],
+    pub(super) before_dropout: &'a [f32],
+    pub(super) after_dropout: &'a [f32],
+    pub(super) grad: &'a [f32],
+    pub(super) columns: &'a mut Columns,
+    /// (queries, `weights_row`)
+    pub(super) scores: &'a mut [f32],
+    /// All zero.
+    pub(super) grad_qkv: &'a mut [f32],
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        match self.shape.head_dim {
+            0..=16 => self.run_with::<L, 1, 8>(lanes),
+            17..=32 => self.run_with::<L, 2, 8>(lanes),
+            33..=64 => self.run_with::<L, 4, 4>(lanes),
+            _ => self.run_with::<L, 8, 2>(lanes),
+        }
+    }
+}
+
+impl Backward<'_> {
+    #[inline(always)]
+    fn run_with<L: Lanes, const C: usize, const R: usize>(self, lanes: L) {
+        let Self { shape, scale, qkv, grad, columns, scores, grad_qkv, .. } = self;
+        let before = self.before_dropout.chunks_exact(shape.head_weights());
+        let after = self.after_dropout.chunks_exact(shape.head_weights());
+        for (head, (before, after)) in before.zip(after).enumerate() {
+            let part = |third| shape.rows(third, head, qkv);
+            let grad = Rows { data: &grad[head * shape.head_dim..], stride: shape.dim() };
+            columns.fill(shape, part(Third::Values));
+            columns.products(lanes, shape, grad, scores);
+            grad_scores(lanes, shape.weights_row(), scale, before, after, scores);
+            let mut out = shape.rows_mut(Third::Queries, head, grad_qkv);
+            combine_rows::<L, C, R>(lanes, shape, scores, part(Third::Keys), &mut out);
+            let mut out = shape.rows_mut(Third::Keys, head, grad_qkv);
+            combine_columns::<L, C, R>(lanes, shape, scores, part(Third::Queries), &mut out);
+            let mut out = shape.rows_mut(Third::Values, head, grad_qkv);
+            combine_columns::<L, C, R>(lanes, shape, after, grad, &mut out);
+        }
+    }
+}
+
+/// Turns the gradients of dropped weights into those of `q kᵀ`, row by row.
+#[inline(always)]
+fn grad_scores<L: Lanes>(
+    lanes: L,
+    row_len: usize,
+    scale: f32,
+    before: &[f32],
+    after: &[f32],
+    scores: &mut [f32],
+) {
+    let scale = lanes.splat(scale);
+    let weights = before.chunks_exact(row_len).zip(after.chunks_exact(row_len));
+    for (row, (before, after)) in scores.chunks_exact_mut(row_len).zip(weights) {
+        let (row, before, after) =
+            (row.as_chunks_mut().0, before.as_chunks().0, after.as_chunks().0);
+        let mut total = lanes.splat(0.0);
+        for (score, after) in row.iter_mut().zip(after) {
+            let product = lanes.mul(lanes.load(score), lanes.load(after));
+            total = lanes.add(total, product);
+            lanes.store(product, score);
+        }
+        let total = lanes.splat(lanes.sum(total));
+        for (score, before) in row.iter_mut().zip(before) {
+            let taken_off = lanes.mul(lanes.load(before), total);
+            lanes.store(lanes.mul(scale, lanes.sub(lanes.load(score), taken_off)), score);
+        }
+    }
+}
+
+/// Replaces the first `tokens` numbers of a row by `softmax(scale x)`, the others by zeros.
+#[inline(always)]
+fn softmax<L: Lanes>(lanes: L, row: &mut [f32], tokens: usize, scale: f32) {
+    let scale = lanes.splat(scale);
+    let lowest = lanes.splat(f32::NEG_INFINITY);
+    let mut largest = lowest;
+    for block in row.as_chunks_mut().0 {
+        lanes.store(lanes.mul(scale, lanes.load(block)), block);
+    }
+    row[tokens..].fill(f32::NEG_INFINITY);
+    let blocks = row.as_chunks_mut().0;
+    for block in blocks.iter() {
+        largest = lanes.max(largest, lanes.load(block));
+    }
+    let largest = lanes.splat(lanes.largest(largest));
+    let mut total = lanes.splat(0.0);
+    for block in blocks.iter_mut() {
+        let power = lanes.exp(lanes.sub(lanes.load(block), largest));
+        total = lanes.add(total, power);
+        lanes.store(power, block);
+    }
+    let share = lanes.splat(1.0 / lanes.sum(total));
+    for block in blocks {
+        lanes.store(lanes.mul(share, lanes.load(block)), block);
+    }
+}
+
+/// A head's rows turned into columns: for sixteen tokens after the other, (`head_dim`, 16).
+pub(super) struct Columns(Vec<[f32; LANES]>);
+
+impl Columns {
+    pub(super) fn new(shape: SampleShape) -> Self {
+        Self(vec![[0.0; LANES]; shape.head_dim * shape.weights_row() / LANES])
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, shape: SampleShape, rows: Rows) {
+        for (block, columns) in self.0.chunks_exact_mut(shape.head_dim).enumerate() {
+            let first = block * LANES;
+            let count = LANES.min(shape.tokens - first);
+            let (eights, rest) = columns.as_chunks_mut::<8>();
+            let done = 8 * eights.len();
+            for (group, columns) in eights.iter_mut().enumerate() {
+                let mut tile = [[0.0; 8]; LANES];
+                for (row, tile) in tile.iter_mut().enumerate().take(count) {
+                    *tile = *rows.get(first + row)[8 * group..]
+                        .first_chunk()
+                        .expect("a group of eight lies within the head's row");
+                }
+                for (d, column) in columns.iter_mut().enumerate() {
+                    for (x, row) in column.iter_mut().zip(&tile) {
+                        *x = row[d];
+                    }
+                }
+            }
+            for (d, column) in rest.iter_mut().enumerate() {
+                for (row, x) in column.iter_mut().enumerate().take(count) {
+                    *x = rows.get(first + row)[done + d];
+                }
+            }
+        }
+    }
+
+    /// `out_ij = x_i · row_j` for the queries `i` and the tokens `j`.
+    #[inline(always)]
+    fn products<L: Lanes>(&self, lanes: L, shape: SampleShape, xs: Rows, out: &mut [f32]) {
+        const AT_ONCE: usize = 8;
+        let row_len = shape.weights_row();
+        for (block, columns) in self.0.chunks_exact(shape.head_dim).enumerate() {
+            let mut query = 0;
+            while query + AT_ONCE <= shape.queries {
+                let out = &mut out[query * row_len + block * LANES..];
+                products_of::<L, AT_ONCE>(lanes, xs, query, columns, row_len, out);
+                query += AT_ONCE;
+            }
+            while query < shape.queries {
+                let out = &mut out[query * row_len + block * LANES..];
+                products_of::<L, 1>(lanes, xs, query, columns, row_len, out);
+                query += 1;
+            }
+        }
+    }
+}
+
+/// The products of `R` rows, from `first` on, with sixteen columns.
+#[inline(always)]
+fn products_of<L: Lanes, const R: usize>(
+    lanes: L,
+    xs: Rows,
+    first: usize,
+    columns: &[[f32; LANES]],
+    row_len: usize,
+    out: &mut [f32],
+) {
+    let mut rows: [&[f32]; R] = [&[]; R];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = &xs.get(first + r)[..columns.len()];
+    }
+    let mut sums = [lanes.splat(0.0); R];
+    for (d, column) in columns.iter().enumerate() {
+        let column = lanes.load(column);
+        for (sum, row) in sums.iter_mut().zip(&rows) {
+            *sum = lanes.add(*sum, lanes.mul(lanes.splat(row[d]), column));
+        }
+    }
+    for (r, sum) in sums.iter().enumerate() {
+        let out = out[r * row_len..].first_chunk_mut().expect("rows are whole registers");
+        lanes.store(*sum, out);
+    }
+}
+
+/// `out_i = sum_j w_ij rows_j` for the queries `i` over the tokens `j`.
+#[inline(always)]
+fn combine_rows<L: Lanes, const C: usize, const R: usize>(
+    lanes: L,
+    shape: SampleShape,
+    weights: &[f32],
+    rows: Rows,
+    out: &mut RowsMut,
+) {
+    let mut query = 0;
+    while query + R <= shape.queries {
+        combine_rows_of::<L, C, R>(lanes, shape, weights, query, rows, out);
+        query += R;
+    }
+    while query < shape.queries {
+        combine_rows_of::<L, C, 1>(lanes, shape, weights, query, rows, out);
+        query += 1;
+    }
+}
+
+#[inline(always)]
+fn combine_rows_of<L: Lanes, const C: usize, const R: usize>(
+    lanes: L,
+    shape: SampleShape,
+    weights: &[f32],
+    first: usize,
+    rows: Rows,
+    out: &mut RowsMut,
+) {
+    let mut of_queries: [&[f32]; R] = [&[]; R];
+    for (r, of_query) in of_queries.iter_mut().enumerate() {
+        *of_query = &weights[(first + r) * shape.weights_row()..][..shape.tokens];
+    }
+    let mut sums = [[lanes.splat(0.0); C]; R];
+    for token in 0..shape.tokens {
+        let row = rows.load::<L, C>(lanes, token);
+        for (sums, of_query) in sums.iter_mut().zip(&of_queries) {
+            add_scaled(lanes, sums, of_query[token], &row);
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        out.store(lanes, first + r, sums);
+    }
+}
+
+/// `out_j = sum_i w_ij rows_i` for the tokens `j` over the queries `i`.
+#[inline(always)]
+fn combine_columns<L: Lanes, const C: usize, const R: usize>(
+    lanes: L,
+    shape: SampleShape,
+    weights: &[f32],
+    rows: Rows,
+    out: &mut RowsMut,
+) {
+    let mut token = 0;
+    while token + R <= shape.tokens {
+        combine_columns_of::<L, C, R>(lanes, shape, weights, token, rows, out);
+        token += R;
+    }
+    while token < shape.tokens {
+        combine_columns_of::<L, C, 1>(lanes, shape, weights, token, rows, out);
+        token += 1;
+    }
+}
+
+#[inline(always)]
+fn combine_columns_of<L: Lanes, const C: usize, const R: usize>(
+    lanes: L,
+    shape: SampleShape,
+    weights: &[f32],
+    first: usize,
+    rows: Rows,
+    out: &mut RowsMut,
+) {
+    let mut sums = [[lanes.splat(0.0); C]; R];
+    for (query, weights) in weights.chunks_exact(shape.weights_row()).enumerate() {
+        let row = rows.load::<L, C>(lanes, query);
+        let of_tokens = &weights[first..][..R];
+        for (sums, weight) in sums.iter_mut().zip(of_tokens) {
+            add_scaled(lanes, sums, *weight, &row);
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        out.store(lanes, first + r, sums);
+    }
+}
+
+#[inline(always)]
+fn add_scaled<L: Lanes, const C: usize>(
+    lanes: L,
+    sums: &mut [L::Vector; C],
+    weight: f32,
+    row: &[L::Vector; C],
+) {
+    let weight = lanes.splat(weight);
+    for (sum, x) in sums.iter_mut().zip(row) {
+        *sum = lanes.add(*sum, lanes.mul(weight, *x));
+    }
 }

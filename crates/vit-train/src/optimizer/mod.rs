@@ -4,9 +4,11 @@ mod config;
 mod update;
 
 use candle_core::{CpuStorage, Result, Storage, Tensor, Var, bail};
+use rayon::prelude::*;
 
 pub use self::config::{OptimizerConfig, OptimizerKind};
 use self::update::{InPlace, Update, composed};
+use crate::gradients::PARAMETERS_AT_ONCE;
 use crate::{Error, Parameters};
 
 /// Parameters with their moments.
@@ -69,14 +71,14 @@ impl Optimizer {
         }
         self.step += 1;
         let update = Update::new(&self.config, self.step);
-        for (slot, gradient) in self.slots.iter_mut().zip(gradients) {
+        let each = self.slots.par_iter_mut().zip(gradients).with_min_len(PARAMETERS_AT_ONCE);
+        each.try_for_each(|(slot, gradient)| {
             if gradient.shape() != slot.var.shape() {
                 let (want, got) = (slot.var.shape(), gradient.shape());
                 bail!("optimiser: expected a gradient of shape {want:?}, got {got:?}");
             }
-            slot.step(gradient, &update)?;
-        }
-        Ok(())
+            slot.step(gradient, &update)
+        })
     }
 }
 

@@ -1,0 +1,425 @@
+//! Attention of many tokens: each head's products through `gemm`, on the packed rows as they lie.
+
+use std::sync::OnceLock;
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+
+use super::AttentionDropout;
+use super::kernel::SampleShape;
+use crate::dropout::Masks;
+use crate::lanes::Lanes;
+use crate::matmul::{Into, Matrix, MatrixMut, multiply};
+use crate::parallel;
+use crate::simd::{self, Kernel};
+use crate::slices::{self, LANES};
+
+/// Queries whose scores are computed at once: these stay in the cache, and one image has pieces for several threads.
+const QUERIES: usize = 128;
+
+/// What a score costs besides the products, in the multiply-adds of [`parallel`]: an exponential.
+const SCORE_COST: usize = 32;
+
+/// What a random number costs, in the same.
+const DRAW_COST: usize = 16;
+
+/// [`self_attention`](crate::self_attention()) on contiguous packed rows, for any number of tokens and width of heads.
+pub(super) struct LargeAttention {
+    batch: usize,
+    shape: SampleShape,
+    scale: f32,
+    dropout: Option<AttentionDropout>,
+    /// Whether there will be a backward pass.
+    tracked: bool,
+    kept: OnceLock<Kept>,
+}
+
+/// What the backward pass needs: the weights before dropout (batch, heads, queries, `weights_row`), and the masks.
+struct Kept {
+    weights: Vec<f32>,
+    masks: Option<BatchMasks>,
+}
+
+impl LargeAttention {
+    pub(super) fn apply(
+        qkv: &Tensor,
+        shape: SampleShape,
+        scale: f32,
+        dropout: Option<AttentionDropout>,
+    ) -> Result<Tensor> {
+        let (batch, tracked) = (qkv.dim(0)?, qkv.track_op());
+        qkv.apply_op1(Self { batch, shape, scale, dropout, tracked, kept: OnceLock::new() })
+    }
+
+    /// Those of so many products, for [`parallel`].
+    fn multiply_adds(&self, products: usize) -> usize {
+        let SampleShape { tokens, queries, heads, head_dim } = self.shape;
+        self.batch * heads * queries * tokens * (products * head_dim + SCORE_COST)
+    }
+
+    fn forward(&self, qkv: &[f32]) -> (Vec<f32>, Kept) {
+        let shape = self.shape;
+        let SampleShape { tokens, queries, head_dim, .. } = shape;
+        let row_len = shape.weights_row();
+        let block_len = QUERIES.min(queries) * row_len;
+        let masks = self.dropout.map(|dropout| BatchMasks::draw(self.batch, shape, dropout));
+        let mut ys = vec![0.0; self.batch * shape.output()];
+        let mut weights = vec![0.0; if self.tracked { self.batch * shape.weights() } else { 0 }];
+        let heads = weights.chunks_exact_mut(shape.head_weights());
+        let mut kept = heads.flat_map(|head| head.chunks_mut(block_len));
+        let mut pieces = Vec::new();
+        for (sample, ys) in ys.chunks_exact_mut(shape.output()).enumerate() {
+            let ys = MatrixMut::strided(ys, queries, shape.dim(), shape.dim());
+            for (head, ys) in ys.blocks((queries, head_dim)).into_iter().enumerate() {
+                for block in ys.out.blocks((QUERIES, head_dim)) {
+                    pieces.push((sample, head, block, kept.next()));
+                }
+            }
+        }
+        let scores_len = if self.tracked { 0 } else { block_len };
+        let dropped_len = if masks.is_some() { block_len } else { 0 };
+        parallel::for_each_with(
+            self.multiply_adds(2),
+            pieces,
+            || (vec![0.0; scores_len], vec![0.0; dropped_len]),
+            |(scores, dropped), (sample, head, block, kept)| {
+                let [q, k, v] = parts(shape, head, &qkv[sample * shape.packed()..]);
+                let (query, rows) = (block.row, QUERIES.min(queries - block.row));
+                let weights = kept.unwrap_or_else(|| &mut scores[..rows * row_len]);
+                let scores = MatrixMut::strided(weights, rows, tokens, row_len);
+                multiply(self.scale, q.rows(query, rows), k.transposed(), scores, Into::Overwrite);
+                simd::run(Softmax { weights, tokens });
+                let weights = match &masks {
+                    Some(masks) => masks.drop(sample, head, query, weights, dropped),
+                    None => weights,
+                };
+                let weights = Matrix::strided(weights, rows, tokens, row_len);
+                multiply(1.0, weights, v, block.out, Into::Overwrite);
+            },
+        );
+        (ys, Kept { weights, masks })
+    }
+
+    /// With weights `P`, masks `M`, dropped weights `W = P ∘ M` and output gradient `G`: `dV = Wᵀ G`,
+    /// `dP = M ∘ (G Vᵀ)`, `dS = P ∘ (dP - rowsum(P ∘ dP))`, `dQ = scale dS K`, `dK = scale dSᵀ Q`.
+    fn backward(&self, qkv: &[f32], grad: &[f32], kept: &Kept) -> Vec<f32> {
+        let shape = self.shape;
+        let SampleShape { tokens, queries, heads, head_dim } = shape;
+        let (dim, row_len, len) = (shape.dim(), shape.weights_row(), shape.head_weights());
+        let mut grad_qkv = vec![0.0; qkv.len()];
+        let mut pieces = Vec::new();
+        for (sample, grad_qkv) in grad_qkv.chunks_exact_mut(shape.packed()).enumerate() {
+            let packed = MatrixMut::strided(grad_qkv, tokens, 3 * dim, 3 * dim);
+            let (q, kv) = packed.split_columns(dim);
+            let (k, v) = kv.split_columns(dim);
+            let [q, k, v] = [q, k, v].map(|part| part.blocks((tokens, head_dim)));
+            for (head, ((q, k), v)) in q.into_iter().zip(k).zip(v).enumerate() {
+                pieces.push((sample, head, [q.out, k.out, v.out]));
+            }
+        }
+        let dropped_len = if kept.masks.is_some() { len } else { 0 };
+        parallel::for_each_with(
+            self.multiply_adds(5),
+            pieces,
+            || (vec![0.0; len], vec![0.0; dropped_len]),
+            |(grads, dropped), (sample, head, [grad_q, grad_k, grad_v])| {
+                let [q, k, v] = parts(shape, head, &qkv[sample * shape.packed()..]);
+                let grad = &grad[sample * shape.output() + head * head_dim..];
+                let grad = Matrix::strided(grad, queries, head_dim, dim);
+                let weights = &kept.weights[(sample * heads + head) * len..][..len];
+                let of_weights = MatrixMut::strided(grads, queries, tokens, row_len);
+                multiply(1.0, grad, v.transposed(), of_weights, Into::Overwrite);
+                let after = match &kept.masks {
+                    Some(masks) => {
+                        masks.multiply(sample, head, 0, grads);
+                        masks.drop(sample, head, 0, weights, dropped)
+                    }
+                    None => weights,
+                };
+                let after = Matrix::strided(after, queries, tokens, row_len);
+                multiply(1.0, after.transposed(), grad, grad_v, Into::Overwrite);
+                simd::run(SoftmaxBackward { row_len, weights, grads });
+                let of_scores = Matrix::strided(grads, queries, tokens, row_len);
+                let q = q.rows(0, queries);
+                multiply(self.scale, of_scores, k, grad_q.first_rows(queries), Into::Overwrite);
+                multiply(self.scale, of_scores.transposed(), q, grad_k, Into::Overwrite);
+            },
+        );
+        grad_qkv
+    }
+}
+
+/// A head's queries, keys and values (tokens, head_dim) in a packed sample.
+fn parts(shape: SampleShape, head: usize, packed: &[f32]) -> [Matrix<'_>; 3] {
+    let dim = shape.dim();
+    [0, 1, 2].map(|part| {
+        let data = &packed[part * dim + head * shape.head_dim..];
+        Matrix::strided(data, shape.tokens, shape.head_dim, 3 * dim)
+    })
+}
+
+/// The masks of a batch's weights (batch, queries, heads, tokens), in the order in which they are drawn.
+struct BatchMasks {
+    shape: SampleShape,
+    values: Vec<f32>,
+}
+
+impl BatchMasks {
+    fn draw(batch: usize, shape: SampleShape, dropout: AttentionDropout) -> Self {
+        let AttentionDropout { rate, site, random } = dropout;
+        let len = shape.queries * shape.heads * shape.tokens;
+        let mut values = vec![0.0; batch * len];
+        parallel::for_each_with(
+            DRAW_COST * values.len(),
+            values.chunks_exact_mut(len).enumerate(),
+            || Masks::new(rate, site, random, len),
+            |masks, (sample, values)| masks.fill(sample, values),
+        );
+        Self { shape, values }
+    }
+
+    /// The mask of one row of weights.
+    fn row(&self, sample: usize, query: usize, head: usize) -> &[f32] {
+        let SampleShape { tokens, queries, heads, .. } = self.shape;
+        &self.values[((sample * queries + query) * heads + head) * tokens..][..tokens]
+    }
+
+    /// Multiplies a head's rows by their masks, from the row of `query` on.
+    fn multiply(&self, sample: usize, head: usize, query: usize, rows: &mut [f32]) {
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                for (row, query) in rows.chunks_exact_mut(self.shape.weights_row()).zip(query..) {
+                    slices::multiply(row, self.row(sample, query, head));
+                }
+            },
+        );
+    }
+
+    /// What the masks leave of a head's weights, in `room`.
+    fn drop<'a>(
+        &self,
+        sample: usize,
+        head: usize,
+        query: usize,
+        weights: &[f32],
+        room: &'a mut [f32],
+    ) -> &'a [f32] {
+        let room = &mut room[..weights.len()];
+        room.copy_from_slice(weights);
+        self.multiply(sample, head, query, room);
+        room
+    }
+}
+
+/// Rows of scores become rows of weights, with zeros at their ends.
+struct Softmax<'a> {
+    tokens: usize,
+    /// (queries, weights_row)
+    weights: &'a mut [f32],
+}
+
+impl Kernel for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        for row in self.weights.chunks_exact_mut(self.tokens.next_multiple_of(LANES)) {
+            row[self.tokens..].fill(f32::NEG_INFINITY);
+            let (row, _) = row.as_chunks_mut::<LANES>();
+            let mut max = lanes.splat(f32::NEG_INFINITY);
+            for xs in row.iter() {
+                max = lanes.max(lanes.load(xs), max);
+            }
+            let max = lanes.splat(lanes.largest(max));
+            let mut sum = lanes.splat(0.0);
+            for xs in row.iter_mut() {
+                let weights = lanes.exp(lanes.sub(lanes.load(xs), max));
+                sum = lanes.add(sum, weights);
+                lanes.store(weights, xs);
+            }
+            let scale = lanes.splat(1.0 / lanes.sum(sum));
+            for xs in row {
+                lanes.store(lanes.mul(lanes.load(xs), scale), xs);
+            }
+        }
+    }
+}
+
+/// Rows of gradients of weights become rows of gradients of scores: `dS = P ∘ (dP - sum(P ∘ dP))`.
+struct SoftmaxBackward<'a> {
+    row_len: usize,
+    weights: &'a [f32],
+    grads: &'a mut [f32],
+}
+
+impl Kernel for SoftmaxBackward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let rows = self.weights.chunks_exact(self.row_len);
+        for (weights, grads) in rows.zip(self.grads.chunks_exact_mut(self.row_len)) {
+            let (weights, _) = weights.as_chunks::<LANES>();
+            let (grads, _) = grads.as_chunks_mut::<LANES>();
+            let mut along = lanes.splat(0.0);
+            for (p, dp) in weights.iter().zip(grads.iter()) {
+                along = lanes.add(along, lanes.mul(lanes.load(p), lanes.load(dp)));
+            }
+            let along = lanes.splat(lanes.sum(along));
+            for (p, dp) in weights.iter().zip(grads) {
+                let centered = lanes.sub(lanes.load(dp), along);
+                lanes.store(lanes.mul(lanes.load(p), centered), dp);
+            }
+        }
+    }
+}
+
+impl CustomOp1 for LargeAttention {
+    fn name(&self) -> &'static str {
+        "large-self-attention"
+    }
+
+    fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (ys, kept) = self.forward(slices::of_storage(qkv, layout)?);
+        if self.tracked {
+            // An operation runs forward once; its value lives in the graph until the backward pass.
+            let _ = self.kept.set(kept);
+        }
+        slices::output(ys, (self.batch, self.shape.queries, self.shape.dim()))
+    }
+
+    fn bwd(&self, qkv: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let kept = self.kept.get().expect("the forward pass ran before the backward pass");
+        let grad = grad.contiguous()?;
+        let values = slices::read2(qkv, &grad, |qkv, grad| Ok(self.backward(qkv, grad, kept)))?;
+        slices::gradient(values, qkv)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attention::{AttentionShape, Queries, composed};
+    use crate::dropout::DropRate;
+    use crate::parallel::tests::assert_threads_do_not_show;
+    use crate::simd::run_on_every_path;
+    use crate::testing::{Case, tensors};
+    use candle_core::Var;
+    use vit_random::{Random, Site};
+
+    const SCALE: f64 = 0.35;
+
+    fn dropout() -> AttentionDropout {
+        AttentionDropout {
+            rate: DropRate::new(0.3).expect("a rate in [0, 1)"),
+            site: Site::named("test"),
+            random: Random::new(4).at_step(1),
+        }
+    }
+
+    fn large(
+        qkv: &Tensor,
+        heads: usize,
+        queries: Queries,
+        dropout: Option<AttentionDropout>,
+    ) -> Result<Tensor> {
+        let shape = AttentionShape::of(qkv, heads, queries)?.sample;
+        LargeAttention::apply(&qkv.contiguous()?, shape, SCALE as f32, dropout)
+    }
+
+    #[test]
+    fn fused_equals_composed_forward_and_backward() -> Result<()> {
+        for (batch, tokens, heads, head_dim) in
+            [(1, 1, 1, 1), (2, 5, 3, 7), (2, 16, 2, 16), (1, 67, 1, 130), (2, QUERIES + 3, 2, 12)]
+        {
+            let case = Case::new(&[&[batch, tokens, 3 * heads * head_dim]])?;
+            for dropout in [None, Some(dropout())] {
+                for queries in [Queries::All, Queries::First] {
+                    case.fused_equals_composed(
+                        |t| large(&t[0], heads, queries, dropout),
+                        |t| composed::self_attention(&t[0], heads, SCALE, queries, dropout),
+                    )?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_transposed_input_is_read_right() -> Result<()> {
+        Case::new(&[&[5, 2, 24]])?.fused_equals_composed(
+            |t| large(&t[0].transpose(0, 1)?, 2, Queries::All, None),
+            |t| composed::self_attention(&t[0].transpose(0, 1)?, 2, SCALE, Queries::All, None),
+        )
+    }
+
+    #[test]
+    fn nothing_changes_where_no_gradient_is_asked_for() -> Result<()> {
+        let [qkv] = tensors(&[&[2, QUERIES + 9, 48]])?;
+        let tracked = Var::from_tensor(&qkv)?;
+        for dropout in [None, Some(dropout())] {
+            let [got, want] = [&qkv, tracked.as_tensor()]
+                .map(|qkv| large(qkv, 2, Queries::All, dropout)?.to_vec3::<f32>());
+            assert_eq!(got?, want?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() -> Result<()> {
+        let [qkv] = tensors(&[&[2, 197, 3 * 3 * 24]])?;
+        for dropout in [None, Some(dropout())] {
+            assert_threads_do_not_show(|| {
+                let var = Var::from_tensor(&qkv).expect("a variable");
+                let ys = large(&var, 3, Queries::All, dropout).expect("an output");
+                let grads = ys.sqr().and_then(|ys| ys.backward()).expect("gradients");
+                let grad = grads.get(&var).expect("a gradient").to_vec3::<f32>();
+                (ys.to_vec3::<f32>().expect("a tensor"), grad.expect("a tensor"))
+            });
+        }
+        Ok(())
+    }
+
+    #[derive(Clone, Copy)]
+    struct Both<'a> {
+        scores: &'a [f32],
+        tokens: usize,
+    }
+
+    impl Kernel for Both<'_> {
+        type Output = [Vec<f32>; 2];
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, lanes: L) -> [Vec<f32>; 2] {
+            let Self { scores, tokens } = self;
+            let mut weights = scores.to_vec();
+            let mut grads: Vec<f32> = scores.iter().map(|x| x * x).collect();
+            Softmax { weights: &mut weights, tokens }.run(lanes);
+            let row_len = tokens.next_multiple_of(LANES);
+            SoftmaxBackward { row_len, weights: &weights, grads: &mut grads }.run(lanes);
+            [weights, grads]
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        for tokens in [1_usize, 15, 16, 17, 197] {
+            let len = 3 * tokens.next_multiple_of(LANES);
+            let scores: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37).sin() * 9.0).collect();
+            let paths = run_on_every_path(Both { scores: &scores, tokens });
+            for (path, bits) in &paths {
+                assert_eq!(bits, &paths[0].1, "{path}, {tokens} tokens");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_sum_to_one_even_where_exp_would_overflow() {
+        let mut row = vec![0.0; 32];
+        row[..3].copy_from_slice(&[1e4, 9e3, -1e4]);
+        for (path, [weights, _]) in run_on_every_path(Both { scores: &row, tokens: 17 }) {
+            assert_eq!(weights[..3], [1.0, 0.0, 0.0], "{path}");
+            assert_eq!(weights[17..], [0.0; 15], "{path}");
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Sixteen numbers at a time, in whatever registers the machine has: one of AVX-512, two of AVX2, or an array.
+//!
+//! Every operation is that of IEEE 754 on each lane, none contracts a product and a sum, and reductions go by
+//! halves: so every implementation gives the same bits.
+
+use crate::slices::LANES;
+
+/// What a kernel is written in. Kernels and all that they call are inlined into one function for each
+/// instruction set.
+pub(crate) trait Lanes: Copy {
+    /// Sixteen numbers.
+    type Vector: Copy;
+
+    /// `x` sixteen times.
+    fn splat(self, x: f32) -> Self::Vector;
+    fn load(self, xs: &[f32; LANES]) -> Self::Vector;
+    fn store(self, xs: Self::Vector, to: &mut [f32; LANES]);
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a` where it is larger, else `b`: also where one of them is not a number.
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `2ⁿ` of whole numbers `n` in -127..128, given as `n + ROUND`; 0 for -127.
+    fn power_of_two(self, rounded: Self::Vector) -> Self::Vector;
+    /// The sum of the lanes: of both halves, of both halves of that, and so on.
+    fn sum(self, xs: Self::Vector) -> f32;
+    /// The largest lane.
+    fn largest(self, xs: Self::Vector) -> f32;
+
+    /// `exp(x)` for `x <= 88`, within 2 ULP; 0 below -87.7.
+    ///
+    /// Cephes' `expf`: `exp(x) = 2ⁿ exp(r)` with `n = round(x / ln 2)` and `|r| <= ln 2 / 2`, where `ln 2` is
+    /// taken off in two parts and `exp(r)` is a polynomial of degree 6.
+    #[inline(always)]
+    fn exp(self, x: Self::Vector) -> Self::Vector {
+        let x = self.max(self.splat(LOWEST), x);
+        let rounded = self.add(self.mul(x, self.splat(std::f32::consts::LOG2_E)), self.splat(ROUND));
+        let n = self.sub(rounded, self.splat(ROUND));
+        let r = self.sub(x, self.mul(n, self.splat(LN2_HIGH)));
+        let r = self.sub(r, self.mul(n, self.splat(LN2_LOW)));
+        let mut polynomial = self.splat(EXP[0]);
+        for coefficient in &EXP[1..] {
+            polynomial = self.add(self.mul(polynomial, r), self.splat(*coefficient));
+        }
+        let mantissa = self.add(self.mul(self.mul(polynomial, r), r), r);
+        self.mul(self.add(mantissa, self.splat(1.0)), self.power_of_two(rounded))
+    }
+}
+
+/// Below, `exp` is smaller than the smallest normal number.
+const LOWEST: f32 = -88.0;
+/// Adding and taking off 1.5 · 2²³ rounds to the nearest whole number.
+const ROUND: f32 = 12_582_912.0;
+const LN2_HIGH: f32 = 0.693_359_4;
+const LN2_LOW: f32 = -2.121_944_4e-4;
+const EXP: [f32; 6] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_3e-1];
+/// The bits of 2⁰.
+const ONE: u32 = 127 << 23;
+
+/// Sixteen numbers in an array, for compilers to make of it what they can.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Portable;
+
+#[inline(always)]
+fn each(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
+    let mut out = a;
+    for (out, b) in out.iter_mut().zip(b) {
+        *out = f(*out, b);
+    }
+    out
+}
+
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+#[inline(always)]
+fn by_halves(mut xs: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            xs[lane] = f(xs[lane], xs[lane + half]);
+        }
+        half /= 2;
+    }
+    xs[0]
+}
+
+impl Lanes for Portable {
+    type Vector = [f32; LANES];
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::Vector {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, xs: &[f32; LANES]) -> Self::Vector {
+        *xs
+    }
+
+    #[inline(always)]
+    fn store(self, xs: Self::Vector, to: &mut [f32; LANES]) {
+        *to = xs;
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        each(a, b, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        each(a, b, |a, b| a - b)
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        each(a, b, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        each(a, b, larger)
+    }
+
+    #[inline(always)]
+    fn power_of_two(self, rounded: Self::Vector) -> Self::Vector {
+        rounded.map(|x| f32::from_bits((x.to_bits() << 23).wrapping_add(ONE)))
+    }
+
+    #[inline(always)]
+    fn sum(self, xs: Self::Vector) -> f32 {
+        by_halves(xs, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn largest(self, xs: Self::Vector) -> f32 {
+        by_halves(xs, larger)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{LANES, Lanes, ONE};
+    use pulp::x86::{V3, V4};
+    use pulp::{Simd, cast, f32x8, f32x16};
+
+    impl Lanes for V4 {
+        type Vector = f32x16;
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> f32x16 {
+            self.splat_f32s(x)
+        }
+
+        #[inline(always)]
+        fn load(self, xs: &[f32; LANES]) -> f32x16 {
+            cast(*xs)
+        }
+
+        #[inline(always)]
+        fn store(self, xs: f32x16, to: &mut [f32; LANES]) {
+            *to = cast(xs);
+        }
+
+        #[inline(always)]
+        fn add(self, a: f32x16, b: f32x16) -> f32x16 {
+            self.add_f32s(a, b)
+        }
+
+        #[inline(always)]
+        fn sub(self, a: f32x16, b: f32x16) -> f32x16 {
+            self.sub_f32s(a, b)
+        }
+
+        #[inline(always)]
+        fn mul(self, a: f32x16, b: f32x16) -> f32x16 {
+            self.mul_f32s(a, b)
+        }
+
+        #[inline(always)]
+        fn max(self, a: f32x16, b: f32x16) -> f32x16 {
+            self.max_f32s(a, b)
+        }
+
+        #[inline(always)]
+        fn power_of_two(self, rounded: f32x16) -> f32x16 {
+            let n = self.shl_const_u32x16::<23>(cast(rounded));
+            cast(self.add_u32s(n, self.splat_u32s(ONE)))
+        }
+
+        #[inline(always)]
+        fn sum(self, xs: f32x16) -> f32 {
+            self.reduce_sum_f32s(xs)
+        }
+
+        #[inline(always)]
+        fn largest(self, xs: f32x16) -> f32 {
+            self.reduce_max_f32s(xs)
+        }
+    }
+
+    impl Lanes for V3 {
+        type Vector = [f32x8; 2];
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> Self::Vector {
+            [self.splat_f32s(x); 2]
+        }
+
+        #[inline(always)]
+        fn load(self, xs: &[f32; LANES]) -> Self::Vector {
+            cast(*xs)
+        }
+
+        #[inline(always)]
+        fn store(self, xs: Self::Vector, to: &mut [f32; LANES]) {
+            *to = cast(xs);
+        }
+
+        #[inline(always)]
+        fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+            [self.add_f32s(a[0], b[0]), self.add_f32s(a[1], b[1])]
+        }
+
+        #[inline(always)]
+        fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+            [self.sub_f32s(a[0], b[0]), self.sub_f32s(a[1], b[1])]
+        }
+
+        #[inline(always)]
+        fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+            [self.mul_f32s(a[0], b[0]), self.mul_f32s(a[1], b[1])]
+        }
+
+        #[inline(always)]
+        fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+            [self.max_f32s(a[0], b[0]), self.max_f32s(a[1], b[1])]
+        }
+
+        #[inline(always)]
+        fn power_of_two(self, rounded: Self::Vector) -> Self::Vector {
+            let [low, high]: [pulp::u32x8; 2] = cast(rounded);
+            let (low, high) = (self.shl_const_u32x8::<23>(low), self.shl_const_u32x8::<23>(high));
+            let one = self.splat_u32s(ONE);
+            cast([self.add_u32s(low, one), self.add_u32s(high, one)])
+        }
+
+        #[inline(always)]
+        fn sum(self, xs: Self::Vector) -> f32 {
+            self.reduce_sum_f32s(self.add_f32s(xs[0], xs[1]))
+        }
+
+        #[inline(always)]
+        fn largest(self, xs: Self::Vector) -> f32 {
+            self.reduce_max_f32s(self.max_f32s(xs[0], xs[1]))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{Kernel, run_on_every_path};
+
+    #[derive(Clone, Copy)]
+    struct Exp([f32; LANES]);
+
+    impl Kernel for Exp {
+        type Output = [f32; LANES];
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, lanes: L) -> [f32; LANES] {
+            let mut out = [0.0; LANES];
+            lanes.store(lanes.exp(lanes.load(&self.0)), &mut out);
+            out
+        }
+    }
+
+    #[test]
+    fn exp_is_within_two_ulp_of_the_exact_value() {
+        for step in 0..6400 {
+            let xs = std::array::from_fn(|lane| -87.0 + 0.001_7 * (16 * step + lane) as f32);
+            for (path, got) in run_on_every_path(Exp(xs)) {
+                for (x, got) in xs.iter().zip(got) {
+                    let exact = f64::from(*x).exp();
+                    let ulp = f64::from(f32::EPSILON) * exact;
+                    assert!((f64::from(got) - exact).abs() <= 2.0 * ulp, "{path}: exp({x}) = {got}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_ends_and_nan_are_kept() {
+        let xs = [0.0, -1000.0, f32::NEG_INFINITY, f32::NAN];
+        let xs = std::array::from_fn(|lane| xs[lane % 4]);
+        for (path, got) in run_on_every_path(Exp(xs)) {
+            assert_eq!(got[..3], [1.0, 0.0, 0.0], "{path}");
+            assert!(got[3].is_nan(), "{path}");
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    struct Reductions([f32; LANES]);
+
+    impl Kernel for Reductions {
+        type Output = [f32; 2];
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, lanes: L) -> [f32; 2] {
+            let xs = lanes.load(&self.0);
+            [lanes.sum(xs), lanes.largest(xs)]
+        }
+    }
+
+    #[test]
+    fn reductions_give_the_same_bits_on_every_path() {
+        let xs = std::array::from_fn(|lane| (lane as f32 * 0.7).sin() / (1.0 + lane as f32));
+        let want = Reductions(xs).run(Portable);
+        for (path, got) in run_on_every_path(Reductions(xs)) {
+            assert_eq!(got, want, "{path}");
+        }
+    }
+}
