@@ -1,30 +1,36 @@
-//! The exponential function in a form that compilers turn into vector code.
+//! The exponential function in a form that compilers turn into vector code, and what it has in common with that of
+//! [`Lanes`](crate::lanes::Lanes).
 
-/// `exp(x)` for `x <= 88`, within 2 ULP; 0 below -87.3, where the result would be subnormal.
+/// Below, 0 is given: `2ⁿ` would be subnormal.
+pub(crate) const LOWEST: f32 = -88.0;
+/// Adding and taking off 1.5 · 2²³ rounds to the nearest whole number.
+pub(crate) const ROUND: f32 = 12_582_912.0;
+/// `ln 2` in two parts, the first of few bits.
+pub(crate) const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+/// From the highest degree down to the second.
+pub(crate) const COEFFICIENTS: [f32; 6] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_3e-1];
+/// The bits of 2⁰.
+pub(crate) const ONE: u32 = 1.0_f32.to_bits();
+
+/// `exp(x)` for `x <= 88`, within 2 ULP; 0 below -87.7.
 ///
 /// Cephes' `expf`: `exp(x) = 2ⁿ exp(r)` with `n = round(x / ln 2)` and `|r| <= ln 2 / 2`, where `ln 2` is
 /// taken off in two parts and `exp(r)` is a polynomial of degree 6.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    const LOWEST: f32 = -87.336_54;
-    /// Adding and taking off 1.5 · 2²³ rounds to the nearest whole number.
-    const ROUND: f32 = 12_582_912.0;
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    let clamped = if x < LOWEST { LOWEST } else { x };
-    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let x = if LOWEST > x { LOWEST } else { x };
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
     let n = rounded - ROUND;
-    let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
-    let mut polynomial = 1.987_569_1e-4;
-    polynomial = polynomial * r + 1.398_199_9e-3;
-    polynomial = polynomial * r + 8.333_452e-3;
-    polynomial = polynomial * r + 4.166_579_6e-2;
-    polynomial = polynomial * r + 1.666_666_5e-1;
-    polynomial = polynomial * r + 5.000_000_3e-1;
+    let r = (x - n * LN_2[0]) - n * LN_2[1];
+    let mut polynomial = COEFFICIENTS[0];
+    for coefficient in &COEFFICIENTS[1..] {
+        polynomial = polynomial * r + coefficient;
+    }
     let mantissa = polynomial * r * r + r + 1.0;
     // The lowest bits of `rounded` are those of `n`: the shift leaves them as an exponent.
-    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0_f32.to_bits()));
-    if x < LOWEST { 0.0 } else { mantissa * power }
+    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(ONE));
+    mantissa * power
 }
 
 #[cfg(test)]

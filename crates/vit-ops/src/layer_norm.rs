@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use crate::lanes::Lanes;
+use crate::parallel;
 use crate::simd::{self, Kernel};
 use crate::slices::{self, LANES};
 
@@ -77,9 +78,12 @@ impl Padded {
         slices::copy(xs, self.0.as_flattened_mut());
     }
 
+    /// Sets what follows the first `len` numbers.
     #[inline(always)]
     fn pad(&mut self, len: usize, x: f32) {
-        self.0.as_flattened_mut()[len..].fill(x);
+        for beyond in &mut self.0.as_flattened_mut()[len..] {
+            *beyond = x;
+        }
     }
 
     fn into_vec(self, len: usize) -> Vec<f32> {
@@ -103,36 +107,73 @@ impl Kernel for Forward<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let dim = self.weight.len();
-        let (weight, bias) = (Padded::of(self.weight), Padded::of(self.bias));
-        let mut row = Padded::zeros(dim);
-        let each = self.xs.chunks_exact(dim).zip(self.ys.chunks_exact_mut(dim));
-        for ((xs, ys), stats) in each.zip(self.rows) {
-            row.fill(xs);
-            row.pad(dim, 0.0);
-            let mut total = lanes.splat(0.0);
-            for x in &row.0 {
-                total = lanes.add(total, lanes.load(x));
+        let Self { eps, xs, weight, bias, ys, rows } = self;
+        let dim = weight.len();
+        let (weight, bias) = (Padded::of(weight), Padded::of(bias));
+        let mut padded = Padded::zeros(dim);
+        let each = xs.chunks_exact(dim).zip(ys.chunks_exact_mut(dim)).zip(rows);
+        for ((xs, ys), row) in each {
+            if dim.is_multiple_of(LANES) {
+                let xs = xs.as_chunks().0;
+                row.mean = sum(lanes, xs) / dim as f32;
+                row.scale = inverse_deviation(lanes, xs, row.mean, dim, eps);
+                let normal = xs.iter().zip(ys.as_chunks_mut().0).zip(weight.0.iter().zip(&bias.0));
+                for ((x, y), (w, b)) in normal {
+                    lanes.store(normalise(lanes, row, x, w, b), y);
+                }
+            } else {
+                padded.fill(xs);
+                padded.pad(dim, 0.0);
+                row.mean = sum(lanes, &padded.0) / dim as f32;
+                padded.pad(dim, row.mean);
+                row.scale = inverse_deviation(lanes, &padded.0, row.mean, dim, eps);
+                for ((x, w), b) in padded.0.iter_mut().zip(&weight.0).zip(&bias.0) {
+                    lanes.store(normalise(lanes, row, x, w, b), x);
+                }
+                slices::copy(&padded.0.as_flattened()[..dim], ys);
             }
-            stats.mean = lanes.sum(total) / dim as f32;
-            row.pad(dim, stats.mean);
-            let mean = lanes.splat(stats.mean);
-            let mut squares = lanes.splat(0.0);
-            for x in &mut row.0 {
-                let centered = lanes.sub(lanes.load(x), mean);
-                squares = lanes.add(squares, lanes.mul(centered, centered));
-                lanes.store(centered, x);
-            }
-            let variance = lanes.sum(squares) / dim as f32;
-            stats.scale = 1.0 / (variance + self.eps).sqrt();
-            let scale = lanes.splat(stats.scale);
-            for ((x, w), b) in row.0.iter_mut().zip(&weight.0).zip(&bias.0) {
-                let normalised = lanes.mul(lanes.load(x), scale);
-                lanes.store(lanes.add(lanes.mul(normalised, lanes.load(w)), lanes.load(b)), x);
-            }
-            slices::copy(&row.0.as_flattened()[..dim], ys);
         }
     }
+}
+
+#[inline(always)]
+fn sum<L: Lanes>(lanes: L, xs: &[[f32; LANES]]) -> f32 {
+    let mut total = lanes.splat(0.0);
+    for x in xs {
+        total = lanes.add(total, lanes.load(x));
+    }
+    lanes.sum(total)
+}
+
+/// `1 / sqrt(Var[x] + eps)` of `dim` numbers; others are equal to the mean.
+#[inline(always)]
+fn inverse_deviation<L: Lanes>(
+    lanes: L,
+    xs: &[[f32; LANES]],
+    mean: f32,
+    dim: usize,
+    eps: f32,
+) -> f32 {
+    let mean = lanes.splat(mean);
+    let mut squares = lanes.splat(0.0);
+    for x in xs {
+        let centered = lanes.sub(lanes.load(x), mean);
+        squares = lanes.add(squares, lanes.mul(centered, centered));
+    }
+    1.0 / (lanes.sum(squares) / dim as f32 + eps).sqrt()
+}
+
+#[inline(always)]
+fn normalise<L: Lanes>(
+    lanes: L,
+    row: &Row,
+    x: &[f32; LANES],
+    weight: &[f32; LANES],
+    bias: &[f32; LANES],
+) -> L::Vector {
+    let centered = lanes.sub(lanes.load(x), lanes.splat(row.mean));
+    let normal = lanes.mul(centered, lanes.splat(row.scale));
+    lanes.add(lanes.mul(normal, lanes.load(weight)), lanes.load(bias))
 }
 
 /// With `n = (x - mean) scale` and `g = dy w`: `dx = scale (g - E[g] - n E[g n])`, `dw = sum dy n`, `db = sum dy`.
@@ -163,7 +204,8 @@ impl Kernel for Backward<'_> {
             let (mean, scale) = (lanes.splat(row.mean), lanes.splat(row.scale));
             let (mut total, mut along) = (lanes.splat(0.0), lanes.splat(0.0));
             let rows = normalised.0.iter_mut().zip(&mut weighted.0).zip(&weight.0);
-            for (((n, g), w), (dw, db)) in rows.zip(grad_weight.0.iter_mut().zip(&mut grad_bias.0)) {
+            for (((n, g), w), (dw, db)) in rows.zip(grad_weight.0.iter_mut().zip(&mut grad_bias.0))
+            {
                 let dy = lanes.load(g);
                 let normal = lanes.mul(lanes.sub(lanes.load(n), mean), scale);
                 let product = lanes.mul(dy, lanes.load(w));
@@ -187,6 +229,12 @@ impl Kernel for Backward<'_> {
         [grad_weight.into_vec(dim), grad_bias.into_vec(dim)]
     }
 }
+
+/// Rows that one thread takes at a time.
+const ROWS: usize = 256;
+
+/// What an element costs forward, in the multiply-adds of [`parallel`].
+const COST: usize = 16;
 
 struct LayerNorm {
     eps: f32,
@@ -212,7 +260,11 @@ impl CustomOp3 for LayerNorm {
         let bias = slices::of_storage(bias, bias_layout)?;
         let mut ys = vec![0.0; xs.len()];
         let mut rows = vec![Row::default(); xs.len() / weight.len()];
-        simd::run(Forward { eps: self.eps, xs, weight, bias, ys: &mut ys, rows: &mut rows });
+        let len = ROWS * weight.len();
+        let pieces = xs.chunks(len).zip(ys.chunks_mut(len)).zip(rows.chunks_mut(ROWS));
+        parallel::for_each(COST * xs.len(), pieces, |((xs, ys), rows)| {
+            simd::run(Forward { eps: self.eps, xs, weight, bias, ys, rows });
+        });
         // An operation runs forward once; its value lives in the graph until the backward pass.
         let _ = self.rows.set(rows);
         slices::output(ys, xs_layout.shape().clone())
@@ -231,9 +283,7 @@ impl CustomOp3 for LayerNorm {
         let mut grad_xs = vec![0.0; xs.elem_count()];
         let [grad_weight, grad_bias] = slices::read2(xs, weight, |xs, weight| {
             let grad_xs = &mut grad_xs;
-            slices::read(&grad, |grad| {
-                Ok(simd::run(Backward { xs, weight, rows, grad, grad_xs }))
-            })
+            slices::read(&grad, |grad| Ok(simd::run(Backward { xs, weight, rows, grad, grad_xs })))
         })?;
         Ok((
             slices::gradient(grad_xs, xs)?,
@@ -246,6 +296,7 @@ impl CustomOp3 for LayerNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parallel::tests::assert_threads_do_not_show;
     use crate::testing::{Case, tensors};
 
     const EPS: f64 = 1e-5;
@@ -277,6 +328,16 @@ mod tests {
         let ones = xs.ones_like()?.squeeze(0)?;
         let ys = layer_norm(&xs, &ones, &ones.zeros_like()?, EPS)?.to_vec2::<f32>()?;
         assert!((ys[0][1] - 1.413_5).abs() < 5e-3, "{ys:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() -> Result<()> {
+        let [xs, weight, bias] = tensors(&[&[ROWS + 300, 500], &[500], &[500]])?;
+        assert_threads_do_not_show(|| {
+            let ys = layer_norm(&xs, &weight, &bias, EPS).and_then(|ys| ys.to_vec2::<f32>());
+            ys.expect("a matrix")
+        });
         Ok(())
     }
 

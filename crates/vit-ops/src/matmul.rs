@@ -167,9 +167,9 @@ pub(crate) fn matmul(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>) -> Vec<f32>
         match bias {
             Some(bias) => {
                 out.fill(&bias[column..][..out.columns]);
-                multiply(1.0, lhs, rhs, out, Into::Add);
+                multiply(1.0, lhs, rhs, &mut out, Into::Add);
             }
-            None => multiply(1.0, lhs, rhs, out, Into::Overwrite),
+            None => multiply(1.0, lhs, rhs, &mut out, Into::Overwrite),
         }
     });
     // SAFETY: that is the capacity, and the tiles, each of which was written, cover it.
@@ -185,7 +185,7 @@ pub(crate) enum Into {
 }
 
 /// `out = scale lhs · rhs`, or `out += scale lhs · rhs`, on this thread.
-pub(crate) fn multiply(scale: f32, lhs: Matrix, rhs: Matrix, out: MatrixMut, into: Into) {
+pub(crate) fn multiply(scale: f32, lhs: Matrix, rhs: Matrix, out: &mut MatrixMut, into: Into) {
     assert_eq!(lhs.columns, rhs.rows, "inner dimensions");
     assert_eq!((out.rows, out.columns), (lhs.rows, rhs.columns), "rows and columns of the output");
     // SAFETY: `Matrix` and `MatrixMut` checked that their last elements lie inside their slices, the shapes fit
@@ -260,10 +260,11 @@ mod tests {
         let (lhs, rhs) = (Matrix::new(&data, 3, 4), Matrix::new(&data[20..], 4, 5));
         let product = naive(lhs, rhs);
         let mut out = vec![7.0; 5 * 9];
-        for Block { row, column, out } in MatrixMut::strided(&mut out[2..], 3, 5, 9).blocks((2, 3))
+        for Block { row, column, mut out } in
+            MatrixMut::strided(&mut out[2..], 3, 5, 9).blocks((2, 3))
         {
             let (rows, columns) = (out.rows, out.columns);
-            multiply(2.0, lhs.rows(row, rows), rhs.columns(column, columns), out, Into::Add);
+            multiply(2.0, lhs.rows(row, rows), rhs.columns(column, columns), &mut out, Into::Add);
         }
         for (index, got) in out.into_iter().enumerate() {
             let (row, column) = (index / 9, index % 9);

@@ -79,12 +79,6 @@ pub(crate) fn sum(xs: &[f32]) -> f32 {
     sum_by(xs.len(), |i| xs[i])
 }
 
-/// `sum_i (x_i - center)²`.
-#[inline(always)]
-pub(crate) fn sum_of_squares_about(center: f32, xs: &[f32]) -> f32 {
-    sum_by(xs.len(), |i| (xs[i] - center) * (xs[i] - center))
-}
-
 /// `sum_i x_i y_i`.
 #[inline(always)]
 pub(crate) fn dot(xs: &[f32], ys: &[f32]) -> f32 {
@@ -117,11 +111,18 @@ pub(crate) fn add_rows(total: &mut [f32], rows: &[f32]) {
 }
 
 /// Copies to the start of `to`, without the call that a copy of unknown length is.
+///
+/// As many numbers at once as [`Lanes`](crate::lanes::Lanes) load: a load that spans two recent stores waits for both.
 #[inline(always)]
 pub(crate) fn copy(from: &[f32], to: &mut [f32]) {
-    let (eights, rest) = from.as_chunks::<8>();
-    let (to_eights, to_rest) = to[..from.len()].as_chunks_mut::<8>();
-    for (to, from) in to_eights.iter_mut().zip(eights) {
+    let (blocks, rest) = from.as_chunks::<LANES>();
+    let (to_blocks, to_rest) = to[..from.len()].as_chunks_mut::<LANES>();
+    for (to, from) in to_blocks.iter_mut().zip(blocks) {
+        *to = *from;
+    }
+    let (halves, rest) = rest.as_chunks::<{ LANES / 2 }>();
+    let (to_halves, to_rest) = to_rest.as_chunks_mut::<{ LANES / 2 }>();
+    for (to, from) in to_halves.iter_mut().zip(halves) {
         *to = *from;
     }
     for (to, from) in to_rest.iter_mut().zip(rest) {
@@ -140,12 +141,10 @@ mod tests {
             let ys: Vec<f32> = (0..len).map(|i| (i as f32 * 1.3).cos()).collect();
             let exact: f64 = xs.iter().map(|&x| f64::from(x)).sum();
             let product: f64 = xs.iter().zip(&ys).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
-            let squares: f64 = xs.iter().map(|&x| (f64::from(x) - 0.5).powi(2)).sum();
             // Seventy terms below one, each rounded a few times.
             const TOLERANCE: f64 = 2e-5;
             assert!((f64::from(sum(&xs)) - exact).abs() < TOLERANCE);
             assert!((f64::from(dot(&xs, &ys)) - product).abs() < TOLERANCE);
-            assert!((f64::from(sum_of_squares_about(0.5, &xs)) - squares).abs() < TOLERANCE);
         }
     }
 }

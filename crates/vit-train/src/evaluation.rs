@@ -8,7 +8,7 @@ use crate::threads::thread_pool;
 use crate::{Batch, Error, Forward};
 
 /// Samples evaluated at once on one thread.
-const BATCH: usize = 100;
+const BATCH: usize = 50;
 
 /// Evaluates samples `0..len` of those that `batch` gives, in order, on so many threads.
 ///

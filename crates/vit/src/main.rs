@@ -1,5 +1,6 @@
 //! The `vit` command: parses, resolves, composes and prints. What it does is done by the crates below it.
 
+mod candle_threads;
 mod cli;
 mod commands;
 mod dataset;
@@ -21,6 +22,7 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    candle_threads::leave_unused();
     let cli = cli::Cli::parse();
     logging::start(&cli.logging);
     let done = interrupt::listen().and_then(|()| commands::run(cli.command));

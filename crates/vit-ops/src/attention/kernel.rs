@@ -1,7 +1,7 @@
 //! Attention within one sample, sixteen numbers at a time: sixteen keys of a row of weights, or sixteen numbers of a
 //! head's row.
 
-use crate::lanes::Lanes;
+use crate::lanes::{HALF, Lanes};
 use crate::simd::Kernel;
 use crate::slices::{LANES, copy};
 
@@ -121,12 +121,27 @@ struct RowsMut<'a> {
 
 impl RowsMut<'_> {
     #[inline(always)]
-    fn store<L: Lanes, const C: usize>(&mut self, lanes: L, row: usize, registers: &[L::Vector; C]) {
-        let mut padded = [[0.0; LANES]; C];
-        for (part, register) in padded.iter_mut().zip(registers) {
-            lanes.store(*register, part);
+    fn store<L: Lanes, const C: usize>(
+        &mut self,
+        lanes: L,
+        row: usize,
+        registers: &[L::Vector; C],
+    ) {
+        let row = &mut self.data[row * self.stride..][..self.width];
+        let (blocks, rest) = row.as_chunks_mut();
+        for (block, register) in blocks.iter_mut().zip(registers) {
+            lanes.store(*register, block);
         }
-        copy(&padded.as_flattened()[..self.width], &mut self.data[row * self.stride..]);
+        let Some(last) = registers.get(blocks.len()) else { return };
+        let (halves, rest) = rest.as_chunks_mut();
+        for half in halves.iter_mut() {
+            lanes.store_half(*last, half);
+        }
+        if !rest.is_empty() {
+            let mut padded = [0.0; LANES];
+            lanes.store(*last, &mut padded);
+            copy(&padded[halves.len() * HALF..][..rest.len()], rest);
+        }
     }
 }
 
@@ -145,13 +160,93 @@ impl Kernel for Weigh<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let Self { shape, scale, qkv, columns, weights } = self;
+        let beyond = Beyond::of(lanes, shape.tokens);
         for (head, weights) in weights.chunks_exact_mut(shape.head_weights()).enumerate() {
             columns.fill(shape, shape.rows(Third::Keys, head, qkv));
-            columns.products(lanes, shape, shape.rows(Third::Queries, head, qkv), weights);
-            for row in weights.chunks_exact_mut(shape.weights_row()) {
-                softmax(lanes, row, shape.tokens, scale);
+            let queries = shape.rows(Third::Queries, head, qkv);
+            if shape.weights_row() == LANES {
+                weigh_within_registers(lanes, shape, scale, queries, columns, beyond, weights);
+            } else {
+                columns.products(lanes, shape, queries, weights);
+                for row in weights.chunks_exact_mut(shape.weights_row()) {
+                    softmax(lanes, row.as_chunks_mut().0, scale, beyond);
+                }
             }
         }
+    }
+}
+
+/// What is added to the last sixteen scores of a row: 0 for tokens, negative infinity beyond them.
+#[derive(Clone, Copy)]
+struct Beyond<L: Lanes>(L::Vector);
+
+impl<L: Lanes> Beyond<L> {
+    #[inline(always)]
+    fn of(lanes: L, tokens: usize) -> Self {
+        let mut beyond = [0.0; LANES];
+        let last = (tokens - 1) % LANES;
+        for x in &mut beyond[last + 1..] {
+            *x = f32::NEG_INFINITY;
+        }
+        Self(lanes.load(&beyond))
+    }
+}
+
+/// Queries at once against columns.
+const QUERIES: usize = 8;
+
+/// The weights of one head where a row of them is one register.
+#[inline(always)]
+fn weigh_within_registers<L: Lanes>(
+    lanes: L,
+    shape: SampleShape,
+    scale: f32,
+    queries: Rows,
+    columns: &Columns,
+    beyond: Beyond<L>,
+    weights: &mut [f32],
+) {
+    let weights = weights.as_chunks_mut().0;
+    let columns = &columns.0[..];
+    let mut query = 0;
+    while query + QUERIES <= shape.queries {
+        let mut rows = products_of::<L, QUERIES>(lanes, queries, query, columns);
+        softmax_registers(lanes, &mut rows, scale, beyond);
+        for (row, weights) in rows.iter().zip(&mut weights[query..]) {
+            lanes.store(*row, weights);
+        }
+        query += QUERIES;
+    }
+    while query < shape.queries {
+        let mut rows = products_of::<L, 1>(lanes, queries, query, columns);
+        softmax_registers(lanes, &mut rows, scale, beyond);
+        lanes.store(rows[0], &mut weights[query]);
+        query += 1;
+    }
+}
+
+/// Replaces each register by its softmax, step by step for all of them, since each step waits for the one before.
+#[inline(always)]
+fn softmax_registers<L: Lanes, const R: usize>(
+    lanes: L,
+    rows: &mut [L::Vector; R],
+    scale: f32,
+    beyond: Beyond<L>,
+) {
+    let scale = lanes.splat(scale);
+    let mut edges = [0.0; R];
+    for (row, largest) in rows.iter_mut().zip(&mut edges) {
+        *row = lanes.add(lanes.mul(scale, *row), beyond.0);
+        *largest = lanes.largest(*row);
+    }
+    for (row, largest) in rows.iter_mut().zip(&edges) {
+        *row = lanes.exp(lanes.sub(*row, lanes.splat(*largest)));
+    }
+    for (row, total) in rows.iter().zip(&mut edges) {
+        *total = lanes.sum(*row);
+    }
+    for (row, total) in rows.iter_mut().zip(&edges) {
+        *row = lanes.mul(lanes.splat(1.0 / total), *row);
     }
 }
 
@@ -274,29 +369,29 @@ fn grad_scores<L: Lanes>(
     }
 }
 
-/// Replaces the first `tokens` numbers of a row by `softmax(scale x)`, the others by zeros.
+/// Replaces a row by `softmax(scale x)`, and by zeros beyond the tokens.
 #[inline(always)]
-fn softmax<L: Lanes>(lanes: L, row: &mut [f32], tokens: usize, scale: f32) {
+fn softmax<L: Lanes>(lanes: L, row: &mut [[f32; LANES]], scale: f32, beyond: Beyond<L>) {
     let scale = lanes.splat(scale);
-    let lowest = lanes.splat(f32::NEG_INFINITY);
-    let mut largest = lowest;
-    for block in row.as_chunks_mut().0 {
+    let mut largest = lanes.splat(f32::NEG_INFINITY);
+    for block in row.iter_mut() {
         lanes.store(lanes.mul(scale, lanes.load(block)), block);
     }
-    row[tokens..].fill(f32::NEG_INFINITY);
-    let blocks = row.as_chunks_mut().0;
-    for block in blocks.iter() {
+    if let Some(last) = row.last_mut() {
+        lanes.store(lanes.add(lanes.load(last), beyond.0), last);
+    }
+    for block in row.iter() {
         largest = lanes.max(largest, lanes.load(block));
     }
     let largest = lanes.splat(lanes.largest(largest));
     let mut total = lanes.splat(0.0);
-    for block in blocks.iter_mut() {
+    for block in row.iter_mut() {
         let power = lanes.exp(lanes.sub(lanes.load(block), largest));
         total = lanes.add(total, power);
         lanes.store(power, block);
     }
     let share = lanes.splat(1.0 / lanes.sum(total));
-    for block in blocks {
+    for block in row {
         lanes.store(lanes.mul(share, lanes.load(block)), block);
     }
 }
@@ -340,18 +435,20 @@ impl Columns {
     /// `out_ij = x_i · row_j` for the queries `i` and the tokens `j`.
     #[inline(always)]
     fn products<L: Lanes>(&self, lanes: L, shape: SampleShape, xs: Rows, out: &mut [f32]) {
-        const AT_ONCE: usize = 8;
-        let row_len = shape.weights_row();
+        let blocks_in_row = shape.weights_row() / LANES;
+        let out = out.as_chunks_mut().0;
         for (block, columns) in self.0.chunks_exact(shape.head_dim).enumerate() {
             let mut query = 0;
-            while query + AT_ONCE <= shape.queries {
-                let out = &mut out[query * row_len + block * LANES..];
-                products_of::<L, AT_ONCE>(lanes, xs, query, columns, row_len, out);
-                query += AT_ONCE;
+            while query + QUERIES <= shape.queries {
+                let sums = products_of::<L, QUERIES>(lanes, xs, query, columns);
+                for (r, sum) in sums.iter().enumerate() {
+                    lanes.store(*sum, &mut out[(query + r) * blocks_in_row + block]);
+                }
+                query += QUERIES;
             }
             while query < shape.queries {
-                let out = &mut out[query * row_len + block * LANES..];
-                products_of::<L, 1>(lanes, xs, query, columns, row_len, out);
+                let [sum] = products_of::<L, 1>(lanes, xs, query, columns);
+                lanes.store(sum, &mut out[query * blocks_in_row + block]);
                 query += 1;
             }
         }
@@ -365,9 +462,7 @@ fn products_of<L: Lanes, const R: usize>(
     xs: Rows,
     first: usize,
     columns: &[[f32; LANES]],
-    row_len: usize,
-    out: &mut [f32],
-) {
+) -> [L::Vector; R] {
     let mut rows: [&[f32]; R] = [&[]; R];
     for (r, row) in rows.iter_mut().enumerate() {
         *row = &xs.get(first + r)[..columns.len()];
@@ -379,10 +474,7 @@ fn products_of<L: Lanes, const R: usize>(
             *sum = lanes.add(*sum, lanes.mul(lanes.splat(row[d]), column));
         }
     }
-    for (r, sum) in sums.iter().enumerate() {
-        let out = out[r * row_len..].first_chunk_mut().expect("rows are whole registers");
-        lanes.store(*sum, out);
-    }
+    sums
 }
 
 /// `out_i = sum_j w_ij rows_j` for the queries `i` over the tokens `j`.

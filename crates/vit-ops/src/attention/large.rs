@@ -13,6 +13,13 @@ use crate::parallel;
 use crate::simd::{self, Kernel};
 use crate::slices::{self, LANES};
 
+/// Whether it is the faster form: that of [`kernel`](super::kernel) wins where a head's rows are short, up to twice,
+/// and both are equal where tokens are many, but only this one is split over threads.
+pub(super) fn suits(shape: SampleShape) -> bool {
+    let SampleShape { tokens, head_dim, .. } = shape;
+    tokens >= 128 || head_dim > 128 || (tokens >= 32 && head_dim >= 32)
+}
+
 /// Queries whose scores are computed at once: these stay in the cache, and one image has pieces for several threads.
 const QUERIES: usize = 128;
 
@@ -81,19 +88,25 @@ impl LargeAttention {
             self.multiply_adds(2),
             pieces,
             || (vec![0.0; scores_len], vec![0.0; dropped_len]),
-            |(scores, dropped), (sample, head, block, kept)| {
+            |(scores, dropped), (sample, head, mut block, kept)| {
                 let [q, k, v] = parts(shape, head, &qkv[sample * shape.packed()..]);
                 let (query, rows) = (block.row, QUERIES.min(queries - block.row));
                 let weights = kept.unwrap_or_else(|| &mut scores[..rows * row_len]);
-                let scores = MatrixMut::strided(weights, rows, tokens, row_len);
-                multiply(self.scale, q.rows(query, rows), k.transposed(), scores, Into::Overwrite);
+                let mut scores = MatrixMut::strided(weights, rows, tokens, row_len);
+                multiply(
+                    self.scale,
+                    q.rows(query, rows),
+                    k.transposed(),
+                    &mut scores,
+                    Into::Overwrite,
+                );
                 simd::run(Softmax { weights, tokens });
                 let weights = match &masks {
                     Some(masks) => masks.drop(sample, head, query, weights, dropped),
                     None => weights,
                 };
                 let weights = Matrix::strided(weights, rows, tokens, row_len);
-                multiply(1.0, weights, v, block.out, Into::Overwrite);
+                multiply(1.0, weights, v, &mut block.out, Into::Overwrite);
             },
         );
         (ys, Kept { weights, masks })
@@ -121,13 +134,13 @@ impl LargeAttention {
             self.multiply_adds(5),
             pieces,
             || (vec![0.0; len], vec![0.0; dropped_len]),
-            |(grads, dropped), (sample, head, [grad_q, grad_k, grad_v])| {
+            |(grads, dropped), (sample, head, [grad_q, mut grad_k, mut grad_v])| {
                 let [q, k, v] = parts(shape, head, &qkv[sample * shape.packed()..]);
                 let grad = &grad[sample * shape.output() + head * head_dim..];
                 let grad = Matrix::strided(grad, queries, head_dim, dim);
                 let weights = &kept.weights[(sample * heads + head) * len..][..len];
-                let of_weights = MatrixMut::strided(grads, queries, tokens, row_len);
-                multiply(1.0, grad, v.transposed(), of_weights, Into::Overwrite);
+                let mut of_weights = MatrixMut::strided(grads, queries, tokens, row_len);
+                multiply(1.0, grad, v.transposed(), &mut of_weights, Into::Overwrite);
                 let after = match &kept.masks {
                     Some(masks) => {
                         masks.multiply(sample, head, 0, grads);
@@ -136,12 +149,18 @@ impl LargeAttention {
                     None => weights,
                 };
                 let after = Matrix::strided(after, queries, tokens, row_len);
-                multiply(1.0, after.transposed(), grad, grad_v, Into::Overwrite);
+                multiply(1.0, after.transposed(), grad, &mut grad_v, Into::Overwrite);
                 simd::run(SoftmaxBackward { row_len, weights, grads });
                 let of_scores = Matrix::strided(grads, queries, tokens, row_len);
                 let q = q.rows(0, queries);
-                multiply(self.scale, of_scores, k, grad_q.first_rows(queries), Into::Overwrite);
-                multiply(self.scale, of_scores.transposed(), q, grad_k, Into::Overwrite);
+                multiply(
+                    self.scale,
+                    of_scores,
+                    k,
+                    &mut grad_q.first_rows(queries),
+                    Into::Overwrite,
+                );
+                multiply(self.scale, of_scores.transposed(), q, &mut grad_k, Into::Overwrite);
             },
         );
         grad_qkv

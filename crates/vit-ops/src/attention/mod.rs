@@ -1,6 +1,7 @@
 //! Multi-head self-attention on packed queries, keys and values (Vaswani et al., arXiv 1706.03762, eq. 1).
 
 mod kernel;
+mod large;
 
 use std::sync::OnceLock;
 
@@ -8,6 +9,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use vit_random::{Random, Site};
 
 use self::kernel::{Backward, Columns, SampleShape, Weigh, WeighValues};
+use self::large::LargeAttention;
 use crate::dropout::{DropRate, Masks};
 use crate::{simd, slices};
 
@@ -56,21 +58,17 @@ pub fn self_attention(
         // Without tokens there is nothing to attend to: the values, of which there are none.
         return qkv.narrow(2, 0, shape.sample.dim());
     }
-    if !slices::fused(qkv) || shape.sample.head_dim > LARGEST_HEAD {
+    if !slices::fused(qkv) {
         return composed::self_attention(qkv, heads, scale, queries, dropout);
     }
-    let op = SelfAttention {
-        shape,
-        scale: scale as f32,
-        dropout,
-        tracked: qkv.track_op(),
-        weights: OnceLock::new(),
-    };
+    let scale = scale as f32;
+    if large::suits(shape.sample) {
+        return LargeAttention::apply(&qkv.contiguous()?, shape.sample, scale, dropout);
+    }
+    let op =
+        SelfAttention { shape, scale, dropout, tracked: qkv.track_op(), weights: OnceLock::new() };
     qkv.contiguous()?.apply_op1(op)
 }
-
-/// Heads wider than this go the composed way.
-const LARGEST_HEAD: usize = 128;
 
 pub(crate) mod composed {
     use super::{AttentionDropout, AttentionShape, Queries, Result, SampleShape, Tensor};
@@ -237,9 +235,8 @@ impl CustomOp1 for SelfAttention {
         let mut columns = Columns::new(shape);
         let mut scores = vec![0.0; shape.head_weights()];
         slices::read2(&grad, qkv, |grad, qkv| {
-            let weights = before
-                .chunks_exact(shape.weights())
-                .zip(after.chunks_exact(shape.weights()));
+            let weights =
+                before.chunks_exact(shape.weights()).zip(after.chunks_exact(shape.weights()));
             let each = qkv
                 .chunks_exact(shape.packed())
                 .zip(grad.chunks_exact(shape.output()))
@@ -302,15 +299,19 @@ mod tests {
 
     #[test]
     fn gradients_are_those_of_finite_differences() -> Result<()> {
-        Case::new(&[&[2, 3, 12]])?
-            .gradients_match_differences(|t| composed::self_attention(&t[0], 2, 0.7, Queries::All, None))
+        Case::new(&[&[2, 3, 12]])?.gradients_match_differences(|t| {
+            composed::self_attention(&t[0], 2, 0.7, Queries::All, None)
+        })
     }
 
     #[test]
     fn nothing_gives_nothing() -> Result<()> {
         for shape in [[0, 4, 24], [2, 0, 24]] {
             let [qkv] = tensors(&[&shape])?;
-            assert_eq!(self_attention(&qkv, 2, 0.5, Queries::All, None)?.dims(), [shape[0], shape[1], 8]);
+            assert_eq!(
+                self_attention(&qkv, 2, 0.5, Queries::All, None)?.dims(),
+                [shape[0], shape[1], 8]
+            );
         }
         Ok(())
     }
