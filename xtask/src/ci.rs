@@ -19,6 +19,8 @@ pub(crate) enum Step {
     Clippy,
     /// Runs all tests
     Test,
+    /// Runs the numerical tests again with narrower vector instructions
+    Paths,
     /// Builds the documentation, where a warning is an error
     Doc,
 }
@@ -31,7 +33,8 @@ struct Entry {
 }
 
 impl Step {
-    const ALL: [Self; 5] = [Self::Fmt, Self::Layering, Self::Clippy, Self::Test, Self::Doc];
+    const ALL: [Self; 6] =
+        [Self::Fmt, Self::Layering, Self::Clippy, Self::Test, Self::Paths, Self::Doc];
 
     /// Runs the step, and says how long it took or what to do.
     pub(crate) fn run(self) -> Result<()> {
@@ -71,6 +74,11 @@ impl Step {
                 check: || run(cargo("test").args(["--locked", "--workspace"])),
                 when_it_fails: "run the failed test alone with `cargo test --package CRATE NAME`",
             },
+            Self::Paths => Entry {
+                name: "paths",
+                check: || ["avx2", "portable"].into_iter().try_for_each(numerical_tests),
+                when_it_fails: "run the failed test alone with VIT_SIMD=avx2 or VIT_SIMD=portable",
+            },
             Self::Doc => Entry {
                 name: "doc",
                 check: || {
@@ -82,6 +90,18 @@ impl Step {
             },
         }
     }
+}
+
+/// The tests whose results depend on vector instructions, with these instead of the machine's best.
+fn numerical_tests(instructions: &str) -> Result<()> {
+    let crates = ["vit-ops", "vit-patch", "vit-layers", "vit-model", "vit-train"];
+    let mut operations = cargo("test");
+    operations.args(["--locked", "--lib"]);
+    operations.args(crates.iter().flat_map(|name| ["--package", name]));
+    run(operations.env("VIT_SIMD", instructions))?;
+    let mut system = cargo("test");
+    system.args(["--locked", "--package", "vit", "--test", "system", "--", "agreement"]);
+    run(system.env("VIT_SIMD", instructions))
 }
 
 /// Runs every step up to the first that fails.

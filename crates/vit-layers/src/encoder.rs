@@ -165,6 +165,15 @@ mod tests {
     }
 
     #[test]
+    fn no_samples_give_no_samples() -> Result<()> {
+        let (_parameters, encoder) = encoder(&tiny())?;
+        let xs = Tensor::zeros((0, 4, 8), DType::F32, &Device::Cpu)?;
+        assert_eq!(encoder.forward(&xs, Mode::Eval)?.dims(), [0, 4, 8]);
+        assert_eq!(encoder.forward_first(&xs, Mode::Eval)?.dims(), [0, 1, 8]);
+        Ok(())
+    }
+
+    #[test]
     fn a_wrong_width_and_no_tokens_are_named() -> Result<()> {
         let (_parameters, encoder) = encoder(&tiny())?;
         for (shape, got) in [((1, 4, 7), "[1, 4, 7]"), ((1, 0, 8), "[1, 0, 8]")] {

@@ -162,6 +162,14 @@ fn linear_fc1(bencher: Bencher, case: Case) {
 }
 
 #[divan::bench(args = CASES)]
+fn linear_activation_fc1(bencher: Bencher, case: Case) {
+    let (dim, mlp_dim) = (case.shape.dim, case.shape.mlp_dim);
+    let (xs, weight) = (case.tokens(dim), case.input(&[mlp_dim, dim]));
+    let bias = case.input(&[mlp_dim]);
+    case.time(bencher, || vit_ops::linear_activation(&xs, &weight, &bias, Activation::Relu));
+}
+
+#[divan::bench(args = CASES)]
 fn linear_fc2(bencher: Bencher, case: Case) {
     case.time_linear(bencher, case.shape.mlp_dim, case.shape.dim);
 }

@@ -119,6 +119,25 @@ fn replace(xs: &mut [f32], cost: usize, f: impl Fn(f32) -> f32 + Copy + Sync) {
     });
 }
 
+/// `x_ij = max(x_ij + b_j, 0)` for each row `i`, in one pass.
+pub(crate) fn relu_of_sums(xs: &mut [f32], bias: &[f32]) {
+    let cost = RELU_COST * xs.len();
+    let rows = xs.chunks_mut(CHUNK.next_multiple_of(bias.len()));
+    parallel::for_each(cost, rows, |rows| {
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                for row in rows.chunks_exact_mut(bias.len()) {
+                    for (x, b) in row.iter_mut().zip(bias) {
+                        let sum = *x + b;
+                        *x = if sum <= 0.0 { 0.0 } else { sum };
+                    }
+                }
+            },
+        );
+    });
+}
+
 /// `f(x_i, y_i)` for each `i`; `cost` is that of an element.
 #[inline(always)]
 fn map(xs: &[f32], ys: &[f32], cost: usize, f: impl Fn(f32, f32) -> f32 + Copy + Sync) -> Vec<f32> {

@@ -109,14 +109,15 @@ impl Kernel for Forward<'_> {
     fn run<L: Lanes>(self, lanes: L) {
         let Self { eps, xs, weight, bias, ys, rows } = self;
         let dim = weight.len();
+        let share = 1.0 / dim as f32;
         let (weight, bias) = (Padded::of(weight), Padded::of(bias));
         let mut padded = Padded::zeros(dim);
         let each = xs.chunks_exact(dim).zip(ys.chunks_exact_mut(dim)).zip(rows);
         for ((xs, ys), row) in each {
             if dim.is_multiple_of(LANES) {
                 let xs = xs.as_chunks().0;
-                row.mean = sum(lanes, xs) / dim as f32;
-                row.scale = inverse_deviation(lanes, xs, row.mean, dim, eps);
+                row.mean = sum(lanes, xs) * share;
+                row.scale = inverse_deviation(lanes, xs, row.mean, share, eps);
                 let normal = xs.iter().zip(ys.as_chunks_mut().0).zip(weight.0.iter().zip(&bias.0));
                 for ((x, y), (w, b)) in normal {
                     lanes.store(normalise(lanes, row, x, w, b), y);
@@ -124,9 +125,9 @@ impl Kernel for Forward<'_> {
             } else {
                 padded.fill(xs);
                 padded.pad(dim, 0.0);
-                row.mean = sum(lanes, &padded.0) / dim as f32;
+                row.mean = sum(lanes, &padded.0) * share;
                 padded.pad(dim, row.mean);
-                row.scale = inverse_deviation(lanes, &padded.0, row.mean, dim, eps);
+                row.scale = inverse_deviation(lanes, &padded.0, row.mean, share, eps);
                 for ((x, w), b) in padded.0.iter_mut().zip(&weight.0).zip(&bias.0) {
                     lanes.store(normalise(lanes, row, x, w, b), x);
                 }
@@ -145,13 +146,13 @@ fn sum<L: Lanes>(lanes: L, xs: &[[f32; LANES]]) -> f32 {
     lanes.sum(total)
 }
 
-/// `1 / sqrt(Var[x] + eps)` of `dim` numbers; others are equal to the mean.
+/// `1 / sqrt(Var[x] + eps)` of numbers of which each has this share; others are equal to the mean.
 #[inline(always)]
 fn inverse_deviation<L: Lanes>(
     lanes: L,
     xs: &[[f32; LANES]],
     mean: f32,
-    dim: usize,
+    share: f32,
     eps: f32,
 ) -> f32 {
     let mean = lanes.splat(mean);
@@ -160,7 +161,7 @@ fn inverse_deviation<L: Lanes>(
         let centered = lanes.sub(lanes.load(x), mean);
         squares = lanes.add(squares, lanes.mul(centered, centered));
     }
-    1.0 / (lanes.sum(squares) / dim as f32 + eps).sqrt()
+    1.0 / (lanes.sum(squares) * share + eps).sqrt()
 }
 
 #[inline(always)]
@@ -192,6 +193,7 @@ impl Kernel for Backward<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> Self::Output {
         let dim = self.weight.len();
+        let share = 1.0 / dim as f32;
         let weight = Padded::of(self.weight);
         let [mut grad_weight, mut grad_bias] = [(); 2].map(|()| Padded::zeros(dim));
         let [mut normalised, mut weighted] = [(); 2].map(|()| Padded::zeros(dim));
@@ -216,8 +218,8 @@ impl Kernel for Backward<'_> {
                 lanes.store(normal, n);
                 lanes.store(product, g);
             }
-            let total = lanes.splat(lanes.sum(total) / dim as f32);
-            let along = lanes.splat(lanes.sum(along) / dim as f32);
+            let total = lanes.splat(lanes.sum(total) * share);
+            let along = lanes.splat(lanes.sum(along) * share);
             for (g, n) in weighted.0.iter_mut().zip(&normalised.0) {
                 let rest = lanes.sub(lanes.load(g), total);
                 let rest = lanes.sub(rest, lanes.mul(lanes.load(n), along));
@@ -312,6 +314,55 @@ mod tests {
                 |t| composed::layer_norm(&t[0], &t[1], &t[2], EPS),
             )?;
         }
+        Ok(())
+    }
+
+    /// Output and gradients of a few rows of this width.
+    #[derive(Clone, Copy)]
+    struct ThereAndBack(usize);
+
+    impl Kernel for ThereAndBack {
+        type Output = [Vec<f32>; 4];
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, lanes: L) -> [Vec<f32>; 4] {
+            const ROWS: usize = 5;
+            let dim = self.0;
+            let waves = |len: usize, pace: f32| -> Vec<f32> {
+                (0..len).map(|i| (i as f32 * pace).sin()).collect()
+            };
+            let (xs, grad) = (waves(ROWS * dim, 0.7), waves(ROWS * dim, 1.3));
+            let (weight, bias) = (waves(dim, 0.3), waves(dim, 0.9));
+            let (mut ys, mut grad_xs) = (vec![0.0; ROWS * dim], vec![0.0; ROWS * dim]);
+            let mut rows = vec![Row::default(); ROWS];
+            let eps = EPS as f32;
+            Forward { eps, xs: &xs, weight: &weight, bias: &bias, ys: &mut ys, rows: &mut rows }
+                .run(lanes);
+            let (rows, grad) = (&rows[..], &grad[..]);
+            let back = Backward { xs: &xs, weight: &weight, rows, grad, grad_xs: &mut grad_xs };
+            let [grad_weight, grad_bias] = back.run(lanes);
+            [ys, grad_xs, grad_weight, grad_bias]
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        for dim in [1, 5, 16, 33, 192] {
+            let want = ThereAndBack(dim).run(crate::lanes::Portable);
+            for (path, got) in simd::run_on_every_path(ThereAndBack(dim)) {
+                assert_eq!(got, want, "{path}: {dim}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_transposed_input_is_read_right_and_no_rows_give_none() -> Result<()> {
+        Case::new(&[&[5, 6], &[5], &[5]])?.fused_equals_composed(
+            |t| layer_norm(&t[0].t()?, &t[1], &t[2], EPS),
+            |t| composed::layer_norm(&t[0].t()?.contiguous()?, &t[1], &t[2], EPS),
+        )?;
+        let [none, weight, bias] = tensors(&[&[0, 5], &[5], &[5]])?;
+        assert_eq!(layer_norm(&none, &weight, &bias, EPS)?.dims(), [0, 5]);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ mod matmul;
 mod mode;
 mod normal;
 mod parallel;
+mod patchify;
 mod simd;
 mod slices;
 mod softmax;
@@ -30,6 +31,7 @@ pub use linear::linear;
 pub use linear_activation::linear_activation;
 pub use mode::Mode;
 pub use parallel::{serial, set_threads};
+pub use patchify::patchify;
 pub use softmax::softmax;
 
 /// The operations out of candle's own differentiable tensor operations: for any device and dtype, and the
@@ -42,5 +44,7 @@ pub mod composed {
     pub use crate::dropout::composed::dropout;
     pub use crate::layer_norm::composed::layer_norm;
     pub use crate::linear::composed::linear;
+    pub use crate::linear_activation::composed::linear_activation;
+    pub use crate::patchify::composed::patchify;
     pub use crate::softmax::composed::softmax;
 }

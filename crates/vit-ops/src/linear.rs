@@ -69,11 +69,14 @@ pub(crate) mod composed {
 
 pub(crate) struct Linear;
 
-/// What the backward pass gives: the gradients of xs (if it is tracked), the weight, and the bias.
-pub(crate) struct Gradients {
-    pub(crate) xs: Option<Tensor>,
-    pub(crate) weight: Option<Tensor>,
-    pub(crate) bias: Vec<f32>,
+/// The gradient of a bias: the sum over the rows of `grad`.
+pub(crate) fn rows_added(bias: &Tensor, grad: &[f32]) -> Vec<f32> {
+    let mut total = vec![0.0; bias.elem_count()];
+    simd::dispatch(
+        #[inline(always)]
+        || slices::add_rows(&mut total, grad),
+    );
+    total
 }
 
 impl Linear {
@@ -96,15 +99,14 @@ impl Linear {
         Ok((ys, dims))
     }
 
-    /// `dx = dy W`, `dW = dyᵀ x`, `db = sum over rows of dy`.
-    pub(crate) fn backward(xs: &Tensor, weight: &Tensor, grad: &[f32]) -> Result<Gradients> {
+    /// `dx = dy W`, if xs is tracked, and `dW = dyᵀ x`.
+    pub(crate) fn backward(
+        xs: &Tensor,
+        weight: &Tensor,
+        grad: &[f32],
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (outputs, inputs) = weight.dims2()?;
         let rows = xs.elem_count() / inputs;
-        let mut bias = vec![0.0; outputs];
-        simd::dispatch(
-            #[inline(always)]
-            || slices::add_rows(&mut bias, grad),
-        );
         let grad = Matrix::new(grad, rows, outputs);
         let grad_xs = if xs.track_op() {
             let values = slices::read(weight, |weight| {
@@ -117,7 +119,7 @@ impl Linear {
         let grad_weight = slices::read(xs, |xs| {
             Ok(matmul(grad.transposed(), Matrix::new(xs, rows, inputs), None))
         })?;
-        Ok(Gradients { xs: grad_xs, weight: slices::gradient(grad_weight, weight)?, bias })
+        Ok((grad_xs, slices::gradient(grad_weight, weight)?))
     }
 }
 
@@ -151,8 +153,7 @@ impl CustomOp2 for Linear {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let gradients = slices::read(&grad, |grad| Self::backward(xs, weight, grad))?;
-        Ok((gradients.xs, gradients.weight))
+        slices::read(&grad, |grad| Self::backward(xs, weight, grad))
     }
 }
 
@@ -189,9 +190,10 @@ impl CustomOp3 for Linear {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let gradients = slices::read(&grad, |grad| Self::backward(xs, weight, grad))?;
-        let grad_bias = slices::gradient(gradients.bias, bias)?;
-        Ok((gradients.xs, gradients.weight, grad_bias))
+        slices::read(&grad, |grad| {
+            let (grad_xs, grad_weight) = Self::backward(xs, weight, grad)?;
+            Ok((grad_xs, grad_weight, slices::gradient(rows_added(bias, grad), bias)?))
+        })
     }
 }
 

@@ -4,8 +4,9 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-use crate::linear::{Linear, check};
-use crate::{Activation, linear, slices};
+use crate::activation::relu_of_sums;
+use crate::linear::{self, Linear, check};
+use crate::{Activation, slices};
 
 /// `y = activation(x Wᵀ + b)` over the last dimension.
 ///
@@ -24,13 +25,35 @@ pub fn linear_activation(
 ) -> Result<Tensor> {
     check(xs, weight, Some(bias))?;
     if !slices::fused(xs) {
-        return activation.forward(&linear(xs, weight, Some(bias))?);
+        return composed::linear_activation(xs, weight, bias, activation);
     }
     let tracked = [xs, weight, bias].iter().any(|input| input.track_op());
     // The gradient of ReLU can be had from its outputs.
     let keeps_inputs = tracked && activation != Activation::Relu;
     let op = LinearActivation { activation, keeps_inputs, inputs: OnceLock::new() };
     xs.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
+}
+
+pub(crate) mod composed {
+    use super::{Activation, Result, Tensor};
+    use crate::composed::{gelu, linear, relu};
+
+    /// [`linear_activation`](crate::linear_activation()) out of candle's tensor operations.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn linear_activation(
+        xs: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        let ys = linear(xs, weight, Some(bias))?;
+        match activation {
+            Activation::Relu => relu(&ys),
+            Activation::Gelu => gelu(&ys),
+        }
+    }
 }
 
 struct LinearActivation {
@@ -54,13 +77,19 @@ impl CustomOp3 for LinearActivation {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (mut ys, dims) = Linear::forward(
-            slices::of_storage(xs, xs_layout)?,
-            xs_layout.shape(),
-            slices::of_storage(weight, weight_layout)?,
-            weight_layout.shape(),
-            Some(slices::of_storage(bias, bias_layout)?),
-        )?;
+        let bias = slices::of_storage(bias, bias_layout)?;
+        let product = |bias| {
+            let xs_values = slices::of_storage(xs, xs_layout)?;
+            let weight_values = slices::of_storage(weight, weight_layout)?;
+            let (xs_shape, weight_shape) = (xs_layout.shape(), weight_layout.shape());
+            Linear::forward(xs_values, xs_shape, weight_values, weight_shape, bias)
+        };
+        if self.activation == Activation::Relu {
+            let (mut ys, dims) = product(None)?;
+            relu_of_sums(&mut ys, bias);
+            return slices::output(ys, dims);
+        }
+        let (mut ys, dims) = product(Some(bias))?;
         if self.keeps_inputs {
             // An operation runs forward once; its value lives in the graph until the backward pass.
             let _ = self.inputs.set(ys.clone());
@@ -79,18 +108,23 @@ impl CustomOp3 for LinearActivation {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let grad = slices::read2(&grad, ys, |grad, ys| {
-            Ok(self.activation.gradient(grad, self.inputs.get().map_or(ys, Vec::as_slice)))
+            let at = match self.activation {
+                Activation::Relu => ys,
+                Activation::Gelu => self.inputs.get().expect("the forward pass kept its inputs"),
+            };
+            Ok(self.activation.gradient(grad, at))
         })?;
-        let gradients = Linear::backward(xs, weight, &grad)?;
-        Ok((gradients.xs, gradients.weight, slices::gradient(gradients.bias, bias)?))
+        let (grad_xs, grad_weight) = Linear::backward(xs, weight, &grad)?;
+        Ok((grad_xs, grad_weight, slices::gradient(linear::rows_added(bias, &grad), bias)?))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::composed;
     use crate::testing::{Case, tensors};
+
+    const BOTH: [Activation; 2] = [Activation::Relu, Activation::Gelu];
 
     #[test]
     fn fused_equals_composed_forward_and_backward() -> Result<()> {
@@ -99,15 +133,41 @@ mod tests {
         for (leading, inputs, outputs) in shapes {
             let shape: Vec<usize> = leading.iter().copied().chain([inputs]).collect();
             let case = Case::new(&[&shape, &[outputs, inputs], &[outputs]])?;
-            case.fused_equals_composed(
-                |t| linear_activation(&t[0], &t[1], &t[2], Activation::Relu),
-                |t| composed::relu(&composed::linear(&t[0], &t[1], Some(&t[2]))?),
-            )?;
-            case.fused_equals_composed(
-                |t| linear_activation(&t[0], &t[1], &t[2], Activation::Gelu),
-                |t| composed::gelu(&composed::linear(&t[0], &t[1], Some(&t[2]))?),
-            )?;
+            for activation in BOTH {
+                case.fused_equals_composed(
+                    |t| linear_activation(&t[0], &t[1], &t[2], activation),
+                    |t| composed::linear_activation(&t[0], &t[1], &t[2], activation),
+                )?;
+            }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_are_those_of_finite_differences() -> Result<()> {
+        for activation in BOTH {
+            Case::new(&[&[2, 3, 5], &[4, 5], &[4]])?.gradients_match_differences(|t| {
+                composed::linear_activation(&t[0], &t[1], &t[2], activation)
+            })?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_transposed_input_is_read_right() -> Result<()> {
+        Case::new(&[&[5, 6], &[3, 5], &[3]])?.fused_equals_composed(
+            |t| linear_activation(&t[0].t()?, &t[1], &t[2], Activation::Gelu),
+            |t| {
+                let xs = t[0].t()?.contiguous()?;
+                composed::linear_activation(&xs, &t[1], &t[2], Activation::Gelu)
+            },
+        )
+    }
+
+    #[test]
+    fn no_rows_give_no_rows() -> Result<()> {
+        let [xs, weight, bias] = tensors(&[&[0, 4], &[3, 4], &[3]])?;
+        assert_eq!(linear_activation(&xs, &weight, &bias, Activation::Relu)?.dims(), [0, 3]);
         Ok(())
     }
 

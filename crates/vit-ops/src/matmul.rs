@@ -140,7 +140,8 @@ pub(crate) struct Block<'a> {
 
 fn check_bounds(len: usize, rows: usize, columns: usize, row_stride: usize) {
     if rows > 0 && columns > 0 {
-        let needed = (rows - 1) * row_stride + columns;
+        let needed = (rows - 1).checked_mul(row_stride).and_then(|n| n.checked_add(columns));
+        let needed = needed.expect("a matrix fits into memory");
         assert!(needed <= len, "expected {needed} elements, got {len}");
     }
 }

@@ -15,6 +15,9 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 /// Multiply-adds that are worth waking threads for: waking takes 5 to 25 us, these many some 40 us.
 const WORTH_SPLITTING: usize = 4_000_000;
 
+/// How often the caller looks whether the others are done, some tenths of a millisecond, before it sleeps.
+const SPINS: usize = 10_000;
+
 static POOL: OnceLock<Pool> = OnceLock::new();
 
 thread_local! {
@@ -24,8 +27,14 @@ thread_local! {
 /// Splits large operations over so many threads, the caller's among them, instead of one for each core.
 ///
 /// Gives `false`, and changes nothing, where an operation was split before or a number was set before.
+#[must_use]
 pub fn set_threads(threads: NonZero<usize>) -> bool {
-    POOL.set(Pool::new(threads.get())).is_ok()
+    let mut set = false;
+    POOL.get_or_init(|| {
+        set = true;
+        Pool::new(threads.get())
+    });
+    set
 }
 
 /// Runs `work` with every operation on this thread alone: for one of many pieces that keep all cores busy.
@@ -112,9 +121,13 @@ impl Pool {
         let busy = AtomicUsize::new(0);
         let help = || {
             let _busy = Busy::new(&busy);
+            // Who comes too late makes no room.
+            let Some(mut piece) = next() else { return };
             let mut room = room();
-            while let Some(piece) = next() {
+            loop {
                 work(&mut room, piece);
+                let Some(another) = next() else { break };
+                piece = another;
             }
         };
         let Some(helpers) = &self.helpers else {
@@ -125,8 +138,12 @@ impl Pool {
                 scope.spawn(|_| help());
             }
             help();
-            // The last pieces take microseconds: sleeping and being woken would take longer.
-            while busy.load(Ordering::Acquire) > 0 {
+            // The last pieces take microseconds: sleeping and being woken would take longer. The scope waits for
+            // those that take more.
+            for _ in 0..SPINS {
+                if busy.load(Ordering::Acquire) == 0 {
+                    break;
+                }
                 spin_loop();
             }
         });

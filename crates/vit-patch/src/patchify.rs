@@ -6,7 +6,6 @@ use crate::{ImageSize, PatchSize};
 
 /// Cuts images into patches, row by row; each patch is flattened in the order (channels, height, width).
 ///
-/// By reshape and permute, since the gradient of candle's `unfold` is wrong for patches.
 /// PyTorch equivalent: `torch.nn.functional.unfold(images, patch, stride=patch).transpose(1, 2)`.
 ///
 /// # Shapes
@@ -15,12 +14,7 @@ use crate::{ImageSize, PatchSize};
 /// # Errors
 /// If the patch does not divide the images.
 pub fn patchify(images: &Tensor, patch: PatchSize) -> Result<Tensor> {
-    let (batch, channels, height, width) = images.dims4()?;
-    let (rows, columns) = grid(height, width, patch)?;
-    images
-        .reshape(&[batch, channels, rows, patch.height, columns, patch.width])?
-        .permute(vec![0, 2, 4, 1, 3, 5])? // (batch, rows, columns, channels, patch height, patch width)
-        .reshape((batch, rows * columns, channels * patch.height * patch.width))
+    vit_ops::patchify(images, (patch.height, patch.width))
 }
 
 /// Puts patches together again: the inverse of [`patchify`].

@@ -7,8 +7,9 @@ use vit_ops::{Mode, cross_entropy_sum};
 use crate::threads::thread_pool;
 use crate::{Batch, Error, Forward};
 
-/// Samples evaluated at once on one thread.
-const BATCH: usize = 50;
+/// Samples that are evaluated at once on one thread: of the presets, as many as keep every operation's tensors in a
+/// second cache of 1 MB. What order sums have may depend on it, so whoever evaluates elsewhere takes as many.
+pub const EVALUATION_BATCH: usize = 50;
 
 /// Evaluates samples `0..len` of those that `batch` gives, in order, on so many threads.
 ///
@@ -30,7 +31,7 @@ pub(crate) fn evaluate_here(
     batch: impl Fn(&[u32]) -> TensorResult<Batch> + Sync,
 ) -> TensorResult<Evaluation> {
     let indices: Vec<u32> = (0..len as u32).collect();
-    let batches = indices.par_chunks(BATCH);
+    let batches = indices.par_chunks(EVALUATION_BATCH);
     let parts: Vec<Evaluation> = batches
         .map(|indices| evaluate_batch(forward, &batch(indices)?))
         .collect::<TensorResult<_>>()?;

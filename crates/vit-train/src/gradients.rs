@@ -32,7 +32,7 @@ pub(crate) fn of_shard(
 /// The gradient of a parameter over a whole batch.
 pub(crate) struct Summed {
     pub(crate) total: Tensor,
-    /// An entry that is no finite number, if there is one.
+    /// An entry that is no finite number, if there is one; of another device or dtype, the sum of the squares then.
     pub(crate) not_finite: Option<f64>,
 }
 
@@ -62,22 +62,6 @@ fn sum_one(pieces: &[&Tensor], scale: f64) -> Result<Tensor> {
     total * scale
 }
 
-/// An entry that is no finite number, if there is one.
-fn not_finite(gradient: &Tensor) -> Result<Option<f64>> {
-    let (storage, layout) = gradient.storage_and_layout();
-    if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) =
-        (&*storage, layout.contiguous_offsets())
-    {
-        let values = &values[start..end];
-        // Without leaving early, so that many are looked at at once.
-        let all = values.iter().fold(true, |all, value| all & value.is_finite());
-        let first = || values.iter().find(|value| !value.is_finite());
-        return Ok(if all { None } else { first().map(|&value| f64::from(value)) });
-    }
-    let squares: f64 = gradient.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar()?;
-    Ok((!squares.is_finite()).then_some(squares))
-}
-
 /// The same in one pass without a tensor for every addition.
 fn sum_on_cpu(pieces: &[&Tensor], scale: f32) -> Result<Tensor> {
     let mut total = vec![0.0_f32; pieces[0].elem_count()];
@@ -94,6 +78,22 @@ fn sum_on_cpu(pieces: &[&Tensor], scale: f32) -> Result<Tensor> {
     }
     total.iter_mut().for_each(|value| *value *= scale);
     Tensor::from_vec(total, pieces[0].shape(), pieces[0].device())
+}
+
+/// See [`Summed`].
+fn not_finite(gradient: &Tensor) -> Result<Option<f64>> {
+    let (storage, layout) = gradient.storage_and_layout();
+    if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) =
+        (&*storage, layout.contiguous_offsets())
+    {
+        let values = &values[start..end];
+        // Without leaving early, so that many are looked at at once.
+        let all = values.iter().fold(true, |all, value| all & value.is_finite());
+        let first = || values.iter().find(|value| !value.is_finite());
+        return Ok(if all { None } else { first().map(|&value| f64::from(value)) });
+    }
+    let squares: f64 = gradient.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar()?;
+    Ok((!squares.is_finite()).then_some(squares))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ mod trainer;
 
 pub use config::TrainConfig;
 pub use error::Error;
-pub use evaluation::{Confusion, Evaluation, argmax, evaluate};
+pub use evaluation::{Confusion, EVALUATION_BATCH, Evaluation, argmax, evaluate};
 pub use interface::{Batch, Data, Forward, Observer};
 pub use metrics::{EpochMetrics, MetricsFile, Record, StepMetrics};
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};

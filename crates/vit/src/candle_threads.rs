@@ -5,7 +5,7 @@ const SWITCH: &str = "CANDLE_NUM_THREADS";
 
 /// Keeps candle from splitting operations over threads, unless the environment says how many it may have.
 ///
-/// To be called before all else. From 65,536 elements on, candle gives each sum and each product of tensors to one
+/// To be called before all else. candle splits each elementwise operation of 65,536 elements or more over one
 /// pool, which the shards would queue for, spinning; every core is at work on a shard already.
 pub(crate) fn leave_unused() {
     if std::env::var_os(SWITCH).is_none() {

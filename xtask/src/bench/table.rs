@@ -106,6 +106,7 @@ fn met(reach: &Reach, figure: Figure, ours: &Best, peers: &[Best]) -> Option<boo
     match *reach {
         Reach::Below(limit) => Some(ours.value < limit),
         Reach::Near(name, share) => Some((ratio(name)? - 1.0).abs() <= share),
+        Reach::NoWorse(name, share) => Some(ratio(name)? >= 1.0 - share),
         Reach::Times(factors) => {
             let each = factors.iter().map(|&(name, factor)| Some(ratio(name)? >= factor));
             each.collect::<Option<Vec<bool>>>().map(|each| each.iter().all(|&met| met))
@@ -117,6 +118,7 @@ fn in_words(reach: &Reach, figure: Figure) -> String {
     match *reach {
         Reach::Below(limit) => format!("under {limit} {}", figure.unit),
         Reach::Near(name, share) => format!("{name}, up to {:.0} %", 100.0 * share),
+        Reach::NoWorse(name, share) => format!("no worse than {name} by {:.0} %", 100.0 * share),
         Reach::Times(factors) => {
             let each = factors.iter().map(|(name, factor)| format!("{factor} x {name}"));
             each.collect::<Vec<_>>().join(", ")

@@ -58,6 +58,8 @@ pub(super) enum Reach {
     Below(f64),
     /// As much as this peer, up to this share.
     Near(&'static str, f64),
+    /// At least as good as this peer, up to this share.
+    NoWorse(&'static str, f64),
 }
 
 const STEP: Figure = Figure { field: "median_ms", unit: "ms", better: Better::Lower };
@@ -172,7 +174,7 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
             figure: PEAK,
             ours: Contender::ours(train(4)),
             peers: vec![Contender::of("2 epochs", train(2))],
-            reach: Reach::Near("2 epochs", 0.05),
+            reach: Reach::NoWorse("2 epochs", 0.05),
         },
         Row {
             name: "report",
@@ -251,7 +253,7 @@ mod tests {
         for row in rows(2) {
             let named: Vec<&str> = match row.reach {
                 Reach::Times(factors) => factors.iter().map(|(peer, _)| *peer).collect(),
-                Reach::Near(peer, _) => vec![peer],
+                Reach::Near(peer, _) | Reach::NoWorse(peer, _) => vec![peer],
                 Reach::Below(_) => Vec::new(),
             };
             for name in named {

@@ -245,8 +245,30 @@ fn softmax_registers<L: Lanes, const R: usize>(
     for (row, total) in rows.iter().zip(&mut edges) {
         *total = lanes.sum(*row);
     }
-    for (row, total) in rows.iter_mut().zip(&edges) {
-        *row = lanes.mul(lanes.splat(1.0 / total), *row);
+    // Apart from what follows, for one division of them all.
+    let shares = edges.map(|total| 1.0 / total);
+    for (row, share) in rows.iter_mut().zip(&shares) {
+        *row = lanes.mul(lanes.splat(*share), *row);
+    }
+}
+
+/// The widest head: eight registers.
+pub(super) const WIDEST_HEAD: usize = 8 * LANES;
+
+/// A kernel for heads of so many registers.
+trait ByWidth {
+    /// With `C` registers a row and `R` rows at a time, which together are to fit into the registers.
+    fn run_with<L: Lanes, const C: usize, const R: usize>(self, lanes: L);
+}
+
+#[inline(always)]
+fn by_width<L: Lanes>(head_dim: usize, kernel: impl ByWidth, lanes: L) {
+    debug_assert!(head_dim <= WIDEST_HEAD, "wider heads go through matrix products");
+    match head_dim {
+        0..=16 => kernel.run_with::<L, 1, 8>(lanes),
+        17..=32 => kernel.run_with::<L, 2, 8>(lanes),
+        33..=64 => kernel.run_with::<L, 4, 4>(lanes),
+        _ => kernel.run_with::<L, 8, 2>(lanes),
     }
 }
 
@@ -263,17 +285,11 @@ impl Kernel for WeighValues<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        match self.shape.head_dim {
-            0..=16 => self.run_with::<L, 1, 8>(lanes),
-            17..=32 => self.run_with::<L, 2, 8>(lanes),
-            33..=64 => self.run_with::<L, 4, 4>(lanes),
-            _ => self.run_with::<L, 8, 2>(lanes),
-        }
+        by_width(self.shape.head_dim, self, lanes);
     }
 }
 
-impl WeighValues<'_> {
-    /// With `C` registers a row and `R` rows at a time, which together are to fit into the registers.
+impl ByWidth for WeighValues<'_> {
     #[inline(always)]
     fn run_with<L: Lanes, const C: usize, const R: usize>(self, lanes: L) {
         let Self { shape, qkv, weights, ys } = self;
@@ -309,16 +325,11 @@ impl Kernel for Backward<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        match self.shape.head_dim {
-            0..=16 => self.run_with::<L, 1, 8>(lanes),
-            17..=32 => self.run_with::<L, 2, 8>(lanes),
-            33..=64 => self.run_with::<L, 4, 4>(lanes),
-            _ => self.run_with::<L, 8, 2>(lanes),
-        }
+        by_width(self.shape.head_dim, self, lanes);
     }
 }
 
-impl Backward<'_> {
+impl ByWidth for Backward<'_> {
     #[inline(always)]
     fn run_with<L: Lanes, const C: usize, const R: usize>(self, lanes: L) {
         let Self { shape, scale, qkv, grad, columns, scores, grad_qkv, .. } = self;
@@ -574,5 +585,64 @@ fn add_scaled<L: Lanes, const C: usize>(
     let weight = lanes.splat(weight);
     for (sum, x) in sums.iter_mut().zip(row) {
         *sum = lanes.add(*sum, lanes.mul(weight, *x));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::run_on_every_path;
+
+    /// Output and gradient of one sample.
+    #[derive(Clone, Copy)]
+    struct ThereAndBack(SampleShape);
+
+    impl Kernel for ThereAndBack {
+        type Output = [Vec<f32>; 2];
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, lanes: L) -> [Vec<f32>; 2] {
+            let (shape, scale) = (self.0, 0.35);
+            let waves = |len: usize, pace: f32| -> Vec<f32> {
+                (0..len).map(|i| (i as f32 * pace).sin()).collect()
+            };
+            let (qkv, grad) = (waves(shape.packed(), 0.7), waves(shape.output(), 1.3));
+            let mut weights = vec![0.0; shape.weights()];
+            let mut ys = vec![0.0; shape.output()];
+            let mut grad_qkv = vec![0.0; shape.packed()];
+            let mut columns = Columns::new(shape);
+            Weigh { shape, scale, qkv: &qkv, columns: &mut columns, weights: &mut weights }
+                .run(lanes);
+            WeighValues { shape, qkv: &qkv, weights: &weights, ys: &mut ys }.run(lanes);
+            let (before_dropout, after_dropout) = (&weights[..], &weights[..]);
+            Backward {
+                shape,
+                scale,
+                qkv: &qkv,
+                before_dropout,
+                after_dropout,
+                grad: &grad,
+                columns: &mut columns,
+                scores: &mut vec![0.0; shape.head_weights()],
+                grad_qkv: &mut grad_qkv,
+            }
+            .run(lanes);
+            [ys, grad_qkv]
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        for tokens in [1, 15, 16, 17, 33] {
+            for head_dim in [1, 7, 8, 12, 16, 20, 40, 64, 100] {
+                for queries in [tokens, 1] {
+                    let shape = SampleShape { tokens, queries, heads: 2, head_dim };
+                    let want = ThereAndBack(shape).run(crate::lanes::Portable);
+                    for (path, got) in run_on_every_path(ThereAndBack(shape)) {
+                        assert_eq!(got, want, "{path}: {shape:?}");
+                    }
+                }
+            }
+        }
     }
 }

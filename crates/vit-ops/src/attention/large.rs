@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::AttentionDropout;
-use super::kernel::SampleShape;
+use super::kernel::{SampleShape, WIDEST_HEAD};
 use crate::dropout::Masks;
 use crate::lanes::Lanes;
 use crate::matmul::{Into, Matrix, MatrixMut, multiply};
@@ -13,11 +13,11 @@ use crate::parallel;
 use crate::simd::{self, Kernel};
 use crate::slices::{self, LANES};
 
-/// Whether it is the faster form: that of [`kernel`](super::kernel) wins where a head's rows are short, up to twice,
-/// and both are equal where tokens are many, but only this one is split over threads.
+/// Whether it is the form to take: that of [`kernel`](super::kernel) has no wider heads, and wins where tokens are few
+/// or heads narrow, up to twice. Where tokens are many both are equal, but only this one is split over threads.
 pub(super) fn suits(shape: SampleShape) -> bool {
     let SampleShape { tokens, head_dim, .. } = shape;
-    tokens >= 128 || head_dim > 128 || (tokens >= 32 && head_dim >= 32)
+    tokens >= 128 || head_dim > WIDEST_HEAD || (tokens >= 32 && head_dim >= 32)
 }
 
 /// Queries whose scores are computed at once: these stay in the cache, and one image has pieces for several threads.
@@ -150,7 +150,7 @@ impl LargeAttention {
                 };
                 let after = Matrix::strided(after, queries, tokens, row_len);
                 multiply(1.0, after.transposed(), grad, &mut grad_v, Into::Overwrite);
-                simd::run(SoftmaxBackward { row_len, weights, grads });
+                simd::run(SoftmaxBackward { tokens, row_len, weights, grads });
                 let of_scores = Matrix::strided(grads, queries, tokens, row_len);
                 let q = q.rows(0, queries);
                 multiply(
@@ -266,6 +266,7 @@ impl Kernel for Softmax<'_> {
 
 /// Rows of gradients of weights become rows of gradients of scores: `dS = P ∘ (dP - sum(P ∘ dP))`.
 struct SoftmaxBackward<'a> {
+    tokens: usize,
     row_len: usize,
     weights: &'a [f32],
     grads: &'a mut [f32],
@@ -278,6 +279,8 @@ impl Kernel for SoftmaxBackward<'_> {
     fn run<L: Lanes>(self, lanes: L) {
         let rows = self.weights.chunks_exact(self.row_len);
         for (weights, grads) in rows.zip(self.grads.chunks_exact_mut(self.row_len)) {
+            // What the piece before left there may be no number.
+            grads[self.tokens..].fill(0.0);
             let (weights, _) = weights.as_chunks::<LANES>();
             let (grads, _) = grads.as_chunks_mut::<LANES>();
             let mut along = lanes.splat(0.0);
@@ -415,7 +418,7 @@ mod tests {
             let mut grads: Vec<f32> = scores.iter().map(|x| x * x).collect();
             Softmax { weights: &mut weights, tokens }.run(lanes);
             let row_len = tokens.next_multiple_of(LANES);
-            SoftmaxBackward { row_len, weights: &weights, grads: &mut grads }.run(lanes);
+            SoftmaxBackward { tokens, row_len, weights: &weights, grads: &mut grads }.run(lanes);
             [weights, grads]
         }
     }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use vit_data::Split;
+use vit_train::EVALUATION_BATCH;
 
 use crate::cli;
 use crate::failure::{Exit, Failure, Result};
@@ -36,9 +37,6 @@ struct Ranked {
     probability: f32,
 }
 
-/// Images of a dataset given to the model at once.
-const BATCH: usize = 100;
-
 pub(super) fn run(args: &cli::Predict) -> Result<()> {
     let device = args.device.open()?;
     let saved = SavedModel::open(&args.model)?;
@@ -61,7 +59,7 @@ pub(super) fn run(args: &cli::Predict) -> Result<()> {
     };
     let examples = found.dataset.split(split);
     let indices: Vec<u32> = (0..examples.len() as u32).collect();
-    for batch in indices.chunks(BATCH) {
+    for batch in indices.chunks(EVALUATION_BATCH) {
         let (images, _labels) = examples.batch(batch, &device, candle_core::DType::F32)?;
         let rows = probabilities(&model, saved.config.output, &images)?;
         for (row, &index) in rows.into_iter().zip(batch) {

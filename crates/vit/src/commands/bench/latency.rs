@@ -20,23 +20,22 @@ const WARM_UP: u32 = 10;
 
 pub(super) fn run(args: &Latency) -> Result<()> {
     let threads = NonZero::new(commands::threads(args.threads)).unwrap_or(NonZero::<usize>::MIN);
-    // The first operation is still to come, so that this is heard.
-    vit_ops::set_threads(threads);
+    assert!(vit_ops::set_threads(threads), "the first operation is still to come");
     let model = Model::open(&args.model)?;
     let batch_size = args.batch_size;
     let images = Images::noise(batch_size as usize, &model.config)?;
     let indices: Vec<u32> = (0..batch_size).collect();
     let images = images.batch(&indices)?.images;
     tracing::info!("timing {} passes of {}", args.iterations, model.name);
-    let forward = |_| {
+    let forward = || {
         let begun = Instant::now();
         model.layers.forward(&images, Mode::Eval)?;
         Ok(begun.elapsed())
     };
-    for pass in 0..args.iterations.div_ceil(WARM_UP) {
-        forward(pass)?;
+    for _ in 0..args.iterations.div_ceil(WARM_UP) {
+        forward()?;
     }
-    let times = Times::new((0..args.iterations).map(forward).collect::<Result<_>>()?);
+    let times = Times::new((0..args.iterations).map(|_| forward()).collect::<Result<_>>()?);
     let [median, p10, p90] = [times.median(), times.p10(), times.p90()].map(microseconds);
     if args.json {
         return Ok(output::json(&json!({
@@ -51,5 +50,6 @@ pub(super) fn run(args: &Latency) -> Result<()> {
             "p90_us": p90,
         }))?);
     }
-    Ok(output::line(format!("a pass    {median:.1} us, p10 {p10:.1}, p90 {p90:.1}"))?)
+    output::line(format!("a pass    {median:.1} us, p10 {p10:.1}, p90 {p90:.1}"))?;
+    Ok(output::line(format!("threads   {threads}"))?)
 }
