@@ -11,7 +11,8 @@
 `scaled_dot_product_attention` and fused Adam; `traced` is that model frozen by `torch.jit`. Training: batch 64,
 dropout 0.2, Adam 3e-4, float32. What is timed works on images that lie in memory as float32 already: gathering,
 scaling and counting are outside the clock, which is in PyTorch's favour. `memory` times nothing: it trains and
-evaluates, and whoever starts it looks at the memory that it takes. MNIST is read from `--mnist`, else from `mnist` in the folder that VIT_DATA names.
+evaluates, and whoever starts it looks at the memory that it takes. MNIST is read from `--mnist`,
+else from `mnist` in the folder that VIT_DATA names.
 """
 
 import argparse
@@ -36,7 +37,6 @@ import vit
 
 BATCH = 64
 RATE = 0.2
-EVAL_BATCHES = (64, 250, 1000, 10_000)
 
 
 class FusedAttention(vit.Attention):
@@ -118,7 +118,7 @@ def evaluate(args: argparse.Namespace) -> dict:
         return sum(int((model(xs).argmax(1) == ys).sum()) for xs, ys in batches)
 
     results = []
-    for batch_size in EVAL_BATCHES:
+    for batch_size in args.batch_sizes:
         times = time_each(lambda: correct(batch_size), count=args.rounds, warm_up=1)
         figures = quantiles(times, "ms")
         rate = len(labels) / figures["median_ms"] * 1e3
@@ -207,7 +207,9 @@ def main() -> None:
         sub.add_argument("--mnist", type=Path, default=data, help="folder of the four IDX files, gzipped or not")
 
     of_preset(workload("train", train, steps=150, warmup=20), "seed", "careful")
-    of_preset(workload("eval", evaluate, rounds=3), "seed", "careful")
+    of_eval = workload("eval", evaluate, rounds=5)
+    of_eval.add_argument("--batch-sizes", type=int, nargs="+", default=[BATCH], help="the best counts")
+    of_preset(of_eval, "seed", "careful")
     of_preset(workload("latency", latency, iterations=1000), "seed", "careful", "traced")
     of_preset(workload("memory", memory, steps=200))
     workload("timm-forward", timm_forward, batch_size=1, iterations=20)

@@ -94,14 +94,14 @@ impl Step {
 
 /// The tests whose results depend on vector instructions, with these instead of the machine's best.
 fn numerical_tests(instructions: &str) -> Result<()> {
-    let crates = ["vit-ops", "vit-patch", "vit-layers", "vit-model", "vit-train"];
-    let mut operations = cargo("test");
-    operations.args(["--locked", "--lib"]);
-    operations.args(crates.iter().flat_map(|name| ["--package", name]));
-    run(operations.env("VIT_SIMD", instructions))?;
-    let mut system = cargo("test");
-    system.args(["--locked", "--package", "vit", "--test", "system", "--", "agreement"]);
-    run(system.env("VIT_SIMD", instructions))
+    // Of the whole workspace, since for a part of it cargo would compile dependencies again, with fewer features.
+    let (units, system) = (["--lib"], ["--test", "system", "--", "agreement"]);
+    for targets in [&units[..], &system[..]] {
+        let mut tests = cargo("test");
+        tests.args(["--locked", "--workspace"]).args(targets);
+        run(tests.env("VIT_SIMD", instructions))?;
+    }
+    Ok(())
 }
 
 /// Runs every step up to the first that fails.
