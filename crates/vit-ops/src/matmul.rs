@@ -168,9 +168,9 @@ pub(crate) fn matmul(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>) -> Vec<f32>
         match bias {
             Some(bias) => {
                 out.fill(&bias[column..][..out.columns]);
-                multiply(1.0, lhs, rhs, &mut out, Into::Add);
+                multiply(lhs, rhs, &mut out, Store::Add);
             }
-            None => multiply(1.0, lhs, rhs, &mut out, Into::Overwrite),
+            None => multiply(lhs, rhs, &mut out, Store::Overwrite),
         }
     });
     // SAFETY: that is the capacity, and the tiles, each of which was written, cover it.
@@ -180,13 +180,13 @@ pub(crate) fn matmul(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>) -> Vec<f32>
 
 /// What becomes of what was in the output.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Into {
+pub(crate) enum Store {
     Overwrite,
     Add,
 }
 
-/// `out = scale lhs · rhs`, or `out += scale lhs · rhs`, on this thread.
-pub(crate) fn multiply(scale: f32, lhs: Matrix, rhs: Matrix, out: &mut MatrixMut, into: Into) {
+/// `out = lhs · rhs`, or `out += lhs · rhs`, on this thread.
+pub(crate) fn multiply(lhs: Matrix, rhs: Matrix, out: &mut MatrixMut, store: Store) {
     assert_eq!(lhs.columns, rhs.rows, "inner dimensions");
     assert_eq!((out.rows, out.columns), (lhs.rows, rhs.columns), "rows and columns of the output");
     // SAFETY: `Matrix` and `MatrixMut` checked that their last elements lie inside their slices, the shapes fit
@@ -199,7 +199,7 @@ pub(crate) fn multiply(scale: f32, lhs: Matrix, rhs: Matrix, out: &mut MatrixMut
             out.data,
             1,
             out.row_stride as isize,
-            into == Into::Add,
+            store == Store::Add,
             lhs.data.as_ptr(),
             lhs.column_stride as isize,
             lhs.row_stride as isize,
@@ -207,7 +207,7 @@ pub(crate) fn multiply(scale: f32, lhs: Matrix, rhs: Matrix, out: &mut MatrixMut
             rhs.column_stride as isize,
             rhs.row_stride as isize,
             1.0_f32,
-            scale,
+            1.0_f32,
             false,
             false,
             false,
@@ -265,12 +265,12 @@ mod tests {
             MatrixMut::strided(&mut out[2..], 3, 5, 9).blocks((2, 3))
         {
             let (rows, columns) = (out.rows, out.columns);
-            multiply(2.0, lhs.rows(row, rows), rhs.columns(column, columns), &mut out, Into::Add);
+            multiply(lhs.rows(row, rows), rhs.columns(column, columns), &mut out, Store::Add);
         }
         for (index, got) in out.into_iter().enumerate() {
             let (row, column) = (index / 9, index % 9);
             let inside = row < 3 && (2..7).contains(&column);
-            let want = if inside { 7.0 + 2.0 * product[row * 5 + column - 2] } else { 7.0 };
+            let want = if inside { 7.0 + product[row * 5 + column - 2] } else { 7.0 };
             assert!((got - want).abs() < 1e-5, "{index}: {got} {want}");
         }
     }

@@ -1,149 +1,11 @@
 //! Attention within one sample, sixteen numbers at a time: sixteen keys of a row of weights, or sixteen numbers of a
 //! head's row.
 
-use crate::lanes::{HALF, Lanes};
+use super::sample::{Rows, RowsMut, SampleShape, Third};
+use super::softmax::{Beyond, GradScores, Softmax, softmax_registers};
+use crate::lanes::Lanes;
 use crate::simd::Kernel;
-use crate::slices::{LANES, copy};
-
-/// The sizes of one sample.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SampleShape {
-    pub(super) tokens: usize,
-    /// The tokens whose rows are asked for: the first so many.
-    pub(super) queries: usize,
-    pub(super) heads: usize,
-    pub(super) head_dim: usize,
-}
-
-impl SampleShape {
-    #[inline(always)]
-    pub(super) fn dim(self) -> usize {
-        self.heads * self.head_dim
-    }
-
-    /// Numbers in the packed rows of a sample (tokens, 3 * dim).
-    #[inline(always)]
-    pub(super) fn packed(self) -> usize {
-        self.tokens * 3 * self.dim()
-    }
-
-    /// Numbers in what is asked for (queries, dim).
-    #[inline(always)]
-    pub(super) fn output(self) -> usize {
-        self.queries * self.dim()
-    }
-
-    /// Numbers in a row of weights: the tokens, and zeros up to a whole register.
-    #[inline(always)]
-    pub(super) fn weights_row(self) -> usize {
-        self.tokens.next_multiple_of(LANES)
-    }
-
-    /// Numbers in the weights of one head (queries, `weights_row`).
-    #[inline(always)]
-    pub(super) fn head_weights(self) -> usize {
-        self.queries * self.weights_row()
-    }
-
-    /// Numbers in a sample's weights (heads, queries, `weights_row`).
-    #[inline(always)]
-    pub(super) fn weights(self) -> usize {
-        self.heads * self.head_weights()
-    }
-
-    /// Where a head's part of token 0's packed row begins.
-    #[inline(always)]
-    fn start(self, third: Third, head: usize) -> usize {
-        third as usize * self.dim() + head * self.head_dim
-    }
-
-    /// A head's rows of a packed sample.
-    #[inline(always)]
-    fn rows(self, third: Third, head: usize, packed: &[f32]) -> Rows<'_> {
-        Rows { data: &packed[self.start(third, head)..], stride: 3 * self.dim() }
-    }
-
-    /// The same, to be written.
-    #[inline(always)]
-    fn rows_mut(self, third: Third, head: usize, packed: &mut [f32]) -> RowsMut<'_> {
-        let (width, stride) = (self.head_dim, 3 * self.dim());
-        RowsMut { data: &mut packed[self.start(third, head)..], stride, width }
-    }
-}
-
-/// Which part of a packed row.
-#[derive(Clone, Copy)]
-enum Third {
-    Queries = 0,
-    Keys = 1,
-    Values = 2,
-}
-
-/// Row `i` begins at `i * stride`; what follows its own numbers belongs to others.
-#[derive(Clone, Copy)]
-struct Rows<'a> {
-    data: &'a [f32],
-    stride: usize,
-}
-
-impl<'a> Rows<'a> {
-    #[inline(always)]
-    fn get(self, row: usize) -> &'a [f32] {
-        &self.data[row * self.stride..]
-    }
-
-    /// The first `C` registers of a row. Lanes beyond the row's own numbers hold whatever follows.
-    #[inline(always)]
-    fn load<L: Lanes, const C: usize>(self, lanes: L, row: usize) -> [L::Vector; C] {
-        let row = self.get(row);
-        let mut registers = [lanes.splat(0.0); C];
-        if row.len() >= C * LANES {
-            for (register, part) in registers.iter_mut().zip(row.as_chunks().0) {
-                *register = lanes.load(part);
-            }
-        } else {
-            let mut padded = [[0.0; LANES]; C];
-            copy(row, padded.as_flattened_mut());
-            for (register, part) in registers.iter_mut().zip(&padded) {
-                *register = lanes.load(part);
-            }
-        }
-        registers
-    }
-}
-
-/// Rows of `width` numbers.
-struct RowsMut<'a> {
-    data: &'a mut [f32],
-    stride: usize,
-    width: usize,
-}
-
-impl RowsMut<'_> {
-    #[inline(always)]
-    fn store<L: Lanes, const C: usize>(
-        &mut self,
-        lanes: L,
-        row: usize,
-        registers: &[L::Vector; C],
-    ) {
-        let row = &mut self.data[row * self.stride..][..self.width];
-        let (blocks, rest) = row.as_chunks_mut();
-        for (block, register) in blocks.iter_mut().zip(registers) {
-            lanes.store(*register, block);
-        }
-        let Some(last) = registers.get(blocks.len()) else { return };
-        let (halves, rest) = rest.as_chunks_mut();
-        for half in halves.iter_mut() {
-            lanes.store_half(*last, half);
-        }
-        if !rest.is_empty() {
-            let mut padded = [0.0; LANES];
-            lanes.store(*last, &mut padded);
-            copy(&padded[halves.len() * HALF..][..rest.len()], rest);
-        }
-    }
-}
+use crate::slices::LANES;
 
 /// The attention weights of one sample, `softmax(scale q kᵀ)` for each head.
 pub(super) struct Weigh<'a> {
@@ -160,35 +22,16 @@ impl Kernel for Weigh<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let Self { shape, scale, qkv, columns, weights } = self;
-        let beyond = Beyond::of(lanes, shape.tokens);
         for (head, weights) in weights.chunks_exact_mut(shape.head_weights()).enumerate() {
             columns.fill(shape, shape.rows(Third::Keys, head, qkv));
             let queries = shape.rows(Third::Queries, head, qkv);
             if shape.weights_row() == LANES {
-                weigh_within_registers(lanes, shape, scale, queries, columns, beyond, weights);
+                weigh_within_registers(lanes, shape, scale, queries, columns, weights);
             } else {
                 columns.products(lanes, shape, queries, weights);
-                for row in weights.chunks_exact_mut(shape.weights_row()) {
-                    softmax(lanes, row.as_chunks_mut().0, scale, beyond);
-                }
+                Softmax { tokens: shape.tokens, scale, scores: weights }.run(lanes);
             }
         }
-    }
-}
-
-/// What is added to the last sixteen scores of a row: 0 for tokens, negative infinity beyond them.
-#[derive(Clone, Copy)]
-struct Beyond<L: Lanes>(L::Vector);
-
-impl<L: Lanes> Beyond<L> {
-    #[inline(always)]
-    fn of(lanes: L, tokens: usize) -> Self {
-        let mut beyond = [0.0; LANES];
-        let last = (tokens - 1) % LANES;
-        for x in &mut beyond[last + 1..] {
-            *x = f32::NEG_INFINITY;
-        }
-        Self(lanes.load(&beyond))
     }
 }
 
@@ -203,9 +46,9 @@ fn weigh_within_registers<L: Lanes>(
     scale: f32,
     queries: Rows,
     columns: &Columns,
-    beyond: Beyond<L>,
     weights: &mut [f32],
 ) {
+    let beyond = Beyond::of(lanes, shape.tokens);
     let weights = weights.as_chunks_mut().0;
     let columns = &columns.0[..];
     let mut query = 0;
@@ -222,33 +65,6 @@ fn weigh_within_registers<L: Lanes>(
         softmax_registers(lanes, &mut rows, scale, beyond);
         lanes.store(rows[0], &mut weights[query]);
         query += 1;
-    }
-}
-
-/// Replaces each register by its softmax, step by step for all of them, since each step waits for the one before.
-#[inline(always)]
-fn softmax_registers<L: Lanes, const R: usize>(
-    lanes: L,
-    rows: &mut [L::Vector; R],
-    scale: f32,
-    beyond: Beyond<L>,
-) {
-    let scale = lanes.splat(scale);
-    let mut edges = [0.0; R];
-    for (row, largest) in rows.iter_mut().zip(&mut edges) {
-        *row = lanes.add(lanes.mul(scale, *row), beyond.0);
-        *largest = lanes.largest(*row);
-    }
-    for (row, largest) in rows.iter_mut().zip(&edges) {
-        *row = lanes.exp(lanes.sub(*row, lanes.splat(*largest)));
-    }
-    for (row, total) in rows.iter().zip(&mut edges) {
-        *total = lanes.sum(*row);
-    }
-    // Apart from what follows, for one division of them all.
-    let shares = edges.map(|total| 1.0 / total);
-    for (row, share) in rows.iter_mut().zip(&shares) {
-        *row = lanes.mul(lanes.splat(*share), *row);
     }
 }
 
@@ -340,7 +156,15 @@ impl ByWidth for Backward<'_> {
             let grad = Rows { data: &grad[head * shape.head_dim..], stride: shape.dim() };
             columns.fill(shape, part(Third::Values));
             columns.products(lanes, shape, grad, scores);
-            grad_scores(lanes, shape.weights_row(), scale, before, after, scores);
+            let (tokens, grad_scores) = (shape.tokens, &mut scores[..]);
+            GradScores {
+                tokens,
+                scale,
+                before_dropout: before,
+                after_dropout: after,
+                grad: grad_scores,
+            }
+            .run(lanes);
             let mut out = shape.rows_mut(Third::Queries, head, grad_qkv);
             combine_rows::<L, C, R>(lanes, shape, scores, part(Third::Keys), &mut out);
             let mut out = shape.rows_mut(Third::Keys, head, grad_qkv);
@@ -348,62 +172,6 @@ impl ByWidth for Backward<'_> {
             let mut out = shape.rows_mut(Third::Values, head, grad_qkv);
             combine_columns::<L, C, R>(lanes, shape, after, grad, &mut out);
         }
-    }
-}
-
-/// Turns the gradients of dropped weights into those of `q kᵀ`, row by row.
-#[inline(always)]
-fn grad_scores<L: Lanes>(
-    lanes: L,
-    row_len: usize,
-    scale: f32,
-    before: &[f32],
-    after: &[f32],
-    scores: &mut [f32],
-) {
-    let scale = lanes.splat(scale);
-    let weights = before.chunks_exact(row_len).zip(after.chunks_exact(row_len));
-    for (row, (before, after)) in scores.chunks_exact_mut(row_len).zip(weights) {
-        let (row, before, after) =
-            (row.as_chunks_mut().0, before.as_chunks().0, after.as_chunks().0);
-        let mut total = lanes.splat(0.0);
-        for (score, after) in row.iter_mut().zip(after) {
-            let product = lanes.mul(lanes.load(score), lanes.load(after));
-            total = lanes.add(total, product);
-            lanes.store(product, score);
-        }
-        let total = lanes.splat(lanes.sum(total));
-        for (score, before) in row.iter_mut().zip(before) {
-            let taken_off = lanes.mul(lanes.load(before), total);
-            lanes.store(lanes.mul(scale, lanes.sub(lanes.load(score), taken_off)), score);
-        }
-    }
-}
-
-/// Replaces a row by `softmax(scale x)`, and by zeros beyond the tokens.
-#[inline(always)]
-fn softmax<L: Lanes>(lanes: L, row: &mut [[f32; LANES]], scale: f32, beyond: Beyond<L>) {
-    let scale = lanes.splat(scale);
-    let mut largest = lanes.splat(f32::NEG_INFINITY);
-    for block in row.iter_mut() {
-        lanes.store(lanes.mul(scale, lanes.load(block)), block);
-    }
-    if let Some(last) = row.last_mut() {
-        lanes.store(lanes.add(lanes.load(last), beyond.0), last);
-    }
-    for block in row.iter() {
-        largest = lanes.max(largest, lanes.load(block));
-    }
-    let largest = lanes.splat(lanes.largest(largest));
-    let mut total = lanes.splat(0.0);
-    for block in row.iter_mut() {
-        let power = lanes.exp(lanes.sub(lanes.load(block), largest));
-        total = lanes.add(total, power);
-        lanes.store(power, block);
-    }
-    let share = lanes.splat(1.0 / lanes.sum(total));
-    for block in row {
-        lanes.store(lanes.mul(share, lanes.load(block)), block);
     }
 }
 

@@ -5,13 +5,12 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::AttentionDropout;
-use super::kernel::{SampleShape, WIDEST_HEAD};
+use super::kernel::WIDEST_HEAD;
+use super::sample::SampleShape;
+use super::softmax::{GradScores, Softmax};
 use crate::dropout::Masks;
-use crate::lanes::Lanes;
-use crate::matmul::{Into, Matrix, MatrixMut, multiply};
-use crate::parallel;
-use crate::simd::{self, Kernel};
-use crate::slices::{self, LANES};
+use crate::matmul::{Matrix, MatrixMut, Store, multiply};
+use crate::{parallel, simd, slices};
 
 /// Whether it is the form to take: that of [`kernel`](super::kernel) has no wider heads, and wins where tokens are few
 /// or heads narrow, up to twice. Where tokens are many both are equal, but only this one is split over threads.
@@ -93,27 +92,21 @@ impl LargeAttention {
                 let (query, rows) = (block.row, QUERIES.min(queries - block.row));
                 let weights = kept.unwrap_or_else(|| &mut scores[..rows * row_len]);
                 let mut scores = MatrixMut::strided(weights, rows, tokens, row_len);
-                multiply(
-                    self.scale,
-                    q.rows(query, rows),
-                    k.transposed(),
-                    &mut scores,
-                    Into::Overwrite,
-                );
-                simd::run(Softmax { weights, tokens });
+                multiply(q.rows(query, rows), k.transposed(), &mut scores, Store::Overwrite);
+                simd::run(Softmax { tokens, scale: self.scale, scores: weights });
                 let weights = match &masks {
                     Some(masks) => masks.drop(sample, head, query, weights, dropped),
                     None => weights,
                 };
                 let weights = Matrix::strided(weights, rows, tokens, row_len);
-                multiply(1.0, weights, v, &mut block.out, Into::Overwrite);
+                multiply(weights, v, &mut block.out, Store::Overwrite);
             },
         );
         (ys, Kept { weights, masks })
     }
 
-    /// With weights `P`, masks `M`, dropped weights `W = P ∘ M` and output gradient `G`: `dV = Wᵀ G`,
-    /// `dP = M ∘ (G Vᵀ)`, `dS = P ∘ (dP - rowsum(P ∘ dP))`, `dQ = scale dS K`, `dK = scale dSᵀ Q`.
+    /// With dropped weights `W` and output gradient `G`: `dV = Wᵀ G`, `dW = G Vᵀ`, `dS` as [`GradScores`] has it,
+    /// `dQ = dS K`, `dK = dSᵀ Q`.
     fn backward(&self, qkv: &[f32], grad: &[f32], kept: &Kept) -> Vec<f32> {
         let shape = self.shape;
         let SampleShape { tokens, queries, heads, head_dim } = shape;
@@ -140,27 +133,24 @@ impl LargeAttention {
                 let grad = Matrix::strided(grad, queries, head_dim, dim);
                 let weights = &kept.weights[(sample * heads + head) * len..][..len];
                 let mut of_weights = MatrixMut::strided(grads, queries, tokens, row_len);
-                multiply(1.0, grad, v.transposed(), &mut of_weights, Into::Overwrite);
+                multiply(grad, v.transposed(), &mut of_weights, Store::Overwrite);
                 let after = match &kept.masks {
-                    Some(masks) => {
-                        masks.multiply(sample, head, 0, grads);
-                        masks.drop(sample, head, 0, weights, dropped)
-                    }
+                    Some(masks) => masks.drop(sample, head, 0, weights, dropped),
                     None => weights,
                 };
-                let after = Matrix::strided(after, queries, tokens, row_len);
-                multiply(1.0, after.transposed(), grad, &mut grad_v, Into::Overwrite);
-                simd::run(SoftmaxBackward { tokens, row_len, weights, grads });
+                let dropped = Matrix::strided(after, queries, tokens, row_len);
+                multiply(dropped.transposed(), grad, &mut grad_v, Store::Overwrite);
+                simd::run(GradScores {
+                    tokens,
+                    scale: self.scale,
+                    before_dropout: weights,
+                    after_dropout: after,
+                    grad: grads,
+                });
                 let of_scores = Matrix::strided(grads, queries, tokens, row_len);
                 let q = q.rows(0, queries);
-                multiply(
-                    self.scale,
-                    of_scores,
-                    k,
-                    &mut grad_q.first_rows(queries),
-                    Into::Overwrite,
-                );
-                multiply(self.scale, of_scores.transposed(), q, &mut grad_k, Into::Overwrite);
+                multiply(of_scores, k, &mut grad_q.first_rows(queries), Store::Overwrite);
+                multiply(of_scores.transposed(), q, &mut grad_k, Store::Overwrite);
             },
         );
         grad_qkv
@@ -202,19 +192,7 @@ impl BatchMasks {
         &self.values[((sample * queries + query) * heads + head) * tokens..][..tokens]
     }
 
-    /// Multiplies a head's rows by their masks, from the row of `query` on.
-    fn multiply(&self, sample: usize, head: usize, query: usize, rows: &mut [f32]) {
-        simd::dispatch(
-            #[inline(always)]
-            || {
-                for (row, query) in rows.chunks_exact_mut(self.shape.weights_row()).zip(query..) {
-                    slices::multiply(row, self.row(sample, query, head));
-                }
-            },
-        );
-    }
-
-    /// What the masks leave of a head's weights, in `room`.
+    /// What the masks leave of a head's weights, from the row of `query` on, in `room`.
     fn drop<'a>(
         &self,
         sample: usize,
@@ -225,74 +203,15 @@ impl BatchMasks {
     ) -> &'a [f32] {
         let room = &mut room[..weights.len()];
         room.copy_from_slice(weights);
-        self.multiply(sample, head, query, room);
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                for (row, query) in room.chunks_exact_mut(self.shape.weights_row()).zip(query..) {
+                    slices::multiply(row, self.row(sample, query, head));
+                }
+            },
+        );
         room
-    }
-}
-
-/// Rows of scores become rows of weights, with zeros at their ends.
-struct Softmax<'a> {
-    tokens: usize,
-    /// (queries, weights_row)
-    weights: &'a mut [f32],
-}
-
-impl Kernel for Softmax<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) {
-        for row in self.weights.chunks_exact_mut(self.tokens.next_multiple_of(LANES)) {
-            row[self.tokens..].fill(f32::NEG_INFINITY);
-            let (row, _) = row.as_chunks_mut::<LANES>();
-            let mut max = lanes.splat(f32::NEG_INFINITY);
-            for xs in row.iter() {
-                max = lanes.max(lanes.load(xs), max);
-            }
-            let max = lanes.splat(lanes.largest(max));
-            let mut sum = lanes.splat(0.0);
-            for xs in row.iter_mut() {
-                let weights = lanes.exp(lanes.sub(lanes.load(xs), max));
-                sum = lanes.add(sum, weights);
-                lanes.store(weights, xs);
-            }
-            let scale = lanes.splat(1.0 / lanes.sum(sum));
-            for xs in row {
-                lanes.store(lanes.mul(lanes.load(xs), scale), xs);
-            }
-        }
-    }
-}
-
-/// Rows of gradients of weights become rows of gradients of scores: `dS = P ∘ (dP - sum(P ∘ dP))`.
-struct SoftmaxBackward<'a> {
-    tokens: usize,
-    row_len: usize,
-    weights: &'a [f32],
-    grads: &'a mut [f32],
-}
-
-impl Kernel for SoftmaxBackward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) {
-        let rows = self.weights.chunks_exact(self.row_len);
-        for (weights, grads) in rows.zip(self.grads.chunks_exact_mut(self.row_len)) {
-            // What the piece before left there may be no number.
-            grads[self.tokens..].fill(0.0);
-            let (weights, _) = weights.as_chunks::<LANES>();
-            let (grads, _) = grads.as_chunks_mut::<LANES>();
-            let mut along = lanes.splat(0.0);
-            for (p, dp) in weights.iter().zip(grads.iter()) {
-                along = lanes.add(along, lanes.mul(lanes.load(p), lanes.load(dp)));
-            }
-            let along = lanes.splat(lanes.sum(along));
-            for (p, dp) in weights.iter().zip(grads) {
-                let centered = lanes.sub(lanes.load(dp), along);
-                lanes.store(lanes.mul(lanes.load(p), centered), dp);
-            }
-        }
     }
 }
 
@@ -324,7 +243,6 @@ mod tests {
     use crate::attention::{AttentionShape, Queries, composed};
     use crate::dropout::DropRate;
     use crate::parallel::tests::assert_threads_do_not_show;
-    use crate::simd::run_on_every_path;
     use crate::testing::{Case, tensors};
     use candle_core::Var;
     use vit_random::{Random, Site};
@@ -400,48 +318,5 @@ mod tests {
             });
         }
         Ok(())
-    }
-
-    #[derive(Clone, Copy)]
-    struct Both<'a> {
-        scores: &'a [f32],
-        tokens: usize,
-    }
-
-    impl Kernel for Both<'_> {
-        type Output = [Vec<f32>; 2];
-
-        #[inline(always)]
-        fn run<L: Lanes>(self, lanes: L) -> [Vec<f32>; 2] {
-            let Self { scores, tokens } = self;
-            let mut weights = scores.to_vec();
-            let mut grads: Vec<f32> = scores.iter().map(|x| x * x).collect();
-            Softmax { weights: &mut weights, tokens }.run(lanes);
-            let row_len = tokens.next_multiple_of(LANES);
-            SoftmaxBackward { tokens, row_len, weights: &weights, grads: &mut grads }.run(lanes);
-            [weights, grads]
-        }
-    }
-
-    #[test]
-    fn every_instruction_set_gives_the_same_bits() {
-        for tokens in [1_usize, 15, 16, 17, 197] {
-            let len = 3 * tokens.next_multiple_of(LANES);
-            let scores: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37).sin() * 9.0).collect();
-            let paths = run_on_every_path(Both { scores: &scores, tokens });
-            for (path, bits) in &paths {
-                assert_eq!(bits, &paths[0].1, "{path}, {tokens} tokens");
-            }
-        }
-    }
-
-    #[test]
-    fn rows_sum_to_one_even_where_exp_would_overflow() {
-        let mut row = vec![0.0; 32];
-        row[..3].copy_from_slice(&[1e4, 9e3, -1e4]);
-        for (path, [weights, _]) in run_on_every_path(Both { scores: &row, tokens: 17 }) {
-            assert_eq!(weights[..3], [1.0, 0.0, 0.0], "{path}");
-            assert_eq!(weights[17..], [0.0; 15], "{path}");
-        }
     }
 }

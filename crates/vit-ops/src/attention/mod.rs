@@ -2,14 +2,17 @@
 
 mod kernel;
 mod large;
+mod sample;
+mod softmax;
 
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use vit_random::{Random, Site};
 
-use self::kernel::{Backward, Columns, SampleShape, Weigh, WeighValues};
+use self::kernel::{Backward, Columns, Weigh, WeighValues};
 use self::large::LargeAttention;
+use self::sample::SampleShape;
 use crate::dropout::{DropRate, Masks};
 use crate::{simd, slices};
 

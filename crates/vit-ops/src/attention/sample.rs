@@ -1,0 +1,144 @@
+//! The sizes of one sample, and where the rows of its heads lie.
+
+use crate::lanes::{HALF, Lanes};
+use crate::slices::{LANES, copy};
+
+/// The sizes of one sample.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SampleShape {
+    pub(super) tokens: usize,
+    /// The tokens whose rows are asked for: the first so many.
+    pub(super) queries: usize,
+    pub(super) heads: usize,
+    pub(super) head_dim: usize,
+}
+
+impl SampleShape {
+    #[inline(always)]
+    pub(super) fn dim(self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Numbers in the packed rows of a sample (tokens, 3 * dim).
+    #[inline(always)]
+    pub(super) fn packed(self) -> usize {
+        self.tokens * 3 * self.dim()
+    }
+
+    /// Numbers in what is asked for (queries, dim).
+    #[inline(always)]
+    pub(super) fn output(self) -> usize {
+        self.queries * self.dim()
+    }
+
+    /// Numbers in a row of weights: the tokens, and zeros up to a whole register.
+    #[inline(always)]
+    pub(super) fn weights_row(self) -> usize {
+        self.tokens.next_multiple_of(LANES)
+    }
+
+    /// Numbers in the weights of one head (queries, `weights_row`).
+    #[inline(always)]
+    pub(super) fn head_weights(self) -> usize {
+        self.queries * self.weights_row()
+    }
+
+    /// Numbers in a sample's weights (heads, queries, `weights_row`).
+    #[inline(always)]
+    pub(super) fn weights(self) -> usize {
+        self.heads * self.head_weights()
+    }
+
+    /// Where a head's part of token 0's packed row begins.
+    #[inline(always)]
+    fn start(self, third: Third, head: usize) -> usize {
+        third as usize * self.dim() + head * self.head_dim
+    }
+
+    /// A head's rows of a packed sample.
+    #[inline(always)]
+    pub(super) fn rows(self, third: Third, head: usize, packed: &[f32]) -> Rows<'_> {
+        Rows { data: &packed[self.start(third, head)..], stride: 3 * self.dim() }
+    }
+
+    /// The same, to be written.
+    #[inline(always)]
+    pub(super) fn rows_mut(self, third: Third, head: usize, packed: &mut [f32]) -> RowsMut<'_> {
+        let (width, stride) = (self.head_dim, 3 * self.dim());
+        RowsMut { data: &mut packed[self.start(third, head)..], stride, width }
+    }
+}
+
+/// Which part of a packed row.
+#[derive(Clone, Copy)]
+pub(super) enum Third {
+    Queries = 0,
+    Keys = 1,
+    Values = 2,
+}
+
+/// Row `i` begins at `i * stride`; what follows its own numbers belongs to others.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    #[inline(always)]
+    pub(super) fn get(self, row: usize) -> &'a [f32] {
+        &self.data[row * self.stride..]
+    }
+
+    /// The first `C` registers of a row. Lanes beyond the row's own numbers hold whatever follows.
+    #[inline(always)]
+    pub(super) fn load<L: Lanes, const C: usize>(self, lanes: L, row: usize) -> [L::Vector; C] {
+        let row = self.get(row);
+        let mut registers = [lanes.splat(0.0); C];
+        if row.len() >= C * LANES {
+            for (register, part) in registers.iter_mut().zip(row.as_chunks().0) {
+                *register = lanes.load(part);
+            }
+        } else {
+            let mut padded = [[0.0; LANES]; C];
+            copy(row, padded.as_flattened_mut());
+            for (register, part) in registers.iter_mut().zip(&padded) {
+                *register = lanes.load(part);
+            }
+        }
+        registers
+    }
+}
+
+/// Rows of `width` numbers.
+pub(super) struct RowsMut<'a> {
+    pub(super) data: &'a mut [f32],
+    pub(super) stride: usize,
+    pub(super) width: usize,
+}
+
+impl RowsMut<'_> {
+    #[inline(always)]
+    pub(super) fn store<L: Lanes, const C: usize>(
+        &mut self,
+        lanes: L,
+        row: usize,
+        registers: &[L::Vector; C],
+    ) {
+        let row = &mut self.data[row * self.stride..][..self.width];
+        let (blocks, rest) = row.as_chunks_mut();
+        for (block, register) in blocks.iter_mut().zip(registers) {
+            lanes.store(*register, block);
+        }
+        let Some(last) = registers.get(blocks.len()) else { return };
+        let (halves, rest) = rest.as_chunks_mut();
+        for half in halves.iter_mut() {
+            lanes.store_half(*last, half);
+        }
+        if !rest.is_empty() {
+            let mut padded = [0.0; LANES];
+            lanes.store(*last, &mut padded);
+            copy(&padded[halves.len() * HALF..][..rest.len()], rest);
+        }
+    }
+}
