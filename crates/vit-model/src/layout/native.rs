@@ -11,12 +11,19 @@ pub(super) fn parameters(config: &VitConfig) -> Vec<Named> {
     let patch = patch_shape(config);
     let mut all = Vec::from(with_bias("patch_embed.proj", &patch));
     match config.position {
-        Position::Learned => all.push(("pos_embed".to_owned(), vec![1, config.tokens(), dim])),
+        Position::Learned => {
+            let places = config.patch_config();
+            let rows = places.prefix_rows(config.class_token()) + places.patches();
+            all.push(("pos_embed".to_owned(), vec![1, rows, dim]));
+        }
         Position::PatchLinear => all.extend(with_bias("pos_embed.proj", &patch)),
         Position::None | Position::Sincos2d => {}
     }
     if config.pool == Pool::Cls {
         all.push(("cls_token".to_owned(), vec![1, 1, dim]));
+    }
+    if config.registers > 0 {
+        all.push(("reg_token".to_owned(), vec![1, config.registers, dim]));
     }
     for block in 0..config.depth {
         let layers = [
