@@ -11,6 +11,13 @@ const LARGEST_DEPTH: usize = 1024;
 const LARGEST_SIZE: usize = 1 << 24;
 
 /// The shape of an [`Encoder`](crate::Encoder) and its rates.
+///
+/// ```
+/// use vit_layers::{DropoutRates, EncoderConfig};
+///
+/// let config = EncoderConfig { dropout: DropoutRates::all(0.1), ..EncoderConfig::new(64, 2, 4) };
+/// assert_eq!((config.mlp_dim, config.width_of_head()), (256, 16));
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EncoderConfig {
@@ -18,16 +25,30 @@ pub struct EncoderConfig {
     pub dim: usize,
     /// Number of blocks.
     pub depth: usize,
-    /// Attention heads, each `dim / heads` wide.
+    /// Attention heads.
     pub heads: usize,
+    /// Width of a head; without one, `dim / heads`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
     /// Width between the two linear maps of a feed-forward.
     pub mlp_dim: usize,
+    /// Where the layer norms stand.
+    #[serde(default)]
+    pub norm: NormPlacement,
     /// What the attention scores are scaled by.
     pub score_scale: ScoreScale,
     /// The function between the two linear maps of a feed-forward.
     pub activation: Activation,
     /// Whether queries, keys and values have a bias.
     pub qkv_bias: bool,
+    /// Whether each head's queries and keys pass a layer norm before their products (Dehghani et al.,
+    /// arXiv 2302.05442, section 2).
+    #[serde(default)]
+    pub qk_norm: bool,
+    /// What the learned scale of each branch's features begins as (LayerScale, arXiv 2103.17239, eq. 7); without
+    /// one, branches are not scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_scale: Option<f64>,
     /// Where elements are dropped in training.
     pub dropout: DropoutRates,
     /// Probability that a sample skips the last block's branches in training; it rises linearly from 0 at
@@ -35,6 +56,17 @@ pub struct EncoderConfig {
     pub drop_path: f64,
     /// Added to the variance in layer norms.
     pub layer_norm_eps: f64,
+}
+
+/// Where a block's layer norms stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormPlacement {
+    /// At the head of each branch, `x + f(norm(x))`, with one more norm behind the last block, as in ViT.
+    #[default]
+    Pre,
+    /// Behind each sum, `norm(x + f(x))`, as in *Attention Is All You Need*; no other follows the last block.
+    Post,
 }
 
 /// What the scores `q · k` are multiplied by before the softmax.
@@ -68,6 +100,28 @@ impl DropoutRates {
 }
 
 impl EncoderConfig {
+    /// The ViT paper's encoder of this width, depth and number of heads, without dropout: feed-forwards four times
+    /// as wide, GELU, biases throughout, pre-norm with an epsilon of 1e-6.
+    #[must_use]
+    pub const fn new(dim: usize, depth: usize, heads: usize) -> Self {
+        Self {
+            dim,
+            depth,
+            heads,
+            head_dim: None,
+            mlp_dim: dim.saturating_mul(4),
+            norm: NormPlacement::Pre,
+            score_scale: ScoreScale::HeadDim,
+            activation: Activation::Gelu,
+            qkv_bias: true,
+            qk_norm: false,
+            layer_scale: None,
+            dropout: DropoutRates::all(0.0),
+            drop_path: 0.0,
+            layer_norm_eps: 1e-6,
+        }
+    }
+
     /// Checks what can be checked without building anything.
     ///
     /// # Errors
@@ -83,8 +137,20 @@ impl EncoderConfig {
             let limit = if field == "depth" { LARGEST_DEPTH } else { LARGEST_SIZE };
             check_size(field, value, limit)?;
         }
-        if !self.dim.is_multiple_of(self.heads) {
-            return Err(ConfigError::Heads { heads: self.heads, dim: self.dim });
+        match self.head_dim {
+            Some(head_dim) => {
+                check_size("head_dim", head_dim, LARGEST_SIZE)?;
+                check_size("heads * head_dim", self.heads * head_dim, LARGEST_SIZE)?;
+            }
+            None if !self.dim.is_multiple_of(self.heads) => {
+                return Err(ConfigError::Heads { heads: self.heads, dim: self.dim });
+            }
+            None => {}
+        }
+        if let Some(scale) = self.layer_scale
+            && !scale.is_finite()
+        {
+            return Err(ConfigError::LayerScale { scale });
         }
         check_rate("dropout.attention", self.dropout.attention)?;
         check_rate("dropout.projection", self.dropout.projection)?;
@@ -98,15 +164,24 @@ impl EncoderConfig {
 
     /// Width of a head.
     #[must_use]
-    pub const fn head_dim(&self) -> usize {
-        self.dim / self.heads
+    pub const fn width_of_head(&self) -> usize {
+        match self.head_dim {
+            Some(head_dim) => head_dim,
+            None => self.dim / self.heads,
+        }
+    }
+
+    /// Width of all heads together.
+    #[must_use]
+    pub const fn width_of_heads(&self) -> usize {
+        self.heads * self.width_of_head()
     }
 
     /// The factor of the scores.
     #[must_use]
     pub fn scale(&self) -> f64 {
         let width = match self.score_scale {
-            ScoreScale::HeadDim => self.head_dim(),
+            ScoreScale::HeadDim => self.width_of_head(),
             ScoreScale::Dim => self.dim,
         };
         (width as f64).powf(-0.5)
@@ -128,16 +203,10 @@ pub(crate) fn check_rate(field: &'static str, rate: f64) -> Result<DropRate, Con
 #[cfg(test)]
 pub(crate) fn tiny() -> EncoderConfig {
     EncoderConfig {
-        dim: 8,
-        depth: 2,
-        heads: 2,
         mlp_dim: 12,
-        score_scale: ScoreScale::HeadDim,
-        activation: Activation::Gelu,
-        qkv_bias: true,
         dropout: DropoutRates::all(0.1),
-        drop_path: 0.0,
         layer_norm_eps: 1e-5,
+        ..EncoderConfig::new(8, 2, 2)
     }
 }
 
@@ -161,12 +230,27 @@ mod tests {
             message(|c| c.heads = 1_000_000_000_000),
             "expected heads of at most 16777216, got 1000000000000"
         );
+        assert_eq!(
+            message(|c| (c.heads, c.head_dim) = (1 << 24, Some(1 << 24))),
+            "expected heads * head_dim of at most 16777216, got 281474976710656"
+        );
+        assert_eq!(
+            message(|c| c.layer_scale = Some(f64::NAN)),
+            "expected a finite layer_scale, got NaN"
+        );
         assert_eq!(message(|c| c.dropout.mlp = 1.0), "expected dropout.mlp in [0, 1), got 1");
         assert_eq!(message(|c| c.drop_path = f64::NAN), "expected drop_path in [0, 1), got NaN");
         assert_eq!(
             message(|c| c.layer_norm_eps = 0.0),
             "expected a positive layer_norm_eps, got 0"
         );
+    }
+
+    #[test]
+    fn heads_of_a_width_of_their_own_need_not_divide() {
+        let config = EncoderConfig { heads: 3, head_dim: Some(5), ..tiny() };
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!((config.width_of_head(), config.width_of_heads()), (5, 15));
     }
 
     #[test]

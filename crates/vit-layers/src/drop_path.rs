@@ -1,8 +1,11 @@
 //! Stochastic depth (Huang et al., arXiv 1603.09382): whole branches are dropped, sample by sample.
 
 use candle_core::{Result, Tensor, bail};
+use candle_nn::VarBuilder;
 use vit_ops::{DropRate, Mode, dropout_mask};
 use vit_random::Site;
+
+use crate::dropout::check_rate;
 
 /// In training, each sample's branch becomes 0 with probability `rate` and else `x / (1 - rate)`.
 ///
@@ -14,10 +17,12 @@ pub struct DropPath {
 }
 
 impl DropPath {
-    /// A layer that draws its masks at `site`, such as the path of the layer in the model.
-    #[must_use]
-    pub fn new(rate: DropRate, site: &str) -> Self {
-        Self { rate, site: Site::named(site) }
+    /// A layer that draws its masks at the path of `vb`. It has no parameters.
+    ///
+    /// # Errors
+    /// If `rate` is not in `[0, 1)`.
+    pub fn new(rate: f64, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self { rate: check_rate("drop path", rate, vb)?, site: Site::named(&vb.prefix()) })
     }
 
     /// # Shapes
@@ -48,9 +53,8 @@ mod tests {
 
     #[test]
     fn a_sample_is_kept_whole_or_dropped_whole() -> Result<()> {
-        let rate = DropRate::new(0.5).expect("a rate in [0, 1)");
         let xs = Tensor::ones((64, 3, 5), DType::F32, &Device::Cpu)?;
-        let drop = DropPath::new(rate, "test");
+        let drop = DropPath::new(0.5, &VarBuilder::zeros(DType::F32, &Device::Cpu).pp("test"))?;
         let ys = drop.forward(&xs, Mode::Train(Random::new(1)))?.to_vec3::<f32>()?;
         let firsts: Vec<f32> = ys.iter().map(|sample| sample[0][0]).collect();
         assert!(firsts.contains(&0.0) && firsts.contains(&2.0));

@@ -1,13 +1,30 @@
 //! Dropout at one place of a model.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
+use candle_nn::VarBuilder;
 use vit_ops::{DropRate, Mode};
 use vit_random::Site;
 
+use crate::place::Place;
+
 /// In training, each element becomes 0 with probability `rate` and else `x / (1 - rate)`.
 ///
-/// The masks are a function of the mode's random source, the site and the sample's index, so two layers need
-/// two sites. PyTorch equivalent: `torch.nn.Dropout(rate)`, with other masks.
+/// The masks are a function of the mode's random source, the layer's path and the sample's index, so two layers need
+/// two paths. PyTorch equivalent: `torch.nn.Dropout(rate)`, with other masks.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use vit_layers::{Dropout, Mode, Parameters, Random};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let vb = Parameters::seeded(1).builder(DType::F32, &Device::Cpu);
+/// let drop = Dropout::new(0.5, &vb.pp("drop"))?;
+/// let xs = Tensor::ones((4, 100), DType::F32, &Device::Cpu)?;
+/// let ys = drop.forward(&xs, Mode::Train(Random::new(7).at_step(1)))?;
+/// assert!(ys.flatten_all()?.to_vec1::<f32>()?.iter().all(|&y| y == 0.0 || y == 2.0));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout {
     rate: DropRate,
@@ -15,10 +32,12 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// A layer that draws its masks at `site`, such as the path of the layer in the model.
-    #[must_use]
-    pub fn new(rate: DropRate, site: &str) -> Self {
-        Self { rate, site: Site::named(site) }
+    /// A layer that draws its masks at the path of `vb`. It has no parameters.
+    ///
+    /// # Errors
+    /// If `rate` is not in `[0, 1)`.
+    pub fn new(rate: f64, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self { rate: check_rate("dropout", rate, vb)?, site: Site::named(&vb.prefix()) })
     }
 
     /// # Shapes
@@ -31,5 +50,25 @@ impl Dropout {
             Mode::Eval => Ok(xs.clone()),
             Mode::Train(random) => vit_ops::dropout(xs, self.rate, self.site, &random),
         }
+    }
+}
+
+pub(crate) fn check_rate(kind: &str, rate: f64, vb: &VarBuilder) -> Result<DropRate> {
+    match DropRate::new(rate) {
+        Some(rate) => Ok(rate),
+        None => bail!("{}: expected a rate in [0, 1), got {rate}", Place::of(kind, vb)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn a_rate_that_is_no_probability_is_named_with_its_layer() {
+        let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
+        let error = Dropout::new(1.0, &vb.pp("head.drop")).unwrap_err().to_string();
+        assert!(error.contains("head.drop: expected a rate in [0, 1), got 1"), "{error}");
     }
 }

@@ -1,21 +1,24 @@
-//! The encoder: blocks, then a layer norm.
+//! The encoder: blocks, and behind those of pre-norm a layer norm.
 
-use candle_core::{Module, Result, Tensor, bail};
+use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use vit_ops::{Mode, Queries};
 
-use crate::config::check_rate;
-use crate::{EncoderBlock, EncoderConfig, LayerNorm};
+use crate::place::Place;
+use crate::{EncoderBlock, EncoderConfig, LayerNorm, NormPlacement};
 
-/// `y = norm(block_depth(... block_1(x)))`, the Transformer encoder of the ViT paper (arXiv 2010.11929).
+/// `y = norm(block_depth(... block_1(x)))`, the Transformer encoder of the ViT paper (arXiv 2010.11929). Blocks of
+/// post-norm end in a norm of their own, and no other follows.
 ///
 /// # Parameters
-/// `blocks.0` to `blocks.{depth - 1}`, `norm`
+/// `blocks.0` to `blocks.{depth - 1}`; of pre-norm, `norm`
 #[derive(Clone, Debug)]
 pub struct Encoder {
+    place: Place,
     dim: usize,
+    dtype: DType,
     blocks: Vec<EncoderBlock>,
-    norm: LayerNorm,
+    norm: Option<LayerNorm>,
 }
 
 impl Encoder {
@@ -28,14 +31,21 @@ impl Encoder {
         let blocks = (0..cfg.depth).map(|index| {
             // timm's rule: linearly from 0 at the first block to `drop_path` at the last.
             let share = index as f64 / (cfg.depth - 1).max(1) as f64;
-            let rate =
-                check_rate("drop_path", cfg.drop_path * share).map_err(candle_core::Error::wrap)?;
-            EncoderBlock::new(cfg, rate, &vb.pp("blocks").pp(index))
+            let cfg = EncoderConfig { drop_path: cfg.drop_path * share, ..cfg.clone() };
+            EncoderBlock::new(&cfg, &vb.pp("blocks").pp(index))
         });
+        let norm = match cfg.norm {
+            NormPlacement::Pre => {
+                Some(LayerNorm::new(cfg.dim, cfg.layer_norm_eps, &vb.pp("norm"))?)
+            }
+            NormPlacement::Post => None,
+        };
         Ok(Self {
+            place: Place::of("encoder", vb),
             dim: cfg.dim,
+            dtype: vb.dtype(),
             blocks: blocks.collect::<Result<_>>()?,
-            norm: LayerNorm::new(cfg.dim, cfg.layer_norm_eps, &vb.pp("norm"))?,
+            norm,
         })
     }
 
@@ -61,20 +71,17 @@ impl Encoder {
     }
 
     fn forward_for(&self, queries: Queries, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        let (_batch, tokens, dim) = xs.dims3()?;
-        if dim != self.dim || tokens == 0 {
-            bail!(
-                "encoder: expected xs of shape (batch, tokens, {}), got {:?}",
-                self.dim,
-                xs.dims()
-            );
-        }
+        self.place.check_tokens("xs", xs, self.dim, self.dtype)?;
         let (last, blocks) = self.blocks.split_last().expect("the depth was checked");
         let mut xs = xs.clone();
         for block in blocks {
             xs = block.forward(&xs, mode)?;
         }
-        self.norm.forward(&last.forward_for(queries, &xs, mode)?)
+        let ys = last.forward_for(queries, &xs, mode)?;
+        match &self.norm {
+            Some(norm) => norm.forward(&ys),
+            None => Ok(ys),
+        }
     }
 }
 
@@ -82,7 +89,7 @@ impl Encoder {
 mod tests {
     use super::*;
     use crate::{Parameters, config::tiny};
-    use candle_core::{DType, Device, Var};
+    use candle_core::{Device, Var};
     use vit_random::{Random, Site};
 
     fn tokens(batch: usize, tokens: usize, dim: usize) -> Result<Tensor> {

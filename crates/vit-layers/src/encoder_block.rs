@@ -1,39 +1,46 @@
-//! One pre-norm block of the encoder (Dosovitskiy et al., arXiv 2010.11929, eq. 2 and 3).
+//! One block of the encoder (Dosovitskiy et al., arXiv 2010.11929, eq. 2 and 3).
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use vit_ops::{DropRate, Mode, Queries};
+use vit_ops::{Mode, Queries};
 
-use crate::{Attention, DropPath, EncoderConfig, FeedForward, LayerNorm};
+use crate::{
+    Attention, DropPath, EncoderConfig, FeedForward, LayerNorm, LayerScale, NormPlacement,
+};
 
-/// `z' = z + attn(norm1(z))`, `z'' = z' + mlp(norm2(z'))`.
+/// Pre-norm: `z' = z + attn(norm1(z))`, `z'' = z' + mlp(norm2(z'))`. Post-norm: `z' = norm1(z + attn(z))`,
+/// `z'' = norm2(z' + mlp(z'))`. With a layer scale, each branch ends in one.
+///
+/// PyTorch equivalent: `timm.models.vision_transformer.Block`; of post-norm,
+/// `torch.nn.TransformerEncoderLayer(norm_first=False)`, whose parameters have other names.
 ///
 /// # Parameters
-/// `norm1`, `attn`, `norm2`, `mlp`
+/// `norm1`, `attn`, `norm2`, `mlp`; `ls1` and `ls2` if there is a `layer_scale`
 #[derive(Clone, Debug)]
 pub struct EncoderBlock {
+    norm: NormPlacement,
     norm1: LayerNorm,
     attn: Attention,
-    drop_path1: DropPath,
+    end1: BranchEnd,
     norm2: LayerNorm,
     mlp: FeedForward,
-    drop_path2: DropPath,
+    end2: BranchEnd,
 }
 
 impl EncoderBlock {
-    /// A block whose two branches are dropped with probability `drop_path` in training.
+    /// A block whose two branches are each dropped with probability `cfg.drop_path` in training.
     ///
     /// # Errors
     /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
-    pub fn new(cfg: &EncoderConfig, drop_path: DropRate, vb: &VarBuilder) -> Result<Self> {
-        let path = vb.prefix();
+    pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
         Ok(Self {
+            norm: cfg.norm,
             norm1: LayerNorm::new(cfg.dim, cfg.layer_norm_eps, &vb.pp("norm1"))?,
             attn: Attention::new(cfg, &vb.pp("attn"))?,
-            drop_path1: DropPath::new(drop_path, &format!("{path}.drop_path1")),
+            end1: BranchEnd::new(cfg, &vb.pp("ls1"), &vb.pp("drop_path1"))?,
             norm2: LayerNorm::new(cfg.dim, cfg.layer_norm_eps, &vb.pp("norm2"))?,
             mlp: FeedForward::new(cfg, &vb.pp("mlp"))?,
-            drop_path2: DropPath::new(drop_path, &format!("{path}.drop_path2")),
+            end2: BranchEnd::new(cfg, &vb.pp("ls2"), &vb.pp("drop_path2"))?,
         })
     }
 
@@ -41,20 +48,54 @@ impl EncoderBlock {
     /// `xs` (batch, tokens, dim) -> (batch, tokens, dim)
     ///
     /// # Errors
-    /// If `xs` has another shape.
+    /// If `xs` has another shape or dtype, or no token.
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
         self.forward_for(Queries::All, xs, mode)
     }
 
     /// The rows of some tokens alone.
     pub(crate) fn forward_for(&self, queries: Queries, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        let attended = self.attn.forward_for(queries, &self.norm1.forward(xs)?, mode)?;
-        let xs = match queries {
-            Queries::All => xs.clone(),
-            Queries::First => xs.narrow(1, 0, 1)?,
-        };
-        let xs = (xs + self.drop_path1.forward(&attended, mode)?)?;
-        let fed = self.mlp.forward(&self.norm2.forward(&xs)?, mode)?;
-        xs + self.drop_path2.forward(&fed, mode)?
+        match self.norm {
+            NormPlacement::Pre => {
+                let attended = self.attn.forward_for(queries, &self.norm1.forward(xs)?, mode)?;
+                let xs = (rows_of(queries, xs)? + self.end1.forward(&attended, mode)?)?;
+                let fed = self.mlp.forward(&self.norm2.forward(&xs)?, mode)?;
+                xs + self.end2.forward(&fed, mode)?
+            }
+            NormPlacement::Post => {
+                let attended = self.attn.forward_for(queries, xs, mode)?;
+                let sum = (rows_of(queries, xs)? + self.end1.forward(&attended, mode)?)?;
+                let xs = self.norm1.forward(&sum)?;
+                let fed = self.mlp.forward(&xs, mode)?;
+                self.norm2.forward(&(xs + self.end2.forward(&fed, mode)?)?)
+            }
+        }
+    }
+}
+
+fn rows_of(queries: Queries, xs: &Tensor) -> Result<Tensor> {
+    match queries {
+        Queries::All => Ok(xs.clone()),
+        Queries::First => xs.narrow(1, 0, 1),
+    }
+}
+
+/// What a branch passes before it is added.
+#[derive(Clone, Debug)]
+struct BranchEnd {
+    scale: Option<LayerScale>,
+    drop_path: DropPath,
+}
+
+impl BranchEnd {
+    fn new(cfg: &EncoderConfig, scale: &VarBuilder, drop_path: &VarBuilder) -> Result<Self> {
+        let scale =
+            cfg.layer_scale.map(|init| LayerScale::new(cfg.dim, init, scale)).transpose()?;
+        Ok(Self { scale, drop_path: DropPath::new(cfg.drop_path, drop_path)? })
+    }
+
+    fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
+        let scaled = self.scale.as_ref().map(|scale| scale.forward(xs)).transpose()?;
+        self.drop_path.forward(scaled.as_ref().unwrap_or(xs), mode)
     }
 }

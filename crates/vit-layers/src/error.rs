@@ -26,6 +26,12 @@ pub enum ConfigError {
         /// Its value.
         rate: f64,
     },
+    /// A scale that would turn every branch into no number.
+    #[error("expected a finite layer_scale, got {scale}")]
+    LayerScale {
+        /// Its value.
+        scale: f64,
+    },
     /// An epsilon that would not keep a division finite.
     #[error("expected a positive layer_norm_eps, got {eps}")]
     Eps {

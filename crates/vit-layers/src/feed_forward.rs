@@ -4,7 +4,6 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use vit_ops::{Activation, Mode};
 
-use crate::config::check_rate;
 use crate::{Bias, Dropout, EncoderConfig, Linear};
 
 /// `y = dropout(fc2(activation(fc1(x))))`, for each token alone.
@@ -25,14 +24,12 @@ impl FeedForward {
     /// # Errors
     /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
     pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
-        let wrap = candle_core::Error::wrap;
-        cfg.check().map_err(wrap)?;
-        let rate = check_rate("dropout.mlp", cfg.dropout.mlp).map_err(wrap)?;
+        cfg.check().map_err(candle_core::Error::wrap)?;
         Ok(Self {
             fc1: Linear::new(cfg.dim, cfg.mlp_dim, Bias::Yes, &vb.pp("fc1"))?,
             activation: cfg.activation,
             fc2: Linear::new(cfg.mlp_dim, cfg.dim, Bias::Yes, &vb.pp("fc2"))?,
-            drop: Dropout::new(rate, &format!("{}.drop", vb.prefix())),
+            drop: Dropout::new(cfg.dropout.mlp, &vb.pp("drop"))?,
         })
     }
 

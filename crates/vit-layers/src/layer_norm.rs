@@ -3,6 +3,8 @@
 use candle_core::{Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
+use crate::place::Place;
+
 /// `y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias` over the last dimension.
 ///
 /// candle-nn's own `LayerNorm` cuts the gradient. PyTorch equivalent: `torch.nn.LayerNorm(dim, eps)`.
@@ -11,6 +13,7 @@ use candle_nn::{Init, VarBuilder};
 /// `weight` (dim), ones at first; `bias` (dim), zeros at first
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
+    place: Place,
     weight: Tensor,
     bias: Tensor,
     eps: f64,
@@ -24,7 +27,7 @@ impl LayerNorm {
     pub fn new(dim: usize, eps: f64, vb: &VarBuilder) -> Result<Self> {
         let weight = vb.get_with_hints(dim, "weight", Init::Const(1.0))?;
         let bias = vb.get_with_hints(dim, "bias", Init::Const(0.0))?;
-        Ok(Self { weight, bias, eps })
+        Ok(Self { place: Place::of("layer norm", vb), weight, bias, eps })
     }
 }
 
@@ -33,8 +36,9 @@ impl Module for LayerNorm {
     /// `xs` (..., dim) -> (..., dim)
     ///
     /// # Errors
-    /// If `xs` has another width.
+    /// If `xs` has another width or dtype.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.place.check_features(xs, &self.weight)?;
         vit_ops::layer_norm(xs, &self.weight, &self.bias, self.eps)
     }
 }

@@ -1,8 +1,10 @@
 //! The linear layer, initialised as PyTorch's.
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use vit_ops::Activation;
+
+use crate::place::Place;
 
 /// Whether a [`Linear`] adds a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,7 @@ impl From<bool> for Bias {
 /// `weight` (outputs, inputs), `bias` (outputs)
 #[derive(Clone, Debug)]
 pub struct Linear {
+    place: Place,
     weight: Tensor,
     bias: Option<Tensor>,
 }
@@ -44,13 +47,19 @@ impl Linear {
             Bias::Yes => Some(vb.get_with_hints(outputs, "bias", init)?),
             Bias::No => None,
         };
-        Ok(Self { weight: vb.get_with_hints((outputs, inputs), "weight", init)?, bias })
+        let weight = vb.get_with_hints((outputs, inputs), "weight", init)?;
+        Ok(Self { place: Place::of("linear", vb), weight, bias })
     }
 }
 
 impl Linear {
+    pub(crate) fn dtype(&self) -> DType {
+        self.weight.dtype()
+    }
+
     /// `activation(x Wᵀ + b)`, as one operation where there is a bias.
     pub(crate) fn forward_activated(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
+        self.place.check_features(xs, &self.weight)?;
         match &self.bias {
             Some(bias) => vit_ops::linear_activation(xs, &self.weight, bias, activation),
             None => activation.forward(&self.forward(xs)?),
@@ -63,8 +72,9 @@ impl Module for Linear {
     /// `xs` (..., inputs) -> (..., outputs)
     ///
     /// # Errors
-    /// If `xs` has another width.
+    /// If `xs` has another width or dtype.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.place.check_features(xs, &self.weight)?;
         vit_ops::linear(xs, &self.weight, self.bias.as_ref())
     }
 }

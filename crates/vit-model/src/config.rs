@@ -144,6 +144,7 @@ impl VitConfig {
             },
             drop_path: self.drop_path,
             layer_norm_eps: self.layer_norm_eps,
+            ..EncoderConfig::new(self.dim, self.depth, self.heads)
         }
     }
 

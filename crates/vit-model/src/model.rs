@@ -3,7 +3,7 @@
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use vit_layers::{Bias, Dropout, Encoder, Linear, Mode};
-use vit_ops::{DropRate, softmax};
+use vit_ops::softmax;
 use vit_patch::PatchEmbedding;
 
 use crate::{Output, Pool, VitConfig};
@@ -34,10 +34,9 @@ impl VisionTransformer {
     /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
     pub fn new(cfg: &VitConfig, vb: &VarBuilder) -> Result<Self> {
         cfg.check().map_err(candle_core::Error::wrap)?;
-        let rate = DropRate::new(cfg.dropout.embedding).expect("the configuration was checked");
         Ok(Self {
             embedding: PatchEmbedding::new(&cfg.patch_config(), cfg.class_token(), vb)?,
-            embedding_drop: Dropout::new(rate, "pos_drop"),
+            embedding_drop: Dropout::new(cfg.dropout.embedding, &vb.pp("pos_drop"))?,
             encoder: Encoder::new(&cfg.encoder_config(), vb)?,
             prefix: cfg.patch_config().prefix(cfg.class_token()),
             pool: cfg.pool,

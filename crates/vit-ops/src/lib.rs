@@ -15,6 +15,7 @@ mod mode;
 mod normal;
 mod parallel;
 mod patchify;
+mod scale_features;
 mod simd;
 mod slices;
 mod softmax;
@@ -32,6 +33,7 @@ pub use linear_activation::linear_activation;
 pub use mode::Mode;
 pub use parallel::{serial, set_threads};
 pub use patchify::patchify;
+pub use scale_features::scale_features;
 pub use softmax::softmax;
 
 /// The operations out of candle's own differentiable tensor operations: for any device and dtype, and the
@@ -46,5 +48,6 @@ pub mod composed {
     pub use crate::linear::composed::linear;
     pub use crate::linear_activation::composed::linear_activation;
     pub use crate::patchify::composed::patchify;
+    pub use crate::scale_features::composed::scale_features;
     pub use crate::softmax::composed::softmax;
 }

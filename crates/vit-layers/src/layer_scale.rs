@@ -1,0 +1,41 @@
+//! LayerScale (Touvron et al., *Going deeper with Image Transformers*, arXiv 2103.17239, eq. 7).
+
+use candle_core::{Module, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+use crate::place::Place;
+
+/// `y = gamma ∘ x` over the last dimension: a learned scale of a branch's features, small at first.
+///
+/// PyTorch equivalent: `timm.layers.LayerScale(dim, init_values)`.
+///
+/// # Parameters
+/// `gamma` (dim), each `init` at first
+#[derive(Clone, Debug)]
+pub struct LayerScale {
+    place: Place,
+    gamma: Tensor,
+}
+
+impl LayerScale {
+    /// A layer over tokens of width `dim`.
+    ///
+    /// # Errors
+    /// If `vb` has no such parameter or another shape.
+    pub fn new(dim: usize, init: f64, vb: &VarBuilder) -> Result<Self> {
+        let gamma = vb.get_with_hints(dim, "gamma", Init::Const(init))?;
+        Ok(Self { place: Place::of("layer scale", vb), gamma })
+    }
+}
+
+impl Module for LayerScale {
+    /// # Shapes
+    /// `xs` (..., dim) -> (..., dim)
+    ///
+    /// # Errors
+    /// If `xs` has another width or dtype.
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.place.check_features(xs, &self.gamma)?;
+        vit_ops::scale_features(xs, &self.gamma)
+    }
+}

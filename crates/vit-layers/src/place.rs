@@ -1,0 +1,61 @@
+//! Where a layer stands in its model, for messages that name it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use candle_core::{DType, Result, Tensor, bail};
+use candle_nn::VarBuilder;
+
+/// The path of a layer's parameters, such as `blocks.0.attn`; of a layer without one, what it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Place(Arc<str>);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Place {
+    pub(crate) fn of(kind: &str, vb: &VarBuilder) -> Self {
+        let path = vb.prefix();
+        Self(if path.is_empty() { kind.into() } else { path.into() })
+    }
+
+    /// Checks that `xs` is (batch, tokens, dim), with a token at least, and of the parameters' dtype; `name` is what
+    /// the caller knows it by.
+    pub(crate) fn check_tokens(
+        &self,
+        name: &str,
+        xs: &Tensor,
+        dim: usize,
+        dtype: DType,
+    ) -> Result<(usize, usize)> {
+        let (batch, tokens) = match *xs.dims() {
+            [batch, tokens, width] if tokens > 0 && width == dim => (batch, tokens),
+            ref dims => bail!(
+                "{self}: expected {name} of shape (batch, tokens, {dim}) with at least one token, got {dims:?}"
+            ),
+        };
+        self.check_dtype(name, xs, dtype)?;
+        Ok((batch, tokens))
+    }
+
+    /// Checks that `xs` is (..., dim) for a `parameter` whose last dimension is dim, and of its dtype.
+    pub(crate) fn check_features(&self, xs: &Tensor, parameter: &Tensor) -> Result<()> {
+        let width = parameter.dims().last();
+        if xs.dims().last() != width {
+            let width = width.copied().unwrap_or_default();
+            bail!("{self}: expected xs of shape (..., {width}), got {:?}", xs.dims());
+        }
+        self.check_dtype("xs", xs, parameter.dtype())
+    }
+
+    fn check_dtype(&self, name: &str, xs: &Tensor, dtype: DType) -> Result<()> {
+        if xs.dtype() != dtype {
+            let got = xs.dtype();
+            bail!("{self}: expected {name} of the parameters' dtype, {dtype:?}, got {got:?}");
+        }
+        Ok(())
+    }
+}
