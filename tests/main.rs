@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
 
+mod fixture;
 mod idx_folder;
 mod running;
 mod support;
@@ -23,3 +24,4 @@ mod pytorch_losses;
 mod run_folder;
 mod same_bits;
 mod streams;
+mod timm;

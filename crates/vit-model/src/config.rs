@@ -1,7 +1,7 @@
 //! What a Vision Transformer is made of.
 
 use serde::{Deserialize, Serialize};
-use vit_layers::{Activation, DropoutRates, EncoderConfig, ScoreScale};
+use vit_layers::{Activation, DropoutRates, EncoderConfig, NormPlacement, ScoreScale};
 use vit_patch::{ClassToken, ImageSize, PatchConfig, PatchSize, Position, PositionRows};
 
 use crate::Error;
@@ -21,8 +21,11 @@ pub struct VitConfig {
     pub dim: usize,
     /// Number of encoder blocks.
     pub depth: usize,
-    /// Attention heads, each `dim / heads` wide.
+    /// Attention heads.
     pub heads: usize,
+    /// Width of a head; without one, `dim / heads`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
     /// Width between the two linear maps of a feed-forward.
     pub mlp_dim: usize,
     /// Number of classes.
@@ -45,6 +48,16 @@ pub struct VitConfig {
     pub activation: Activation,
     /// Whether queries, keys and values have a bias.
     pub qkv_bias: bool,
+    /// Whether each head's queries and keys pass a layer norm before their products (arXiv 2302.05442).
+    #[serde(default)]
+    pub qk_norm: bool,
+    /// What the learned scale of each branch's features begins as (arXiv 2103.17239); without one, branches are not
+    /// scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_scale: Option<f64>,
+    /// Where the encoder's layer norms stand.
+    #[serde(default)]
+    pub norm: NormPlacement,
     /// Where elements are dropped in training.
     pub dropout: DropoutConfig,
     /// Stochastic depth: the last block's probability of being skipped.
@@ -133,10 +146,14 @@ impl VitConfig {
             dim: self.dim,
             depth: self.depth,
             heads: self.heads,
+            head_dim: self.head_dim,
             mlp_dim: self.mlp_dim,
+            norm: self.norm,
             score_scale: self.score_scale,
             activation: self.activation,
             qkv_bias: self.qkv_bias,
+            qk_norm: self.qk_norm,
+            layer_scale: self.layer_scale,
             dropout: DropoutRates {
                 attention: self.dropout.attention,
                 projection: self.dropout.projection,
@@ -144,7 +161,6 @@ impl VitConfig {
             },
             drop_path: self.drop_path,
             layer_norm_eps: self.layer_norm_eps,
-            ..EncoderConfig::new(self.dim, self.depth, self.heads)
         }
     }
 
@@ -187,7 +203,12 @@ mod tests {
 
     #[test]
     fn configurations_survive_json_and_refuse_unknown_fields() {
-        let config = Preset::Notebook.config();
+        let config = VitConfig {
+            head_dim: Some(5),
+            layer_scale: Some(0.1),
+            registers: 2,
+            ..Preset::Notebook.config()
+        };
         let json = serde_json::to_string(&config).expect("a configuration is plain data");
         assert_eq!(serde_json::from_str::<VitConfig>(&json).expect("as written"), config);
         let misspelt = json.replace("\"heads\"", "\"head\"");
@@ -200,7 +221,7 @@ mod tests {
     fn older_configurations_are_still_understood() {
         let mut json = serde_json::to_value(Preset::Shallow.config()).expect("plain data");
         let fields = json.as_object_mut().expect("a configuration is an object");
-        for field in ["position_rows", "registers"] {
+        for field in ["position_rows", "registers", "qk_norm", "norm"] {
             assert!(fields.remove(field).is_some(), "{field}");
         }
         assert_eq!(fields.len(), 16);

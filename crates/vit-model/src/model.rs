@@ -11,7 +11,7 @@ use crate::{Output, Pool, VitConfig};
 /// `y = head(pool(encoder(embedding(images))))`.
 ///
 /// PyTorch equivalent: `timm.models.VisionTransformer`, where `pool` is `Cls`, positions are learned, scores are
-/// scaled over the head's width and the output is the logits.
+/// scaled over the head's width, norms are [`Pre`](vit_layers::NormPlacement) and the output is the logits.
 ///
 /// # Parameters
 /// Those of [`PatchEmbedding`] and [`Encoder`], `head.weight` (classes, dim), `head.bias` (classes)
@@ -80,7 +80,7 @@ mod tests {
     use crate::Preset;
     use candle_core::{DType, Device, Var};
     use std::collections::HashMap;
-    use vit_layers::Parameters;
+    use vit_layers::{NormPlacement, Parameters};
     use vit_patch::{ImageSize, PatchSize, Position, PositionRows};
     use vit_random::{Random, Site};
 
@@ -131,7 +131,14 @@ mod tests {
     fn gradients_are_those_of_finite_differences() -> Result<()> {
         let softmax = VitConfig { output: Output::Softmax, ..tiny(Pool::Mean, 0) };
         let patches = VitConfig { position_rows: PositionRows::Patches, ..tiny(Pool::Cls, 1) };
-        for cfg in [patches, tiny(Pool::First, 2), tiny(Pool::Mean, 1), softmax] {
+        let modern = VitConfig {
+            head_dim: Some(3),
+            qk_norm: true,
+            layer_scale: Some(0.5),
+            norm: NormPlacement::Post,
+            ..tiny(Pool::Cls, 0)
+        };
+        for cfg in [patches, tiny(Pool::First, 2), tiny(Pool::Mean, 1), softmax, modern] {
             let parameters = parameters(&cfg)?;
             let weighed = |parameters: &HashMap<String, Tensor>| {
                 (forward(&cfg, parameters)? * normal(&[2, 3])?)?.sum_all()

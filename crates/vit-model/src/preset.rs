@@ -1,6 +1,6 @@
 //! Configurations with a name, and where each comes from.
 
-use vit_layers::{Activation, ScoreScale};
+use vit_layers::{Activation, NormPlacement, ScoreScale};
 use vit_patch::{ImageSize, PatchSize, Position, PositionRows};
 
 use crate::{DropoutConfig, Error, Output, Pool, VitConfig};
@@ -86,6 +86,7 @@ impl Preset {
                 dim: 32,
                 depth: 3,
                 heads: 4,
+                head_dim: None,
                 mlp_dim: 128,
                 classes: 10,
                 position: Position::Learned,
@@ -96,6 +97,9 @@ impl Preset {
                 pool: Pool::First,
                 activation: Activation::Relu,
                 qkv_bias: false,
+                qk_norm: false,
+                layer_scale: None,
+                norm: NormPlacement::Pre,
                 dropout: DropoutConfig {
                     embedding: 0.0,
                     attention: 0.2,
