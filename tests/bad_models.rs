@@ -17,8 +17,11 @@ fn a_file_without_a_configuration() {
     let sandbox = Sandbox::new();
     let fixture = test_file("fixtures/mnist-20-steps/shallow.safetensors");
     std::fs::copy(fixture, sandbox.path("plain.safetensors")).unwrap();
-    let refusal = sandbox.refuses(4, "info plain.safetensors");
-    assert!(refusal.hint.contains("run folder"), "{refusal:?}");
+    let refusal = sandbox.refuses(4, "eval plain.safetensors");
+    assert!(
+        refusal.hint.contains("`vit import plain.safetensors -o OUT.safetensors`"),
+        "{refusal:?}"
+    );
     refusal.saying(&["plain.safetensors carries no configuration"]);
 }
 

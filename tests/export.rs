@@ -5,16 +5,11 @@ use std::path::Path;
 use serde_json::Value;
 use vit_model::Tensors;
 
+use crate::interchange::bits;
 use crate::support::{Sandbox, test_file};
 
 fn tensors(path: &Path) -> Tensors {
-    vit_model::read(path).unwrap().tensors
-}
-
-fn bits(tensors: &Tensors) -> Vec<(&String, Vec<usize>, Vec<u32>)> {
-    let values = |tensor: &candle_core::Tensor| tensor.flatten_all()?.to_vec1::<f32>();
-    let bits = |tensor| values(tensor).unwrap().into_iter().map(f32::to_bits).collect();
-    tensors.iter().map(|(name, tensor)| (name, tensor.dims().to_vec(), bits(tensor))).collect()
+    vit_model::ModelFile::open(path).and_then(|file| file.tensors()).unwrap()
 }
 
 /// PyTorch's state in, a step of length zero, PyTorch's state out.
@@ -72,7 +67,8 @@ fn a_class_token_model_exports_to_timm_and_hf_and_scores_the_same() {
     let hf = tensors(&sandbox.path("hf/model.safetensors"));
     let query = "vit.encoder.layer.2.attention.attention.query.weight";
     assert_eq!(hf[query].dims(), [32, 32]);
-    assert_eq!(eval("hf/model.safetensors").stdout, score);
+    sandbox.run("import hf -o hf.safetensors").succeeded();
+    assert_eq!(eval("hf.safetensors").stdout, score);
     let config: Value = serde_json::from_slice(&sandbox.read("hf/config.json")).unwrap();
     assert_eq!((&config["model_type"], &config["hidden_size"]), (&"vit".into(), &32.into()));
     assert_eq!((&config["hidden_act"], &config["image_size"]), (&"gelu".into(), &28.into()));

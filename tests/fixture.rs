@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use vit_layers::{Mode, Random};
-use vit_model::{Tensors, VisionTransformer, VitConfig};
+use vit_model::{ModelFile, Tensors, VisionTransformer, VitConfig};
 use vit_ops::cross_entropy_sum;
 use vit_train::{OptimizerConfig, Parameters};
 
@@ -15,7 +15,7 @@ const ZERO_GRADIENT: f64 = 1e-6;
 
 /// A file of `tests/fixtures` that holds a model.
 pub(crate) struct Fixture {
-    config: VitConfig,
+    pub(crate) config: VitConfig,
     pub(crate) optimizer: OptimizerConfig,
     tensors: Tensors,
 }
@@ -29,8 +29,24 @@ impl Fixture {
         let config = serde_json::from_str(&metadata["config"]).expect("our configuration");
         let optimizer = metadata.get("optimizer");
         let optimizer = optimizer.map(|json| serde_json::from_str(json).expect("our settings"));
-        let tensors = vit_model::read(&path).expect("a readable fixture").tensors;
+        let tensors = ModelFile::open(&path).and_then(|file| file.tensors());
+        let tensors = tensors.expect("a readable fixture");
         Self { config, optimizer: optimizer.unwrap_or(OptimizerConfig::adam(3e-4)), tensors }
+    }
+
+    /// What a library computes of a model of `config` with these parameters.
+    pub(crate) fn of(config: VitConfig, mut tensors: Tensors, parameters: &Tensors) -> Self {
+        let parameters = parameters.iter();
+        tensors.extend(parameters.map(|(name, tensor)| (format!("param.{name}"), tensor.clone())));
+        Self { config, optimizer: OptimizerConfig::adam(3e-4), tensors }
+    }
+
+    /// The model's parameters by name.
+    pub(crate) fn parameters(&self) -> Tensors {
+        let tensors = self.tensors.iter();
+        let of_model =
+            tensors.filter_map(|(name, tensor)| Some((name.strip_prefix("param.")?, tensor)));
+        of_model.map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect()
     }
 
     pub(crate) fn tensor(&self, name: &str) -> &Tensor {
@@ -38,12 +54,10 @@ impl Fixture {
     }
 
     pub(crate) fn model(&self) -> Result<Model> {
-        let initial = self
-            .tensors
-            .iter()
-            .filter_map(|(name, tensor)| Some((name.strip_prefix("param.")?.to_owned(), tensor)));
-        let parameters = initial
-            .map(|(name, tensor)| Ok((name, Var::from_tensor(tensor)?)))
+        let parameters = self
+            .parameters()
+            .into_iter()
+            .map(|(name, tensor)| Ok((name, Var::from_tensor(&tensor)?)))
             .collect::<Result<Parameters>>()?;
         let tracked = parameters.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone()));
         let dtype = self.tensor("images").dtype();
@@ -128,7 +142,7 @@ pub(crate) fn largest_entry(xs: &Tensor) -> Result<f64> {
 }
 
 /// Holds the largest difference to the share of the largest entry that is allowed.
-fn assert_close(got: &Tensor, want: &Tensor, label: &str) -> Result<()> {
+pub(crate) fn assert_close(got: &Tensor, want: &Tensor, label: &str) -> Result<()> {
     assert_eq!(got.dims(), want.dims(), "{label}");
     let difference = (got.to_dtype(DType::F64)? - want.to_dtype(DType::F64)?)?;
     let share = largest_entry(&difference)? / largest_entry(want)?;

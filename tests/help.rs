@@ -6,13 +6,14 @@ use std::fs;
 
 use crate::support::{Sandbox, test_file};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "",
     "train",
     "eval",
     "predict",
     "info",
     "export",
+    "import",
     "fetch",
     "bench",
     "bench train",

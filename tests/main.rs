@@ -16,6 +16,7 @@ mod evaluation;
 mod export;
 mod help;
 mod info;
+mod interchange;
 #[cfg(unix)]
 mod interrupt;
 mod newcomer;

@@ -25,7 +25,8 @@ fn outputs_losses_and_gradients_are_timms() -> Result<()> {
 #[test]
 fn positions_for_another_grid_are_timms() -> Result<()> {
     let path = test_file("fixtures/timm/resampled.safetensors");
-    let tensors = vit_model::read(&path).expect("a committed fixture").tensors;
+    let tensors = vit_model::ModelFile::open(&path).and_then(|file| file.tensors());
+    let tensors = tensors.expect("a committed fixture");
     for case in ["up", "down", "wide", "224-at-384"] {
         let sizes = tensors[&format!("{case}.sizes")].to_dtype(DType::U32)?.to_vec1::<u32>()?;
         let sizes: Vec<usize> = sizes.into_iter().map(|size| size as usize).collect();

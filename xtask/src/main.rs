@@ -7,6 +7,7 @@ mod cargo;
 mod ci;
 mod fetch;
 mod layering;
+mod reference;
 mod train;
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ enum Task {
     Train(train::Train),
     Fetch(fetch::Fetch),
     Bench(bench::Bench),
+    Reference(reference::Reference),
     /// Runs everything that CI runs, the cheapest first, up to the first failure
     Ci,
     #[command(flatten)]
@@ -42,6 +44,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Train(train) => return train.run(),
         Task::Fetch(fetch) => fetch.run()?,
         Task::Bench(bench) => bench.run()?,
+        Task::Reference(reference) => reference.run()?,
         Task::Ci => ci::run_all()?,
         Task::Step(step) => step.run()?,
     }

@@ -46,6 +46,34 @@ pub enum Error {
         /// What the layout can express.
         expected: &'static str,
     },
+    /// A foreign model that computes what this crate's does not.
+    #[error("cannot take over {field} = {value} of the {layout} layout, expected {expected}")]
+    Unsupported {
+        /// The layout it is in.
+        layout: Layout,
+        /// What its library calls the setting.
+        field: String,
+        /// Its value.
+        value: String,
+        /// What can be taken over.
+        expected: &'static str,
+    },
+    /// A setting of a foreign model that neither its files nor its parameters' shapes tell.
+    #[error("cannot tell {field}: {reason}")]
+    Untold {
+        /// The field of the configuration.
+        field: &'static str,
+        /// Why not.
+        reason: String,
+    },
+    /// A foreign model's JSON that cannot be understood.
+    #[error("cannot understand {document}")]
+    Document {
+        /// The name of the file it is in.
+        document: &'static str,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
     /// Two models that differ in more than the size of their images.
     #[error("a model at another image size keeps its {field}, expected {expected}, got {got}")]
     NotAResize {

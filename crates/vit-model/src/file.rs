@@ -1,47 +1,128 @@
 //! Models in safetensors files, with their configuration in the metadata.
 
-use std::collections::HashMap;
-use std::fs;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 
-use candle_core::Device;
 use candle_core::safetensors::Load;
+use candle_core::{DType, Device, Tensor};
+use memmap2::Mmap;
 use safetensors::SafeTensors;
+use safetensors::tensor::{Metadata, TensorView};
 
-use crate::{Error, Tensors, VitConfig};
+use crate::{Error, Tensors, VitConfig, map};
 
 /// The metadata key of the configuration, as JSON. It is the only key: safetensors writes several in random order.
 const CONFIG_KEY: &str = "vit_config";
+/// The bytes before the header, which say how long it is.
+const LENGTH_BYTES: usize = 8;
 
-/// What a safetensors file holds.
-#[derive(Clone, Debug)]
+/// A safetensors file, mapped into memory: opening it reads the header alone, and a tensor is read when it is asked
+/// for.
+///
+/// The file must not be changed or cut while it is open. Those that [`write`](crate::write) writes are replaced, never
+/// changed: who has the old one open keeps it.
+///
+/// ```no_run
+/// use vit_model::ModelFile;
+///
+/// # fn main() -> Result<(), vit_model::Error> {
+/// let file = ModelFile::open("model.safetensors".as_ref())?;
+/// for (name, info) in file.infos() {
+///     println!("{name} {:?}", info.shape);
+/// }
+/// let bias = file.tensor("head.bias")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
 pub struct ModelFile {
-    /// The configuration, where the file carries one.
-    pub config: Option<VitConfig>,
-    /// The tensors, by whatever names the file has.
-    pub tensors: Tensors,
+    path: PathBuf,
+    bytes: Mmap,
+    header: Metadata,
+    /// Where the tensors begin.
+    start: usize,
+    infos: TensorInfos,
+    config: Option<VitConfig>,
 }
 
-/// Reads a safetensors file onto the CPU.
-///
-/// # Errors
-/// If the file cannot be read, is no safetensors file, or carries a configuration that cannot be understood.
-pub fn read(path: &Path) -> Result<ModelFile, Error> {
-    let bytes = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let not_safetensors = |source| Error::NotSafetensors { path: path.to_owned(), source };
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(not_safetensors)?;
-    let config = header.metadata().as_ref().and_then(|metadata| metadata.get(CONFIG_KEY));
-    let config = config.map(|json| serde_json::from_str(json)).transpose();
-    let config = config.map_err(|source| Error::Config { path: path.to_owned(), source })?;
-    let file = SafeTensors::deserialize(&bytes).map_err(not_safetensors)?;
-    let tensors = file.tensors().into_iter();
-    let tensors = tensors.map(|(name, view)| match view.load(&Device::Cpu) {
-        Ok(tensor) => Ok((name, tensor)),
-        Err(source) => {
-            Err(Error::Unusable { path: path.to_owned(), name, source: Box::new(source) })
-        }
-    });
-    Ok(ModelFile { config, tensors: tensors.collect::<Result<_, Error>>()? })
+/// What is known of a tensor without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// What it is made of; none where candle has no such type.
+    pub dtype: Option<DType>,
+}
+
+/// Tensors that have not been read, by name, sorted.
+pub type TensorInfos = BTreeMap<String, TensorInfo>;
+
+impl ModelFile {
+    /// Opens a file and checks its header against its length.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is no safetensors file, or carries a configuration that cannot be understood.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let owned = || path.to_owned();
+        let bytes = map::map(path).map_err(|source| Error::Read { path: owned(), source })?;
+        let header = SafeTensors::read_metadata(&bytes);
+        let (length, header) =
+            header.map_err(|source| Error::NotSafetensors { path: owned(), source })?;
+        let config = header.metadata().as_ref().and_then(|metadata| metadata.get(CONFIG_KEY));
+        let config = config.map(|json| serde_json::from_str(json)).transpose();
+        let config = config.map_err(|source| Error::Config { path: owned(), source })?;
+        let infos = header.tensors().into_iter().map(|(name, info)| {
+            let dtype = DType::try_from(info.dtype).ok();
+            (name, TensorInfo { shape: info.shape.clone(), dtype })
+        });
+        let infos = infos.collect();
+        Ok(Self { path: owned(), bytes, header, start: LENGTH_BYTES + length, infos, config })
+    }
+
+    /// Where the file lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The configuration, where the file carries one.
+    #[must_use]
+    pub const fn config(&self) -> Option<&VitConfig> {
+        self.config.as_ref()
+    }
+
+    /// Every tensor's shape and type, by whatever names the file has.
+    #[must_use]
+    pub const fn infos(&self) -> &TensorInfos {
+        &self.infos
+    }
+
+    /// Reads one tensor onto the CPU, into memory of its own.
+    ///
+    /// # Errors
+    /// If there is none of this name, or candle has no such type.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
+        let unusable = |source| {
+            let source = Box::new(source);
+            Error::Unusable { path: self.path.clone(), name: name.to_owned(), source }
+        };
+        let absent = || unusable(candle_core::Error::Msg("there is no such tensor".to_owned()));
+        let info = self.header.info(name).ok_or_else(absent)?;
+        let (begin, end) = info.data_offsets;
+        let data = &self.bytes[self.start + begin..self.start + end];
+        let view = TensorView::new(info.dtype, info.shape.clone(), data);
+        // candle copies, element by element where the file has them at odd addresses.
+        let view = view.map_err(|error| unusable(candle_core::Error::wrap(error)))?;
+        view.load(&Device::Cpu).map_err(unusable)
+    }
+
+    /// Reads every tensor onto the CPU.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn tensors(&self) -> Result<Tensors, Error> {
+        self.infos.keys().map(|name| Ok((name.clone(), self.tensor(name)?))).collect()
+    }
 }
 
 /// Writes tensors and the configuration they are of: whole or not at all, and the same bytes for the same content.
@@ -50,7 +131,20 @@ pub fn read(path: &Path) -> Result<ModelFile, Error> {
 /// If a tensor cannot be read from its device, or the file cannot be written.
 pub fn write(path: &Path, tensors: &Tensors, config: &VitConfig) -> Result<(), Error> {
     let json = serde_json::to_string(config).expect("a configuration is plain data");
-    let metadata = HashMap::from([(CONFIG_KEY.to_owned(), json)]);
+    write_with(path, tensors, CONFIG_KEY, json)
+}
+
+/// Writes tensors for transformers, which up to version 4 opens no file whose metadata, where there is any, does not
+/// say `format = pt`. The configuration goes into a file of its own: [`hf_config_json`](crate::hf_config_json).
+///
+/// # Errors
+/// As [`write`].
+pub fn write_hf(path: &Path, tensors: &Tensors) -> Result<(), Error> {
+    write_with(path, tensors, "format", "pt".to_owned())
+}
+
+fn write_with(path: &Path, tensors: &Tensors, key: &str, value: String) -> Result<(), Error> {
+    let metadata = HashMap::from([(key.to_owned(), value)]);
     let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(Error::Serialise)?;
     Ok(vit_files::write_atomically(path, &bytes)?)
 }
@@ -59,7 +153,7 @@ pub fn write(path: &Path, tensors: &Tensors, config: &VitConfig) -> Result<(), E
 mod tests {
     use super::*;
     use crate::Preset;
-    use candle_core::Tensor;
+    use std::fs;
 
     fn tensors() -> Tensors {
         let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).expect("a small tensor");
@@ -69,28 +163,102 @@ mod tests {
         ])
     }
 
+    /// A header of this text, and these bytes.
+    fn file(header: &str, data: &[u8]) -> Vec<u8> {
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+    }
+
     #[test]
     fn what_is_written_is_read_again() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("model.safetensors");
         let config = Preset::Notebook.config();
         write(&path, &tensors(), &config).expect("a writable folder");
-        let file = read(&path).expect("what was written");
-        assert_eq!(file.config, Some(config.clone()));
-        assert_eq!(file.tensors["a"].to_vec1::<f32>().expect("f32"), [3.0, 4.0, 5.0]);
+        let file = ModelFile::open(&path).expect("what was written");
+        assert_eq!(file.config(), Some(&config));
+        let info = TensorInfo { shape: vec![3], dtype: Some(DType::F32) };
+        assert_eq!(file.infos()["a"], info);
+        assert_eq!(file.infos().len(), 2);
+        let values = file.tensors().expect("floats")["a"].to_vec1::<f32>();
+        assert_eq!(values.expect("f32"), [3.0, 4.0, 5.0]);
         let first = fs::read(&path).expect("the file");
         write(&path, &tensors(), &config).expect("a writable folder");
         assert_eq!(fs::read(&path).expect("the file"), first, "the same content, other bytes");
+        write_hf(&path, &tensors()).expect("a writable folder");
+        let file = ModelFile::open(&path).expect("what was written");
+        assert_eq!((file.config(), file.infos().len()), (None, 2));
+    }
+
+    /// As a run's last model is read by one process while another trains on.
+    #[cfg(unix)]
+    #[test]
+    fn who_has_a_file_open_keeps_it_when_it_is_replaced() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("model.safetensors");
+        let config = Preset::Notebook.config();
+        write(&path, &tensors(), &config).expect("a writable folder");
+        let file = ModelFile::open(&path).expect("what was written");
+        write(&path, &Tensors::new(), &config).expect("a writable folder");
+        let values = file.tensor("a").expect("what was mapped").to_vec1::<f32>();
+        assert_eq!(values.expect("f32"), [3.0, 4.0, 5.0]);
+        assert!(ModelFile::open(&path).expect("what was written").infos().is_empty());
+    }
+
+    /// The data begins behind a header of any length, so that its numbers can lie at any address.
+    #[test]
+    fn numbers_at_odd_addresses_are_read() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("odd.safetensors");
+        for padding in 0..8 {
+            let header = r#"{"a":{"dtype":"F64","shape":[2],"data_offsets":[0,16]}}"#;
+            let header = format!("{header}{}", " ".repeat(padding));
+            let data = [1.5_f64.to_le_bytes(), (-2.5_f64).to_le_bytes()].concat();
+            fs::write(&path, file(&header, &data)).expect("a writable folder");
+            let tensor = ModelFile::open(&path).and_then(|file| file.tensor("a"));
+            let values = tensor.expect("a sound file").to_vec1::<f64>();
+            assert_eq!(values.expect("f64"), [1.5, -2.5], "{padding}");
+        }
     }
 
     #[test]
     fn what_cannot_be_read_is_named() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("model.safetensors");
-        let absent = read(&path).unwrap_err().to_string();
+        let absent = ModelFile::open(&path).unwrap_err().to_string();
         assert!(absent.starts_with("cannot read ") && absent.ends_with("model.safetensors"));
-        fs::write(&path, "no tensors here").expect("a writable folder");
-        let text = read(&path).unwrap_err().to_string();
-        assert!(text.ends_with("model.safetensors is not a safetensors file"), "{text}");
+        let a_folder = ModelFile::open(folder.path()).unwrap_err().to_string();
+        assert!(a_folder.starts_with("cannot read "), "{a_folder}");
+        write(&path, &tensors(), &Preset::Shallow.config()).expect("a writable folder");
+        let error = ModelFile::open(&path).and_then(|file| file.tensor("c")).unwrap_err();
+        assert!(error.to_string().ends_with("cannot use the tensor c"), "{error}");
+    }
+
+    #[test]
+    fn a_hostile_header_is_an_error() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("model.safetensors");
+        let one = |shape: &str, offsets: &str| {
+            format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#)
+        };
+        let huge = format!("[{0},{0}]", u64::MAX);
+        for (what, bytes) in [
+            ("no bytes", Vec::new()),
+            ("no header", vec![1, 2, 3]),
+            ("text", b"not tensors at all".to_vec()),
+            ("a header longer than the file", u64::MAX.to_le_bytes().to_vec()),
+            ("tensors beyond the end", file(&one("[4]", "[0,16]"), &[0; 8])),
+            ("bytes that no tensor has", file(&one("[1]", "[0,4]"), &[0; 8])),
+            ("another size than the shape's", file(&one("[4]", "[0,8]"), &[0; 8])),
+            ("offsets that run backwards", file(&one("[1]", "[8,4]"), &[0; 8])),
+            ("a shape that overflows", file(&one(&huge, "[0,4]"), &[0; 4])),
+            ("a type that is not there", file(&one("[1]", "[0,4]").replace("F32", "F3"), &[0; 4])),
+        ] {
+            fs::write(&path, bytes).expect("a writable folder");
+            let error = ModelFile::open(&path).unwrap_err();
+            assert!(matches!(error, Error::NotSafetensors { .. }), "{what}: {error}");
+        }
+        let config = r#"{"__metadata__":{"vit_config":"{}"}}"#;
+        fs::write(&path, file(config, &[])).expect("a writable folder");
+        assert!(matches!(ModelFile::open(&path).unwrap_err(), Error::Config { .. }));
     }
 }

@@ -3,7 +3,9 @@
 mod config;
 mod error;
 mod file;
+mod foreign;
 mod layout;
+mod map;
 mod model;
 mod preset;
 mod resize;
@@ -11,7 +13,8 @@ mod summary;
 
 pub use config::{DropoutConfig, Output, Pool, VitConfig};
 pub use error::Error;
-pub use file::{ModelFile, read, write};
+pub use file::{ModelFile, TensorInfo, TensorInfos, write, write_hf};
+pub use foreign::{Documents, Foreign, Known, Normalization, hf_config_json, hf_preprocessor_json};
 pub use layout::{Layout, Tensors};
 pub use model::VisionTransformer;
 pub use preset::Preset;

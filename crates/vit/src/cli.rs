@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod bench;
+mod foreign;
 
 use std::path::PathBuf;
 
@@ -8,6 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use vit_model::Layout;
 
 use crate::device::Device;
+pub(crate) use foreign::Import;
+use foreign::Untold;
 
 /// A shallow Vision Transformer: trained, inspected and used
 #[derive(Debug, Parser)]
@@ -51,6 +54,7 @@ pub(crate) enum Command {
     Predict(Predict),
     Info(Info),
     Export(Export),
+    Import(Import),
     Fetch(Fetch),
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -168,8 +172,10 @@ pub(crate) enum Split {
 /// Shows a model: its configuration, the parameters and the multiply-adds of each part
 #[derive(Debug, Args)]
 pub(crate) struct Info {
-    /// A run folder, or a safetensors file that carries its configuration
+    /// A run folder, a safetensors file of any layout, or a folder that timm or transformers saved
     pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) untold: Untold,
     /// Print as JSON
     #[arg(long)]
     pub(crate) json: bool,

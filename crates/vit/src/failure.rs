@@ -157,6 +157,15 @@ impl From<vit_model::Error> for Failure {
                 Exit::Usage,
                 Some("train a model that the layout can express, or export to another"),
             ),
+            Error::Unsupported { .. } | Error::NotAResize { .. } => (Exit::Usage, None),
+            Error::Untold { field, .. } => (
+                Exit::Usage,
+                match *field {
+                    "heads" => Some("pass --heads N"),
+                    "image" => Some("pass --image-size HxW, of the images that it was trained on"),
+                    _ => None,
+                },
+            ),
             Error::Tensor(_) => (Exit::Internal, None),
             Error::Parameters { .. } => (
                 Exit::File,

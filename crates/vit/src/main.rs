@@ -1,5 +1,6 @@
 //! The `vit` command: parses, resolves, composes and prints. What it does is done by the crates below it.
 
+mod any_model;
 mod candle_threads;
 mod cli;
 mod commands;

@@ -1,18 +1,27 @@
 //! Opening what a user names as MODEL: a run folder, or a safetensors file that carries its configuration.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use vit_layers::Mode;
-use vit_model::{Layout, Output, Tensors, VisionTransformer, VitConfig};
+use vit_model::{Layout, ModelFile, Output, Tensors, VisionTransformer, VitConfig};
 
+use crate::any_model::is_foreign_folder;
 use crate::failure::{Exit, Failure, Result};
 use crate::settings::Settings;
 
+/// A model's file, whose header has been read and checked.
+pub(crate) struct SavedFile {
+    pub(crate) file: ModelFile,
+    pub(crate) layout: Layout,
+    pub(crate) config: VitConfig,
+    /// The run it is of, where it is named by the run's folder.
+    pub(crate) run: Option<Settings>,
+}
+
 /// A model on disk, read and checked.
 pub(crate) struct SavedModel {
-    pub(crate) path: PathBuf,
     pub(crate) config: VitConfig,
     /// Under their native names.
     pub(crate) parameters: Tensors,
@@ -20,27 +29,51 @@ pub(crate) struct SavedModel {
     pub(crate) run: Option<Settings>,
 }
 
-impl SavedModel {
-    /// Reads a model and checks its parameters against its configuration.
+impl SavedFile {
+    /// Opens a model's file and checks its tensors against its configuration.
     ///
     /// # Errors
-    /// If there is no model, or it is not what its configuration says.
+    /// If there is no model, or it is another library's, or it is not what its configuration says.
     pub(crate) fn open(path: &Path) -> Result<Self> {
+        let import = format!("`vit import {} -o OUT.safetensors`", path.display());
+        if is_foreign_folder(path) {
+            let message = format!("{} is the folder of another library's model", path.display());
+            return Err(
+                Failure::new(Exit::File, message).hint(format!("take it over first: {import}"))
+            );
+        }
         let is_run = path.is_dir();
         let run = if is_run { Some(Settings::of_run(path)?) } else { None };
         let path = if is_run { path.join("model.safetensors") } else { path.to_owned() };
-        let file = vit_model::read(&path)?;
-        let Some(config) = file.config else {
+        let file = ModelFile::open(&path)?;
+        let Some(config) = file.config().cloned() else {
             let message = format!("{} carries no configuration", path.display());
-            return Err(Failure::new(Exit::File, message)
-                .hint("name a run folder, or a file that `vit train` has written"));
+            return Err(Failure::new(Exit::File, message).hint(format!(
+                "name a run folder, or take another library's file over first: {import}"
+            )));
         };
-        // Whatever is wrong, it is the file's fault and not the command line's.
-        let about =
-            |error: vit_model::Error| Failure::from(error).exit(Exit::File).about(path.display());
-        let layout = Layout::recognise(&file.tensors).map_err(about)?;
-        let parameters = layout.import(&file.tensors, &config).map_err(about)?;
-        Ok(Self { path, config, parameters, run })
+        let about = |error| at_fault(&file, error);
+        let layout = Layout::recognise(file.infos().keys()).map_err(about)?;
+        layout.check(file.infos(), &config).map_err(about)?;
+        Ok(Self { file, layout, config, run })
+    }
+}
+
+/// Whatever is wrong with a file, it is the file's fault and not the command line's.
+fn at_fault(file: &ModelFile, error: vit_model::Error) -> Failure {
+    Failure::from(error).exit(Exit::File).about(file.path().display())
+}
+
+impl SavedModel {
+    /// Reads a model.
+    ///
+    /// # Errors
+    /// As [`SavedFile::open`].
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let SavedFile { file, layout, config, run } = SavedFile::open(path)?;
+        let parameters =
+            layout.import_file(&file, &config).map_err(|error| at_fault(&file, error))?;
+        Ok(Self { config, parameters, run })
     }
 
     /// The model, for evaluation.

@@ -4,6 +4,7 @@
 //! A layout is a table: each row says which foreign tensors, one after the other in memory, are one native
 //! tensor. Native names are timm's.
 
+mod expressible;
 mod hf;
 mod native;
 mod notebook;
@@ -12,10 +13,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use candle_core::Tensor;
-use vit_patch::Position;
 
-use crate::{Error, Output, Pool, VitConfig};
-use vit_layers::ScoreScale;
+use crate::{Error, ModelFile, TensorInfo, TensorInfos, VitConfig};
 
 /// Tensors by name, sorted.
 pub type Tensors = BTreeMap<String, Tensor>;
@@ -25,7 +24,8 @@ pub type Tensors = BTreeMap<String, Tensor>;
 pub enum Layout {
     /// timm's `VisionTransformer`; also the names this project uses itself.
     Timm,
-    /// transformers' `ViTForImageClassification`.
+    /// transformers' `ViTForImageClassification`: read under the names that it writes and under those that it has
+    /// in memory since version 5.9, written under the former, which versions 4 and 5 read.
     Hf,
     /// The `state_dict` of the seed's notebook, with separate heads.
     Notebook,
@@ -55,16 +55,17 @@ impl Layout {
     ///
     /// # Errors
     /// If they belong to none.
-    pub fn recognise(tensors: &Tensors) -> Result<Self, Error> {
-        let signs = [
-            ("patch_embed.proj.weight", Self::Timm),
-            ("vit.embeddings.patch_embeddings.projection.weight", Self::Hf),
-            ("vit_head.weight", Self::Notebook),
-        ];
-        let found = signs.into_iter().find(|(name, _)| tensors.contains_key(*name));
-        found.map(|(_, layout)| layout).ok_or_else(|| Error::UnknownLayout {
-            example: tensors.keys().next().cloned().unwrap_or_default(),
-        })
+    pub fn recognise<'a>(names: impl IntoIterator<Item = &'a String>) -> Result<Self, Error> {
+        let mut first = None;
+        for name in names {
+            match name.as_str() {
+                "patch_embed.proj.weight" => return Ok(Self::Timm),
+                hf::PATCHES => return Ok(Self::Hf),
+                "vit_head.weight" => return Ok(Self::Notebook),
+                _ => first = first.or(Some(name)),
+            }
+        }
+        Err(Error::UnknownLayout { example: first.cloned().unwrap_or_default() })
     }
 
     /// The parameters of a model of `config` in this layout, under their native names.
@@ -73,17 +74,23 @@ impl Layout {
     /// If the layout cannot express the configuration, or tensors are missing, unexpected or of another shape:
     /// each is named.
     pub fn import(self, tensors: &Tensors, config: &VitConfig) -> Result<Tensors, Error> {
-        let rows = self.rows(config)?;
-        self.check(tensors, &rows)?;
-        let native = rows.into_iter().map(|Row { native: (name, shape), foreign }| {
-            // Of the first one's dtype, should a file mix them.
-            let dtype = tensors[&foreign[0].0].dtype();
-            let pieces =
-                foreign.iter().map(|(name, _)| tensors[name].flatten_all()?.to_dtype(dtype));
-            let pieces = pieces.collect::<candle_core::Result<Vec<_>>>()?;
-            Ok((name, Tensor::cat(&pieces, 0)?.reshape(shape)?))
-        });
-        native.collect()
+        self.assemble(&infos(tensors), config, |name| Ok(tensors[name].clone()))
+    }
+
+    /// The same of a file, read tensor by tensor once its header fits.
+    ///
+    /// # Errors
+    /// As [`import`](Self::import), or if a tensor cannot be read.
+    pub fn import_file(self, file: &ModelFile, config: &VitConfig) -> Result<Tensors, Error> {
+        self.assemble(file.infos(), config, |name| file.tensor(name))
+    }
+
+    /// Whether these are the parameters of a model of `config` in this layout.
+    ///
+    /// # Errors
+    /// As [`import`](Self::import).
+    pub fn check(self, infos: &TensorInfos, config: &VitConfig) -> Result<(), Error> {
+        self.check_rows(infos, &self.rows(config, hf::Naming::of(infos))?)
     }
 
     /// The same parameters, given under their native names, under this layout's names.
@@ -91,9 +98,9 @@ impl Layout {
     /// # Errors
     /// As [`import`](Self::import).
     pub fn export(self, native: &Tensors, config: &VitConfig) -> Result<Tensors, Error> {
-        Self::Timm.check(native, &identity(config))?;
+        Self::Timm.check_rows(&infos(native), &identity(config))?;
         let mut tensors = Tensors::new();
-        for Row { native: (name, _), foreign } in self.rows(config)? {
+        for Row { native: (name, _), foreign } in self.rows(config, hf::Naming::OnDisk)? {
             let flat = native[&name].flatten_all()?;
             let mut start = 0;
             for (name, shape) in foreign {
@@ -112,16 +119,17 @@ impl Layout {
     /// # Errors
     /// If the layout cannot express the configuration.
     pub fn parameters(self, config: &VitConfig) -> Result<Vec<(String, Vec<usize>)>, Error> {
-        Ok(self.rows(config)?.into_iter().flat_map(|row| row.foreign).collect())
+        let rows = self.rows(config, hf::Naming::OnDisk)?;
+        Ok(rows.into_iter().flat_map(|row| row.foreign).collect())
     }
 
-    fn rows(self, config: &VitConfig) -> Result<Vec<Row>, Error> {
+    fn rows(self, config: &VitConfig, naming: hf::Naming) -> Result<Vec<Row>, Error> {
         config.check()?;
         match self {
             Self::Timm => Ok(identity(config)),
             Self::Hf => {
                 self.check_expressible(config)?;
-                Ok(hf::rows(config))
+                Ok(hf::rows(config, naming))
             }
             Self::Notebook => {
                 self.check_expressible(config)?;
@@ -130,57 +138,48 @@ impl Layout {
         }
     }
 
-    /// Whether the library of this layout computes what `config` says: its names alone are not enough.
-    ///
-    /// # Errors
-    /// If it does not: the first field that it cannot express is named.
-    pub fn check_expressible(self, config: &VitConfig) -> Result<(), Error> {
-        let require = |holds: bool, field, value: &dyn fmt::Debug, expected| {
-            let value = snake_case(&format!("{value:?}"));
-            let error = Error::Inexpressible { layout: self, field, value, expected };
-            if holds { Ok(()) } else { Err(error) }
-        };
-        match self {
-            Self::Timm | Self::Hf => {
-                require(config.pool == Pool::Cls, "pool", &config.pool, "cls")?;
-                let (scale, position) = (config.score_scale, config.position);
-                require(scale == ScoreScale::HeadDim, "score_scale", &scale, "head_dim")?;
-                require(position == Position::Learned, "position", &position, "learned")?;
-                require(config.output == Output::Logits, "output", &config.output, "logits")
-            }
-            Self::Notebook => {
-                require(config.pool == Pool::First, "pool", &config.pool, "first")?;
-                require(!config.qkv_bias, "qkv_bias", &config.qkv_bias, "false")?;
-                let position = config.position;
-                let named = matches!(position, Position::Learned | Position::PatchLinear);
-                require(named, "position", &position, "learned or patch_linear")
-            }
-        }
+    fn assemble(
+        self,
+        infos: &TensorInfos,
+        config: &VitConfig,
+        tensor: impl Fn(&str) -> Result<Tensor, Error>,
+    ) -> Result<Tensors, Error> {
+        let rows = self.rows(config, hf::Naming::of(infos))?;
+        self.check_rows(infos, &rows)?;
+        let native = rows.into_iter().map(|Row { native: (name, shape), foreign }| {
+            let pieces =
+                foreign.iter().map(|(name, _)| tensor(name)?.flatten_all().map_err(Error::from));
+            let pieces = pieces.collect::<Result<Vec<_>, Error>>()?;
+            // Of the first one's type, should a file mix them.
+            let dtype = pieces[0].dtype();
+            let pieces = pieces.iter().map(|piece| piece.to_dtype(dtype));
+            let pieces = pieces.collect::<candle_core::Result<Vec<_>>>()?;
+            Ok((name, Tensor::cat(&pieces, 0)?.reshape(shape)?))
+        });
+        native.collect()
     }
 
-    fn check(self, tensors: &Tensors, rows: &[Row]) -> Result<(), Error> {
+    fn check_rows(self, infos: &TensorInfos, rows: &[Row]) -> Result<(), Error> {
         let expected: BTreeMap<&String, &Vec<usize>> =
             rows.iter().flat_map(|row| &row.foreign).map(|(name, shape)| (name, shape)).collect();
         let mut problems = Vec::new();
         for (&name, &shape) in &expected {
-            match tensors.get(name) {
+            match infos.get(name) {
                 None => problems.push(format!("{name}: missing, expected shape {shape:?}")),
-                Some(tensor) if tensor.dims() != shape => {
+                Some(info) if info.shape != *shape => {
                     problems
-                        .push(format!("{name}: expected shape {shape:?}, got {:?}", tensor.dims()));
+                        .push(format!("{name}: expected shape {shape:?}, got {:?}", info.shape));
                 }
-                Some(tensor) if !tensor.dtype().is_float() => {
-                    let dtype = tensor.dtype();
-                    problems
-                        .push(format!("{name}: expected floating-point numbers, got {dtype:?}"));
+                Some(TensorInfo { dtype: Some(dtype), .. }) if dtype.is_float() => {}
+                Some(TensorInfo { dtype, .. }) => {
+                    let got = dtype.map_or("another type".to_owned(), |dtype| format!("{dtype:?}"));
+                    problems.push(format!("{name}: expected floating-point numbers, got {got}"));
                 }
-                Some(_) => {}
             }
         }
-        let unexpected = tensors.iter().filter(|(name, _)| !expected.contains_key(name));
+        let unexpected = infos.iter().filter(|(name, _)| !expected.contains_key(name));
         problems.extend(
-            unexpected
-                .map(|(name, tensor)| format!("{name}: unexpected, of shape {:?}", tensor.dims())),
+            unexpected.map(|(name, info)| format!("{name}: unexpected, of shape {:?}", info.shape)),
         );
         if problems.is_empty() { Ok(()) } else { Err(Error::Parameters { layout: self, problems }) }
     }
@@ -196,16 +195,10 @@ fn identity(config: &VitConfig) -> Vec<Row> {
     rows.into_iter().map(|native| Row { foreign: vec![native.clone()], native }).collect()
 }
 
-/// `HeadDim` as configurations write it, `head_dim`.
-fn snake_case(name: &str) -> String {
-    let mut out = String::new();
-    for (index, letter) in name.char_indices() {
-        if letter.is_uppercase() && index > 0 {
-            out.push('_');
-        }
-        out.extend(letter.to_lowercase());
-    }
-    out
+fn infos(tensors: &Tensors) -> TensorInfos {
+    let info =
+        |tensor: &Tensor| TensorInfo { shape: tensor.dims().to_vec(), dtype: Some(tensor.dtype()) };
+    tensors.iter().map(|(name, tensor)| (name.clone(), info(tensor))).collect()
 }
 
 /// `name.weight` and `name.bias` of a layer of `shape`, whose bias has one element an output.
@@ -231,9 +224,10 @@ fn renamed(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Preset, VisionTransformer};
+    use crate::{Pool, Preset, VisionTransformer};
     use candle_core::{DType, Device};
     use vit_layers::Parameters;
+    use vit_patch::Position;
 
     fn native(config: &VitConfig) -> Tensors {
         let parameters = Parameters::seeded(1);
@@ -279,7 +273,7 @@ mod tests {
         ] {
             let native = native(&config);
             let exported = layout.export(&native, &config).expect("an expressible model");
-            assert_eq!(Layout::recognise(&exported).expect("its own names"), layout);
+            assert_eq!(Layout::recognise(exported.keys()).expect("its own names"), layout);
             let again = layout.import(&exported, &config).expect("what was exported");
             assert_eq!(again.len(), native.len());
             for (name, tensor) in native {
@@ -302,26 +296,6 @@ mod tests {
         assert_eq!(rows(&exported["blocks.1.sa.heads.2.query.weight"]), qkv[16..24]);
         assert_eq!(rows(&exported["blocks.1.sa.heads.2.key.weight"]), qkv[48..56]);
         assert_eq!(rows(&exported["blocks.1.sa.heads.2.value.weight"]), qkv[80..88]);
-    }
-
-    #[test]
-    fn what_a_layout_cannot_express_is_named() {
-        let refused = |layout: Layout, config: &VitConfig| {
-            layout.check_expressible(config).unwrap_err().to_string()
-        };
-        assert_eq!(
-            refused(Layout::Timm, &Preset::Shallow.config()),
-            "the timm layout cannot express pool = first, expected cls"
-        );
-        let config = VitConfig { score_scale: ScoreScale::Dim, ..class_token() };
-        assert_eq!(
-            refused(Layout::Hf, &config),
-            "the hf layout cannot express score_scale = dim, expected head_dim"
-        );
-        assert_eq!(
-            refused(Layout::Notebook, &class_token()),
-            "the notebook layout cannot express pool = cls, expected first"
-        );
     }
 
     #[test]

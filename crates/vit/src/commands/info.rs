@@ -1,20 +1,20 @@
 //! `vit info`: what a model is made of.
 
 use serde_json::json;
-use vit_model::{Summary, VitConfig};
+use vit_model::Summary;
 
+use crate::any_model::AnyModel;
 use crate::cli;
 use crate::failure::Result;
 use crate::output::{self, thousands};
-use crate::saved_model::SavedModel;
 
 pub(super) fn run(args: &cli::Info) -> Result<()> {
-    let model = SavedModel::open(&args.model)?;
+    let model = AnyModel::open(&args.model, &args.untold.known())?;
     let summary = Summary::of(&model.config)?;
     if args.json {
-        return Ok(output::json(&as_json(&model.config, &summary))?);
+        return Ok(output::json(&as_json(&model, &summary))?);
     }
-    output::line(model.path.display())?;
+    output::line(format!("{} ({} layout)", model.file.path().display(), model.layout))?;
     output::line("")?;
     output::line(format!("{:<16} {:>12} {:>14}", "part", "parameters", "multiply-adds"))?;
     for part in &summary.parts {
@@ -37,7 +37,7 @@ pub(super) fn run(args: &cli::Info) -> Result<()> {
     )?)
 }
 
-fn as_json(config: &VitConfig, summary: &Summary) -> serde_json::Value {
+fn as_json(model: &AnyModel, summary: &Summary) -> serde_json::Value {
     let parts = summary.parts.iter().map(|part| {
         json!({
             "name": part.name,
@@ -46,9 +46,10 @@ fn as_json(config: &VitConfig, summary: &Summary) -> serde_json::Value {
         })
     });
     json!({
+        "layout": model.layout.to_string(),
         "parameters": summary.parameters(),
         "multiply_adds": summary.multiply_adds(),
         "parts": parts.collect::<Vec<_>>(),
-        "config": config,
+        "config": model.config,
     })
 }

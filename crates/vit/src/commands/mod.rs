@@ -4,6 +4,7 @@ mod bench;
 mod eval;
 mod export;
 mod fetch;
+mod import;
 mod info;
 mod predict;
 mod train;
@@ -24,6 +25,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Predict(args) => predict::run(&args)?,
         Command::Info(args) => info::run(&args)?,
         Command::Export(args) => export::run(&args)?,
+        Command::Import(args) => import::run(&args)?,
         Command::Fetch(args) => fetch::run(&args)?,
         Command::Bench(args) => bench::run(&args)?,
     }

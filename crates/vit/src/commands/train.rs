@@ -11,7 +11,7 @@ use serde_json::json;
 use vit_data::{Examples, Order, Split};
 use vit_files::write_atomically;
 use vit_layers::{Mode, Parameters};
-use vit_model::{Layout, Summary, Tensors, VisionTransformer, VitConfig};
+use vit_model::{Layout, ModelFile, Summary, Tensors, VisionTransformer, VitConfig};
 use vit_train::{
     Batch, Data, EpochMetrics, Forward, MetricsFile, Observer, Record, RunFolder, Trainer,
 };
@@ -237,9 +237,9 @@ fn make_folder(run_dir: Option<&Path>, settings: &Settings) -> Result<RunFolder>
 /// Gives the parameters the values of a file, of whatever layout.
 fn initialise(parameters: &Parameters, path: &Path, config: &VitConfig) -> Result<()> {
     let about = |error: vit_model::Error| Failure::from(error).about(path.display());
-    let file = vit_model::read(path)?;
-    let layout = Layout::recognise(&file.tensors).map_err(about)?;
-    let values = layout.import(&file.tensors, config).map_err(about)?;
+    let file = ModelFile::open(path)?;
+    let layout = Layout::recognise(file.infos().keys()).map_err(about)?;
+    let values = layout.import_file(&file, config).map_err(about)?;
     for (name, var) in parameters.sorted() {
         var.set(&values[&name].to_dtype(var.dtype())?.to_device(var.device())?)?;
     }

@@ -1,0 +1,440 @@
+//! transformers' `ViTConfig` and `ViTImageProcessor`, as the JSON that lies beside a model's tensors.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use vit_layers::Activation;
+use vit_patch::{ImageSize, PatchSize};
+
+use super::shapes::{Shapes, grid, vit};
+use super::{Assumptions, Foreign, Known, Normalization};
+use crate::{DropoutConfig, Error, Layout, TensorInfos, VitConfig};
+
+const CONFIG: &str = "config.json";
+const PREPROCESSOR: &str = "preprocessor_config.json";
+
+/// The text of the `config.json` of a model that [`Layout::Hf`] can express.
+///
+/// `hidden_dropout_prob`, which in transformers is the rate of three places, is the feed-forward's.
+#[must_use]
+pub fn hf_config_json(config: &VitConfig) -> String {
+    let names = || (0..config.classes).map(|class| class.to_string());
+    let labels: Map<_, _> = names().map(|name| (name.clone(), json!(name))).collect();
+    let ids: Map<_, _> = names().zip(0..).map(|(name, class)| (name, json!(class))).collect();
+    let value = json!({
+        "model_type": "vit",
+        "architectures": ["ViTForImageClassification"],
+        "image_size": side(config.image.height, config.image.width),
+        "patch_size": side(config.patch.height, config.patch.width),
+        "num_channels": config.image.channels,
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.mlp_dim,
+        "hidden_act": match config.activation {
+            Activation::Relu => "relu",
+            Activation::Gelu => "gelu",
+        },
+        "qkv_bias": config.qkv_bias,
+        "layer_norm_eps": config.layer_norm_eps,
+        "hidden_dropout_prob": config.dropout.mlp,
+        "attention_probs_dropout_prob": config.dropout.attention,
+        "id2label": labels,
+        "label2id": ids,
+    });
+    format!("{value:#}\n")
+}
+
+/// The text of the `preprocessor_config.json` that scales pixels as this project does.
+#[must_use]
+pub fn hf_preprocessor_json(config: &VitConfig) -> String {
+    let half = vec![0.5; config.image.channels];
+    let value = json!({
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": true,
+        "size": {"height": config.image.height, "width": config.image.width},
+        "do_rescale": true,
+        "rescale_factor": 1.0 / 255.0,
+        "do_normalize": true,
+        "image_mean": half,
+        "image_std": half,
+    });
+    format!("{value:#}\n")
+}
+
+fn side(height: usize, width: usize) -> Value {
+    if height == width { json!(height) } else { json!([height, width]) }
+}
+
+/// What is read of `ViTConfig`; what a file leaves out is transformers' default.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Config {
+    model_type: String,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    hidden_act: String,
+    hidden_dropout_prob: f64,
+    attention_probs_dropout_prob: f64,
+    layer_norm_eps: f64,
+    image_size: Side,
+    patch_size: Side,
+    num_channels: usize,
+    qkv_bias: bool,
+    head_dim: Option<usize>,
+    num_labels: Option<usize>,
+    id2label: Option<Map<String, Value>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            model_type: "vit".to_owned(),
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            hidden_act: "gelu".to_owned(),
+            hidden_dropout_prob: 0.0,
+            attention_probs_dropout_prob: 0.0,
+            layer_norm_eps: EPS,
+            image_size: Side::Square(224),
+            patch_size: Side::Square(16),
+            num_channels: 3,
+            qkv_bias: true,
+            head_dim: None,
+            num_labels: None,
+            id2label: None,
+        }
+    }
+}
+
+const EPS: f64 = 1e-12;
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum Side {
+    Square(usize),
+    Rectangle(usize, usize),
+}
+
+impl Side {
+    const fn pair(self) -> (usize, usize) {
+        match self {
+            Self::Square(side) => (side, side),
+            Self::Rectangle(height, width) => (height, width),
+        }
+    }
+}
+
+/// Whether this is a `config.json` of transformers: timm's has an `architecture` instead.
+pub(super) fn is_hf(json: &str) -> Result<bool, Error> {
+    let document = |source| Error::Document { document: CONFIG, source };
+    let value: Value = serde_json::from_str(json).map_err(document)?;
+    Ok(value.get("model_type").is_some())
+}
+
+/// A folder that transformers saved.
+pub(super) fn described(
+    infos: &TensorInfos,
+    json: &str,
+    preprocessor: Option<&str>,
+    known: &Known,
+) -> Result<Foreign, Error> {
+    let shapes = Shapes { infos, layout: Layout::Hf };
+    let document = |source| Error::Document { document: CONFIG, source };
+    let theirs: Config = serde_json::from_str(json).map_err(document)?;
+    if theirs.model_type != "vit" {
+        return Err(shapes.unsupported("model_type", &theirs.model_type, "vit"));
+    }
+    refuse(&shapes)?;
+    let config = theirs.ours(&shapes, known)?;
+    let mut assumed = Assumptions::default();
+    let normalization = normalization(&shapes, preprocessor, known, &mut assumed)?;
+    Ok(Foreign { layout: Layout::Hf, config, normalization, assumed: assumed.0 })
+}
+
+/// A file without its folder.
+pub(super) fn by_shapes(
+    infos: &TensorInfos,
+    preprocessor: Option<&str>,
+    known: &Known,
+) -> Result<Foreign, Error> {
+    let shapes = Shapes { infos, layout: Layout::Hf };
+    refuse(&shapes)?;
+    let [dim, channels, height, width] =
+        shapes.of("vit.embeddings.patch_embeddings.projection.weight")?;
+    let patch = PatchSize { height, width };
+    let [_, rows, _] = shapes.of("vit.embeddings.position_embeddings")?;
+    let (image, _) = grid(rows, 1, patch, known.image)?;
+    let [classes, _] = shapes.of("classifier.weight")?;
+    let in_memory = shapes.has("vit.layers.0.layernorm_before.weight");
+    let (blocks, query, fc1) = if in_memory {
+        ("vit.layers", "attention.q_proj", "mlp.fc1")
+    } else {
+        ("vit.encoder.layer", "attention.attention.query", "intermediate.dense")
+    };
+    let [mlp_dim, _] = shapes.of(&format!("{blocks}.0.{fc1}.weight"))?;
+    let mut assumed = Assumptions::default();
+    let config = VitConfig {
+        image: ImageSize { height: image.0, width: image.1, channels },
+        patch,
+        dim,
+        depth: shapes.depth(|block| format!("{blocks}.{block}.layernorm_before.weight")),
+        heads: assumed.heads(dim, known.heads)?,
+        mlp_dim,
+        classes,
+        qkv_bias: shapes.has(&format!("{blocks}.0.{query}.bias")),
+        activation: Activation::Gelu,
+        layer_norm_eps: assumed.known_or(known.layer_norm_eps, "layer_norm_eps", EPS),
+        ..vit()
+    };
+    assumed.0.push("activation = gelu".to_owned());
+    let normalization = normalization(&shapes, preprocessor, known, &mut assumed)?;
+    Ok(Foreign { layout: Layout::Hf, config, normalization, assumed: assumed.0 })
+}
+
+/// Parameters that only other classes than `ViTForImageClassification` have.
+fn refuse(shapes: &Shapes<'_>) -> Result<(), Error> {
+    shapes.refuse(&[
+        ("pooler.", "pooler", "present", "ViTForImageClassification, which has none"),
+        ("mask_token", "mask_token", "present", "ViTForImageClassification, which has none"),
+        ("distillation_token", "distillation_token", "present", "a class token alone"),
+    ])?;
+    if shapes.infos.keys().any(|name| name.starts_with("embeddings.")) {
+        return Err(shapes.unsupported("architectures", "ViTModel", "ViTForImageClassification"));
+    }
+    Ok(())
+}
+
+impl Config {
+    fn ours(self, shapes: &Shapes<'_>, known: &Known) -> Result<VitConfig, Error> {
+        let activation = match self.hidden_act.as_str() {
+            "gelu" => Activation::Gelu,
+            "relu" => Activation::Relu,
+            other => return Err(shapes.unsupported("hidden_act", other, "gelu or relu")),
+        };
+        let heads = known.heads.unwrap_or(self.num_attention_heads);
+        if let Some(width) =
+            self.head_dim.filter(|width| width.checked_mul(heads) != Some(self.hidden_size))
+        {
+            let expected = "hidden_size / num_attention_heads, as version 4 has it";
+            return Err(shapes.unsupported("head_dim", &width.to_string(), expected));
+        }
+        let ((height, width), patch) = (self.image_size.pair(), self.patch_size.pair());
+        let named = self.id2label.map(|labels| labels.len());
+        let hidden = self.hidden_dropout_prob;
+        Ok(VitConfig {
+            image: ImageSize { height, width, channels: self.num_channels },
+            patch: PatchSize { height: patch.0, width: patch.1 },
+            dim: self.hidden_size,
+            depth: self.num_hidden_layers,
+            heads,
+            mlp_dim: self.intermediate_size,
+            classes: named.or(self.num_labels).unwrap_or(2),
+            activation,
+            qkv_bias: self.qkv_bias,
+            dropout: DropoutConfig {
+                embedding: hidden,
+                attention: self.attention_probs_dropout_prob,
+                projection: hidden,
+                mlp: hidden,
+            },
+            layer_norm_eps: known.layer_norm_eps.unwrap_or(self.layer_norm_eps),
+            ..vit()
+        })
+    }
+}
+
+/// What is read of `ViTImageProcessor`; what a file leaves out is transformers' default.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Preprocessor {
+    do_rescale: Option<bool>,
+    rescale_factor: Option<f64>,
+    do_normalize: Option<bool>,
+    image_mean: Option<Numbers>,
+    image_std: Option<Numbers>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Numbers {
+    One(f64),
+    Each(Vec<f64>),
+}
+
+impl Numbers {
+    fn list(self) -> Vec<f64> {
+        match self {
+            Self::One(number) => vec![number],
+            Self::Each(numbers) => numbers,
+        }
+    }
+}
+
+fn normalization(
+    shapes: &Shapes<'_>,
+    json: Option<&str>,
+    known: &Known,
+    assumed: &mut Assumptions,
+) -> Result<Normalization, Error> {
+    let Some(json) = json.filter(|_| known.normalization.is_none()) else {
+        return Ok(assumed.normalization(known.normalization.clone()));
+    };
+    let document = |source| Error::Document { document: PREPROCESSOR, source };
+    let theirs: Preprocessor = serde_json::from_str(json).map_err(document)?;
+    let factor = match theirs.do_rescale {
+        Some(false) => 1.0,
+        _ => theirs.rescale_factor.unwrap_or(1.0 / 255.0),
+    };
+    let (mean, std) = match theirs.do_normalize {
+        Some(false) => (vec![0.0], vec![1.0]),
+        _ => (
+            theirs.image_mean.map_or_else(|| vec![0.5], Numbers::list),
+            theirs.image_std.map_or_else(|| vec![0.5], Numbers::list),
+        ),
+    };
+    // Their numbers are of bytes times the factor, ours of bytes over 255. Where the two are one, nothing is rounded.
+    let scale = 255.0 * factor;
+    if !(scale.is_finite() && scale > 0.0) {
+        let value = factor.to_string();
+        return Err(shapes.unsupported("rescale_factor", &value, "a positive number"));
+    }
+    if (scale - 1.0).abs() < 1e-9 {
+        return Ok(Normalization { mean, std });
+    }
+    let scaled = |values: Vec<f64>| values.into_iter().map(|value| value / scale).collect();
+    Ok(Normalization { mean: scaled(mean), std: scaled(std) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::foreign::Documents;
+    use crate::{Preset, TensorInfo};
+    use candle_core::DType;
+
+    fn infos(config: &VitConfig) -> TensorInfos {
+        let info = |shape| TensorInfo { shape, dtype: Some(DType::F32) };
+        let parameters = Layout::Hf.parameters(config).expect("an expressible model");
+        parameters.into_iter().map(|(name, shape)| (name, info(shape))).collect()
+    }
+
+    fn read(config: &VitConfig, json: &str, preprocessor: Option<&str>) -> Result<Foreign, Error> {
+        let documents = Documents { config: Some(json), preprocessor };
+        Foreign::new(&infos(config), documents, &Known::default())
+    }
+
+    fn rectangular() -> VitConfig {
+        VitConfig {
+            image: ImageSize { height: 32, width: 48, channels: 1 },
+            patch: PatchSize { height: 16, width: 8 },
+            heads: 6,
+            classes: 7,
+            activation: Activation::Relu,
+            qkv_bias: false,
+            layer_norm_eps: 1e-5,
+            dropout: DropoutConfig { attention: 0.25, ..vit().with_dropout(0.125).dropout },
+            ..vit()
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let rectangular = rectangular();
+        let same = DropoutConfig { embedding: 0.125, ..rectangular.dropout };
+        let papers = Preset::ALL[2..].iter().map(|preset| preset.config());
+        for config in papers.chain([VitConfig { dropout: same, ..rectangular }]) {
+            let json = hf_config_json(&config);
+            let preprocessor = hf_preprocessor_json(&config);
+            let foreign = read(&config, &json, Some(&preprocessor)).expect("what was written");
+            assert_eq!(foreign.config, config);
+            assert!(foreign.normalization.is_ours() && foreign.assumed.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_file_without_its_folder_is_known_by_its_shapes() {
+        let config = VitConfig { layer_norm_eps: EPS, ..vit() };
+        let by = |infos: &TensorInfos| Foreign::new(infos, Documents::default(), &Known::default());
+        let foreign = by(&infos(&config)).expect("a published model");
+        assert_eq!((&foreign.config, foreign.assumed.len()), (&config, 4));
+        // Under the names that transformers has in memory since 5.9.
+        let renamed = |name: &String| {
+            [
+                ("encoder.layer.", "layers."),
+                ("attention.attention.query", "attention.q_proj"),
+                ("attention.attention.key", "attention.k_proj"),
+                ("attention.attention.value", "attention.v_proj"),
+                ("attention.output.dense", "attention.o_proj"),
+                ("intermediate.dense", "mlp.fc1"),
+                (".output.dense", ".mlp.fc2"),
+            ]
+            .iter()
+            .fold(name.clone(), |name, (old, new)| name.replace(old, new))
+        };
+        let infos = infos(&config).into_iter().map(|(name, info)| (renamed(&name), info));
+        assert_eq!(by(&infos.collect()).expect("the same model"), foreign);
+    }
+
+    #[test]
+    fn what_a_folder_leaves_out_is_transformers_default() {
+        let config = VitConfig { classes: 2, ..Preset::VitB16.config() };
+        let foreign = read(&config, r#"{"model_type": "vit", "id2label": null}"#, Some("{}"));
+        let foreign = foreign.expect("a model of the default size");
+        assert_eq!(foreign.config, VitConfig { layer_norm_eps: EPS, ..config });
+        assert!(foreign.normalization.is_ours());
+    }
+
+    #[test]
+    fn what_ours_does_not_compute_is_refused_by_name() {
+        let config = vit();
+        for (from, to, refused) in [
+            ("\"vit\"", "\"deit\"", "model_type = deit of the hf layout, expected vit"),
+            (
+                "\"gelu\"",
+                "\"gelu_new\"",
+                "hidden_act = gelu_new of the hf layout, expected gelu or relu",
+            ),
+            ("{", "{\"head_dim\": 32,", "head_dim = 32 of the hf layout, expected hidden_size"),
+        ] {
+            let json = hf_config_json(&config).replacen(from, to, 1);
+            let error = read(&config, &json, None).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("cannot take over {refused}")), "{error}");
+        }
+        let mut infos = infos(&config);
+        infos.insert("vit.pooler.dense.bias".to_owned(), infos["classifier.bias"].clone());
+        let error = Foreign::new(&infos, Documents::default(), &Known::default()).unwrap_err();
+        assert!(error.to_string().starts_with("cannot take over pooler = present"), "{error}");
+        let json = hf_config_json(&config).replace("\"hidden_size\": 192", "\"hidden_size\": []");
+        for broken in [json.as_str(), "{", ""] {
+            let error = read(&config, broken, None).unwrap_err().to_string();
+            assert_eq!(error, "cannot understand config.json", "{broken}");
+        }
+    }
+
+    #[test]
+    fn pixels_are_scaled_as_the_preprocessor_says() {
+        let of = |preprocessor: &str| {
+            let foreign = read(&vit(), &hf_config_json(&vit()), Some(preprocessor));
+            foreign.map(|foreign| (foreign.normalization.mean, foreign.normalization.std))
+        };
+        let close = |(mean, std): (Vec<f64>, Vec<f64>), want: (f64, f64)| {
+            assert!((mean[0] - want.0).abs() < 1e-9 && (std[0] - want.1).abs() < 1e-9, "{want:?}");
+        };
+        let told = of(r#"{"image_mean": [0.1, 0.2, 0.3], "image_std": 2}"#).expect("sound");
+        assert_eq!(told, (vec![0.1, 0.2, 0.3], vec![2.0]));
+        close(of(r#"{"do_normalize": false}"#).expect("sound"), (0.0, 1.0));
+        // Of bytes: 127.5 is a half of 255.
+        let bytes = r#"{"do_rescale": false, "image_mean": 127.5, "image_std": 51}"#;
+        close(of(bytes).expect("sound"), (0.5, 0.2));
+        // Between -1 and 1 before they are normalised, but for an offset of 1 that the mean has.
+        let twice = r#"{"rescale_factor": 0.00784313725490196, "image_mean": 1, "image_std": 1}"#;
+        close(of(twice).expect("sound"), (0.5, 0.5));
+        assert!(of(r#"{"image_std": 0}"#).is_err());
+        assert!(of(r#"{"rescale_factor": 0}"#).is_err());
+        assert!(of(r#"{"image_mean": [0.1, 0.2]}"#).is_err());
+    }
+}

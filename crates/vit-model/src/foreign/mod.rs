@@ -1,0 +1,148 @@
+//! Models of other libraries: what their files say of themselves, as our configuration.
+//!
+//! Shapes tell most of it. What they do not tell (how many heads, which epsilon, how pixels are scaled) stands in the
+//! JSON beside the tensors, where there is any; else the caller says it, or it is assumed, and what was assumed is told.
+
+mod hf;
+mod normalization;
+mod notebook;
+mod shapes;
+mod timm;
+
+pub use hf::{hf_config_json, hf_preprocessor_json};
+pub use normalization::Normalization;
+
+use candle_core::DType;
+
+use crate::{Error, Layout, ModelFile, TensorInfos, Tensors, VitConfig};
+
+/// A model of another library, described in our words.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Foreign {
+    /// Whose names its parameters go by.
+    pub layout: Layout,
+    /// Its configuration; rates of training that it does not tell are zero.
+    pub config: VitConfig,
+    /// How its pixels are scaled.
+    pub normalization: Normalization,
+    /// What nothing told, as `field = value`.
+    pub assumed: Vec<String>,
+}
+
+/// The text of the JSON files beside the tensors.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Documents<'a> {
+    /// `config.json`, of transformers or of timm.
+    pub config: Option<&'a str>,
+    /// `preprocessor_config.json`, of transformers.
+    pub preprocessor: Option<&'a str>,
+}
+
+/// What the caller says of a model. It goes before what its files say.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// Attention heads.
+    pub heads: Option<usize>,
+    /// The height and width of images: where the number of positions does not tell it, as a square's does.
+    pub image: Option<(usize, usize)>,
+    /// Added to the variance in layer norms.
+    pub layer_norm_eps: Option<f64>,
+    /// How pixels are scaled.
+    pub normalization: Option<Normalization>,
+}
+
+impl Foreign {
+    /// Describes a model by its tensors' names and shapes, and by what else is known.
+    ///
+    /// # Errors
+    /// If the names are of no known layout, the model computes what ours does not, something cannot be told, or the
+    /// tensors are not those of the configuration.
+    pub fn new(
+        infos: &TensorInfos,
+        documents: Documents<'_>,
+        known: &Known,
+    ) -> Result<Self, Error> {
+        let foreign = Self::described(infos, documents, known)?;
+        let channels = foreign.config.image.channels;
+        if !foreign.normalization.fits(channels) {
+            let Normalization { mean, std } = &foreign.normalization;
+            return Err(Error::Unsupported {
+                layout: foreign.layout,
+                field: "mean and std".to_owned(),
+                value: format!("{mean:?} and {std:?}"),
+                expected: "a finite number for each channel, no std of 0",
+            });
+        }
+        foreign.layout.check(infos, &foreign.config)?;
+        Ok(foreign)
+    }
+
+    fn described(
+        infos: &TensorInfos,
+        documents: Documents<'_>,
+        known: &Known,
+    ) -> Result<Self, Error> {
+        if let Some(json) = documents.config
+            && hf::is_hf(json)?
+        {
+            return hf::described(infos, json, documents.preprocessor, known);
+        }
+        match Layout::recognise(infos.keys())? {
+            Layout::Hf => hf::by_shapes(infos, documents.preprocessor, known),
+            Layout::Timm => timm::described(infos, documents.config, known),
+            Layout::Notebook => notebook::described(infos, known),
+        }
+    }
+
+    /// The parameters under their native names, in `f32`, for pixels scaled as ours are.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read.
+    pub fn import(&self, file: &ModelFile) -> Result<Tensors, Error> {
+        let mut native = self.layout.import_file(file, &self.config)?;
+        for tensor in native.values_mut() {
+            *tensor = tensor.to_dtype(DType::F32)?;
+        }
+        if !self.normalization.is_ours() {
+            self.normalization.fold(&mut native)?;
+        }
+        Ok(native)
+    }
+}
+
+/// Takes down what is assumed.
+#[derive(Debug, Default)]
+struct Assumptions(Vec<String>);
+
+impl Assumptions {
+    /// What is known, else this, which is then taken down.
+    fn known_or<T: std::fmt::Display>(&mut self, known: Option<T>, field: &str, else_: T) -> T {
+        known.unwrap_or_else(|| {
+            self.0.push(format!("{field} = {else_}"));
+            else_
+        })
+    }
+
+    /// The heads of a model whose heads have this width together.
+    fn heads(&mut self, width: usize, known: Option<usize>) -> Result<usize, Error> {
+        /// ViT-SO400M, ViT-H, ViT-g and ViT-G have 16, and every other that is published has heads of 64.
+        const SIXTEEN: [usize; 4] = [1152, 1280, 1408, 1664];
+        match known {
+            Some(heads) => Ok(heads),
+            None if SIXTEEN.contains(&width) => Ok(self.known_or(None, "heads", 16)),
+            None if width.is_multiple_of(64) => Ok(self.known_or(None, "heads", width / 64)),
+            None => {
+                let reason = format!("heads of 64 do not make up a width of {width}");
+                Err(Error::Untold { field: "heads", reason })
+            }
+        }
+    }
+
+    /// How pixels are scaled.
+    fn normalization(&mut self, known: Option<Normalization>) -> Normalization {
+        known.unwrap_or_else(|| {
+            self.0.push("pixels = (x - 0.5) / 0.5".to_owned());
+            Normalization::ours()
+        })
+    }
+}

@@ -1,0 +1,393 @@
+//! timm's `VisionTransformer`: what its parameters' shapes tell, and the `config.json` that timm saves beside them.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use vit_layers::Activation;
+use vit_patch::{ImageSize, PatchSize};
+
+use super::shapes::{Shapes, grid, vit};
+use super::{Assumptions, Foreign, Known, Normalization};
+use crate::{Error, Layout, Pool, TensorInfos, VitConfig};
+
+/// What every timm `vit_*` has but those that are refused.
+const EPS: f64 = 1e-6;
+/// What layer scale begins with in most models that have it; where training goes on, it makes no difference.
+const LAYER_SCALE: f64 = 1e-5;
+
+/// Parameters of models that compute something else: a part of the name, timm's argument, its value, what is expected.
+const SIGNS: [(&str, &str, &str, &str); 12] = [
+    ("dist_token", "dist_token", "present", "a class token alone"),
+    ("head_dist.", "head_dist", "present", "one head"),
+    ("norm_pre.", "pre_norm", "true", "false"),
+    ("fc_norm.", "fc_norm", "true", "false"),
+    ("attn_pool.", "global_pool", "map", "token or avg"),
+    (".attn.norm.", "scale_attn_norm", "true", "false"),
+    (".mlp.norm.", "scale_mlp_norm", "true", "false"),
+    (".attn.gate.", "gated", "true", "false"),
+    (".mlp.fc1_g.", "mlp_layer", "SwiGLU", "Mlp"),
+    (".mlp.w12.", "mlp_layer", "SwiGLUPacked", "Mlp"),
+    ("patch_embed.backbone.", "embed_layer", "HybridEmbed", "PatchEmbed"),
+    ("patch_embed.norm.", "embed_norm_layer", "present", "none"),
+];
+
+/// Architectures whose parameters have the names and shapes of others, and which compute something else.
+const ARCHITECTURES: [(&str, &str, &str, &str); 7] = [
+    ("quickgelu", "act_layer", "quick_gelu", "gelu or relu"),
+    ("base_patch32_siglip", "act_layer", "gelu_tanh", "gelu or relu"),
+    ("large_patch16_siglip_512", "act_layer", "gelu_tanh", "gelu or relu"),
+    ("large_patch16_siglip_gap_512", "act_layer", "gelu_tanh", "gelu or relu"),
+    ("so400m_patch16_siglip", "act_layer", "gelu_tanh", "gelu or relu"),
+    ("giantopt_patch16_siglip", "act_layer", "gelu_tanh", "gelu or relu"),
+    ("_rpn_", "block_fn", "ResPostBlock", "Block"),
+];
+
+/// Arguments of a model that its parameters tell as well, or that are of training alone.
+const HEEDED_ELSEWHERE: [&str; 25] = [
+    "attn_drop_rate",
+    "class_token",
+    "depth",
+    "drop_path_rate",
+    "drop_rate",
+    "dynamic_img_pad",
+    "dynamic_img_size",
+    "embed_dim",
+    "fc_norm",
+    "final_norm",
+    "fix_init",
+    "in_chans",
+    "mlp_ratio",
+    "no_embed_class",
+    "num_classes",
+    "patch_drop_rate",
+    "patch_size",
+    "pos_drop_rate",
+    "pre_norm",
+    "proj_drop_rate",
+    "qk_norm",
+    "qkv_bias",
+    "reg_tokens",
+    "strict_img_size",
+    "weight_init",
+];
+
+/// timm's `config.json`.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Document {
+    architecture: String,
+    global_pool: Option<String>,
+    model_args: Map<String, Value>,
+    pretrained_cfg: Pretrained,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Pretrained {
+    input_size: Option<[usize; 3]>,
+    mean: Option<Vec<f64>>,
+    std: Option<Vec<f64>>,
+}
+
+pub(super) fn described(
+    infos: &TensorInfos,
+    json: Option<&str>,
+    known: &Known,
+) -> Result<Foreign, Error> {
+    let shapes = Shapes { infos, layout: Layout::Timm };
+    let document = |source| Error::Document { document: "config.json", source };
+    let told: Option<Document> = json.map(serde_json::from_str).transpose().map_err(document)?;
+    let mut known = known.clone();
+    let mut assumed = Assumptions::default();
+    let mut activation = None;
+    let mut layer_scale = LAYER_SCALE;
+    if let Some(told) = told {
+        told.check(&shapes)?;
+        activation = Some(told.activation(&shapes)?);
+        layer_scale =
+            told.model_args.get("init_values").and_then(Value::as_f64).unwrap_or(layer_scale);
+        known.heads = known.heads.or_else(|| told.number("num_heads"));
+        known.image = told.image().or(known.image);
+        known.layer_norm_eps = known.layer_norm_eps.or(Some(EPS));
+        let Pretrained { mean, std, .. } = told.pretrained_cfg;
+        let scaled = mean.zip(std).map(|(mean, std)| Normalization { mean, std });
+        known.normalization = known.normalization.or(scaled);
+    }
+    let config = by_shapes(&shapes, &known, &mut assumed)?;
+    let config = VitConfig {
+        activation: activation.unwrap_or(Activation::Gelu),
+        layer_scale: config.layer_scale.map(|_| layer_scale),
+        ..config
+    };
+    if activation.is_none() {
+        assumed.0.push("activation = gelu".to_owned());
+    }
+    let normalization = assumed.normalization(known.normalization);
+    Ok(Foreign { layout: Layout::Timm, config, normalization, assumed: assumed.0 })
+}
+
+fn by_shapes(
+    shapes: &Shapes<'_>,
+    known: &Known,
+    assumed: &mut Assumptions,
+) -> Result<VitConfig, Error> {
+    shapes.refuse(&SIGNS)?;
+    for (name, field, value, expected) in [
+        ("norm.weight", "final_norm", "false", "true"),
+        ("head.weight", "num_classes", "0", "at least 1"),
+        ("pos_embed", "pos_embed", "none", "learn"),
+    ] {
+        if !shapes.has(name) {
+            return Err(shapes.unsupported(field, value, expected));
+        }
+    }
+    let [dim, channels, height, width] = shapes.of("patch_embed.proj.weight")?;
+    let patch = PatchSize { height, width };
+    let class_token = shapes.has("cls_token");
+    let registers = match shapes.has("reg_token") {
+        true => shapes.of::<3>("reg_token")?[1],
+        false => 0,
+    };
+    let [_, rows, _] = shapes.of("pos_embed")?;
+    let prefix = usize::from(class_token) + registers;
+    let (image, position_rows) = grid(rows, prefix, patch, known.image)?;
+    let [heads_dim, _] = shapes.of("blocks.0.attn.qkv.weight")?.map(|size: usize| size / 3);
+    let [mlp_dim, _] = shapes.of("blocks.0.mlp.fc1.weight")?;
+    let [classes, _] = shapes.of("head.weight")?;
+    let qk_norm = shapes.has("blocks.0.attn.q_norm.weight");
+    let heads = match (known.heads, qk_norm) {
+        // The norms of queries and keys are as wide as a head.
+        (None, true) => heads_dim / shapes.of::<1>("blocks.0.attn.q_norm.weight")?[0].max(1),
+        (heads, _) => assumed.heads(heads_dim, heads)?,
+    };
+    Ok(VitConfig {
+        image: ImageSize { height: image.0, width: image.1, channels },
+        patch,
+        dim,
+        depth: shapes.depth(|block| format!("blocks.{block}.norm1.weight")),
+        heads,
+        head_dim: (heads_dim != dim).then(|| heads_dim / heads.max(1)),
+        mlp_dim,
+        classes,
+        position_rows,
+        registers,
+        pool: if class_token { Pool::Cls } else { Pool::Mean },
+        qkv_bias: shapes.has("blocks.0.attn.qkv.bias"),
+        qk_norm,
+        layer_scale: shapes.has("blocks.0.ls1.gamma").then_some(LAYER_SCALE),
+        layer_norm_eps: assumed.known_or(known.layer_norm_eps, "layer_norm_eps", EPS),
+        ..vit()
+    })
+}
+
+impl Document {
+    /// Refuses what ours does not compute and the parameters do not show.
+    fn check(&self, shapes: &Shapes<'_>) -> Result<(), Error> {
+        let family = ["vit_", "deit", "flexivit_"];
+        if !family.iter().any(|family| self.architecture.starts_with(family)) {
+            return Err(shapes.unsupported("architecture", &self.architecture, "a vit_* or deit*"));
+        }
+        for (part, field, value, expected) in ARCHITECTURES {
+            let overridden = self.model_args.contains_key(field);
+            if self.architecture.contains(part) && !overridden {
+                return Err(shapes.unsupported(field, value, expected));
+            }
+        }
+        let class_token = shapes.has("cls_token");
+        let pool = self.model_args.get("global_pool").and_then(Value::as_str);
+        match (pool.or(self.global_pool.as_deref()), class_token) {
+            (None, _) | (Some("token"), true) | (Some("avg"), false) => {}
+            (Some(pool), true) => return Err(shapes.unsupported("global_pool", pool, "token")),
+            (Some(pool), false) => return Err(shapes.unsupported("global_pool", pool, "avg")),
+        }
+        for (name, value) in &self.model_args {
+            let own = ["act_layer", "global_pool", "img_size", "init_values", "num_heads"];
+            let harmless = match value {
+                Value::Null | Value::Bool(false) => true,
+                Value::String(text) => {
+                    matches!(
+                        (name.as_str(), text.as_str()),
+                        ("norm_layer", "layernorm") | ("pos_embed", "learn")
+                    )
+                }
+                _ => false,
+            };
+            let heeded = HEEDED_ELSEWHERE.contains(&name.as_str()) || own.contains(&name.as_str());
+            if !heeded && !harmless {
+                let expected = "timm's default";
+                return Err(shapes.unsupported(name, &value.to_string(), expected));
+            }
+        }
+        Ok(())
+    }
+
+    fn activation(&self, shapes: &Shapes<'_>) -> Result<Activation, Error> {
+        match self.model_args.get("act_layer") {
+            None | Some(Value::Null) => Ok(Activation::Gelu),
+            Some(Value::String(name)) if name == "gelu" => Ok(Activation::Gelu),
+            Some(Value::String(name)) if name == "relu" => Ok(Activation::Relu),
+            Some(Value::String(name)) => Err(shapes.unsupported("act_layer", name, "gelu or relu")),
+            Some(other) => Err(shapes.unsupported("act_layer", &other.to_string(), "gelu or relu")),
+        }
+    }
+
+    fn number(&self, name: &str) -> Option<usize> {
+        self.model_args.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok())
+    }
+
+    /// The height and width of images.
+    fn image(&self) -> Option<(usize, usize)> {
+        let sides = self.model_args.get("img_size").and_then(Value::as_array);
+        let sides: Option<Vec<usize>> =
+            sides.and_then(|sides| sides.iter().map(|n| n.as_u64()?.try_into().ok()).collect());
+        match (self.number("img_size"), sides.as_deref()) {
+            (Some(side), _) => Some((side, side)),
+            (None, Some(&[height, width])) => Some((height, width)),
+            _ => self.pretrained_cfg.input_size.map(|[_, height, width]| (height, width)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::foreign::Documents;
+    use crate::{Preset, TensorInfo};
+    use candle_core::DType;
+    use serde_json::json;
+    use vit_patch::PositionRows;
+
+    fn infos(config: &VitConfig) -> TensorInfos {
+        let info = |shape| TensorInfo { shape, dtype: Some(DType::F32) };
+        let parameters = Layout::Timm.parameters(config).expect("a sound configuration");
+        parameters.into_iter().map(|(name, shape)| (name, info(shape))).collect()
+    }
+
+    fn told(config: &VitConfig, known: &Known) -> Result<Foreign, Error> {
+        Foreign::new(&infos(config), Documents::default(), known)
+    }
+
+    #[test]
+    fn the_papers_models_are_known_by_their_shapes() {
+        for preset in &Preset::ALL[2..] {
+            let foreign = told(&preset.config(), &Known::default()).expect("a published model");
+            assert_eq!(foreign.config, preset.config());
+            let heads = format!("heads = {}", preset.config().heads);
+            let rest =
+                ["layer_norm_eps = 0.000001", "activation = gelu", "pixels = (x - 0.5) / 0.5"];
+            assert_eq!(foreign.assumed, [&[heads.as_str()][..], &rest].concat());
+        }
+    }
+
+    #[test]
+    fn what_came_after_the_paper_is_told_by_shapes_too() {
+        let config = VitConfig {
+            image: ImageSize { height: 64, width: 64, channels: 1 },
+            registers: 4,
+            position_rows: PositionRows::Patches,
+            qk_norm: true,
+            layer_scale: Some(LAYER_SCALE),
+            head_dim: Some(24),
+            heads: 5,
+            qkv_bias: false,
+            ..Preset::VitTi16.config()
+        };
+        assert_eq!(told(&config, &Known::default()).expect("a timm model").config, config);
+        let pooled = VitConfig { pool: Pool::Mean, registers: 0, ..Preset::VitTi16.config() };
+        assert_eq!(told(&pooled, &Known::default()).expect("a gap model").config, pooled);
+    }
+
+    #[test]
+    fn what_shapes_do_not_tell_is_the_callers_word() {
+        let config = VitConfig { dim: 40, heads: 5, mlp_dim: 80, ..Preset::VitTi16.config() };
+        let error = told(&config, &Known::default()).unwrap_err().to_string();
+        assert_eq!(error, "cannot tell heads: heads of 64 do not make up a width of 40");
+        let known = Known { heads: Some(5), layer_norm_eps: Some(1e-5), ..Known::default() };
+        let foreign = told(&config, &known).expect("a timm model");
+        assert_eq!(foreign.config, VitConfig { layer_norm_eps: 1e-5, ..config.clone() });
+        let known = Known { heads: Some(3), ..Known::default() };
+        assert!(told(&config, &known).is_err(), "3 heads do not divide 40");
+        let wide = VitConfig { dim: 1280, heads: 16, mlp_dim: 5120, ..config };
+        assert_eq!(told(&wide, &Known::default()).expect("ViT-H").config.heads, 16);
+    }
+
+    #[test]
+    fn a_folder_of_timms_says_the_rest() {
+        let config = VitConfig {
+            image: ImageSize { height: 32, width: 64, channels: 3 },
+            dim: 40,
+            heads: 5,
+            mlp_dim: 80,
+            activation: Activation::Relu,
+            ..Preset::VitTi16.config()
+        };
+        let document = |args: Value| {
+            json!({
+                "architecture": "vit_base_patch16_224", "num_classes": 1000, "global_pool": "token",
+                "model_args": args,
+                "pretrained_cfg": {"input_size": [3, 32, 64], "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]},
+            })
+            .to_string()
+        };
+        let read = |json: &str| {
+            let documents = Documents { config: Some(json), ..Documents::default() };
+            Foreign::new(&infos(&config), documents, &Known::default())
+        };
+        let args = json!({"num_heads": 5, "act_layer": "relu", "embed_dim": 40, "fc_norm": null});
+        let foreign = read(&document(args)).expect("a timm folder");
+        assert_eq!((foreign.config, foreign.assumed.len()), (config.clone(), 0));
+        let normalization = Normalization { mean: vec![0.1, 0.2, 0.3], std: vec![1.0; 3] };
+        assert_eq!(foreign.normalization, normalization);
+        for (args, refused) in [
+            (
+                json!({"act_layer": "silu"}),
+                "act_layer = silu of the timm layout, expected gelu or relu",
+            ),
+            (json!({"norm_layer": "rmsnorm"}), "norm_layer = \"rmsnorm\" of the timm layout"),
+            (json!({"global_pool": "avg"}), "global_pool = avg of the timm layout, expected token"),
+            (json!({"pool_include_prefix": true}), "pool_include_prefix = true"),
+        ] {
+            let error = read(&document(args)).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("cannot take over {refused}")), "{error}");
+        }
+        for (architecture, refused) in [
+            ("eva02_base_patch14_224", "architecture = eva02_base_patch14_224"),
+            ("vit_base_patch32_clip_quickgelu_224", "act_layer = quick_gelu"),
+            ("vit_base_patch16_rpn_224", "block_fn = ResPostBlock"),
+        ] {
+            let json = document(json!({})).replace("vit_base_patch16_224", architecture);
+            let error = read(&json).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("cannot take over {refused}")), "{error}");
+        }
+        let error = read("{\"architecture\": 3}").unwrap_err().to_string();
+        assert_eq!(error, "cannot understand config.json");
+    }
+
+    #[test]
+    fn parameters_of_other_models_are_refused_by_the_argument_that_brings_them() {
+        let config = Preset::VitTi16.config();
+        for (name, refused) in [
+            ("dist_token", "dist_token = present"),
+            ("head_dist.weight", "head_dist = present"),
+            ("norm_pre.weight", "pre_norm = true"),
+            ("fc_norm.weight", "fc_norm = true"),
+            ("attn_pool.latent", "global_pool = map"),
+            ("blocks.0.mlp.w12.weight", "mlp_layer = SwiGLUPacked"),
+        ] {
+            let mut infos = infos(&config);
+            infos.insert(name.to_owned(), infos["norm.weight"].clone());
+            let error = Foreign::new(&infos, Documents::default(), &Known::default());
+            let error = error.unwrap_err().to_string();
+            let expected = format!("cannot take over {refused} of the timm layout, expected ");
+            assert!(error.starts_with(&expected), "{error}");
+        }
+        for (name, refused) in
+            [("norm.weight", "final_norm = false"), ("pos_embed", "pos_embed = none")]
+        {
+            let mut infos = infos(&config);
+            infos.remove(name);
+            let error = Foreign::new(&infos, Documents::default(), &Known::default());
+            let error = error.unwrap_err().to_string();
+            assert!(error.starts_with(&format!("cannot take over {refused} ")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Opening what a user names as PATH of a model that may be another library's: a safetensors file, or the folder that
+//! timm or transformers saved it in. No tensor is read.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use vit_model::{Documents, Foreign, Known, Layout, ModelFile, Tensors, VitConfig};
+
+use crate::failure::{Exit, Failure, Result};
+use crate::saved_model::SavedFile;
+
+const WEIGHTS: &str = "model.safetensors";
+const CONFIG: &str = "config.json";
+const PREPROCESSOR: &str = "preprocessor_config.json";
+
+/// A model, ours or another library's, whose header and JSON have been read.
+pub(crate) struct AnyModel {
+    pub(crate) file: ModelFile,
+    pub(crate) layout: Layout,
+    pub(crate) config: VitConfig,
+    /// What a foreign model says of itself.
+    pub(crate) foreign: Option<Foreign>,
+}
+
+impl AnyModel {
+    /// Reads what a file or folder says of its model, and checks its tensors' names and shapes.
+    ///
+    /// # Errors
+    /// If there is no model, or ours cannot take it over; or if it is ours, and what `known` says is not asked for.
+    pub(crate) fn open(path: &Path, known: &Known) -> Result<Self> {
+        if is_foreign_folder(path) {
+            refuse_other_formats(path)?;
+            return Self::foreign(ModelFile::open(&path.join(WEIGHTS))?, known);
+        }
+        if path.is_file() {
+            refuse_other_formats(path)?;
+            let file = ModelFile::open(path)?;
+            if file.config().is_none() {
+                return Self::foreign(file, known);
+            }
+        }
+        let SavedFile { file, layout, config, .. } = SavedFile::open(path)?;
+        let Known { heads, layer_norm_eps, normalization, image: _ } = known;
+        if heads.is_some() || layer_norm_eps.is_some() || normalization.is_some() {
+            let message = format!("{} carries its configuration", file.path().display());
+            return Err(Failure::new(Exit::Usage, message)
+                .hint("leave out --heads, --layer-norm-eps, --mean and --std"));
+        }
+        Ok(Self { file, layout, config, foreign: None })
+    }
+
+    fn foreign(file: ModelFile, known: &Known) -> Result<Self> {
+        // What lies beside a file of the name that both libraries give it is its folder's.
+        let folder = file.path().parent().filter(|_| file.path().ends_with(WEIGHTS));
+        let text = |name: &str| folder.map_or(Ok(None), |folder| read_if_there(&folder.join(name)));
+        let (config, preprocessor) = (text(CONFIG)?, text(PREPROCESSOR)?);
+        let documents =
+            Documents { config: config.as_deref(), preprocessor: preprocessor.as_deref() };
+        let foreign = Foreign::new(file.infos(), documents, known)
+            .map_err(|error| Failure::from(error).about(file.path().display()))?;
+        if !foreign.assumed.is_empty() {
+            tracing::info!("assumed, since nothing tells: {}", foreign.assumed.join(", "));
+        }
+        let (layout, config) = (foreign.layout, foreign.config.clone());
+        Ok(Self { file, layout, config, foreign: Some(foreign) })
+    }
+
+    /// Reads the parameters: under their native names, for pixels scaled as ours are.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub(crate) fn parameters(&self) -> Result<Tensors> {
+        Ok(match &self.foreign {
+            Some(foreign) => foreign.import(&self.file)?,
+            None => self.layout.import_file(&self.file, &self.config)?,
+        })
+    }
+}
+
+/// Whether this is the folder of a foreign model: a run's has a `config.toml` instead.
+pub(crate) fn is_foreign_folder(path: &Path) -> bool {
+    let holds = |name: &str| path.join(name).exists();
+    path.is_dir()
+        && !holds("config.toml")
+        && (holds(CONFIG)
+            || holds(WEIGHTS)
+            || index_in(path).is_some()
+            || pickle_in(path).is_some())
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            Err(Failure::new(Exit::File, format!("cannot read {}: {error}", path.display())))
+        }
+    }
+}
+
+/// Formats that hold models as well: each with what to do.
+fn refuse_other_formats(path: &Path) -> Result<()> {
+    if path.join(WEIGHTS).exists() {
+        return Ok(());
+    }
+    if let Some(index) = index_in(path) {
+        let message = format!("{} lists a model in several files, expected one", index.display());
+        let hint = "join them in Python: from_pretrained(DIR).save_pretrained(OUT, max_shard_size=\"1TB\")";
+        return Err(Failure::new(Exit::File, message).hint(hint));
+    }
+    let pickle = if path.is_dir() { pickle_in(path) } else { Some(path.into()).filter(is_pickle) };
+    if let Some(pickle) = pickle {
+        let message = format!("{} is a pickle, expected a safetensors file", pickle.display());
+        let hint = "convert it in Python: \
+            safetensors.torch.save_file(torch.load(PATH, weights_only=True), \"model.safetensors\")";
+        return Err(Failure::new(Exit::File, message).hint(hint));
+    }
+    Ok(())
+}
+
+#[expect(clippy::ptr_arg, reason = "it filters an option of a path")]
+fn is_pickle(path: &PathBuf) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    ending.is_some_and(|ending| ["bin", "pth", "pt", "ckpt", "tar"].contains(&ending))
+}
+
+fn pickle_in(folder: &Path) -> Option<PathBuf> {
+    let named = |name: &str| Some(folder.join(name)).filter(|path| path.exists());
+    named("pytorch_model.bin").or_else(|| named("pytorch_model.bin.index.json"))
+}
+
+fn index_in(folder: &Path) -> Option<PathBuf> {
+    Some(folder.join("model.safetensors.index.json")).filter(|path| path.exists())
+}

@@ -1,0 +1,99 @@
+//! Arguments on models of other libraries.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use vit_model::{Known, Normalization};
+
+use super::LayoutName;
+
+const SCALING: &str = "\
+What stands in the folder's JSON is heeded. Pixels scaled otherwise than to [-1, 1] are \
+accounted for in the patch embedding, exactly.";
+
+/// Makes another library's model one of ours: a file that every command takes
+#[derive(Debug, Args)]
+#[command(after_help = SCALING)]
+pub(crate) struct Import {
+    /// A safetensors file, or a folder that timm or Hugging Face transformers saved
+    pub(crate) path: PathBuf,
+    /// The safetensors file to write
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) output: PathBuf,
+    /// Expect this layout, which the names of the parameters tell anyway
+    #[arg(long)]
+    pub(crate) layout: Option<LayoutName>,
+    #[command(flatten)]
+    pub(crate) untold: Untold,
+}
+
+/// What a foreign file may leave untold.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What foreign files may not tell")]
+pub(crate) struct Untold {
+    /// Attention heads [default: the folder's, else heads of 64]
+    #[arg(long, value_name = "N")]
+    heads: Option<usize>,
+    /// Size of the images; positions learned at another size are resampled
+    #[arg(long, value_name = "N|HxW")]
+    image_size: Option<Size>,
+    /// Added to the variance in layer norms [default: the folder's, else its library's]
+    #[arg(long, value_name = "F")]
+    layer_norm_eps: Option<f64>,
+    /// What is subtracted from each channel of pixels in [0, 1] [default: the folder's, else 0.5]
+    #[arg(long, value_name = "F,...", value_delimiter = ',', requires = "std")]
+    mean: Vec<f64>,
+    /// What each channel is then divided by [default: the folder's, else 0.5]
+    #[arg(long, value_name = "F,...", value_delimiter = ',', requires = "mean")]
+    std: Vec<f64>,
+}
+
+impl Untold {
+    /// What was told.
+    pub(crate) fn known(&self) -> Known {
+        let scaling = Normalization { mean: self.mean.clone(), std: self.std.clone() };
+        Known {
+            heads: self.heads,
+            image: self.image_size.map(|size| (size.height, size.width)),
+            layer_norm_eps: self.layer_norm_eps,
+            normalization: Some(scaling).filter(|scaling| !scaling.mean.is_empty()),
+        }
+    }
+}
+
+/// Of an image, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Size {
+    height: usize,
+    width: usize,
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (height, width) = text.split_once('x').unwrap_or((text, text));
+        match (height.parse(), width.parse()) {
+            (Ok(height), Ok(width)) if height > 0 && width > 0 => Ok(Self { height, width }),
+            _ => {
+                Err("expected a side such as 224, or a height and a width such as 224x160"
+                    .to_owned())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_a_square_or_a_rectangle() {
+        assert_eq!("224".parse(), Ok(Size { height: 224, width: 224 }));
+        assert_eq!("224x160".parse(), Ok(Size { height: 224, width: 160 }));
+        for wrong in ["", "x", "0", "224x", "x160", "-1", "1x2x3"] {
+            assert!(wrong.parse::<Size>().is_err(), "{wrong}");
+        }
+    }
+}

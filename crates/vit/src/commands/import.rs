@@ -1,0 +1,43 @@
+//! `vit import`: another library's model as one of ours.
+
+use vit_model::{Layout, Normalization, VitConfig, resize};
+
+use crate::any_model::AnyModel;
+use crate::cli;
+use crate::failure::{Exit, Failure, Result};
+use crate::output;
+
+pub(super) fn run(args: &cli::Import) -> Result<()> {
+    let known = args.untold.known();
+    let model = AnyModel::open(&args.path, &known)?;
+    if let Some(asked) = args.layout.map(Layout::from).filter(|&asked| asked != model.layout) {
+        let path = args.path.display();
+        let message = format!("{path}: expected the {asked} layout, got {}", model.layout);
+        return Err(Failure::new(Exit::Usage, message).hint("leave --layout out"));
+    }
+    let mut parameters = model.parameters()?;
+    let config = match known.image {
+        Some((height, width)) => model.config.clone().at_image_size(height, width),
+        None => model.config.clone(),
+    };
+    if config != model.config {
+        parameters = resize(&parameters, &model.config, &config)?;
+        let [from, to] = [&model.config, &config].map(grid);
+        tracing::info!("positions of {from} patches resampled for {to}");
+    }
+    let folded = model.foreign.as_ref().map(|foreign| &foreign.normalization);
+    if let Some(Normalization { mean, std }) = folded.filter(|scaling| !scaling.is_ours()) {
+        tracing::info!(
+            "pixels were scaled by mean {mean:?} and std {std:?}: folded into patch_embed.proj"
+        );
+    }
+    vit_model::write(&args.output, &parameters, &config)?;
+    tracing::info!("{} tensors, out of the {} layout", parameters.len(), model.layout);
+    Ok(output::line(args.output.display())?)
+}
+
+/// Patches in a column and in a row.
+fn grid(config: &VitConfig) -> String {
+    let (rows, columns) = config.patch_config().grid();
+    format!("{rows}x{columns}")
+}

@@ -1,0 +1,201 @@
+"""Exchange models with timm and transformers through the `vit` binary, and compare what both sides compute.
+
+    python check_interchange.py VIT
+
+VIT is the binary. Models are made here with random weights: ViT-Ti/16 of timm and of transformers at full size are taken over
+with `vit import` and named by `vit predict`; a class-token model that `vit train` makes is exported and opened by both. Prints
+a line for each check and fails with the first that does not hold. A library that is not installed is left out.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+TOLERANCE = 1e-4  # of the largest entry, as for committed fixtures
+PICTURES = 2
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+CLASS_TOKEN = "[model]\npool = 'cls'\nqkv_bias = true\nactivation = 'gelu'\n"
+
+Logits = Callable[[Tensor], Tensor]
+
+
+class Vit:
+    """The binary, in a folder of its own."""
+
+    def __init__(self, binary: Path, folder: Path) -> None:
+        self.binary, self.folder = binary.resolve(), folder
+
+    def run(self, *words: str | Path) -> str:
+        """What a command prints."""
+        done = subprocess.run([self.binary, *words], cwd=self.folder, capture_output=True, text=True)
+        if done.returncode:
+            raise AssertionError(f"vit {' '.join(map(str, words))}: {done.stderr}")
+        return done.stdout
+
+    def logits(self, model: str, pictures: list[Path]) -> Tensor:
+        """The logits of pictures, less their mean, which their probabilities do not tell."""
+        lines = self.run("predict", model, *pictures).splitlines()
+        probabilities = torch.tensor([json.loads(line)["probabilities"] for line in lines], dtype=torch.float64)
+        return centred(probabilities.log())
+
+
+def centred(logits: Tensor) -> Tensor:
+    """The logits of each row less their mean."""
+    return logits - logits.mean(dim=1, keepdim=True)
+
+
+def noise(folder: Path, size: int, mode: str) -> tuple[list[Path], Tensor]:
+    """Pictures, and their pixels in [0, 1] as (picture, channel, row, column)."""
+    generator = np.random.default_rng(0)
+    shape = (PICTURES, size, size, 3) if mode == "RGB" else (PICTURES, size, size)
+    pixels = generator.integers(0, 256, shape, dtype=np.uint8)
+    paths = [folder / f"{mode}-{index}.png" for index in range(PICTURES)]
+    for path, picture in zip(paths, pixels, strict=True):
+        Image.fromarray(picture, mode).save(path)
+    channels_first = pixels.transpose(0, 3, 1, 2) if mode == "RGB" else pixels[:, None]
+    return paths, torch.from_numpy(channels_first / 255).float()
+
+
+def scaled(pixels: Tensor, mean: Any = 0.5, std: Any = 0.5) -> Tensor:
+    """Pixels as a model is given them."""
+    mean, std = (torch.tensor(value).reshape(-1, 1, 1) for value in (mean, std))
+    return (pixels - mean) / std
+
+
+def roughened(model: nn.Module, seed: int) -> nn.Module:
+    """The model without one trivial parameter."""
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.data += (0.1 if parameter.dim() == 1 else 0.02) * torch.randn(parameter.shape)
+    return model.eval()
+
+
+def compare(what: str, got: Tensor, model: Logits, images: Tensor) -> None:
+    """Hold our logits to the other library's."""
+    with torch.no_grad():
+        expected = centred(model(images).double())
+    share = ((got - expected).abs().max() / expected.abs().max()).item()
+    if not share <= TOLERANCE:
+        raise AssertionError(f"{what}: logits differ by {share:.1e} of the largest, expected at most {TOLERANCE:g}")
+    print(f"{what}: logits differ by {share:.1e} of the largest")
+
+
+def check_timm(vit: Vit) -> None:
+    """timm's ViT-Ti/16: a bare state dict, and a folder whose pixels are scaled as ImageNet's."""
+    import timm
+    from timm.models import save_for_hf
+
+    pictures, pixels = noise(vit.folder, 224, "RGB")
+    model = roughened(timm.create_model("vit_tiny_patch16_224"), 1)
+    safetensors.torch.save_file(model.state_dict(), vit.folder / "timm.safetensors")
+    vit.run("import", "timm.safetensors", "-o", "from-timm.safetensors")
+    compare("timm's ViT-Ti/16, its state dict", vit.logits("from-timm.safetensors", pictures), model, scaled(pixels))
+
+    model = roughened(timm.create_model("deit_tiny_patch16_224"), 2)
+    if any(tuple(model.pretrained_cfg[name]) != value for name, value in IMAGENET.items()):
+        raise AssertionError("timm scales DeiT's pixels otherwise than this check expects")
+    save_for_hf(model, vit.folder / "timm", safe_serialization=True)
+    vit.run("import", "timm", "-o", "from-folder.safetensors")
+    images = scaled(pixels, **IMAGENET)
+    compare("timm's DeiT-Ti/16, its folder", vit.logits("from-folder.safetensors", pictures), model, images)
+
+
+def check_timm_opens_ours(vit: Vit) -> None:
+    """An exported class-token model in timm's class, strictly."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    vit.run("export", "run", "--layout", "timm", "-o", "to-timm.safetensors")
+    model = VisionTransformer(
+        img_size=28, patch_size=7, in_chans=1, num_classes=10, embed_dim=32, depth=3, num_heads=4, mlp_ratio=4
+    ).eval()
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-5  # what the run was trained with
+    model.load_state_dict(safetensors.torch.load_file(vit.folder / "to-timm.safetensors"), strict=True)
+    pictures, pixels = noise(vit.folder, 28, "L")
+    compare("ours in timm", vit.logits("run", pictures), model, scaled(pixels))
+
+
+def check_transformers(vit: Vit) -> None:
+    """transformers' ViT of ViT-Ti/16's size: folders as `save_pretrained` writes them."""
+    import transformers
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    config = ViTConfig(
+        hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768, num_labels=1000
+    )
+    model = roughened(ViTForImageClassification(config), 3)
+    pictures, pixels = noise(vit.folder, 224, "RGB")
+    major = int(transformers.__version__.split(".")[0])
+    for what, kind in {"": {}, ", names of its state dict": {"save_original_format": False}}.items():
+        if kind and major < 5:
+            continue
+        model.save_pretrained(vit.folder / "hf", **kind)
+        ViTImageProcessor(image_mean=IMAGENET["mean"], image_std=IMAGENET["std"]).save_pretrained(vit.folder / "hf")
+        vit.run("import", "hf", "-o", "from-hf.safetensors")
+        images = scaled(pixels, **IMAGENET)
+        logits = vit.logits("from-hf.safetensors", pictures)
+        compare(f"transformers' ViT-Ti/16{what}", logits, lambda xs: model(pixel_values=xs).logits, images)
+
+
+def check_transformers_opens_ours(vit: Vit) -> None:
+    """An exported class-token model: no missing key, no unexpected one, the same logits."""
+    from transformers import ViTForImageClassification, ViTImageProcessor
+
+    vit.run("export", "run", "--layout", "hf", "-o", "to-hf")
+    folder = vit.folder / "to-hf"
+    model, told = ViTForImageClassification.from_pretrained(folder, output_loading_info=True)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if told[kind]:
+            raise AssertionError(f"ours in transformers: {kind} {told[kind]}")
+    processor = ViTImageProcessor.from_pretrained(folder)
+    pictures, pixels = noise(vit.folder, 28, "L")
+    images = scaled(pixels, processor.image_mean, processor.image_std)
+    logits = vit.logits("run", pictures)
+    compare("ours in transformers, every key matched", logits, lambda xs: model.eval()(pixel_values=xs).logits, images)
+    # And back: transformers' own folder of it is the same model.
+    model.save_pretrained(vit.folder / "again")
+    processor.save_pretrained(vit.folder / "again")
+    for folder_name in ("to-hf", "again"):
+        vit.run("import", folder_name, "-o", f"{folder_name}.safetensors")
+    ours, theirs = ((vit.folder / f"{name}.safetensors").read_bytes() for name in ("to-hf", "again"))
+    if ours != theirs:
+        raise AssertionError("ours through transformers and back is another file")
+    print("ours through transformers and back: the same bytes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("vit", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        vit = Vit(args.vit, Path(scratch))
+        (vit.folder / "cls.toml").write_text(CLASS_TOKEN)
+        vit.run("train", "--dataset", "digits", "--config", "cls.toml", "--max-steps", "30", "--run-dir", "run")
+        for library, checks in {
+            "timm": [check_timm, check_timm_opens_ours],
+            "transformers": [check_transformers, check_transformers_opens_ours],
+        }.items():
+            if importlib.util.find_spec(library) is None:
+                print(f"{library} is not installed: left out")
+                continue
+            print(f"{library} {importlib.metadata.version(library)}")
+            for check in checks:
+                check(vit)
+
+
+if __name__ == "__main__":
+    main()
