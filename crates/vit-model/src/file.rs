@@ -204,6 +204,25 @@ mod tests {
         assert!(ModelFile::open(&path).expect("what was written").infos().is_empty());
     }
 
+    /// Larger than any memory, and mostly a hole: nobody could read it all.
+    #[cfg(all(unix, target_pointer_width = "64"))]
+    #[test]
+    fn opening_a_file_reads_its_header_alone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("large.safetensors");
+        let header = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
+            "b":{"dtype":"F32","shape":[65536,1048576],"data_offsets":[8,274877906952]}}"#;
+        let start = file(header, &[]);
+        fs::write(&path, &start).expect("a writable folder");
+        let length = start.len() as u64 + 274_877_906_952;
+        let hole = fs::OpenOptions::new().write(true).open(&path).expect("the file");
+        hole.set_len(length).expect("a file system with holes");
+        let file = ModelFile::open(&path).expect("a sound header");
+        assert_eq!(file.infos()["b"].shape, [65_536, 1_048_576]);
+        let values = file.tensor("a").expect("a small tensor").to_vec1::<f32>();
+        assert_eq!(values.expect("f32"), [0.0, 0.0]);
+    }
+
     /// The data begins behind a header of any length, so that its numbers can lie at any address.
     #[test]
     fn numbers_at_odd_addresses_are_read() {
