@@ -12,6 +12,7 @@ mod bad_data;
 mod bad_models;
 mod bad_settings;
 mod bench;
+mod committed_configs;
 mod evaluation;
 mod export;
 mod help;
