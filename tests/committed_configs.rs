@@ -24,7 +24,8 @@ fn the_class_token_model_trains_and_goes_to_timm_and_transformers() {
     sandbox.run("export run --layout timm -o timm.safetensors").succeeded();
     assert_eq!(eval("timm.safetensors"), accuracy);
     sandbox.run("export run --layout hf -o hf").succeeded();
-    assert_eq!(eval("hf/model.safetensors"), accuracy);
+    sandbox.run("import hf -o hf.safetensors").succeeded();
+    assert_eq!(eval("hf.safetensors"), accuracy);
     let hf: Value = serde_json::from_slice(&sandbox.read("hf/config.json")).unwrap();
     let expected = [("hidden_size", 48), ("num_hidden_layers", 3), ("num_attention_heads", 4)];
     for (key, value) in expected {

@@ -222,6 +222,8 @@ fn positions_are_resampled_for_images_of_another_size() {
     assert!(imported.stderr.contains("4x4 patches resampled for 8x6"), "{}", imported.stderr);
     let config = config(sandbox.path("ours.safetensors"));
     assert_eq!((config.image.height, config.image.width), (64, 48));
+    let shown = sandbox.run("info foreign --image-size 64x48 --json").succeeded().json();
+    assert_eq!(shown["config"], serde_json::to_value(&config).unwrap());
     assert_eq!(tensors(sandbox.path("ours.safetensors"))["pos_embed"].dims(), [1, 1 + 8 * 6, 24]);
     sandbox.refuses(2, "import foreign --image-size 63 -o out.safetensors").saying(&["63"]);
 }
@@ -269,7 +271,7 @@ fn what_cannot_be_taken_over_is_refused_with_what_to_do() {
             "hidden_act = gelu_new of the hf layout, expected gelu or relu",
         ),
         ("\"model_type\": \"vit\"", "\"model_type\": \"dinov2\"", 2, "model_type = dinov2"),
-        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", 4, "vit.encoder.layer.2."),
+        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", 4, "config.json beside it"),
         (
             "\"num_hidden_layers\": 2",
             "\"num_hidden_layers\": -2",

@@ -181,6 +181,7 @@ def main() -> None:
     parser.add_argument("vit", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as scratch:
         vit = Vit(args.vit, Path(scratch))
         (vit.folder / "cls.toml").write_text(CLASS_TOKEN)

@@ -138,7 +138,7 @@ pub fn write(path: &Path, tensors: &Tensors, config: &VitConfig) -> Result<(), E
 /// say `format = pt`. The configuration goes into a file of its own: [`hf_config_json`](crate::hf_config_json).
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_hf(path: &Path, tensors: &Tensors) -> Result<(), Error> {
     write_with(path, tensors, "format", "pt".to_owned())
 }

@@ -12,6 +12,8 @@ use crate::saved_model::SavedFile;
 const WEIGHTS: &str = "model.safetensors";
 const CONFIG: &str = "config.json";
 const PREPROCESSOR: &str = "preprocessor_config.json";
+const OF_ANOTHER: &str =
+    "look whether the config.json beside it, and what you say of it, are this file's";
 
 /// A model, ours or another library's, whose header and JSON have been read.
 pub(crate) struct AnyModel {
@@ -56,8 +58,11 @@ impl AnyModel {
         let (config, preprocessor) = (text(CONFIG)?, text(PREPROCESSOR)?);
         let documents =
             Documents { config: config.as_deref(), preprocessor: preprocessor.as_deref() };
-        let foreign = Foreign::new(file.infos(), documents, known)
-            .map_err(|error| Failure::from(error).about(file.path().display()))?;
+        let foreign = Foreign::new(file.infos(), documents, known).map_err(|error| {
+            let of_another = matches!(error, vit_model::Error::Parameters { .. });
+            let failure = Failure::from(error).about(file.path().display());
+            if of_another { failure.hint(OF_ANOTHER) } else { failure }
+        })?;
         if !foreign.assumed.is_empty() {
             tracing::info!("assumed, since nothing tells: {}", foreign.assumed.join(", "));
         }

@@ -174,11 +174,11 @@ pub(crate) enum Split {
 pub(crate) struct Info {
     /// A run folder, a safetensors file of any layout, or a folder that timm or transformers saved
     pub(crate) model: PathBuf,
-    #[command(flatten)]
-    pub(crate) untold: Untold,
     /// Print as JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) untold: Untold,
 }
 
 /// Writes a model's parameters under the names of another library

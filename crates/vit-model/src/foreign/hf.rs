@@ -187,7 +187,7 @@ pub(super) fn by_shapes(
         classes,
         qkv_bias: shapes.has(&format!("{blocks}.0.{query}.bias")),
         activation: Activation::Gelu,
-        layer_norm_eps: assumed.known_or(known.layer_norm_eps, "layer_norm_eps", EPS),
+        layer_norm_eps: assumed.layer_norm_eps(known.layer_norm_eps, EPS),
         ..vit()
     };
     assumed.0.push("activation = gelu".to_owned());

@@ -17,6 +17,20 @@ use candle_core::DType;
 use crate::{Error, Layout, ModelFile, TensorInfos, Tensors, VitConfig};
 
 /// A model of another library, described in our words.
+///
+/// ```no_run
+/// use vit_model::{Documents, Foreign, Known, ModelFile};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let file = ModelFile::open("folder/model.safetensors".as_ref())?;
+/// let config = std::fs::read_to_string("folder/config.json")?;
+/// let documents = Documents { config: Some(&config), preprocessor: None };
+/// let foreign = Foreign::new(file.infos(), documents, &Known::default())?;
+/// println!("{} heads; assumed: {:?}", foreign.config.heads, foreign.assumed);
+/// let parameters = foreign.import(&file)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Foreign {
     /// Whose names its parameters go by.
@@ -43,7 +57,8 @@ pub struct Documents<'a> {
 pub struct Known {
     /// Attention heads.
     pub heads: Option<usize>,
-    /// The height and width of images: where the number of positions does not tell it, as a square's does.
+    /// The height and width of images: a grid of as many patches as there are positions is taken for the one that
+    /// they were learned on. Without it, and without JSON, that is a square.
     pub image: Option<(usize, usize)>,
     /// Added to the variance in layer norms.
     pub layer_norm_eps: Option<f64>,
@@ -115,11 +130,11 @@ impl Foreign {
 struct Assumptions(Vec<String>);
 
 impl Assumptions {
-    /// What is known, else this, which is then taken down.
-    fn known_or<T: std::fmt::Display>(&mut self, known: Option<T>, field: &str, else_: T) -> T {
+    /// The epsilon of layer norms, which is one in nearly all models of a library.
+    fn layer_norm_eps(&mut self, known: Option<f64>, of_library: f64) -> f64 {
         known.unwrap_or_else(|| {
-            self.0.push(format!("{field} = {else_}"));
-            else_
+            self.0.push(format!("layer_norm_eps = {of_library:e}"));
+            of_library
         })
     }
 
@@ -127,15 +142,17 @@ impl Assumptions {
     fn heads(&mut self, width: usize, known: Option<usize>) -> Result<usize, Error> {
         /// ViT-SO400M, ViT-H, ViT-g and ViT-G have 16, and every other that is published has heads of 64.
         const SIXTEEN: [usize; 4] = [1152, 1280, 1408, 1664];
-        match known {
-            Some(heads) => Ok(heads),
-            None if SIXTEEN.contains(&width) => Ok(self.known_or(None, "heads", 16)),
-            None if width.is_multiple_of(64) => Ok(self.known_or(None, "heads", width / 64)),
+        let heads = match known {
+            Some(heads) => return Ok(heads),
+            None if SIXTEEN.contains(&width) => 16,
+            None if width.is_multiple_of(64) => width / 64,
             None => {
                 let reason = format!("heads of 64 do not make up a width of {width}");
-                Err(Error::Untold { field: "heads", reason })
+                return Err(Error::Untold { field: "heads", reason });
             }
-        }
+        };
+        self.0.push(format!("heads = {heads}"));
+        Ok(heads)
     }
 
     /// How pixels are scaled.

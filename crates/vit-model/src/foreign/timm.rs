@@ -174,7 +174,7 @@ fn by_shapes(
         qkv_bias: shapes.has("blocks.0.attn.qkv.bias"),
         qk_norm,
         layer_scale: shapes.has("blocks.0.ls1.gamma").then_some(LAYER_SCALE),
-        layer_norm_eps: assumed.known_or(known.layer_norm_eps, "layer_norm_eps", EPS),
+        layer_norm_eps: assumed.layer_norm_eps(known.layer_norm_eps, EPS),
         ..vit()
     })
 }
@@ -272,8 +272,7 @@ mod tests {
             let foreign = told(&preset.config(), &Known::default()).expect("a published model");
             assert_eq!(foreign.config, preset.config());
             let heads = format!("heads = {}", preset.config().heads);
-            let rest =
-                ["layer_norm_eps = 0.000001", "activation = gelu", "pixels = (x - 0.5) / 0.5"];
+            let rest = ["layer_norm_eps = 1e-6", "activation = gelu", "pixels = (x - 0.5) / 0.5"];
             assert_eq!(foreign.assumed, [&[heads.as_str()][..], &rest].concat());
         }
     }

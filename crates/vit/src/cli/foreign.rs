@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
-use vit_model::{Known, Normalization};
+use vit_model::{Known, Normalization, VitConfig};
 
 use super::LayoutName;
 
@@ -58,6 +58,14 @@ impl Untold {
             image: self.image_size.map(|size| (size.height, size.width)),
             layer_norm_eps: self.layer_norm_eps,
             normalization: Some(scaling).filter(|scaling| !scaling.mean.is_empty()),
+        }
+    }
+
+    /// The same model for images of the size that was asked for, if one was.
+    pub(crate) fn at_asked_size(&self, config: &VitConfig) -> VitConfig {
+        match self.image_size {
+            Some(Size { height, width }) => config.clone().at_image_size(height, width),
+            None => config.clone(),
         }
     }
 }

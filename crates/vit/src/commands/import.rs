@@ -8,18 +8,14 @@ use crate::failure::{Exit, Failure, Result};
 use crate::output;
 
 pub(super) fn run(args: &cli::Import) -> Result<()> {
-    let known = args.untold.known();
-    let model = AnyModel::open(&args.path, &known)?;
+    let model = AnyModel::open(&args.path, &args.untold.known())?;
     if let Some(asked) = args.layout.map(Layout::from).filter(|&asked| asked != model.layout) {
         let path = args.path.display();
         let message = format!("{path}: expected the {asked} layout, got {}", model.layout);
         return Err(Failure::new(Exit::Usage, message).hint("leave --layout out"));
     }
     let mut parameters = model.parameters()?;
-    let config = match known.image {
-        Some((height, width)) => model.config.clone().at_image_size(height, width),
-        None => model.config.clone(),
-    };
+    let config = args.untold.at_asked_size(&model.config);
     if config != model.config {
         parameters = resize(&parameters, &model.config, &config)?;
         let [from, to] = [&model.config, &config].map(grid);

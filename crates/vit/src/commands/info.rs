@@ -1,7 +1,7 @@
 //! `vit info`: what a model is made of.
 
 use serde_json::json;
-use vit_model::Summary;
+use vit_model::{Layout, Summary, VitConfig};
 
 use crate::any_model::AnyModel;
 use crate::cli;
@@ -10,9 +10,10 @@ use crate::output::{self, thousands};
 
 pub(super) fn run(args: &cli::Info) -> Result<()> {
     let model = AnyModel::open(&args.model, &args.untold.known())?;
-    let summary = Summary::of(&model.config)?;
+    let config = args.untold.at_asked_size(&model.config);
+    let summary = Summary::of(&config)?;
     if args.json {
-        return Ok(output::json(&as_json(&model, &summary))?);
+        return Ok(output::json(&as_json(model.layout, &config, &summary))?);
     }
     output::line(format!("{} ({} layout)", model.file.path().display(), model.layout))?;
     output::line("")?;
@@ -32,12 +33,10 @@ pub(super) fn run(args: &cli::Info) -> Result<()> {
         thousands(summary.multiply_adds())
     ))?;
     output::line("")?;
-    Ok(output::line(
-        toml::to_string(&model.config).expect("a configuration is plain data").trim_end(),
-    )?)
+    Ok(output::line(toml::to_string(&config).expect("a configuration is plain data").trim_end())?)
 }
 
-fn as_json(model: &AnyModel, summary: &Summary) -> serde_json::Value {
+fn as_json(layout: Layout, config: &VitConfig, summary: &Summary) -> serde_json::Value {
     let parts = summary.parts.iter().map(|part| {
         json!({
             "name": part.name,
@@ -46,10 +45,10 @@ fn as_json(model: &AnyModel, summary: &Summary) -> serde_json::Value {
         })
     });
     json!({
-        "layout": model.layout.to_string(),
+        "layout": layout.to_string(),
         "parameters": summary.parameters(),
         "multiply_adds": summary.multiply_adds(),
         "parts": parts.collect::<Vec<_>>(),
-        "config": model.config,
+        "config": config,
     })
 }
