@@ -28,6 +28,12 @@ PICTURES = 2
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CLASS_TOKEN = "[model]\npool = 'cls'\nqkv_bias = true\nactivation = 'gelu'\n"
 
+MODERN: dict[str, dict[str, Any]] = {
+    "vit_medium_patch16_gap_240": {},
+    "deit3_small_patch16_224": {},
+    "vit_small_patch14_reg4_dinov2": {"img_size": 224},
+}
+
 Logits = Callable[[Tensor], Tensor]
 
 
@@ -93,7 +99,7 @@ def compare(what: str, got: Tensor, model: Logits, images: Tensor) -> None:
 
 
 def check_timm(vit: Vit) -> None:
-    """timm's ViT-Ti/16: a bare state dict, and a folder whose pixels are scaled as ImageNet's."""
+    """timm's ViT-Ti/16 and later models as bare state dicts, and a folder whose pixels are scaled as ImageNet's."""
     import timm
     from timm.models import save_for_hf
 
@@ -102,6 +108,15 @@ def check_timm(vit: Vit) -> None:
     safetensors.torch.save_file(model.state_dict(), vit.folder / "timm.safetensors")
     vit.run("import", "timm.safetensors", "-o", "from-timm.safetensors")
     compare("timm's ViT-Ti/16, its state dict", vit.logits("from-timm.safetensors", pictures), model, scaled(pixels))
+
+    # A mean over patches without a class token; layer scale and positions of patches alone; registers.
+    for seed, (name, settings) in enumerate(MODERN.items()):
+        model = roughened(timm.create_model(name, num_classes=10, **settings), 10 + seed)
+        safetensors.torch.save_file(model.state_dict(), vit.folder / "modern.safetensors")
+        vit.run("import", "modern.safetensors", "-o", "from-modern.safetensors")
+        pictures, pixels = noise(vit.folder, model.patch_embed.img_size[0], "RGB")
+        compare(f"timm's {name}", vit.logits("from-modern.safetensors", pictures), model, scaled(pixels))
+    pictures, pixels = noise(vit.folder, 224, "RGB")
 
     model = roughened(timm.create_model("deit_tiny_patch16_224"), 2)
     if any(tuple(model.pretrained_cfg[name]) != value for name, value in IMAGENET.items()):

@@ -163,3 +163,42 @@ impl Assumptions {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Pool, Preset, TensorInfo};
+
+    /// An empty tensor takes no bytes, whatever its other sizes are, so that a file can say them.
+    #[test]
+    fn shapes_out_of_reach_are_an_error() {
+        let shallow = Preset::Shallow.config();
+        let cls = VitConfig { pool: Pool::Cls, registers: 0, ..shallow.clone() };
+        let modern = VitConfig { registers: 2, qk_norm: true, ..cls.clone() };
+        let cases = [
+            (Layout::Timm, modern),
+            (Layout::Hf, cls),
+            (Layout::Notebook, shallow),
+            (Layout::Notebook, Preset::Notebook.config()),
+        ];
+        for (layout, config) in cases {
+            let parameters = layout.parameters(&config).expect("an expressible model");
+            let info = |shape| TensorInfo { shape, dtype: Some(DType::F32) };
+            let infos: TensorInfos =
+                parameters.into_iter().map(|(name, shape)| (name, info(shape))).collect();
+            let known = |image| Known { heads: Some(config.heads), image, ..Known::default() };
+            assert!(Foreign::new(&infos, Documents::default(), &known(None)).is_ok(), "{layout}");
+            for name in infos.keys() {
+                for size in [0, 1 << 40, usize::MAX] {
+                    let mut hostile = infos.clone();
+                    let shape = vec![size; infos[name].shape.len()];
+                    hostile.insert(name.clone(), info(shape));
+                    for image in [None, Some((0, 0)), Some((usize::MAX, usize::MAX))] {
+                        let described = Foreign::new(&hostile, Documents::default(), &known(image));
+                        assert!(described.is_err(), "{layout}: {name} of {size}");
+                    }
+                }
+            }
+        }
+    }
+}

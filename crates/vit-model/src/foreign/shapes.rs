@@ -57,7 +57,10 @@ pub(super) fn grid(
     patch: PatchSize,
     image: Option<(usize, usize)>,
 ) -> Result<((usize, usize), PositionRows), Error> {
-    let known = image.map(|(height, width)| (height / patch.height) * (width / patch.width));
+    // Sizes are a file's word, and nothing has checked them yet.
+    let known = image.and_then(|(height, width)| {
+        height.checked_div(patch.height)?.checked_mul(width.checked_div(patch.width)?)
+    });
     for (patches, kind) in
         [(rows.checked_sub(prefix), PositionRows::Tokens), (Some(rows), PositionRows::Patches)]
     {
@@ -66,7 +69,8 @@ pub(super) fn grid(
             return Ok((image, kind));
         }
         if let Some(side) = root(patches) {
-            return Ok(((side * patch.height, side * patch.width), kind));
+            let length = |of_patch: usize| side.saturating_mul(of_patch);
+            return Ok(((length(patch.height), length(patch.width)), kind));
         }
     }
     let reason = match known {

@@ -148,7 +148,7 @@ fn by_shapes(
         false => 0,
     };
     let [_, rows, _] = shapes.of("pos_embed")?;
-    let prefix = usize::from(class_token) + registers;
+    let prefix = registers.saturating_add(usize::from(class_token));
     let (image, position_rows) = grid(rows, prefix, patch, known.image)?;
     let [heads_dim, _] = shapes.of("blocks.0.attn.qkv.weight")?.map(|size: usize| size / 3);
     let [mlp_dim, _] = shapes.of("blocks.0.mlp.fc1.weight")?;
