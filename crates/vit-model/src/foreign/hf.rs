@@ -1,16 +1,16 @@
-//! transformers' `ViTConfig` and `ViTImageProcessor`, as the JSON that lies beside a model's tensors.
+//! transformers' `ViTConfig`, as the JSON that lies beside a model's tensors, and what names and shapes tell without it.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use vit_layers::Activation;
 use vit_patch::{ImageSize, PatchSize};
 
+use super::preprocessor::normalization;
 use super::shapes::{Shapes, grid, vit};
-use super::{Assumptions, Foreign, Known, Normalization};
+use super::{Assumptions, Foreign, Known};
 use crate::{DropoutConfig, Error, Layout, TensorInfos, VitConfig};
 
 const CONFIG: &str = "config.json";
-const PREPROCESSOR: &str = "preprocessor_config.json";
 
 /// The text of the `config.json` of a model that [`Layout::Hf`] can express.
 ///
@@ -40,23 +40,6 @@ pub fn hf_config_json(config: &VitConfig) -> String {
         "attention_probs_dropout_prob": config.dropout.attention,
         "id2label": labels,
         "label2id": ids,
-    });
-    format!("{value:#}\n")
-}
-
-/// The text of the `preprocessor_config.json` that scales pixels as this project does.
-#[must_use]
-pub fn hf_preprocessor_json(config: &VitConfig) -> String {
-    let half = vec![0.5; config.image.channels];
-    let value = json!({
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": true,
-        "size": {"height": config.image.height, "width": config.image.width},
-        "do_rescale": true,
-        "rescale_factor": 1.0 / 255.0,
-        "do_normalize": true,
-        "image_mean": half,
-        "image_std": half,
     });
     format!("{value:#}\n")
 }
@@ -247,72 +230,10 @@ impl Config {
     }
 }
 
-/// What is read of `ViTImageProcessor`; what a file leaves out is transformers' default.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Preprocessor {
-    do_rescale: Option<bool>,
-    rescale_factor: Option<f64>,
-    do_normalize: Option<bool>,
-    image_mean: Option<Numbers>,
-    image_std: Option<Numbers>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Numbers {
-    One(f64),
-    Each(Vec<f64>),
-}
-
-impl Numbers {
-    fn list(self) -> Vec<f64> {
-        match self {
-            Self::One(number) => vec![number],
-            Self::Each(numbers) => numbers,
-        }
-    }
-}
-
-fn normalization(
-    shapes: &Shapes<'_>,
-    json: Option<&str>,
-    known: &Known,
-    assumed: &mut Assumptions,
-) -> Result<Normalization, Error> {
-    let Some(json) = json.filter(|_| known.normalization.is_none()) else {
-        return Ok(assumed.normalization(known.normalization.clone()));
-    };
-    let document = |source| Error::Document { document: PREPROCESSOR, source };
-    let theirs: Preprocessor = serde_json::from_str(json).map_err(document)?;
-    let factor = match theirs.do_rescale {
-        Some(false) => 1.0,
-        _ => theirs.rescale_factor.unwrap_or(1.0 / 255.0),
-    };
-    let (mean, std) = match theirs.do_normalize {
-        Some(false) => (vec![0.0], vec![1.0]),
-        _ => (
-            theirs.image_mean.map_or_else(|| vec![0.5], Numbers::list),
-            theirs.image_std.map_or_else(|| vec![0.5], Numbers::list),
-        ),
-    };
-    // Their numbers are of bytes times the factor, ours of bytes over 255. Where the two are one, nothing is rounded.
-    let scale = 255.0 * factor;
-    if !(scale.is_finite() && scale > 0.0) {
-        let value = factor.to_string();
-        return Err(shapes.unsupported("rescale_factor", &value, "a positive number"));
-    }
-    if (scale - 1.0).abs() < 1e-9 {
-        return Ok(Normalization { mean, std });
-    }
-    let scaled = |values: Vec<f64>| values.into_iter().map(|value| value / scale).collect();
-    Ok(Normalization { mean: scaled(mean), std: scaled(std) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::foreign::Documents;
+    use crate::foreign::{Documents, hf_preprocessor_json};
     use crate::{Preset, TensorInfo};
     use candle_core::DType;
 
@@ -408,33 +329,14 @@ mod tests {
         infos.insert("vit.pooler.dense.bias".to_owned(), infos["classifier.bias"].clone());
         let error = Foreign::new(&infos, Documents::default(), &Known::default()).unwrap_err();
         assert!(error.to_string().starts_with("cannot take over pooler = present"), "{error}");
+        for scaling in [r#"{"image_std": 0}"#, r#"{"image_mean": [0.1, 0.2]}"#] {
+            let error = read(&config, &hf_config_json(&config), Some(scaling)).unwrap_err();
+            assert!(error.to_string().starts_with("cannot take over mean and std = "), "{error}");
+        }
         let json = hf_config_json(&config).replace("\"hidden_size\": 192", "\"hidden_size\": []");
         for broken in [json.as_str(), "{", ""] {
             let error = read(&config, broken, None).unwrap_err().to_string();
             assert_eq!(error, "cannot understand config.json", "{broken}");
         }
-    }
-
-    #[test]
-    fn pixels_are_scaled_as_the_preprocessor_says() {
-        let of = |preprocessor: &str| {
-            let foreign = read(&vit(), &hf_config_json(&vit()), Some(preprocessor));
-            foreign.map(|foreign| (foreign.normalization.mean, foreign.normalization.std))
-        };
-        let close = |(mean, std): (Vec<f64>, Vec<f64>), want: (f64, f64)| {
-            assert!((mean[0] - want.0).abs() < 1e-9 && (std[0] - want.1).abs() < 1e-9, "{want:?}");
-        };
-        let told = of(r#"{"image_mean": [0.1, 0.2, 0.3], "image_std": 2}"#).expect("sound");
-        assert_eq!(told, (vec![0.1, 0.2, 0.3], vec![2.0]));
-        close(of(r#"{"do_normalize": false}"#).expect("sound"), (0.0, 1.0));
-        // Of bytes: 127.5 is a half of 255.
-        let bytes = r#"{"do_rescale": false, "image_mean": 127.5, "image_std": 51}"#;
-        close(of(bytes).expect("sound"), (0.5, 0.2));
-        // Between -1 and 1 before they are normalised, but for an offset of 1 that the mean has.
-        let twice = r#"{"rescale_factor": 0.00784313725490196, "image_mean": 1, "image_std": 1}"#;
-        close(of(twice).expect("sound"), (0.5, 0.5));
-        assert!(of(r#"{"image_std": 0}"#).is_err());
-        assert!(of(r#"{"rescale_factor": 0}"#).is_err());
-        assert!(of(r#"{"image_mean": [0.1, 0.2]}"#).is_err());
     }
 }

@@ -6,11 +6,14 @@
 mod hf;
 mod normalization;
 mod notebook;
+mod preprocessor;
 mod shapes;
 mod timm;
+mod timm_config;
 
-pub use hf::{hf_config_json, hf_preprocessor_json};
+pub use hf::hf_config_json;
 pub use normalization::Normalization;
+pub use preprocessor::hf_preprocessor_json;
 
 use candle_core::DType;
 

@@ -1,11 +1,11 @@
-//! timm's `VisionTransformer`: what its parameters' shapes tell, and the `config.json` that timm saves beside them.
+//! timm's `VisionTransformer`: what its parameters' names and shapes tell.
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use vit_layers::Activation;
 use vit_patch::{ImageSize, PatchSize};
 
 use super::shapes::{Shapes, grid, vit};
+use super::timm_config::{Document, Pretrained};
 use super::{Assumptions, Foreign, Known, Normalization};
 use crate::{Error, Layout, Pool, TensorInfos, VitConfig};
 
@@ -29,64 +29,6 @@ const SIGNS: [(&str, &str, &str, &str); 12] = [
     ("patch_embed.backbone.", "embed_layer", "HybridEmbed", "PatchEmbed"),
     ("patch_embed.norm.", "embed_norm_layer", "present", "none"),
 ];
-
-/// Architectures whose parameters have the names and shapes of others, and which compute something else.
-const ARCHITECTURES: [(&str, &str, &str, &str); 7] = [
-    ("quickgelu", "act_layer", "quick_gelu", "gelu or relu"),
-    ("base_patch32_siglip", "act_layer", "gelu_tanh", "gelu or relu"),
-    ("large_patch16_siglip_512", "act_layer", "gelu_tanh", "gelu or relu"),
-    ("large_patch16_siglip_gap_512", "act_layer", "gelu_tanh", "gelu or relu"),
-    ("so400m_patch16_siglip", "act_layer", "gelu_tanh", "gelu or relu"),
-    ("giantopt_patch16_siglip", "act_layer", "gelu_tanh", "gelu or relu"),
-    ("_rpn_", "block_fn", "ResPostBlock", "Block"),
-];
-
-/// Arguments of a model that its parameters tell as well, or that are of training alone.
-const HEEDED_ELSEWHERE: [&str; 25] = [
-    "attn_drop_rate",
-    "class_token",
-    "depth",
-    "drop_path_rate",
-    "drop_rate",
-    "dynamic_img_pad",
-    "dynamic_img_size",
-    "embed_dim",
-    "fc_norm",
-    "final_norm",
-    "fix_init",
-    "in_chans",
-    "mlp_ratio",
-    "no_embed_class",
-    "num_classes",
-    "patch_drop_rate",
-    "patch_size",
-    "pos_drop_rate",
-    "pre_norm",
-    "proj_drop_rate",
-    "qk_norm",
-    "qkv_bias",
-    "reg_tokens",
-    "strict_img_size",
-    "weight_init",
-];
-
-/// timm's `config.json`.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Document {
-    architecture: String,
-    global_pool: Option<String>,
-    model_args: Map<String, Value>,
-    pretrained_cfg: Pretrained,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Pretrained {
-    input_size: Option<[usize; 3]>,
-    mean: Option<Vec<f64>>,
-    std: Option<Vec<f64>>,
-}
 
 pub(super) fn described(
     infos: &TensorInfos,
@@ -177,74 +119,6 @@ fn by_shapes(
         layer_norm_eps: assumed.layer_norm_eps(known.layer_norm_eps, EPS),
         ..vit()
     })
-}
-
-impl Document {
-    /// Refuses what ours does not compute and the parameters do not show.
-    fn check(&self, shapes: &Shapes<'_>) -> Result<(), Error> {
-        let family = ["vit_", "deit", "flexivit_"];
-        if !family.iter().any(|family| self.architecture.starts_with(family)) {
-            return Err(shapes.unsupported("architecture", &self.architecture, "a vit_* or deit*"));
-        }
-        for (part, field, value, expected) in ARCHITECTURES {
-            let overridden = self.model_args.contains_key(field);
-            if self.architecture.contains(part) && !overridden {
-                return Err(shapes.unsupported(field, value, expected));
-            }
-        }
-        let class_token = shapes.has("cls_token");
-        let pool = self.model_args.get("global_pool").and_then(Value::as_str);
-        match (pool.or(self.global_pool.as_deref()), class_token) {
-            (None, _) | (Some("token"), true) | (Some("avg"), false) => {}
-            (Some(pool), true) => return Err(shapes.unsupported("global_pool", pool, "token")),
-            (Some(pool), false) => return Err(shapes.unsupported("global_pool", pool, "avg")),
-        }
-        for (name, value) in &self.model_args {
-            let own = ["act_layer", "global_pool", "img_size", "init_values", "num_heads"];
-            let harmless = match value {
-                Value::Null | Value::Bool(false) => true,
-                Value::String(text) => {
-                    matches!(
-                        (name.as_str(), text.as_str()),
-                        ("norm_layer", "layernorm") | ("pos_embed", "learn")
-                    )
-                }
-                _ => false,
-            };
-            let heeded = HEEDED_ELSEWHERE.contains(&name.as_str()) || own.contains(&name.as_str());
-            if !heeded && !harmless {
-                let expected = "timm's default";
-                return Err(shapes.unsupported(name, &value.to_string(), expected));
-            }
-        }
-        Ok(())
-    }
-
-    fn activation(&self, shapes: &Shapes<'_>) -> Result<Activation, Error> {
-        match self.model_args.get("act_layer") {
-            None | Some(Value::Null) => Ok(Activation::Gelu),
-            Some(Value::String(name)) if name == "gelu" => Ok(Activation::Gelu),
-            Some(Value::String(name)) if name == "relu" => Ok(Activation::Relu),
-            Some(Value::String(name)) => Err(shapes.unsupported("act_layer", name, "gelu or relu")),
-            Some(other) => Err(shapes.unsupported("act_layer", &other.to_string(), "gelu or relu")),
-        }
-    }
-
-    fn number(&self, name: &str) -> Option<usize> {
-        self.model_args.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok())
-    }
-
-    /// The height and width of images.
-    fn image(&self) -> Option<(usize, usize)> {
-        let sides = self.model_args.get("img_size").and_then(Value::as_array);
-        let sides: Option<Vec<usize>> =
-            sides.and_then(|sides| sides.iter().map(|n| n.as_u64()?.try_into().ok()).collect());
-        match (self.number("img_size"), sides.as_deref()) {
-            (Some(side), _) => Some((side, side)),
-            (None, Some(&[height, width])) => Some((height, width)),
-            _ => self.pretrained_cfg.input_size.map(|[_, height, width]| (height, width)),
-        }
-    }
 }
 
 #[cfg(test)]
