@@ -20,7 +20,11 @@ fn refused_file(text: &str) -> Refusal {
 #[test]
 fn flags_out_of_range() {
     for (words, message) in [
-        ("--preset huge", "no preset is called \"huge\", expected one of notebook, shallow"),
+        (
+            "--preset huge",
+            "no preset is called \"huge\", expected one of notebook, shallow, vit-ti16, vit-s16, \
+             vit-b16, vit-b32, vit-l16",
+        ),
         ("--epochs 0", "expected epochs of at least 1, got 0"),
         ("--max-steps 0", "expected max_steps of at least 1, got 0"),
         ("--batch-size 0", "expected batch_size of at least 1, got 0"),
@@ -55,6 +59,19 @@ fn more_images_in_a_batch_than_there_are() {
     refusal.saying(&["10001", "10000 samples"]);
 }
 
+/// Before a parameter is drawn: the largest has 300 million.
+#[test]
+fn images_of_another_size_than_the_models() {
+    for preset in ["vit-ti16", "vit-l16"] {
+        let refusal = refused(&format!("--preset {preset} --run-dir run"));
+        assert_eq!(
+            refusal.message,
+            "the model expects images of 224x224 px with 3 channels, digits has 28x28 px with 1"
+        );
+        assert!(refusal.hint.contains("[model] image"), "{refusal:?}");
+    }
+}
+
 #[test]
 fn models_that_cannot_be() {
     for (model, message) in [
@@ -67,6 +84,8 @@ fn models_that_cannot_be() {
         ("classes = 0", "expected between 1 and 65536 classes, got 0"),
         ("heads = 1_000_000_000_000", "expected heads of at most 16777216, got 1000000000000"),
         ("depth = 16777216", "expected depth of at most 1024, got 16777216"),
+        ("registers = 65537", "expected registers of at most 65536, got 65537"),
+        ("head_dim = 0", "expected head_dim of at least 1, got 0"),
     ] {
         let refusal = refused_file(&format!("[model]\n{model}\n"));
         assert_eq!(refusal.message, format!("c.toml: {message}"), "{model}");

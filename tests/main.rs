@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
 
+mod fixture;
 mod idx_folder;
 mod running;
 mod support;
@@ -11,6 +12,7 @@ mod bad_data;
 mod bad_models;
 mod bad_settings;
 mod bench;
+mod committed_configs;
 mod evaluation;
 mod export;
 mod help;
@@ -23,3 +25,4 @@ mod pytorch_losses;
 mod run_folder;
 mod same_bits;
 mod streams;
+mod timm;

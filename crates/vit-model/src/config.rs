@@ -1,8 +1,8 @@
-//! What a Vision Transformer is made of, and the presets.
+//! What a Vision Transformer is made of.
 
 use serde::{Deserialize, Serialize};
-use vit_layers::{Activation, DropoutRates, EncoderConfig, ScoreScale};
-use vit_patch::{ClassToken, ImageSize, PatchConfig, PatchSize, Position};
+use vit_layers::{Activation, DropoutRates, EncoderConfig, NormPlacement, ScoreScale};
+use vit_patch::{ClassToken, ImageSize, PatchConfig, PatchSize, Position, PositionRows};
 
 use crate::Error;
 
@@ -21,14 +21,23 @@ pub struct VitConfig {
     pub dim: usize,
     /// Number of encoder blocks.
     pub depth: usize,
-    /// Attention heads, each `dim / heads` wide.
+    /// Attention heads.
     pub heads: usize,
+    /// Width of a head; without one, `dim / heads`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
     /// Width between the two linear maps of a feed-forward.
     pub mlp_dim: usize,
     /// Number of classes.
     pub classes: usize,
     /// How a token learns its place.
     pub position: Position,
+    /// Which tokens a learned table of positions has a row for.
+    #[serde(default)]
+    pub position_rows: PositionRows,
+    /// Learned tokens between the class token and the patches (arXiv 2309.16588).
+    #[serde(default)]
+    pub registers: usize,
     /// What the attention scores are scaled by.
     pub score_scale: ScoreScale,
     /// What the head gives.
@@ -39,6 +48,16 @@ pub struct VitConfig {
     pub activation: Activation,
     /// Whether queries, keys and values have a bias.
     pub qkv_bias: bool,
+    /// Whether each head's queries and keys pass a layer norm before their products (arXiv 2302.05442).
+    #[serde(default)]
+    pub qk_norm: bool,
+    /// What the learned scale of each branch's features begins as (arXiv 2103.17239); without one, branches are not
+    /// scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_scale: Option<f64>,
+    /// Where the encoder's layer norms stand.
+    #[serde(default)]
+    pub norm: NormPlacement,
     /// Where elements are dropped in training.
     pub dropout: DropoutConfig,
     /// Stochastic depth: the last block's probability of being skipped.
@@ -83,80 +102,6 @@ pub struct DropoutConfig {
     pub mlp: f64,
 }
 
-/// A configuration with a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Preset {
-    /// The code of the seed's notebook, every quirk of it: 41,418 parameters.
-    Notebook,
-    /// What the notebook's text describes: 40,330 parameters.
-    Shallow,
-}
-
-impl Preset {
-    /// Every preset.
-    pub const ALL: [Self; 2] = [Self::Notebook, Self::Shallow];
-
-    /// The name on the command line and in files.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Notebook => "notebook",
-            Self::Shallow => "shallow",
-        }
-    }
-
-    /// The preset of this name.
-    ///
-    /// # Errors
-    /// If there is none.
-    pub fn named(name: &str) -> Result<Self, Error> {
-        let found = Self::ALL.into_iter().find(|preset| preset.name() == name);
-        found.ok_or_else(|| Error::UnknownPreset { name: name.to_owned() })
-    }
-
-    /// The names of all presets, for messages.
-    #[must_use]
-    pub fn names() -> String {
-        Self::ALL.map(Self::name).join(", ")
-    }
-
-    /// The preset's configuration.
-    #[must_use]
-    pub fn config(self) -> VitConfig {
-        match self {
-            Self::Notebook => VitConfig {
-                position: Position::PatchLinear,
-                score_scale: ScoreScale::Dim,
-                output: Output::Softmax,
-                ..Self::Shallow.config()
-            },
-            Self::Shallow => VitConfig {
-                image: ImageSize { height: 28, width: 28, channels: 1 },
-                patch: PatchSize { height: 7, width: 7 },
-                dim: 32,
-                depth: 3,
-                heads: 4,
-                mlp_dim: 128,
-                classes: 10,
-                position: Position::Learned,
-                score_scale: ScoreScale::HeadDim,
-                output: Output::Logits,
-                pool: Pool::First,
-                activation: Activation::Relu,
-                qkv_bias: false,
-                dropout: DropoutConfig {
-                    embedding: 0.0,
-                    attention: 0.2,
-                    projection: 0.2,
-                    mlp: 0.2,
-                },
-                drop_path: 0.0,
-                layer_norm_eps: 1e-5,
-            },
-        }
-    }
-}
-
 impl VitConfig {
     /// Checks what can be checked without building anything.
     ///
@@ -184,7 +129,14 @@ impl VitConfig {
     /// The part that turns images into tokens.
     #[must_use]
     pub fn patch_config(&self) -> PatchConfig {
-        PatchConfig { image: self.image, patch: self.patch, dim: self.dim, position: self.position }
+        PatchConfig {
+            image: self.image,
+            patch: self.patch,
+            dim: self.dim,
+            position: self.position,
+            position_rows: self.position_rows,
+            registers: self.registers,
+        }
     }
 
     /// The part that transforms tokens.
@@ -194,10 +146,14 @@ impl VitConfig {
             dim: self.dim,
             depth: self.depth,
             heads: self.heads,
+            head_dim: self.head_dim,
             mlp_dim: self.mlp_dim,
+            norm: self.norm,
             score_scale: self.score_scale,
             activation: self.activation,
             qkv_bias: self.qkv_bias,
+            qk_norm: self.qk_norm,
+            layer_scale: self.layer_scale,
             dropout: DropoutRates {
                 attention: self.dropout.attention,
                 projection: self.dropout.projection,
@@ -205,7 +161,6 @@ impl VitConfig {
             },
             drop_path: self.drop_path,
             layer_norm_eps: self.layer_norm_eps,
-            ..EncoderConfig::new(self.dim, self.depth, self.heads)
         }
     }
 
@@ -221,7 +176,15 @@ impl VitConfig {
     /// Tokens in the encoder's sequence.
     #[must_use]
     pub fn tokens(&self) -> usize {
-        self.class_token().tokens() + self.patch_config().patches()
+        self.patch_config().tokens(self.class_token())
+    }
+
+    /// The same model for images of another height and width, in pixels; [`resize`](crate::resize()) gives it the
+    /// parameters of this one.
+    #[must_use]
+    pub const fn at_image_size(mut self, height: usize, width: usize) -> Self {
+        self.image = ImageSize { height, width, channels: self.image.channels };
+        self
     }
 
     /// The same shape with every dropout rate of the encoder set to `rate`.
@@ -236,27 +199,34 @@ impl VitConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn presets_are_sound_and_found_by_name() {
-        for preset in Preset::ALL {
-            assert!(preset.config().check().is_ok());
-            assert_eq!(Preset::named(preset.name()).ok(), Some(preset));
-        }
-        assert_eq!(
-            Preset::named("deep").unwrap_err().to_string(),
-            "no preset is called \"deep\", expected one of notebook, shallow"
-        );
-    }
+    use crate::Preset;
 
     #[test]
     fn configurations_survive_json_and_refuse_unknown_fields() {
-        let config = Preset::Notebook.config();
+        let config = VitConfig {
+            head_dim: Some(5),
+            layer_scale: Some(0.1),
+            registers: 2,
+            ..Preset::Notebook.config()
+        };
         let json = serde_json::to_string(&config).expect("a configuration is plain data");
         assert_eq!(serde_json::from_str::<VitConfig>(&json).expect("as written"), config);
         let misspelt = json.replace("\"heads\"", "\"head\"");
         let error = serde_json::from_str::<VitConfig>(&misspelt).unwrap_err().to_string();
         assert!(error.contains("unknown field `head`"), "{error}");
+    }
+
+    /// As files were written before there were registers, widths of heads and the rest.
+    #[test]
+    fn older_configurations_are_still_understood() {
+        let mut json = serde_json::to_value(Preset::Shallow.config()).expect("plain data");
+        let fields = json.as_object_mut().expect("a configuration is an object");
+        for field in ["position_rows", "registers", "qk_norm", "norm"] {
+            assert!(fields.remove(field).is_some(), "{field}");
+        }
+        assert_eq!(fields.len(), 16);
+        let config: VitConfig = serde_json::from_value(json).expect("an older configuration");
+        assert_eq!(config, Preset::Shallow.config());
     }
 
     #[test]

@@ -46,6 +46,16 @@ pub enum Error {
         /// What the layout can express.
         expected: &'static str,
     },
+    /// Two models that differ in more than the size of their images.
+    #[error("a model at another image size keeps its {field}, expected {expected}, got {got}")]
+    NotAResize {
+        /// The first field of the configuration that differs.
+        field: String,
+        /// What the model has that the parameters are of.
+        expected: String,
+        /// What the other model has.
+        got: String,
+    },
     /// Tensors that are not those of the configuration: each one by name.
     #[error("{layout} parameters do not fit the configuration:\n  {}", problems.join("\n  "))]
     Parameters {

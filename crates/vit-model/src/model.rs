@@ -11,7 +11,7 @@ use crate::{Output, Pool, VitConfig};
 /// `y = head(pool(encoder(embedding(images))))`.
 ///
 /// PyTorch equivalent: `timm.models.VisionTransformer`, where `pool` is `Cls`, positions are learned, scores are
-/// scaled over the head's width and the output is the logits.
+/// scaled over the head's width, norms are [`Pre`](vit_layers::NormPlacement) and the output is the logits.
 ///
 /// # Parameters
 /// Those of [`PatchEmbedding`] and [`Encoder`], `head.weight` (classes, dim), `head.bias` (classes)
@@ -20,6 +20,8 @@ pub struct VisionTransformer {
     embedding: PatchEmbedding,
     embedding_drop: Dropout,
     encoder: Encoder,
+    /// Tokens before the patches.
+    prefix: usize,
     pool: Pool,
     head: Linear,
     output: Output,
@@ -36,6 +38,7 @@ impl VisionTransformer {
             embedding: PatchEmbedding::new(&cfg.patch_config(), cfg.class_token(), vb)?,
             embedding_drop: Dropout::new(cfg.dropout.embedding, &vb.pp("pos_drop"))?,
             encoder: Encoder::new(&cfg.encoder_config(), vb)?,
+            prefix: cfg.patch_config().prefix(cfg.class_token()),
             pool: cfg.pool,
             head: Linear::new(cfg.dim, cfg.classes, Bias::Yes, &vb.pp("head"))?,
             output: cfg.output,
@@ -51,13 +54,148 @@ impl VisionTransformer {
         let tokens = self.embedding.forward(images)?; // (batch, tokens, dim)
         let tokens = self.embedding_drop.forward(&tokens, mode)?;
         let pooled = match self.pool {
-            Pool::First | Pool::Cls => self.encoder.forward_first(&tokens, mode)?.squeeze(1)?,
-            Pool::Mean => self.encoder.forward(&tokens, mode)?.mean(1)?,
+            Pool::Cls => self.encoder.forward_first(&tokens, mode)?.squeeze(1)?,
+            Pool::First if self.prefix == 0 => {
+                self.encoder.forward_first(&tokens, mode)?.squeeze(1)?
+            }
+            Pool::First => self.patches(&self.encoder.forward(&tokens, mode)?)?.get_on_dim(1, 0)?,
+            Pool::Mean => self.patches(&self.encoder.forward(&tokens, mode)?)?.mean(1)?,
         }; // (batch, dim)
         let logits = self.head.forward(&pooled)?; // (batch, classes)
         match self.output {
             Output::Logits => Ok(logits),
             Output::Softmax => softmax(&logits),
         }
+    }
+
+    /// `encoded` (batch, tokens, dim) without the registers.
+    fn patches(&self, encoded: &Tensor) -> Result<Tensor> {
+        encoded.narrow(1, self.prefix, encoded.dim(1)? - self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Preset;
+    use candle_core::{DType, Device, Var};
+    use std::collections::HashMap;
+    use vit_layers::{NormPlacement, Parameters};
+    use vit_patch::{ImageSize, PatchSize, Position, PositionRows};
+    use vit_random::{Random, Site};
+
+    /// Central differences in `f64` with this step are right to about its square.
+    const STEP: f64 = 1e-5;
+    const DIFFERENCE_TOLERANCE: f64 = 1e-7;
+
+    fn tiny(pool: Pool, registers: usize) -> VitConfig {
+        VitConfig {
+            image: ImageSize { height: 4, width: 6, channels: 2 },
+            patch: PatchSize { height: 2, width: 2 },
+            dim: 4,
+            depth: 1,
+            heads: 2,
+            mlp_dim: 6,
+            classes: 3,
+            pool,
+            registers,
+            activation: vit_layers::Activation::Gelu,
+            qkv_bias: true,
+            ..Preset::Shallow.config()
+        }
+    }
+
+    fn normal(shape: &[usize]) -> Result<Tensor> {
+        let mut stream = Random::new(5).stream(Site::named("test"), 0);
+        let values: Vec<f64> = (0..shape.iter().product()).map(|_| stream.normal()).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu)
+    }
+
+    fn images() -> Result<Tensor> {
+        normal(&[2, 2, 4, 6])
+    }
+
+    fn parameters(cfg: &VitConfig) -> Result<HashMap<String, Tensor>> {
+        let parameters = Parameters::seeded(1);
+        VisionTransformer::new(cfg, &parameters.builder(DType::F64, &Device::Cpu))?;
+        let tensors = parameters.sorted().into_iter();
+        Ok(tensors.map(|(name, var)| (name, var.as_detached_tensor())).collect())
+    }
+
+    fn forward(cfg: &VitConfig, parameters: &HashMap<String, Tensor>) -> Result<Tensor> {
+        let vb = VarBuilder::from_tensors(parameters.clone(), DType::F64, &Device::Cpu);
+        VisionTransformer::new(cfg, &vb)?.forward(&images()?, Mode::Eval)
+    }
+
+    #[test]
+    fn gradients_are_those_of_finite_differences() -> Result<()> {
+        let softmax = VitConfig { output: Output::Softmax, ..tiny(Pool::Mean, 0) };
+        let patches = VitConfig { position_rows: PositionRows::Patches, ..tiny(Pool::Cls, 1) };
+        let modern = VitConfig {
+            head_dim: Some(3),
+            qk_norm: true,
+            layer_scale: Some(0.5),
+            norm: NormPlacement::Post,
+            ..tiny(Pool::Cls, 0)
+        };
+        for cfg in [patches, tiny(Pool::First, 2), tiny(Pool::Mean, 1), softmax, modern] {
+            let parameters = parameters(&cfg)?;
+            let weighed = |parameters: &HashMap<String, Tensor>| {
+                (forward(&cfg, parameters)? * normal(&[2, 3])?)?.sum_all()
+            };
+            for (name, tensor) in &parameters {
+                let mut moved = parameters.clone();
+                let var = Var::from_tensor(tensor)?;
+                moved.insert(name.clone(), var.as_tensor().clone());
+                let gradients = weighed(&moved)?.backward()?;
+                let gradient = gradients.get(&var).unwrap_or_else(|| panic!("{name} has none"));
+                let values = tensor.flatten_all()?.to_vec1::<f64>()?;
+                let gradient = gradient.flatten_all()?.to_vec1::<f64>()?;
+                for (index, gradient) in gradient.into_iter().enumerate() {
+                    let mut at = |by: f64| {
+                        let mut values = values.clone();
+                        values[index] += by;
+                        let tensor = Tensor::from_vec(values, tensor.shape(), &Device::Cpu)?;
+                        moved.insert(name.clone(), tensor);
+                        weighed(&moved)?.to_scalar::<f64>()
+                    };
+                    let difference = (at(STEP)? - at(-STEP)?) / (2.0 * STEP);
+                    assert!(
+                        (gradient - difference).abs()
+                            <= DIFFERENCE_TOLERANCE * (1.0 + gradient.abs()),
+                        "{name}, element {index}: autograd {gradient}, differences {difference}"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A register that is a copy of a patch's token would be seen in a mean over all tokens.
+    #[test]
+    fn registers_are_not_pooled() -> Result<()> {
+        for pool in [Pool::First, Pool::Mean] {
+            let cfg = VitConfig { position: Position::None, ..tiny(pool, 2) };
+            let mut parameters = parameters(&cfg)?;
+            // Without attention and feed-forward, a token is what it was.
+            for name in ["attn.proj.weight", "attn.proj.bias", "mlp.fc2.weight", "mlp.fc2.bias"] {
+                let tensor = parameters.get_mut(&format!("blocks.0.{name}")).expect("a parameter");
+                *tensor = tensor.zeros_like()?;
+            }
+            let with = forward(&cfg, &parameters)?;
+            parameters.remove("reg_token");
+            let without = forward(&VitConfig { registers: 0, ..cfg }, &parameters)?;
+            let difference = (with - without)?.abs()?.max_all()?.to_scalar::<f64>()?;
+            assert!(difference < 1e-14, "{pool:?}: {difference:e}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_wrong_configuration_is_named() {
+        let cfg = VitConfig { heads: 3, ..tiny(Pool::Cls, 0) };
+        let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
+        let error = VisionTransformer::new(&cfg, &vb).unwrap_err().to_string();
+        assert!(error.contains("expected heads that divide dim, got 3 heads for"), "{error}");
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ConfigError, Position};
+use crate::{ClassToken, ConfigError, Position, PositionRows};
 
 /// Larger than any image a model is trained on; keeps the product of any two sizes far from overflow.
 const LARGEST_SIZE: usize = 1 << 16;
@@ -40,9 +40,27 @@ pub struct PatchConfig {
     pub dim: usize,
     /// How a token learns its place.
     pub position: Position,
+    /// Which tokens a learned table has a row for.
+    pub position_rows: PositionRows,
+    /// Learned tokens between the class token and the patches, for the encoder to keep notes in (*Vision
+    /// Transformers Need Registers*, arXiv 2309.16588).
+    pub registers: usize,
 }
 
 impl PatchConfig {
+    /// Learned positions of every token, and no registers.
+    #[must_use]
+    pub const fn new(image: ImageSize, patch: PatchSize, dim: usize) -> Self {
+        Self {
+            image,
+            patch,
+            dim,
+            position: Position::Learned,
+            position_rows: PositionRows::Tokens,
+            registers: 0,
+        }
+    }
+
     /// Checks what can be checked without building anything.
     ///
     /// # Errors
@@ -62,6 +80,10 @@ impl PatchConfig {
                 1..=LARGEST_SIZE => {}
                 _ => return Err(ConfigError::TooLarge { field, value, limit: LARGEST_SIZE }),
             }
+        }
+        if self.registers > LARGEST_SIZE {
+            let (field, value) = ("registers", self.registers);
+            return Err(ConfigError::TooLarge { field, value, limit: LARGEST_SIZE });
         }
         if !self.image.height.is_multiple_of(self.patch.height)
             || !self.image.width.is_multiple_of(self.patch.width)
@@ -92,6 +114,27 @@ impl PatchConfig {
         rows * columns
     }
 
+    /// Tokens before the patches: the class token and the registers.
+    #[must_use]
+    pub const fn prefix(&self, class_token: ClassToken) -> usize {
+        class_token.tokens() + self.registers
+    }
+
+    /// Tokens of an image.
+    #[must_use]
+    pub const fn tokens(&self, class_token: ClassToken) -> usize {
+        self.prefix(class_token) + self.patches()
+    }
+
+    /// Rows of a learned table before those of the patches.
+    #[must_use]
+    pub const fn prefix_rows(&self, class_token: ClassToken) -> usize {
+        match self.position_rows {
+            PositionRows::Tokens => self.prefix(class_token),
+            PositionRows::Patches => 0,
+        }
+    }
+
     /// Numbers in a patch.
     #[must_use]
     pub const fn pixels(&self) -> usize {
@@ -104,12 +147,8 @@ mod tests {
     use super::*;
 
     fn mnist() -> PatchConfig {
-        PatchConfig {
-            image: ImageSize { height: 28, width: 28, channels: 1 },
-            patch: PatchSize { height: 7, width: 7 },
-            dim: 32,
-            position: Position::Learned,
-        }
+        let image = ImageSize { height: 28, width: 28, channels: 1 };
+        PatchConfig::new(image, PatchSize { height: 7, width: 7 }, 32)
     }
 
     #[test]
@@ -129,6 +168,10 @@ mod tests {
             message(|c| c.image.width = usize::MAX),
             format!("expected image.width of at most 65536, got {}", usize::MAX)
         );
+        assert_eq!(
+            message(|c| c.registers = 65_537),
+            "expected registers of at most 65536, got 65537"
+        );
         let sincos = message(|c| {
             c.position = Position::Sincos2d;
             c.dim = 4;
@@ -141,5 +184,17 @@ mod tests {
         assert_eq!(mnist().grid(), (4, 4));
         assert_eq!(mnist().patches(), 16);
         assert_eq!(mnist().pixels(), 49);
+    }
+
+    #[test]
+    fn a_table_has_a_row_for_each_token_or_for_each_patch() {
+        let mut config = mnist();
+        config.registers = 3;
+        assert_eq!(config.tokens(ClassToken::Absent), 19);
+        assert_eq!(config.tokens(ClassToken::Prepended), 20);
+        assert_eq!(config.prefix_rows(ClassToken::Prepended), 4);
+        config.position_rows = PositionRows::Patches;
+        assert_eq!(config.prefix_rows(ClassToken::Prepended), 0);
+        assert_eq!(config.tokens(ClassToken::Prepended), 20);
     }
 }

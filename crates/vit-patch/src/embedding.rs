@@ -4,9 +4,9 @@ use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
 
 use crate::position::sincos2d;
-use crate::{PatchConfig, PatchSize, Position, patchify};
+use crate::{PatchConfig, PatchSize, Position, PositionRows, patchify};
 
-/// Standard deviation of a new position table and class token, as in the ViT paper's code.
+/// Standard deviation of a new position table, class token and registers, as in the ViT paper's code.
 const TABLE_DEVIATION: f64 = 0.02;
 
 /// Whether a learned class token stands before the patches.
@@ -29,27 +29,32 @@ impl ClassToken {
     }
 }
 
-/// `tokens = [class; W patch + b] + positions`.
+/// `tokens = [class; registers; W patch + b] + positions`.
 ///
-/// PyTorch equivalent: `timm.layers.PatchEmbed` with the class token and positions of timm's `VisionTransformer`.
+/// PyTorch equivalent: `timm.layers.PatchEmbed` with the class token, registers and positions of timm's
+/// `VisionTransformer`.
 ///
 /// # Parameters
 /// `patch_embed.proj.weight` (dim, channels, patch height, patch width), `patch_embed.proj.bias` (dim),
-/// `cls_token` (1, 1, dim) if there is one, and for the positions `pos_embed` (1, tokens, dim) if learned, or
+/// `cls_token` (1, 1, dim) if there is one, `reg_token` (1, registers, dim) if there are any, and for the positions
+/// `pos_embed` (1, tokens, dim) if learned ((1, patches, dim) if of [`PositionRows::Patches`]), or
 /// `pos_embed.proj.{weight,bias}` as the patch embedding's if `patch_linear`
 #[derive(Clone, Debug)]
 pub struct PatchEmbedding {
     config: PatchConfig,
     proj: PatchLinear,
-    class_token: Option<Tensor>,
+    /// The class token, the registers: each (1, count, dim).
+    prefix: Vec<Tensor>,
     positions: Positions,
 }
 
 #[derive(Clone, Debug)]
 enum Positions {
     None,
-    /// (1, tokens, dim)
-    Table(Tensor),
+    /// (1, patches, dim), added to the patches.
+    OfPatches(Tensor),
+    /// (1, tokens, dim), added once the patches have their prefix.
+    OfTokens(Tensor),
     PatchLinear(PatchLinear),
 }
 
@@ -61,29 +66,44 @@ impl PatchEmbedding {
     pub fn new(config: &PatchConfig, class_token: ClassToken, vb: &VarBuilder) -> Result<Self> {
         config.check().map_err(candle_core::Error::wrap)?;
         let dim = config.dim;
-        let tokens = class_token.tokens() + config.patches();
-        let table = Init::Randn { mean: 0.0, stdev: TABLE_DEVIATION };
-        let positions = match config.position {
-            Position::None => Positions::None,
-            Position::Learned => {
-                Positions::Table(vb.get_with_hints((1, tokens, dim), "pos_embed", table)?)
+        let init = Init::Randn { mean: 0.0, stdev: TABLE_DEVIATION };
+        let table = |name: &str, rows: usize| vb.get_with_hints((1, rows, dim), name, init);
+        let positions = match (config.position, config.position_rows) {
+            (Position::None, _) => Positions::None,
+            (Position::Learned, PositionRows::Tokens) => {
+                Positions::OfTokens(table("pos_embed", config.tokens(class_token))?)
             }
-            Position::Sincos2d => {
+            (Position::Learned, PositionRows::Patches) => {
+                Positions::OfPatches(table("pos_embed", config.patches())?)
+            }
+            (Position::Sincos2d, _) => {
                 let patches = sincos2d(config.grid(), dim, vb.dtype(), vb.device())?;
-                // A class token has no place: its row is zero.
-                let rows = patches.pad_with_zeros(0, class_token.tokens(), 0)?;
-                Positions::Table(rows.unsqueeze(0)?)
+                Positions::OfPatches(patches.unsqueeze(0)?)
             }
-            Position::PatchLinear => {
+            (Position::PatchLinear, _) => {
                 Positions::PatchLinear(PatchLinear::new(config, &vb.pp("pos_embed").pp("proj"))?)
             }
         };
-        let class_token = match class_token {
-            ClassToken::Prepended => Some(vb.get_with_hints((1, 1, dim), "cls_token", table)?),
-            ClassToken::Absent => None,
-        };
+        let learned = [("cls_token", class_token.tokens()), ("reg_token", config.registers)];
+        let learned = learned.into_iter().filter(|&(_, count)| count > 0);
+        let prefix = learned.map(|(name, count)| table(name, count)).collect::<Result<_>>()?;
         let proj = PatchLinear::new(config, &vb.pp("patch_embed").pp("proj"))?;
-        Ok(Self { config: config.clone(), proj, class_token, positions })
+        Ok(Self { config: config.clone(), proj, prefix, positions })
+    }
+
+    /// `patches` (batch, patches, dim) behind the class token and the registers: (batch, tokens, dim).
+    fn prepend(&self, patches: Tensor) -> Result<Tensor> {
+        if self.prefix.is_empty() {
+            return Ok(patches);
+        }
+        let batch = patches.dim(0)?;
+        let each_sample = |tokens: &Tensor| {
+            let (_one, count, dim) = tokens.dims3()?;
+            tokens.broadcast_as((batch, count, dim))
+        };
+        let mut parts = self.prefix.iter().map(each_sample).collect::<Result<Vec<_>>>()?;
+        parts.push(patches);
+        Tensor::cat(&parts, 1)
     }
 }
 
@@ -94,9 +114,9 @@ impl Module for PatchEmbedding {
     /// # Errors
     /// If the images have another shape.
     fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        let (batch, channels, height, width) = images.dims4()?;
         let image = self.config.image;
-        if (channels, height, width) != (image.channels, image.height, image.width) {
+        let expected = [image.channels, image.height, image.width];
+        if images.rank() != 4 || images.dims()[1..] != expected {
             bail!(
                 "patch embedding: expected images of shape (batch, {}, {}, {}), got {:?}",
                 image.channels,
@@ -106,18 +126,18 @@ impl Module for PatchEmbedding {
             );
         }
         let patches = patchify(images, self.config.patch)?; // (batch, patches, pixels)
-        let mut xs = match &self.positions {
-            Positions::PatchLinear(position) => self.proj.plus(position)?.forward(&patches)?,
-            Positions::None | Positions::Table(_) => self.proj.forward(&patches)?,
-        }; // (batch, patches, dim)
-        if let Some(token) = &self.class_token {
-            let token = token.broadcast_as((batch, 1, self.config.dim))?;
-            xs = Tensor::cat(&[&token, &xs], 1)?; // (batch, tokens, dim)
-        }
         match &self.positions {
-            Positions::Table(table) => vit_ops::add_each(&xs, table),
-            Positions::None | Positions::PatchLinear(_) => Ok(xs),
-        }
+            Positions::None => self.prepend(self.proj.forward(&patches)?),
+            Positions::PatchLinear(position) => {
+                self.prepend(self.proj.plus(position)?.forward(&patches)?)
+            }
+            Positions::OfPatches(table) => {
+                self.prepend(vit_ops::add_each(&self.proj.forward(&patches)?, table)?)
+            }
+            Positions::OfTokens(table) => {
+                vit_ops::add_each(&self.prepend(self.proj.forward(&patches)?)?, table)
+            }
+        } // (batch, tokens, dim)
     }
 }
 
@@ -149,5 +169,156 @@ impl PatchLinear {
 
     fn forward(&self, patches: &Tensor) -> Result<Tensor> {
         vit_ops::linear(patches, &self.weight, Some(&self.bias))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ImageSize;
+    use crate::testing::{assert_gradient, largest_difference, normal};
+    use candle_core::{DType, Device};
+    use std::collections::HashMap;
+    use vit_layers::Parameters;
+
+    /// Images that are no square, of two channels, in patches that are none either: 6 of them.
+    fn config(position: Position, position_rows: PositionRows, registers: usize) -> PatchConfig {
+        let image = ImageSize { height: 4, width: 9, channels: 2 };
+        let patch = PatchSize { height: 2, width: 3 };
+        PatchConfig { position, position_rows, registers, ..PatchConfig::new(image, patch, 8) }
+    }
+
+    fn images() -> Result<Tensor> {
+        normal((2, 2, 4, 9))
+    }
+
+    fn parameters(
+        config: &PatchConfig,
+        class_token: ClassToken,
+    ) -> Result<HashMap<String, Tensor>> {
+        let parameters = Parameters::seeded(1);
+        PatchEmbedding::new(config, class_token, &parameters.builder(DType::F64, &Device::Cpu))?;
+        let tensors = parameters.sorted().into_iter();
+        Ok(tensors.map(|(name, var)| (name, var.as_detached_tensor())).collect())
+    }
+
+    fn embed(
+        config: &PatchConfig,
+        class_token: ClassToken,
+        parameters: HashMap<String, Tensor>,
+        images: &Tensor,
+    ) -> Result<Tensor> {
+        let vb = VarBuilder::from_tensors(parameters, DType::F64, &Device::Cpu);
+        PatchEmbedding::new(config, class_token, &vb)?.forward(images)
+    }
+
+    #[test]
+    fn gradients_are_those_of_finite_differences() -> Result<()> {
+        for (position, rows, registers, class_token, count) in [
+            (Position::Learned, PositionRows::Tokens, 0, ClassToken::Absent, 3),
+            (Position::Learned, PositionRows::Tokens, 2, ClassToken::Prepended, 5),
+            (Position::Learned, PositionRows::Patches, 2, ClassToken::Prepended, 5),
+            (Position::Sincos2d, PositionRows::Tokens, 1, ClassToken::Absent, 3),
+            (Position::PatchLinear, PositionRows::Tokens, 0, ClassToken::Prepended, 5),
+            (Position::None, PositionRows::Tokens, 0, ClassToken::Absent, 2),
+        ] {
+            let config = config(position, rows, registers);
+            let parameters = parameters(&config, class_token)?;
+            assert_eq!(parameters.len(), count, "{config:?}");
+            for (name, tensor) in &parameters {
+                assert_gradient(name, tensor, |moved| {
+                    let mut parameters = parameters.clone();
+                    parameters.insert(name.clone(), moved.clone());
+                    embed(&config, class_token, parameters, &images()?)
+                })?;
+            }
+            assert_gradient("images", &images()?, |images| {
+                embed(&config, class_token, parameters.clone(), images)
+            })?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_class_token_comes_first_then_registers_then_patches() -> Result<()> {
+        for rows in [PositionRows::Tokens, PositionRows::Patches] {
+            let config = config(Position::Learned, rows, 3);
+            let parameters = parameters(&config, ClassToken::Prepended)?;
+            let table = parameters["pos_embed"].clone();
+            let tokens =
+                embed(&config, ClassToken::Prepended, parameters.clone(), &images()?)?.get(1)?;
+            assert_eq!(tokens.dims(), [1 + 3 + 6, 8]);
+            let mut prefix =
+                Tensor::cat(&[&parameters["cls_token"], &parameters["reg_token"]], 1)?.get(0)?;
+            if rows == PositionRows::Tokens {
+                prefix = (prefix + table.get(0)?.narrow(0, 0, 4)?)?;
+            }
+            assert_eq!(largest_difference(&tokens.narrow(0, 0, 4)?, &prefix)?, 0.0);
+            let alone = PatchConfig { position: Position::None, registers: 0, ..config };
+            let patches = embed(&alone, ClassToken::Absent, parameters, &images()?)?.get(1)?;
+            let places = table.get(0)?.narrow(0, table.dim(1)? - 6, 6)?;
+            let want = (patches + places)?;
+            assert!(largest_difference(&tokens.narrow(0, 4, 6)?, &want)? < 1e-15);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn sines_and_cosines_are_of_patches_alone() -> Result<()> {
+        let config = config(Position::Sincos2d, PositionRows::Tokens, 2);
+        let parameters = parameters(&config, ClassToken::Absent)?;
+        let registers = parameters["reg_token"].get(0)?;
+        let tokens = embed(&config, ClassToken::Absent, parameters, &images()?)?.get(0)?;
+        assert_eq!(largest_difference(&tokens.narrow(0, 0, 2)?, &registers)?, 0.0);
+        Ok(())
+    }
+
+    #[test]
+    fn no_images_give_no_tokens() -> Result<()> {
+        let config = config(Position::Learned, PositionRows::Tokens, 1);
+        let parameters = parameters(&config, ClassToken::Prepended)?;
+        let none = Tensor::zeros((0, 2, 4, 9), DType::F64, &Device::Cpu)?;
+        let tokens = embed(&config, ClassToken::Prepended, parameters, &none)?;
+        assert_eq!(tokens.dims(), [0, 8, 8]);
+        Ok(())
+    }
+
+    #[test]
+    fn images_of_another_size_are_named() -> Result<()> {
+        let config = config(Position::Learned, PositionRows::Tokens, 0);
+        let parameters = parameters(&config, ClassToken::Absent)?;
+        for (shape, got) in [
+            (vec![1, 2, 4, 6], "[1, 2, 4, 6]"),
+            (vec![1, 1, 4, 9], "[1, 1, 4, 9]"),
+            (vec![2, 4, 9], "[2, 4, 9]"),
+        ] {
+            let images = Tensor::zeros(shape, DType::F64, &Device::Cpu)?;
+            let error = embed(&config, ClassToken::Absent, parameters.clone(), &images);
+            let error = error.unwrap_err().to_string();
+            let want = "patch embedding: expected images of shape (batch, 2, 4, 9), got ";
+            assert!(error.contains(&format!("{want}{got}")), "{error}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_parameter_that_is_missing_or_of_another_shape_is_named() -> Result<()> {
+        let config = config(Position::Learned, PositionRows::Tokens, 2);
+        let parameters = parameters(&config, ClassToken::Prepended)?;
+        let refused = |parameters| {
+            let tokens = embed(&config, ClassToken::Prepended, parameters, &images()?);
+            Ok::<_, candle_core::Error>(tokens.unwrap_err().to_string())
+        };
+        let mut missing = parameters.clone();
+        missing.remove("reg_token");
+        let error = refused(missing)?;
+        assert!(error.contains("reg_token"), "{error}");
+        let mut other = parameters;
+        other.insert("pos_embed".to_owned(), normal((1, 6, 8))?);
+        let error = refused(other)?;
+        for part in ["pos_embed", "[1, 9, 8]", "[1, 6, 8]"] {
+            assert!(error.contains(part), "{error}");
+        }
+        Ok(())
     }
 }

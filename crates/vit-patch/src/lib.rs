@@ -5,9 +5,13 @@ mod embedding;
 mod error;
 mod patchify;
 mod position;
+mod resample;
+#[cfg(test)]
+mod testing;
 
 pub use config::{ImageSize, PatchConfig, PatchSize};
 pub use embedding::{ClassToken, PatchEmbedding};
 pub use error::ConfigError;
 pub use patchify::{patchify, unpatchify};
-pub use position::Position;
+pub use position::{Position, PositionRows};
+pub use resample::resample_positions;

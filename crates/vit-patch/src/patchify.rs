@@ -87,6 +87,23 @@ mod tests {
     }
 
     #[test]
+    fn gradients_are_those_of_finite_differences() -> Result<()> {
+        let images = crate::testing::normal((1, 2, 4, 6))?;
+        crate::testing::assert_gradient("images", &images, |xs| patchify(xs, PATCH))?;
+        let patches = crate::testing::normal((1, 4, 12))?;
+        crate::testing::assert_gradient("patches", &patches, |xs| unpatchify(xs, IMAGE, PATCH))
+    }
+
+    #[test]
+    fn patches_of_another_image_are_named() -> Result<()> {
+        let patches = crate::testing::normal((1, 4, 11))?;
+        let error = unpatchify(&patches, IMAGE, PATCH).unwrap_err().to_string();
+        let want = "unpatchify: expected patches of shape (batch, 4, 12), got [1, 4, 11]";
+        assert!(error.contains(want), "{error}");
+        Ok(())
+    }
+
+    #[test]
     fn a_patch_that_does_not_divide_is_named() -> Result<()> {
         let images = Tensor::zeros((1, 1, 28, 30), DType::F32, &Device::Cpu)?;
         let error = patchify(&images, PatchSize { height: 7, width: 7 }).unwrap_err();

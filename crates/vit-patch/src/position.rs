@@ -17,6 +17,18 @@ pub enum Position {
     PatchLinear,
 }
 
+/// Which tokens a learned table of positions has a row for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PositionRows {
+    /// Every token: the class token's row first, then those of the registers (ViT, arXiv 2010.11929).
+    #[default]
+    Tokens,
+    /// The patches alone: the table is added before any other token joins them (DeiT III, arXiv 2204.07118; timm's
+    /// `no_embed_class`).
+    Patches,
+}
+
 /// The fixed positions of a grid of patches, row by row: with `ω_k = 10000^(-k / (dim/4 - 1))`, the row of patch
 /// (y, x) is `[sin ωx, cos ωx, sin ωy, cos ωy]`.
 ///

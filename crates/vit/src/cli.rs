@@ -79,7 +79,7 @@ pub(crate) struct Train {
     /// Learning rate [default: 0.0003]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) lr: Option<f64>,
-    /// Dropout of attention weights, projections and feed-forwards [default: 0.2]
+    /// Dropout of attention weights, projections and feed-forwards [default: the preset's, of shallow 0.2]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) dropout: Option<f64>,
     /// Seed of everything random [default: 0]
@@ -217,7 +217,8 @@ pub(crate) struct Fetch {
 /// Which settings to begin with.
 #[derive(Debug, Args)]
 pub(crate) struct SettingsArgs {
-    /// The model: notebook (the seed's code, every quirk of it) or shallow [default: shallow]
+    /// The model: notebook (the seed's code, every quirk of it), shallow, or one of the papers': vit-ti16, vit-s16,
+    /// vit-b16, vit-b32 or vit-l16 [default: shallow]
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<String>,
     /// Settings from a TOML file, such as a run's config.toml; flags override them

@@ -1,6 +1,6 @@
 //! PyTorch's own layers give the same outputs, attention weights and gradients.
 //!
-//! The fixtures are written by the repository's `tests/reference/make_layer_fixtures.py`.
+//! The fixtures are written by the repository's `tests/reference/layer_fixtures.py`.
 
 use std::collections::HashMap;
 use std::path::Path;

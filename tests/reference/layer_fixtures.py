@@ -1,6 +1,6 @@
 """Write the fixtures of crates/vit-layers/tests/fixtures: PyTorch's own transformer layers, for vit-layers to agree with.
 
-    python make_layer_fixtures.py [--out DIR]
+    python layer_fixtures.py [--out DIR]
 
 `nn.TransformerEncoder` with norms before and after, `nn.MultiheadAttention` of one sequence to another, each with a
 padding mask. Parameters are written under vit-layers' names. See README.md for what each file holds.

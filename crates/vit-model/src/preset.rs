@@ -1,0 +1,177 @@
+//! Configurations with a name, and where each comes from.
+
+use vit_layers::{Activation, NormPlacement, ScoreScale};
+use vit_patch::{ImageSize, PatchSize, Position, PositionRows};
+
+use crate::{DropoutConfig, Error, Output, Pool, VitConfig};
+
+/// A configuration with a name.
+///
+/// Those of the papers are for RGB images of 224x224 px in 1000 classes, with a class token, and are timm's of the
+/// same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// The code of the seed's notebook, every quirk of it: 41,418 parameters.
+    Notebook,
+    /// What the notebook's text describes: 40,330 parameters.
+    Shallow,
+    /// ViT-Ti/16 (DeiT, arXiv 2012.12877, table 1; *How to train your ViT*, arXiv 2106.10270, table 2; timm's
+    /// `vit_tiny_patch16_224`): 5,717,416 parameters.
+    VitTi16,
+    /// ViT-S/16 (DeiT, arXiv 2012.12877, table 1; *How to train your ViT*, arXiv 2106.10270, table 2; timm's
+    /// `vit_small_patch16_224`): 22,050,664 parameters.
+    VitS16,
+    /// ViT-B/16 (ViT, arXiv 2010.11929, table 1; timm's `vit_base_patch16_224`): 86,567,656 parameters.
+    VitB16,
+    /// ViT-B/32 (ViT, arXiv 2010.11929, table 1; timm's `vit_base_patch32_224`): 88,224,232 parameters.
+    VitB32,
+    /// ViT-L/16 (ViT, arXiv 2010.11929, table 1; timm's `vit_large_patch16_224`): 304,326,632 parameters.
+    VitL16,
+}
+
+impl Preset {
+    /// Every preset.
+    pub const ALL: [Self; 7] = [
+        Self::Notebook,
+        Self::Shallow,
+        Self::VitTi16,
+        Self::VitS16,
+        Self::VitB16,
+        Self::VitB32,
+        Self::VitL16,
+    ];
+
+    /// The name on the command line and in files.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Notebook => "notebook",
+            Self::Shallow => "shallow",
+            Self::VitTi16 => "vit-ti16",
+            Self::VitS16 => "vit-s16",
+            Self::VitB16 => "vit-b16",
+            Self::VitB32 => "vit-b32",
+            Self::VitL16 => "vit-l16",
+        }
+    }
+
+    /// The preset of this name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn named(name: &str) -> Result<Self, Error> {
+        let found = Self::ALL.into_iter().find(|preset| preset.name() == name);
+        found.ok_or_else(|| Error::UnknownPreset { name: name.to_owned() })
+    }
+
+    /// The names of all presets, for messages.
+    #[must_use]
+    pub fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
+    }
+
+    /// The preset's configuration.
+    #[must_use]
+    pub fn config(self) -> VitConfig {
+        match self {
+            Self::Notebook => VitConfig {
+                position: Position::PatchLinear,
+                score_scale: ScoreScale::Dim,
+                output: Output::Softmax,
+                ..Self::Shallow.config()
+            },
+            Self::Shallow => VitConfig {
+                image: ImageSize { height: 28, width: 28, channels: 1 },
+                patch: PatchSize { height: 7, width: 7 },
+                dim: 32,
+                depth: 3,
+                heads: 4,
+                head_dim: None,
+                mlp_dim: 128,
+                classes: 10,
+                position: Position::Learned,
+                position_rows: PositionRows::Tokens,
+                registers: 0,
+                score_scale: ScoreScale::HeadDim,
+                output: Output::Logits,
+                pool: Pool::First,
+                activation: Activation::Relu,
+                qkv_bias: false,
+                qk_norm: false,
+                layer_scale: None,
+                norm: NormPlacement::Pre,
+                dropout: DropoutConfig {
+                    embedding: 0.0,
+                    attention: 0.2,
+                    projection: 0.2,
+                    mlp: 0.2,
+                },
+                drop_path: 0.0,
+                layer_norm_eps: 1e-5,
+            },
+            Self::VitTi16 => of_the_papers(16, 192, 12, 3),
+            Self::VitS16 => of_the_papers(16, 384, 12, 6),
+            Self::VitB16 => of_the_papers(16, 768, 12, 12),
+            Self::VitB32 => of_the_papers(32, 768, 12, 12),
+            Self::VitL16 => of_the_papers(16, 1024, 24, 16),
+        }
+    }
+}
+
+/// ViT as the paper's authors and timm build it, in square patches of this many pixels.
+fn of_the_papers(patch: usize, dim: usize, depth: usize, heads: usize) -> VitConfig {
+    let shallow = Preset::Shallow.config();
+    VitConfig {
+        image: ImageSize { height: 224, width: 224, channels: 3 },
+        patch: PatchSize { height: patch, width: patch },
+        dim,
+        depth,
+        heads,
+        mlp_dim: 4 * dim,
+        classes: 1000,
+        pool: Pool::Cls,
+        activation: Activation::Gelu,
+        qkv_bias: true,
+        layer_norm_eps: 1e-6,
+        ..shallow.with_dropout(0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Layout, Summary};
+
+    #[test]
+    fn presets_are_sound_and_found_by_name() {
+        for preset in Preset::ALL {
+            assert!(preset.config().check().is_ok());
+            assert_eq!(Preset::named(preset.name()).ok(), Some(preset));
+        }
+        assert_eq!(
+            Preset::named("deep").unwrap_err().to_string(),
+            "no preset is called \"deep\", expected one of notebook, shallow, vit-ti16, vit-s16, vit-b16, \
+             vit-b32, vit-l16"
+        );
+    }
+
+    /// Counted by PyTorch in the notebook's class, and in timm's models.
+    #[test]
+    fn presets_have_the_sizes_that_pytorch_counts() {
+        let sizes = Preset::ALL
+            .map(|preset| Summary::of(&preset.config()).expect("a preset is sound").parameters());
+        assert_eq!(
+            sizes,
+            [41_418, 40_330, 5_717_416, 22_050_664, 86_567_656, 88_224_232, 304_326_632]
+        );
+    }
+
+    #[test]
+    fn those_of_the_papers_are_expressible_elsewhere() {
+        for preset in &Preset::ALL[2..] {
+            for layout in [Layout::Timm, Layout::Hf] {
+                assert!(layout.check_expressible(&preset.config()).is_ok(), "{}", preset.name());
+            }
+        }
+    }
+}

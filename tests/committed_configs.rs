@@ -1,0 +1,33 @@
+//! `configs/mnist-cls.toml`: a model that other libraries can express.
+
+use serde_json::Value;
+
+use crate::support::{Sandbox, test_file};
+
+#[test]
+fn the_class_token_model_trains_and_goes_to_timm_and_transformers() {
+    let sandbox = Sandbox::new();
+    let config = test_file("../configs/mnist-cls.toml");
+    sandbox.train_digits(&format!("--config {} --max-steps 60", config.display()));
+    let info = sandbox.run("info run --json").succeeded().json();
+    // A class token and 17 places; qkv, proj and two norms, a feed-forward; the last norm and the head.
+    let block = 3 * 48 * 49 + 48 * 49 + 4 * 48 + 192 * 49 + 48 * 193;
+    assert_eq!(info["parameters"], 48 * 50 + 48 + 17 * 48 + 3 * block + 2 * 48 + 10 * 49);
+
+    let eval = |model: &str| {
+        let outcome = sandbox.run(&format!("eval {model} --dataset digits --json")).succeeded();
+        outcome.json()["accuracy"].clone()
+    };
+    let accuracy = eval("run");
+    // Of ten classes, after a third of an epoch.
+    assert!(accuracy.as_f64().unwrap() > 0.3, "{accuracy}");
+    sandbox.run("export run --layout timm -o timm.safetensors").succeeded();
+    assert_eq!(eval("timm.safetensors"), accuracy);
+    sandbox.run("export run --layout hf -o hf").succeeded();
+    assert_eq!(eval("hf/model.safetensors"), accuracy);
+    let hf: Value = serde_json::from_slice(&sandbox.read("hf/config.json")).unwrap();
+    let expected = [("hidden_size", 48), ("num_hidden_layers", 3), ("num_attention_heads", 4)];
+    for (key, value) in expected {
+        assert_eq!(hf[key], value, "{key}");
+    }
+}
