@@ -22,6 +22,19 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
     command
 }
 
+/// What `cargo metadata` says of this workspace alone.
+pub(crate) fn metadata() -> Result<Value> {
+    let metadata = stdout_of(cargo("metadata").args(["--no-deps", "--format-version=1"]))?;
+    serde_json::from_slice(&metadata).context("cannot read cargo's metadata")
+}
+
+/// The folder that this cargo builds in.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let metadata = metadata()?;
+    let folder = metadata["target_directory"].as_str().map(PathBuf::from);
+    folder.context("cargo's metadata has no target_directory")
+}
+
 /// Runs a command whose output is the user's, to its success.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().context("cannot start cargo")?;
@@ -39,17 +52,17 @@ pub(crate) fn stdout_of(command: &mut Command) -> Result<Vec<u8>> {
 
 /// Builds the binary and says where it lies, which only cargo knows for sure.
 pub(crate) fn build_vit() -> Result<PathBuf> {
-    let messages = stdout_of(cargo("build").args([
-        "--package=vit",
-        "--bin=vit",
-        "--message-format=json-render-diagnostics",
-    ]))?;
-    messages
+    let built = executables(cargo("build").args(["--package=vit", "--bin=vit"]))?;
+    built.into_iter().next_back().context("cargo built no executable")
+}
+
+/// Runs a build and returns the executables that it gives, new or not.
+pub(crate) fn executables(build: &mut Command) -> Result<Vec<PathBuf>> {
+    let messages = stdout_of(build.arg("--message-format=json-render-diagnostics"))?;
+    let messages = messages
         .split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
-        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .next_back()
-        .context("cargo built no executable")
+        .filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+    Ok(messages.filter_map(|message| Some(message["executable"].as_str()?.into())).collect())
 }
 
 /// The workspace's Cargo.toml.

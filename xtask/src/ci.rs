@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use clap::Subcommand;
 
+use crate::api::Api;
 use crate::cargo::{cargo, run};
 use crate::layering;
 
@@ -23,6 +24,7 @@ pub(crate) enum Step {
     Paths,
     /// Builds the documentation, where a warning is an error
     Doc,
+    Api(Api),
 }
 
 /// What a step does.
@@ -33,8 +35,15 @@ struct Entry {
 }
 
 impl Step {
-    const ALL: [Self; 6] =
-        [Self::Fmt, Self::Layering, Self::Clippy, Self::Test, Self::Paths, Self::Doc];
+    const ALL: [Self; 7] = [
+        Self::Fmt,
+        Self::Layering,
+        Self::Clippy,
+        Self::Test,
+        Self::Paths,
+        Self::Doc,
+        Self::Api(Api::COMPARE),
+    ];
 
     /// Runs the step, and says how long it took or what to do.
     pub(crate) fn run(self) -> Result<()> {
@@ -87,6 +96,11 @@ impl Step {
                     run(doc.env("RUSTDOCFLAGS", "--deny=warnings"))
                 },
                 when_it_fails: "fix the links and the markup named above",
+            },
+            Self::Api(api) => Entry {
+                name: "api",
+                check: api.task(),
+                when_it_fails: "where the change is meant, run `cargo xtask api --bless` and say it in the changelog",
             },
         }
     }
