@@ -1,16 +1,18 @@
 //! Multi-head self-attention (Vaswani et al., arXiv 1706.03762, section 3.2.2).
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use vit_ops::{AttentionDropout, DropRate, Mode, Queries, self_attention};
+use vit_ops::{Attend, DropRate, Queries, attention_weights, self_attention};
 use vit_random::Site;
 
 use crate::dropout::check_rate;
 use crate::place::Place;
 use crate::qk_norm::QkNorm;
-use crate::{Bias, Dropout, EncoderConfig, Linear};
+use crate::{Bias, Dropout, EncoderConfig, Linear, Pass};
 
 /// `y = proj(softmax(scale Q Kᵀ) V)` with `Q, K, V = qkv(x)` cut into heads.
+///
+/// PyTorch equivalent: `timm.layers.Attention`.
 ///
 /// # Parameters
 /// With `inner` the width of all heads together: `qkv.weight` (3 inner, dim), `qkv.bias` (3 inner) if `qkv_bias`,
@@ -19,6 +21,7 @@ use crate::{Bias, Dropout, EncoderConfig, Linear};
 pub struct Attention {
     place: Place,
     dim: usize,
+    inner: usize,
     qkv: Linear,
     qk_norm: Option<QkNorm>,
     proj: Linear,
@@ -36,43 +39,87 @@ impl Attention {
     pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
         cfg.check().map_err(candle_core::Error::wrap)?;
         let inner = cfg.width_of_heads();
-        let attn_drop = vb.pp("attn_drop");
-        let rate = check_rate("attention", cfg.dropout.attention, &attn_drop)?;
         Ok(Self {
             place: Place::of("attention", vb),
             dim: cfg.dim,
+            inner,
             qkv: Linear::new(cfg.dim, 3 * inner, cfg.qkv_bias.into(), &vb.pp("qkv"))?,
-            qk_norm: cfg.qk_norm.then(|| QkNorm::new(cfg, vb)).transpose()?,
+            qk_norm: QkNorm::new(cfg, vb)?,
             proj: Linear::new(inner, cfg.dim, Bias::Yes, &vb.pp("proj"))?,
             heads: cfg.heads,
             scale: cfg.scale(),
-            weight_drop: (rate, Site::named(&attn_drop.prefix())),
+            weight_drop: weight_drop(cfg, vb)?,
             proj_drop: Dropout::new(cfg.dropout.projection, &vb.pp("proj_drop"))?,
         })
     }
 
     /// # Shapes
-    /// `xs` (batch, tokens, dim) -> (batch, tokens, dim)
+    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim)
     ///
     /// # Errors
-    /// If `xs` has another shape or dtype, or no token.
-    pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.forward_for(Queries::All, xs, mode)
+    /// If `xs` or the mask has another shape or dtype, or no token.
+    pub fn forward<'a>(&self, xs: &Tensor, pass: impl Into<Pass<'a>>) -> Result<Tensor> {
+        self.forward_for(Queries::All, xs, pass.into(), None)
     }
 
-    /// The rows of some tokens alone.
-    pub(crate) fn forward_for(&self, queries: Queries, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.place.check_tokens("xs", xs, self.dim, self.qkv.dtype())?;
-        let (rate, site) = self.weight_drop;
-        let dropout = match mode {
-            Mode::Eval => None,
-            Mode::Train(random) => Some(AttentionDropout { rate, site, random }),
-        };
+    /// The same, and what each token attended to: `softmax(scale Q Kᵀ)` of each head, before dropout.
+    ///
+    /// # Shapes
+    /// as [`forward`](Self::forward), and weights (batch, heads, tokens, tokens)
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_with_weights<'a>(
+        &self,
+        xs: &Tensor,
+        pass: impl Into<Pass<'a>>,
+    ) -> Result<(Tensor, Tensor)> {
+        let mut weights = Vec::new();
+        let ys = self.forward_for(Queries::All, xs, pass.into(), Some(&mut weights))?;
+        Ok((ys, weights.pop().expect("the weights were asked for")))
+    }
+
+    /// The rows of some tokens alone. The weights, of all tokens, are added to `weights`.
+    pub(crate) fn forward_for(
+        &self,
+        queries: Queries,
+        xs: &Tensor,
+        pass: Pass,
+        weights: Option<&mut Vec<Tensor>>,
+    ) -> Result<Tensor> {
+        let shape = self.place.check_tokens("xs", xs, self.dim, self.qkv.dtype())?;
+        check_mask(&self.place, pass, shape)?;
         let mut qkv = self.qkv.forward(xs)?; // (batch, tokens, 3 * inner)
         if let Some(qk_norm) = &self.qk_norm {
-            qkv = qk_norm.forward(&qkv)?;
+            let (q, kv) =
+                (qkv.narrow(2, 0, self.inner)?, qkv.narrow(2, self.inner, 2 * self.inner)?);
+            qkv = Tensor::cat(&[&qk_norm.queries(&q)?, &qk_norm.keys(&kv, self.inner)?], 2)?;
         }
-        let ys = self_attention(&qkv, self.heads, self.scale, queries, dropout)?;
-        self.proj_drop.forward(&self.proj.forward(&ys)?, mode)
+        let (heads, scale, dropout) = (self.heads, self.scale, pass.dropout(self.weight_drop));
+        let attend = Attend { heads, scale, mask: pass.mask, dropout };
+        if let Some(weights) = weights {
+            let (q, k) = (qkv.narrow(2, 0, self.inner)?, qkv.narrow(2, self.inner, self.inner)?);
+            weights.push(attention_weights(&q, &k, &attend)?);
+        }
+        let ys = self_attention(&qkv, queries, &attend)?;
+        self.proj_drop.forward(&self.proj.forward(&ys)?, pass.mode)
+    }
+}
+
+/// The rate and the site at which attention weights are dropped.
+pub(crate) fn weight_drop(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<(DropRate, Site)> {
+    let vb = vb.pp("attn_drop");
+    Ok((check_rate("attention", cfg.dropout.attention, &vb)?, Site::named(&vb.prefix())))
+}
+
+/// Checks that a pass's mask is (batch, tokens).
+pub(crate) fn check_mask(place: &Place, pass: Pass, (batch, tokens): (usize, usize)) -> Result<()> {
+    match pass.mask {
+        Some(mask) if (mask.batch(), mask.tokens()) != (batch, tokens) => bail!(
+            "{place}: expected a mask of shape ({batch}, {tokens}), got ({}, {})",
+            mask.batch(),
+            mask.tokens()
+        ),
+        _ => Ok(()),
     }
 }

@@ -2,10 +2,11 @@
 
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use vit_ops::{Mode, Queries};
+use vit_ops::Queries;
 
+use crate::attention::check_mask;
 use crate::place::Place;
-use crate::{EncoderBlock, EncoderConfig, LayerNorm, NormPlacement};
+use crate::{AttentionWeights, EncoderBlock, EncoderConfig, LayerNorm, NormPlacement, Pass};
 
 /// `y = norm(block_depth(... block_1(x)))`, the Transformer encoder of the ViT paper (arXiv 2010.11929). Blocks of
 /// post-norm end in a norm of their own, and no other follows.
@@ -50,34 +51,59 @@ impl Encoder {
     }
 
     /// # Shapes
-    /// `xs` (batch, tokens, dim) -> (batch, tokens, dim)
+    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim)
     ///
     /// # Errors
-    /// If `xs` has another width, or no token.
-    pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.forward_for(Queries::All, xs, mode)
+    /// If `xs` or the mask has another shape or dtype, or no token.
+    pub fn forward<'a>(&self, xs: &Tensor, pass: impl Into<Pass<'a>>) -> Result<Tensor> {
+        self.forward_for(Queries::All, xs, pass.into(), None)
     }
 
     /// The first token's row of [`forward`](Self::forward), without what the last block computes for the others
     /// alone: the output for a classifier that reads the first token or a class token.
     ///
     /// # Shapes
-    /// `xs` (batch, tokens, dim) -> (batch, 1, dim)
+    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, 1, dim)
     ///
     /// # Errors
-    /// If `xs` has another width, or no token.
-    pub fn forward_first(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.forward_for(Queries::First, xs, mode)
+    /// As [`forward`](Self::forward).
+    pub fn forward_first<'a>(&self, xs: &Tensor, pass: impl Into<Pass<'a>>) -> Result<Tensor> {
+        self.forward_for(Queries::First, xs, pass.into(), None)
     }
 
-    fn forward_for(&self, queries: Queries, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.place.check_tokens("xs", xs, self.dim, self.dtype)?;
+    /// As [`forward`](Self::forward), and what each token attended to. The weights are computed beside the forward
+    /// pass: whoever does not ask for them pays nothing.
+    ///
+    /// # Shapes
+    /// as [`forward`](Self::forward), and weights (batch, heads, tokens, tokens) of each block
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_with_weights<'a>(
+        &self,
+        xs: &Tensor,
+        pass: impl Into<Pass<'a>>,
+    ) -> Result<(Tensor, AttentionWeights)> {
+        let mut weights = Vec::with_capacity(self.blocks.len());
+        let ys = self.forward_for(Queries::All, xs, pass.into(), Some(&mut weights))?;
+        Ok((ys, AttentionWeights::new(weights)))
+    }
+
+    fn forward_for(
+        &self,
+        queries: Queries,
+        xs: &Tensor,
+        pass: Pass,
+        mut weights: Option<&mut Vec<Tensor>>,
+    ) -> Result<Tensor> {
+        let shape = self.place.check_tokens("xs", xs, self.dim, self.dtype)?;
+        check_mask(&self.place, pass, shape)?;
         let (last, blocks) = self.blocks.split_last().expect("the depth was checked");
         let mut xs = xs.clone();
         for block in blocks {
-            xs = block.forward(&xs, mode)?;
+            xs = block.forward_for(Queries::All, &xs, pass, weights.as_deref_mut())?;
         }
-        let ys = last.forward_for(queries, &xs, mode)?;
+        let ys = last.forward_for(queries, &xs, pass, weights)?;
         match &self.norm {
             Some(norm) => norm.forward(&ys),
             None => Ok(ys),
@@ -88,7 +114,7 @@ impl Encoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Parameters, config::tiny};
+    use crate::{Mode, Parameters, config::tiny};
     use candle_core::{Device, Var};
     use vit_random::{Random, Site};
 

@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 use vit_ops::{Mode, Queries};
 
 use crate::{
-    Attention, DropPath, EncoderConfig, FeedForward, LayerNorm, LayerScale, NormPlacement,
+    Attention, DropPath, EncoderConfig, FeedForward, LayerNorm, LayerScale, NormPlacement, Pass,
 };
 
 /// Pre-norm: `z' = z + attn(norm1(z))`, `z'' = z' + mlp(norm2(z'))`. Post-norm: `z' = norm1(z + attn(z))`,
@@ -45,25 +45,33 @@ impl EncoderBlock {
     }
 
     /// # Shapes
-    /// `xs` (batch, tokens, dim) -> (batch, tokens, dim)
+    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim)
     ///
     /// # Errors
-    /// If `xs` has another shape or dtype, or no token.
-    pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.forward_for(Queries::All, xs, mode)
+    /// If `xs` or the mask has another shape or dtype, or no token.
+    pub fn forward<'a>(&self, xs: &Tensor, pass: impl Into<Pass<'a>>) -> Result<Tensor> {
+        self.forward_for(Queries::All, xs, pass.into(), None)
     }
 
-    /// The rows of some tokens alone.
-    pub(crate) fn forward_for(&self, queries: Queries, xs: &Tensor, mode: Mode) -> Result<Tensor> {
+    /// The rows of some tokens alone. The attention weights, of all tokens, are added to `weights`.
+    pub(crate) fn forward_for(
+        &self,
+        queries: Queries,
+        xs: &Tensor,
+        pass: Pass,
+        weights: Option<&mut Vec<Tensor>>,
+    ) -> Result<Tensor> {
+        let mode = pass.mode;
         match self.norm {
             NormPlacement::Pre => {
-                let attended = self.attn.forward_for(queries, &self.norm1.forward(xs)?, mode)?;
+                let normed = self.norm1.forward(xs)?;
+                let attended = self.attn.forward_for(queries, &normed, pass, weights)?;
                 let xs = (rows_of(queries, xs)? + self.end1.forward(&attended, mode)?)?;
                 let fed = self.mlp.forward(&self.norm2.forward(&xs)?, mode)?;
                 xs + self.end2.forward(&fed, mode)?
             }
             NormPlacement::Post => {
-                let attended = self.attn.forward_for(queries, xs, mode)?;
+                let attended = self.attn.forward_for(queries, xs, pass, weights)?;
                 let sum = (rows_of(queries, xs)? + self.end1.forward(&attended, mode)?)?;
                 let xs = self.norm1.forward(&sum)?;
                 let fed = self.mlp.forward(&xs, mode)?;

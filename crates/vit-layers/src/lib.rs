@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 
 mod attention;
+mod attention_weights;
 mod config;
+mod cross_attention;
 mod drop_path;
 mod dropout;
 mod encoder;
@@ -12,11 +14,14 @@ mod layer_norm;
 mod layer_scale;
 mod linear;
 mod parameters;
+mod pass;
 mod place;
 mod qk_norm;
 
 pub use attention::Attention;
+pub use attention_weights::AttentionWeights;
 pub use config::{DropoutRates, EncoderConfig, NormPlacement, ScoreScale};
+pub use cross_attention::CrossAttention;
 pub use drop_path::DropPath;
 pub use dropout::Dropout;
 pub use encoder::Encoder;
@@ -27,5 +32,6 @@ pub use layer_norm::LayerNorm;
 pub use layer_scale::LayerScale;
 pub use linear::{Bias, Linear};
 pub use parameters::Parameters;
-pub use vit_ops::{Activation, Mode};
+pub use pass::Pass;
+pub use vit_ops::{Activation, Mode, TokenMask};
 pub use vit_random::Random;

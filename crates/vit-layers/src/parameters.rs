@@ -1,4 +1,4 @@
-//! Parameters by name: drawn from a seed, kept sorted.
+//! Parameters by name: drawn from a seed or taken from a checkpoint, kept sorted.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,15 +31,70 @@ use vit_random::{Random, Site, Stream};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Parameters {
-    random: Random,
-    variables: Arc<Mutex<BTreeMap<String, Var>>>,
+    /// What new variables are drawn from; of a checkpoint, none may be new.
+    random: Option<Random>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    variables: BTreeMap<String, Var>,
+    /// Of a checkpoint, what no layer has asked for yet.
+    unused: BTreeMap<String, Tensor>,
 }
 
 impl Parameters {
     /// No variables yet; each will be drawn from this seed.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
-        Self { random: Random::new(seed), variables: Arc::default() }
+        Self { random: Some(Random::new(seed)), state: Arc::default() }
+    }
+
+    /// A checkpoint: each variable begins as the tensor of its name, in the dtype and on the device of the builder.
+    ///
+    /// A layer that asks for a name which the checkpoint lacks, or for another shape, fails with the name;
+    /// [`expect_all_used`](Self::expect_all_used) names what the checkpoint has and no layer asked for.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use vit_layers::{LayerNorm, Parameters};
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let tensor = Tensor::ones(8, DType::F32, &Device::Cpu)?;
+    /// let checkpoint = ["norm.weight", "norm.bias"].map(|name| (name.to_owned(), tensor.clone()));
+    /// let parameters = Parameters::from_tensors(checkpoint);
+    /// LayerNorm::new(8, 1e-6, &parameters.builder(DType::F32, &Device::Cpu).pp("norm"))?;
+    /// parameters.expect_all_used()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn from_tensors(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
+        let unused = tensors.into_iter().collect();
+        Self { random: None, state: Arc::new(Mutex::new(State { unused, ..State::default() })) }
+    }
+
+    /// What a checkpoint lacks is drawn from this seed: a new head on a trained encoder, say.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { random: Some(Random::new(seed)), ..self }
+    }
+
+    /// Holds the checkpoint to have nothing that the layers built so far have not asked for.
+    ///
+    /// # Errors
+    /// If it has more: each name is listed, with its shape.
+    pub fn expect_all_used(&self) -> Result<()> {
+        let state = self.lock();
+        if state.unused.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = state
+            .unused
+            .iter()
+            .map(|(name, tensor)| format!("{name} of shape {:?}", tensor.dims()))
+            .collect();
+        bail!("checkpoint: expected no parameter that no layer asks for, got {}", names.join(", "))
     }
 
     /// Gives the variables to layers, which then train.
@@ -60,12 +115,12 @@ impl Parameters {
     /// The variables with their names, sorted.
     #[must_use]
     pub fn sorted(&self) -> Vec<(String, Var)> {
-        self.lock().iter().map(|(name, var)| (name.clone(), var.clone())).collect()
+        self.lock().variables.iter().map(|(name, var)| (name.clone(), var.clone())).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Var>> {
-        // The map is whole whenever the lock is free, also after a panic elsewhere.
-        self.variables.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The maps are whole whenever the lock is free, also after a panic elsewhere.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn variable(
@@ -76,17 +131,34 @@ impl Parameters {
         dtype: DType,
         device: &Device,
     ) -> Result<Var> {
-        let mut variables = self.lock();
-        if let Some(var) = variables.get(name) {
-            if var.shape() != shape {
-                bail!("parameter {name}: expected shape {shape:?}, got {:?}", var.shape());
+        let mut state = self.lock();
+        let of_shape = |got: &Shape| {
+            if got != shape {
+                bail!("parameter {name}: expected shape {shape:?}, got {got:?}");
             }
+            Ok(())
+        };
+        if let Some(var) = state.variables.get(name) {
+            of_shape(var.shape())?;
             return Ok(var.clone());
         }
-        let values = draw(shape, init, &mut self.random.stream(Site::named(name), 0));
-        let values = Tensor::from_vec(values, shape, &Device::Cpu)?;
-        let var = Var::from_tensor(&values.to_dtype(dtype)?.to_device(device)?)?;
-        variables.insert(name.to_owned(), var.clone());
+        let values = match (state.unused.get(name), self.random) {
+            (Some(tensor), _) => {
+                of_shape(tensor.shape())?;
+                tensor.clone()
+            }
+            (None, Some(random)) => {
+                let values = draw(shape, init, &mut random.stream(Site::named(name), 0));
+                Tensor::from_vec(values, shape, &Device::Cpu)?
+            }
+            (None, None) => {
+                bail!("parameter {name}: expected shape {shape:?}, the checkpoint has no such name")
+            }
+        };
+        // Of a tensor that is no variable itself, a variable with a copy of its own.
+        let var = Var::from_tensor(&values.to_dtype(dtype)?.to_device(device)?.detach())?;
+        state.unused.remove(name);
+        state.variables.insert(name.to_owned(), var.clone());
         Ok(var)
     }
 }
@@ -125,14 +197,15 @@ impl SimpleBackend for Builder {
     }
 
     fn get_unchecked(&self, name: &str, _dtype: DType, _device: &Device) -> Result<Tensor> {
-        match self.parameters.lock().get(name) {
+        match self.parameters.lock().variables.get(name) {
             Some(var) => Ok(self.give(var)),
             None => bail!("parameter {name}: expected a shape, since it does not exist yet"),
         }
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.parameters.lock().contains_key(name)
+        let state = self.parameters.lock();
+        state.variables.contains_key(name) || state.unused.contains_key(name)
     }
 }
 
@@ -204,6 +277,33 @@ mod tests {
         var.set(&Tensor::new(&[1.0_f32, 2.0, 3.0], &Device::Cpu)?)?;
         assert_eq!(detached.to_vec1::<f32>()?, [1.0, 2.0, 3.0]);
         assert!(!detached.track_op());
+        Ok(())
+    }
+
+    #[test]
+    fn a_checkpoint_gives_its_values_and_names_what_it_lacks_or_adds() -> Result<()> {
+        let tensors = || -> Result<_> {
+            let ones = Tensor::ones(3, DType::F64, &Device::Cpu)?;
+            Ok(["a", "b"].map(|name| (name.to_owned(), ones.clone())))
+        };
+        let parameters = Parameters::from_tensors(tensors()?);
+        let vb = parameters.builder(DType::F32, &Device::Cpu);
+        let init = Init::Const(0.0);
+        assert_eq!(vb.get_with_hints(3, "a", init)?.to_vec1::<f32>()?, [1.0; 3]);
+        let unused = parameters.expect_all_used().unwrap_err().to_string();
+        assert!(unused.contains("no layer asks for, got b of shape [3]"), "{unused}");
+        let shape = vb.get_with_hints(4, "b", init).unwrap_err().to_string();
+        assert!(shape.contains("parameter b: expected shape [4], got [3]"), "{shape}");
+        let lacking = vb.get_with_hints(2, "c", init).unwrap_err().to_string();
+        assert!(
+            lacking.contains("parameter c: expected shape [2], the checkpoint has"),
+            "{lacking}"
+        );
+        vb.get_with_hints(3, "b", init)?;
+        parameters.expect_all_used()?;
+        let with_seed = Parameters::from_tensors(tensors()?).with_seed(1);
+        let vb = with_seed.builder(DType::F32, &Device::Cpu);
+        assert_eq!(vb.get_with_hints(2, "c", init)?.to_vec1::<f32>()?, [0.0; 2]);
         Ok(())
     }
 

@@ -12,29 +12,37 @@ use crate::{EncoderConfig, LayerNorm};
 #[derive(Clone, Debug)]
 pub(crate) struct QkNorm {
     heads: usize,
-    head_dim: usize,
-    q_norm: LayerNorm,
-    k_norm: LayerNorm,
+    queries: LayerNorm,
+    keys: LayerNorm,
 }
 
 impl QkNorm {
-    pub(crate) fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
-        let head_dim = cfg.width_of_head();
-        Ok(Self {
-            heads: cfg.heads,
-            head_dim,
-            q_norm: LayerNorm::new(head_dim, cfg.layer_norm_eps, &vb.pp("q_norm"))?,
-            k_norm: LayerNorm::new(head_dim, cfg.layer_norm_eps, &vb.pp("k_norm"))?,
-        })
+    /// The norms, where the configuration asks for them.
+    pub(crate) fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Option<Self>> {
+        if !cfg.qk_norm {
+            return Ok(None);
+        }
+        let norm = |name| LayerNorm::new(cfg.width_of_head(), cfg.layer_norm_eps, &vb.pp(name));
+        Ok(Some(Self { heads: cfg.heads, queries: norm("q_norm")?, keys: norm("k_norm")? }))
     }
 
     /// # Shapes
-    /// `qkv` (batch, tokens, 3 * heads * head_dim), values last -> the same
-    pub(crate) fn forward(&self, qkv: &Tensor) -> Result<Tensor> {
-        let (batch, tokens, width) = qkv.dims3()?;
-        let parts = qkv.reshape((batch, tokens, 3, self.heads, self.head_dim))?;
-        let part = |index| parts.narrow(2, index, 1)?.contiguous(); // (batch, tokens, 1, heads, head_dim)
-        let (q, k) = (self.q_norm.forward(&part(0)?)?, self.k_norm.forward(&part(1)?)?);
-        Tensor::cat(&[&q, &k, &part(2)?], 2)?.reshape((batch, tokens, width))
+    /// `q` (batch, queries, heads * head_dim) -> the same
+    pub(crate) fn queries(&self, q: &Tensor) -> Result<Tensor> {
+        self.by_head(q, &self.queries)
+    }
+
+    /// # Shapes
+    /// `k_and_v` (batch, tokens, heads * head_dim and whatever follows) -> the same, the rest as it was
+    pub(crate) fn keys(&self, k_and_v: &Tensor, inner: usize) -> Result<Tensor> {
+        let keys = self.by_head(&k_and_v.narrow(2, 0, inner)?, &self.keys)?;
+        let rest = k_and_v.narrow(2, inner, k_and_v.dim(2)? - inner)?;
+        Tensor::cat(&[&keys, &rest], 2)
+    }
+
+    fn by_head(&self, xs: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
+        let (batch, tokens, inner) = xs.dims3()?;
+        let heads = xs.contiguous()?.reshape((batch, tokens, self.heads, inner / self.heads))?;
+        norm.forward(&heads)?.reshape((batch, tokens, inner))
     }
 }

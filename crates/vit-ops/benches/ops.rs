@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use divan::Bencher;
-use vit_ops::{Activation, AttentionDropout, DropRate, Queries};
+use vit_ops::{Activation, Attend, AttentionDropout, DropRate, Queries};
 use vit_random::{Random, Site};
 
 /// That of the program.
@@ -133,7 +133,8 @@ impl Case {
         let scale = ((dim / heads) as f64).powf(-0.5);
         let dropout = AttentionDropout { rate: rate(), site: SITE, random: Random::new(1) };
         let dropout = matches!(self.pass, Pass::ForwardAndBackward).then_some(dropout);
-        self.time(bencher, || vit_ops::self_attention(&qkv, heads, scale, queries, dropout));
+        let attend = Attend { dropout, ..Attend::new(heads, scale) };
+        self.time(bencher, || vit_ops::self_attention(&qkv, queries, &attend));
     }
 }
 

@@ -21,10 +21,13 @@ mod slices;
 mod softmax;
 #[cfg(test)]
 mod testing;
+mod token_mask;
 
 pub use activation::Activation;
 pub use add_each::add_each;
-pub use attention::{AttentionDropout, Queries, self_attention};
+pub use attention::{
+    Attend, AttentionDropout, Queries, attention_weights, cross_attention, self_attention,
+};
 pub use cross_entropy::cross_entropy_sum;
 pub use dropout::{DropRate, dropout, dropout_mask};
 pub use layer_norm::layer_norm;
@@ -35,13 +38,14 @@ pub use parallel::{serial, set_threads};
 pub use patchify::patchify;
 pub use scale_features::scale_features;
 pub use softmax::softmax;
+pub use token_mask::TokenMask;
 
 /// The operations out of candle's own differentiable tensor operations: for any device and dtype, and the
 /// oracle for the fused forms.
 pub mod composed {
     pub use crate::activation::composed::{gelu, relu};
     pub use crate::add_each::composed::add_each;
-    pub use crate::attention::composed::self_attention;
+    pub use crate::attention::composed::{cross_attention, self_attention};
     pub use crate::cross_entropy::composed::cross_entropy_sum;
     pub use crate::dropout::composed::dropout;
     pub use crate::layer_norm::composed::layer_norm;

@@ -1,7 +1,8 @@
 //! Attention within one sample, sixteen numbers at a time: sixteen keys of a row of weights, or sixteen numbers of a
 //! head's row.
 
-use super::sample::{Rows, RowsMut, SampleShape, Third};
+use super::inputs::{Part, Sample, SampleGradients};
+use super::sample::{Rows, RowsMut, SampleShape};
 use super::softmax::{Beyond, GradScores, Softmax, softmax_registers};
 use crate::lanes::Lanes;
 use crate::simd::Kernel;
@@ -11,7 +12,9 @@ use crate::slices::LANES;
 pub(super) struct Weigh<'a> {
     pub(super) shape: SampleShape,
     pub(super) scale: f32,
-    pub(super) qkv: &'a [f32],
+    /// What is added to the scores of keys, in whole registers.
+    pub(super) mask: Option<&'a [f32]>,
+    pub(super) sample: Sample<'a>,
     pub(super) columns: &'a mut Columns,
     pub(super) weights: &'a mut [f32],
 }
@@ -21,15 +24,16 @@ impl Kernel for Weigh<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { shape, scale, qkv, columns, weights } = self;
+        let Self { shape, scale, mask, sample, columns, weights } = self;
+        let beyond = Beyond::of(lanes, shape.tokens, mask);
         for (head, weights) in weights.chunks_exact_mut(shape.head_weights()).enumerate() {
-            columns.fill(shape, shape.rows(Third::Keys, head, qkv));
-            let queries = shape.rows(Third::Queries, head, qkv);
+            columns.fill(shape, sample.rows(shape, Part::Keys, head));
+            let queries = sample.rows(shape, Part::Queries, head);
             if shape.weights_row() == LANES {
-                weigh_within_registers(lanes, shape, scale, queries, columns, weights);
+                weigh_within_registers(lanes, shape, (scale, beyond), queries, columns, weights);
             } else {
                 columns.products(lanes, shape, queries, weights);
-                Softmax { tokens: shape.tokens, scale, scores: weights }.run(lanes);
+                Softmax { tokens: shape.tokens, scale, mask, scores: weights }.run(lanes);
             }
         }
     }
@@ -43,12 +47,11 @@ const QUERIES: usize = 8;
 fn weigh_within_registers<L: Lanes>(
     lanes: L,
     shape: SampleShape,
-    scale: f32,
+    (scale, beyond): (f32, Beyond<L>),
     queries: Rows,
     columns: &Columns,
     weights: &mut [f32],
 ) {
-    let beyond = Beyond::of(lanes, shape.tokens);
     let weights = weights.as_chunks_mut().0;
     let columns = &columns.0[..];
     let mut query = 0;
@@ -91,7 +94,7 @@ fn by_width<L: Lanes>(head_dim: usize, kernel: impl ByWidth, lanes: L) {
 /// The output of one sample, `y_i = sum_j w_ij v_j` for each head.
 pub(super) struct WeighValues<'a> {
     pub(super) shape: SampleShape,
-    pub(super) qkv: &'a [f32],
+    pub(super) sample: Sample<'a>,
     pub(super) weights: &'a [f32],
     pub(super) ys: &'a mut [f32],
 }
@@ -108,24 +111,24 @@ impl Kernel for WeighValues<'_> {
 impl ByWidth for WeighValues<'_> {
     #[inline(always)]
     fn run_with<L: Lanes, const C: usize, const R: usize>(self, lanes: L) {
-        let Self { shape, qkv, weights, ys } = self;
+        let Self { shape, sample, weights, ys } = self;
         for (head, weights) in weights.chunks_exact(shape.head_weights()).enumerate() {
             let (width, stride) = (shape.head_dim, shape.dim());
             let mut ys = RowsMut { data: &mut ys[head * width..], stride, width };
-            let values = shape.rows(Third::Values, head, qkv);
+            let values = sample.rows(shape, Part::Values, head);
             combine_rows::<L, C, R>(lanes, shape, weights, values, &mut ys);
         }
     }
 }
 
-/// The gradient of one sample's packed rows.
+/// The gradient of one sample's queries, keys and values.
 ///
 /// With weights `P`, dropped weights `W` (which are `P` times the mask) and output gradient `G`:
 /// `dV = Wᵀ G`, `dW = G Vᵀ`, `dS = W ∘ dW - P rowsum(W ∘ dW)`, `dQ = scale dS K`, `dK = scale dSᵀ Q`.
 pub(super) struct Backward<'a> {
     pub(super) shape: SampleShape,
     pub(super) scale: f32,
-    pub(super) qkv: &'a [f32],
+    pub(super) sample: Sample<'a>,
     pub(super) before_dropout: &'a [f32],
     pub(super) after_dropout: &'a [f32],
     pub(super) grad: &'a [f32],
@@ -133,7 +136,7 @@ pub(super) struct Backward<'a> {
     /// (queries, `weights_row`)
     pub(super) scores: &'a mut [f32],
     /// All zero.
-    pub(super) grad_qkv: &'a mut [f32],
+    pub(super) gradients: SampleGradients<'a>,
 }
 
 impl Kernel for Backward<'_> {
@@ -148,13 +151,13 @@ impl Kernel for Backward<'_> {
 impl ByWidth for Backward<'_> {
     #[inline(always)]
     fn run_with<L: Lanes, const C: usize, const R: usize>(self, lanes: L) {
-        let Self { shape, scale, qkv, grad, columns, scores, grad_qkv, .. } = self;
+        let Self { shape, scale, sample, grad, columns, scores, mut gradients, .. } = self;
         let before = self.before_dropout.chunks_exact(shape.head_weights());
         let after = self.after_dropout.chunks_exact(shape.head_weights());
         for (head, (before, after)) in before.zip(after).enumerate() {
-            let part = |third| shape.rows(third, head, qkv);
+            let rows = |part| sample.rows(shape, part, head);
             let grad = Rows { data: &grad[head * shape.head_dim..], stride: shape.dim() };
-            columns.fill(shape, part(Third::Values));
+            columns.fill(shape, rows(Part::Values));
             columns.products(lanes, shape, grad, scores);
             let (tokens, grad_scores) = (shape.tokens, &mut scores[..]);
             GradScores {
@@ -165,11 +168,11 @@ impl ByWidth for Backward<'_> {
                 grad: grad_scores,
             }
             .run(lanes);
-            let mut out = shape.rows_mut(Third::Queries, head, grad_qkv);
-            combine_rows::<L, C, R>(lanes, shape, scores, part(Third::Keys), &mut out);
-            let mut out = shape.rows_mut(Third::Keys, head, grad_qkv);
-            combine_columns::<L, C, R>(lanes, shape, scores, part(Third::Queries), &mut out);
-            let mut out = shape.rows_mut(Third::Values, head, grad_qkv);
+            let mut out = gradients.rows(shape, Part::Queries, head);
+            combine_rows::<L, C, R>(lanes, shape, scores, rows(Part::Keys), &mut out);
+            let mut out = gradients.rows(shape, Part::Keys, head);
+            combine_columns::<L, C, R>(lanes, shape, scores, rows(Part::Queries), &mut out);
+            let mut out = gradients.rows(shape, Part::Values, head);
             combine_columns::<L, C, R>(lanes, shape, after, grad, &mut out);
         }
     }
@@ -359,40 +362,49 @@ fn add_scaled<L: Lanes, const C: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attention::inputs::Inputs;
     use crate::simd::run_on_every_path;
 
     /// Output and gradient of one sample.
     #[derive(Clone, Copy)]
-    struct ThereAndBack(SampleShape);
+    struct ThereAndBack {
+        shape: SampleShape,
+        masked: bool,
+    }
 
     impl Kernel for ThereAndBack {
         type Output = [Vec<f32>; 2];
 
         #[inline(always)]
         fn run<L: Lanes>(self, lanes: L) -> [Vec<f32>; 2] {
-            let (shape, scale) = (self.0, 0.35);
+            let (shape, scale) = (self.shape, 0.35);
             let waves = |len: usize, pace: f32| -> Vec<f32> {
                 (0..len).map(|i| (i as f32 * pace).sin()).collect()
             };
             let (qkv, grad) = (waves(shape.packed(), 0.7), waves(shape.output(), 1.3));
+            let sample = Inputs::Packed(&qkv).sample(shape, 0);
+            let mut mask = vec![0.0; shape.weights_row()];
+            mask[shape.tokens..].fill(f32::NEG_INFINITY);
+            mask[shape.tokens / 2] = if shape.tokens > 1 { f32::NEG_INFINITY } else { 0.0 };
+            let mask = self.masked.then_some(&mask[..]);
             let mut weights = vec![0.0; shape.weights()];
             let mut ys = vec![0.0; shape.output()];
             let mut grad_qkv = vec![0.0; shape.packed()];
             let mut columns = Columns::new(shape);
-            Weigh { shape, scale, qkv: &qkv, columns: &mut columns, weights: &mut weights }
-                .run(lanes);
-            WeighValues { shape, qkv: &qkv, weights: &weights, ys: &mut ys }.run(lanes);
+            let columns = &mut columns;
+            Weigh { shape, scale, mask, sample, columns, weights: &mut weights }.run(lanes);
+            WeighValues { shape, sample, weights: &weights, ys: &mut ys }.run(lanes);
             let (before_dropout, after_dropout) = (&weights[..], &weights[..]);
             Backward {
                 shape,
                 scale,
-                qkv: &qkv,
+                sample,
                 before_dropout,
                 after_dropout,
                 grad: &grad,
-                columns: &mut columns,
+                columns,
                 scores: &mut vec![0.0; shape.head_weights()],
-                grad_qkv: &mut grad_qkv,
+                gradients: SampleGradients::Packed(&mut grad_qkv),
             }
             .run(lanes);
             [ys, grad_qkv]
@@ -405,9 +417,12 @@ mod tests {
             for head_dim in [1, 7, 8, 12, 16, 20, 40, 64, 100] {
                 for queries in [tokens, 1] {
                     let shape = SampleShape { tokens, queries, heads: 2, head_dim };
-                    let want = ThereAndBack(shape).run(crate::lanes::Portable);
-                    for (path, got) in run_on_every_path(ThereAndBack(shape)) {
-                        assert_eq!(got, want, "{path}: {shape:?}");
+                    for masked in [false, true] {
+                        let there_and_back = ThereAndBack { shape, masked };
+                        let want = there_and_back.run(crate::lanes::Portable);
+                        for (path, got) in run_on_every_path(there_and_back) {
+                            assert_eq!(got, want, "{path}: {shape:?}");
+                        }
                     }
                 }
             }

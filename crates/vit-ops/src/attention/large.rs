@@ -2,12 +2,13 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::AttentionDropout;
+use super::inputs::{Gradients, Inputs, Part, Sample};
 use super::kernel::WIDEST_HEAD;
 use super::sample::SampleShape;
 use super::softmax::{GradScores, Softmax};
+use super::{Attend, AttentionDropout, AttentionShape, TokenMask};
 use crate::dropout::Masks;
 use crate::matmul::{Matrix, MatrixMut, Store, multiply};
 use crate::{parallel, simd, slices};
@@ -28,11 +29,13 @@ const SCORE_COST: usize = 32;
 /// What a random number costs, in the same.
 const DRAW_COST: usize = 16;
 
-/// [`self_attention`](crate::self_attention()) on contiguous packed rows, for any number of tokens and width of heads.
+/// [`self_attention`](crate::self_attention()) and [`cross_attention`](crate::cross_attention()) on contiguous
+/// tensors, for any number of tokens and width of heads.
 pub(super) struct LargeAttention {
     batch: usize,
     shape: SampleShape,
     scale: f32,
+    mask: Option<TokenMask>,
     dropout: Option<AttentionDropout>,
     /// Whether there will be a backward pass.
     tracked: bool,
@@ -46,14 +49,17 @@ struct Kept {
 }
 
 impl LargeAttention {
-    pub(super) fn apply(
-        qkv: &Tensor,
-        shape: SampleShape,
-        scale: f32,
-        dropout: Option<AttentionDropout>,
-    ) -> Result<Tensor> {
-        let (batch, tracked) = (qkv.dim(0)?, qkv.track_op());
-        qkv.apply_op1(Self { batch, shape, scale, dropout, tracked, kept: OnceLock::new() })
+    pub(super) fn new(shape: AttentionShape, attend: &Attend, tracked: bool) -> Self {
+        let AttentionShape { batch, sample } = shape;
+        Self {
+            batch,
+            shape: sample,
+            scale: attend.scale as f32,
+            mask: attend.mask.cloned(),
+            dropout: attend.dropout,
+            tracked,
+            kept: OnceLock::new(),
+        }
     }
 
     /// Those of so many products, for [`parallel`].
@@ -62,7 +68,7 @@ impl LargeAttention {
         self.batch * heads * queries * tokens * (products * head_dim + SCORE_COST)
     }
 
-    fn forward(&self, qkv: &[f32]) -> (Vec<f32>, Kept) {
+    fn weigh(&self, inputs: Inputs) -> (Vec<f32>, Kept) {
         let shape = self.shape;
         let SampleShape { tokens, queries, head_dim, .. } = shape;
         let row_len = shape.weights_row();
@@ -72,6 +78,8 @@ impl LargeAttention {
         let mut weights = vec![0.0; if self.tracked { self.batch * shape.weights() } else { 0 }];
         let heads = weights.chunks_exact_mut(shape.head_weights());
         let mut kept = heads.flat_map(|head| head.chunks_mut(block_len));
+        let samples: Vec<Sample> =
+            (0..self.batch).map(|index| inputs.sample(shape, index)).collect();
         let mut pieces = Vec::new();
         for (sample, ys) in ys.chunks_exact_mut(shape.output()).enumerate() {
             let ys = MatrixMut::strided(ys, queries, shape.dim(), shape.dim());
@@ -88,12 +96,13 @@ impl LargeAttention {
             pieces,
             || (vec![0.0; scores_len], vec![0.0; dropped_len]),
             |(scores, dropped), (sample, head, mut block, kept)| {
-                let [q, k, v] = parts(shape, head, &qkv[sample * shape.packed()..]);
+                let [q, k, v] = matrices(shape, head, samples[sample]);
                 let (query, rows) = (block.row, QUERIES.min(queries - block.row));
                 let weights = kept.unwrap_or_else(|| &mut scores[..rows * row_len]);
                 let mut scores = MatrixMut::strided(weights, rows, tokens, row_len);
                 multiply(q.rows(query, rows), k.transposed(), &mut scores, Store::Overwrite);
-                simd::run(Softmax { tokens, scale: self.scale, scores: weights });
+                let mask = self.mask.as_ref().map(|mask| mask.row(sample));
+                simd::run(Softmax { tokens, scale: self.scale, mask, scores: weights });
                 let weights = match &masks {
                     Some(masks) => masks.drop(sample, head, query, weights, dropped),
                     None => weights,
@@ -107,19 +116,20 @@ impl LargeAttention {
 
     /// With dropped weights `W` and output gradient `G`: `dV = Wᵀ G`, `dW = G Vᵀ`, `dS` as [`GradScores`] has it,
     /// `dQ = dS K`, `dK = dSᵀ Q`.
-    fn backward(&self, qkv: &[f32], grad: &[f32], kept: &Kept) -> Vec<f32> {
+    fn backward(&self, inputs: Inputs, grad: &[f32]) -> Gradients {
+        let kept = self.kept.get().expect("the forward pass ran before the backward pass");
         let shape = self.shape;
         let SampleShape { tokens, queries, heads, head_dim } = shape;
         let (dim, row_len, len) = (shape.dim(), shape.weights_row(), shape.head_weights());
-        let mut grad_qkv = vec![0.0; qkv.len()];
+        let mut all = Gradients::of(inputs);
         let mut pieces = Vec::new();
-        for (sample, grad_qkv) in grad_qkv.chunks_exact_mut(shape.packed()).enumerate() {
-            let packed = MatrixMut::strided(grad_qkv, tokens, 3 * dim, 3 * dim);
-            let (q, kv) = packed.split_columns(dim);
-            let (k, v) = kv.split_columns(dim);
-            let [q, k, v] = [q, k, v].map(|part| part.blocks((tokens, head_dim)));
+        for (index, gradients) in all.samples(shape).into_iter().enumerate() {
+            let sample = inputs.sample(shape, index);
+            let [q, k, v] = gradients.matrices(shape);
+            let q = q.blocks((queries, head_dim));
+            let [k, v] = [k, v].map(|part| part.blocks((tokens, head_dim)));
             for (head, ((q, k), v)) in q.into_iter().zip(k).zip(v).enumerate() {
-                pieces.push((sample, head, [q.out, k.out, v.out]));
+                pieces.push((index, sample, head, [q.out, k.out, v.out]));
             }
         }
         let dropped_len = if kept.masks.is_some() { len } else { 0 };
@@ -127,15 +137,15 @@ impl LargeAttention {
             self.multiply_adds(5),
             pieces,
             || (vec![0.0; len], vec![0.0; dropped_len]),
-            |(grads, dropped), (sample, head, [grad_q, mut grad_k, mut grad_v])| {
-                let [q, k, v] = parts(shape, head, &qkv[sample * shape.packed()..]);
-                let grad = &grad[sample * shape.output() + head * head_dim..];
+            |(grads, dropped), (index, sample, head, [mut grad_q, mut grad_k, mut grad_v])| {
+                let [q, k, v] = matrices(shape, head, sample);
+                let grad = &grad[index * shape.output() + head * head_dim..];
                 let grad = Matrix::strided(grad, queries, head_dim, dim);
-                let weights = &kept.weights[(sample * heads + head) * len..][..len];
+                let weights = &kept.weights[(index * heads + head) * len..][..len];
                 let mut of_weights = MatrixMut::strided(grads, queries, tokens, row_len);
                 multiply(grad, v.transposed(), &mut of_weights, Store::Overwrite);
                 let after = match &kept.masks {
-                    Some(masks) => masks.drop(sample, head, 0, weights, dropped),
+                    Some(masks) => masks.drop(index, head, 0, weights, dropped),
                     None => weights,
                 };
                 let dropped = Matrix::strided(after, queries, tokens, row_len);
@@ -148,22 +158,31 @@ impl LargeAttention {
                     grad: grads,
                 });
                 let of_scores = Matrix::strided(grads, queries, tokens, row_len);
-                let q = q.rows(0, queries);
-                multiply(of_scores, k, &mut grad_q.first_rows(queries), Store::Overwrite);
+                multiply(of_scores, k, &mut grad_q, Store::Overwrite);
                 multiply(of_scores.transposed(), q, &mut grad_k, Store::Overwrite);
             },
         );
-        grad_qkv
+        all
+    }
+
+    fn forward(&self, inputs: Inputs) -> Result<(CpuStorage, Shape)> {
+        let (ys, kept) = self.weigh(inputs);
+        if self.tracked {
+            // An operation runs forward once; its value lives in the graph until the backward pass.
+            let _ = self.kept.set(kept);
+        }
+        slices::output(ys, (self.batch, self.shape.queries, self.shape.dim()))
     }
 }
 
-/// A head's queries, keys and values (tokens, head_dim) in a packed sample.
-fn parts(shape: SampleShape, head: usize, packed: &[f32]) -> [Matrix<'_>; 3] {
-    let dim = shape.dim();
-    [0, 1, 2].map(|part| {
-        let data = &packed[part * dim + head * shape.head_dim..];
-        Matrix::strided(data, shape.tokens, shape.head_dim, 3 * dim)
-    })
+/// A head's queries (queries, head_dim), keys and values (tokens, head_dim).
+fn matrices(shape: SampleShape, head: usize, sample: Sample<'_>) -> [Matrix<'_>; 3] {
+    let matrix = |part, rows| {
+        let of_head = sample.rows(shape, part, head);
+        Matrix::strided(of_head.data, rows, shape.head_dim, of_head.stride)
+    };
+    let SampleShape { tokens, queries, .. } = shape;
+    [matrix(Part::Queries, queries), matrix(Part::Keys, tokens), matrix(Part::Values, tokens)]
 }
 
 /// The masks of a batch's weights (batch, queries, heads, tokens), in the order in which they are drawn.
@@ -221,50 +240,53 @@ impl CustomOp1 for LargeAttention {
     }
 
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (ys, kept) = self.forward(slices::of_storage(qkv, layout)?);
-        if self.tracked {
-            // An operation runs forward once; its value lives in the graph until the backward pass.
-            let _ = self.kept.set(kept);
-        }
-        slices::output(ys, (self.batch, self.shape.queries, self.shape.dim()))
+        self.forward(Inputs::Packed(slices::of_storage(qkv, layout)?))
     }
 
     fn bwd(&self, qkv: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let kept = self.kept.get().expect("the forward pass ran before the backward pass");
-        let grad = grad.contiguous()?;
-        let values = slices::read2(qkv, &grad, |qkv, grad| Ok(self.backward(qkv, grad, kept)))?;
-        slices::gradient(values, qkv)
+        super::packed_gradient(qkv, grad, |inputs, grad| self.backward(inputs, grad))
+    }
+}
+
+impl CustomOp2 for LargeAttention {
+    fn name(&self) -> &'static str {
+        "large-cross-attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        kv: &CpuStorage,
+        kv_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (q, kv) = (slices::of_storage(q, q_layout)?, slices::of_storage(kv, kv_layout)?);
+        self.forward(Inputs::Apart { q, kv })
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        kv: &Tensor,
+        _ys: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        super::gradients_apart((q, kv), grad, |inputs, grad| self.backward(inputs, grad))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attention::{AttentionShape, Queries, composed};
-    use crate::dropout::DropRate;
+    use crate::attention::tests::{mask, ways};
+    use crate::attention::{Queries, composed};
     use crate::parallel::tests::assert_threads_do_not_show;
     use crate::testing::{Case, tensors};
     use candle_core::Var;
-    use vit_random::{Random, Site};
 
-    const SCALE: f64 = 0.35;
-
-    fn dropout() -> AttentionDropout {
-        AttentionDropout {
-            rate: DropRate::new(0.3).expect("a rate in [0, 1)"),
-            site: Site::named("test"),
-            random: Random::new(4).at_step(1),
-        }
-    }
-
-    fn large(
-        qkv: &Tensor,
-        heads: usize,
-        queries: Queries,
-        dropout: Option<AttentionDropout>,
-    ) -> Result<Tensor> {
-        let shape = AttentionShape::of(qkv, heads, queries)?.sample;
-        LargeAttention::apply(&qkv.contiguous()?, shape, SCALE as f32, dropout)
+    fn large(qkv: &Tensor, queries: Queries, attend: &Attend) -> Result<Tensor> {
+        let shape = AttentionShape::packed(qkv, queries, attend)?;
+        qkv.contiguous()?.apply_op1(LargeAttention::new(shape, attend, qkv.track_op()))
     }
 
     #[test]
@@ -273,11 +295,12 @@ mod tests {
             [(1, 1, 1, 1), (2, 5, 3, 7), (2, 16, 2, 16), (1, 67, 1, 130), (2, QUERIES + 3, 2, 12)]
         {
             let case = Case::new(&[&[batch, tokens, 3 * heads * head_dim]])?;
-            for dropout in [None, Some(dropout())] {
+            let mask = mask(batch, tokens)?;
+            for attend in ways(heads, &mask) {
                 for queries in [Queries::All, Queries::First] {
                     case.fused_equals_composed(
-                        |t| large(&t[0], heads, queries, dropout),
-                        |t| composed::self_attention(&t[0], heads, SCALE, queries, dropout),
+                        |t| large(&t[0], queries, &attend),
+                        |t| composed::self_attention(&t[0], queries, &attend),
                     )?;
                 }
             }
@@ -287,9 +310,10 @@ mod tests {
 
     #[test]
     fn a_transposed_input_is_read_right() -> Result<()> {
+        let attend = Attend::new(2, 0.35);
         Case::new(&[&[5, 2, 24]])?.fused_equals_composed(
-            |t| large(&t[0].transpose(0, 1)?, 2, Queries::All, None),
-            |t| composed::self_attention(&t[0].transpose(0, 1)?, 2, SCALE, Queries::All, None),
+            |t| large(&t[0].transpose(0, 1)?, Queries::All, &attend),
+            |t| composed::self_attention(&t[0].transpose(0, 1)?, Queries::All, &attend),
         )
     }
 
@@ -297,9 +321,10 @@ mod tests {
     fn nothing_changes_where_no_gradient_is_asked_for() -> Result<()> {
         let [qkv] = tensors(&[&[2, QUERIES + 9, 48]])?;
         let tracked = Var::from_tensor(&qkv)?;
-        for dropout in [None, Some(dropout())] {
+        let mask = mask(2, QUERIES + 9)?;
+        for attend in ways(2, &mask) {
             let [got, want] = [&qkv, tracked.as_tensor()]
-                .map(|qkv| large(qkv, 2, Queries::All, dropout)?.to_vec3::<f32>());
+                .map(|qkv| large(qkv, Queries::All, &attend)?.to_vec3::<f32>());
             assert_eq!(got?, want?);
         }
         Ok(())
@@ -308,10 +333,11 @@ mod tests {
     #[test]
     fn threads_do_not_change_a_bit() -> Result<()> {
         let [qkv] = tensors(&[&[2, 197, 3 * 3 * 24]])?;
-        for dropout in [None, Some(dropout())] {
+        let mask = mask(2, 197)?;
+        for attend in ways(3, &mask) {
             assert_threads_do_not_show(|| {
                 let var = Var::from_tensor(&qkv).expect("a variable");
-                let ys = large(&var, 3, Queries::All, dropout).expect("an output");
+                let ys = large(&var, Queries::All, &attend).expect("an output");
                 let grads = ys.sqr().and_then(|ys| ys.backward()).expect("gradients");
                 let grad = grads.get(&var).expect("a gradient").to_vec3::<f32>();
                 (ys.to_vec3::<f32>().expect("a tensor"), grad.expect("a tensor"))

@@ -1,4 +1,4 @@
-//! The sizes of one sample, and where the rows of its heads lie.
+//! The sizes of one sample, and rows of its heads.
 
 use crate::lanes::{HALF, Lanes};
 use crate::slices::{LANES, copy};
@@ -6,8 +6,9 @@ use crate::slices::{LANES, copy};
 /// The sizes of one sample.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SampleShape {
+    /// Those with keys and values.
     pub(super) tokens: usize,
-    /// The tokens whose rows are asked for: the first so many.
+    /// The rows that are asked for; of packed inputs, those of the first so many tokens.
     pub(super) queries: usize,
     pub(super) heads: usize,
     pub(super) head_dim: usize,
@@ -23,6 +24,12 @@ impl SampleShape {
     #[inline(always)]
     pub(super) fn packed(self) -> usize {
         self.tokens * 3 * self.dim()
+    }
+
+    /// Numbers in the keys and values of a sample (tokens, 2 * dim).
+    #[inline(always)]
+    pub(super) fn keys_and_values(self) -> usize {
+        self.tokens * 2 * self.dim()
     }
 
     /// Numbers in what is asked for (queries, dim).
@@ -48,33 +55,6 @@ impl SampleShape {
     pub(super) fn weights(self) -> usize {
         self.heads * self.head_weights()
     }
-
-    /// Where a head's part of token 0's packed row begins.
-    #[inline(always)]
-    fn start(self, third: Third, head: usize) -> usize {
-        third as usize * self.dim() + head * self.head_dim
-    }
-
-    /// A head's rows of a packed sample.
-    #[inline(always)]
-    pub(super) fn rows(self, third: Third, head: usize, packed: &[f32]) -> Rows<'_> {
-        Rows { data: &packed[self.start(third, head)..], stride: 3 * self.dim() }
-    }
-
-    /// The same, to be written.
-    #[inline(always)]
-    pub(super) fn rows_mut(self, third: Third, head: usize, packed: &mut [f32]) -> RowsMut<'_> {
-        let (width, stride) = (self.head_dim, 3 * self.dim());
-        RowsMut { data: &mut packed[self.start(third, head)..], stride, width }
-    }
-}
-
-/// Which part of a packed row.
-#[derive(Clone, Copy)]
-pub(super) enum Third {
-    Queries = 0,
-    Keys = 1,
-    Values = 2,
 }
 
 /// Row `i` begins at `i * stride`; what follows its own numbers belongs to others.

@@ -4,10 +4,12 @@ use crate::lanes::Lanes;
 use crate::simd::Kernel;
 use crate::slices::LANES;
 
-/// Rows of scores become `softmax(scale s)` over the tokens, with zeros at their ends.
+/// Rows of scores become `softmax(scale s + mask)` over the tokens, with zeros at their ends.
 pub(super) struct Softmax<'a> {
     pub(super) tokens: usize,
     pub(super) scale: f32,
+    /// What is added to each row of scaled scores, in whole registers.
+    pub(super) mask: Option<&'a [f32]>,
     /// (rows, `tokens` in whole registers)
     pub(super) scores: &'a mut [f32],
 }
@@ -25,6 +27,11 @@ impl Kernel for Softmax<'_> {
             }
             set_ends(row, self.tokens, f32::NEG_INFINITY);
             let row = row.as_chunks_mut().0;
+            if let Some(mask) = self.mask {
+                for (block, mask) in row.iter_mut().zip(mask.as_chunks().0) {
+                    lanes.store(lanes.add(lanes.load(block), lanes.load(mask)), block);
+                }
+            }
             for block in row.iter() {
                 largest = lanes.max(largest, lanes.load(block));
             }
@@ -90,15 +97,18 @@ fn set_ends(row: &mut [f32], tokens: usize, end: f32) {
     }
 }
 
-/// What is added to a register of scores: 0 for tokens, negative infinity beyond them.
+/// What is added to a register of scores: the mask's, or 0 for tokens and negative infinity beyond them.
 #[derive(Clone, Copy)]
 pub(super) struct Beyond<L: Lanes>(L::Vector);
 
 impl<L: Lanes> Beyond<L> {
     #[inline(always)]
-    pub(super) fn of(lanes: L, tokens: usize) -> Self {
+    pub(super) fn of(lanes: L, tokens: usize, mask: Option<&[f32]>) -> Self {
+        if let Some(mask) = mask.and_then(<[f32]>::first_chunk) {
+            return Self(lanes.load(mask));
+        }
         let mut beyond = [0.0; LANES];
-        for x in &mut beyond[tokens..] {
+        for x in beyond.iter_mut().skip(tokens) {
             *x = f32::NEG_INFINITY;
         }
         Self(lanes.load(&beyond))
@@ -151,7 +161,7 @@ mod tests {
             let Self { scores, tokens } = self;
             let mut weights = scores.to_vec();
             let mut grad: Vec<f32> = scores.iter().map(|x| x * x).collect();
-            Softmax { tokens, scale: 0.5, scores: &mut weights }.run(lanes);
+            Softmax { tokens, scale: 0.5, mask: None, scores: &mut weights }.run(lanes);
             let (before_dropout, after_dropout) = (&weights[..], &weights[..]);
             let grad_mut = &mut grad[..];
             GradScores { tokens, scale: 0.5, before_dropout, after_dropout, grad: grad_mut }

@@ -1,0 +1,99 @@
+//! Multi-head attention of one sequence to another (Vaswani et al., arXiv 1706.03762, section 3.2.3).
+
+use candle_core::{Module, Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use vit_ops::{Attend, DropRate, cross_attention};
+use vit_random::Site;
+
+use crate::attention::{check_mask, weight_drop};
+use crate::place::Place;
+use crate::qk_norm::QkNorm;
+use crate::{Bias, Dropout, EncoderConfig, Linear, Pass};
+
+/// `y = proj(softmax(scale Q Kᵀ) V)` with `Q = q(x)` of one sequence, and `K, V = kv(context)` of another, cut into
+/// heads. A pass's mask marks the padding of the context.
+///
+/// PyTorch equivalent: `torch.nn.MultiheadAttention(dim, heads, kdim=context_dim, vdim=context_dim)`, whose parameters
+/// have other names.
+///
+/// # Parameters
+/// With `inner` the width of all heads together: `q.weight` (inner, dim), `kv.weight` (2 inner, context_dim), `q.bias`
+/// (inner) and `kv.bias` (2 inner) if `qkv_bias`, `proj.weight` (dim, inner), `proj.bias` (dim); if `qk_norm`, `q_norm`
+/// and `k_norm`, layer norms of a head's width
+#[derive(Clone, Debug)]
+pub struct CrossAttention {
+    place: Place,
+    dim: usize,
+    context_dim: usize,
+    inner: usize,
+    q: Linear,
+    kv: Linear,
+    qk_norm: Option<QkNorm>,
+    proj: Linear,
+    heads: usize,
+    scale: f64,
+    weight_drop: (DropRate, Site),
+    proj_drop: Dropout,
+}
+
+impl CrossAttention {
+    /// A layer of the configuration's `dim`, heads, `score_scale`, `qkv_bias`, `qk_norm` and dropout rates, to a
+    /// sequence whose tokens are `context_dim` wide.
+    ///
+    /// # Errors
+    /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
+    pub fn new(cfg: &EncoderConfig, context_dim: usize, vb: &VarBuilder) -> Result<Self> {
+        cfg.check().map_err(candle_core::Error::wrap)?;
+        let place = Place::of("cross-attention", vb);
+        if context_dim == 0 {
+            bail!("{place}: expected a context_dim of at least 1, got 0");
+        }
+        let (inner, bias) = (cfg.width_of_heads(), Bias::from(cfg.qkv_bias));
+        Ok(Self {
+            place,
+            dim: cfg.dim,
+            context_dim,
+            inner,
+            q: Linear::new(cfg.dim, inner, bias, &vb.pp("q"))?,
+            kv: Linear::new(context_dim, 2 * inner, bias, &vb.pp("kv"))?,
+            qk_norm: QkNorm::new(cfg, vb)?,
+            proj: Linear::new(inner, cfg.dim, Bias::Yes, &vb.pp("proj"))?,
+            heads: cfg.heads,
+            scale: cfg.scale(),
+            weight_drop: weight_drop(cfg, vb)?,
+            proj_drop: Dropout::new(cfg.dropout.projection, &vb.pp("proj_drop"))?,
+        })
+    }
+
+    /// # Shapes
+    /// `xs` (batch, queries, dim), `context` (batch, tokens, context_dim), a mask of (batch, tokens)
+    /// -> (batch, queries, dim)
+    ///
+    /// # Errors
+    /// If one of them has another shape or dtype, or no token.
+    pub fn forward<'a>(
+        &self,
+        xs: &Tensor,
+        context: &Tensor,
+        pass: impl Into<Pass<'a>>,
+    ) -> Result<Tensor> {
+        let pass = pass.into();
+        let (batch, _) = self.place.check_tokens("xs", xs, self.dim, self.q.dtype())?;
+        let (of_context, tokens) =
+            self.place.check_tokens("context", context, self.context_dim, self.kv.dtype())?;
+        if of_context != batch {
+            let place = &self.place;
+            bail!("{place}: expected a context of {batch} samples as xs, got {of_context}");
+        }
+        check_mask(&self.place, pass, (batch, tokens))?;
+        let mut q = self.q.forward(xs)?; // (batch, queries, inner)
+        let mut kv = self.kv.forward(context)?; // (batch, tokens, 2 * inner)
+        if let Some(qk_norm) = &self.qk_norm {
+            (q, kv) = (qk_norm.queries(&q)?, qk_norm.keys(&kv, self.inner)?);
+        }
+        let (heads, scale, dropout) = (self.heads, self.scale, pass.dropout(self.weight_drop));
+        let attend = Attend { heads, scale, mask: pass.mask, dropout };
+        let ys = cross_attention(&q, &kv, &attend)?;
+        self.proj_drop.forward(&self.proj.forward(&ys)?, pass.mode)
+    }
+}

@@ -1,0 +1,227 @@
+//! What holds for both fused forms.
+
+use super::*;
+use crate::testing::{Case, tensors};
+
+fn dropout() -> AttentionDropout {
+    AttentionDropout {
+        rate: DropRate::new(0.3).expect("a rate in [0, 1)"),
+        site: Site::named("test"),
+        random: Random::new(4).at_step(1),
+    }
+}
+
+/// Of a batch: the first sample has its last tokens missing, the others are whole.
+pub(super) fn mask(batch: usize, tokens: usize) -> Result<TokenMask> {
+    let length = |sample| if sample == 0 { tokens.div_ceil(2) } else { tokens };
+    TokenMask::from_lengths(&(0..batch).map(length).collect::<Vec<_>>(), tokens)
+}
+
+/// Every way to attend, in so many heads: with dropout and without, each with a mask and without.
+pub(super) fn ways(heads: usize, mask: &TokenMask) -> Vec<Attend<'_>> {
+    let plain = Attend::new(heads, 0.35);
+    [(None, None), (None, Some(dropout())), (Some(mask), None), (Some(mask), Some(dropout()))]
+        .into_iter()
+        .map(|(mask, dropout)| Attend { mask, dropout, ..plain })
+        .collect()
+}
+
+fn largest_difference(xs: &Tensor, ys: &Tensor) -> Result<f32> {
+    (xs - ys)?.abs()?.max_all()?.to_scalar()
+}
+
+#[test]
+fn fused_equals_composed_forward_and_backward() -> Result<()> {
+    for (batch, tokens, heads, head_dim) in [
+        (1, 1, 1, 1),
+        (2, 5, 3, 7),
+        (3, 16, 4, 8),
+        (1, 17, 2, 64),
+        (2, 33, 1, 12),
+        (1, 3, 2, 100),
+        (2, 9, 2, 20),
+        (2, 20, 1, 40),
+        (1, 130, 2, 8),
+        (1, 40, 2, 40),
+        (1, 3, 1, 130),
+    ] {
+        let case = Case::new(&[&[batch, tokens, 3 * heads * head_dim]])?;
+        let mask = mask(batch, tokens)?;
+        for attend in ways(heads, &mask) {
+            for queries in [Queries::All, Queries::First] {
+                case.fused_equals_composed(
+                    |t| self_attention(&t[0], queries, &attend),
+                    |t| composed::self_attention(&t[0], queries, &attend),
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn fused_equals_composed_for_two_sequences() -> Result<()> {
+    for (batch, queries, tokens, heads, head_dim) in [
+        (1, 1, 1, 1, 1),
+        (2, 7, 3, 2, 5),
+        (2, 3, 19, 3, 16),
+        (3, 1, 16, 4, 8),
+        (1, 40, 33, 1, 40),
+        (2, 5, 130, 2, 8),
+        (1, 140, 3, 1, 130),
+    ] {
+        let dim = heads * head_dim;
+        let case = Case::new(&[&[batch, queries, dim], &[batch, tokens, 2 * dim]])?;
+        let mask = mask(batch, tokens)?;
+        for attend in ways(heads, &mask) {
+            case.fused_equals_composed(
+                |t| cross_attention(&t[0], &t[1], &attend),
+                |t| composed::cross_attention(&t[0], &t[1], &attend),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_are_those_of_finite_differences() -> Result<()> {
+    let mask = mask(2, 3)?;
+    for attend in ways(2, &mask) {
+        Case::new(&[&[2, 3, 12]])?.gradients_match_differences(|t| {
+            composed::self_attention(&t[0], Queries::All, &attend)
+        })?;
+        Case::new(&[&[2, 2, 4], &[2, 3, 8]])?
+            .gradients_match_differences(|t| composed::cross_attention(&t[0], &t[1], &attend))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_sequence_attends_to_itself_as_to_another() -> Result<()> {
+    for tokens in [6, 130] {
+        let [qkv] = tensors(&[&[2, tokens, 3 * 16]])?;
+        let (q, kv) = (qkv.narrow(2, 0, 16)?, qkv.narrow(2, 16, 32)?);
+        let mask = mask(2, tokens)?;
+        for attend in ways(2, &mask) {
+            let to_itself = self_attention(&qkv, Queries::All, &attend)?;
+            let to_another = cross_attention(&q, &kv, &attend)?;
+            assert_eq!(to_itself.to_vec3::<f32>()?, to_another.to_vec3::<f32>()?);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn weights_times_values_are_the_output() -> Result<()> {
+    let [q, k, v] = tensors(&[&[2, 5, 6], &[2, 4, 6], &[2, 4, 6]])?;
+    let mask = mask(2, 4)?;
+    let attend = Attend { mask: Some(&mask), ..Attend::new(1, 0.35) };
+    let weights = attention_weights(&q, &k, &attend)?;
+    assert_eq!(weights.dims(), [2, 1, 5, 4]);
+    let want = weights.squeeze(1)?.matmul(&v)?;
+    let got = cross_attention(&q, &Tensor::cat(&[&k, &v], 2)?, &attend)?;
+    assert!(largest_difference(&got, &want)? < 1e-6);
+    // Two of four tokens of the first sample are there.
+    assert_eq!(weights.narrow(0, 0, 1)?.narrow(3, 2, 2)?.max_all()?.to_scalar::<f32>()?, 0.0);
+    Ok(())
+}
+
+#[test]
+fn what_fills_a_sequence_up_changes_no_bit() -> Result<()> {
+    for (tokens, more) in [(5, 7), (16, 40), (130, 140)] {
+        let [qkv] = tensors(&[&[2, more, 3 * 16]])?;
+        let whole = |filler: f64| {
+            let kept = qkv.narrow(1, 0, tokens)?;
+            let filler = qkv.narrow(1, tokens, more - tokens)?.affine(filler, filler)?;
+            let qkv = Tensor::cat(&[&kept, &filler], 1)?;
+            let mask = TokenMask::from_lengths(&[tokens, tokens], more)?;
+            let attend = Attend { mask: Some(&mask), ..Attend::new(2, 0.35) };
+            self_attention(&qkv, Queries::All, &attend)?.narrow(1, 0, tokens)?.to_vec3::<f32>()
+        };
+        assert_eq!(whole(0.0)?, whole(100.0)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_gives_nothing() -> Result<()> {
+    let attend = Attend::new(2, 0.5);
+    for (shape, first) in [([0, 4, 24], 1), ([2, 0, 24], 0)] {
+        let [qkv] = tensors(&[&shape])?;
+        let all = self_attention(&qkv, Queries::All, &attend)?;
+        assert_eq!(all.dims(), [shape[0], shape[1], 8]);
+        let of_first = self_attention(&qkv, Queries::First, &attend)?;
+        assert_eq!(of_first.dims(), [shape[0], first, 8]);
+    }
+    let [q, kv] = tensors(&[&[2, 0, 8], &[2, 3, 16]])?;
+    assert_eq!(cross_attention(&q, &kv, &attend)?.dims(), [2, 0, 8]);
+    Ok(())
+}
+
+#[test]
+fn the_first_token_alone_is_the_first_of_all() -> Result<()> {
+    // Few tokens, and so many that products are taken, whose last bits depend on their shape.
+    for (tokens, tolerance) in [(5, 0.0), (130, 1e-6)] {
+        let [qkv] = tensors(&[&[3, tokens, 24]])?;
+        let mask = mask(3, tokens)?;
+        for attend in ways(2, &mask) {
+            let all = self_attention(&qkv, Queries::All, &attend)?.narrow(1, 0, 1)?;
+            let first = self_attention(&qkv, Queries::First, &attend)?;
+            let difference = largest_difference(&first, &all)?;
+            assert!(difference <= tolerance, "{tokens} tokens: {difference}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_transposed_input_is_read_right() -> Result<()> {
+    let attend = Attend::new(2, 0.5);
+    Case::new(&[&[5, 2, 24]])?.fused_equals_composed(
+        |t| self_attention(&t[0].transpose(0, 1)?, Queries::All, &attend),
+        |t| {
+            let qkv = t[0].transpose(0, 1)?.contiguous()?;
+            composed::self_attention(&qkv, Queries::All, &attend)
+        },
+    )
+}
+
+#[test]
+fn nothing_changes_where_no_gradient_is_asked_for() -> Result<()> {
+    let [qkv] = tensors(&[&[3, 5, 24]])?;
+    let tracked = candle_core::Var::from_tensor(&qkv)?;
+    let mask = mask(3, 5)?;
+    for attend in ways(2, &mask) {
+        let with = self_attention(&tracked, Queries::All, &attend)?;
+        let without = self_attention(&qkv, Queries::All, &attend)?;
+        assert_eq!(with.to_vec3::<f32>()?, without.to_vec3::<f32>()?);
+    }
+    Ok(())
+}
+
+#[test]
+fn permuting_tokens_permutes_outputs() -> Result<()> {
+    let [qkv] = tensors(&[&[1, 4, 24]])?;
+    let attend = Attend::new(2, 0.5);
+    let order = Tensor::new(&[2_u32, 0, 3, 1], qkv.device())?;
+    let permuted = self_attention(&qkv.index_select(&order, 1)?, Queries::All, &attend)?;
+    let want = self_attention(&qkv, Queries::All, &attend)?.index_select(&order, 1)?;
+    assert!(largest_difference(&permuted, &want)? < 1e-6);
+    Ok(())
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_named() -> Result<()> {
+    let attend = Attend::new(2, 0.5);
+    let [qkv, q, kv] = tensors(&[&[1, 4, 20], &[1, 4, 6], &[1, 3, 14]])?;
+    let error = self_attention(&qkv, Queries::All, &attend).unwrap_err().to_string();
+    assert!(error.contains("with 2 heads, got [1, 4, 20]"), "{error}");
+    let error = cross_attention(&q, &kv, &attend).unwrap_err().to_string();
+    assert!(error.contains("got [1, 4, 6] and [1, 3, 14]"), "{error}");
+    let mask = mask(1, 5)?;
+    let attend = Attend { mask: Some(&mask), ..attend };
+    let error = self_attention(&qkv.narrow(2, 0, 12)?, Queries::All, &attend);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("expected a mask of shape (1, 4), got (1, 5)"), "{error}");
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! Which tokens of a batch are padding.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use crate::slices::LANES;
+
+/// Which tokens of a batch are there, and which only fill a shorter sequence up: attention passes over the latter.
+///
+/// What stands in place of a token that is not there has to be finite, zeros for example, and changes nothing of the
+/// others. PyTorch equivalent: `src_key_padding_mask`, which is true where this has padding.
+///
+/// ```
+/// use vit_ops::TokenMask;
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let mask = TokenMask::from_lengths(&[3, 5], 5)?;
+/// assert_eq!((mask.batch(), mask.tokens()), (2, 5));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct TokenMask {
+    batch: usize,
+    tokens: usize,
+    /// What is added to the scores of keys: 0 for a token, negative infinity for padding. Each sample's row is filled
+    /// up with the latter to whole registers.
+    bias: Arc<[f32]>,
+}
+
+impl TokenMask {
+    /// Of each sample, so many tokens, the first ones of `tokens`.
+    ///
+    /// # Errors
+    /// If a length is zero or above `tokens`.
+    pub fn from_lengths(lengths: &[usize], tokens: usize) -> Result<Self> {
+        if let Some((sample, length)) =
+            lengths.iter().enumerate().find(|(_, length)| !(1..=tokens).contains(length))
+        {
+            bail!(
+                "token mask: expected lengths of 1 to {tokens} tokens, got {length} for sample {sample}"
+            );
+        }
+        Self::by(lengths.len(), tokens, |sample, token| token < lengths[sample])
+    }
+
+    /// From a tensor that is 0 where there is padding, and anything else where there is a token.
+    ///
+    /// # Shapes
+    /// `there` (batch, tokens)
+    ///
+    /// # Errors
+    /// If a sample has no token, or `there` is no matrix.
+    pub fn new(there: &Tensor) -> Result<Self> {
+        let &[batch, tokens] = there.dims() else {
+            bail!("token mask: expected a tensor of shape (batch, tokens), got {:?}", there.dims());
+        };
+        let there = there.ne(0.0)?.to_device(&Device::Cpu)?.to_vec2::<u8>()?;
+        Self::by(batch, tokens, |sample, token| there[sample][token] != 0)
+    }
+
+    fn by(batch: usize, tokens: usize, there: impl Fn(usize, usize) -> bool) -> Result<Self> {
+        let row_len = row_len(tokens);
+        let mut bias = vec![f32::NEG_INFINITY; batch * row_len];
+        for (sample, row) in bias.chunks_exact_mut(row_len.max(1)).enumerate() {
+            let mut empty = true;
+            for (token, bias) in row.iter_mut().enumerate().take(tokens) {
+                if there(sample, token) {
+                    (*bias, empty) = (0.0, false);
+                }
+            }
+            if empty {
+                bail!("token mask: expected a token in each sample, got none in sample {sample}");
+            }
+        }
+        Ok(Self { batch, tokens, bias: bias.into() })
+    }
+
+    /// Samples.
+    #[must_use]
+    pub const fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Tokens of each sample, padding among them.
+    #[must_use]
+    pub const fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// What is added to a sample's scores, in whole registers.
+    pub(crate) fn row(&self, sample: usize) -> &[f32] {
+        let row_len = row_len(self.tokens);
+        &self.bias[sample * row_len..][..row_len]
+    }
+
+    /// What is added to scores.
+    ///
+    /// # Shapes
+    /// -> (batch, 1, 1, tokens)
+    pub(crate) fn bias(&self, dtype: DType, device: &Device) -> Result<Tensor> {
+        let shape = (self.batch, row_len(self.tokens));
+        let rows = Tensor::from_slice(&self.bias, shape, &Device::Cpu)?;
+        let rows = rows.narrow(1, 0, self.tokens)?.contiguous()?;
+        rows.reshape((self.batch, 1, 1, self.tokens))?.to_dtype(dtype)?.to_device(device)
+    }
+}
+
+fn row_len(tokens: usize) -> usize {
+    tokens.next_multiple_of(LANES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bias(mask: &TokenMask) -> Result<Vec<Vec<f32>>> {
+        let bias = mask.bias(DType::F32, &Device::Cpu)?;
+        bias.reshape((mask.batch(), mask.tokens()))?.to_vec2()
+    }
+
+    #[test]
+    fn lengths_and_a_tensor_say_the_same() -> Result<()> {
+        const NO: f32 = f32::NEG_INFINITY;
+        let by_lengths = TokenMask::from_lengths(&[1, 3], 3)?;
+        assert_eq!(bias(&by_lengths)?, [[0.0, NO, NO], [0.0; 3]]);
+        for dtype in [DType::U8, DType::U32, DType::F32] {
+            let there = Tensor::new(&[[1_u8, 0, 0], [1, 1, 1]], &Device::Cpu)?.to_dtype(dtype)?;
+            let by_tensor = TokenMask::new(&there)?;
+            assert_eq!(bias(&by_tensor)?, bias(&by_lengths)?);
+            assert_eq!(by_tensor.row(0)[1..], [NO; LANES - 1]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_mask_that_leaves_nothing_to_attend_to_is_refused() -> Result<()> {
+        let said = |mask: Result<TokenMask>| mask.unwrap_err().to_string();
+        let error = said(TokenMask::from_lengths(&[2, 4], 3));
+        assert!(error.contains("lengths of 1 to 3 tokens, got 4 for sample 1"), "{error}");
+        let error = said(TokenMask::from_lengths(&[0], 3));
+        assert!(error.contains("got 0 for sample 0"), "{error}");
+        let there = Tensor::new(&[[1_u8, 0], [0, 0]], &Device::Cpu)?;
+        let error = said(TokenMask::new(&there));
+        assert!(error.contains("expected a token in each sample, got none in sample 1"), "{error}");
+        let error = said(TokenMask::new(&there.flatten_all()?));
+        assert!(error.contains("expected a tensor of shape (batch, tokens), got [4]"), "{error}");
+        Ok(())
+    }
+}
