@@ -9,6 +9,11 @@ use serde_json::Value;
 
 /// This cargo on this workspace, wherever the user stands.
 pub(crate) fn cargo(subcommand: &str) -> Command {
+    cargo_at(subcommand, &manifest())
+}
+
+/// This cargo on the workspace of this manifest.
+pub(crate) fn cargo_at(subcommand: &str, manifest: &Path) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // `cargo run` describes xtask to it in variables that some build scripts read as well: left in
     // place, they would have such crates built anew after each `cargo build` by hand.
@@ -18,7 +23,7 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
             command.env_remove(&*name);
         }
     }
-    command.arg(subcommand).arg("--manifest-path").arg(manifest());
+    command.arg(subcommand).arg("--manifest-path").arg(manifest);
     command
 }
 

@@ -6,9 +6,12 @@ mod api;
 mod bench;
 mod cargo;
 mod ci;
+mod examples;
 mod fetch;
 mod layering;
+mod outside;
 mod train;
+mod tree;
 
 use std::process::ExitCode;
 

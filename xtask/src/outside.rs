@@ -3,14 +3,13 @@
 //! There each crate is resolved alone, with fewer features than the workspace's union, and so candle is compiled once
 //! more. Both tasks take the same settings for that, to share it.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
-use crate::cargo::{cargo, cargo_in, root, run, stdout_of, target_dir};
+use crate::cargo::{cargo, cargo_at, metadata, root, run, stdout_of, target_dir};
+use crate::layering::{items, text};
 
 /// As little optimisation as lets the consumer train in seconds, and nothing for debuggers.
 const PROFILE: [&str; 8] = [
@@ -25,30 +24,66 @@ const PROFILE: [&str; 8] = [
 ];
 
 /// What every package must hold.
-const ALWAYS: [&str; 4] = ["Cargo.toml", "LICENSE-APACHE", "LICENSE-MIT", "README.md"];
-/// The only folders in a package, and the files that cargo adds.
+const ALWAYS: [&str; 3] = ["LICENSE-APACHE", "LICENSE-MIT", "README.md"];
+/// What cargo puts into it.
+const FROM_CARGO: [&str; 4] =
+    [".cargo_vcs_info.json", "Cargo.lock", "Cargo.toml", "Cargo.toml.orig"];
+/// The only folders in it.
 const FOLDERS: [&str; 4] = ["benches", "examples", "src", "tests"];
-const CARGOS: [&str; 3] = [".cargo_vcs_info.json", "Cargo.lock", "Cargo.toml.orig"];
+/// What the registry's page of a crate shows, and what its users look for.
+const FIELDS: [&str; 7] =
+    ["description", "keywords", "categories", "license", "readme", "rust_version", "metadata"];
 
 /// Packs every crate that can be published, looks at what is in it, and builds it from what is in it.
 ///
-/// The binary is left out: it would have the whole tree compiled once more, and nothing depends on it.
+/// The program is left out: it would have the whole tree compiled once more, and no project depends on it.
 pub(crate) fn package() -> Result<()> {
-    let published = ["--locked", "--workspace", "--exclude=xtask", "--exclude=vit"];
-    // What is being worked on is packed as it is.
-    let mut list = cargo("package");
-    list.args(published).args(["--allow-dirty", "--list", "--message-format=json", "--quiet"]);
-    let lists = stdout_of(&mut list)?;
-    for list in serde_json::Deserializer::from_slice(&lists).into_iter() {
-        check_list(&list?)?;
+    let left_out = ["xtask", "vit"];
+    let metadata = metadata()?;
+    for package in items(&metadata["packages"]) {
+        let name = text(&package["name"]);
+        if left_out.contains(&name) {
+            continue;
+        }
+        let empty = FIELDS.iter().find(|field| is_empty(&package[**field]));
+        ensure!(empty.is_none(), "{name}: expected a manifest with {}", empty.unwrap_or(&""));
+        let mut list = cargo("package");
+        list.args(["--package", name, "--list", "--allow-dirty", "--quiet"]);
+        let list = String::from_utf8(stdout_of(&mut list)?)?;
+        check_files(list.lines()).with_context(|| format!("the package {name}"))?;
     }
-    run(with_profile(&mut cargo("package")).args(published).arg("--allow-dirty"))
+    // What is being worked on is packed as it is.
+    let mut package = cargo("package");
+    package
+        .args(["--workspace", "--allow-dirty"])
+        .args(left_out.map(|name| format!("--exclude={name}")));
+    run(with_profile(&mut package))
+}
+
+fn is_empty(field: &Value) -> bool {
+    field.is_null() || field.as_str() == Some("") || field.as_array().is_some_and(Vec::is_empty)
+}
+
+/// Holds a package to have what it must have, and nothing but code beside it.
+fn check_files<'a>(files: impl Iterator<Item = &'a str>) -> Result<()> {
+    let mut missing = Vec::from(ALWAYS);
+    for file in files {
+        missing.retain(|name| *name != file);
+        let folder = file.split_once('/').map(|(folder, _)| folder);
+        let known = match folder {
+            Some(folder) => FOLDERS.contains(&folder),
+            None => ALWAYS.contains(&file) || FROM_CARGO.contains(&file),
+        };
+        ensure!(known, "expected files of {}, got {file}", FOLDERS.join(", "));
+    }
+    ensure!(missing.is_empty(), "expected {}, got none", missing.join(", "));
+    Ok(())
 }
 
 /// Builds and runs the crate of tests/consumer, which trains an encoder with vit-layers and candle alone.
 pub(crate) fn consumer() -> Result<()> {
     let manifest = root().join("tests/consumer/Cargo.toml");
-    let mut consumer = cargo_in("run", &manifest);
+    let mut consumer = cargo_at("run", &manifest);
     // Else it would build in a folder of its own.
     consumer.env("CARGO_TARGET_DIR", target_dir()?);
     run(with_profile(&mut consumer).args(["--locked", "--quiet"]))
@@ -56,4 +91,27 @@ pub(crate) fn consumer() -> Result<()> {
 
 fn with_profile(command: &mut Command) -> &mut Command {
     command.args(PROFILE.map(|setting| format!("--config=profile.dev.{setting}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(files: &[&str]) -> String {
+        check_files(files.iter().copied())
+            .map_or_else(|error| error.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn what_a_package_lacks_or_has_too_much_is_named() {
+        let whole = ["Cargo.toml", "LICENSE-APACHE", "LICENSE-MIT", "README.md", "src/lib.rs"];
+        assert_eq!(message(&whole), "");
+        assert_eq!(message(&whole[..3]), "expected README.md, got none");
+        let stray = [&whole[..], &["notes.txt"]].concat();
+        assert_eq!(
+            message(&stray),
+            "expected files of benches, examples, src, tests, got notes.txt"
+        );
+        assert!(message(&["runs/1/config.toml"]).ends_with("got runs/1/config.toml"));
+    }
 }

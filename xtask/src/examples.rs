@@ -1,0 +1,33 @@
+//! Every example, built and run, so that none of them rots.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cargo::{cargo, executables};
+
+/// Runs all examples; each ends with success where what it shows has worked.
+pub(crate) fn run_all() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    // With the settings of the tests, which have built all this, and of the whole workspace for the same reason.
+    let build = ["--locked", "--workspace", "--examples", "--profile=test"];
+    for example in executables(cargo("build").args(build))? {
+        run(&example, scratch.path())?;
+    }
+    Ok(())
+}
+
+fn run(example: &Path, scratch: &Path) -> Result<()> {
+    let name =
+        example.file_stem().and_then(|name| name.to_str()).context("an example has a name")?;
+    let mut command = Command::new(example);
+    if name == "contact_sheet" {
+        command.arg("digits.png");
+    }
+    let status = command.current_dir(scratch).stdout(Stdio::null()).status();
+    let status = status.with_context(|| format!("cannot start the example {name}"))?;
+    ensure!(status.success(), "the example {name} failed ({status})");
+    eprintln!("{name} passed");
+    Ok(())
+}
