@@ -1,20 +1,32 @@
 //! Every example, built and run, so that none of them rots.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cargo::{cargo, executables};
+use crate::cargo::{cargo, executables, root};
 
 /// Runs all examples; each ends with success where what it shows has worked.
 pub(crate) fn run_all() -> Result<()> {
+    check_readme()?;
     let scratch = tempfile::tempdir()?;
     // With the settings of the tests, which have built all this, and of the whole workspace for the same reason.
     let build = ["--locked", "--workspace", "--examples", "--profile=test"];
     for example in executables(cargo("build").args(build))? {
         run(&example, scratch.path())?;
     }
+    Ok(())
+}
+
+/// Holds the README's program to be the example of the same.
+fn check_readme() -> Result<()> {
+    let text = |path: &str| fs::read_to_string(root().join(path)).with_context(|| path.to_owned());
+    let example = text("crates/vit-layers/examples/first_steps.rs")?;
+    let begin = example.find("\nuse ").context("first_steps uses something")?;
+    let same = text("README.md")?.contains(&format!("```rust{}```", &example[begin..]));
+    ensure!(same, "expected README.md to hold the program of first_steps.rs, got another");
     Ok(())
 }
 
