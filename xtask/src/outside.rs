@@ -3,6 +3,11 @@
 //! There each crate is resolved alone, with fewer features than the workspace's union, and so candle is compiled once
 //! more. Both tasks take the same settings for that, to share it.
 
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -40,6 +45,7 @@ const FIELDS: [&str; 7] =
 pub(crate) fn package() -> Result<()> {
     let left_out = ["xtask", "vit"];
     let metadata = metadata()?;
+    let mut names = Vec::new();
     for package in items(&metadata["packages"]) {
         let name = text(&package["name"]);
         if left_out.contains(&name) {
@@ -51,13 +57,60 @@ pub(crate) fn package() -> Result<()> {
         list.args(["--package", name, "--list", "--allow-dirty", "--quiet"]);
         let list = String::from_utf8(stdout_of(&mut list)?)?;
         check_files(list.lines()).with_context(|| format!("the package {name}"))?;
+        names.push(name);
     }
+    forget_earlier_packages(&names)?;
     // What is being worked on is packed as it is.
     let mut package = cargo("package");
+    package.env("CARGO_TARGET_DIR", folder()?);
     package
         .args(["--workspace", "--allow-dirty"])
         .args(left_out.map(|name| format!("--exclude={name}")));
     run(with_profile(&mut package))
+}
+
+/// Where both tasks build, so that what they share is built once.
+fn folder() -> Result<PathBuf> {
+    Ok(target_dir()?.join("outside"))
+}
+
+/// Removes what cargo keeps of these crates' earlier packages.
+///
+/// Cargo gives packages to one another through a registry in the build folder, and takes a version of a registry to be
+/// the same for ever: without this it would build against the packages of the last time.
+fn forget_earlier_packages(names: &[&str]) -> Result<()> {
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo_home = cargo_home.or_else(|| Some(env::home_dir()?.join(".cargo")));
+    let sources = cargo_home.context("no folder of cargo's")?.join("registry/src");
+    // A registry in a folder has no host, which is the part of the name before the dash.
+    let local =
+        entries(&sources)?.into_iter().filter(|registry| name_of(registry).starts_with('-'));
+    let mut folders: Vec<PathBuf> = local.collect();
+    folders.push(folder()?.join("debug/.fingerprint"));
+    for folder in folders {
+        for kept in entries(&folder)? {
+            let name = name_of(&kept).rsplit_once('-').map_or("", |(name, _)| name);
+            if names.contains(&name) {
+                fs::remove_dir_all(&kept).with_context(|| kept.display().to_string())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What lies in a folder; nothing where there is none.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        found => {
+            let paths = found.and_then(|found| found.map(|entry| Ok(entry?.path())).collect());
+            paths.with_context(|| folder.display().to_string())
+        }
+    }
+}
+
+fn name_of(path: &Path) -> &str {
+    path.file_name().and_then(OsStr::to_str).unwrap_or_default()
 }
 
 fn is_empty(field: &Value) -> bool {
@@ -84,8 +137,7 @@ fn check_files<'a>(files: impl Iterator<Item = &'a str>) -> Result<()> {
 pub(crate) fn consumer() -> Result<()> {
     let manifest = root().join("tests/consumer/Cargo.toml");
     let mut consumer = cargo_at("run", &manifest);
-    // Else it would build in a folder of its own.
-    consumer.env("CARGO_TARGET_DIR", target_dir()?);
+    consumer.env("CARGO_TARGET_DIR", folder()?);
     run(with_profile(&mut consumer).args(["--locked", "--quiet"]))
 }
 
