@@ -3,7 +3,7 @@
 //! `cargo run -p vit-layers --example sequences` prints the loss of every hundredth step, and the accuracy on sequences
 //! that the training has not seen; it fails below 95 %. It takes some seconds.
 //!
-//! It needs candle and `vit-layers` alone, and so takes candle's own AdamW.
+//! Its layers and training need candle and `vit-layers` alone, and so it takes candle's own AdamW.
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 #![expect(

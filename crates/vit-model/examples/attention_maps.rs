@@ -8,17 +8,17 @@
 
 use std::error::Error;
 
-use candle_core::{D, DType, Device, Module, Tensor};
-use candle_nn::VarBuilder;
+use candle_core::{D, DType, Device, Tensor};
 use vit_data::{Examples, Order, Split};
-use vit_layers::{Encoder, Mode, Parameters, Random};
+use vit_layers::{Mode, Parameters, Random};
 use vit_model::{Pool, Preset, VisionTransformer, VitConfig};
 use vit_ops::cross_entropy_sum;
-use vit_patch::{PatchEmbedding, PatchSize};
+use vit_patch::PatchSize;
 use vit_train::{Optimizer, OptimizerConfig};
 
 const SEED: u64 = 42;
 const BATCH: usize = 64;
+const EPOCHS: u64 = 4;
 /// Pixels of a patch on a side; a character is one pixel wide and two high.
 const PATCH: usize = 4;
 const SHADES: &[u8] = b" .:-=+*#%@";
@@ -38,8 +38,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let test = digits.split(Split::Test);
     let indices = [0, 1, 2];
     let (images, _labels) = test.batch(&indices, &Device::Cpu, DType::F32)?;
-    let answers = model.forward(&images, Mode::Eval)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
-    let maps = maps(&config, &vb, &images)?.to_vec2::<f32>()?;
+    let (logits, weights) = model.forward_with_weights(&images, Mode::Eval)?;
+    let answers = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
+    // Of the class token, which is the first: how much of each token reaches it.
+    let maps = weights.rollout()?.narrow(1, 0, 1)?.squeeze(1)?.to_vec2::<f32>()?;
     for ((index, answer), map) in indices.iter().zip(answers).zip(maps) {
         let index = *index as usize;
         println!("a {}, taken for a {answer}", test.label(index));
@@ -52,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A pass over the training images, with Adam.
+/// So many passes over the training images, with Adam.
 fn train(
     config: &VitConfig,
     parameters: &Parameters,
@@ -61,7 +63,9 @@ fn train(
     let model = VisionTransformer::new(config, &parameters.builder(DType::F32, &Device::Cpu))?;
     let parameters = parameters.sorted();
     let mut optimizer = Optimizer::new(OptimizerConfig::adam(2e-3), &parameters)?;
-    let order = Order::Shuffled { seed: SEED }.epoch(examples.len(), 1);
+    let order = Order::Shuffled { seed: SEED };
+    let order: Vec<u32> =
+        (1..=EPOCHS).flat_map(|epoch| order.epoch(examples.len(), epoch)).collect();
     for (step, indices) in order.chunks_exact(BATCH).enumerate() {
         let (images, labels) = examples.batch(indices, &Device::Cpu, DType::F32)?;
         let logits = model.forward(&images, Mode::Train(Random::new(SEED).at_step(step as u64)))?;
@@ -74,16 +78,6 @@ fn train(
         optimizer.step(&gradients.collect::<Result<Vec<Tensor>, String>>()?)?;
     }
     Ok(())
-}
-
-/// How much of each token reaches the class token: (batch, tokens). The parts of the model, by the names that the model
-/// itself gives them, say what the whole keeps to itself.
-fn maps(config: &VitConfig, vb: &VarBuilder, images: &Tensor) -> candle_core::Result<Tensor> {
-    let embedding = PatchEmbedding::new(&config.patch_config(), config.class_token(), vb)?;
-    let encoder = Encoder::new(&config.encoder_config(), vb)?;
-    let tokens = embedding.forward(images)?; // (batch, tokens, dim)
-    let (_encoded, weights) = encoder.forward_with_weights(&tokens, Mode::Eval)?;
-    weights.rollout()?.narrow(1, 0, 1)?.squeeze(1)
 }
 
 /// The image and the map beside it, each from its darkest to its brightest.
