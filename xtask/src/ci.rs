@@ -5,8 +5,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use clap::Subcommand;
 
+use crate::api::Api;
 use crate::cargo::{cargo, run};
-use crate::layering;
+use crate::{examples, layering, outside};
 
 /// A step of CI, the cheapest first.
 #[derive(Clone, Copy, Subcommand)]
@@ -21,8 +22,15 @@ pub(crate) enum Step {
     Test,
     /// Runs the numerical tests again with narrower vector instructions
     Paths,
+    /// Runs every example
+    Examples,
     /// Builds the documentation, where a warning is an error
     Doc,
+    Api(Api),
+    /// Builds and runs a project of its own that uses vit-layers
+    Consumer,
+    /// Packs the crates as they would be published, and builds them from their packages
+    Package,
 }
 
 /// What a step does.
@@ -33,8 +41,18 @@ struct Entry {
 }
 
 impl Step {
-    const ALL: [Self; 6] =
-        [Self::Fmt, Self::Layering, Self::Clippy, Self::Test, Self::Paths, Self::Doc];
+    const ALL: [Self; 10] = [
+        Self::Fmt,
+        Self::Layering,
+        Self::Clippy,
+        Self::Test,
+        Self::Paths,
+        Self::Examples,
+        Self::Doc,
+        Self::Api(Api::COMPARE),
+        Self::Consumer,
+        Self::Package,
+    ];
 
     /// Runs the step, and says how long it took or what to do.
     pub(crate) fn run(self) -> Result<()> {
@@ -59,7 +77,7 @@ impl Step {
             Self::Layering => Entry {
                 name: "layering",
                 check: layering::check,
-                when_it_fails: "remove the dependency, or decide otherwise in xtask/src/layering.rs",
+                when_it_fails: "remove the dependency, or decide otherwise in xtask/src/layering.rs or tree.rs",
             },
             Self::Clippy => Entry {
                 name: "clippy",
@@ -79,6 +97,11 @@ impl Step {
                 check: || ["avx2", "portable"].into_iter().try_for_each(numerical_tests),
                 when_it_fails: "run the failed test alone with VIT_SIMD=avx2 or VIT_SIMD=portable",
             },
+            Self::Examples => Entry {
+                name: "examples",
+                check: examples::run_all,
+                when_it_fails: "run it alone with `cargo run --package CRATE --example NAME`",
+            },
             Self::Doc => Entry {
                 name: "doc",
                 check: || {
@@ -87,6 +110,21 @@ impl Step {
                     run(doc.env("RUSTDOCFLAGS", "--deny=warnings"))
                 },
                 when_it_fails: "fix the links and the markup named above",
+            },
+            Self::Api(api) => Entry {
+                name: "api",
+                check: api.task(),
+                when_it_fails: "where the change is meant, run `cargo xtask api --bless` and say it in the changelog",
+            },
+            Self::Consumer => Entry {
+                name: "consumer",
+                check: outside::consumer,
+                when_it_fails: "run it by hand in tests/consumer; `cargo update` there if it is its Cargo.lock",
+            },
+            Self::Package => Entry {
+                name: "package",
+                check: outside::package,
+                when_it_fails: "look at `cargo package --list --package CRATE`",
             },
         }
     }

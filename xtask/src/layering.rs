@@ -1,9 +1,10 @@
 //! Which crate may depend on which: the architecture, held by a program.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use crate::cargo::{cargo, stdout_of};
+use crate::cargo::metadata;
+use crate::tree;
 
 /// What a crate may depend on. Dev-dependencies are free, since no user of a crate builds them.
 struct Layer {
@@ -59,11 +60,9 @@ const LAYERS: &[Layer] = &[
 
 /// Checks the manifests of all crates against the table.
 pub(crate) fn check() -> Result<()> {
-    let metadata = stdout_of(cargo("metadata").args(["--no-deps", "--format-version=1"]))?;
-    let metadata = serde_json::from_slice(&metadata).context("cannot read cargo's metadata")?;
-    let violations = violations(&metadata);
+    let violations = violations(&metadata()?);
     ensure!(violations.is_empty(), "{}", violations.join("; "));
-    Ok(())
+    tree::check()
 }
 
 fn violations(metadata: &Value) -> Vec<String> {
@@ -97,11 +96,11 @@ impl Layer {
     }
 }
 
-fn items(array: &Value) -> impl Iterator<Item = &Value> {
+pub(crate) fn items(array: &Value) -> impl Iterator<Item = &Value> {
     array.as_array().into_iter().flatten()
 }
 
-fn text(value: &Value) -> &str {
+pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 

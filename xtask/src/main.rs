@@ -2,13 +2,17 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
+mod api;
 mod bench;
 mod cargo;
 mod ci;
+mod examples;
 mod fetch;
 mod layering;
+mod outside;
 mod reference;
 mod train;
+mod tree;
 
 use std::process::ExitCode;
 

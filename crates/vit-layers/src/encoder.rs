@@ -29,6 +29,7 @@ impl Encoder {
     /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
     pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
         cfg.check().map_err(candle_core::Error::wrap)?;
+        let place = Place::with_parameters("encoder", vb)?;
         let blocks = (0..cfg.depth).map(|index| {
             // timm's rule: linearly from 0 at the first block to `drop_path` at the last.
             let share = index as f64 / (cfg.depth - 1).max(1) as f64;
@@ -42,7 +43,7 @@ impl Encoder {
             NormPlacement::Post => None,
         };
         Ok(Self {
-            place: Place::of("encoder", vb),
+            place,
             dim: cfg.dim,
             dtype: vb.dtype(),
             blocks: blocks.collect::<Result<_>>()?,

@@ -1,9 +1,10 @@
 //! One block of the encoder (Dosovitskiy et al., arXiv 2010.11929, eq. 2 and 3).
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use vit_ops::{Mode, Queries};
 
+use crate::place::Place;
 use crate::{
     Attention, DropPath, EncoderConfig, FeedForward, LayerNorm, LayerScale, NormPlacement, Pass,
 };
@@ -18,6 +19,9 @@ use crate::{
 /// `norm1`, `attn`, `norm2`, `mlp`; `ls1` and `ls2` if there is a `layer_scale`
 #[derive(Clone, Debug)]
 pub struct EncoderBlock {
+    place: Place,
+    dim: usize,
+    dtype: DType,
     norm: NormPlacement,
     norm1: LayerNorm,
     attn: Attention,
@@ -33,7 +37,11 @@ impl EncoderBlock {
     /// # Errors
     /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
     pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
+        cfg.check().map_err(candle_core::Error::wrap)?;
         Ok(Self {
+            place: Place::with_parameters("encoder block", vb)?,
+            dim: cfg.dim,
+            dtype: vb.dtype(),
             norm: cfg.norm,
             norm1: LayerNorm::new(cfg.dim, cfg.layer_norm_eps, &vb.pp("norm1"))?,
             attn: Attention::new(cfg, &vb.pp("attn"))?,
@@ -61,6 +69,7 @@ impl EncoderBlock {
         pass: Pass,
         weights: Option<&mut Vec<Tensor>>,
     ) -> Result<Tensor> {
+        self.place.check_tokens("xs", xs, self.dim, self.dtype)?;
         let mode = pass.mode;
         match self.norm {
             NormPlacement::Pre => {

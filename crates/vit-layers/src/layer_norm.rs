@@ -25,9 +25,10 @@ impl LayerNorm {
     /// # Errors
     /// If `vb` has no such parameters or other shapes.
     pub fn new(dim: usize, eps: f64, vb: &VarBuilder) -> Result<Self> {
+        let place = Place::with_parameters("layer norm", vb)?;
         let weight = vb.get_with_hints(dim, "weight", Init::Const(1.0))?;
         let bias = vb.get_with_hints(dim, "bias", Init::Const(0.0))?;
-        Ok(Self { place: Place::of("layer norm", vb), weight, bias, eps })
+        Ok(Self { place, weight, bias, eps })
     }
 }
 

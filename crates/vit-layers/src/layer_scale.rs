@@ -23,8 +23,9 @@ impl LayerScale {
     /// # Errors
     /// If `vb` has no such parameter or another shape.
     pub fn new(dim: usize, init: f64, vb: &VarBuilder) -> Result<Self> {
+        let place = Place::with_parameters("layer scale", vb)?;
         let gamma = vb.get_with_hints(dim, "gamma", Init::Const(init))?;
-        Ok(Self { place: Place::of("layer scale", vb), gamma })
+        Ok(Self { place, gamma })
     }
 }
 

@@ -41,6 +41,7 @@ impl Linear {
     /// # Errors
     /// If `vb` has no such parameters or other shapes.
     pub fn new(inputs: usize, outputs: usize, bias: Bias, vb: &VarBuilder) -> Result<Self> {
+        let place = Place::with_parameters("linear", vb)?;
         let bound = (inputs as f64).powf(-0.5);
         let init = Init::Uniform { lo: -bound, up: bound };
         let bias = match bias {
@@ -48,7 +49,7 @@ impl Linear {
             Bias::No => None,
         };
         let weight = vb.get_with_hints((outputs, inputs), "weight", init)?;
-        Ok(Self { place: Place::of("linear", vb), weight, bias })
+        Ok(Self { place, weight, bias })
     }
 }
 

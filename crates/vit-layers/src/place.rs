@@ -17,9 +17,20 @@ impl fmt::Display for Place {
 }
 
 impl Place {
+    /// The place of `vb`'s parameters.
     pub(crate) fn of(kind: &str, vb: &VarBuilder) -> Self {
         let path = vb.prefix();
         Self(if path.is_empty() { kind.into() } else { path.into() })
+    }
+
+    /// The same for a layer with parameters, which have to be floating-point numbers.
+    pub(crate) fn with_parameters(kind: &str, vb: &VarBuilder) -> Result<Self> {
+        let place = Self::of(kind, vb);
+        if !vb.dtype().is_float() {
+            let got = vb.dtype();
+            bail!("{place}: expected parameters of floating-point numbers, got {got:?}");
+        }
+        Ok(place)
     }
 
     /// Checks that `xs` is (batch, tokens, dim), with a token at least, and of the parameters' dtype; `name` is what

@@ -2,7 +2,7 @@
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use vit_layers::{Bias, Dropout, Encoder, Linear, Mode};
+use vit_layers::{AttentionWeights, Bias, Dropout, Encoder, Linear, Mode};
 use vit_ops::softmax;
 use vit_patch::PatchEmbedding;
 
@@ -51,17 +51,58 @@ impl VisionTransformer {
     /// # Errors
     /// If the images have another shape.
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        let tokens = self.embedding.forward(images)?; // (batch, tokens, dim)
-        let tokens = self.embedding_drop.forward(&tokens, mode)?;
-        let pooled = match self.pool {
-            Pool::Cls => self.encoder.forward_first(&tokens, mode)?.squeeze(1)?,
-            Pool::First if self.prefix == 0 => {
-                self.encoder.forward_first(&tokens, mode)?.squeeze(1)?
-            }
-            Pool::First => self.patches(&self.encoder.forward(&tokens, mode)?)?.get_on_dim(1, 0)?,
-            Pool::Mean => self.patches(&self.encoder.forward(&tokens, mode)?)?.mean(1)?,
+        let tokens = self.embed(images, mode)?; // (batch, tokens, dim)
+        let pooled = if self.pools_first() {
+            self.encoder.forward_first(&tokens, mode)?.squeeze(1)?
+        } else {
+            self.pooled(&self.encoder.forward(&tokens, mode)?)?
         }; // (batch, dim)
-        let logits = self.head.forward(&pooled)?; // (batch, classes)
+        self.classify(&pooled)
+    }
+
+    /// As [`forward`](Self::forward), and what each token attended to: the class token, if there is one, the
+    /// registers, then the patches row by row.
+    ///
+    /// # Shapes
+    /// `images` (batch, channels, height, width) -> (batch, classes), and weights (batch, heads, tokens, tokens) of
+    /// each block
+    ///
+    /// # Errors
+    /// If the images have another shape.
+    pub fn forward_with_weights(
+        &self,
+        images: &Tensor,
+        mode: Mode,
+    ) -> Result<(Tensor, AttentionWeights)> {
+        let tokens = self.embed(images, mode)?;
+        let (encoded, weights) = self.encoder.forward_with_weights(&tokens, mode)?;
+        Ok((self.classify(&self.pooled(&encoded)?)?, weights))
+    }
+
+    fn embed(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.embedding_drop.forward(&self.embedding.forward(images)?, mode)
+    }
+
+    /// Whether the head reads the first token of all.
+    fn pools_first(&self) -> bool {
+        match self.pool {
+            Pool::Cls => true,
+            Pool::First => self.prefix == 0,
+            Pool::Mean => false,
+        }
+    }
+
+    /// `encoded` (batch, tokens, dim) -> (batch, dim)
+    fn pooled(&self, encoded: &Tensor) -> Result<Tensor> {
+        match self.pool {
+            Pool::Cls => encoded.get_on_dim(1, 0),
+            Pool::First => encoded.get_on_dim(1, self.prefix),
+            Pool::Mean => self.patches(encoded)?.mean(1),
+        }
+    }
+
+    fn classify(&self, pooled: &Tensor) -> Result<Tensor> {
+        let logits = self.head.forward(pooled)?; // (batch, classes)
         match self.output {
             Output::Logits => Ok(logits),
             Output::Softmax => softmax(&logits),
@@ -187,6 +228,22 @@ mod tests {
             let without = forward(&VitConfig { registers: 0, ..cfg }, &parameters)?;
             let difference = (with - without)?.abs()?.max_all()?.to_scalar::<f64>()?;
             assert!(difference < 1e-14, "{pool:?}: {difference:e}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn asking_for_attention_weights_changes_nothing() -> Result<()> {
+        for cfg in
+            [tiny(Pool::Cls, 1), tiny(Pool::First, 0), tiny(Pool::First, 2), tiny(Pool::Mean, 1)]
+        {
+            let vb = VarBuilder::from_tensors(parameters(&cfg)?, DType::F64, &Device::Cpu);
+            let model = VisionTransformer::new(&cfg, &vb)?;
+            let (logits, weights) = model.forward_with_weights(&images()?, Mode::Eval)?;
+            let difference = (logits - model.forward(&images()?, Mode::Eval)?)?.abs()?.max_all()?;
+            assert!(difference.to_scalar::<f64>()? < 1e-14);
+            let tokens = cfg.tokens();
+            assert_eq!(weights.layers()[0].dims(), [2, 2, tokens, tokens]);
         }
         Ok(())
     }

@@ -1,0 +1,28 @@
+//! The project's README as a program: a step of training on a padded batch, and an evaluation.
+//!
+//! `cargo run -p vit-layers --example first_steps` prints nothing, and fails if a shape is not what it says.
+
+#![expect(
+    clippy::disallowed_types,
+    reason = "people who have candle alone have no other optimiser"
+)]
+
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use vit_layers::{Encoder, EncoderConfig, Mode, Parameters, Pass, Random, TokenMask};
+
+fn main() -> Result<()> {
+    let parameters = Parameters::seeded(42);
+    let vb = parameters.builder(DType::F32, &Device::Cpu);
+    let encoder = Encoder::new(&EncoderConfig::new(32, 2, 4), &vb)?; // dim, depth, heads
+    let vars = parameters.sorted().into_iter().map(|(_name, var)| var).collect();
+    let mut adam = AdamW::new(vars, ParamsAdamW { weight_decay: 0.0, ..Default::default() })?;
+
+    let tokens = Tensor::ones((3, 10, 32), DType::F32, &Device::Cpu)?; // (batch, tokens, dim)
+    let mask = TokenMask::from_lengths(&[10, 7, 4], 10)?; // behind these, padding
+    let mode = Mode::Train(Random::new(42).at_step(1));
+    let encoded = encoder.forward(&tokens, Pass::from(mode).masked(&mask))?;
+    adam.backward_step(&encoded.sqr()?.mean_all()?)?;
+    assert_eq!(encoder.forward_first(&tokens, Mode::Eval)?.dims(), [3, 1, 32]);
+    Ok(())
+}

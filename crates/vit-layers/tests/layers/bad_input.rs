@@ -1,0 +1,119 @@
+//! An error names the layer, what it expected and what it got.
+
+use candle_core::{DType, Device, Module, Result, Tensor};
+use candle_nn::VarBuilder;
+use vit_layers::{
+    Attention, CrossAttention, Encoder, EncoderBlock, EncoderConfig, FeedForward, LayerNorm,
+    Linear, Mode, Parameters, Pass, TokenMask,
+};
+
+fn vb() -> VarBuilder<'static> {
+    Parameters::seeded(1).builder(DType::F32, &Device::Cpu)
+}
+
+fn zeros(shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
+    Tensor::zeros(shape.into(), DType::F32, &Device::Cpu)
+}
+
+#[track_caller]
+fn assert_says<T>(result: Result<T>, want: &str) {
+    let Err(error) = result else { panic!("expected an error: {want}") };
+    let error = error.to_string();
+    assert!(error.lines().next().is_some_and(|line| line == want), "{error}\nexpected: {want}");
+}
+
+#[test]
+fn a_wrong_width_an_empty_sequence_and_a_wrong_rank() -> Result<()> {
+    let cfg = EncoderConfig::new(8, 2, 2);
+    let vb = vb();
+    let encoder = Encoder::new(&cfg, &vb)?;
+    let block = EncoderBlock::new(&cfg, &vb.pp("blocks.0"))?;
+    let attention = Attention::new(&cfg, &vb.pp("blocks.0.attn"))?;
+    for (shape, got) in
+        [(&[1, 4, 7][..], "[1, 4, 7]"), (&[1, 0, 8], "[1, 0, 8]"), (&[4, 8], "[4, 8]")]
+    {
+        let xs = zeros(shape)?;
+        let want = |layer: &str| {
+            format!(
+                "{layer}: expected xs of shape (batch, tokens, 8) with at least one token, got {got}"
+            )
+        };
+        assert_says(encoder.forward(&xs, Mode::Eval), &want("encoder"));
+        assert_says(encoder.forward_first(&xs, Mode::Eval), &want("encoder"));
+        assert_says(block.forward(&xs, Mode::Eval), &want("blocks.0"));
+        assert_says(attention.forward(&xs, Mode::Eval), &want("blocks.0.attn"));
+    }
+    let xs = zeros((1, 4, 7))?;
+    let mlp = FeedForward::new(&cfg, &vb.pp("blocks.0.mlp"))?;
+    let want = "blocks.0.mlp.fc1: expected xs of shape (..., 8), got [1, 4, 7]";
+    assert_says(mlp.forward(&xs, Mode::Eval), want);
+    let norm = LayerNorm::new(8, 1e-5, &vb.pp("norm"))?;
+    assert_says(norm.forward(&xs), "norm: expected xs of shape (..., 8), got [1, 4, 7]");
+    let linear = Linear::new(8, 3, vit_layers::Bias::Yes, &vb.pp("head"))?;
+    assert_says(linear.forward(&xs), "head: expected xs of shape (..., 8), got [1, 4, 7]");
+    Ok(())
+}
+
+#[test]
+fn a_context_that_does_not_fit() -> Result<()> {
+    let layer = CrossAttention::new(&EncoderConfig::new(8, 1, 2), 5, &vb().pp("decoder.cross"))?;
+    let xs = zeros((2, 3, 8))?;
+    let forward = |shape: &[usize]| layer.forward(&xs, &zeros(shape)?, Mode::Eval);
+    let expected =
+        "decoder.cross: expected context of shape (batch, tokens, 5) with at least one token";
+    assert_says(forward(&[2, 4, 8]), &format!("{expected}, got [2, 4, 8]"));
+    assert_says(forward(&[2, 0, 5]), &format!("{expected}, got [2, 0, 5]"));
+    let want = "decoder.cross: expected a context of 2 samples as xs, got 3";
+    assert_says(forward(&[3, 4, 5]), want);
+    Ok(())
+}
+
+#[test]
+fn a_mask_of_the_wrong_shape() -> Result<()> {
+    let encoder = Encoder::new(&EncoderConfig::new(8, 2, 2), &vb())?;
+    for mask in [TokenMask::from_lengths(&[3], 4)?, TokenMask::from_lengths(&[3, 3], 3)?] {
+        let pass = Pass::from(Mode::Eval).masked(&mask);
+        let got = (mask.batch(), mask.tokens());
+        let want = format!("encoder: expected a mask of shape (2, 4), got {got:?}");
+        assert_says(encoder.forward(&zeros((2, 4, 8))?, pass), &want);
+    }
+    Ok(())
+}
+
+#[test]
+fn heads_that_do_not_divide() {
+    let want = "expected heads that divide dim, got 3 heads for a dim of 8";
+    let cfg = EncoderConfig::new(8, 2, 3);
+    assert_says(Encoder::new(&cfg, &vb()).map(drop), want);
+    assert_says(Attention::new(&cfg, &vb()).map(drop), want);
+    assert_says(EncoderBlock::new(&cfg, &vb()).map(drop), want);
+}
+
+#[test]
+fn a_checkpoint_that_lacks_or_adds_a_name_or_has_another_shape() -> Result<()> {
+    let cfg = EncoderConfig::new(8, 1, 2);
+    let whole = Parameters::seeded(1);
+    Encoder::new(&cfg, &whole.builder(DType::F32, &Device::Cpu).pp("encoder"))?;
+    let checkpoint =
+        || whole.sorted().into_iter().map(|(name, var)| (name, var.as_detached_tensor()));
+    let open = |checkpoint: Vec<(String, Tensor)>| {
+        let parameters = Parameters::from_tensors(checkpoint);
+        Encoder::new(&cfg, &parameters.builder(DType::F32, &Device::Cpu).pp("encoder"))?;
+        parameters.expect_all_used()
+    };
+    open(checkpoint().collect())?;
+    let lacking = checkpoint().filter(|(name, _)| name != "encoder.blocks.0.mlp.fc2.bias");
+    let want = "parameter encoder.blocks.0.mlp.fc2.bias: expected shape [8], the checkpoint has no such name";
+    assert_says(open(lacking.collect()), want);
+    let adding = checkpoint().chain([("encoder.tail".to_owned(), zeros(3)?)]);
+    let want =
+        "checkpoint: expected no parameter that no layer asks for, got encoder.tail of shape [3]";
+    assert_says(open(adding.collect()), want);
+    let narrow = checkpoint().map(|(name, tensor)| {
+        let tensor = if name == "encoder.norm.weight" { zeros(7)? } else { tensor };
+        Ok((name, tensor))
+    });
+    let want = "parameter encoder.norm.weight: expected shape [8], got [7]";
+    assert_says(open(narrow.collect::<Result<_>>()?), want);
+    Ok(())
+}

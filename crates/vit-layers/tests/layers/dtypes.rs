@@ -1,0 +1,54 @@
+//! Other kinds of numbers than `f32`.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use vit_layers::{Encoder, Mode, Parameters, Random};
+
+use crate::support::{DIM, configs, largest, largest_difference, normal, weigh};
+
+/// The output and the gradient of the tokens, each as `f64`.
+fn run(dtype: DType, cfg: &vit_layers::EncoderConfig) -> Result<[Tensor; 2]> {
+    let vb = Parameters::seeded(5).builder(dtype, &Device::Cpu);
+    let encoder = Encoder::new(cfg, &vb)?;
+    let xs = Var::from_tensor(&normal("tokens", (2, 5, DIM))?.to_dtype(dtype)?)?;
+    let ys = encoder.forward(&xs, Mode::Train(Random::new(1).at_step(1)))?;
+    assert_eq!(ys.dtype(), dtype);
+    let gradients = weigh(&ys)?.backward()?;
+    let gradient = gradients.get(&xs).expect("a gradient");
+    Ok([ys.to_dtype(DType::F64)?, gradient.to_dtype(DType::F64)?])
+}
+
+#[test]
+fn half_precision_is_double_precision_rounded() -> Result<()> {
+    // Of a few tens of roundings to 11 and to 8 bits, behind layer norms that divide by small deviations.
+    for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F16, 0.03), (DType::BF16, 0.2)] {
+        for (label, cfg) in configs() {
+            for (got, want) in run(dtype, &cfg)?.iter().zip(&run(DType::F64, &cfg)?) {
+                let share = largest_difference(got, want)? / largest(want)?;
+                assert!(share <= tolerance, "{label}, {dtype:?}: differs by {share}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn tokens_of_another_dtype_than_the_parameters_are_refused() -> Result<()> {
+    let vb = Parameters::seeded(5).builder(DType::F32, &Device::Cpu);
+    let encoder = Encoder::new(&vit_layers::EncoderConfig::new(DIM, 1, 2), &vb)?;
+    for dtype in [DType::F64, DType::U32] {
+        let xs = Tensor::ones((1, 2, DIM), dtype, &Device::Cpu)?;
+        let error = encoder.forward(&xs, Mode::Eval).unwrap_err().to_string();
+        let want = format!("encoder: expected xs of the parameters' dtype, F32, got {dtype:?}");
+        assert!(error.contains(&want), "{error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn parameters_that_are_no_fractions_are_refused() {
+    let vb = Parameters::seeded(5).builder(DType::U32, &Device::Cpu);
+    let error = Encoder::new(&vit_layers::EncoderConfig::new(DIM, 1, 2), &vb.pp("text"));
+    let error = error.unwrap_err().to_string();
+    let want = "text: expected parameters of floating-point numbers, got U32";
+    assert!(error.contains(want), "{error}");
+}

@@ -1,0 +1,130 @@
+//! Gradients of every layer are those of finite differences, and reach every parameter.
+
+use candle_core::{DType, Device, Module, Result, Tensor, Var};
+use candle_nn::VarBuilder;
+use vit_layers::{
+    Attention, Bias, CrossAttention, DropPath, Dropout, Encoder, EncoderBlock, FeedForward,
+    LayerNorm, LayerScale, Linear, Mode, Parameters, Pass, Random, TokenMask,
+};
+
+use crate::support::{
+    DIM, configs, gradients_are_those_of_differences, largest, largest_difference, normal, roughen,
+    weigh,
+};
+
+const TRAIN: Mode = Mode::Train(Random::new(3).at_step(2));
+
+/// Holds a new layer's gradients to finite differences.
+fn check<L>(
+    label: &str,
+    inputs: &[&Var],
+    new: impl FnOnce(&VarBuilder) -> Result<L>,
+    forward: impl Fn(&L) -> Result<Tensor>,
+) -> Result<()> {
+    let parameters = Parameters::seeded(5);
+    let layer = new(&parameters.builder(DType::F64, &Device::Cpu))?;
+    roughen(&parameters)?;
+    gradients_are_those_of_differences(label, &parameters, inputs, || forward(&layer))
+}
+
+fn tokens() -> Result<Var> {
+    Var::from_tensor(&normal("tokens", (2, 3, DIM))?)
+}
+
+#[test]
+fn of_layers_without_a_mode() -> Result<()> {
+    let xs = tokens()?;
+    for bias in [Bias::Yes, Bias::No] {
+        let new = |vb: &VarBuilder| Linear::new(DIM, 3, bias, vb);
+        check("linear", &[&xs], new, |layer| layer.forward(&xs))?;
+    }
+    let new = |vb: &VarBuilder| LayerNorm::new(DIM, 1e-5, vb);
+    check("layer norm", &[&xs], new, |layer| layer.forward(&xs))?;
+    let new = |vb: &VarBuilder| LayerScale::new(DIM, 0.1, vb);
+    check("layer scale", &[&xs], new, |layer| layer.forward(&xs))
+}
+
+#[test]
+fn of_dropout_and_drop_path() -> Result<()> {
+    let xs = tokens()?;
+    let new = |vb: &VarBuilder| Dropout::new(0.4, vb);
+    check("dropout", &[&xs], new, |layer| layer.forward(&xs, TRAIN))?;
+    let new = |vb: &VarBuilder| DropPath::new(0.4, vb);
+    check("drop path", &[&xs], new, |layer| layer.forward(&xs, TRAIN))
+}
+
+#[test]
+fn of_attention_feed_forward_block_and_encoder() -> Result<()> {
+    let xs = tokens()?;
+    let mask = TokenMask::from_lengths(&[3, 2], 3)?;
+    let masked = Pass::from(TRAIN).masked(&mask);
+    for (label, cfg) in configs() {
+        let of = |layer: &str| format!("{layer}, {label}");
+        let new = |vb: &VarBuilder| Attention::new(&cfg, vb);
+        check(&of("attention"), &[&xs], new, |layer| layer.forward(&xs, masked))?;
+        let new = |vb: &VarBuilder| FeedForward::new(&cfg, vb);
+        check(&of("feed-forward"), &[&xs], new, |layer| layer.forward(&xs, TRAIN))?;
+        let new = |vb: &VarBuilder| EncoderBlock::new(&cfg, vb);
+        check(&of("block"), &[&xs], new, |layer| layer.forward(&xs, masked))?;
+        let new = |vb: &VarBuilder| Encoder::new(&cfg, vb);
+        check(&of("encoder"), &[&xs], new, |layer| layer.forward(&xs, masked))?;
+        let of_first = of("the first token of an encoder");
+        check(&of_first, &[&xs], new, |layer| layer.forward_first(&xs, TRAIN))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn of_cross_attention() -> Result<()> {
+    let (xs, context) = (tokens()?, Var::from_tensor(&normal("context", (2, 4, 5))?)?);
+    let mask = TokenMask::from_lengths(&[4, 1], 4)?;
+    let masked = Pass::from(TRAIN).masked(&mask);
+    for (label, cfg) in configs() {
+        let new = |vb: &VarBuilder| CrossAttention::new(&cfg, 5, vb);
+        check(label, &[&xs, &context], new, |layer| layer.forward(&xs, &context, masked))?;
+    }
+    Ok(())
+}
+
+/// The fast form in `f32` beside the composed one in `f64`: the same numbers to begin with, the same masks.
+#[test]
+fn of_the_fast_form_are_those_of_the_composed_one() -> Result<()> {
+    const TOLERANCE: f64 = 1e-4;
+    let mask = TokenMask::from_lengths(&[9, 17, 1, 16, 17, 17], 17)?;
+    let pass = Pass::from(TRAIN).masked(&mask);
+    for (label, cfg) in configs() {
+        let run = |dtype| -> Result<_> {
+            let parameters = Parameters::seeded(5);
+            let encoder = Encoder::new(&cfg, &parameters.builder(dtype, &Device::Cpu))?;
+            roughen(&parameters)?;
+            let xs = Var::from_tensor(&normal("tokens", (6, 17, DIM))?.to_dtype(dtype)?)?;
+            let ys = encoder.forward(&xs, pass)?;
+            let gradients = weigh(&ys)?.backward()?;
+            let variables = parameters.sorted().into_iter().chain([("xs".to_owned(), xs)]);
+            let gradients = variables.map(|(name, var)| {
+                let gradient = gradients.get(&var).unwrap_or_else(|| panic!("{label}: {name}"));
+                (name, gradient.clone())
+            });
+            Ok((ys, gradients.collect::<Vec<_>>()))
+        };
+        let (got, fast) = run(DType::F32)?;
+        let (want, composed) = run(DType::F64)?;
+        assert!(largest_difference(&got, &want)? <= TOLERANCE * largest(&want)?, "{label}: output");
+        let mut of_all = 0.0_f64;
+        for (_, want) in &composed {
+            of_all = of_all.max(largest(want)?);
+        }
+        for ((name, got), (_, want)) in fast.iter().zip(&composed) {
+            if name.ends_with("k_norm.bias") {
+                // It moves every score of a query alike: its exact gradient is zero.
+                assert!(largest(got)? < 1e-6 * of_all, "{label}: {name}");
+                continue;
+            }
+            let largest = largest(want)?;
+            assert!(largest > 1e-6 * of_all, "{label}: the gradient of {name} is zero");
+            let difference = largest_difference(got, want)?;
+            assert!(difference <= TOLERANCE * largest, "{label}: {name} differs by {difference:e}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! Padding changes nothing, and tokens have no order.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use vit_layers::{
+    CrossAttention, Encoder, EncoderConfig, Mode, Parameters, Pass, Random, TokenMask,
+};
+
+use crate::support::{DIM, configs, largest, largest_difference, normal, roughen, weigh};
+
+const LENGTHS: [usize; 3] = [5, 2, 1];
+
+fn encoder(cfg: &EncoderConfig) -> Result<(Parameters, Encoder)> {
+    let parameters = Parameters::seeded(5);
+    let encoder = Encoder::new(cfg, &parameters.builder(DType::F32, &Device::Cpu))?;
+    roughen(&parameters)?;
+    Ok((parameters, encoder))
+}
+
+/// Three sequences of five tokens; beyond their lengths, `filler` times other numbers.
+fn padded(filler: f64) -> Result<Tensor> {
+    let xs = normal("tokens", (3, 5, DIM))?;
+    let there = normal("there", (3, 5, 1))?;
+    let mut values = there.flatten_all()?.to_vec1::<f64>()?;
+    for (sample, length) in LENGTHS.into_iter().enumerate() {
+        values[5 * sample..][..5].fill(filler);
+        values[5 * sample..][..length].fill(1.0);
+    }
+    xs.broadcast_mul(&Tensor::from_vec(values, (3, 5, 1), &Device::Cpu)?)?.to_dtype(DType::F32)
+}
+
+#[test]
+fn masked_tokens_change_no_bit_of_the_others() -> Result<()> {
+    let mask = TokenMask::from_lengths(&LENGTHS, 5)?;
+    for mode in [Mode::Eval, Mode::Train(Random::new(1).at_step(1))] {
+        for (label, cfg) in configs() {
+            let (_, encoder) = encoder(&cfg)?;
+            let pass = Pass::from(mode).masked(&mask);
+            let [zeros, noise] = [0.0, 50.0].map(|filler| encoder.forward(&padded(filler)?, pass));
+            let (zeros, noise) = (zeros?, noise?);
+            for (sample, length) in LENGTHS.into_iter().enumerate() {
+                let tokens = |ys: &Tensor| ys.get(sample)?.narrow(0, 0, length)?.to_vec2::<f32>();
+                assert_eq!(tokens(&zeros)?, tokens(&noise)?, "{label}, sample {sample}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn masked_tokens_get_no_gradient_and_change_none() -> Result<()> {
+    let mask = TokenMask::from_lengths(&LENGTHS, 5)?;
+    let (parameters, encoder) = encoder(&EncoderConfig::new(DIM, 2, 2))?;
+    let gradients = |filler| -> Result<_> {
+        let xs = Var::from_tensor(&padded(filler)?)?;
+        let ys = encoder.forward_first(&xs, Pass::from(Mode::Eval).masked(&mask))?;
+        let store = weigh(&ys)?.backward()?;
+        let variables = parameters.sorted().into_iter().chain([("xs".to_owned(), xs)]);
+        let of = |(name, var): (String, Var)| (name, store.get(&var).expect("a gradient").clone());
+        Ok(variables.map(of).collect::<Vec<_>>())
+    };
+    let (zeros, noise) = (gradients(0.0)?, gradients(50.0)?);
+    for ((name, zeros), (_, noise)) in zeros.iter().zip(&noise) {
+        assert!(largest_difference(zeros, noise)? <= 1e-6 * largest(zeros)?, "{name}");
+    }
+    let (_, of_xs) = noise.last().expect("the tokens' gradient");
+    assert_eq!(largest(&of_xs.get(1)?.narrow(0, 2, 3)?)?, 0.0);
+    Ok(())
+}
+
+#[test]
+fn a_padded_sequence_is_encoded_as_alone() -> Result<()> {
+    let mask = TokenMask::from_lengths(&LENGTHS, 5)?;
+    for (label, cfg) in configs() {
+        let (_, encoder) = encoder(&cfg)?;
+        let xs = padded(1.0)?;
+        let pass = Pass::from(Mode::Eval).masked(&mask);
+        let (ys, firsts) = (encoder.forward(&xs, pass)?, encoder.forward_first(&xs, pass)?);
+        for (sample, length) in LENGTHS.into_iter().enumerate() {
+            let alone = xs.narrow(0, sample, 1)?.narrow(1, 0, length)?;
+            let alone = encoder.forward(&alone, Mode::Eval)?;
+            let together = ys.narrow(0, sample, 1)?.narrow(1, 0, length)?;
+            assert!(largest_difference(&together, &alone)? < 1e-5, "{label}, sample {sample}");
+            let first = firsts.narrow(0, sample, 1)?;
+            assert!(largest_difference(&first, &alone.narrow(1, 0, 1)?)? < 1e-5, "{label}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn permuting_tokens_permutes_outputs() -> Result<()> {
+    let order = Tensor::new(&[2_u32, 4, 0, 3, 1], &Device::Cpu)?;
+    for (label, cfg) in configs() {
+        let (_, encoder) = encoder(&cfg)?;
+        let xs = padded(1.0)?;
+        let permuted = encoder.forward(&xs.index_select(&order, 1)?, Mode::Eval)?;
+        let want = encoder.forward(&xs, Mode::Eval)?.index_select(&order, 1)?;
+        assert!(largest_difference(&permuted, &want)? < 1e-5, "{label}");
+    }
+    Ok(())
+}
+
+#[test]
+fn permuting_the_context_changes_nothing_and_its_padding_neither() -> Result<()> {
+    let vb = Parameters::seeded(5).builder(DType::F32, &Device::Cpu);
+    let layer = CrossAttention::new(&EncoderConfig::new(6, 1, 2), DIM, &vb)?;
+    let xs = normal("queries", (3, 2, 6))?.to_dtype(DType::F32)?;
+    let order = Tensor::new(&[2_u32, 4, 0, 3, 1], &Device::Cpu)?;
+    let context = padded(1.0)?;
+    let ys = layer.forward(&xs, &context, Mode::Eval)?;
+    let permuted = layer.forward(&xs, &context.index_select(&order, 1)?, Mode::Eval)?;
+    assert!(largest_difference(&ys, &permuted)? < 1e-5);
+    let mask = TokenMask::from_lengths(&LENGTHS, 5)?;
+    let pass = Pass::from(Mode::Eval).masked(&mask);
+    let [zeros, noise] =
+        [0.0, 50.0].map(|filler| layer.forward(&xs, &padded(filler)?, pass)?.to_vec3::<f32>());
+    assert_eq!(zeros?, noise?);
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! The public API of the crates that other projects use, held by a listing of each in docs/api.
+//!
+//! Rustdoc's JSON comes from nightly alone, and its format changes with the nightly: where there is none, or one of
+//! another format, nothing is compared, and the step says so.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use public_api::Builder;
+use serde_json::Value;
+
+use crate::cargo::{root, run, target_dir};
+
+const CRATES: [&str; 5] = ["vit-random", "vit-ops", "vit-patch", "vit-layers", "vit-model"];
+/// What the `public-api` crate of this version reads.
+const FORMAT: u64 = 57;
+
+/// Compares the public API with the listings in docs/api, or writes them anew
+#[derive(Clone, Copy, Args)]
+pub(crate) struct Api {
+    /// Write the listings instead of comparing them
+    #[arg(long)]
+    bless: bool,
+}
+
+impl Api {
+    /// The listings are compared.
+    pub(crate) const COMPARE: Self = Self { bless: false };
+
+    pub(crate) const fn task(self) -> fn() -> Result<()> {
+        if self.bless { bless } else { compare }
+    }
+}
+
+fn bless() -> Result<()> {
+    for (name, listing) in listings()?.unwrap_or_default() {
+        let path = held(name);
+        fs::create_dir_all(path.parent().expect("a file lies in a folder"))?;
+        fs::write(&path, listing).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
+
+fn compare() -> Result<()> {
+    let mut changes = Vec::new();
+    for (name, listing) in listings()?.unwrap_or_default() {
+        let path = held(name);
+        let held = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        changes.extend(differences(name, &held, &listing));
+    }
+    changes.iter().for_each(|change| eprintln!("{change}"));
+    ensure!(changes.is_empty(), "{} lines differ from docs/api", changes.len());
+    Ok(())
+}
+
+/// The file that holds a crate's listing.
+fn held(name: &str) -> PathBuf {
+    root().join("docs/api").join(name).with_extension("txt")
+}
+
+/// The listing of each crate; none where nightly cannot give them, which is said.
+fn listings() -> Result<Option<Vec<(&'static str, String)>>> {
+    if !nightly_is_installed() {
+        eprintln!("skipped: no nightly toolchain, which alone writes rustdoc's JSON");
+        return Ok(None);
+    }
+    let documentation = document()?;
+    let format = format_of(&json(&documentation, CRATES[0]))?;
+    if format != FORMAT {
+        eprintln!("skipped: expected rustdoc's JSON in format {FORMAT}, got {format}");
+        return Ok(None);
+    }
+    let listings = CRATES.map(|name| Ok((name, listing(&json(&documentation, name))?)));
+    listings.into_iter().collect::<Result<_>>().map(Some)
+}
+
+fn nightly_is_installed() -> bool {
+    let version =
+        nightly("cargo").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    version.is_ok_and(|status| status.success())
+}
+
+/// A program of the nightly toolchain.
+fn nightly(program: &str) -> Command {
+    let mut command = Command::new("rustup");
+    // What this cargo says of itself is not nightly's.
+    for name in ["CARGO", "RUSTC", "RUSTDOC"] {
+        command.env_remove(name);
+    }
+    command.args(["run", "nightly", program]).current_dir(root());
+    command
+}
+
+/// Writes the JSON of all the crates at once, so that what they share is checked once; says where.
+fn document() -> Result<PathBuf> {
+    let target = target_dir()?.join("api");
+    let mut doc = nightly("cargo");
+    doc.args(["doc", "--locked", "--no-deps", "--lib"])
+        .args(CRATES.map(|name| format!("-p={name}")));
+    doc.env("CARGO_TARGET_DIR", &target);
+    run(doc.env("RUSTDOCFLAGS", "-Zunstable-options --output-format=json"))?;
+    Ok(target.join("doc"))
+}
+
+fn json(documentation: &Path, name: &str) -> PathBuf {
+    documentation.join(name.replace('-', "_")).with_extension("json")
+}
+
+fn format_of(json: &Path) -> Result<u64> {
+    let text = fs::read(json).with_context(|| json.display().to_string())?;
+    let documentation: Value = serde_json::from_slice(&text)?;
+    documentation["format_version"].as_u64().context("rustdoc's JSON has no format_version")
+}
+
+/// Each public item on a line; the traits that the compiler decides upon, and those that all types have, left out.
+fn listing(json: &Path) -> Result<String> {
+    let builder = Builder::from_rustdoc_json(json).omit_blanket_impls(true);
+    let api = builder.omit_auto_trait_impls(true).include_function_parameter_names(true).build();
+    Ok(api.with_context(|| json.display().to_string())?.to_string())
+}
+
+/// The lines that one listing has and the other has not, as `-` and `+`.
+fn differences(name: &str, held: &str, found: &str) -> Vec<String> {
+    let lacks = |listing: &str, line: &str| !listing.lines().any(|other| other == line);
+    let gone =
+        held.lines().filter(|line| lacks(found, line)).map(|line| format!("{name}: -{line}"));
+    let new = found.lines().filter(|line| lacks(held, line)).map(|line| format!("{name}: +{line}"));
+    gone.chain(new).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_and_what_is_new_are_named() {
+        let changes = differences("vit-x", "pub fn a()\npub fn b()\n", "pub fn b()\npub fn c()\n");
+        assert_eq!(changes, ["vit-x: -pub fn a()", "vit-x: +pub fn c()"]);
+        assert!(differences("vit-x", "pub fn a()\n", "pub fn a()\n").is_empty());
+    }
+}

@@ -1,0 +1,45 @@
+//! Every example, built and run, so that none of them rots.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cargo::{cargo, executables, root};
+
+/// Runs all examples; each ends with success where what it shows has worked.
+pub(crate) fn run_all() -> Result<()> {
+    check_readme()?;
+    let scratch = tempfile::tempdir()?;
+    // With the settings of the tests, which have built all this, and of the whole workspace for the same reason.
+    let build = ["--locked", "--workspace", "--examples", "--profile=test"];
+    for example in executables(cargo("build").args(build))? {
+        run(&example, scratch.path())?;
+    }
+    Ok(())
+}
+
+/// Holds the README's program to be the example of the same.
+fn check_readme() -> Result<()> {
+    let text = |path: &str| fs::read_to_string(root().join(path)).with_context(|| path.to_owned());
+    let example = text("crates/vit-layers/examples/first_steps.rs")?;
+    let begin = example.find("\nuse ").context("first_steps uses something")?;
+    let same = text("README.md")?.contains(&format!("```rust{}```", &example[begin..]));
+    ensure!(same, "expected README.md to hold the program of first_steps.rs, got another");
+    Ok(())
+}
+
+fn run(example: &Path, scratch: &Path) -> Result<()> {
+    let name =
+        example.file_stem().and_then(|name| name.to_str()).context("an example has a name")?;
+    let mut command = Command::new(example);
+    if name == "contact_sheet" {
+        command.arg("digits.png");
+    }
+    let status = command.current_dir(scratch).stdout(Stdio::null()).status();
+    let status = status.with_context(|| format!("cannot start the example {name}"))?;
+    ensure!(status.success(), "the example {name} failed ({status})");
+    eprintln!("{name} passed");
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! Our crates outside of this workspace: as they are published, and as another project uses them.
+//!
+//! There each crate is resolved alone, with fewer features than the workspace's union, and so candle is compiled once
+//! more. Both tasks take the same settings for that, to share it.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::cargo::{cargo, cargo_at, metadata, root, run, stdout_of, target_dir};
+use crate::layering::{items, text};
+
+/// As little optimisation as lets the consumer train in seconds, and nothing for debuggers.
+const PROFILE: [&str; 8] = [
+    "debug=false",
+    "incremental=false",
+    "package.candle-core.opt-level=1",
+    "package.gemm-common.opt-level=3",
+    "package.gemm-f32.opt-level=3",
+    "package.pulp.opt-level=3",
+    "package.vit-layers.opt-level=1",
+    "package.vit-ops.opt-level=3",
+];
+
+/// What every package must hold.
+const ALWAYS: [&str; 3] = ["LICENSE-APACHE", "LICENSE-MIT", "README.md"];
+/// What cargo puts into it.
+const FROM_CARGO: [&str; 4] =
+    [".cargo_vcs_info.json", "Cargo.lock", "Cargo.toml", "Cargo.toml.orig"];
+/// The only folders in it.
+const FOLDERS: [&str; 4] = ["benches", "examples", "src", "tests"];
+/// What the registry's page of a crate shows, and what its users look for.
+const FIELDS: [&str; 7] =
+    ["description", "keywords", "categories", "license", "readme", "rust_version", "metadata"];
+
+/// Packs every crate that can be published, looks at what is in it, and builds it from what is in it.
+///
+/// The program is left out: it would have the whole tree compiled once more, and no project depends on it.
+pub(crate) fn package() -> Result<()> {
+    let left_out = ["xtask", "vit"];
+    let metadata = metadata()?;
+    let mut names = Vec::new();
+    for package in items(&metadata["packages"]) {
+        let name = text(&package["name"]);
+        if left_out.contains(&name) {
+            continue;
+        }
+        let empty = FIELDS.iter().find(|field| is_empty(&package[**field]));
+        ensure!(empty.is_none(), "{name}: expected a manifest with {}", empty.unwrap_or(&""));
+        let mut list = cargo("package");
+        list.args(["--package", name, "--list", "--allow-dirty", "--quiet"]);
+        let list = String::from_utf8(stdout_of(&mut list)?)?;
+        check_files(list.lines()).with_context(|| format!("the package {name}"))?;
+        names.push(name);
+    }
+    forget_earlier_packages(&names)?;
+    // What is being worked on is packed as it is.
+    let mut package = cargo("package");
+    package.env("CARGO_TARGET_DIR", folder()?);
+    package
+        .args(["--workspace", "--allow-dirty"])
+        .args(left_out.map(|name| format!("--exclude={name}")));
+    run(with_profile(&mut package))
+}
+
+/// Where both tasks build, so that what they share is built once.
+fn folder() -> Result<PathBuf> {
+    Ok(target_dir()?.join("outside"))
+}
+
+/// Removes what cargo keeps of these crates' earlier packages.
+///
+/// Cargo gives packages to one another through a registry in the build folder, and takes a version of a registry to be
+/// the same for ever: without this it would build against the packages of the last time.
+fn forget_earlier_packages(names: &[&str]) -> Result<()> {
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo_home = cargo_home.or_else(|| Some(env::home_dir()?.join(".cargo")));
+    let sources = cargo_home.context("no folder of cargo's")?.join("registry/src");
+    // A registry in a folder has no host, which is the part of the name before the dash.
+    let local =
+        entries(&sources)?.into_iter().filter(|registry| name_of(registry).starts_with('-'));
+    let mut folders: Vec<PathBuf> = local.collect();
+    folders.push(folder()?.join("debug/.fingerprint"));
+    for folder in folders {
+        for kept in entries(&folder)? {
+            let name = name_of(&kept).rsplit_once('-').map_or("", |(name, _)| name);
+            if names.contains(&name) {
+                fs::remove_dir_all(&kept).with_context(|| kept.display().to_string())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What lies in a folder; nothing where there is none.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        found => {
+            let paths = found.and_then(|found| found.map(|entry| Ok(entry?.path())).collect());
+            paths.with_context(|| folder.display().to_string())
+        }
+    }
+}
+
+fn name_of(path: &Path) -> &str {
+    path.file_name().and_then(OsStr::to_str).unwrap_or_default()
+}
+
+fn is_empty(field: &Value) -> bool {
+    field.is_null() || field.as_str() == Some("") || field.as_array().is_some_and(Vec::is_empty)
+}
+
+/// Holds a package to have what it must have, and nothing but code beside it.
+fn check_files<'a>(files: impl Iterator<Item = &'a str>) -> Result<()> {
+    let mut missing = Vec::from(ALWAYS);
+    for file in files {
+        missing.retain(|name| *name != file);
+        let folder = file.split_once('/').map(|(folder, _)| folder);
+        let known = match folder {
+            Some(folder) => FOLDERS.contains(&folder),
+            None => ALWAYS.contains(&file) || FROM_CARGO.contains(&file),
+        };
+        ensure!(known, "expected files of {}, got {file}", FOLDERS.join(", "));
+    }
+    ensure!(missing.is_empty(), "expected {}, got none", missing.join(", "));
+    Ok(())
+}
+
+/// Builds and runs the crate of tests/consumer, which trains an encoder with vit-layers and candle alone.
+pub(crate) fn consumer() -> Result<()> {
+    let manifest = root().join("tests/consumer/Cargo.toml");
+    let mut consumer = cargo_at("run", &manifest);
+    consumer.env("CARGO_TARGET_DIR", folder()?);
+    run(with_profile(&mut consumer).args(["--locked", "--quiet"]))
+}
+
+fn with_profile(command: &mut Command) -> &mut Command {
+    command.args(PROFILE.map(|setting| format!("--config=profile.dev.{setting}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(files: &[&str]) -> String {
+        check_files(files.iter().copied())
+            .map_or_else(|error| error.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn what_a_package_lacks_or_has_too_much_is_named() {
+        let whole = ["Cargo.toml", "LICENSE-APACHE", "LICENSE-MIT", "README.md", "src/lib.rs"];
+        assert_eq!(message(&whole), "");
+        assert_eq!(message(&whole[..3]), "expected README.md, got none");
+        let stray = [&whole[..], &["notes.txt"]].concat();
+        assert_eq!(
+            message(&stray),
+            "expected files of benches, examples, src, tests, got notes.txt"
+        );
+        assert!(message(&["runs/1/config.toml"]).ends_with("got runs/1/config.toml"));
+    }
+}
