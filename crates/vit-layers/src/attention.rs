@@ -1,8 +1,8 @@
 //! Multi-head self-attention (Vaswani et al., arXiv 1706.03762, section 3.2.2).
 
-use candle_core::{Module, Result, Tensor, bail};
+use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use vit_ops::{Attend, DropRate, Queries, attention_weights, self_attention};
+use vit_ops::{Attend, DropRate, Queries, attention_weights, cross_attention, self_attention};
 use vit_random::Site;
 
 use crate::dropout::check_rate;
@@ -37,10 +37,10 @@ impl Attention {
     /// # Errors
     /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
     pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
-        cfg.check().map_err(candle_core::Error::wrap)?;
+        let place = Place::configured("attention", cfg, vb)?;
         let inner = cfg.width_of_heads();
         Ok(Self {
-            place: Place::of("attention", vb),
+            place,
             dim: cfg.dim,
             inner,
             qkv: Linear::new(cfg.dim, 3 * inner, cfg.qkv_bias.into(), &vb.pp("qkv"))?,
@@ -88,21 +88,25 @@ impl Attention {
         weights: Option<&mut Vec<Tensor>>,
     ) -> Result<Tensor> {
         let shape = self.place.check_tokens("xs", xs, self.dim, self.qkv.dtype())?;
-        check_mask(&self.place, pass, shape)?;
-        let mut qkv = self.qkv.forward(xs)?; // (batch, tokens, 3 * inner)
-        if let Some(qk_norm) = &self.qk_norm {
-            let (q, kv) =
-                (qkv.narrow(2, 0, self.inner)?, qkv.narrow(2, self.inner, 2 * self.inner)?);
-            qkv = Tensor::cat(&[&qk_norm.queries(&q)?, &qk_norm.keys(&kv, self.inner)?], 2)?;
-        }
+        self.place.check_mask("xs", pass, shape)?;
         let (heads, scale, dropout) = (self.heads, self.scale, pass.dropout(self.weight_drop));
-        let attend = Attend { heads, scale, mask: pass.mask, dropout };
-        if let Some(weights) = weights {
-            let (q, k) = (qkv.narrow(2, 0, self.inner)?, qkv.narrow(2, self.inner, self.inner)?);
-            weights.push(attention_weights(&q, &k, &attend)?);
-        }
-        let ys = self_attention(&qkv, queries, &attend)?;
-        self.proj_drop.forward(&self.proj.forward(&ys)?, pass.mode)
+        let attend = Attend { heads, scale, mask: pass.mask(), dropout };
+        let qkv = self.qkv.forward(xs)?; // (batch, tokens, 3 * inner)
+        let ys = match (&self.qk_norm, weights) {
+            (None, None) => self_attention(&qkv, queries, &attend)?,
+            (qk_norm, weights) => {
+                let inner = self.inner;
+                let (mut q, mut kv) = (qkv.narrow(2, 0, inner)?, qkv.narrow(2, inner, 2 * inner)?);
+                if let Some(norm) = qk_norm {
+                    (q, kv) = (norm.queries(&q)?, norm.keys(&kv, inner)?);
+                }
+                if let Some(weights) = weights {
+                    weights.push(attention_weights(&q, &kv.narrow(2, 0, inner)?, &attend)?);
+                }
+                cross_attention(&rows_of(queries, &q)?, &kv, &attend)?
+            }
+        }; // (batch, queries, inner)
+        self.proj_drop.forward(&self.proj.forward(&ys)?, pass.mode())
     }
 }
 
@@ -112,14 +116,10 @@ pub(crate) fn weight_drop(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<(DropR
     Ok((check_rate("attention", cfg.dropout.attention, &vb)?, Site::named(&vb.prefix())))
 }
 
-/// Checks that a pass's mask is (batch, tokens).
-pub(crate) fn check_mask(place: &Place, pass: Pass, (batch, tokens): (usize, usize)) -> Result<()> {
-    match pass.mask {
-        Some(mask) if (mask.batch(), mask.tokens()) != (batch, tokens) => bail!(
-            "{place}: expected a mask of shape ({batch}, {tokens}), got ({}, {})",
-            mask.batch(),
-            mask.tokens()
-        ),
-        _ => Ok(()),
+/// The tokens that are asked for.
+pub(crate) fn rows_of(queries: Queries, xs: &Tensor) -> Result<Tensor> {
+    match queries {
+        Queries::All => Ok(xs.clone()),
+        Queries::First => xs.narrow(1, 0, 1),
     }
 }

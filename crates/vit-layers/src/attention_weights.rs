@@ -1,6 +1,6 @@
 //! What tokens attend to, block by block.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, Result, Tensor, bail};
 
 /// The attention weights of a forward pass, `softmax(scale Q Kᵀ)` of every block and head, before dropout.
 #[derive(Clone, Debug)]
@@ -11,6 +11,27 @@ pub struct AttentionWeights {
 impl AttentionWeights {
     pub(crate) fn new(layers: Vec<Tensor>) -> Self {
         Self { layers }
+    }
+
+    /// Those of blocks of one's own, the first block's first, such as
+    /// [`EncoderBlock::forward_with_weights`](crate::EncoderBlock::forward_with_weights) gives.
+    ///
+    /// # Errors
+    /// If there is none, or they are not all of one shape (batch, heads, tokens, tokens).
+    pub fn from_layers(layers: Vec<Tensor>) -> Result<Self> {
+        let Some(first) = layers.first() else {
+            bail!("attention weights: expected those of a block at least, got none");
+        };
+        let (batch, _heads, tokens, _) = first.dims4()?;
+        for layer in &layers {
+            if !matches!(*layer.dims(), [b, _, i, j] if (b, i, j) == (batch, tokens, tokens)) {
+                bail!(
+                    "attention weights: expected each of shape ({batch}, heads, {tokens}, {tokens}), got {:?}",
+                    layer.dims()
+                );
+            }
+        }
+        Ok(Self { layers })
     }
 
     /// Those of each block, the first block's first: row `i` of the last two dimensions is what token `i` attends to.

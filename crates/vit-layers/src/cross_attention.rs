@@ -2,10 +2,10 @@
 
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use vit_ops::{Attend, DropRate, cross_attention};
+use vit_ops::{Attend, DropRate, attention_weights, cross_attention};
 use vit_random::Site;
 
-use crate::attention::{check_mask, weight_drop};
+use crate::attention::weight_drop;
 use crate::place::Place;
 use crate::qk_norm::QkNorm;
 use crate::{Bias, Dropout, EncoderConfig, Linear, Pass};
@@ -43,8 +43,7 @@ impl CrossAttention {
     /// # Errors
     /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
     pub fn new(cfg: &EncoderConfig, context_dim: usize, vb: &VarBuilder) -> Result<Self> {
-        cfg.check().map_err(candle_core::Error::wrap)?;
-        let place = Place::of("cross-attention", vb);
+        let place = Place::configured("cross-attention", cfg, vb)?;
         if context_dim == 0 {
             bail!("{place}: expected a context_dim of at least 1, got 0");
         }
@@ -66,7 +65,7 @@ impl CrossAttention {
     }
 
     /// # Shapes
-    /// `xs` (batch, queries, dim), `context` (batch, tokens, context_dim), a mask of (batch, tokens)
+    /// `xs` (batch, queries, dim), `context` (batch, tokens, context_dim), a mask of the context (batch, tokens)
     /// -> (batch, queries, dim)
     ///
     /// # Errors
@@ -78,6 +77,36 @@ impl CrossAttention {
         pass: impl Into<Pass<'a>>,
     ) -> Result<Tensor> {
         let pass = pass.into();
+        let (q, kv, attend) = self.prepared(xs, context, pass)?;
+        self.projected(&cross_attention(&q, &kv, &attend)?, pass)
+    }
+
+    /// The same, and what each query attended to: `softmax(scale Q Kᵀ)` of each head, before dropout.
+    ///
+    /// # Shapes
+    /// as [`forward`](Self::forward), and weights (batch, heads, queries, tokens)
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_with_weights<'a>(
+        &self,
+        xs: &Tensor,
+        context: &Tensor,
+        pass: impl Into<Pass<'a>>,
+    ) -> Result<(Tensor, Tensor)> {
+        let pass = pass.into();
+        let (q, kv, attend) = self.prepared(xs, context, pass)?;
+        let weights = attention_weights(&q, &kv.narrow(2, 0, self.inner)?, &attend)?;
+        Ok((self.projected(&cross_attention(&q, &kv, &attend)?, pass)?, weights))
+    }
+
+    /// Queries (batch, queries, inner), keys and values (batch, tokens, 2 * inner), and how they meet.
+    fn prepared<'a>(
+        &self,
+        xs: &Tensor,
+        context: &Tensor,
+        pass: Pass<'a>,
+    ) -> Result<(Tensor, Tensor, Attend<'a>)> {
         let (batch, _) = self.place.check_tokens("xs", xs, self.dim, self.q.dtype())?;
         let (of_context, tokens) =
             self.place.check_tokens("context", context, self.context_dim, self.kv.dtype())?;
@@ -85,15 +114,16 @@ impl CrossAttention {
             let place = &self.place;
             bail!("{place}: expected a context of {batch} samples as xs, got {of_context}");
         }
-        check_mask(&self.place, pass, (batch, tokens))?;
-        let mut q = self.q.forward(xs)?; // (batch, queries, inner)
-        let mut kv = self.kv.forward(context)?; // (batch, tokens, 2 * inner)
+        self.place.check_mask("the context", pass, (batch, tokens))?;
+        let (mut q, mut kv) = (self.q.forward(xs)?, self.kv.forward(context)?);
         if let Some(qk_norm) = &self.qk_norm {
             (q, kv) = (qk_norm.queries(&q)?, qk_norm.keys(&kv, self.inner)?);
         }
         let (heads, scale, dropout) = (self.heads, self.scale, pass.dropout(self.weight_drop));
-        let attend = Attend { heads, scale, mask: pass.mask, dropout };
-        let ys = cross_attention(&q, &kv, &attend)?;
-        self.proj_drop.forward(&self.proj.forward(&ys)?, pass.mode)
+        Ok((q, kv, Attend { heads, scale, mask: pass.mask(), dropout }))
+    }
+
+    fn projected(&self, ys: &Tensor, pass: Pass) -> Result<Tensor> {
+        self.proj_drop.forward(&self.proj.forward(ys)?, pass.mode())
     }
 }

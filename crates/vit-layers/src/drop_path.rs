@@ -1,17 +1,19 @@
 //! Stochastic depth (Huang et al., arXiv 1603.09382): whole branches are dropped, sample by sample.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use vit_ops::{DropRate, Mode, dropout_mask};
 use vit_random::Site;
 
 use crate::dropout::check_rate;
+use crate::place::Place;
 
 /// In training, each sample's branch becomes 0 with probability `rate` and else `x / (1 - rate)`.
 ///
 /// PyTorch equivalent: `timm.layers.DropPath(rate)`, with other masks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct DropPath {
+    place: Place,
     rate: DropRate,
     site: Site,
 }
@@ -22,7 +24,8 @@ impl DropPath {
     /// # Errors
     /// If `rate` is not in `[0, 1)`.
     pub fn new(rate: f64, vb: &VarBuilder) -> Result<Self> {
-        Ok(Self { rate: check_rate("drop path", rate, vb)?, site: Site::named(&vb.prefix()) })
+        let (rate, site) = (check_rate("drop path", rate, vb)?, Site::named(&vb.prefix()));
+        Ok(Self { place: Place::of("drop path", vb), rate, site })
     }
 
     /// # Shapes
@@ -35,9 +38,7 @@ impl DropPath {
         if self.rate.is_zero() {
             return Ok(xs.clone());
         }
-        let Some(&batch) = xs.dims().first() else {
-            bail!("drop path: expected xs of shape (batch, ...), got a scalar");
-        };
+        let batch = self.place.check_batch(xs)?;
         let mut shape = vec![1; xs.rank()];
         shape[0] = batch;
         let mask = dropout_mask(&shape, self.rate, self.site, &random, xs.dtype(), xs.device())?;

@@ -25,8 +25,9 @@ use crate::place::Place;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Dropout {
+    place: Place,
     rate: DropRate,
     site: Site,
 }
@@ -37,7 +38,8 @@ impl Dropout {
     /// # Errors
     /// If `rate` is not in `[0, 1)`.
     pub fn new(rate: f64, vb: &VarBuilder) -> Result<Self> {
-        Ok(Self { rate: check_rate("dropout", rate, vb)?, site: Site::named(&vb.prefix()) })
+        let (rate, site) = (check_rate("dropout", rate, vb)?, Site::named(&vb.prefix()));
+        Ok(Self { place: Place::of("dropout", vb), rate, site })
     }
 
     /// # Shapes
@@ -48,7 +50,10 @@ impl Dropout {
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
         match mode {
             Mode::Eval => Ok(xs.clone()),
-            Mode::Train(random) => vit_ops::dropout(xs, self.rate, self.site, &random),
+            Mode::Train(random) => {
+                self.place.check_batch(xs)?;
+                vit_ops::dropout(xs, self.rate, self.site, &random)
+            }
         }
     }
 }

@@ -1,10 +1,9 @@
 //! The encoder: blocks, and behind those of pre-norm a layer norm.
 
-use candle_core::{DType, Module, Result, Tensor};
+use candle_core::{DType, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use vit_ops::Queries;
+use vit_ops::{Queries, TokenMask};
 
-use crate::attention::check_mask;
 use crate::place::Place;
 use crate::{AttentionWeights, EncoderBlock, EncoderConfig, LayerNorm, NormPlacement, Pass};
 
@@ -28,8 +27,7 @@ impl Encoder {
     /// # Errors
     /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
     pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
-        cfg.check().map_err(candle_core::Error::wrap)?;
-        let place = Place::with_parameters("encoder", vb)?;
+        let place = Place::configured("encoder", cfg, vb)?;
         let blocks = (0..cfg.depth).map(|index| {
             // timm's rule: linearly from 0 at the first block to `drop_path` at the last.
             let share = index as f64 / (cfg.depth - 1).max(1) as f64;
@@ -67,9 +65,14 @@ impl Encoder {
     /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, 1, dim)
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// As [`forward`](Self::forward), or if a sample begins with padding.
     pub fn forward_first<'a>(&self, xs: &Tensor, pass: impl Into<Pass<'a>>) -> Result<Tensor> {
-        self.forward_for(Queries::First, xs, pass.into(), None)
+        let pass = pass.into();
+        if let Some(sample) = pass.mask().and_then(TokenMask::begins_with_padding) {
+            let place = &self.place;
+            bail!("{place}: expected a first token in each sample, got padding in sample {sample}");
+        }
+        self.forward_for(Queries::First, xs, pass, None)
     }
 
     /// As [`forward`](Self::forward), and what each token attended to. The weights are computed beside the forward
@@ -98,7 +101,7 @@ impl Encoder {
         mut weights: Option<&mut Vec<Tensor>>,
     ) -> Result<Tensor> {
         let shape = self.place.check_tokens("xs", xs, self.dim, self.dtype)?;
-        check_mask(&self.place, pass, shape)?;
+        self.place.check_mask("xs", pass, shape)?;
         let (last, blocks) = self.blocks.split_last().expect("the depth was checked");
         let mut xs = xs.clone();
         for block in blocks {

@@ -4,6 +4,7 @@ use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use vit_ops::{Mode, Queries};
 
+use crate::attention::rows_of;
 use crate::place::Place;
 use crate::{
     Attention, DropPath, EncoderConfig, FeedForward, LayerNorm, LayerScale, NormPlacement, Pass,
@@ -37,9 +38,8 @@ impl EncoderBlock {
     /// # Errors
     /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
     pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
-        cfg.check().map_err(candle_core::Error::wrap)?;
         Ok(Self {
-            place: Place::with_parameters("encoder block", vb)?,
+            place: Place::configured("encoder block", cfg, vb)?,
             dim: cfg.dim,
             dtype: vb.dtype(),
             norm: cfg.norm,
@@ -61,6 +61,23 @@ impl EncoderBlock {
         self.forward_for(Queries::All, xs, pass.into(), None)
     }
 
+    /// The same, and what each token attended to: `softmax(scale Q Kᵀ)` of each head, before dropout.
+    ///
+    /// # Shapes
+    /// as [`forward`](Self::forward), and weights (batch, heads, tokens, tokens)
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_with_weights<'a>(
+        &self,
+        xs: &Tensor,
+        pass: impl Into<Pass<'a>>,
+    ) -> Result<(Tensor, Tensor)> {
+        let mut weights = Vec::new();
+        let ys = self.forward_for(Queries::All, xs, pass.into(), Some(&mut weights))?;
+        Ok((ys, weights.pop().expect("the weights were asked for")))
+    }
+
     /// The rows of some tokens alone. The attention weights, of all tokens, are added to `weights`.
     pub(crate) fn forward_for(
         &self,
@@ -70,7 +87,7 @@ impl EncoderBlock {
         weights: Option<&mut Vec<Tensor>>,
     ) -> Result<Tensor> {
         self.place.check_tokens("xs", xs, self.dim, self.dtype)?;
-        let mode = pass.mode;
+        let mode = pass.mode();
         match self.norm {
             NormPlacement::Pre => {
                 let normed = self.norm1.forward(xs)?;
@@ -87,13 +104,6 @@ impl EncoderBlock {
                 self.norm2.forward(&(xs + self.end2.forward(&fed, mode)?)?)
             }
         }
-    }
-}
-
-fn rows_of(queries: Queries, xs: &Tensor) -> Result<Tensor> {
-    match queries {
-        Queries::All => Ok(xs.clone()),
-        Queries::First => xs.narrow(1, 0, 1),
     }
 }
 

@@ -4,6 +4,7 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use vit_ops::{Activation, Mode};
 
+use crate::place::Place;
 use crate::{Bias, Dropout, EncoderConfig, Linear};
 
 /// `y = dropout(fc2(activation(fc1(x))))`, for each token alone.
@@ -24,7 +25,7 @@ impl FeedForward {
     /// # Errors
     /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
     pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
-        cfg.check().map_err(candle_core::Error::wrap)?;
+        Place::configured("feed-forward", cfg, vb)?;
         Ok(Self {
             fc1: Linear::new(cfg.dim, cfg.mlp_dim, Bias::Yes, &vb.pp("fc1"))?,
             activation: cfg.activation,

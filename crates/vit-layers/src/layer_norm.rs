@@ -1,6 +1,6 @@
 //! Layer normalisation with a learned scale and shift.
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
 
 use crate::place::Place;
@@ -23,9 +23,12 @@ impl LayerNorm {
     /// A layer over tokens of width `dim`.
     ///
     /// # Errors
-    /// If `vb` has no such parameters or other shapes.
+    /// If `eps` is not positive, or `vb` has no such parameters or other shapes.
     pub fn new(dim: usize, eps: f64, vb: &VarBuilder) -> Result<Self> {
         let place = Place::with_parameters("layer norm", vb)?;
+        if !(eps > 0.0 && eps.is_finite()) {
+            bail!("{place}: expected a positive eps, got {eps}");
+        }
         let weight = vb.get_with_hints(dim, "weight", Init::Const(1.0))?;
         let bias = vb.get_with_hints(dim, "bias", Init::Const(0.0))?;
         Ok(Self { place, weight, bias, eps })

@@ -33,5 +33,5 @@ pub use layer_scale::LayerScale;
 pub use linear::{Bias, Linear};
 pub use parameters::Parameters;
 pub use pass::Pass;
-pub use vit_ops::{Activation, Mode, TokenMask};
-pub use vit_random::Random;
+pub use vit_ops::{Activation, Mode, TokenMask, cross_entropy_sum, serial, set_threads, softmax};
+pub use vit_random::{Random, Site, Stream};

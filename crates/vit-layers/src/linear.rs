@@ -1,6 +1,6 @@
 //! The linear layer, initialised as PyTorch's.
 
-use candle_core::{DType, Module, Result, Tensor};
+use candle_core::{DType, Module, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
 use vit_ops::Activation;
 
@@ -39,9 +39,12 @@ impl Linear {
     /// A layer from `inputs` to `outputs` features.
     ///
     /// # Errors
-    /// If `vb` has no such parameters or other shapes.
+    /// If a size is zero, or `vb` has no such parameters or other shapes.
     pub fn new(inputs: usize, outputs: usize, bias: Bias, vb: &VarBuilder) -> Result<Self> {
         let place = Place::with_parameters("linear", vb)?;
+        if inputs == 0 || outputs == 0 {
+            bail!("{place}: expected at least one input and output, got {inputs} and {outputs}");
+        }
         let bound = (inputs as f64).powf(-0.5);
         let init = Init::Uniform { lo: -bound, up: bound };
         let bias = match bias {

@@ -140,6 +140,11 @@ impl Parameters {
         };
         if let Some(var) = state.variables.get(name) {
             of_shape(var.shape())?;
+            let there = (var.dtype(), var.device().location());
+            if there != (dtype, device.location()) {
+                let asked = (dtype, device.location());
+                bail!("parameter {name}: expected {there:?}, as it was made, got {asked:?}");
+            }
             return Ok(var.clone());
         }
         let values = match (state.unused.get(name), self.random) {
@@ -196,9 +201,14 @@ impl SimpleBackend for Builder {
         Ok(self.give(&self.parameters.variable(&shape, name, init, dtype, device)?))
     }
 
-    fn get_unchecked(&self, name: &str, _dtype: DType, _device: &Device) -> Result<Tensor> {
-        match self.parameters.lock().variables.get(name) {
-            Some(var) => Ok(self.give(var)),
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let shape = {
+            let state = self.parameters.lock();
+            let made = state.variables.get(name).map(Var::as_tensor);
+            made.or_else(|| state.unused.get(name)).map(|tensor| tensor.shape().clone())
+        };
+        match shape {
+            Some(shape) => self.get(shape, name, Init::Const(0.0), dtype, device),
             None => bail!("parameter {name}: expected a shape, since it does not exist yet"),
         }
     }
@@ -299,11 +309,21 @@ mod tests {
             lacking.contains("parameter c: expected shape [2], the checkpoint has"),
             "{lacking}"
         );
-        vb.get_with_hints(3, "b", init)?;
+        assert_eq!(vb.get_unchecked("b")?.to_vec1::<f32>()?, [1.0; 3]);
         parameters.expect_all_used()?;
         let with_seed = Parameters::from_tensors(tensors()?).with_seed(1);
         let vb = with_seed.builder(DType::F32, &Device::Cpu);
         assert_eq!(vb.get_with_hints(2, "c", init)?.to_vec1::<f32>()?, [0.0; 2]);
+        Ok(())
+    }
+
+    #[test]
+    fn another_dtype_than_a_variable_has_is_refused() -> Result<()> {
+        let parameters = Parameters::seeded(1);
+        parameters.builder(DType::F32, &Device::Cpu).get_with_hints(3, "w", Init::Const(0.0))?;
+        let error = parameters.detached_builder(DType::F64, &Device::Cpu).get(3, "w");
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("parameter w: expected (F32, Cpu), as it was made"), "{error}");
         Ok(())
     }
 

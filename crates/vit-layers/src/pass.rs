@@ -23,8 +23,8 @@ use vit_random::Site;
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Pass<'a> {
-    pub(crate) mode: Mode,
-    pub(crate) mask: Option<&'a TokenMask>,
+    mode: Mode,
+    mask: Option<&'a TokenMask>,
 }
 
 impl From<Mode> for Pass<'_> {
@@ -38,6 +38,18 @@ impl<'a> Pass<'a> {
     #[must_use]
     pub const fn masked(self, mask: &'a TokenMask) -> Self {
         Self { mask: Some(mask), ..self }
+    }
+
+    /// What the pass is for.
+    #[must_use]
+    pub const fn mode(self) -> Mode {
+        self.mode
+    }
+
+    /// The tokens that are there; without one, all.
+    #[must_use]
+    pub const fn mask(self) -> Option<&'a TokenMask> {
+        self.mask
     }
 
     /// How attention weights are dropped at a site.

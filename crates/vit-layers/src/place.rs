@@ -6,6 +6,8 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
+use crate::{EncoderConfig, Pass};
+
 /// The path of a layer's parameters, such as `blocks.0.attn`; of a layer without one, what it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Place(Arc<str>);
@@ -23,14 +25,22 @@ impl Place {
         Self(if path.is_empty() { kind.into() } else { path.into() })
     }
 
-    /// The same for a layer with parameters, which have to be floating-point numbers.
+    /// The same for a layer with parameters, which have to be of a dtype that candle computes in.
     pub(crate) fn with_parameters(kind: &str, vb: &VarBuilder) -> Result<Self> {
         let place = Self::of(kind, vb);
-        if !vb.dtype().is_float() {
-            let got = vb.dtype();
-            bail!("{place}: expected parameters of floating-point numbers, got {got:?}");
+        match vb.dtype() {
+            DType::F64 | DType::F32 | DType::F16 | DType::BF16 => Ok(place),
+            got => bail!("{place}: expected parameters of F64, F32, F16 or BF16, got {got:?}"),
         }
-        Ok(place)
+    }
+
+    /// The same for a layer of this configuration, which is checked.
+    pub(crate) fn configured(kind: &str, cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
+        let place = Self::with_parameters(kind, vb)?;
+        match cfg.check() {
+            Ok(()) => Ok(place),
+            Err(error) => bail!("{place}: {error}"),
+        }
     }
 
     /// Checks that `xs` is (batch, tokens, dim), with a token at least, and of the parameters' dtype; `name` is what
@@ -50,6 +60,31 @@ impl Place {
         };
         self.check_dtype(name, xs, dtype)?;
         Ok((batch, tokens))
+    }
+
+    /// Checks that `xs` is (batch, ...).
+    pub(crate) fn check_batch(&self, xs: &Tensor) -> Result<usize> {
+        match xs.dims().first() {
+            Some(&batch) => Ok(batch),
+            None => bail!("{self}: expected xs of shape (batch, ...), got a scalar"),
+        }
+    }
+
+    /// Checks that a pass's mask is (batch, tokens); `of` is the sequence that it is of.
+    pub(crate) fn check_mask(
+        &self,
+        of: &str,
+        pass: Pass,
+        (batch, tokens): (usize, usize),
+    ) -> Result<()> {
+        match pass.mask() {
+            Some(mask) if (mask.batch(), mask.tokens()) != (batch, tokens) => bail!(
+                "{self}: expected a mask of {of} of shape ({batch}, {tokens}), got ({}, {})",
+                mask.batch(),
+                mask.tokens()
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// Checks that `xs` is (..., dim) for a `parameter` whose last dimension is dim, and of its dtype.

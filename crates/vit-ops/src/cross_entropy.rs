@@ -41,6 +41,7 @@ pub fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
 
 pub(crate) mod composed {
     use super::{Result, Tensor};
+    use crate::precision::widened;
     use candle_core::D;
 
     /// [`cross_entropy_sum`](crate::cross_entropy_sum()) out of candle's tensor operations.
@@ -48,12 +49,13 @@ pub(crate) mod composed {
     /// # Errors
     /// If the shapes do not fit.
     pub fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+        let (dtype, logits) = (logits.dtype(), widened(logits)?);
         // The loss does not depend on what is taken off, so neither does the gradient.
         let max = logits.detach().max_keepdim(D::Minus1)?;
         let shifted = logits.broadcast_sub(&max)?;
         let log_sum = shifted.exp()?.sum(D::Minus1)?.log()?;
         let of_label = shifted.gather(&labels.unsqueeze(1)?, 1)?.squeeze(1)?;
-        (log_sum - of_label)?.sum_all()
+        (log_sum - of_label)?.sum_all()?.to_dtype(dtype)
     }
 }
 

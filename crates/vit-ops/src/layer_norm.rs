@@ -37,6 +37,7 @@ pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
 
 pub(crate) mod composed {
     use super::{Result, Tensor};
+    use crate::precision::widened;
     use candle_core::D;
 
     /// [`layer_norm`](crate::layer_norm()) out of candle's tensor operations.
@@ -44,10 +45,12 @@ pub(crate) mod composed {
     /// # Errors
     /// If the shapes do not fit.
     pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+        let (dtype, xs) = (xs.dtype(), widened(xs)?);
         let centered = xs.broadcast_sub(&xs.mean_keepdim(D::Minus1)?)?;
         let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
         let normalised = centered.broadcast_div(&(variance + eps)?.sqrt()?)?;
-        normalised.broadcast_mul(weight)?.broadcast_add(bias)
+        let scaled = normalised.broadcast_mul(&widened(weight)?)?;
+        scaled.broadcast_add(&widened(bias)?)?.to_dtype(dtype)
     }
 }
 

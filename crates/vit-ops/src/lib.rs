@@ -15,6 +15,7 @@ mod mode;
 mod normal;
 mod parallel;
 mod patchify;
+mod precision;
 mod scale_features;
 mod simd;
 mod slices;

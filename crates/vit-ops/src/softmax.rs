@@ -27,6 +27,7 @@ pub fn softmax(xs: &Tensor) -> Result<Tensor> {
 
 pub(crate) mod composed {
     use super::{Result, Tensor};
+    use crate::precision::widened;
     use candle_core::D;
 
     /// [`softmax`](crate::softmax()) out of candle's tensor operations.
@@ -34,10 +35,11 @@ pub(crate) mod composed {
     /// # Errors
     /// If `xs` has no dimension.
     pub fn softmax(xs: &Tensor) -> Result<Tensor> {
+        let (dtype, xs) = (xs.dtype(), widened(xs)?);
         // The result does not depend on what is taken off, so neither does the gradient.
         let max = xs.detach().max_keepdim(D::Minus1)?;
         let weights = xs.broadcast_sub(&max)?.exp()?;
-        weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)
+        weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.to_dtype(dtype)
     }
 }
 

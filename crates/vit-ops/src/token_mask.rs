@@ -8,8 +8,8 @@ use crate::slices::LANES;
 
 /// Which tokens of a batch are there, and which only fill a shorter sequence up: attention passes over the latter.
 ///
-/// What stands in place of a token that is not there has to be finite, zeros for example, and changes nothing of the
-/// others. PyTorch equivalent: `src_key_padding_mask`, which is true where this has padding.
+/// What stands in place of a token that is not there changes nothing of the others, as long as it and its scores are
+/// finite: zeros, for example. PyTorch equivalent: `src_key_padding_mask`, which is true where this has padding.
 ///
 /// ```
 /// use vit_ops::TokenMask;
@@ -89,6 +89,24 @@ impl TokenMask {
         self.tokens
     }
 
+    /// 1 for a token, 0 for padding: to take a mean over the tokens that are there, say.
+    ///
+    /// # Shapes
+    /// -> (batch, tokens)
+    ///
+    /// # Errors
+    /// If the device has no room, or `dtype` cannot be made.
+    pub fn to_tensor(&self, dtype: DType, device: &Device) -> Result<Tensor> {
+        let bias = self.bias(DType::F32, &Device::Cpu)?.reshape((self.batch, self.tokens))?;
+        bias.eq(0.0)?.to_dtype(dtype)?.to_device(device)
+    }
+
+    /// A sample that begins with padding, if there is one.
+    #[must_use]
+    pub fn begins_with_padding(&self) -> Option<usize> {
+        (0..self.batch).find(|&sample| self.row(sample).first().is_some_and(|&bias| bias != 0.0))
+    }
+
     /// What is added to a sample's scores, in whole registers.
     pub(crate) fn row(&self, sample: usize) -> &[f32] {
         let row_len = row_len(self.tokens);
@@ -130,7 +148,17 @@ mod tests {
             let by_tensor = TokenMask::new(&there)?;
             assert_eq!(bias(&by_tensor)?, bias(&by_lengths)?);
             assert_eq!(by_tensor.row(0)[1..], [NO; LANES - 1]);
+            let again = by_tensor.to_tensor(dtype, &Device::Cpu)?;
+            assert_eq!(again.to_dtype(DType::U8)?.to_vec2::<u8>()?, [[1, 0, 0], [1, 1, 1]]);
+            assert_eq!(by_tensor.begins_with_padding(), None);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn padding_may_come_first_and_is_told_of() -> Result<()> {
+        let there = Tensor::new(&[[1_u8, 0, 1], [0, 1, 1]], &Device::Cpu)?;
+        assert_eq!(TokenMask::new(&there)?.begins_with_padding(), Some(1));
         Ok(())
     }
 

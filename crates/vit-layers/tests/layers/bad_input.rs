@@ -3,8 +3,8 @@
 use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use vit_layers::{
-    Attention, CrossAttention, Encoder, EncoderBlock, EncoderConfig, FeedForward, LayerNorm,
-    Linear, Mode, Parameters, Pass, TokenMask,
+    Attention, AttentionWeights, CrossAttention, DropPath, Dropout, Encoder, EncoderBlock,
+    EncoderConfig, FeedForward, LayerNorm, Linear, Mode, Parameters, Pass, Random, TokenMask,
 };
 
 fn vb() -> VarBuilder<'static> {
@@ -74,19 +74,58 @@ fn a_mask_of_the_wrong_shape() -> Result<()> {
     for mask in [TokenMask::from_lengths(&[3], 4)?, TokenMask::from_lengths(&[3, 3], 3)?] {
         let pass = Pass::from(Mode::Eval).masked(&mask);
         let got = (mask.batch(), mask.tokens());
-        let want = format!("encoder: expected a mask of shape (2, 4), got {got:?}");
+        let want = format!("encoder: expected a mask of xs of shape (2, 4), got {got:?}");
         assert_says(encoder.forward(&zeros((2, 4, 8))?, pass), &want);
     }
     Ok(())
 }
 
 #[test]
+fn a_mask_of_the_wrong_sequence_and_a_first_token_that_is_padding() -> Result<()> {
+    let (cfg, vb) = (EncoderConfig::new(8, 1, 2), vb());
+    let layer = CrossAttention::new(&cfg, 5, &vb.pp("cross"))?;
+    let mask = TokenMask::from_lengths(&[3, 1], 3)?;
+    let pass = Pass::from(Mode::Eval).masked(&mask);
+    let want = "cross: expected a mask of the context of shape (2, 4), got (2, 3)";
+    assert_says(layer.forward(&zeros((2, 3, 8))?, &zeros((2, 4, 5))?, pass), want);
+    let encoder = Encoder::new(&cfg, &vb.pp("text"))?;
+    let mask = TokenMask::new(&Tensor::new(&[[1_u8, 1], [0, 1]], &Device::Cpu)?)?;
+    let pass = Pass::from(Mode::Eval).masked(&mask);
+    let want = "text: expected a first token in each sample, got padding in sample 1";
+    assert_says(encoder.forward_first(&zeros((2, 2, 8))?, pass), want);
+    Ok(())
+}
+
+#[test]
 fn heads_that_do_not_divide() {
-    let want = "expected heads that divide dim, got 3 heads for a dim of 8";
+    let vb = vb().pp("decoder.cross");
+    let want = "decoder.cross: expected heads that divide dim, got 3 heads for a dim of 8";
     let cfg = EncoderConfig::new(8, 2, 3);
-    assert_says(Encoder::new(&cfg, &vb()).map(drop), want);
-    assert_says(Attention::new(&cfg, &vb()).map(drop), want);
-    assert_says(EncoderBlock::new(&cfg, &vb()).map(drop), want);
+    assert_says(Encoder::new(&cfg, &vb).map(drop), want);
+    assert_says(EncoderBlock::new(&cfg, &vb).map(drop), want);
+    assert_says(Attention::new(&cfg, &vb).map(drop), want);
+    assert_says(CrossAttention::new(&cfg, 5, &vb).map(drop), want);
+    assert_says(FeedForward::new(&cfg, &vb).map(drop), want);
+}
+
+#[test]
+fn settings_that_no_layer_can_have() -> Result<()> {
+    let vb = vb().pp("tail");
+    let want = "tail: expected a positive eps, got NaN";
+    assert_says(LayerNorm::new(8, f64::NAN, &vb).map(drop), want);
+    let want = "tail: expected at least one input and output, got 0 and 4";
+    assert_says(Linear::new(0, 4, vit_layers::Bias::Yes, &vb).map(drop), want);
+    let want = "tail: expected a rate in [0, 1), got 1";
+    assert_says(Dropout::new(1.0, &vb).map(drop), want);
+    assert_says(DropPath::new(1.0, &vb).map(drop), want);
+    let train = Mode::Train(Random::new(1));
+    let scalar = zeros(())?;
+    let want = "tail: expected xs of shape (batch, ...), got a scalar";
+    assert_says(Dropout::new(0.5, &vb)?.forward(&scalar, train), want);
+    assert_says(DropPath::new(0.5, &vb)?.forward(&scalar, train), want);
+    let want = "attention weights: expected those of a block at least, got none";
+    assert_says(AttentionWeights::from_layers(Vec::new()).map(drop), want);
+    Ok(())
 }
 
 #[test]

@@ -45,10 +45,10 @@ fn tokens_of_another_dtype_than_the_parameters_are_refused() -> Result<()> {
 }
 
 #[test]
-fn parameters_that_are_no_fractions_are_refused() {
+fn parameters_of_whole_numbers_are_refused() {
     let vb = Parameters::seeded(5).builder(DType::U32, &Device::Cpu);
     let error = Encoder::new(&vit_layers::EncoderConfig::new(DIM, 1, 2), &vb.pp("text"));
     let error = error.unwrap_err().to_string();
-    let want = "text: expected parameters of floating-point numbers, got U32";
+    let want = "text: expected parameters of F64, F32, F16 or BF16, got U32";
     assert!(error.contains(want), "{error}");
 }

@@ -69,7 +69,7 @@ fn of_attention_feed_forward_block_and_encoder() -> Result<()> {
         let new = |vb: &VarBuilder| Encoder::new(&cfg, vb);
         check(&of("encoder"), &[&xs], new, |layer| layer.forward(&xs, masked))?;
         let of_first = of("the first token of an encoder");
-        check(&of_first, &[&xs], new, |layer| layer.forward_first(&xs, TRAIN))?;
+        check(&of_first, &[&xs], new, |layer| layer.forward_first(&xs, masked))?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Attention out of candle's tensor operations.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::{Attend, AttentionDropout, AttentionShape, Queries, SampleShape};
 use crate::composed::softmax;
@@ -44,7 +44,11 @@ fn split(xs: &Tensor, heads: usize) -> Result<Tensor> {
 /// # Shapes
 /// `q` (batch, heads, queries, head_dim), `k` (batch, heads, tokens, head_dim) -> (batch, heads, queries, tokens)
 fn weights(q: &Tensor, k: &Tensor, attend: &Attend) -> Result<Tensor> {
-    let scores = (q.matmul(&k.t()?)? * attend.scale)?;
+    let scores = match q.dtype() {
+        // Scaled first: the products of a wide head may be out of reach.
+        DType::F16 | DType::BF16 => (q * attend.scale)?.matmul(&k.t()?)?,
+        _ => (q.matmul(&k.t()?)? * attend.scale)?,
+    };
     let scores = match attend.mask {
         Some(mask) => scores.broadcast_add(&mask.bias(scores.dtype(), scores.device())?)?,
         None => scores,

@@ -14,7 +14,7 @@ use crate::matmul::{Matrix, MatrixMut, Store, multiply};
 use crate::{parallel, simd, slices};
 
 /// Whether it is the form to take: that of [`kernel`](super::kernel) has no wider heads, and wins where tokens are few
-/// or heads narrow, up to twice. Where tokens are many both are equal, but only this one is split over threads.
+/// or heads narrow, up to twice. Where tokens are many both are equal, but only this one splits a sample over threads.
 pub(super) fn suits(shape: SampleShape) -> bool {
     let SampleShape { tokens, head_dim, .. } = shape;
     tokens >= 128 || head_dim > WIDEST_HEAD || (tokens >= 32 && head_dim >= 32)
@@ -23,17 +23,13 @@ pub(super) fn suits(shape: SampleShape) -> bool {
 /// Queries whose scores are computed at once: these stay in the cache, and one image has pieces for several threads.
 const QUERIES: usize = 128;
 
-/// What a score costs besides the products, in the multiply-adds of [`parallel`]: an exponential.
-const SCORE_COST: usize = 32;
-
 /// What a random number costs, in the same.
 const DRAW_COST: usize = 16;
 
 /// [`self_attention`](crate::self_attention()) and [`cross_attention`](crate::cross_attention()) on contiguous
 /// tensors, for any number of tokens and width of heads.
 pub(super) struct LargeAttention {
-    batch: usize,
-    shape: SampleShape,
+    shape: AttentionShape,
     scale: f32,
     mask: Option<TokenMask>,
     dropout: Option<AttentionDropout>,
@@ -50,10 +46,8 @@ struct Kept {
 
 impl LargeAttention {
     pub(super) fn new(shape: AttentionShape, attend: &Attend, tracked: bool) -> Self {
-        let AttentionShape { batch, sample } = shape;
         Self {
-            batch,
-            shape: sample,
+            shape,
             scale: attend.scale as f32,
             mask: attend.mask.cloned(),
             dropout: attend.dropout,
@@ -62,24 +56,17 @@ impl LargeAttention {
         }
     }
 
-    /// Those of so many products, for [`parallel`].
-    fn multiply_adds(&self, products: usize) -> usize {
-        let SampleShape { tokens, queries, heads, head_dim } = self.shape;
-        self.batch * heads * queries * tokens * (products * head_dim + SCORE_COST)
-    }
-
     fn weigh(&self, inputs: Inputs) -> (Vec<f32>, Kept) {
-        let shape = self.shape;
+        let AttentionShape { batch, sample: shape } = self.shape;
         let SampleShape { tokens, queries, head_dim, .. } = shape;
         let row_len = shape.weights_row();
         let block_len = QUERIES.min(queries) * row_len;
-        let masks = self.dropout.map(|dropout| BatchMasks::draw(self.batch, shape, dropout));
-        let mut ys = vec![0.0; self.batch * shape.output()];
-        let mut weights = vec![0.0; if self.tracked { self.batch * shape.weights() } else { 0 }];
+        let masks = self.dropout.map(|dropout| BatchMasks::draw(batch, shape, dropout));
+        let mut ys = vec![0.0; batch * shape.output()];
+        let mut weights = vec![0.0; if self.tracked { batch * shape.weights() } else { 0 }];
         let heads = weights.chunks_exact_mut(shape.head_weights());
         let mut kept = heads.flat_map(|head| head.chunks_mut(block_len));
-        let samples: Vec<Sample> =
-            (0..self.batch).map(|index| inputs.sample(shape, index)).collect();
+        let samples: Vec<Sample> = (0..batch).map(|index| inputs.sample(shape, index)).collect();
         let mut pieces = Vec::new();
         for (sample, ys) in ys.chunks_exact_mut(shape.output()).enumerate() {
             let ys = MatrixMut::strided(ys, queries, shape.dim(), shape.dim());
@@ -92,7 +79,7 @@ impl LargeAttention {
         let scores_len = if self.tracked { 0 } else { block_len };
         let dropped_len = if masks.is_some() { block_len } else { 0 };
         parallel::for_each_with(
-            self.multiply_adds(2),
+            self.shape.multiply_adds(2),
             pieces,
             || (vec![0.0; scores_len], vec![0.0; dropped_len]),
             |(scores, dropped), (sample, head, mut block, kept)| {
@@ -118,7 +105,7 @@ impl LargeAttention {
     /// `dQ = dS K`, `dK = dSᵀ Q`.
     fn backward(&self, inputs: Inputs, grad: &[f32]) -> Gradients {
         let kept = self.kept.get().expect("the forward pass ran before the backward pass");
-        let shape = self.shape;
+        let shape = self.shape.sample;
         let SampleShape { tokens, queries, heads, head_dim } = shape;
         let (dim, row_len, len) = (shape.dim(), shape.weights_row(), shape.head_weights());
         let mut all = Gradients::of(inputs);
@@ -134,7 +121,7 @@ impl LargeAttention {
         }
         let dropped_len = if kept.masks.is_some() { len } else { 0 };
         parallel::for_each_with(
-            self.multiply_adds(5),
+            self.shape.multiply_adds(5),
             pieces,
             || (vec![0.0; len], vec![0.0; dropped_len]),
             |(grads, dropped), (index, sample, head, [mut grad_q, mut grad_k, mut grad_v])| {
@@ -171,7 +158,7 @@ impl LargeAttention {
             // An operation runs forward once; its value lives in the graph until the backward pass.
             let _ = self.kept.set(kept);
         }
-        slices::output(ys, (self.batch, self.shape.queries, self.shape.dim()))
+        slices::output(ys, (self.shape.batch, self.shape.sample.queries, self.shape.sample.dim()))
     }
 }
 

@@ -138,6 +138,9 @@ impl Attend<'_> {
     }
 }
 
+/// What a score costs besides the products, in the multiply-adds of [`parallel`](crate::parallel): an exponential.
+const SCORE_COST: usize = 32;
+
 #[derive(Clone, Copy, Debug)]
 struct AttentionShape {
     batch: usize,
@@ -179,6 +182,12 @@ impl AttentionShape {
         Self { batch, sample }.with_checked_mask(attend)
     }
 
+    /// Those of so many products of the size of the scores', for [`parallel`](crate::parallel).
+    fn multiply_adds(self, products: usize) -> usize {
+        let SampleShape { tokens, queries, heads, head_dim } = self.sample;
+        self.batch * heads * queries * tokens * (products * head_dim + SCORE_COST)
+    }
+
     fn with_checked_mask(self, attend: &Attend) -> Result<Self> {
         let (batch, tokens) = (self.batch, self.sample.tokens);
         match attend.mask {
@@ -218,7 +227,11 @@ fn gradients_apart(
     })?;
     match gradients {
         Gradients::Apart { q: of_q, kv: of_kv } => {
-            Ok((slices::gradient(of_q, q)?, slices::gradient(of_kv, kv)?))
+            let tracked = |values, like: &Tensor| match like.track_op() {
+                true => slices::gradient(values, like),
+                false => Ok(None),
+            };
+            Ok((tracked(of_q, q)?, tracked(of_kv, kv)?))
         }
         Gradients::Packed(_) => unreachable!("gradients lie as the inputs do"),
     }

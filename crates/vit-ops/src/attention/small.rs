@@ -9,7 +9,7 @@ use super::kernel::{Backward, Columns, Weigh, WeighValues};
 use super::sample::SampleShape;
 use super::{AttentionDropout, AttentionShape, TokenMask};
 use crate::dropout::Masks;
-use crate::{simd, slices};
+use crate::{parallel, simd, slices};
 
 /// What the backward pass needs: the attention weights (batch, heads, queries, `weights_row`), and what dropout
 /// left of them.
@@ -37,34 +37,44 @@ impl SmallAttention {
         Self { shape, scale, mask, dropout, tracked, weights: OnceLock::new() }
     }
 
-    /// The outputs of all samples, and the weights of all, or of the last alone where nobody will ask for them.
+    /// The outputs of all samples, and their weights where somebody will ask for them.
     fn weigh(&self, inputs: Inputs) -> (Vec<f32>, Weights) {
         let AttentionShape { batch, sample: shape } = self.shape;
-        let kept = if self.tracked { batch } else { 1 };
-        let mut before = vec![0.0; kept * shape.weights()];
-        let mut after = self.dropout.map(|_| before.clone());
-        let mut masks = self.dropout.map(|dropout| DropWeights::new(shape, dropout));
+        let of_batch = |kept: bool| vec![0.0; if kept { batch * shape.weights() } else { 0 }];
+        let of_sample = |needed: bool| vec![0.0; if needed { shape.weights() } else { 0 }];
+        let (tracked, drops) = (self.tracked, self.dropout.is_some());
+        let mut before_dropout = of_batch(tracked);
+        let mut after_dropout = of_batch(tracked && drops);
         let mut ys = vec![0.0; batch * shape.output()];
-        let mut columns = Columns::new(shape);
-        for (index, ys) in ys.chunks_exact_mut(shape.output()).enumerate() {
-            let sample = inputs.sample(shape, index);
-            let mask = self.mask.as_ref().map(|mask| mask.row(index));
-            let slot = if self.tracked { index } else { 0 };
-            let here = slot * shape.weights()..(slot + 1) * shape.weights();
-            let weights = &mut before[here.clone()];
-            let columns = &mut columns;
-            simd::run(Weigh { shape, scale: self.scale, mask, sample, columns, weights });
-            let weights = match (&mut masks, &mut after) {
-                (Some(masks), Some(after)) => {
-                    let after = &mut after[here];
-                    masks.apply(index, weights, after);
-                    after
-                }
-                _ => weights,
-            };
-            simd::run(WeighValues { shape, sample, weights, ys });
-        }
-        (ys, Weights { before_dropout: before, after_dropout: after })
+        let mut before = before_dropout.chunks_exact_mut(shape.weights());
+        let mut after = after_dropout.chunks_exact_mut(shape.weights());
+        let each = ys.chunks_exact_mut(shape.output()).enumerate();
+        let pieces = each.map(|(index, ys)| (index, ys, before.next(), after.next()));
+        let room = || {
+            let masks = self.dropout.map(|dropout| DropWeights::new(shape, dropout));
+            (Columns::new(shape), masks, of_sample(!tracked), of_sample(!tracked && drops))
+        };
+        parallel::for_each_with(
+            self.shape.multiply_adds(2),
+            pieces,
+            room,
+            |(columns, masks, weights, dropped), (index, ys, before, after)| {
+                let sample = inputs.sample(shape, index);
+                let mask = self.mask.as_ref().map(|mask| mask.row(index));
+                let weights = before.unwrap_or(weights);
+                simd::run(Weigh { shape, scale: self.scale, mask, sample, columns, weights });
+                let weights = match masks {
+                    Some(masks) => {
+                        let after = after.unwrap_or(dropped);
+                        masks.apply(index, weights, after);
+                        after
+                    }
+                    None => weights,
+                };
+                simd::run(WeighValues { shape, sample, weights, ys });
+            },
+        );
+        (ys, Weights { before_dropout, after_dropout: drops.then_some(after_dropout) })
     }
 
     fn forward(&self, inputs: Inputs) -> Result<(CpuStorage, Shape)> {
@@ -82,26 +92,27 @@ impl SmallAttention {
         let weights = self.weights.get().expect("the forward pass ran before the backward pass");
         let before = &weights.before_dropout;
         let after = weights.after_dropout.as_ref().unwrap_or(before);
-        let mut columns = Columns::new(shape);
-        let mut scores = vec![0.0; shape.head_weights()];
         let mut all = Gradients::of(inputs);
         let weights = before.chunks_exact(shape.weights()).zip(after.chunks_exact(shape.weights()));
         let grads = grad.chunks_exact(shape.output()).zip(all.samples(shape));
-        for (index, ((before_dropout, after_dropout), (grad, gradients))) in
-            weights.zip(grads).enumerate()
-        {
-            simd::run(Backward {
-                shape,
-                scale: self.scale,
-                sample: inputs.sample(shape, index),
-                before_dropout,
-                after_dropout,
-                grad,
-                columns: &mut columns,
-                scores: &mut scores,
-                gradients,
-            });
-        }
+        parallel::for_each_with(
+            self.shape.multiply_adds(5),
+            weights.zip(grads).enumerate(),
+            || (Columns::new(shape), vec![0.0; shape.head_weights()]),
+            |(columns, scores), (index, ((before_dropout, after_dropout), (grad, gradients)))| {
+                simd::run(Backward {
+                    shape,
+                    scale: self.scale,
+                    sample: inputs.sample(shape, index),
+                    before_dropout,
+                    after_dropout,
+                    grad,
+                    columns,
+                    scores,
+                    gradients,
+                });
+            },
+        );
         all
     }
 }

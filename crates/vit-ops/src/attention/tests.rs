@@ -1,6 +1,7 @@
 //! What holds for both fused forms.
 
 use super::*;
+use crate::parallel::tests::assert_threads_do_not_show;
 use crate::testing::{Case, tensors};
 
 fn dropout() -> AttentionDropout {
@@ -195,6 +196,42 @@ fn nothing_changes_where_no_gradient_is_asked_for() -> Result<()> {
         let with = self_attention(&tracked, Queries::All, &attend)?;
         let without = self_attention(&qkv, Queries::All, &attend)?;
         assert_eq!(with.to_vec3::<f32>()?, without.to_vec3::<f32>()?);
+    }
+    Ok(())
+}
+
+/// Cached features that are attended to, or fixed queries.
+#[test]
+fn one_sequence_may_get_no_gradient() -> Result<()> {
+    for tokens in [5, 130] {
+        let [q, kv] = tensors(&[&[2, 3, 16], &[2, tokens, 32]])?;
+        let attend = Attend::new(2, 0.35);
+        let (q_var, kv_var) =
+            (candle_core::Var::from_tensor(&q)?, candle_core::Var::from_tensor(&kv)?);
+        let both = cross_attention(&q_var, &kv_var, &attend)?.sqr()?.backward()?;
+        let of_q = cross_attention(&q_var, &kv, &attend)?.sqr()?.backward()?;
+        let of_kv = cross_attention(&q, &kv_var, &attend)?.sqr()?.backward()?;
+        for (var, alone) in [(&q_var, of_q), (&kv_var, of_kv)] {
+            let (want, got) = (both.get(var).expect("tracked"), alone.get(var).expect("tracked"));
+            assert_eq!(got.to_vec3::<f32>()?, want.to_vec3::<f32>()?);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn threads_do_not_change_a_bit() -> Result<()> {
+    // So many samples of few tokens that they are worth splitting.
+    let [qkv] = tensors(&[&[256, 16, 3 * 32]])?;
+    let mask = mask(256, 16)?;
+    for attend in ways(4, &mask) {
+        assert_threads_do_not_show(|| {
+            let var = candle_core::Var::from_tensor(&qkv).expect("a variable");
+            let ys = self_attention(&var, Queries::All, &attend).expect("an output");
+            let grads = ys.sqr().and_then(|ys| ys.backward()).expect("gradients");
+            let grad = grads.get(&var).expect("a gradient").to_vec3::<f32>();
+            (ys.to_vec3::<f32>().expect("a tensor"), grad.expect("a tensor"))
+        });
     }
     Ok(())
 }
