@@ -117,7 +117,8 @@ def cross_attention_tensors() -> dict[str, Tensor]:
     roughen(attention)
     xs = torch.randn(len(LENGTHS), 5, DIM, requires_grad=True)
     context = torch.randn(len(LENGTHS), TOKENS, CONTEXT_DIM, requires_grad=True)
-    output, _ = attention(xs, context, context, key_padding_mask=padding(LENGTHS, TOKENS))
+    mask = padding(LENGTHS, TOKENS)
+    output, weights = attention(xs, context, context, key_padding_mask=mask, average_attn_weights=False)
     loss, weigh = weighed(output, None)
     loss.backward()
 
@@ -134,7 +135,7 @@ def cross_attention_tensors() -> dict[str, Tensor]:
         }
 
     tensors = {"xs": xs.detach(), "grad.xs": xs.grad, "context": context.detach(), "grad.context": context.grad}
-    return tensors | {"weigh": weigh, "output": output.detach()} | parts("param") | parts("grad")
+    return tensors | {"weigh": weigh, "output": output.detach(), "weights": weights.detach()} | parts("param") | parts("grad")
 
 
 def main() -> None:

@@ -60,13 +60,21 @@ pub(crate) fn package() -> Result<()> {
         names.push(name);
     }
     forget_earlier_packages(&names)?;
-    // What is being worked on is packed as it is.
     let mut package = cargo("package");
     package.env("CARGO_TARGET_DIR", folder()?);
-    package
-        .args(["--workspace", "--allow-dirty"])
-        .args(left_out.map(|name| format!("--exclude={name}")));
+    package.arg("--workspace").args(left_out.map(|name| format!("--exclude={name}")));
+    if !is_clean()? {
+        // What is being worked on is packed as it is.
+        package.arg("--allow-dirty");
+    }
     run(with_profile(&mut package))
+}
+
+/// Whether all that lies here is committed.
+fn is_clean() -> Result<bool> {
+    let mut status = Command::new("git");
+    status.args(["status", "--porcelain"]).current_dir(root());
+    Ok(status.output().context("cannot start git")?.stdout.is_empty())
 }
 
 /// Where both tasks build, so that what they share is built once.

@@ -20,9 +20,11 @@ fn main() -> Result<()> {
 
     let tokens = Tensor::ones((3, 10, 32), DType::F32, &Device::Cpu)?; // (batch, tokens, dim)
     let mask = TokenMask::from_lengths(&[10, 7, 4], 10)?; // behind these, padding
-    let mode = Mode::Train(Random::new(42).at_step(1));
-    let encoded = encoder.forward(&tokens, Pass::from(mode).masked(&mask))?;
-    adam.backward_step(&encoded.sqr()?.mean_all()?)?;
-    assert_eq!(encoder.forward_first(&tokens, Mode::Eval)?.dims(), [3, 1, 32]);
+    let train = Mode::Train(Random::new(42).at_step(1));
+    let first = encoder.forward_first(&tokens, Pass::from(train).masked(&mask))?; // (batch, 1, dim)
+    adam.backward_step(&first.sqr()?.mean_all()?)?;
+
+    let evaluated = encoder.forward(&tokens, Pass::from(Mode::Eval).masked(&mask))?;
+    assert_eq!(evaluated.dims(), [3, 10, 32]);
     Ok(())
 }

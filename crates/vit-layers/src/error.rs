@@ -38,7 +38,7 @@ pub enum ConfigError {
         /// Its value.
         eps: f64,
     },
-    /// A model too large to count its parameters.
+    /// A size out of reach.
     #[error("expected {field} of at most {limit}, got {value}")]
     TooLarge {
         /// The field of the configuration.

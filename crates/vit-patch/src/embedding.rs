@@ -41,6 +41,8 @@ impl ClassToken {
 /// `pos_embed.proj.{weight,bias}` as the patch embedding's if `patch_linear`
 #[derive(Clone, Debug)]
 pub struct PatchEmbedding {
+    /// The path of its parameters, for messages.
+    path: String,
     config: PatchConfig,
     proj: PatchLinear,
     /// The class token, the registers: each (1, count, dim).
@@ -88,7 +90,8 @@ impl PatchEmbedding {
         let learned = learned.into_iter().filter(|&(_, count)| count > 0);
         let prefix = learned.map(|(name, count)| table(name, count)).collect::<Result<_>>()?;
         let proj = PatchLinear::new(config, &vb.pp("patch_embed").pp("proj"))?;
-        Ok(Self { config: config.clone(), proj, prefix, positions })
+        let path = vb.pp("patch_embed").prefix();
+        Ok(Self { path, config: config.clone(), proj, prefix, positions })
     }
 
     /// `patches` (batch, patches, dim) behind the class token and the registers: (batch, tokens, dim).
@@ -118,12 +121,18 @@ impl Module for PatchEmbedding {
         let expected = [image.channels, image.height, image.width];
         if images.rank() != 4 || images.dims()[1..] != expected {
             bail!(
-                "patch embedding: expected images of shape (batch, {}, {}, {}), got {:?}",
+                "{}: expected images of shape (batch, {}, {}, {}), got {:?}",
+                self.path,
                 image.channels,
                 image.height,
                 image.width,
                 images.dims()
             );
+        }
+        let (dtype, got) = (self.proj.bias.dtype(), images.dtype());
+        if got != dtype {
+            let path = &self.path;
+            bail!("{path}: expected images of the parameters' dtype, {dtype:?}, got {got:?}");
         }
         let patches = patchify(images, self.config.patch)?; // (batch, patches, pixels)
         match &self.positions {
@@ -284,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn images_of_another_size_are_named() -> Result<()> {
+    fn images_of_another_size_or_dtype_are_named() -> Result<()> {
         let config = config(Position::Learned, PositionRows::Tokens, 0);
         let parameters = parameters(&config, ClassToken::Absent)?;
         for (shape, got) in [
@@ -295,9 +304,14 @@ mod tests {
             let images = Tensor::zeros(shape, DType::F64, &Device::Cpu)?;
             let error = embed(&config, ClassToken::Absent, parameters.clone(), &images);
             let error = error.unwrap_err().to_string();
-            let want = "patch embedding: expected images of shape (batch, 2, 4, 9), got ";
+            let want = "patch_embed: expected images of shape (batch, 2, 4, 9), got ";
             assert!(error.contains(&format!("{want}{got}")), "{error}");
         }
+        let bytes = Tensor::zeros((1, 2, 4, 9), DType::U8, &Device::Cpu)?;
+        let error = embed(&config, ClassToken::Absent, parameters, &bytes);
+        let error = error.unwrap_err().to_string();
+        let want = "patch_embed: expected images of the parameters' dtype, ";
+        assert!(error.contains(want) && error.contains("got U8"), "{error}");
         Ok(())
     }
 

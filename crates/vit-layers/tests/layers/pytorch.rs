@@ -128,8 +128,12 @@ fn multi_head_attention_of_one_sequence_to_another() -> Result<()> {
     let layer = CrossAttention::new(&cfg, context.dim(2)?, &vb)?;
     parameters.expect_all_used()?;
     let mask = TokenMask::from_lengths(&LENGTHS, 7)?;
-    let ys = layer.forward(&xs, &context, Pass::from(Mode::Eval).masked(&mask))?;
+    let pass = Pass::from(Mode::Eval).masked(&mask);
+    let (ys, weights) = layer.forward_with_weights(&xs, &context, pass)?;
     fixture.assert_close(&ys, "output")?;
+    fixture.assert_close(&weights, "weights")?;
+    let without = layer.forward(&xs, &context, pass)?;
+    assert_eq!(ys.to_vec3::<f32>()?, without.to_vec3::<f32>()?);
     let loss = (ys * fixture.tensor("weigh"))?.sum_all()?;
     let inputs = [("xs".to_owned(), xs), ("context".to_owned(), context)];
     let variables = parameters.sorted().into_iter().chain(inputs);
