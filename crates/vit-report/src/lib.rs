@@ -3,7 +3,12 @@
 mod chart;
 mod error;
 pub mod metrics;
+mod page;
+mod picture;
 mod plots;
+mod report;
 
 pub use error::Error;
+pub use picture::Picture;
 pub use plots::write_plots;
+pub use report::{Attention, Mistake, Positions, Report, Tested, write_report};

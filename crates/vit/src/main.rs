@@ -10,6 +10,7 @@ mod interrupt;
 mod logging;
 mod output;
 mod pictures;
+mod report;
 mod saved_model;
 mod settings;
 
