@@ -6,11 +6,12 @@ use std::fs;
 
 use crate::support::{Sandbox, test_file};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "",
     "train",
     "eval",
     "predict",
+    "explain",
     "info",
     "export",
     "fetch",

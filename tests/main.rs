@@ -14,6 +14,7 @@ mod bad_settings;
 mod bench;
 mod committed_configs;
 mod evaluation;
+mod explain;
 mod export;
 mod help;
 mod info;

@@ -45,7 +45,7 @@ pub(super) fn of_samples(
 ///
 /// # Errors
 /// If the image is not the model's.
-fn attention(
+pub(crate) fn attention(
     model: &VisionTransformer,
     config: &VitConfig,
     image: &Tensor,

@@ -10,6 +10,8 @@ use vit_model::{Summary, VitConfig};
 use vit_patch::Position;
 use vit_report::{Positions, Report};
 
+pub(crate) use attention::attention;
+
 use crate::dataset::Found;
 use crate::failure::Result;
 use crate::output::thousands;
