@@ -11,6 +11,7 @@ const COMMANDS: [&str; 12] = [
     "train",
     "eval",
     "predict",
+    "explain",
     "info",
     "export",
     "import",

@@ -28,6 +28,8 @@ fn an_interrupted_run_ends_soon_and_leaves_its_model() {
         assert_eq!(last, Some("warning: interrupted; the model so far is in run"));
         assert_eq!(sandbox.run("info run --json").succeeded().json()["parameters"], 40_330);
         assert!(sandbox.path("run/plots/training-loss.svg").exists());
+        let report = String::from_utf8(sandbox.read("run/report.html")).unwrap();
+        assert!(report.contains("The run was interrupted"));
     }
 }
 

@@ -27,10 +27,12 @@ pub struct Step {
     /// The mean loss since the line before; NaN where it was not finite, which JSON cannot tell.
     #[serde(deserialize_with = "finite_or_nan")]
     pub loss: f64,
+    /// The learning rate, where it is told.
+    pub lr: Option<f64>,
 }
 
 /// What is told after each epoch.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Epoch {
     /// The epoch, from 1.
     pub epoch: u64,
@@ -38,6 +40,18 @@ pub struct Epoch {
     pub train_accuracy: f64,
     /// The fraction of test images that were recognised after it, where they were looked at.
     pub test_accuracy: Option<f64>,
+    /// The same of the validation images.
+    pub val_accuracy: Option<f64>,
+    /// The mean loss of a training image over the epoch.
+    pub train_loss: Option<f64>,
+    /// The mean loss of a test image after it.
+    pub test_loss: Option<f64>,
+    /// The same of a validation image.
+    pub val_loss: Option<f64>,
+    /// Images trained on in a second.
+    pub images_per_second: Option<f64>,
+    /// How long the epoch took.
+    pub seconds: Option<f64>,
 }
 
 /// Reads a `metrics.jsonl`.
@@ -115,10 +129,18 @@ mod tests {
             r#"{"kind":"epoch","epoch":2,"train_accuracy":1,"test_accuracy":null}"#,
         ));
         let metrics = metrics.unwrap();
-        assert_eq!(metrics.steps, [Step { step: 100, loss: 2.25 }]);
-        let epoch =
-            |epoch, train_accuracy, test_accuracy| Epoch { epoch, train_accuracy, test_accuracy };
-        assert_eq!(metrics.epochs, [epoch(1, 0.5, Some(0.75)), epoch(2, 1.0, None)]);
+        assert_eq!(metrics.steps, [Step { step: 100, loss: 2.25, lr: Some(3e-4) }]);
+        let epoch = |epoch, train_accuracy, test_accuracy, seconds| Epoch {
+            epoch,
+            train_accuracy,
+            test_accuracy,
+            seconds,
+            ..Epoch::default()
+        };
+        assert_eq!(
+            metrics.epochs,
+            [epoch(1, 0.5, Some(0.75), Some(3.0)), epoch(2, 1.0, None, None)]
+        );
     }
 
     #[test]

@@ -42,7 +42,12 @@ fn accuracy(metrics: &Metrics) -> Chart {
     let train = epochs().map(|epoch| (epoch.epoch as f64, 100.0 * epoch.train_accuracy));
     let test =
         epochs().filter_map(|epoch| Some((epoch.epoch as f64, 100.0 * epoch.test_accuracy?)));
-    let series = |name, colour, points| Series { name, colour, marks: Marks::LineAndDots, points };
+    let series = |name: &'static str, colour, points| Series {
+        name: name.into(),
+        colour,
+        marks: Marks::LineAndDots,
+        points,
+    };
     Chart {
         title: "Training accuracy",
         x: Axis { label: "epoch", ticks: Ticks::Whole },
@@ -61,7 +66,12 @@ fn loss(metrics: &Metrics) -> Chart {
         title: "Training loss",
         x: Axis { label: "step", ticks: Ticks::Whole },
         y: Axis { label: "loss", ticks: Ticks::Any },
-        series: vec![Series { name: "training", colour: Colour::Red, marks: Marks::Line, points }],
+        series: vec![Series {
+            name: "training".into(),
+            colour: Colour::Red,
+            marks: Marks::Line,
+            points,
+        }],
     }
 }
 

@@ -52,6 +52,7 @@ pub(crate) enum Command {
     Train(Train),
     Eval(Eval),
     Predict(Predict),
+    Explain(Explain),
     Info(Info),
     Export(Export),
     Import(Import),
@@ -168,6 +169,26 @@ pub(crate) enum Split {
     Train,
     Test,
 }
+
+/// Draws what a model makes of a picture: the probabilities, and what they rest on
+#[derive(Debug, Args)]
+#[command(after_help = EXPLAINED)]
+pub(crate) struct Explain {
+    /// A run folder, or a safetensors file that carries its configuration
+    pub(crate) model: PathBuf,
+    /// A PNG or JPEG file
+    pub(crate) image: PathBuf,
+    /// The PNG file to write
+    #[arg(short, long, value_name = "PNG")]
+    pub(crate) output: PathBuf,
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: Device,
+}
+
+const EXPLAINED: &str = "\
+The picture shows the image as the model sees it, how much of each patch reaches the token that the head reads \
+(attention rollout), and the probabilities of the classes.";
 
 /// Shows a model: its configuration, the parameters and the multiply-adds of each part
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ mod interrupt;
 mod logging;
 mod output;
 mod pictures;
+mod report;
 mod saved_model;
 mod settings;
 

@@ -4,25 +4,60 @@ use super::scale::Scale;
 use super::thin::Pixel;
 use super::{Axis, Series};
 
-/// The figure's size in pixels, at which it is drawn where nothing else is asked.
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 400.0;
+/// What the parts of a chart look like.
+pub(crate) const STYLE: &str = include_str!("style.css");
 
-/// The sides of the grid.
-const LEFT: f64 = 72.0;
-const RIGHT: f64 = WIDTH - 24.0;
-const TOP: f64 = 56.0;
-const BOTTOM: f64 = HEIGHT - 56.0;
+/// How large a figure is, in pixels, and how much of it is around the grid.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    width: f64,
+    height: f64,
+    /// The sides of the grid.
+    left: f64,
+    right: f64,
+    top: f64,
+    bottom: f64,
+    /// How far the labels of the axes stand from the figure's left side and bottom.
+    labels: f64,
+    /// At most so many ticks, and one more, on an axis.
+    x_ticks: usize,
+    y_ticks: usize,
+}
+
+impl Size {
+    /// A file of its own, with title and legend above the grid.
+    pub(super) const FILE: Self = Self {
+        width: 720.0,
+        height: 400.0,
+        left: 72.0,
+        right: 696.0,
+        top: 56.0,
+        bottom: 344.0,
+        labels: 16.0,
+        x_ticks: 10,
+        y_ticks: 6,
+    };
+    /// A part of a page, which has a title of its own: no wider than a phone, so that its letters stay as large as
+    /// those around it.
+    pub(super) const PART: Self = Self {
+        width: 380.0,
+        height: 240.0,
+        left: 56.0,
+        right: 372.0,
+        top: 10.0,
+        bottom: 196.0,
+        labels: 8.0,
+        x_ticks: 5,
+        y_ticks: 5,
+    };
+}
 
 /// Room between the grid's sides and the first and last point.
 const INSET: f64 = 12.0;
 
-/// At most so many ticks, and one more, on an axis.
-const X_TICKS: usize = 10;
-const Y_TICKS: usize = 6;
-
 /// The place of everything in a chart.
 pub(super) struct Frame<'a> {
+    size: Size,
     x_axis: &'a Axis,
     y_axis: &'a Axis,
     x: Scale,
@@ -32,42 +67,66 @@ pub(super) struct Frame<'a> {
 impl<'a> Frame<'a> {
     /// A frame that these points fit into.
     pub(super) fn around<'p, Points: Iterator<Item = &'p (f64, f64)>>(
+        size: Size,
         x_axis: &'a Axis,
         y_axis: &'a Axis,
         points: impl Fn() -> Points,
     ) -> Self {
-        let x = Scale::tight(points().map(|point| point.0), X_TICKS, x_axis.ticks);
-        let y = Scale::round(points().map(|point| point.1), Y_TICKS, y_axis.ticks);
-        Self { x_axis, y_axis, x, y }
+        let x = Scale::tight(points().map(|point| point.0), size.x_ticks, x_axis.ticks);
+        let y = Scale::round(points().map(|point| point.1), size.y_ticks, y_axis.ticks);
+        Self { size, x_axis, y_axis, x, y }
     }
 
     /// Where a point lies in the figure.
     pub(super) fn pixel(&self, (x, y): (f64, f64)) -> Pixel {
-        let (left, right) = (LEFT + INSET, RIGHT - INSET);
-        (left + self.x.position(x) * (right - left), BOTTOM + self.y.position(y) * (TOP - BOTTOM))
+        let Size { top, bottom, .. } = self.size;
+        let (left, right) = (self.size.left + INSET, self.size.right - INSET);
+        (left + self.x.position(x) * (right - left), bottom + self.y.position(y) * (top - bottom))
     }
 
-    /// The document's beginning, up to where lines are drawn.
+    /// The beginning of a file, up to where lines are drawn.
     pub(super) fn open(&self, title: &str) -> String {
-        let middle = (LEFT + RIGHT) / 2.0;
-        let (x_label, y_label) = (self.x_axis.label, self.y_axis.label);
-        let (x_place, y_place) = (HEIGHT - 16.0, (TOP + BOTTOM) / 2.0);
+        let Size { width, height, left, .. } = self.size;
         [
             format!(
                 "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"vit-chart\" role=\"img\" \
-                 viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\">\n"
+                 viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\">\n"
             ),
             format!("<title>{title}</title>\n"),
-            format!("<style>\n{}</style>\n", include_str!("style.css")),
-            format!("<rect class=\"ground\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>\n"),
-            format!("<text class=\"title\" x=\"{LEFT}\" y=\"32\">{title}</text>\n"),
+            format!("<style>\n{STYLE}</style>\n"),
+            format!("<rect class=\"ground\" width=\"{width}\" height=\"{height}\"/>\n"),
+            format!("<text class=\"title\" x=\"{left}\" y=\"32\">{title}</text>\n"),
+            self.axes(),
+        ]
+        .concat()
+    }
+
+    /// The same of a part of a page, which brings the style and shows the title.
+    pub(super) fn open_part(&self, title: &str) -> String {
+        let Size { width, height, .. } = self.size;
+        format!(
+            "<svg class=\"vit-chart\" role=\"img\" aria-label=\"{title}\" \
+             viewBox=\"0 0 {width} {height}\">\n{}",
+            self.axes()
+        )
+    }
+
+    /// Grid, ticks and labels.
+    fn axes(&self) -> String {
+        let Size { height, left, right, top, bottom, .. } = self.size;
+        let middle = (left + right) / 2.0;
+        let (x_label, y_label) = (self.x_axis.label, self.y_axis.label);
+        let (x_place, y_place) = (height - self.size.labels, (top + bottom) / 2.0);
+        // Its letters rise to the left of where it stands.
+        let y_left = self.size.labels + 4.0;
+        [
             self.y.ticks().into_iter().map(|tick| self.y_tick(tick)).collect(),
             self.x.ticks().into_iter().map(|tick| self.x_tick(tick)).collect(),
             format!(
                 "<text x=\"{middle}\" y=\"{x_place}\" text-anchor=\"middle\">{x_label}</text>\n"
             ),
             format!(
-                "<text transform=\"translate(20 {y_place}) rotate(-90)\" \
+                "<text transform=\"translate({y_left} {y_place}) rotate(-90)\" \
                  text-anchor=\"middle\">{y_label}</text>\n"
             ),
         ]
@@ -77,7 +136,7 @@ impl<'a> Frame<'a> {
     /// The legend's entry of the series drawn as number `at`: the last drawn stands rightmost.
     pub(super) fn legend(&self, at: usize, series: &Series) -> String {
         const PITCH: f64 = 88.0;
-        let left = RIGHT - 2.0 * PITCH + at as f64 * PITCH;
+        let left = self.size.right - 2.0 * PITCH + at as f64 * PITCH;
         let (end, text, colour) = (left + 18.0, left + 24.0, series.colour.class());
         format!(
             "<path class=\"line {colour}\" d=\"M{left} 28H{end}\"/>\n\
@@ -89,9 +148,10 @@ impl<'a> Frame<'a> {
     /// A line across the grid, and the value that it stands for.
     fn y_tick(&self, tick: f64) -> String {
         let y = self.pixel((0.0, tick)).1;
-        let (right, middle, name) = (LEFT - 8.0, y + 4.0, self.y.name(tick));
+        let Size { left, right: end, .. } = self.size;
+        let (right, middle, name) = (left - 8.0, y + 4.0, self.y.name(tick));
         format!(
-            "<path class=\"grid\" d=\"M{LEFT} {y:.1}H{RIGHT}\"/>\n\
+            "<path class=\"grid\" d=\"M{left} {y:.1}H{end}\"/>\n\
              <text class=\"tick\" x=\"{right}\" y=\"{middle:.1}\" text-anchor=\"end\">{name}</text>\n"
         )
     }
@@ -99,9 +159,10 @@ impl<'a> Frame<'a> {
     /// A line down the grid, and the value that it stands for.
     fn x_tick(&self, tick: f64) -> String {
         let x = self.pixel((tick, 0.0)).0;
-        let (below, name) = (BOTTOM + 18.0, self.x.name(tick));
+        let Size { top, bottom, .. } = self.size;
+        let (below, name) = (bottom + 18.0, self.x.name(tick));
         format!(
-            "<path class=\"grid\" d=\"M{x:.1} {TOP}V{BOTTOM}\"/>\n\
+            "<path class=\"grid\" d=\"M{x:.1} {top}V{bottom}\"/>\n\
              <text class=\"tick\" x=\"{x:.1}\" y=\"{below}\" text-anchor=\"middle\">{name}</text>\n"
         )
     }

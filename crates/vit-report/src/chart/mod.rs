@@ -4,12 +4,18 @@ mod frame;
 mod scale;
 mod thin;
 
-use frame::Frame;
+use std::borrow::Cow;
+
+use frame::{Frame, Size};
 use thin::{Pixel, thin};
 
+use crate::page::escape;
+
+pub(crate) use frame::STYLE;
 pub(crate) use scale::Ticks;
 
-/// A line chart. Its texts are the program's own, and so need no escaping.
+/// A line chart. Its texts are the program's own, and so need no escaping; but the names of series that are parts of a
+/// page, which `figure` escapes.
 pub(crate) struct Chart {
     pub(crate) title: &'static str,
     pub(crate) x: Axis,
@@ -26,7 +32,7 @@ pub(crate) struct Axis {
 
 /// A line of a chart.
 pub(crate) struct Series {
-    pub(crate) name: &'static str,
+    pub(crate) name: Cow<'static, str>,
     pub(crate) colour: Colour,
     pub(crate) marks: Marks,
     /// (x, y), by rising x. What is not finite is left out.
@@ -40,6 +46,8 @@ pub(crate) enum Colour {
     Red,
     /// Grey, for what is only there to compare with.
     Muted,
+    Green,
+    Purple,
 }
 
 /// How a series' points are marked.
@@ -57,26 +65,57 @@ const LARGEST: f64 = 1e100;
 impl Chart {
     /// The chart as a whole SVG document; `None` if it has no point.
     pub(crate) fn svg(mut self) -> Option<String> {
+        self.leave_out_the_undrawable();
+        let frame = self.frame(Size::FILE)?;
+        let legend = |at, series| frame.legend(at, series);
+        let several = self.series.len() > 1;
+        let entries = self.series.iter().enumerate().filter(|_| several);
+        let entries: String = entries.map(|(at, series)| legend(at, series)).collect();
+        Some([frame.open(self.title), self.lines(&frame), entries, "</svg>\n".to_owned()].concat())
+    }
+
+    /// The chart as a part of a page, under its title and a legend; `None` if it has no point.
+    pub(crate) fn figure(mut self) -> Option<String> {
+        self.leave_out_the_undrawable();
+        let frame = self.frame(Size::PART)?;
+        let entry = |series: &Series| {
+            let (colour, name) = (series.colour.class(), escape(&series.name));
+            format!("<span><i class=\"swatch {colour}\"></i>{name}</span>")
+        };
+        // What is drawn last, and so above, is named first.
+        let legend: String = match &self.series[..] {
+            [_] => String::new(),
+            several => several.iter().rev().map(entry).collect(),
+        };
+        let title = self.title;
+        let parts = [frame.open_part(title), self.lines(&frame), "</svg>\n".to_owned()].concat();
+        Some(format!(
+            "<figure class=\"chart\"><figcaption><b>{title}</b>{legend}</figcaption>\n{parts}</figure>\n"
+        ))
+    }
+
+    /// All lines and dots.
+    fn lines(&self, frame: &Frame) -> String {
+        let of = |series: &Series| {
+            let points: Vec<Pixel> = series.points.iter().map(|&at| frame.pixel(at)).collect();
+            series.svg(&points)
+        };
+        self.series.iter().map(of).collect()
+    }
+
+    /// Where there is a point, a frame around all of them.
+    fn frame(&self, size: Size) -> Option<Frame<'_>> {
+        let points = || self.series.iter().flat_map(|series| &series.points);
+        points().next()?;
+        Some(Frame::around(size, &self.x, &self.y, points))
+    }
+
+    fn leave_out_the_undrawable(&mut self) {
         let drawable = |value: f64| value.abs() <= LARGEST;
         for series in &mut self.series {
             series.points.retain(|&(x, y)| drawable(x) && drawable(y));
         }
         self.series.retain(|series| !series.points.is_empty());
-        if self.series.is_empty() {
-            return None;
-        }
-        let points = || self.series.iter().flat_map(|series| &series.points);
-        let frame = Frame::around(&self.x, &self.y, points);
-        let mut svg = frame.open(self.title);
-        for (at, series) in self.series.iter().enumerate() {
-            let points: Vec<Pixel> = series.points.iter().map(|&at| frame.pixel(at)).collect();
-            svg += &series.svg(&points);
-            if self.series.len() > 1 {
-                svg += &frame.legend(at, series);
-            }
-        }
-        svg += "</svg>\n";
-        Some(svg)
     }
 }
 
@@ -104,6 +143,8 @@ impl Colour {
             Self::Blue => "blue",
             Self::Red => "red",
             Self::Muted => "muted",
+            Self::Green => "green",
+            Self::Purple => "purple",
         }
     }
 }
@@ -121,7 +162,7 @@ mod tests {
             title: "A title",
             x: Axis { label: "across", ticks: Ticks::Whole },
             y: Axis { label: "up", ticks: Ticks::Any },
-            series: vec![Series { name: "line", colour: Colour::Blue, marks, points }],
+            series: vec![Series { name: "line".into(), colour: Colour::Blue, marks, points }],
         }
     }
 
@@ -201,7 +242,7 @@ mod tests {
         let mut two = chart(vec![(1.0, 2.0)], Marks::Line);
         assert_eq!(count(&chart(vec![(1.0, 2.0)], Marks::Line).svg().unwrap(), ">line</text>"), 0);
         two.series.push(Series {
-            name: "other",
+            name: "other".into(),
             ..chart(vec![(1.0, 3.0)], Marks::Line).series.remove(0)
         });
         let svg = two.svg().unwrap();

@@ -2,6 +2,7 @@
 
 mod bench;
 mod eval;
+mod explain;
 mod export;
 mod fetch;
 mod import;
@@ -23,6 +24,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Train(args) => return train::run(&args),
         Command::Eval(args) => eval::run(&args)?,
         Command::Predict(args) => predict::run(&args)?,
+        Command::Explain(args) => explain::run(&args)?,
         Command::Info(args) => info::run(&args)?,
         Command::Export(args) => export::run(&args)?,
         Command::Import(args) => import::run(&args)?,

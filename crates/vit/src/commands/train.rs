@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use vit_data::{Examples, Order, Split};
 use vit_files::write_atomically;
 use vit_layers::{Mode, Parameters};
@@ -21,6 +21,8 @@ use crate::dataset::{self, Found};
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt;
 use crate::output::{self, percent, thousands};
+use crate::report;
+use crate::saved_model::SavedModel;
 use crate::settings::Settings;
 
 pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
@@ -46,6 +48,8 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
     interrupt::training_begins();
     let folder = make_folder(args.run_dir.as_deref(), &settings)?;
     write_atomically(&folder.config(), settings.to_toml().as_bytes())?;
+    let environment = report::environment::of_this_machine(threads);
+    write_environment(&folder, &environment)?;
     tracing::info!(
         "training {} ({} parameters) on {found}, {}, in {}",
         settings.preset,
@@ -65,6 +69,7 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
     trainer.run(&images, &mut run)?;
     run.save()?;
     vit_report::write_plots(folder.path())?;
+    write_report(&folder, &found, report::environment::rows(&environment), (&device, threads))?;
     let last_epoch = run.last_epoch.take();
     if let Some(warning) = found.warning() {
         tracing::warn!("{warning}");
@@ -223,6 +228,29 @@ fn refuse_existing(run_dir: Option<&Path>) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Beside the settings: what does not set the numbers, but is asked when they differ.
+fn write_environment(folder: &RunFolder, environment: &Map<String, Value>) -> Result<()> {
+    let text = serde_json::to_string_pretty(environment).expect("an environment is plain data");
+    Ok(write_atomically(&folder.path().join("env.json"), format!("{text}\n").as_bytes())?)
+}
+
+/// The page of the run, from what it has left in its folder.
+fn write_report(
+    folder: &RunFolder,
+    found: &Found,
+    environment: Vec<(String, String)>,
+    (device, threads): (&Device, usize),
+) -> Result<()> {
+    let saved = SavedModel::open(folder.path())?;
+    let mut report = report::look_at(&saved, found, device, threads)?;
+    report.environment = environment;
+    if interrupt::asked() {
+        report.notes.insert(0, "The run was interrupted: this is what it had come to.".to_owned());
+    }
+    vit_report::write_report(folder.path(), &report)?;
+    Ok(())
 }
 
 fn make_folder(run_dir: Option<&Path>, settings: &Settings) -> Result<RunFolder> {

@@ -1,0 +1,186 @@
+//! One picture of what a model makes of an image.
+
+use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster};
+
+use crate::picture::Picture;
+use crate::report::Attention;
+
+/// Sides of the drawn images, as far as whole pixels allow.
+const SIDE: usize = 280;
+/// Room around and between the parts.
+const GAP: usize = 24;
+/// Of a line of text, and of a bar with its number.
+const LINE: usize = 26;
+/// So many classes have a bar.
+const BARS: usize = 10;
+/// The longest bar, and the room for its class and for its number.
+const BAR: usize = 200;
+const NAME: usize = 48;
+const NUMBER: usize = 80;
+
+const GROUND: [u8; 3] = [255, 255, 255];
+const TEXT: [u8; 3] = [31, 35, 40];
+const BEST: [u8; 3] = [9, 105, 218];
+const OTHER: [u8; 3] = [145, 152, 161];
+
+/// Draws the image, the attention rollout as a veil over it, and the probabilities as bars with their numbers: all of
+/// ten classes, else the ten most probable.
+///
+/// # Panics
+/// If there is no probability.
+#[must_use]
+pub fn explanation(attention: &Attention, probabilities: &[f32]) -> Picture {
+    let image = &attention.picture;
+    let scale = (SIDE / image.width().max(image.height())).max(1);
+    let (width, height) = (image.width() * scale, image.height() * scale);
+    let ranked = ranked(probabilities);
+    let below = (ranked.len() * LINE).max(height);
+    let whole = (4 * GAP + 2 * width + NAME + BAR + NUMBER, 2 * GAP + LINE + below);
+    let mut canvas = Canvas::new(whole);
+    let (top, middle, right) = (GAP + LINE, 2 * GAP + width, 3 * GAP + 2 * width);
+    canvas.text((GAP, GAP), "image");
+    canvas.picture((GAP, top), image, scale);
+    canvas.text((middle, GAP), "attention rollout");
+    canvas.picture((middle, top), &attention.rollout_over_image(scale), 1);
+    canvas.text((right, GAP), "probability");
+    for (row, &class) in ranked.iter().enumerate() {
+        let y = top + row * LINE;
+        let probability = probabilities[class];
+        let length = (probability.clamp(0.0, 1.0) * BAR as f32).round() as usize;
+        let colour = if class == attention.prediction.0 { BEST } else { OTHER };
+        canvas.text((right, y + 4), &class.to_string());
+        canvas.bar((right + NAME, y + 6), (length.max(1), LINE - 12), colour);
+        let number = format!("{:.1} %", 100.0 * probability);
+        canvas.text((right + NAME + length + 8, y + 4), &number);
+    }
+    Picture::rgb(canvas.width, canvas.height, canvas.pixels)
+}
+
+/// All classes in their order where they are few, else the most probable, the first first.
+fn ranked(probabilities: &[f32]) -> Vec<usize> {
+    let mut classes: Vec<usize> = (0..probabilities.len()).collect();
+    if classes.len() > BARS {
+        classes.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
+        classes.truncate(BARS);
+    }
+    classes
+}
+
+/// What is drawn on. What would lie outside is left out.
+struct Canvas {
+    width: usize,
+    height: usize,
+    pixels: Vec<[u8; 3]>,
+}
+
+impl Canvas {
+    fn new((width, height): (usize, usize)) -> Self {
+        Self { width, height, pixels: vec![GROUND; width * height] }
+    }
+
+    fn set(&mut self, (x, y): (usize, usize), colour: [u8; 3]) {
+        if x < self.width && y < self.height {
+            self.pixels[y * self.width + x] = colour;
+        }
+    }
+
+    fn bar(
+        &mut self,
+        (left, top): (usize, usize),
+        (width, height): (usize, usize),
+        colour: [u8; 3],
+    ) {
+        for at in 0..width * height {
+            self.set((left + at % width, top + at / width), colour);
+        }
+    }
+
+    fn picture(&mut self, (left, top): (usize, usize), picture: &Picture, scale: usize) {
+        let (width, height) = (picture.width() * scale, picture.height() * scale);
+        for at in 0..width * height {
+            let (x, y) = (at % width, at / width);
+            self.set((left + x, top + y), picture.pixel(x / scale, y / scale));
+        }
+    }
+
+    /// In letters of sixteen pixels, of ASCII.
+    fn text(&mut self, (left, top): (usize, usize), text: &str) {
+        let mut x = left;
+        for letter in text.chars() {
+            let Some(letter) = get_raster(letter, FontWeight::Regular, RasterHeight::Size16) else {
+                continue;
+            };
+            for (y, row) in letter.rows().enumerate() {
+                for (across, &ink) in row.iter().enumerate() {
+                    let part = f32::from(ink) / 255.0;
+                    let mix = |at: usize| {
+                        let (from, to) = (f32::from(GROUND[at]), f32::from(TEXT[at]));
+                        (from + (to - from) * part).round() as u8
+                    };
+                    self.set((x + across, top + y), [mix(0), mix(1), mix(2)]);
+                }
+            }
+            x += letter.width();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attention(side: usize) -> Attention {
+        Attention {
+            picture: Picture::grey(side, side, &vec![7; side * side]),
+            label: None,
+            prediction: (1, 0.75),
+            grid: (2, 2),
+            layers: Vec::new(),
+            rollout: vec![0.1, 0.2, 0.3, 0.4],
+        }
+    }
+
+    fn count(picture: &Picture, colour: [u8; 3]) -> usize {
+        let columns = 0..picture.width();
+        let pixels = columns.flat_map(|x| (0..picture.height()).map(move |y| (x, y)));
+        pixels.filter(|&(x, y)| picture.pixel(x, y) == colour).count()
+    }
+
+    #[test]
+    fn bars_are_as_long_as_probabilities() {
+        let drawn = explanation(&attention(28), &[0.25, 0.75]);
+        let height = LINE - 12;
+        assert_eq!(count(&drawn, BEST), BAR * 3 / 4 * height);
+        assert_eq!(count(&drawn, OTHER), BAR / 4 * height);
+        // The image, ten times as large.
+        assert_eq!(count(&drawn, [7; 3]), 280 * 280);
+    }
+
+    #[test]
+    fn the_veil_is_thickest_over_what_counts_most() {
+        let over = attention(4).rollout_over_image(3);
+        assert_eq!((over.width(), over.height()), (12, 12));
+        let red = |x, y| over.pixel(x, y)[0];
+        assert!(red(0, 0) < red(11, 0) && red(11, 0) < red(0, 11) && red(0, 11) < red(11, 11));
+        // A patch has one veil.
+        assert_eq!(over.pixel(6, 6), over.pixel(11, 11));
+    }
+
+    #[test]
+    fn of_many_classes_the_most_probable_are_drawn() {
+        let probabilities: Vec<f32> = (0..30).map(|class| class as f32 / 435.0).collect();
+        assert_eq!(ranked(&probabilities), (20..30).rev().collect::<Vec<_>>());
+        assert_eq!(ranked(&[0.2, 0.8]), [0, 1]);
+        // An image larger than the usual side is drawn as it is.
+        let drawn = explanation(&attention(400), &probabilities);
+        assert_eq!(drawn.height(), 2 * GAP + LINE + 400);
+    }
+
+    #[test]
+    fn every_letter_that_is_written_has_a_shape() {
+        for letter in "image attention rollout probability 0123456789.%".chars() {
+            let raster = get_raster(letter, FontWeight::Regular, RasterHeight::Size16);
+            assert!(raster.is_some(), "{letter}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! An HTML page that stands alone: its style is in it, and it asks for nothing.
+
+use std::borrow::Cow;
+
+use crate::chart;
+
+/// A whole page, light or dark as the viewer's screen is.
+pub(crate) fn page(title: &str, body: &str) -> String {
+    let title = escape(title);
+    let (charts, style) = (chart::STYLE, include_str!("page.css"));
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <link rel=\"icon\" href=\"data:,\">\n<title>{title}</title>\n\
+         <style>\n{charts}{style}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
+    )
+}
+
+/// A part of a page under its own heading; nothing where it has no content.
+pub(crate) fn section(heading: &str, content: &str) -> String {
+    if content.is_empty() {
+        return String::new();
+    }
+    format!("<section>\n<h2>{heading}</h2>\n{content}</section>\n")
+}
+
+/// Text as it stands between tags and in quoted attributes.
+pub(crate) fn escape(text: &str) -> Cow<'_, str> {
+    if !text.contains(['&', '<', '>', '"', '\'']) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = text.chars().fold(String::new(), |mut escaped, letter| {
+        match letter {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
+        }
+        escaped
+    });
+    Cow::Owned(escaped)
+}
+
+/// `41418` as `41,418`.
+pub(crate) fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| std::str::from_utf8(group).expect("digits are ASCII"))
+        .collect();
+    groups.join(",")
+}
+
+/// `0.9753` as `97.53 %`, and a dash for what is no number.
+pub(crate) fn percent(share: f64) -> String {
+    if share.is_finite() { format!("{:.2} %", 100.0 * share) } else { "–".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_becomes_markup() {
+        assert_eq!(escape("a<b> & 'c' \"d\""), "a&lt;b&gt; &amp; &#39;c&#39; &quot;d&quot;");
+        let page = page("</title><script>", "");
+        assert!(!page.contains("<script>"), "{page}");
+    }
+
+    #[test]
+    fn a_page_asks_for_nothing() {
+        let page = page("a run", &section("Curves", "<p>none</p>"));
+        for outside in ["http:", "https:", "<script", "@import", "src="] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0.97531, 1.0, f64::NAN].map(percent), ["97.53 %", "100.00 %", "–"]);
+    }
+}

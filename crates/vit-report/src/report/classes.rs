@@ -1,0 +1,158 @@
+//! Which class is taken for which, how each does, and the worst mistakes.
+
+use super::{Mistake, Tested};
+use crate::page::{percent, section, thousands};
+
+/// A matrix of more classes could not be read.
+const MATRIX_CLASSES: usize = 16;
+/// So many of the most frequent confusions are listed.
+const CONFUSIONS: usize = 8;
+
+pub(super) fn sections(tested: &Tested) -> String {
+    let counts = &tested.confusion;
+    let seen: usize = counts.iter().flatten().sum();
+    let which = if seen == tested.available {
+        format!("All {} test images.", thousands(seen))
+    } else {
+        format!("The first {} of {} test images.", thousands(seen), thousands(tested.available))
+    };
+    let matrix = if counts.len() <= MATRIX_CLASSES { matrix(counts) } else { String::new() };
+    let sides = format!(
+        "<p class=\"quiet\">{which}</p>\n<div class=\"sides\">\n<div>\n{matrix}{}</div>\n\
+         <div class=\"scroll\">\n{}</div>\n</div>\n",
+        confusions(counts),
+        classes(counts)
+    );
+    [
+        section("Confusion and classes", &sections_if(seen, sides)),
+        section("Worst mistakes", &mistakes(&tested.mistakes)),
+    ]
+    .concat()
+}
+
+/// Without an image, tables would be full of nothing.
+fn sections_if(seen: usize, content: String) -> String {
+    if seen == 0 { String::new() } else { content }
+}
+
+/// A row for each label, a column for each prediction, each cell as strong as its share of the row.
+fn matrix(counts: &[Vec<usize>]) -> String {
+    let head: String = (0..counts.len()).map(|class| format!("<th>{class}</th>")).collect();
+    let rows = counts.iter().enumerate().map(|(label, row)| {
+        let whole: usize = row.iter().sum();
+        let cells = row.iter().enumerate().map(|(prediction, &count)| {
+            let class = match count {
+                0 => "none",
+                _ if label == prediction => "right",
+                _ => "wrong",
+            };
+            // The root, so that a rare confusion is seen beside what is right.
+            let share = (count as f64 / whole.max(1) as f64).sqrt();
+            format!(
+                "<td class=\"{class}\" style=\"--share:{share:.3}\" \
+                 title=\"{label} taken for {prediction}: {count}\">{count}</td>"
+            )
+        });
+        format!("<tr><th>{label}</th>{}</tr>\n", cells.collect::<String>())
+    });
+    format!(
+        "<table class=\"confusion\">\n<tr><th></th>{head}</tr>\n{}</table>\n\
+         <p class=\"quiet\">A row for each label, a column for each prediction.</p>\n",
+        rows.collect::<String>()
+    )
+}
+
+/// The most frequent confusions in a sentence.
+fn confusions(counts: &[Vec<usize>]) -> String {
+    let mut wrong: Vec<(usize, usize, usize)> = counts
+        .iter()
+        .enumerate()
+        .flat_map(|(label, row)| row.iter().enumerate().map(move |(to, &count)| (count, label, to)))
+        .filter(|&(count, label, to)| count > 0 && label != to)
+        .collect();
+    // A stable sort: equals stay in the order of their labels.
+    wrong.sort_by_key(|&(count, ..)| std::cmp::Reverse(count));
+    let listed: Vec<String> = wrong
+        .iter()
+        .take(CONFUSIONS)
+        .map(|(count, label, to)| format!("{label}&nbsp;→&nbsp;{to} ({count})"))
+        .collect();
+    if listed.is_empty() {
+        return String::new();
+    }
+    format!("<p>Most often: {}.</p>\n", listed.join(", "))
+}
+
+fn classes(counts: &[Vec<usize>]) -> String {
+    let rows = counts.iter().enumerate().map(|(class, row)| {
+        let images: usize = row.iter().sum();
+        let taken: usize = counts.iter().map(|row| row[class]).sum();
+        let share = |of: usize| row[class] as f64 / of as f64;
+        let (recall, precision) = (share(images), share(taken));
+        let bar = if recall.is_finite() { recall } else { 0.0 };
+        format!(
+            "<tr><td>{class}</td><td>{}</td><td class=\"bars\"><i class=\"bar\" style=\"--share:{bar:.3}\"></i></td>\
+             <td>{}</td><td>{}</td></tr>\n",
+            thousands(images),
+            percent(recall),
+            percent(precision)
+        )
+    });
+    format!(
+        "<table class=\"table\">\n<tr><th>class</th><th>images</th><th class=\"bars\"></th><th>recall</th><th>precision</th></tr>\n\
+         {}</table>\n",
+        rows.collect::<String>()
+    )
+}
+
+fn mistakes(mistakes: &[Mistake]) -> String {
+    if mistakes.is_empty() {
+        return String::new();
+    }
+    let each = mistakes.iter().map(|mistake| {
+        let Mistake { index, picture, label, prediction: (class, probability) } = mistake;
+        format!(
+            "<figure><img src=\"{}\" alt=\"a {label}\"><figcaption><b>{label}</b>, taken for <b>{class}</b><br>\
+             <span class=\"quiet\">{:.1} %<br>no. {index}</span></figcaption></figure>\n",
+            picture.address(),
+            100.0 * probability
+        )
+    });
+    format!(
+        "<p class=\"quiet\">Those for whose label the model had the least probability; below each, the \
+         probability of what it said instead and the image's place in the test set.</p>\n\
+         <div class=\"pictures\">\n{}</div>\n",
+        each.collect::<String>()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn confusions_are_listed_by_how_often() {
+        let text = confusions(&[vec![9, 1, 0], vec![3, 9, 1], vec![0, 0, 9]]);
+        assert_eq!(
+            text,
+            "<p>Most often: 1&nbsp;→&nbsp;0 (3), 0&nbsp;→&nbsp;1 (1), 1&nbsp;→&nbsp;2 (1).</p>\n"
+        );
+        assert_eq!(confusions(&[vec![4, 0], vec![0, 4]]), "");
+    }
+
+    #[test]
+    fn a_class_that_no_image_has_is_a_dash() {
+        let table = classes(&[vec![2, 0], vec![0, 0]]);
+        assert!(table.contains("<td>1</td><td>0</td>") && table.contains("<td>–</td><td>–</td>"));
+        assert!(!table.contains("NaN"));
+    }
+
+    #[test]
+    fn many_classes_have_no_matrix() {
+        let counts = |classes: usize| vec![vec![1; classes]; classes];
+        let tested =
+            |classes| Tested { available: 0, confusion: counts(classes), mistakes: Vec::new() };
+        assert!(sections(&tested(MATRIX_CLASSES)).contains("class=\"confusion\""));
+        assert!(!sections(&tested(MATRIX_CLASSES + 1)).contains("class=\"confusion\""));
+    }
+}

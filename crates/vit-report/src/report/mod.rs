@@ -1,0 +1,213 @@
+//! `report.html`: all that there is to see of a run, in one file.
+
+mod classes;
+mod curves;
+mod models;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::metrics;
+use crate::page::{escape, page, section};
+use crate::picture::Picture;
+
+/// What a report shows beside what lies in the run folder. What is not known is left empty, and not shown.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What was trained on what, above all.
+    pub title: String,
+    /// What a reader must know first: that the run was interrupted, say.
+    pub notes: Vec<String>,
+    /// Names and values: the dataset, the number of parameters.
+    pub facts: Vec<(String, String)>,
+    /// How the model does on images whose labels are known.
+    pub tested: Option<Tested>,
+    /// The learned table of positions.
+    pub positions: Option<Positions>,
+    /// What the model attends to in some images.
+    pub attention: Vec<Attention>,
+    /// Names and values of what the run took place on.
+    pub environment: Vec<(String, String)>,
+}
+
+/// How the model does on images whose labels are known.
+#[derive(Clone, Debug)]
+pub struct Tested {
+    /// How many there are in all; those looked at are the confusion's sum.
+    pub available: usize,
+    /// `counts[label][prediction]`
+    pub confusion: Vec<Vec<usize>>,
+    /// Images that were not recognised, the worst first.
+    pub mistakes: Vec<Mistake>,
+}
+
+/// An image that was taken for another class.
+#[derive(Clone, Debug)]
+pub struct Mistake {
+    /// Its place in the test set, from 0.
+    pub index: usize,
+    /// The image.
+    pub picture: Picture,
+    /// The class that is right.
+    pub label: usize,
+    /// The class it was taken for, and its probability.
+    pub prediction: (usize, f32),
+}
+
+/// How alike the vectors of a learned table of positions are.
+#[derive(Clone, Debug)]
+pub struct Positions {
+    /// Rows and columns of the grid of patches.
+    pub grid: (usize, usize),
+    /// `similarities[a][b]`: the cosine of the vectors of patches `a` and `b`, row by row.
+    pub similarities: Vec<Vec<f32>>,
+}
+
+/// What the model attends to in an image.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    /// The image.
+    pub picture: Picture,
+    /// The class that is right, where it is known.
+    pub label: Option<usize>,
+    /// The class it was taken for, and its probability.
+    pub prediction: (usize, f32),
+    /// Rows and columns of the grid of patches.
+    pub grid: (usize, usize),
+    /// `layers[layer][head][patch]`: how much the token that is read attends to each patch.
+    pub layers: Vec<Vec<Vec<f32>>>,
+    /// How much of each patch reaches the token that is read, through all layers.
+    pub rollout: Vec<f32>,
+}
+
+/// Writes `report.html` into a run folder, from its `metrics.jsonl`, its `config.toml` and what the caller knows, and
+/// tells its path. One that is there is replaced.
+///
+/// The page asks for nothing from outside: a reader can be sent the file.
+///
+/// # Errors
+/// If the metrics or the configuration cannot be read, or the page cannot be written.
+pub fn write_report(run_dir: &Path, report: &Report) -> Result<PathBuf, Error> {
+    let metrics = metrics::read(&run_dir.join("metrics.jsonl"))?;
+    let config = run_dir.join("config.toml");
+    let config = fs::read_to_string(&config).map_err(|source| Error::Io {
+        operation: "read",
+        path: config,
+        source,
+    })?;
+    let notes = report.notes.iter().map(|note| format!("<p class=\"note\">{}</p>\n", escape(note)));
+    let body = [
+        format!("<h1>{}</h1>\n", escape(&report.title)),
+        notes.collect(),
+        tiles(curves::facts(&metrics).into_iter().chain(report.facts.iter().cloned())),
+        section("Curves", &curves::charts(&metrics)),
+        report.tested.as_ref().map(classes::sections).unwrap_or_default(),
+        section("Attention", &models::attention(&report.attention)),
+        section("Positions", &report.positions.as_ref().map(models::positions).unwrap_or_default()),
+        section("Configuration", &format!("<pre>{}</pre>\n", escape(&config))),
+        section("Environment", &table(&report.environment)),
+    ];
+    let path = run_dir.join("report.html");
+    vit_files::write_atomically(&path, page(&report.title, &body.concat()).as_bytes())?;
+    Ok(path)
+}
+
+/// Names and values at a glance.
+fn tiles(facts: impl Iterator<Item = (String, String)>) -> String {
+    let tile = |(name, value): (String, String)| {
+        format!("<div><dt>{}</dt><dd>{}</dd></div>\n", escape(&name), escape(&value))
+    };
+    format!("<dl class=\"tiles\">\n{}</dl>\n", facts.map(tile).collect::<String>())
+}
+
+/// Names and values, a row each.
+fn table(rows: &[(String, String)]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let row = |(name, value): &(String, String)| {
+        let (name, value) = (escape(name), escape(value));
+        format!("<tr><th class=\"text\">{name}</th><td class=\"text\">{value}</td></tr>\n")
+    };
+    format!("<table class=\"table\">\n{}</table>\n", rows.iter().map(row).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run() -> tempfile::TempDir {
+        let run = tempfile::tempdir().unwrap();
+        let metrics = r#"{"kind":"epoch","epoch":1,"train_loss":1.5,"train_accuracy":0.5}"#;
+        fs::write(run.path().join("metrics.jsonl"), metrics).unwrap();
+        fs::write(run.path().join("config.toml"), "dataset = '<b>'\n").unwrap();
+        run
+    }
+
+    fn picture() -> Picture {
+        Picture::grey(2, 2, &[0, 255, 0, 255])
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_shown() {
+        let run = run();
+        let report = Report { title: "a & b".to_owned(), ..Report::default() };
+        let path = write_report(run.path(), &report).unwrap();
+        assert_eq!(path, run.path().join("report.html"));
+        let page = fs::read_to_string(path).unwrap();
+        assert!(
+            page.contains("<h1>a &amp; b</h1>") && page.contains("dataset = &#39;&lt;b&gt;&#39;")
+        );
+        assert!(page.contains("<h2>Curves</h2>") && page.contains("<b>Training loss</b>"));
+        for absent in
+            ["Confusion", "Attention", "Positions", "Environment", "<b>Test loss</b>", "<img"]
+        {
+            assert!(!page.contains(absent), "{absent}");
+        }
+    }
+
+    #[test]
+    fn everything_that_is_known_is_shown() {
+        let mistake = Mistake { index: 7, picture: picture(), label: 1, prediction: (0, 0.75) };
+        let attention = Attention {
+            picture: picture(),
+            label: Some(1),
+            prediction: (1, 0.5),
+            grid: (1, 2),
+            layers: vec![vec![vec![0.25, 0.75]; 3]; 2],
+            rollout: vec![0.5, 0.5],
+        };
+        let report = Report {
+            tested: Some(Tested {
+                available: 9,
+                confusion: vec![vec![2, 1], vec![1, 4]],
+                mistakes: vec![mistake],
+            }),
+            positions: Some(Positions {
+                grid: (1, 2),
+                similarities: vec![vec![1.0, -0.5], vec![-0.5, 1.0]],
+            }),
+            attention: vec![attention],
+            environment: vec![("cores".to_owned(), "2".to_owned())],
+            notes: vec!["interrupted".to_owned()],
+            ..Report::default()
+        };
+        let run = run();
+        let page = fs::read_to_string(write_report(run.path(), &report).unwrap()).unwrap();
+        for shown in [
+            "interrupted",
+            "first 8 of 9 test images",
+            "66.67 %",
+            "80.00 %",
+            "<b>1</b>, taken for <b>0</b>",
+            "-0.50",
+            ">cores<",
+        ] {
+            assert!(page.contains(shown), "{shown}");
+        }
+        // Two layers of three heads with their means, and the rollout.
+        assert_eq!(page.matches("class=\"map\"").count(), 2 * (3 + 1) + 1);
+        assert!(!page.contains("NaN") && !page.contains("http"), "{page}");
+    }
+}

@@ -1,0 +1,71 @@
+//! `vit explain`: a picture of what a model makes of an image.
+
+use candle_core::Tensor;
+use vit_patch::ImageSize;
+use vit_report::Picture;
+
+use crate::cli;
+use crate::failure::{Exit, Failure, Result};
+use crate::output::{self, percent};
+use crate::saved_model::SavedModel;
+use crate::{pictures, report};
+
+pub(super) fn run(args: &cli::Explain) -> Result<()> {
+    let is_png = args.output.extension().is_some_and(|end| end.eq_ignore_ascii_case("png"));
+    if !is_png {
+        let got = args.output.display();
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("expected a name that ends in .png, got {got}"),
+        ));
+    }
+    let device = args.device.open()?;
+    let saved = SavedModel::open(&args.model)?;
+    let model = saved.build(&device)?;
+    let image = pictures::read(&args.image, saved.config.image, &device)?;
+    let picture = as_picture(&image, saved.config.image)?;
+    let (attention, probabilities) = report::attention(&model, &saved.config, &image, picture)?;
+    if !probabilities.iter().all(|probability| probability.is_finite()) {
+        let message = "the model gives probabilities that are not finite";
+        return Err(Failure::new(Exit::File, message).about(saved.path.display()));
+    }
+    let drawn = vit_report::explanation(&attention, &probabilities);
+    vit_files::write_atomically(&args.output, &drawn.png())?;
+    let (class, probability) = attention.prediction;
+    output::line(format!("class        {class}"))?;
+    output::line(format!("probability  {}", percent(probability.into())))?;
+    Ok(output::line(format!("picture      {}", args.output.display()))?)
+}
+
+/// The image as the model sees it, in bytes again.
+///
+/// # Shapes
+/// `image` (1, channels, height, width)
+fn as_picture(image: &Tensor, size: ImageSize) -> Result<Picture> {
+    let values = image.flatten_all()?.to_vec1::<f32>()?;
+    let byte = |value: f32| (255.0 * (0.5 * value + 0.5)).round() as u8;
+    let plane = size.height * size.width;
+    // Of a grey image, the one channel thrice.
+    let channel = |number: usize| (number % size.channels) * plane;
+    let pixel = |at: usize| [0, 1, 2].map(|number| byte(values[channel(number) + at]));
+    Ok(Picture::rgb(size.width, size.height, (0..plane).map(pixel).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn what_the_model_sees_is_what_is_shown() -> Result<()> {
+        let scaled = |byte: u8| (f32::from(byte) / 255.0 - 0.5) / 0.5;
+        let size = |channels| ImageSize { height: 1, width: 2, channels };
+        let bytes = [0, 255, 3, 4, 127, 200].map(scaled);
+        let colour = Tensor::from_slice(&bytes, (1, 3, 1, 2), &Device::Cpu)?;
+        let expected = Picture::rgb(2, 1, vec![[0, 3, 127], [255, 4, 200]]);
+        assert_eq!(as_picture(&colour, size(3))?, expected);
+        let grey = Tensor::from_slice(&bytes[2..4], (1, 1, 1, 2), &Device::Cpu)?;
+        assert_eq!(as_picture(&grey, size(1))?, Picture::grey(2, 1, &[3, 4]));
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! The report of a run: its saved model looked at once more, with the images that it was tested on.
+
+mod attention;
+pub(crate) mod environment;
+mod tested;
+
+use candle_core::{D, Device, Tensor};
+use vit_data::Split;
+use vit_model::{Summary, VitConfig};
+use vit_patch::Position;
+use vit_report::{Positions, Report};
+
+pub(crate) use attention::attention;
+
+use crate::dataset::Found;
+use crate::failure::Result;
+use crate::output::thousands;
+use crate::saved_model::SavedModel;
+
+/// How much may be computed for a report, in multiply-adds: some seconds on a core. The presets for MNIST are far below
+/// it; of a large model, fewer images are looked at, and the report says how many.
+const EFFORT: u64 = 60_000_000_000;
+/// However large the model is.
+const FEWEST_IMAGES: u64 = 16;
+
+/// What is to be said of the model in a run folder.
+///
+/// # Errors
+/// If there is no model, or it fails.
+pub(crate) fn look_at(
+    saved: &SavedModel,
+    found: &Found,
+    device: &Device,
+    threads: usize,
+) -> Result<Report> {
+    let summary = Summary::of(&saved.config)?;
+    let model = saved.build(device)?;
+    let test = found.dataset.split(Split::Test);
+    let affordable = (EFFORT / summary.multiply_adds().max(1)).max(FEWEST_IMAGES) as usize;
+    let seen = test.len().min(affordable);
+    let preset = saved.run.as_ref().map_or("a model", |run| &run.preset);
+    Ok(Report {
+        title: format!("{preset} on {}", found.dataset.name()),
+        notes: found.warning().into_iter().map(str::to_owned).collect(),
+        facts: vec![
+            ("parameters".to_owned(), thousands(summary.parameters() as u64)),
+            ("dataset".to_owned(), found.to_string()),
+        ],
+        tested: Some(tested::tested(&model, &saved.config, &test, seen, (device, threads))?),
+        positions: positions(saved)?,
+        attention: attention::of_samples(&model, &saved.config, &test, seen, device)?,
+        environment: Vec::new(),
+    })
+}
+
+/// The cosines between the rows of a learned table, those of patches alone.
+fn positions(saved: &SavedModel) -> Result<Option<Positions>> {
+    let config = &saved.config;
+    let (Position::Learned, Some(table)) = (config.position, saved.parameters.get("pos_embed"))
+    else {
+        return Ok(None);
+    };
+    let table = table.squeeze(0)?; // (rows, dim)
+    let grid = grid(config);
+    let patches = grid.0 * grid.1;
+    let table = table.narrow(0, table.dim(0)? - patches, patches)?;
+    let norms = table.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
+    // A row of zeros is like none.
+    let unit = table.broadcast_div(&norms.maximum(f64::from(f32::MIN_POSITIVE))?)?;
+    let similarities = cosines(&unit)?.to_vec2()?;
+    Ok(Some(Positions { grid, similarities }))
+}
+
+/// `unit` (patches, dim) -> (patches, patches)
+fn cosines(unit: &Tensor) -> candle_core::Result<Tensor> {
+    unit.matmul(&unit.t()?)
+}
+
+/// Rows and columns of patches.
+fn grid(config: &VitConfig) -> (usize, usize) {
+    (config.image.height / config.patch.height, config.image.width / config.patch.width)
+}

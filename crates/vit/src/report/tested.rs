@@ -1,0 +1,68 @@
+//! Confusion and mistakes on the test images.
+
+use candle_core::{DType, Device};
+use vit_data::Examples;
+use vit_layers::Mode;
+use vit_model::{VisionTransformer, VitConfig};
+use vit_report::{Mistake, Picture, Tested};
+use vit_train::Batch;
+
+use crate::failure::Result;
+use crate::saved_model::probabilities;
+
+/// So many mistakes are shown.
+const SHOWN: usize = 24;
+/// Of so many mistakes the worst are sought: a model that has learned nothing makes little else.
+const LOOKED_AT: usize = 2_000;
+
+/// Looks at the first `seen` images.
+pub(super) fn tested(
+    model: &VisionTransformer,
+    config: &VitConfig,
+    test: &Examples,
+    seen: usize,
+    (device, threads): (&Device, usize),
+) -> Result<Tested> {
+    let evaluation = vit_train::evaluate(
+        &|images: &candle_core::Tensor, mode: Mode| model.forward(images, mode),
+        seen,
+        threads,
+        |indices| {
+            let (images, labels) = test.batch(indices, device, DType::F32)?;
+            Ok(Batch { images, labels })
+        },
+    )?;
+    let wrong = (0..).zip(evaluation.labels.iter().zip(&evaluation.predictions));
+    let wrong = wrong.filter(|(_, (label, prediction))| label != prediction);
+    let wrong: Vec<u32> = wrong.map(|(index, _)| index).take(LOOKED_AT).collect();
+    Ok(Tested {
+        available: test.len(),
+        confusion: evaluation.confusion(config.classes).counts,
+        mistakes: worst(model, config, test, &wrong, device)?,
+    })
+}
+
+/// Those of the images whose label is least probable, the least first.
+fn worst(
+    model: &VisionTransformer,
+    config: &VitConfig,
+    test: &Examples,
+    wrong: &[u32],
+    device: &Device,
+) -> Result<Vec<Mistake>> {
+    let mut rows = Vec::new();
+    for indices in wrong.chunks(vit_train::EVALUATION_BATCH) {
+        let (images, labels) = test.batch(indices, device, DType::F32)?;
+        let each = probabilities(model, config.output, &images)?;
+        let each = indices.iter().zip(labels.to_vec1::<u32>()?).zip(each);
+        rows.extend(each.map(|((&index, label), row)| (index as usize, label as usize, row)));
+    }
+    rows.sort_by(|(_, a, row_a), (_, b, row_b)| row_a[*a].total_cmp(&row_b[*b]));
+    rows.truncate(SHOWN);
+    let mistake = |(index, label, row): (usize, usize, Vec<f32>)| {
+        let class = vit_train::argmax(&row) as usize;
+        let picture = Picture::grey(config.image.width, config.image.height, &test.image(index));
+        Mistake { index, picture, label, prediction: (class, row[class]) }
+    };
+    Ok(rows.into_iter().map(mistake).collect())
+}
