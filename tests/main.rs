@@ -22,6 +22,7 @@ mod interrupt;
 mod newcomer;
 mod prediction;
 mod pytorch_losses;
+mod recipe;
 mod run_folder;
 mod same_bits;
 mod streams;

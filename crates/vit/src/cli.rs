@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod bench;
+pub(crate) mod recipe;
 
 use std::path::PathBuf;
 
@@ -46,7 +47,7 @@ pub(crate) enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Train(Train),
+    Train(Box<Train>),
     Eval(Eval),
     Predict(Predict),
     Info(Info),
@@ -109,6 +110,8 @@ pub(crate) struct Train {
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) recipe: recipe::Recipe,
 }
 
 const MEASURED_ON: &str = "\
