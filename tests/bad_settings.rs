@@ -32,6 +32,13 @@ fn flags_out_of_range() {
         ("--lr -1", "expected lr of at least 0, got -1"),
         ("--lr nan", "expected lr of at least 0, got NaN"),
         ("--lr inf", "expected lr of at least 0, got inf"),
+        ("--clip 0", "expected clip above 0, got 0"),
+        ("--accumulate 0", "expected accumulate of at least 1, got 0"),
+        ("--label-smoothing 1", "expected label_smoothing in [0, 1), got 1"),
+        ("--ema 1", "expected ema in [0, 1), got 1"),
+        ("--weight-decay -1", "expected weight_decay of at least 0, got -1"),
+        ("--min-lr 1e-5", "expected schedule.min_lr only with a schedule that falls, got 0.00001"),
+        ("--schedule cosine --min-lr 1", "expected schedule.min_lr between 0 and lr, got 1"),
         ("--dropout 1", "expected dropout.attention in [0, 1), got 1"),
         ("--dropout -0.1", "expected dropout.attention in [0, 1), got -0.1"),
     ] {
@@ -57,6 +64,7 @@ fn more_images_in_a_batch_than_there_are() {
     let refusal = refused("--batch-size 10001 --run-dir run");
     assert!(refusal.hint.contains("--batch-size"), "{refusal:?}");
     refusal.saying(&["10001", "10000 samples"]);
+    refused("--batch-size 5001 --accumulate 2 --run-dir run").saying(&["10002", "10000 samples"]);
 }
 
 /// Before a parameter is drawn: the largest has 300 million.

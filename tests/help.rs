@@ -6,7 +6,7 @@ use std::fs;
 
 use crate::support::{Sandbox, test_file};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "",
     "train",
     "eval",

@@ -24,6 +24,7 @@ mod interrupt;
 mod newcomer;
 mod prediction;
 mod pytorch_losses;
+mod recipe;
 mod report;
 mod run_folder;
 mod same_bits;

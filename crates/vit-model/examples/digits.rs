@@ -30,15 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let digits = vit_data::digits()?;
     let images = Images { train: digits.split(Split::Train), test: digits.split(Split::Test) };
-    let train = TrainConfig {
-        epochs: 3,
-        max_steps: None,
-        batch_size: 64,
-        shards: 4,
-        seed: SEED,
-        log_every: 100,
-        optimizer: OptimizerConfig::adam(2e-3),
-    };
+    let train = TrainConfig { seed: SEED, ..TrainConfig::new(3, OptimizerConfig::adam(2e-3)) };
     let threads = std::thread::available_parallelism()?.get();
     let mut printed = Printed { test_accuracy: 0.0 };
     Trainer::new(train, model, parameters.sorted(), threads)?.run(&images, &mut printed)?;

@@ -15,6 +15,28 @@ use crate::softmax::softmax_in_place;
 /// # Errors
 /// If the shapes do not fit, or a label is not below `classes`.
 pub fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    smoothed_cross_entropy_sum(logits, labels, 0.0)
+}
+
+/// `sum_n (1 - ε) l_n[label_n] + ε / classes sum_c l_n[c]`, where `l_n[c] = log sum_k exp(x_nk) - x_nc`: the cross
+/// entropy to labels of which the share `smoothing`, `ε`, is spread over all classes (Szegedy et al., arXiv
+/// 1512.00567, section 7). With `ε = 0` it is [`cross_entropy_sum`], to the bit.
+///
+/// PyTorch equivalent: `torch.nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=ε)`.
+///
+/// # Shapes
+/// `logits` (batch, classes), `labels` (batch) of `u32` -> ()
+///
+/// # Errors
+/// If the shapes do not fit, a label is not below `classes`, or `smoothing` is not in `[0, 1]`.
+pub fn smoothed_cross_entropy_sum(
+    logits: &Tensor,
+    labels: &Tensor,
+    smoothing: f64,
+) -> Result<Tensor> {
+    if !(0.0..=1.0).contains(&smoothing) {
+        bail!("cross entropy: expected a smoothing in [0, 1], got {smoothing}");
+    }
     let (batch, classes) = logits.dims2()?;
     if labels.dims() != [batch] || labels.dtype() != DType::U32 {
         bail!(
@@ -27,7 +49,7 @@ pub fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
         return logits.sum_all();
     }
     if !slices::fused(logits) {
-        return composed::cross_entropy_sum(logits, labels);
+        return composed::smoothed_cross_entropy_sum(logits, labels, smoothing);
     }
     let labels = labels.to_vec1::<u32>()?;
     if let Some(sample) = labels.iter().position(|&label| label as usize >= classes) {
@@ -36,7 +58,7 @@ pub fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
             labels[sample]
         );
     }
-    logits.contiguous()?.apply_op1(CrossEntropy { labels })
+    logits.contiguous()?.apply_op1(CrossEntropy { labels, smoothing: smoothing as f32 })
 }
 
 pub(crate) mod composed {
@@ -49,18 +71,36 @@ pub(crate) mod composed {
     /// # Errors
     /// If the shapes do not fit.
     pub fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+        smoothed_cross_entropy_sum(logits, labels, 0.0)
+    }
+
+    /// [`smoothed_cross_entropy_sum`](crate::smoothed_cross_entropy_sum()) out of candle's tensor operations.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn smoothed_cross_entropy_sum(
+        logits: &Tensor,
+        labels: &Tensor,
+        smoothing: f64,
+    ) -> Result<Tensor> {
         let (dtype, logits) = (logits.dtype(), widened(logits)?);
         // The loss does not depend on what is taken off, so neither does the gradient.
         let max = logits.detach().max_keepdim(D::Minus1)?;
         let shifted = logits.broadcast_sub(&max)?;
         let log_sum = shifted.exp()?.sum(D::Minus1)?.log()?;
         let of_label = shifted.gather(&labels.unsqueeze(1)?, 1)?.squeeze(1)?;
-        (log_sum - of_label)?.sum_all()?.to_dtype(dtype)
+        if smoothing == 0.0 {
+            return (log_sum - of_label)?.sum_all()?.to_dtype(dtype);
+        }
+        let target = ((of_label * (1.0 - smoothing))? + (shifted.mean(D::Minus1)? * smoothing)?)?;
+        (log_sum - target)?.sum_all()?.to_dtype(dtype)
     }
 }
 
 struct CrossEntropy {
     labels: Vec<u32>,
+    /// `ε`
+    smoothing: f32,
 }
 
 impl CustomOp1 for CrossEntropy {
@@ -75,20 +115,26 @@ impl CustomOp1 for CrossEntropy {
         let loss = rows.map(|(row, &label)| {
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let sum: f32 = row.iter().map(|x| (x - max).exp()).sum();
-            sum.ln() - (row[label as usize] - max)
+            let of_label = row[label as usize] - max;
+            if self.smoothing == 0.0 {
+                return sum.ln() - of_label;
+            }
+            let mean = row.iter().map(|x| x - max).sum::<f32>() / classes as f32;
+            sum.ln() - ((1.0 - self.smoothing) * of_label + self.smoothing * mean)
         });
         slices::output(vec![loss.sum()], ())
     }
 
-    /// `dx = dy (softmax(x) - onehot(label))`.
+    /// `dx = dy (softmax(x) - (1 - ε) onehot(label) - ε / classes)`.
     fn bwd(&self, logits: &Tensor, _loss: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (_batch, classes) = logits.dims2()?;
         let grad = grad.to_scalar::<f32>()?;
+        let spread = self.smoothing / classes as f32;
         let mut values = slices::read(logits, |logits| Ok(logits.to_vec()))?;
         for (row, &label) in values.chunks_exact_mut(classes).zip(&self.labels) {
             softmax_in_place(row);
-            row[label as usize] -= 1.0;
-            row.iter_mut().for_each(|x| *x *= grad);
+            row[label as usize] -= 1.0 - self.smoothing;
+            row.iter_mut().for_each(|x| *x = (*x - spread) * grad);
         }
         slices::gradient(values, logits)
     }
@@ -114,6 +160,46 @@ mod tests {
                 |t| composed::cross_entropy_sum(&t[0], &labels),
             )?;
         }
+        Ok(())
+    }
+
+    #[test]
+    fn smoothed_labels_too() -> Result<()> {
+        for (batch, classes) in [(1, 1), (5, 3), (64, 10), (3, 1000)] {
+            let labels = labels(batch, classes)?;
+            for smoothing in [0.1, 1.0] {
+                Case::new(&[&[batch, classes]])?.fused_equals_composed(
+                    |t| smoothed_cross_entropy_sum(&t[0], &labels, smoothing),
+                    |t| composed::smoothed_cross_entropy_sum(&t[0], &labels, smoothing),
+                )?;
+            }
+        }
+        let labels = labels(4, 5)?;
+        Case::new(&[&[4, 5]])?.gradients_match_differences(|t| {
+            composed::smoothed_cross_entropy_sum(&t[0], &labels, 0.1)
+        })
+    }
+
+    /// `F.cross_entropy(logits, labels, reduction="sum", label_smoothing=0.1)` of PyTorch 2.15, in float64.
+    #[test]
+    fn a_smoothed_loss_is_pytorchs() -> Result<()> {
+        let logits = Tensor::new(&[[1.0_f64, -2.0, 0.5], [0.25, 3.0, -1.0]], &Device::Cpu)?;
+        let labels = Tensor::new(&[2_u32, 1], &Device::Cpu)?;
+        let want = 1.3752997704130494;
+        let exact = smoothed_cross_entropy_sum(&logits, &labels, 0.1)?.to_scalar::<f64>()?;
+        assert!((exact - want).abs() < 1e-14, "{exact}");
+        let logits = logits.to_dtype(DType::F32)?;
+        let fused = smoothed_cross_entropy_sum(&logits, &labels, 0.1)?.to_scalar::<f32>()?;
+        assert!((f64::from(fused) - want).abs() < 1e-6, "{fused}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_smoothing_out_of_range_is_named() -> Result<()> {
+        let [logits] = tensors(&[&[2, 3]])?;
+        let labels = Tensor::new(&[1_u32, 2], &Device::Cpu)?;
+        let error = smoothed_cross_entropy_sum(&logits, &labels, 1.5).unwrap_err().to_string();
+        assert!(error.contains("expected a smoothing in [0, 1], got 1.5"), "{error}");
         Ok(())
     }
 

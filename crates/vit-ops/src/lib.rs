@@ -29,7 +29,7 @@ pub use add_each::add_each;
 pub use attention::{
     Attend, AttentionDropout, Queries, attention_weights, cross_attention, self_attention,
 };
-pub use cross_entropy::cross_entropy_sum;
+pub use cross_entropy::{cross_entropy_sum, smoothed_cross_entropy_sum};
 pub use dropout::{DropRate, dropout, dropout_mask};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
@@ -47,7 +47,7 @@ pub mod composed {
     pub use crate::activation::composed::{gelu, relu};
     pub use crate::add_each::composed::add_each;
     pub use crate::attention::composed::{cross_attention, self_attention};
-    pub use crate::cross_entropy::composed::cross_entropy_sum;
+    pub use crate::cross_entropy::composed::{cross_entropy_sum, smoothed_cross_entropy_sum};
     pub use crate::dropout::composed::dropout;
     pub use crate::layer_norm::composed::layer_norm;
     pub use crate::linear::composed::linear;

@@ -80,6 +80,44 @@ fn sum_on_cpu(pieces: &[&Tensor], scale: f32) -> Result<Tensor> {
     Tensor::from_vec(total, pieces[0].shape(), pieces[0].device())
 }
 
+/// Cuts gradients down to a norm of at most `norm` over all of them together, and gives the norm that they had.
+///
+/// PyTorch equivalent: `torch.nn.utils.clip_grad_norm_`. Squares are added in `f64`, in the order given and within each
+/// gradient in an order that its length alone decides.
+///
+/// # Errors
+/// If a tensor operation fails.
+pub fn clip_gradients(gradients: &mut [Tensor], norm: f64) -> Result<f64> {
+    let each = gradients.par_iter().with_min_len(PARAMETERS_AT_ONCE).map(squares);
+    let had = each.collect::<Result<Vec<f64>>>()?.iter().sum::<f64>().sqrt();
+    // PyTorch's 1e-6, against a norm of zero.
+    let scale = norm / (had + 1e-6);
+    if scale < 1.0 {
+        for gradient in gradients {
+            *gradient = (&*gradient * scale)?;
+        }
+    }
+    Ok(had)
+}
+
+/// `sum_i x_i^2`.
+fn squares(gradient: &Tensor) -> Result<f64> {
+    const LANES: usize = 16;
+    let (storage, layout) = gradient.storage_and_layout();
+    let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) =
+        (&*storage, layout.contiguous_offsets())
+    else {
+        return gradient.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar();
+    };
+    let (blocks, rest) = values[start..end].as_chunks::<LANES>();
+    let square = |&x: &f32| f64::from(x) * f64::from(x);
+    let mut lanes = [0.0_f64; LANES];
+    for block in blocks {
+        lanes.iter_mut().zip(block).for_each(|(lane, x)| *lane += square(x));
+    }
+    Ok(lanes.iter().sum::<f64>() + rest.iter().map(square).sum::<f64>())
+}
+
 /// See [`Summed`].
 fn not_finite(gradient: &Tensor) -> Result<Option<f64>> {
     let (storage, layout) = gradient.storage_and_layout();
@@ -112,6 +150,24 @@ mod tests {
             let total = sums[0].total.to_dtype(DType::F64)?;
             assert_eq!(sums[0].not_finite, None);
             assert_eq!(total.to_vec1::<f64>()?, [5.5, 11.0, 16.5]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn clipping_keeps_the_direction_and_leaves_what_is_short_alone() -> Result<()> {
+        for dtype in [DType::F32, DType::F64] {
+            let gradients = || -> Result<Vec<Tensor>> {
+                let long: Vec<f64> = (0..37).map(|i| f64::from(i) - 3.0).collect();
+                let tensors = [Tensor::new(long, &Device::Cpu)?, Tensor::new(-4.0, &Device::Cpu)?];
+                tensors.iter().map(|tensor| tensor.to_dtype(dtype)).collect()
+            };
+            let squares = (0..37).map(|i| (f64::from(i) - 3.0).powi(2)).sum::<f64>() + 16.0;
+            let mut cut = gradients()?;
+            assert!((clip_gradients(&mut cut, 2.0)? - squares.sqrt()).abs() < 1e-12);
+            assert!((clip_gradients(&mut cut, 9.0)? - 2.0).abs() < 1e-6, "{dtype:?}");
+            let last = cut[1].to_dtype(DType::F64)?.to_scalar::<f64>()?;
+            assert!((last + 8.0 / squares.sqrt()).abs() < 1e-7, "{last}");
         }
         Ok(())
     }

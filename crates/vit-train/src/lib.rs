@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod averages;
 mod config;
 mod error;
 mod evaluation;
@@ -8,6 +9,7 @@ mod interface;
 mod metrics;
 mod optimizer;
 mod run_folder;
+mod schedule;
 mod shards;
 mod threads;
 mod trainer;
@@ -15,10 +17,12 @@ mod trainer;
 pub use config::TrainConfig;
 pub use error::Error;
 pub use evaluation::{Confusion, EVALUATION_BATCH, Evaluation, argmax, evaluate};
+pub use gradients::clip_gradients;
 pub use interface::{Batch, Data, Forward, Observer};
 pub use metrics::{EpochMetrics, MetricsFile, Record, StepMetrics};
-pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
+pub use optimizer::{Decay, Optimizer, OptimizerConfig, OptimizerKind};
 pub use run_folder::RunFolder;
+pub use schedule::{Schedule, ScheduleKind};
 pub use trainer::Trainer;
 
 /// Parameters by name, sorted.

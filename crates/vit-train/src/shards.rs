@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use candle_core::Tensor;
-use vit_ops::{Mode, cross_entropy_sum};
+use vit_ops::{Mode, smoothed_cross_entropy_sum};
 
 use crate::evaluation::{predictions, scalar};
 use crate::{Batch, Error, Forward, Parameters, gradients};
@@ -32,9 +32,10 @@ pub(crate) fn train_shard(
     parameters: &Parameters,
     batch: &Batch,
     mode: Mode,
+    label_smoothing: f64,
 ) -> Result<Shard, Error> {
     let logits = forward(&batch.images, mode)?; // (batch, classes)
-    let loss = cross_entropy_sum(&logits, &batch.labels)?;
+    let loss = smoothed_cross_entropy_sum(&logits, &batch.labels, label_smoothing)?;
     let gradients = gradients::of_shard(loss.backward()?, parameters)?;
     let guesses = predictions(&logits)?;
     let labels = batch.labels.to_vec1::<u32>()?;

@@ -9,7 +9,9 @@ use rayon::prelude::*;
 use vit_ops::Mode;
 use vit_random::Random;
 
-use crate::evaluation::evaluate_here;
+use crate::averages::Averages;
+use crate::evaluation::{Evaluation, evaluate_here};
+use crate::gradients::Summed;
 use crate::shards::{Shard, shards, train_shard};
 use crate::threads::thread_pool;
 use crate::{
@@ -23,8 +25,11 @@ pub struct Trainer<F> {
     forward: F,
     parameters: Parameters,
     optimizer: Optimizer,
+    averages: Option<Averages>,
     threads: Arc<ThreadPool>,
     step: u64,
+    /// How many a whole run takes.
+    steps: u64,
 }
 
 impl<F: Forward> Trainer<F> {
@@ -41,8 +46,25 @@ impl<F: Forward> Trainer<F> {
         config.check()?;
         parameters.sort_by(|(name, _), (other, _)| name.cmp(other));
         let optimizer = Optimizer::new(config.optimizer, &parameters)?;
+        let averages = config.ema.map(|decay| Averages::new(decay, &parameters)).transpose()?;
         let threads = Arc::new(thread_pool(threads)?);
-        Ok(Self { config, forward, parameters, optimizer, threads, step: 0 })
+        Ok(Self { config, forward, parameters, optimizer, averages, threads, step: 0, steps: 0 })
+    }
+
+    /// The same trainer; weight decay that is on matrices alone leaves the parameters of these names alone too.
+    ///
+    /// # Errors
+    /// If a device has no room for the optimiser's moments.
+    pub fn sparing(mut self, names: &[&str]) -> Result<Self, Error> {
+        self.optimizer = Optimizer::sparing(self.config.optimizer, &self.parameters, names)?;
+        Ok(self)
+    }
+
+    /// The parameters that are evaluated, and so to be kept: their moving average where the configuration has one,
+    /// else those that are trained. They change as training goes on.
+    #[must_use]
+    pub fn kept(&self) -> Parameters {
+        self.averages.as_ref().map_or(&self.parameters, Averages::parameters).clone()
     }
 
     /// Trains until the last epoch or step, or until the observer breaks.
@@ -56,6 +78,9 @@ impl<F: Forward> Trainer<F> {
     }
 
     fn run_here<O: Observer>(&mut self, data: &dyn Data, observer: &mut O) -> Result<(), O::Error> {
+        let an_epoch = (data.order(1).len() / self.config.samples_of_step()) as u64;
+        let steps = self.config.epochs.saturating_mul(an_epoch);
+        self.steps = self.config.max_steps.map_or(steps, |last| last.min(steps));
         for epoch in 1..=self.config.epochs {
             let (metrics, flow) = self.epoch(epoch, data, observer)?;
             observer.record(&Record::Epoch(metrics))?;
@@ -74,7 +99,7 @@ impl<F: Forward> Trainer<F> {
         observer: &mut O,
     ) -> Result<(EpochMetrics, ControlFlow<()>), O::Error> {
         let begun = Instant::now();
-        let batch_size = self.config.batch_size;
+        let batch_size = self.config.samples_of_step();
         let order = data.order(epoch);
         if order.len() < batch_size {
             return Err(Error::NoBatch { batch_size, samples: order.len() }.into());
@@ -103,9 +128,7 @@ impl<F: Forward> Trainer<F> {
             }
         }
         let loop_seconds = begun.elapsed().as_secs_f64();
-        let test_len = data.test_len();
-        let test = evaluate_here(&self.forward, test_len, |indices| data.test_batch(indices));
-        let test = test.map_err(Error::from)?;
+        let test = self.evaluate(data)?;
         // The last step's update is seen here alone.
         if test.total() > 0 && !test.loss().is_finite() {
             return Err(self.not_finite(epoch, "test loss", test.loss()).into());
@@ -123,34 +146,66 @@ impl<F: Forward> Trainer<F> {
         Ok((metrics, flow))
     }
 
+    /// Evaluates the parameters that are kept.
+    fn evaluate(&self, data: &dyn Data) -> Result<Evaluation, Error> {
+        let swap = || self.averages.as_ref().map_or(Ok(()), |them| them.swap(&self.parameters));
+        swap()?;
+        let test =
+            evaluate_here(&self.forward, data.test_len(), |indices| data.test_batch(indices));
+        swap()?;
+        Ok(test?)
+    }
+
     fn not_finite(&self, epoch: u64, what: &str, value: f64) -> Error {
         Error::NotFinite { step: self.step, epoch, what: what.to_owned(), value }
     }
 
-    fn train_step(&mut self, epoch: u64, batch: &[u32], data: &dyn Data) -> Result<Step, Error> {
+    /// A step on these samples, a batch after the other.
+    fn train_step(&mut self, epoch: u64, samples: &[u32], data: &dyn Data) -> Result<Step, Error> {
         self.step += 1;
         let random = Random::new(self.config.seed).at_step(self.step);
-        let ranges = shards(batch.len(), self.config.shards).into_par_iter();
-        let results = ranges.map(|range| {
-            let mode = Mode::Train(random.from_sample(range.start as u32));
-            train_shard(&self.forward, &self.parameters, &data.train_batch(&batch[range])?, mode)
-        });
-        let shards: Vec<Shard> = results.collect::<Result<_, Error>>()?;
-        let loss_sum: f64 = shards.iter().map(|shard| shard.loss_sum).sum();
-        let correct = shards.iter().map(|shard| shard.correct).sum();
-        if !loss_sum.is_finite() {
-            return Err(self.not_finite(epoch, "loss", loss_sum));
+        let mut step = Step { loss_sum: 0.0, correct: 0, samples: samples.len() };
+        let mut gradients: Vec<Summed> = Vec::new();
+        let batch_size = self.config.batch_size;
+        for (first, batch) in (0..).step_by(batch_size).zip(samples.chunks(batch_size)) {
+            let ranges = shards(batch.len(), self.config.shards).into_par_iter();
+            let results = ranges.map(|range| {
+                let mode = Mode::Train(random.from_sample((first + range.start) as u32));
+                let batch = data.train_batch(&batch[range])?;
+                let smoothing = self.config.label_smoothing;
+                train_shard(&self.forward, &self.parameters, &batch, mode, smoothing)
+            });
+            let shards: Vec<Shard> = results.collect::<Result<_, Error>>()?;
+            step.loss_sum = shards.iter().fold(step.loss_sum, |sum, shard| sum + shard.loss_sum);
+            step.correct += shards.iter().map(|shard| shard.correct).sum::<usize>();
+            if !step.loss_sum.is_finite() {
+                return Err(self.not_finite(epoch, "loss", step.loss_sum));
+            }
+            // The sum so far goes first: the order of additions is that of one large batch.
+            let so_far = gradients.drain(..).map(|gradient| gradient.total).collect::<Vec<_>>();
+            let shards = shards.into_iter().map(|shard| shard.gradients);
+            let pieces: Vec<_> =
+                (!so_far.is_empty()).then_some(so_far).into_iter().chain(shards).collect();
+            let last = first + batch.len() == samples.len();
+            let scale = if last { 1.0 / samples.len() as f64 } else { 1.0 };
+            gradients = gradients::sum(&pieces, scale)?;
         }
-        let shards: Vec<_> = shards.into_iter().map(|shard| shard.gradients).collect();
-        let gradients = gradients::sum(&shards, 1.0 / batch.len() as f64)?;
         for ((name, _), gradient) in self.parameters.iter().zip(&gradients) {
             if let Some(value) = gradient.not_finite {
                 return Err(self.not_finite(epoch, &format!("gradient of {name}"), value));
             }
         }
-        let gradients: Vec<_> = gradients.into_iter().map(|gradient| gradient.total).collect();
+        let mut gradients: Vec<_> = gradients.into_iter().map(|gradient| gradient.total).collect();
+        if let Some(norm) = self.config.clip {
+            gradients::clip_gradients(&mut gradients, norm)?;
+        }
+        let lr = self.config.schedule.lr(self.config.optimizer.lr, self.step, self.steps);
+        self.optimizer.set_lr(lr);
         self.optimizer.step(&gradients)?;
-        Ok(Step { loss_sum, correct, samples: batch.len() })
+        if let Some(averages) = &mut self.averages {
+            averages.update(&self.parameters)?;
+        }
+        Ok(step)
     }
 }
 
@@ -186,142 +241,4 @@ impl Mean {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Batch, OptimizerConfig};
-    use candle_core::{Device, Result as TensorResult, Tensor, Var};
-
-    /// Points on a line, labelled by their side of zero.
-    struct Line;
-
-    fn line(indices: &[u32]) -> TensorResult<Batch> {
-        let xs: Vec<f32> = indices.iter().map(|&i| (i as f32 * 0.618).fract() - 0.5).collect();
-        let labels: Vec<u32> = xs.iter().map(|&x| u32::from(x > 0.0)).collect();
-        let len = xs.len();
-        Ok(Batch {
-            images: Tensor::from_vec(xs, (len, 1), &Device::Cpu)?,
-            labels: Tensor::from_vec(labels, len, &Device::Cpu)?,
-        })
-    }
-
-    impl Data for Line {
-        fn order(&self, epoch: u64) -> Vec<u32> {
-            (0..50).map(|index| (index * 7 + epoch as u32) % 50).collect()
-        }
-        fn train_batch(&self, indices: &[u32]) -> TensorResult<Batch> {
-            line(indices)
-        }
-        fn test_len(&self) -> usize {
-            33
-        }
-        fn test_batch(&self, indices: &[u32]) -> TensorResult<Batch> {
-            line(indices)
-        }
-    }
-
-    fn config() -> TrainConfig {
-        TrainConfig {
-            epochs: 3,
-            max_steps: None,
-            batch_size: 8,
-            shards: 3,
-            seed: 1,
-            log_every: 2,
-            optimizer: OptimizerConfig::adam(0.1),
-        }
-    }
-
-    impl Observer for Vec<Record> {
-        type Error = Error;
-        fn record(&mut self, record: &Record) -> Result<(), Error> {
-            self.push(record.clone());
-            Ok(())
-        }
-        fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>, Error> {
-            Ok(if step == 20 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        }
-    }
-
-    fn run(config: TrainConfig, threads: usize) -> Result<(Vec<f32>, Vec<Record>), Error> {
-        let weight = Var::new(&[[0.1_f32], [-0.2]], &Device::Cpu)?;
-        let parameters = vec![("w".to_owned(), weight.clone())];
-        let tracked = weight.as_tensor().clone();
-        let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
-        let mut records = Vec::new();
-        Trainer::new(config, forward, parameters, threads)?.run(&Line, &mut records)?;
-        Ok((weight.flatten_all()?.to_vec1()?, records))
-    }
-
-    #[test]
-    fn training_learns_and_records_as_configured() -> Result<(), Error> {
-        let (_, records) = run(config(), 1)?;
-        // Six batches of eight an epoch, a record after every second: three, then the epoch's.
-        assert_eq!(records.len(), 3 * (3 + 1));
-        let Some(Record::Epoch(last)) = records.last() else { panic!("no epoch at the end") };
-        assert_eq!((last.epoch, last.step), (3, 18));
-        assert!(last.test_accuracy > 0.9 && last.train_loss < 0.69, "{last:?}");
-        Ok(())
-    }
-
-    #[test]
-    fn threads_do_not_change_a_bit() -> Result<(), Error> {
-        let (one, _) = run(config(), 1)?;
-        for threads in [2, 4] {
-            assert_eq!(run(config(), threads)?.0, one);
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn max_steps_ends_the_run_with_its_epoch() -> Result<(), Error> {
-        let (_, records) = run(TrainConfig { max_steps: Some(7), ..config() }, 2)?;
-        let Some(Record::Epoch(last)) = records.last() else { panic!("no epoch at the end") };
-        assert_eq!((last.epoch, last.step), (2, 7));
-        Ok(())
-    }
-
-    #[test]
-    fn an_observer_ends_the_run_with_its_epoch() -> Result<(), Error> {
-        let (_, records) = run(TrainConfig { epochs: 9, ..config() }, 2)?;
-        let Some(Record::Epoch(last)) = records.last() else { panic!("no epoch at the end") };
-        assert_eq!((last.epoch, last.step), (4, 20));
-        Ok(())
-    }
-
-    #[test]
-    fn a_loss_that_is_not_finite_stops_the_run() {
-        let weight = Var::new(&[[f32::NAN], [0.0]], &Device::Cpu).expect("a small tensor");
-        let tracked = weight.as_tensor().clone();
-        let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
-        let trainer = Trainer::new(config(), forward, vec![("w".to_owned(), weight)], 1);
-        let error =
-            trainer.expect("a sound configuration").run(&Line, &mut Vec::new()).unwrap_err();
-        assert_eq!(error.to_string(), "step 1 of epoch 1: expected a finite loss, got NaN");
-    }
-
-    #[test]
-    fn a_last_update_that_is_not_finite_is_found() {
-        let optimizer = OptimizerConfig::adam(f64::from(f32::MAX));
-        let error = run(TrainConfig { max_steps: Some(1), optimizer, ..config() }, 1).unwrap_err();
-        assert!(error.to_string().contains("expected a finite test loss"), "{error}");
-    }
-
-    #[test]
-    fn a_parameter_that_the_loss_does_not_reach_stops_the_run() {
-        let weight = Var::new(&[[0.1_f32], [0.0]], &Device::Cpu).expect("a small tensor");
-        let tracked = weight.as_tensor().clone();
-        let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
-        let idle = Var::new(1.0_f32, &Device::Cpu).expect("a small tensor");
-        let parameters = vec![("w".to_owned(), weight), ("idle".to_owned(), idle)];
-        let trainer = Trainer::new(config(), forward, parameters, 1);
-        let error =
-            trainer.expect("a sound configuration").run(&Line, &mut Vec::new()).unwrap_err();
-        assert_eq!(error.to_string(), "no gradient reached 1 of 2 parameters: idle");
-    }
-
-    #[test]
-    fn fewer_samples_than_a_batch_are_refused() {
-        let error = run(TrainConfig { batch_size: 51, ..config() }, 1).unwrap_err().to_string();
-        assert_eq!(error, "expected at least one batch of 51 training samples, got 50 samples");
-    }
-}
+mod tests;

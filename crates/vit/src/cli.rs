@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 mod foreign;
+pub(crate) mod recipe;
 
 use std::path::PathBuf;
 
@@ -49,7 +50,7 @@ pub(crate) enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Train(Train),
+    Train(Box<Train>),
     Eval(Eval),
     Predict(Predict),
     Explain(Explain),
@@ -114,6 +115,8 @@ pub(crate) struct Train {
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) recipe: recipe::Recipe,
 }
 
 const MEASURED_ON: &str = "\

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use vit_model::{Preset, VitConfig};
-use vit_train::{OptimizerConfig, TrainConfig};
+use vit_train::{Decay, OptimizerConfig, OptimizerKind, TrainConfig};
 
 use crate::cli;
 use crate::failure::{Exit, Failure, Result};
@@ -42,13 +42,8 @@ impl Settings {
             shuffle: true,
             init: None,
             train: TrainConfig {
-                epochs: 20,
-                max_steps: None,
-                batch_size: 64,
                 shards: SHARDS,
-                seed: 0,
-                log_every: 100,
-                optimizer: OptimizerConfig::adam(3e-4),
+                ..TrainConfig::new(20, OptimizerConfig::adam(3e-4))
             },
             model: preset.config(),
         }
@@ -129,6 +124,7 @@ impl Settings {
         set(&mut self.train.optimizer.lr, args.lr.as_ref());
         set(&mut self.train.seed, args.seed.as_ref());
         set(&mut self.train.log_every, args.log_every.as_ref());
+        self.override_recipe_by(&args.recipe);
         self.train.max_steps = args.max_steps.or(self.train.max_steps);
         self.dataset = args.data.dataset.clone().or_else(|| self.dataset.take());
         self.init = args.init.clone().or_else(|| self.init.take());
@@ -136,6 +132,22 @@ impl Settings {
         if let Some(rate) = args.dropout {
             self.model = self.model.clone().with_dropout(rate);
         }
+    }
+
+    fn override_recipe_by(&mut self, recipe: &cli::recipe::Recipe) {
+        let train = &mut self.train;
+        let schedule = &mut train.schedule;
+        schedule.kind = recipe.schedule.map_or(schedule.kind, Into::into);
+        schedule.warmup = recipe.warmup.or(schedule.warmup);
+        schedule.min_lr = recipe.min_lr.or(schedule.min_lr);
+        if let Some(weight_decay) = recipe.weight_decay {
+            let (kind, decay) = (OptimizerKind::AdamW, Decay::Matrices);
+            train.optimizer = OptimizerConfig { kind, decay, weight_decay, ..train.optimizer };
+        }
+        train.clip = recipe.clip.or(train.clip);
+        train.accumulate = recipe.accumulate.unwrap_or(train.accumulate);
+        train.label_smoothing = recipe.label_smoothing.unwrap_or(train.label_smoothing);
+        train.ema = recipe.ema.or(train.ema);
     }
 
     /// The file that repeats the run.
@@ -182,11 +194,12 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
     use clap::Parser;
+    use vit_train::ScheduleKind;
 
     fn train(args: &str) -> cli::Train {
         let words = ["vit", "train"].into_iter().chain(args.split_whitespace());
         match cli::Cli::parse_from(words).command {
-            cli::Command::Train(train) => train,
+            cli::Command::Train(train) => *train,
             _ => unreachable!("the words say train"),
         }
     }
@@ -217,5 +230,24 @@ mod tests {
         let again = Settings::resolve(&train(&format!("--config {}", path.display())));
         assert_eq!(again.expect("sound settings"), first);
         assert_eq!(Settings::of_run(folder.path()).expect("sound settings"), first);
+    }
+
+    #[test]
+    fn the_flags_of_a_recipe_are_in_the_file_that_repeats_it() {
+        let words = "--schedule one-cycle --warmup 30 --min-lr 0.00001 --weight-decay 0.05 --clip 1 \
+                     --accumulate 2 --label-smoothing 0.1 --ema 0.99";
+        let settings = Settings::resolve(&train(words)).expect("sound settings");
+        let train = &settings.train;
+        assert_eq!(
+            (train.schedule.kind, train.schedule.warmup),
+            (ScheduleKind::OneCycle, Some(30))
+        );
+        assert_eq!(
+            (train.optimizer.kind, train.optimizer.decay),
+            (OptimizerKind::AdamW, Decay::Matrices)
+        );
+        assert_eq!((train.clip, train.accumulate, train.ema), (Some(1.0), 2, Some(0.99)));
+        let again: Settings = toml::from_str(&settings.to_toml()).expect("as written");
+        assert_eq!(again, settings);
     }
 }

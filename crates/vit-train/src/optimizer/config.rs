@@ -20,6 +20,31 @@ pub struct OptimizerConfig {
     pub eps: f64,
     /// How strongly parameters are drawn to zero, `λ`.
     pub weight_decay: f64,
+    /// Which parameters that are.
+    #[serde(default, skip_serializing_if = "Decay::is_all")]
+    pub decay: Decay,
+}
+
+/// Which parameters weight decay acts on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decay {
+    /// All, as PyTorch does with one group.
+    #[default]
+    All,
+    /// Those of rank 2 or more that are not spared by name: no norm, bias or scale.
+    Matrices,
+}
+
+impl Decay {
+    const fn is_all(&self) -> bool {
+        matches!(self, Self::All)
+    }
+
+    /// Whether it is on a parameter of this name and rank, where those named in `spared` are spared.
+    pub(super) fn acts_on(self, name: &str, rank: usize, spared: &[&str]) -> bool {
+        self == Self::All || (rank > 1 && !spared.contains(&name))
+    }
 }
 
 /// What weight decay acts on; without it the two are one.
@@ -43,6 +68,7 @@ impl OptimizerConfig {
             beta2: 0.999,
             eps: 1e-8,
             weight_decay: 0.0,
+            decay: Decay::All,
         }
     }
 

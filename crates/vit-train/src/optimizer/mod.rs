@@ -6,7 +6,7 @@ mod update;
 use candle_core::{CpuStorage, Result, Storage, Tensor, Var, bail};
 use rayon::prelude::*;
 
-pub use self::config::{OptimizerConfig, OptimizerKind};
+pub use self::config::{Decay, OptimizerConfig, OptimizerKind};
 use self::update::{InPlace, Update, composed};
 use crate::gradients::PARAMETERS_AT_ONCE;
 use crate::{Error, Parameters};
@@ -28,6 +28,7 @@ pub struct Optimizer {
 #[derive(Debug)]
 struct Slot {
     var: Var,
+    decays: bool,
     moments: Moments,
 }
 
@@ -48,10 +49,25 @@ impl Optimizer {
         config: OptimizerConfig,
         parameters: &Parameters,
     ) -> std::result::Result<Self, Error> {
+        Self::sparing(config, parameters, &[])
+    }
+
+    /// The same; [`Decay::Matrices`] leaves the parameters of these names alone too.
+    ///
+    /// PyTorch equivalent: two groups of parameters, one with `weight_decay=0`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn sparing(
+        config: OptimizerConfig,
+        parameters: &Parameters,
+        spared: &[&str],
+    ) -> std::result::Result<Self, Error> {
         config.check()?;
-        let slots = parameters
-            .iter()
-            .map(|(_, var)| Ok(Slot { var: var.clone(), moments: Moments::zeros(var)? }));
+        let slots = parameters.iter().map(|(name, var)| {
+            let decays = config.decay.acts_on(name, var.rank(), spared);
+            Ok(Slot { var: var.clone(), decays, moments: Moments::zeros(var)? })
+        });
         Ok(Self { config, step: 0, slots: slots.collect::<Result<_>>()? })
     }
 
@@ -59,6 +75,11 @@ impl Optimizer {
     #[must_use]
     pub const fn lr(&self) -> f64 {
         self.config.lr
+    }
+
+    /// Sets the learning rate of the next step and those after it.
+    pub const fn set_lr(&mut self, lr: f64) {
+        self.config.lr = lr;
     }
 
     /// Moves each parameter by its gradient; both are in the order given to [`new`](Self::new).
@@ -71,13 +92,15 @@ impl Optimizer {
         }
         self.step += 1;
         let update = Update::new(&self.config, self.step);
+        let without = OptimizerConfig { weight_decay: 0.0, ..self.config };
+        let without_decay = Update::new(&without, self.step);
         let each = self.slots.par_iter_mut().zip(gradients).with_min_len(PARAMETERS_AT_ONCE);
         each.try_for_each(|(slot, gradient)| {
             if gradient.shape() != slot.var.shape() {
                 let (want, got) = (slot.var.shape(), gradient.shape());
                 bail!("optimiser: expected a gradient of shape {want:?}, got {got:?}");
             }
-            slot.step(gradient, &update)
+            slot.step(gradient, if slot.decays { &update } else { &without_decay })
         })
     }
 }
@@ -141,6 +164,22 @@ mod tests {
             for (fused, composed) in fused?.into_iter().zip(composed?) {
                 assert!((fused - composed).abs() < 1e-14, "{fused} {composed}");
             }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn norms_biases_and_what_is_named_do_not_decay() -> std::result::Result<(), Error> {
+        let one = |shape: &[usize]| Var::ones(shape, DType::F64, &Device::Cpu);
+        let shapes: [(&str, &[usize]); 3] = [("b", &[2]), ("pos", &[1, 2]), ("w", &[2, 1])];
+        let parameters = shapes.map(|(name, shape)| Ok((name.to_owned(), one(shape)?)));
+        let parameters = parameters.into_iter().collect::<Result<Parameters>>()?;
+        let zeros = parameters.iter().map(|(_, var)| var.zeros_like());
+        let config = OptimizerConfig { decay: Decay::Matrices, ..OptimizerConfig::adamw(0.5, 0.1) };
+        Optimizer::sparing(config, &parameters, &["pos"])?
+            .step(&zeros.collect::<Result<Vec<_>>>()?)?;
+        for ((name, var), expected) in parameters.iter().zip([1.0, 1.0, 0.95]) {
+            assert_eq!(var.flatten_all()?.to_vec1::<f64>()?, [expected; 2], "{name}");
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ pub(super) struct Update<T = f64> {
 
 impl Update {
     pub(super) fn new(config: &OptimizerConfig, step: u64) -> Self {
-        let OptimizerConfig { kind, lr, beta1, beta2, eps, weight_decay } = *config;
+        let OptimizerConfig { kind, lr, beta1, beta2, eps, weight_decay, decay: _ } = *config;
         let (gradient_decay, shrink) = match kind {
             OptimizerKind::Adam => (weight_decay, 1.0),
             OptimizerKind::AdamW => (0.0, 1.0 - lr * weight_decay),

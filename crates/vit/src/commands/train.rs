@@ -36,7 +36,7 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
     super::eval::check_fit(&found.dataset, &settings.model)?;
     settings.dataset = Some(found.dataset.name().to_owned());
     let images = Images::new(&found, &settings, device.clone());
-    images.check_batch(settings.train.batch_size)?;
+    images.check_batch(settings.train.samples_of_step())?;
 
     let parameters = Parameters::seeded(settings.train.seed);
     let threads = super::threads(args.threads);
@@ -60,7 +60,7 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
     let mut run = Run {
         metrics: MetricsFile::create(&folder.metrics())?,
         folder: &folder,
-        parameters: &parameters,
+        kept: trainer.kept(),
         settings: &settings,
         save_every: args.save_every,
         saved: Instant::now(),
@@ -84,6 +84,9 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Those of a model's parameters that are matrices by their shape alone, and stay where they are drawn.
+const NO_DECAY: [&str; 3] = ["cls_token", "pos_embed", "reg_token"];
+
 /// A trainer of a new model, whose variables are made in `parameters`.
 ///
 /// # Errors
@@ -101,7 +104,8 @@ pub(super) fn trainer(
         Mode::Eval => evaluated.forward(images, mode),
         Mode::Train(_) => trained.forward(images, mode),
     };
-    Ok(Trainer::new(settings.train.clone(), forward, parameters.sorted(), threads)?)
+    let trainer = Trainer::new(settings.train.clone(), forward, parameters.sorted(), threads)?;
+    Ok(trainer.sparing(&NO_DECAY)?)
 }
 
 /// The dataset as the trainer sees it.
@@ -160,7 +164,7 @@ impl Data for Images {
 struct Run<'a> {
     folder: &'a RunFolder,
     metrics: MetricsFile,
-    parameters: &'a Parameters,
+    kept: vit_train::Parameters,
     settings: &'a Settings,
     save_every: Option<SaveEvery>,
     saved: Instant,
@@ -169,12 +173,8 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn save(&mut self) -> Result<()> {
-        let tensors: Tensors = self
-            .parameters
-            .sorted()
-            .into_iter()
-            .map(|(name, var)| (name, var.as_detached_tensor()))
-            .collect();
+        let tensors: Tensors =
+            self.kept.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
         vit_model::write(&self.folder.model(), &tensors, &self.settings.model)?;
         self.saved = Instant::now();
         Ok(())

@@ -1,0 +1,98 @@
+//! An exponential moving average of the parameters (Polyak, Juditsky, 1992).
+
+use candle_core::{Result, Var};
+use rayon::prelude::*;
+
+use crate::Parameters;
+use crate::gradients::PARAMETERS_AT_ONCE;
+
+/// `e = e + (1 - d) (p - e)` after each step, `d` being `min(decay, n / (n + 9))` after `n` steps before: the first
+/// step's parameters are taken as they are, and what came of a random beginning is soon forgotten.
+///
+/// PyTorch equivalent: `torch.optim.swa_utils.AveragedModel` with `get_ema_multi_avg_fn(d)`.
+#[derive(Debug)]
+pub(crate) struct Averages {
+    decay: f64,
+    steps: u64,
+    averages: Parameters,
+}
+
+impl Averages {
+    /// Averages over no step yet, which hold the parameters' values.
+    pub(crate) fn new(decay: f64, parameters: &Parameters) -> Result<Self> {
+        // A copy: a variable of the same tensor would share its storage.
+        let copy = |var: &Var| Var::from_tensor(&var.as_detached_tensor().copy()?);
+        let averages = parameters.iter().map(|(name, var)| Ok((name.clone(), copy(var)?)));
+        Ok(Self { decay, steps: 0, averages: averages.collect::<Result<_>>()? })
+    }
+
+    /// The averages, under the names of the parameters.
+    pub(crate) const fn parameters(&self) -> &Parameters {
+        &self.averages
+    }
+
+    /// Takes in the parameters after a step.
+    pub(crate) fn update(&mut self, parameters: &Parameters) -> Result<()> {
+        let before = self.steps as f64;
+        let share = 1.0 - self.decay.min(before / (before + 9.0));
+        self.steps += 1;
+        let each = self.averages.par_iter().zip(parameters).with_min_len(PARAMETERS_AT_ONCE);
+        each.try_for_each(|((_, average), (_, var))| {
+            let old = average.as_detached_tensor();
+            let moved = ((var.as_detached_tensor() - &old)? * share)?;
+            average.set(&(old + moved)?)
+        })
+    }
+
+    /// Exchanges parameters and averages, value by value; twice is nothing.
+    pub(crate) fn swap(&self, parameters: &Parameters) -> Result<()> {
+        for ((_, average), (_, var)) in self.averages.iter().zip(parameters) {
+            let trained = var.as_detached_tensor().copy()?;
+            var.set(&average.as_detached_tensor())?;
+            average.set(&trained)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    fn parameters(value: f64) -> Result<Parameters> {
+        Ok(vec![("p".to_owned(), Var::new(&[value], &Device::Cpu)?)])
+    }
+
+    fn value(parameters: &Parameters) -> Result<f64> {
+        parameters[0].1.squeeze(0)?.to_scalar()
+    }
+
+    #[test]
+    fn the_average_follows_its_formula() -> Result<()> {
+        let parameters = parameters(7.0)?;
+        let mut averages = Averages::new(0.15, &parameters)?;
+        let mut expected = 7.0;
+        // Decays of 0, 1/10, then 2/11 would be more than what is asked for.
+        for (step, decay) in [(1, 0.0), (2, 0.1), (3, 0.15), (4, 0.15)] {
+            let trained = f64::from(step).sin();
+            parameters[0].1.set(&candle_core::Tensor::new(&[trained], &Device::Cpu)?)?;
+            averages.update(&parameters)?;
+            expected = decay * expected + (1.0 - decay) * trained;
+            assert!((value(averages.parameters())? - expected).abs() < 1e-15);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn swapping_exchanges_values_and_twice_is_nothing() -> Result<()> {
+        let parameters = parameters(1.0)?;
+        let averages = Averages::new(0.5, &parameters)?;
+        parameters[0].1.set(&candle_core::Tensor::new(&[2.0], &Device::Cpu)?)?;
+        averages.swap(&parameters)?;
+        assert_eq!((value(&parameters)?, value(averages.parameters())?), (1.0, 2.0));
+        averages.swap(&parameters)?;
+        assert_eq!((value(&parameters)?, value(averages.parameters())?), (2.0, 1.0));
+        Ok(())
+    }
+}

@@ -1,0 +1,231 @@
+//! What holds the loop.
+
+use super::*;
+use crate::{Batch, OptimizerConfig, Schedule, ScheduleKind};
+use candle_core::{Device, Result as TensorResult, Tensor, Var};
+
+/// Points on a line, labelled by their side of zero.
+struct Line;
+
+fn line(indices: &[u32]) -> TensorResult<Batch> {
+    let xs: Vec<f32> = indices.iter().map(|&i| (i as f32 * 0.618).fract() - 0.5).collect();
+    let labels: Vec<u32> = xs.iter().map(|&x| u32::from(x > 0.0)).collect();
+    let len = xs.len();
+    Ok(Batch {
+        images: Tensor::from_vec(xs, (len, 1), &Device::Cpu)?,
+        labels: Tensor::from_vec(labels, len, &Device::Cpu)?,
+    })
+}
+
+impl Data for Line {
+    fn order(&self, epoch: u64) -> Vec<u32> {
+        (0..50).map(|index| (index * 7 + epoch as u32) % 50).collect()
+    }
+    fn train_batch(&self, indices: &[u32]) -> TensorResult<Batch> {
+        line(indices)
+    }
+    fn test_len(&self) -> usize {
+        33
+    }
+    fn test_batch(&self, indices: &[u32]) -> TensorResult<Batch> {
+        line(indices)
+    }
+}
+
+fn config() -> TrainConfig {
+    TrainConfig {
+        batch_size: 8,
+        shards: 3,
+        seed: 1,
+        log_every: 2,
+        ..TrainConfig::new(3, OptimizerConfig::adam(0.1))
+    }
+}
+
+impl Observer for Vec<Record> {
+    type Error = Error;
+    fn record(&mut self, record: &Record) -> Result<(), Error> {
+        self.push(record.clone());
+        Ok(())
+    }
+    fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>, Error> {
+        Ok(if step == 20 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+}
+
+fn run(config: TrainConfig, threads: usize) -> Result<(Vec<f32>, Vec<Record>), Error> {
+    let weight = Var::new(&[[0.1_f32], [-0.2]], &Device::Cpu)?;
+    let parameters = vec![("w".to_owned(), weight.clone())];
+    let tracked = weight.as_tensor().clone();
+    let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
+    let mut records = Vec::new();
+    Trainer::new(config, forward, parameters, threads)?.run(&Line, &mut records)?;
+    Ok((weight.flatten_all()?.to_vec1()?, records))
+}
+
+#[test]
+fn training_learns_and_records_as_configured() -> Result<(), Error> {
+    let (_, records) = run(config(), 1)?;
+    // Six batches of eight an epoch, a record after every second: three, then the epoch's.
+    assert_eq!(records.len(), 3 * (3 + 1));
+    let Some(Record::Epoch(last)) = records.last() else { panic!("no epoch at the end") };
+    assert_eq!((last.epoch, last.step), (3, 18));
+    assert!(last.test_accuracy > 0.9 && last.train_loss < 0.69, "{last:?}");
+    Ok(())
+}
+
+#[test]
+fn threads_do_not_change_a_bit() -> Result<(), Error> {
+    let (one, _) = run(config(), 1)?;
+    for threads in [2, 4] {
+        assert_eq!(run(config(), threads)?.0, one);
+    }
+    Ok(())
+}
+
+#[test]
+fn max_steps_ends_the_run_with_its_epoch() -> Result<(), Error> {
+    let (_, records) = run(TrainConfig { max_steps: Some(7), ..config() }, 2)?;
+    let Some(Record::Epoch(last)) = records.last() else { panic!("no epoch at the end") };
+    assert_eq!((last.epoch, last.step), (2, 7));
+    Ok(())
+}
+
+#[test]
+fn an_observer_ends_the_run_with_its_epoch() -> Result<(), Error> {
+    let (_, records) = run(TrainConfig { epochs: 9, ..config() }, 2)?;
+    let Some(Record::Epoch(last)) = records.last() else { panic!("no epoch at the end") };
+    assert_eq!((last.epoch, last.step), (4, 20));
+    Ok(())
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_run() {
+    let weight = Var::new(&[[f32::NAN], [0.0]], &Device::Cpu).expect("a small tensor");
+    let tracked = weight.as_tensor().clone();
+    let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
+    let trainer = Trainer::new(config(), forward, vec![("w".to_owned(), weight)], 1);
+    let error = trainer.expect("a sound configuration").run(&Line, &mut Vec::new()).unwrap_err();
+    assert_eq!(error.to_string(), "step 1 of epoch 1: expected a finite loss, got NaN");
+}
+
+#[test]
+fn a_last_update_that_is_not_finite_is_found() {
+    let optimizer = OptimizerConfig::adam(f64::from(f32::MAX));
+    let error = run(TrainConfig { max_steps: Some(1), optimizer, ..config() }, 1).unwrap_err();
+    assert!(error.to_string().contains("expected a finite test loss"), "{error}");
+}
+
+#[test]
+fn a_parameter_that_the_loss_does_not_reach_stops_the_run() {
+    let weight = Var::new(&[[0.1_f32], [0.0]], &Device::Cpu).expect("a small tensor");
+    let tracked = weight.as_tensor().clone();
+    let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
+    let idle = Var::new(1.0_f32, &Device::Cpu).expect("a small tensor");
+    let parameters = vec![("w".to_owned(), weight), ("idle".to_owned(), idle)];
+    let trainer = Trainer::new(config(), forward, parameters, 1);
+    let error = trainer.expect("a sound configuration").run(&Line, &mut Vec::new()).unwrap_err();
+    assert_eq!(error.to_string(), "no gradient reached 1 of 2 parameters: idle");
+}
+
+#[test]
+fn fewer_samples_than_a_batch_are_refused() {
+    let error = run(TrainConfig { batch_size: 51, ..config() }, 1).unwrap_err().to_string();
+    assert_eq!(error, "expected at least one batch of 51 training samples, got 50 samples");
+}
+
+/// All that a recipe can have, but for accumulation.
+fn recipe() -> TrainConfig {
+    TrainConfig {
+        label_smoothing: 0.1,
+        clip: Some(0.05),
+        ema: Some(0.9),
+        schedule: Schedule { kind: ScheduleKind::Cosine, warmup: Some(4), min_lr: Some(0.01) },
+        ..config()
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit_of_a_recipe() -> Result<(), Error> {
+    let recipe = TrainConfig { accumulate: 2, ..recipe() };
+    let (one, _) = run(recipe.clone(), 1)?;
+    for threads in [2, 4] {
+        assert_eq!(run(recipe.clone(), threads)?.0, one);
+    }
+    assert_ne!(run(config(), 1)?.0, one);
+    Ok(())
+}
+
+#[test]
+fn accumulated_batches_are_one_large_batch_to_the_bit() -> Result<(), Error> {
+    let large = TrainConfig { batch_size: 16, shards: 6, ..recipe() };
+    let parts = TrainConfig { batch_size: 8, shards: 3, accumulate: 2, ..recipe() };
+    let losses = |records: Vec<Record>| -> Vec<f64> {
+        let loss = |record| match record {
+            Record::Step(step) => step.loss,
+            Record::Epoch(epoch) => epoch.train_loss,
+        };
+        records.into_iter().map(loss).collect()
+    };
+    let [(large, large_records), (parts, parts_records)] = [run(large, 2)?, run(parts, 2)?];
+    assert_eq!(large, parts);
+    assert_eq!(losses(large_records), losses(parts_records));
+    Ok(())
+}
+
+#[test]
+fn recorded_rates_are_the_schedules_over_the_whole_run() -> Result<(), Error> {
+    let rates = |config: TrainConfig| -> Result<Vec<(u64, f64)>, Error> {
+        let (_, records) = run(TrainConfig { log_every: 1, ..config }, 1)?;
+        let rate = |record| match record {
+            Record::Step(step) => Some((step.step, step.lr)),
+            Record::Epoch(_) => None,
+        };
+        Ok(records.into_iter().filter_map(rate).collect())
+    };
+    let schedule = recipe().schedule;
+    // Three epochs of six steps, or as many as there are to be.
+    for (max_steps, steps) in [(None, 18), (Some(7), 7)] {
+        let got = rates(TrainConfig { max_steps, ..recipe() })?;
+        let want = (1..=steps).map(|step| (step, schedule.lr(0.1, step, steps)));
+        assert_eq!(got, want.collect::<Vec<_>>());
+    }
+    Ok(())
+}
+
+#[test]
+fn the_average_is_evaluated_and_training_does_not_see_it() -> Result<(), Error> {
+    let with = |ema| run(TrainConfig { ema, ..config() }, 1);
+    let tests = |records: &[Record]| -> Vec<(f64, f64)> {
+        let epoch = |record: &Record| match record {
+            Record::Epoch(epoch) => Some((epoch.train_loss, epoch.test_loss)),
+            Record::Step(_) => None,
+        };
+        records.iter().filter_map(epoch).collect()
+    };
+    let [(raw, plain), (same, averaged)] = [with(None)?, with(Some(0.99))?];
+    assert_eq!(raw, same);
+    for (plain, averaged) in tests(&plain).iter().zip(tests(&averaged)) {
+        assert_eq!(plain.0, averaged.0);
+        assert_ne!(plain.1, averaged.1);
+    }
+    // Without decay the average is what was trained last.
+    assert_eq!(tests(&with(Some(0.0))?.1), tests(&plain));
+    Ok(())
+}
+
+#[test]
+fn settings_of_a_recipe_out_of_range_are_named() {
+    let message = |config: TrainConfig| config.check().unwrap_err().to_string();
+    for (config, expected) in [
+        (TrainConfig { accumulate: 0, ..config() }, "expected accumulate of at least 1, got 0"),
+        (TrainConfig { clip: Some(0.0), ..config() }, "expected clip above 0, got 0"),
+        (TrainConfig { ema: Some(1.0), ..config() }, "expected ema in [0, 1), got 1"),
+        (
+            TrainConfig { label_smoothing: -0.1, ..config() },
+            "expected label_smoothing in [0, 1), got -0.1",
+        ),
+    ] {
+        assert_eq!(message(config), expected);
+    }
+}

@@ -1,0 +1,53 @@
+//! The flags of `vit train` that make a recipe.
+
+use clap::{Args, ValueEnum};
+use vit_train::ScheduleKind;
+
+use super::whole_number;
+
+/// How training goes beyond the seed's recipe.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Recipe")]
+pub(crate) struct Recipe {
+    /// What the learning rate does after its warm-up [default: constant]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) schedule: Option<ScheduleName>,
+    /// Steps over which the learning rate rises [default: 0; of one-cycle, three tenths of the run]
+    #[arg(long, value_name = "N", value_parser = whole_number())]
+    pub(crate) warmup: Option<u64>,
+    /// What the learning rate falls to [default: 0; of one-cycle, --lr over 250,000]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) min_lr: Option<f64>,
+    /// AdamW with this decay of matrices: not of norms, biases, positions and the class token
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) weight_decay: Option<f64>,
+    /// Cut the norm of all gradients together down to this
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) clip: Option<f64>,
+    /// Batches whose gradients are added up for a step [default: 1]
+    #[arg(long, value_name = "N", value_parser = whole_number())]
+    pub(crate) accumulate: Option<u64>,
+    /// Spread this share of each label over all classes [default: 0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) label_smoothing: Option<f64>,
+    /// Evaluate and keep a moving average of the weights, with this decay, such as 0.999
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) ema: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ScheduleName {
+    Constant,
+    Cosine,
+    OneCycle,
+}
+
+impl From<ScheduleName> for ScheduleKind {
+    fn from(name: ScheduleName) -> Self {
+        match name {
+            ScheduleName::Constant => Self::Constant,
+            ScheduleName::Cosine => Self::Cosine,
+            ScheduleName::OneCycle => Self::OneCycle,
+        }
+    }
+}

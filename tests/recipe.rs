@@ -1,0 +1,119 @@
+//! Schedules, groups of weight decay and clipped gradients are PyTorch's; a recipe's settings repeat its run.
+//!
+//! The fixture is written by `tests/reference/recipe_fixtures.py`.
+
+use std::fs;
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use serde_json::Value;
+use vit_train::{Decay, Optimizer, OptimizerConfig, Parameters, Schedule, clip_gradients};
+
+use crate::support::{Sandbox, json_lines, test_file, timeless};
+
+/// Of the same formula in `f64`, its steps taken in another order.
+const TOLERANCE: f64 = 1e-12;
+
+fn fixture() -> Value {
+    let text = fs::read_to_string(test_file("fixtures/recipe.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Numbers, nested or not, one after the other.
+fn flat(values: &Value) -> Vec<f64> {
+    match values.as_array() {
+        Some(values) => values.iter().flat_map(flat).collect(),
+        None => vec![values.as_f64().unwrap()],
+    }
+}
+
+fn shape(values: &Value) -> Vec<usize> {
+    let inner = values.as_array().map(|values| (values.len(), shape(&values[0])));
+    inner.map_or_else(Vec::new, |(len, mut inner)| {
+        inner.insert(0, len);
+        inner
+    })
+}
+
+fn tensor(values: &Value) -> Result<Tensor> {
+    Tensor::from_vec(flat(values), shape(values), &Device::Cpu)
+}
+
+#[test]
+fn learning_rates_are_pytorchs() {
+    for case in fixture()["schedules"].as_array().unwrap() {
+        let schedule: Schedule = serde_json::from_value(case["schedule"].clone()).unwrap();
+        let (lr, rates) = (case["lr"].as_f64().unwrap(), flat(&case["rates"]));
+        for (step, want) in (1..).zip(&rates) {
+            let got = schedule.lr(lr, step, rates.len() as u64);
+            assert!(
+                (got - want).abs() <= TOLERANCE * lr,
+                "{schedule:?}, step {step}: {got} {want}"
+            );
+        }
+    }
+}
+
+#[test]
+fn groups_of_weight_decay_and_clipped_gradients_are_pytorchs() -> Result<()> {
+    let fixture = &fixture()["groups"];
+    let number = |key: &str| fixture[key].as_f64().unwrap();
+    let initial = fixture["initial"].as_object().unwrap();
+    let parameters = initial
+        .iter()
+        .map(|(name, values)| Ok((name.clone(), Var::from_tensor(&tensor(values)?)?)));
+    let parameters = parameters.collect::<Result<Parameters>>()?;
+    let config = OptimizerConfig::adamw(number("lr"), number("weight_decay"));
+    let config = OptimizerConfig { decay: Decay::Matrices, ..config };
+    let mut optimizer = Optimizer::sparing(config, &parameters, &["pos_embed"]).unwrap();
+    let mut cut = 0;
+    for step in fixture["steps"].as_array().unwrap() {
+        let gradients = parameters.iter().map(|(name, _)| tensor(&step["gradients"][name]));
+        let mut gradients = gradients.collect::<Result<Vec<_>>>()?;
+        let norm = clip_gradients(&mut gradients, number("clip"))?;
+        assert!((norm - step["norm"].as_f64().unwrap()).abs() <= TOLERANCE * norm);
+        cut += usize::from(norm > number("clip"));
+        optimizer.step(&gradients)?;
+    }
+    assert!((1..10).contains(&cut), "of ten gradients {cut} were cut");
+    for (name, var) in &parameters {
+        let got = var.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        for (got, want) in got.iter().zip(flat(&fixture["final"][name])) {
+            assert!((got - want).abs() <= TOLERANCE, "{name}: {got} {want}");
+        }
+    }
+    Ok(())
+}
+
+const RECIPE: &str = "--max-steps 30 --batch-size 20 --accumulate 2 --log-every 1 --schedule cosine --warmup 5 \
+                      --min-lr 1e-5 --lr 1e-3 --weight-decay 0.05 --clip 1 --label-smoothing 0.1 --ema 0.9";
+
+#[test]
+fn a_recipe_repeats_from_its_settings_on_any_number_of_threads() {
+    let sandbox = Sandbox::new();
+    sandbox.train_digits(&format!("{RECIPE} --threads 1"));
+    sandbox.run("train --config run/config.toml --threads 3 --run-dir again").succeeded();
+    for file in ["config.toml", "model.safetensors"] {
+        assert_eq!(
+            sandbox.read(format!("run/{file}").as_str()),
+            sandbox.read(format!("again/{file}").as_str())
+        );
+    }
+    let metrics = sandbox.read("run/metrics.jsonl");
+    assert_eq!(timeless(&sandbox.read("again/metrics.jsonl")), timeless(&metrics));
+    let steps = json_lines(metrics);
+    let rate = |index: usize| steps[index]["lr"].as_f64().unwrap();
+    assert_eq!((rate(0), rate(4), rate(5)), (2e-4, 1e-3, 1e-3));
+    assert!(rate(29) < 2e-5 && rate(29) > 1e-5, "{}", rate(29));
+}
+
+/// What the epoch's line tells of is what lies in the folder.
+#[test]
+fn the_average_is_what_is_kept() {
+    let sandbox = Sandbox::new();
+    let result = sandbox.train_digits("--max-steps 60 --lr 2e-3 --ema 0.95 --json").json();
+    let eval = sandbox.run("eval run --dataset digits --json").succeeded().json();
+    assert_eq!(eval["accuracy"], result["test_accuracy"]);
+    let plain = Sandbox::new();
+    plain.train_digits("--max-steps 60 --lr 2e-3");
+    assert_ne!(plain.read("run/model.safetensors"), sandbox.read("run/model.safetensors"));
+}
