@@ -27,7 +27,7 @@ pub(super) fn run(args: &cli::Explain) -> Result<()> {
     let (attention, probabilities) = report::attention(&model, &saved.config, &image, picture)?;
     if !probabilities.iter().all(|probability| probability.is_finite()) {
         let message = "the model gives probabilities that are not finite";
-        return Err(Failure::new(Exit::File, message).about(saved.path.display()));
+        return Err(Failure::new(Exit::File, message).about(args.model.display()));
     }
     let drawn = vit_report::explanation(&attention, &probabilities);
     vit_files::write_atomically(&args.output, &drawn.png())?;
