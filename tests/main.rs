@@ -29,4 +29,5 @@ mod report;
 mod run_folder;
 mod same_bits;
 mod streams;
+mod tensorboard;
 mod timm;

@@ -15,8 +15,15 @@ fn a_run_leaves_its_settings_metrics_model_and_figures() {
     let files = fs::read_dir(sandbox.path("run")).unwrap();
     let mut files: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
     files.sort();
-    let expected =
-        ["config.toml", "env.json", "metrics.jsonl", "model.safetensors", "plots", "report.html"];
+    let expected = [
+        "config.toml",
+        "env.json",
+        "metrics.csv",
+        "metrics.jsonl",
+        "model.safetensors",
+        "plots",
+        "report.html",
+    ];
     assert_eq!(files, expected);
     for figure in ["training-accuracy", "training-loss"] {
         let svg = sandbox.read(&format!("run/plots/{figure}.svg"));

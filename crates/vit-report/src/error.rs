@@ -1,15 +1,15 @@
-//! Why a run folder gives no figures.
+//! Why a run cannot be shown.
 
 use std::path::PathBuf;
 
-/// Why a run folder gives no figures.
+/// Why a run cannot be shown.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The metrics could not be read, or the folder of the figures not be made.
+    /// A file could not be read or written, or a folder not be made.
     #[error("cannot {operation} {}", path.display())]
     Io {
-        /// What was tried: `read` or `create`.
+        /// What was tried: `read`, `create` or `write`.
         operation: &'static str,
         /// The file or folder.
         path: PathBuf,

@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 
 mod chart;
+mod csv;
 mod error;
+mod events;
 mod explanation;
 pub mod metrics;
 mod page;
@@ -9,7 +11,9 @@ mod picture;
 mod plots;
 mod report;
 
+pub use csv::write_csv;
 pub use error::Error;
+pub use events::EventFile;
 pub use explanation::explanation;
 pub use picture::Picture;
 pub use plots::write_plots;

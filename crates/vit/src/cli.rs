@@ -112,6 +112,9 @@ pub(crate) struct Train {
     /// The folder to leave behind, which must not exist [default: runs/DATASET-PRESET-N]
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
+    /// Write the metrics as a TensorBoard event file too, into `tensorboard` in the run folder
+    #[arg(long)]
+    pub(crate) tensorboard: bool,
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -12,6 +12,7 @@ use vit_data::{Examples, Order, Split};
 use vit_files::write_atomically;
 use vit_layers::{Mode, Parameters};
 use vit_model::{Layout, ModelFile, Summary, Tensors, VisionTransformer, VitConfig};
+use vit_report::EventFile;
 use vit_train::{
     Batch, Data, EpochMetrics, Forward, MetricsFile, Observer, Record, RunFolder, Trainer,
 };
@@ -59,6 +60,7 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
     );
     let mut run = Run {
         metrics: MetricsFile::create(&folder.metrics())?,
+        events: events(args, &folder)?,
         folder: &folder,
         kept: trainer.kept(),
         settings: &settings,
@@ -69,6 +71,7 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
     trainer.run(&images, &mut run)?;
     run.save()?;
     vit_report::write_plots(folder.path())?;
+    vit_report::write_csv(folder.path())?;
     write_report(&folder, &found, report::environment::rows(&environment), (&device, threads))?;
     let last_epoch = run.last_epoch.take();
     if let Some(warning) = found.warning() {
@@ -164,6 +167,8 @@ impl Data for Images {
 struct Run<'a> {
     folder: &'a RunFolder,
     metrics: MetricsFile,
+    /// The same for TensorBoard, where it is asked for.
+    events: Option<EventFile>,
     kept: vit_train::Parameters,
     settings: &'a Settings,
     save_every: Option<SaveEvery>,
@@ -186,6 +191,9 @@ impl Observer for Run<'_> {
 
     fn record(&mut self, record: &Record) -> Result<()> {
         self.metrics.append(record)?;
+        if let Some(events) = &mut self.events {
+            events.append(&serde_json::to_value(record).expect("a record is plain data"))?;
+        }
         match record {
             Record::Step(step) => {
                 tracing::debug!("step {}: loss {:.4}", step.step, step.loss);
@@ -228,6 +236,11 @@ fn refuse_existing(run_dir: Option<&Path>) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+fn events(args: &cli::Train, folder: &RunFolder) -> Result<Option<EventFile>> {
+    let create = || EventFile::create(&folder.path().join("tensorboard"));
+    Ok(args.tensorboard.then(create).transpose()?)
 }
 
 /// Beside the settings: what does not set the numbers, but is asked when they differ.
