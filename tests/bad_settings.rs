@@ -111,6 +111,13 @@ fn files_that_cannot_be_understood() {
 }
 
 #[test]
+fn augmentation_out_of_range() {
+    let refusal = refused_file("[augment]\nerase = 1.5\n");
+    assert_eq!(refusal.message, "c.toml: expected augment.erase between 0 and 1, got 1.5");
+    assert!(refusal.hint.contains("[augment]"), "{refusal:?}");
+}
+
+#[test]
 fn a_preset_beside_another_presets_model() {
     let sandbox = Sandbox::new();
     sandbox.write("c.toml", "preset = 'notebook'\n[model]\noutput = 'softmax'\n");

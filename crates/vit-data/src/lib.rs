@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod augment;
 mod dataset;
 mod digits;
 mod error;
@@ -10,6 +11,7 @@ mod idx;
 mod noise;
 mod order;
 
+pub use augment::Augment;
 pub use dataset::{Dataset, Split};
 pub use digits::digits;
 pub use error::{Error, Result};

@@ -26,11 +26,11 @@ pub trait Data: Send + Sync {
     /// The training samples of an epoch (from 1), in order.
     fn order(&self, epoch: u64) -> Vec<u32>;
 
-    /// Some training samples.
+    /// Some training samples, as they are to be in this epoch (from 1).
     ///
     /// # Errors
     /// If a sample cannot be given.
-    fn train_batch(&self, indices: &[u32]) -> TensorResult<Batch>;
+    fn train_batch(&self, epoch: u64, indices: &[u32]) -> TensorResult<Batch>;
 
     /// Number of test samples.
     fn test_len(&self) -> usize;

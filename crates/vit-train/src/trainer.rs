@@ -171,7 +171,7 @@ impl<F: Forward> Trainer<F> {
             let ranges = shards(batch.len(), self.config.shards).into_par_iter();
             let results = ranges.map(|range| {
                 let mode = Mode::Train(random.from_sample((first + range.start) as u32));
-                let batch = data.train_batch(&batch[range])?;
+                let batch = data.train_batch(epoch, &batch[range])?;
                 let smoothing = self.config.label_smoothing;
                 train_shard(&self.forward, &self.parameters, &batch, mode, smoothing)
             });

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
+use vit_data::Augment;
 use vit_model::{Preset, VitConfig};
 use vit_train::{Decay, OptimizerConfig, OptimizerKind, TrainConfig};
 
@@ -24,6 +25,9 @@ pub(crate) struct Settings {
     /// The file that the parameters began as.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) init: Option<PathBuf>,
+    /// How training images are changed.
+    #[serde(default, skip_serializing_if = "Augment::is_none")]
+    pub(crate) augment: Augment,
     /// How training goes.
     pub(crate) train: TrainConfig,
     /// What is trained.
@@ -41,6 +45,7 @@ impl Settings {
             dataset: None,
             shuffle: true,
             init: None,
+            augment: Augment::default(),
             train: TrainConfig {
                 shards: SHARDS,
                 ..TrainConfig::new(20, OptimizerConfig::adam(3e-4))
@@ -91,6 +96,7 @@ impl Settings {
     /// If a setting is out of range.
     pub(crate) fn check(&self) -> Result<()> {
         self.train.check()?;
+        self.augment.check()?;
         Ok(self.model.check()?)
     }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::json;
-use vit_data::{Examples, Order, Split};
+use vit_data::{Augment, Examples, Order, Split};
 use vit_files::write_atomically;
 use vit_layers::{Mode, Parameters};
 use vit_model::{Layout, Summary, Tensors, VisionTransformer, VitConfig};
@@ -108,6 +108,8 @@ struct Images {
     train: Examples,
     test: Examples,
     order: Order,
+    augment: Augment,
+    seed: u64,
     device: Device,
 }
 
@@ -118,6 +120,8 @@ impl Images {
             train: found.dataset.split(Split::Train),
             test: found.dataset.split(Split::Test),
             order: if settings.shuffle { shuffled } else { Order::InOrder },
+            augment: settings.augment,
+            seed: settings.train.seed,
             device,
         }
     }
@@ -142,8 +146,12 @@ impl Data for Images {
         self.order.epoch(self.train.len(), epoch)
     }
 
-    fn train_batch(&self, indices: &[u32]) -> candle_core::Result<Batch> {
-        self.batch(&self.train, indices)
+    fn train_batch(&self, epoch: u64, indices: &[u32]) -> candle_core::Result<Batch> {
+        let at = (self.seed, epoch);
+        let batch =
+            self.train.augmented_batch(indices, &self.augment, at, &self.device, DType::F32);
+        let (images, labels) = batch?;
+        Ok(Batch { images, labels })
     }
 
     fn test_len(&self) -> usize {
