@@ -27,3 +27,4 @@ mod run_folder;
 mod same_bits;
 mod streams;
 mod timm;
+mod validation;

@@ -20,4 +20,4 @@ pub use folder::load_dir;
 pub use hub::load_hub_mnist;
 pub use idx::IdxFile;
 pub use noise::noise;
-pub use order::{Last, Order, batches, epoch_order};
+pub use order::{Last, Order, batches, epoch_order, hold_out};

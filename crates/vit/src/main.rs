@@ -8,6 +8,7 @@ mod device;
 mod failure;
 mod interrupt;
 mod logging;
+mod nearest;
 mod output;
 mod pictures;
 mod saved_model;
