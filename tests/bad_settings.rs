@@ -32,6 +32,10 @@ fn flags_out_of_range() {
         ("--lr -1", "expected lr of at least 0, got -1"),
         ("--lr nan", "expected lr of at least 0, got NaN"),
         ("--lr inf", "expected lr of at least 0, got inf"),
+        ("--val-split 1", "expected val_split in [0, 1), got 1"),
+        ("--patience 3", "expected patience only with val_split above 0, got 3"),
+        ("--val-split 0.1 --patience 0", "expected patience of at least 1, got 0"),
+        ("--val-split 1e-9", "expected val_split to hold out an image, got 0.000000001 of 10000"),
         ("--clip 0", "expected clip above 0, got 0"),
         ("--accumulate 0", "expected accumulate of at least 1, got 0"),
         ("--label-smoothing 1", "expected label_smoothing in [0, 1), got 1"),
@@ -103,11 +107,26 @@ fn models_that_cannot_be() {
 
 #[test]
 fn files_that_cannot_be_understood() {
-    refused_file("[model]\nhaeds = 4\n").saying(&["c.toml", "unknown field `haeds`", "in `model`"]);
-    refused_file("presets = 'notebook'\n").saying(&["c.toml", "unknown field `presets`"]);
+    for (text, message, hint) in [
+        ("[model]\nhaeds = 4\n", "unknown field `haeds`", "did you mean heads?"),
+        ("presets = 'notebook'\n", "unknown field `presets`", "did you mean preset?"),
+        ("[train]\nepoch = 4\n", "unknown field `epoch`", "did you mean epochs?"),
+        ("[augment]\nrotate = 4\n", "unknown field `rotate`", "did you mean rotation?"),
+        ("[train.schedule]\nkind = 'cosin'\n", "unknown variant `cosin`", "did you mean cosine?"),
+    ] {
+        let refusal = refused_file(text).saying(&["c.toml", message]);
+        assert_eq!(refusal.hint, hint, "{text}");
+    }
     refused_file("[train]\nepochs = 'two'\n").saying(&["c.toml", "\"two\"", "in `train.epochs`"]);
     refused_file("seed = 1\n[train\n").saying(&["c.toml:2: "]);
     refused("--config absent.toml").saying(&["cannot read absent.toml"]);
+}
+
+#[test]
+fn augmentation_out_of_range() {
+    let refusal = refused_file("[augment]\nerase = 1.5\n");
+    assert_eq!(refusal.message, "c.toml: expected augment.erase between 0 and 1, got 1.5");
+    assert!(refusal.hint.contains("[augment]"), "{refusal:?}");
 }
 
 #[test]

@@ -31,3 +31,4 @@ mod same_bits;
 mod streams;
 mod tensorboard;
 mod timm;
+mod validation;

@@ -106,6 +106,18 @@ fn a_recipe_repeats_from_its_settings_on_any_number_of_threads() {
     assert!(rate(29) < 2e-5 && rate(29) > 1e-5, "{}", rate(29));
 }
 
+#[test]
+fn augmented_images_repeat_from_settings_on_any_number_of_threads() {
+    let sandbox = Sandbox::new();
+    sandbox.write("c.toml", "[augment]\nshift = 2\nrotation = 10.0\nelastic = 1.0\nerase = 0.2\n");
+    sandbox.train_digits("--config c.toml --max-steps 30 --threads 1");
+    sandbox.run("train --config run/config.toml --threads 3 --run-dir again").succeeded();
+    let model = sandbox.read("again/model.safetensors");
+    assert_eq!(model, sandbox.read("run/model.safetensors"));
+    sandbox.run("train --dataset digits --max-steps 30 --run-dir plain").succeeded();
+    assert_ne!(model, sandbox.read("plain/model.safetensors"));
+}
+
 /// What the epoch's line tells of is what lies in the folder.
 #[test]
 fn the_average_is_what_is_kept() {

@@ -15,6 +15,16 @@ pub enum Error {
         /// The plain file's path.
         path: PathBuf,
     },
+    /// A setting of augmentation out of range.
+    #[error("expected augment.{field} {expected}, got {value}")]
+    Augment {
+        /// The setting.
+        field: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// Its value.
+        value: f64,
+    },
     /// The file could not be opened, read or unpacked.
     #[error("cannot read {}", path.display())]
     Unreadable {

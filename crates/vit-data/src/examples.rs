@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor, bail};
 
+use crate::augment::{Augment, Augmenter};
 use crate::idx;
 
 /// A set of grey images with labels: bytes in memory, normalised a batch at a time.
@@ -75,6 +76,42 @@ impl Examples {
         device: &Device,
         dtype: DType,
     ) -> candle_core::Result<(Tensor, Tensor)> {
+        self.batch_of(indices, device, dtype, |_, image, out| out.extend(normalised(image)))
+    }
+
+    /// The same, each image changed as `augment` says for its index in this epoch of a run with this seed:
+    /// `(seed, epoch)`. Where `augment` is none, the same bits as [`batch`](Self::batch).
+    ///
+    /// # Errors
+    /// As [`batch`](Self::batch).
+    pub fn augmented_batch(
+        &self,
+        indices: &[u32],
+        augment: &Augment,
+        (seed, epoch): (u64, u64),
+        device: &Device,
+        dtype: DType,
+    ) -> candle_core::Result<(Tensor, Tensor)> {
+        if augment.is_none() {
+            return self.batch(indices, device, dtype);
+        }
+        let mut augmenter = Augmenter::new(augment, seed, epoch, (self.height, self.width));
+        let mut values = Vec::with_capacity(self.height * self.width);
+        self.batch_of(indices, device, dtype, |index, image, out| {
+            values.clear();
+            values.extend(normalised(image));
+            augmenter.append(&values, index, NORMALISED[0], out);
+        })
+    }
+
+    /// A batch of the values that `append` makes of each image's index and bytes.
+    fn batch_of(
+        &self,
+        indices: &[u32],
+        device: &Device,
+        dtype: DType,
+        mut append: impl FnMut(u32, &[u8], &mut Vec<f32>),
+    ) -> candle_core::Result<(Tensor, Tensor)> {
         let (batch, count, len) = (indices.len(), self.len(), self.height * self.width);
         if let Some(index) = indices.iter().find(|&&index| index as usize >= count) {
             bail!("expected indices below {count}, got {index}");
@@ -83,7 +120,7 @@ impl Examples {
             let mut images = Vec::with_capacity(batch * len);
             for &index in indices {
                 let image = &pixels[index as usize * len..][..len];
-                images.extend(image.iter().map(|&pixel| NORMALISED[usize::from(pixel)]));
+                append(index, image, &mut images);
             }
             images
         });
@@ -116,6 +153,11 @@ static NORMALISED: [f32; 256] = {
     }
     table
 };
+
+/// The values that the model sees.
+fn normalised(image: &[u8]) -> impl Iterator<Item = f32> {
+    image.iter().map(|&pixel| NORMALISED[usize::from(pixel)])
+}
 
 /// Gives `read` the bytes of a tensor that `Dataset::new` has checked.
 fn with_bytes<T>(tensor: &Tensor, read: impl FnOnce(&[u8]) -> T) -> T {
@@ -173,6 +215,28 @@ mod tests {
         let (images, _) = five().batch(&[1], &Device::Cpu, DType::F64).unwrap();
         let value = images.flatten_all().unwrap().to_vec1::<f64>().unwrap()[0];
         assert_eq!(value, f64::from(NORMALISED[6]));
+    }
+
+    fn augmented(indices: &[u32], augment: &Augment, epoch: u64) -> Vec<Vec<f32>> {
+        let batch = five().augmented_batch(indices, augment, (1, epoch), &Device::Cpu, DType::F32);
+        batch.unwrap().0.flatten_from(1).unwrap().to_vec2().unwrap()
+    }
+
+    #[test]
+    fn an_augmented_image_does_not_depend_on_its_batch_or_thread() {
+        let augment = Augment { rotation: 20.0, elastic: 1.0, ..Augment::default() };
+        let all = augmented(&[0, 1, 2, 3, 4], &augment, 1);
+        assert_eq!(augmented(&[3, 1], &augment, 1), [all[3].clone(), all[1].clone()]);
+        let elsewhere = std::thread::spawn(move || augmented(&[4], &augment, 1)).join().unwrap();
+        assert_eq!(elsewhere[0], all[4]);
+        assert_ne!(augmented(&[0, 1, 2, 3, 4], &augment, 2), all);
+    }
+
+    #[test]
+    fn augmentation_of_no_strength_gives_the_same_bits() {
+        let (images, _) = five().batch(&[3, 0], &Device::Cpu, DType::F32).unwrap();
+        let images = images.flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(augmented(&[3, 0], &Augment::default(), 1), images);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod augment;
 mod dataset;
 mod digits;
 mod error;
@@ -10,6 +11,7 @@ mod idx;
 mod noise;
 mod order;
 
+pub use augment::Augment;
 pub use dataset::{Dataset, Split};
 pub use digits::digits;
 pub use error::{Error, Result};
@@ -18,4 +20,4 @@ pub use folder::load_dir;
 pub use hub::load_hub_mnist;
 pub use idx::IdxFile;
 pub use noise::noise;
-pub use order::{Last, Order, batches, epoch_order};
+pub use order::{Last, Order, batches, epoch_order, hold_out};

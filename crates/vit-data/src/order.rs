@@ -3,6 +3,7 @@
 use vit_random::{Random, Site};
 
 const ORDER: Site = Site::named("order");
+const HOLD_OUT: Site = Site::named("hold-out");
 
 /// How the samples of an epoch are ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +40,22 @@ pub fn epoch_order(len: usize, seed: u64, epoch: u64) -> Vec<u32> {
     let mut order = in_order(len);
     Random::new(seed).at_step(epoch).stream(ORDER, 0).shuffle(&mut order);
     order
+}
+
+/// Parts the indices `0..len`: those that stay, and the share `held_out` of them, rounded, that is held out; each in
+/// order. A function of the seed.
+///
+/// # Panics
+/// If `len` does not fit into 32 bits.
+#[must_use]
+pub fn hold_out(len: usize, held_out: f64, seed: u64) -> (Vec<u32>, Vec<u32>) {
+    let mut indices = in_order(len);
+    Random::new(seed).stream(HOLD_OUT, 0).shuffle(&mut indices);
+    let count = ((len as f64 * held_out).round() as usize).min(len);
+    let mut held_out: Vec<u32> = indices.drain(..count).collect();
+    held_out.sort_unstable();
+    indices.sort_unstable();
+    (indices, held_out)
 }
 
 /// What becomes of a last batch that is not full.
@@ -101,6 +118,18 @@ mod tests {
     #[test]
     fn the_order_is_this_one_for_ever() {
         assert_eq!(epoch_order(10, 0, 1), [0, 2, 3, 9, 5, 4, 8, 6, 7, 1]);
+    }
+
+    #[test]
+    fn what_is_held_out_is_a_share_and_a_function_of_the_seed() {
+        let (kept, held_out) = hold_out(1000, 0.1, 7);
+        assert_eq!((kept.len(), held_out.len()), (900, 100));
+        let mut all = [kept.clone(), held_out.clone()].concat();
+        all.sort_unstable();
+        assert_eq!(all, in_order(1000));
+        assert_eq!(hold_out(1000, 0.1, 7), (kept, held_out.clone()));
+        assert_ne!(hold_out(1000, 0.1, 8).1, held_out);
+        assert_eq!(hold_out(10, 0.0, 7), (in_order(10), vec![]));
     }
 
     #[test]

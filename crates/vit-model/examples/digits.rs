@@ -58,7 +58,7 @@ impl Data for Images {
         Order::Shuffled { seed: SEED }.epoch(self.train.len(), epoch)
     }
 
-    fn train_batch(&self, indices: &[u32]) -> candle_core::Result<Batch> {
+    fn train_batch(&self, _epoch: u64, indices: &[u32]) -> candle_core::Result<Batch> {
         batch(&self.train, indices)
     }
 

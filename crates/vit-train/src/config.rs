@@ -36,6 +36,9 @@ pub struct TrainConfig {
     /// with the parameters themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
+    /// Ends the run after so many epochs without one that is better on the validation samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u64>,
     /// How the optimiser's learning rate goes over the run.
     #[serde(default)]
     pub schedule: Schedule,
@@ -71,6 +74,7 @@ impl TrainConfig {
             label_smoothing: 0.0,
             clip: None,
             ema: None,
+            patience: None,
             schedule: Schedule::default(),
             optimizer,
         }
@@ -95,6 +99,7 @@ impl TrainConfig {
             ("shards", self.shards as u64),
             ("log_every", self.log_every),
             ("accumulate", self.accumulate),
+            ("patience", self.patience.unwrap_or(1)),
         ];
         for (field, value) in counts {
             if value == 0 {

@@ -2,10 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use candle_core::{Result as TensorResult, Tensor};
+use candle_core::{Result as TensorResult, Tensor, bail};
 use vit_ops::Mode;
 
-use crate::{Error, Record};
+use crate::{EpochMetrics, Error, Record};
 
 /// What is trained: a function from (images, mode) to logits.
 pub trait Forward: Fn(&Tensor, Mode) -> TensorResult<Tensor> + Send + Sync {}
@@ -26,11 +26,24 @@ pub trait Data: Send + Sync {
     /// The training samples of an epoch (from 1), in order.
     fn order(&self, epoch: u64) -> Vec<u32>;
 
-    /// Some training samples.
+    /// Some training samples, as they are to be in this epoch (from 1).
     ///
     /// # Errors
     /// If a sample cannot be given.
-    fn train_batch(&self, indices: &[u32]) -> TensorResult<Batch>;
+    fn train_batch(&self, epoch: u64, indices: &[u32]) -> TensorResult<Batch>;
+
+    /// Number of validation samples, which are neither trained on nor tested with: choices are made by them.
+    fn val_len(&self) -> usize {
+        0
+    }
+
+    /// Some validation samples.
+    ///
+    /// # Errors
+    /// If a sample cannot be given.
+    fn val_batch(&self, indices: &[u32]) -> TensorResult<Batch> {
+        bail!("expected no validation samples to be asked for, got {}", indices.len())
+    }
 
     /// Number of test samples.
     fn test_len(&self) -> usize;
@@ -52,6 +65,14 @@ pub trait Observer: Send {
     /// # Errors
     /// Whatever ends the run.
     fn record(&mut self, record: &Record) -> Result<(), Self::Error>;
+
+    /// An epoch ended whose parameters are the best so far on the validation samples, before its record.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    fn best(&mut self, _epoch: &EpochMetrics) -> Result<(), Self::Error> {
+        Ok(())
+    }
 
     /// A step was taken, `step` from 1 over the whole run. After a break, the run ends with its epoch's record.
     ///

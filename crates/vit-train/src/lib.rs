@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod averages;
+mod best;
 mod config;
 mod error;
 mod evaluation;

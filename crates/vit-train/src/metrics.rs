@@ -42,6 +42,12 @@ pub struct EpochMetrics {
     pub train_loss: f64,
     /// Share of training samples classified right over the epoch, in training mode.
     pub train_accuracy: f64,
+    /// Mean loss of a validation sample after the epoch, where there are some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_loss: Option<f64>,
+    /// Share of validation samples classified right after the epoch, where there are some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_accuracy: Option<f64>,
     /// Mean loss of a test sample after the epoch.
     pub test_loss: f64,
     /// Share of test samples classified right after the epoch.

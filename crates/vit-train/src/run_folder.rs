@@ -63,6 +63,12 @@ impl RunFolder {
         self.path.join("metrics.jsonl")
     }
 
+    /// The weights of the epoch that was the best on the validation images, where there are some.
+    #[must_use]
+    pub fn best(&self) -> PathBuf {
+        self.path.join("best.safetensors")
+    }
+
     /// The weights of the last step.
     #[must_use]
     pub fn model(&self) -> PathBuf {

@@ -10,6 +10,7 @@ use vit_ops::Mode;
 use vit_random::Random;
 
 use crate::averages::Averages;
+use crate::best::Best;
 use crate::evaluation::{Evaluation, evaluate_here};
 use crate::gradients::Summed;
 use crate::shards::{Shard, shards, train_shard};
@@ -81,10 +82,15 @@ impl<F: Forward> Trainer<F> {
         let an_epoch = (data.order(1).len() / self.config.samples_of_step()) as u64;
         let steps = self.config.epochs.saturating_mul(an_epoch);
         self.steps = self.config.max_steps.map_or(steps, |last| last.min(steps));
+        let mut best = Best::default();
         for epoch in 1..=self.config.epochs {
             let (metrics, flow) = self.epoch(epoch, data, observer)?;
+            if best.improves(&metrics) {
+                observer.best(&metrics)?;
+            }
             observer.record(&Record::Epoch(metrics))?;
-            if flow.is_break() {
+            if flow.is_break() || self.config.patience.is_some_and(|most| best.is_past(epoch, most))
+            {
                 break;
             }
         }
@@ -128,16 +134,21 @@ impl<F: Forward> Trainer<F> {
             }
         }
         let loop_seconds = begun.elapsed().as_secs_f64();
-        let test = self.evaluate(data)?;
+        let (val, test) = self.evaluate(data)?;
         // The last step's update is seen here alone.
-        if test.total() > 0 && !test.loss().is_finite() {
-            return Err(self.not_finite(epoch, "test loss", test.loss()).into());
+        for (what, of) in [("validation loss", &val), ("test loss", &test)] {
+            if of.total() > 0 && !of.loss().is_finite() {
+                return Err(self.not_finite(epoch, what, of.loss()).into());
+            }
         }
+        let validated = val.total() > 0;
         let metrics = EpochMetrics {
             epoch,
             step: self.step,
             train_loss: whole.loss(),
             train_accuracy: whole.accuracy(),
+            val_loss: validated.then(|| val.loss()),
+            val_accuracy: validated.then(|| val.accuracy()),
             test_loss: test.loss(),
             test_accuracy: test.accuracy(),
             images_per_second: whole.samples as f64 / loop_seconds,
@@ -146,14 +157,15 @@ impl<F: Forward> Trainer<F> {
         Ok((metrics, flow))
     }
 
-    /// Evaluates the parameters that are kept.
-    fn evaluate(&self, data: &dyn Data) -> Result<Evaluation, Error> {
+    /// Evaluates the parameters that are kept: on the validation samples, then on those of the test.
+    fn evaluate(&self, data: &dyn Data) -> Result<(Evaluation, Evaluation), Error> {
         let swap = || self.averages.as_ref().map_or(Ok(()), |them| them.swap(&self.parameters));
         swap()?;
+        let val = evaluate_here(&self.forward, data.val_len(), |indices| data.val_batch(indices));
         let test =
             evaluate_here(&self.forward, data.test_len(), |indices| data.test_batch(indices));
         swap()?;
-        Ok(test?)
+        Ok((val?, test?))
     }
 
     fn not_finite(&self, epoch: u64, what: &str, value: f64) -> Error {
@@ -171,7 +183,7 @@ impl<F: Forward> Trainer<F> {
             let ranges = shards(batch.len(), self.config.shards).into_par_iter();
             let results = ranges.map(|range| {
                 let mode = Mode::Train(random.from_sample((first + range.start) as u32));
-                let batch = data.train_batch(&batch[range])?;
+                let batch = data.train_batch(epoch, &batch[range])?;
                 let smoothing = self.config.label_smoothing;
                 train_shard(&self.forward, &self.parameters, &batch, mode, smoothing)
             });

@@ -108,6 +108,10 @@ impl From<image::ImageError> for Failure {
 
 impl From<vit_data::Error> for Failure {
     fn from(error: vit_data::Error) -> Self {
+        if matches!(error, vit_data::Error::Augment { .. }) {
+            let hint = "it is set under [augment] in a file for --config";
+            return Self::new(Exit::Usage, chain(&error)).hint(hint);
+        }
         let mend = "put a whole file in its place, or have it fetched again: `vit fetch mnist`";
         Self::new(Exit::Data, chain(&error)).hint(mend)
     }

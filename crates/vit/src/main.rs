@@ -9,6 +9,7 @@ mod device;
 mod failure;
 mod interrupt;
 mod logging;
+mod nearest;
 mod output;
 mod pictures;
 mod report;

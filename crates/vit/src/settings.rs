@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
+use vit_data::Augment;
 use vit_model::{Preset, VitConfig};
 use vit_train::{Decay, OptimizerConfig, OptimizerKind, TrainConfig};
 
 use crate::cli;
 use crate::failure::{Exit, Failure, Result};
+use crate::nearest;
 
 /// All that sets the numbers of a run: `config.toml` in its folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,9 +23,15 @@ pub(crate) struct Settings {
     pub(crate) dataset: Option<String>,
     /// Whether each epoch has an order of its own.
     pub(crate) shuffle: bool,
+    /// The share of the training images that is held out, for choices to be made by.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) val_split: f64,
     /// The file that the parameters began as.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) init: Option<PathBuf>,
+    /// How training images are changed.
+    #[serde(default, skip_serializing_if = "Augment::is_none")]
+    pub(crate) augment: Augment,
     /// How training goes.
     pub(crate) train: TrainConfig,
     /// What is trained.
@@ -40,7 +48,9 @@ impl Settings {
             preset: preset.name().to_owned(),
             dataset: None,
             shuffle: true,
+            val_split: 0.0,
             init: None,
+            augment: Augment::default(),
             train: TrainConfig {
                 shards: SHARDS,
                 ..TrainConfig::new(20, OptimizerConfig::adam(3e-4))
@@ -91,6 +101,15 @@ impl Settings {
     /// If a setting is out of range.
     pub(crate) fn check(&self) -> Result<()> {
         self.train.check()?;
+        self.augment.check()?;
+        if !(0.0..1.0).contains(&self.val_split) {
+            let message = format!("expected val_split in [0, 1), got {}", self.val_split);
+            return Err(Failure::new(Exit::Usage, message));
+        }
+        if let (Some(patience), true) = (self.train.patience, self.val_split == 0.0) {
+            let message = format!("expected patience only with val_split above 0, got {patience}");
+            return Err(Failure::new(Exit::Usage, message).hint("pass --val-split 0.1"));
+        }
         Ok(self.model.check()?)
     }
 
@@ -148,12 +167,18 @@ impl Settings {
         train.accumulate = recipe.accumulate.unwrap_or(train.accumulate);
         train.label_smoothing = recipe.label_smoothing.unwrap_or(train.label_smoothing);
         train.ema = recipe.ema.or(train.ema);
+        train.patience = recipe.patience.or(train.patience);
+        self.val_split = recipe.val_split.unwrap_or(self.val_split);
     }
 
     /// The file that repeats the run.
     pub(crate) fn to_toml(&self) -> String {
         toml::to_string(self).expect("settings are plain data")
     }
+}
+
+const fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 /// Puts the entries of `over` in the place of those of `base`, table by table.
@@ -183,7 +208,13 @@ fn read_table(path: &Path) -> Result<Table> {
 }
 
 fn bad_value(path: &Path, error: &toml::de::Error) -> Failure {
-    Failure::new(Exit::Usage, one_line(&error.to_string())).about(path.display())
+    let message = one_line(&error.to_string());
+    let hint = nearest::hint(&message);
+    let failure = Failure::new(Exit::Usage, message).about(path.display());
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
 }
 
 fn one_line(text: &str) -> String {

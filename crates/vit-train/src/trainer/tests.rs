@@ -21,7 +21,7 @@ impl Data for Line {
     fn order(&self, epoch: u64) -> Vec<u32> {
         (0..50).map(|index| (index * 7 + epoch as u32) % 50).collect()
     }
-    fn train_batch(&self, indices: &[u32]) -> TensorResult<Batch> {
+    fn train_batch(&self, _epoch: u64, indices: &[u32]) -> TensorResult<Batch> {
         line(indices)
     }
     fn test_len(&self) -> usize {

@@ -33,6 +33,12 @@ pub(crate) struct Recipe {
     /// Evaluate and keep a moving average of the weights, with this decay, such as 0.999
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) ema: Option<f64>,
+    /// Hold this share of the training images out, and choose by them: the best weights are kept too [default: 0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) val_split: Option<f64>,
+    /// End after N epochs without one that is better on the images held out
+    #[arg(long, value_name = "N", value_parser = whole_number())]
+    pub(crate) patience: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

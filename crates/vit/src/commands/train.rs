@@ -1,5 +1,7 @@
 //! `vit train`: settings, dataset, model and trainer, put together.
 
+mod images;
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -8,15 +10,13 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
-use vit_data::{Examples, Order, Split};
 use vit_files::write_atomically;
 use vit_layers::{Mode, Parameters};
 use vit_model::{Layout, ModelFile, Summary, Tensors, VisionTransformer, VitConfig};
 use vit_report::EventFile;
-use vit_train::{
-    Batch, Data, EpochMetrics, Forward, MetricsFile, Observer, Record, RunFolder, Trainer,
-};
+use vit_train::{EpochMetrics, Forward, MetricsFile, Observer, Record, RunFolder, Trainer};
 
+use self::images::Images;
 use crate::cli::{self, SaveEvery};
 use crate::dataset::{self, Found};
 use crate::failure::{Exit, Failure, Result};
@@ -37,7 +37,7 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
     super::eval::check_fit(&found.dataset, &settings.model)?;
     settings.dataset = Some(found.dataset.name().to_owned());
     let images = Images::new(&found, &settings, device.clone());
-    images.check_batch(settings.train.samples_of_step())?;
+    images.check(&settings)?;
 
     let parameters = Parameters::seeded(settings.train.seed);
     let threads = super::threads(args.threads);
@@ -67,13 +67,14 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
         save_every: args.save_every,
         saved: Instant::now(),
         last_epoch: None,
+        best_epoch: None,
     };
     trainer.run(&images, &mut run)?;
     run.save()?;
     vit_report::write_plots(folder.path())?;
     vit_report::write_csv(folder.path())?;
     write_report(&folder, &found, report::environment::rows(&environment), (&device, threads))?;
-    let last_epoch = run.last_epoch.take();
+    let (last_epoch, best_epoch) = (run.last_epoch.take(), run.best_epoch.take());
     if let Some(warning) = found.warning() {
         tracing::warn!("{warning}");
     }
@@ -82,7 +83,7 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
         return Ok(Exit::Interrupted.into());
     }
     if let Some(epoch) = last_epoch {
-        print_result(args, &settings, &found, &folder, &epoch)?;
+        print_result(args, &settings, &found, &folder, &epoch, best_epoch.as_ref())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -111,58 +112,6 @@ pub(super) fn trainer(
     Ok(trainer.sparing(&NO_DECAY)?)
 }
 
-/// The dataset as the trainer sees it.
-struct Images {
-    train: Examples,
-    test: Examples,
-    order: Order,
-    device: Device,
-}
-
-impl Images {
-    fn new(found: &Found, settings: &Settings, device: Device) -> Self {
-        let shuffled = Order::Shuffled { seed: settings.train.seed };
-        Self {
-            train: found.dataset.split(Split::Train),
-            test: found.dataset.split(Split::Test),
-            order: if settings.shuffle { shuffled } else { Order::InOrder },
-            device,
-        }
-    }
-
-    /// Before a folder is made: the trainer would refuse the same, and leave it behind.
-    fn check_batch(&self, batch_size: usize) -> Result<()> {
-        let samples = self.train.len();
-        if samples < batch_size {
-            return Err(vit_train::Error::NoBatch { batch_size, samples }.into());
-        }
-        Ok(())
-    }
-
-    fn batch(&self, examples: &Examples, indices: &[u32]) -> candle_core::Result<Batch> {
-        let (images, labels) = examples.batch(indices, &self.device, DType::F32)?;
-        Ok(Batch { images, labels })
-    }
-}
-
-impl Data for Images {
-    fn order(&self, epoch: u64) -> Vec<u32> {
-        self.order.epoch(self.train.len(), epoch)
-    }
-
-    fn train_batch(&self, indices: &[u32]) -> candle_core::Result<Batch> {
-        self.batch(&self.train, indices)
-    }
-
-    fn test_len(&self) -> usize {
-        self.test.len()
-    }
-
-    fn test_batch(&self, indices: &[u32]) -> candle_core::Result<Batch> {
-        self.batch(&self.test, indices)
-    }
-}
-
 /// What is done with a run as it goes: metrics and model are written, epochs are told of, Ctrl-C is heard.
 struct Run<'a> {
     folder: &'a RunFolder,
@@ -174,15 +123,21 @@ struct Run<'a> {
     save_every: Option<SaveEvery>,
     saved: Instant,
     last_epoch: Option<EpochMetrics>,
+    /// On the images held out.
+    best_epoch: Option<EpochMetrics>,
 }
 
 impl Run<'_> {
     fn save(&mut self) -> Result<()> {
-        let tensors: Tensors =
-            self.kept.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
-        vit_model::write(&self.folder.model(), &tensors, &self.settings.model)?;
+        self.write(&self.folder.model())?;
         self.saved = Instant::now();
         Ok(())
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
+        let tensors: Tensors =
+            self.kept.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
+        Ok(vit_model::write(path, &tensors, &self.settings.model)?)
     }
 }
 
@@ -199,12 +154,16 @@ impl Observer for Run<'_> {
                 tracing::debug!("step {}: loss {:.4}", step.step, step.loss);
             }
             Record::Epoch(epoch) => {
+                let validated = epoch.val_loss.zip(epoch.val_accuracy).map(|(loss, accuracy)| {
+                    format!("; validation loss {loss:.4}, {}", percent(accuracy))
+                });
                 tracing::info!(
-                    "epoch {}/{}: loss {:.4}, {}; test loss {:.4}, {}; {} images/s",
+                    "epoch {}/{}: loss {:.4}, {}{}; test loss {:.4}, {}; {} images/s",
                     epoch.epoch,
                     self.settings.train.epochs,
                     epoch.train_loss,
                     percent(epoch.train_accuracy),
+                    validated.unwrap_or_default(),
                     epoch.test_loss,
                     percent(epoch.test_accuracy),
                     thousands(epoch.images_per_second as u64)
@@ -213,6 +172,11 @@ impl Observer for Run<'_> {
             }
         }
         Ok(())
+    }
+
+    fn best(&mut self, epoch: &EpochMetrics) -> Result<()> {
+        self.best_epoch = Some(epoch.clone());
+        self.write(&self.folder.best())
     }
 
     fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>> {
@@ -294,9 +258,10 @@ fn print_result(
     found: &Found,
     folder: &RunFolder,
     epoch: &EpochMetrics,
+    best: Option<&EpochMetrics>,
 ) -> Result<()> {
     if args.json {
-        return Ok(output::json(&json!({
+        let mut result = json!({
             "run": folder.path(),
             "preset": settings.preset,
             "dataset": found.dataset.name(),
@@ -306,10 +271,30 @@ fn print_result(
             "train_accuracy": epoch.train_accuracy,
             "test_loss": epoch.test_loss,
             "test_accuracy": epoch.test_accuracy,
-        }))?);
+        });
+        if let Some(best) = best {
+            result["val_loss"] = epoch.val_loss.into();
+            result["val_accuracy"] = epoch.val_accuracy.into();
+            result["best_epoch"] = best.epoch.into();
+            result["best_val_accuracy"] = best.val_accuracy.into();
+            result["best_test_accuracy"] = best.test_accuracy.into();
+        }
+        return Ok(output::json(&result)?);
     }
     output::line(format!("dataset         {found}"))?;
     output::line(format!("train accuracy  {}", percent(epoch.train_accuracy)))?;
+    if let Some(accuracy) = epoch.val_accuracy {
+        output::line(format!("val accuracy    {}", percent(accuracy)))?;
+    }
     output::line(format!("test accuracy   {}", percent(epoch.test_accuracy)))?;
+    if let Some((best, accuracy)) = best.and_then(|best| Some((best, best.val_accuracy?))) {
+        output::line(format!(
+            "best epoch      {}: val {}, test {}, in {}",
+            best.epoch,
+            percent(accuracy),
+            percent(best.test_accuracy),
+            folder.best().display()
+        ))?;
+    }
     Ok(output::line(format!("run folder      {}", folder.path().display()))?)
 }

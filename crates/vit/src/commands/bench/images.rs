@@ -1,7 +1,7 @@
 //! The images that are measured on.
 
 use candle_core::{DType, Device};
-use vit_data::{Examples, Split};
+use vit_data::{Augment, Examples, Split};
 use vit_model::VitConfig;
 use vit_patch::ImageSize;
 use vit_train::Batch;
@@ -70,8 +70,22 @@ impl Images {
     /// # Errors
     /// If an index is out of range.
     pub(super) fn batch(&self, indices: &[u32]) -> candle_core::Result<Batch> {
+        self.augmented_batch(indices, &Augment::default(), (0, 0))
+    }
+
+    /// The same, changed as they are in this epoch of a run with this seed.
+    ///
+    /// # Errors
+    /// If an index is out of range.
+    pub(super) fn augmented_batch(
+        &self,
+        indices: &[u32],
+        augment: &Augment,
+        at: (u64, u64),
+    ) -> candle_core::Result<Batch> {
         let ImageSize { height, width, channels } = self.size;
-        let (images, labels) = self.examples.batch(indices, &Device::Cpu, DType::F32)?;
+        let (images, labels) =
+            self.examples.augmented_batch(indices, augment, at, &Device::Cpu, DType::F32)?;
         let images = images.reshape((indices.len(), channels, height, width))?;
         Ok(Batch { images, labels })
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use serde_json::json;
-use vit_data::{Order, Split};
+use vit_data::{Augment, Order, Split};
 use vit_layers::Parameters;
 use vit_model::Summary;
 use vit_train::{Batch, Data, Observer, Record};
@@ -32,7 +32,8 @@ pub(super) fn run(args: &Train) -> Result<()> {
     let parameters = Parameters::seeded(settings.train.seed);
     let mut trainer = commands::train::trainer(&settings, &parameters, &Device::Cpu, threads)?;
     tracing::info!("timing {} steps of {name} on {}", args.steps, images.name);
-    let data = TrainingAlone { images: &images, seed: settings.train.seed };
+    let data =
+        TrainingAlone { images: &images, seed: settings.train.seed, augment: settings.augment };
     let mut stopwatch = Stopwatch::new(args.warmup);
     trainer.run(&data, &mut stopwatch)?;
 
@@ -75,6 +76,7 @@ fn settings(args: &Train) -> Result<Settings> {
 struct TrainingAlone<'a> {
     images: &'a Images,
     seed: u64,
+    augment: Augment,
 }
 
 impl Data for TrainingAlone<'_> {
@@ -82,8 +84,8 @@ impl Data for TrainingAlone<'_> {
         Order::Shuffled { seed: self.seed }.epoch(self.images.len(), epoch)
     }
 
-    fn train_batch(&self, indices: &[u32]) -> candle_core::Result<Batch> {
-        self.images.batch(indices)
+    fn train_batch(&self, epoch: u64, indices: &[u32]) -> candle_core::Result<Batch> {
+        self.images.augmented_batch(indices, &self.augment, (self.seed, epoch))
     }
 
     fn test_len(&self) -> usize {

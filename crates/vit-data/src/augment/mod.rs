@@ -1,0 +1,214 @@
+//! Training images changed a little, differently in each epoch.
+
+mod erasing;
+mod warp;
+
+use serde::{Deserialize, Serialize};
+use vit_random::{Random, Site};
+
+use self::erasing::Rectangle;
+use self::warp::{Affine, Canvas, Elastic};
+use crate::{Error, Result};
+
+/// How training images are changed: how far at most, each evenly up to there; by default not at all.
+///
+/// What becomes of an image is a function of (seed, epoch, index) alone. Shift, rotation, scale, shear and elastic
+/// displacement are one bilinear resampling; what comes in from beyond the image is black. Each draws for itself, so
+/// that one more changes nothing of the others.
+///
+/// PyTorch equivalent: torchvision's `RandomAffine`, `ElasticTransform` and `RandomErasing`, with other numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Augment {
+    /// Pixels to each side, and up and down.
+    pub shift: f64,
+    /// Degrees, either way.
+    pub rotation: f64,
+    /// By how much an image grows, as a share; it shrinks as often, by the inverse.
+    pub scale: f64,
+    /// Degrees that columns lean, either way.
+    pub shear: f64,
+    /// Pixels that the nodes of a grid of 5x5 over the image are displaced; between them bilinearly.
+    pub elastic: f64,
+    /// How probable it is that a rectangle of 2 to 20 % of the image becomes black (arXiv 1708.04896).
+    pub erase: f64,
+}
+
+impl Augment {
+    /// Whether images stay as they are.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// If a setting is out of range.
+    pub fn check(&self) -> Result<()> {
+        let settings = [
+            ("shift", self.shift, f64::INFINITY, "of at least 0"),
+            ("rotation", self.rotation, 180.0, "between 0 and 180"),
+            ("scale", self.scale, f64::INFINITY, "of at least 0"),
+            ("shear", self.shear, 80.0, "between 0 and 80"),
+            ("elastic", self.elastic, f64::INFINITY, "of at least 0"),
+            ("erase", self.erase, 1.0, "between 0 and 1"),
+        ];
+        for (field, value, most, expected) in settings {
+            if !(value.is_finite() && (0.0..=most).contains(&value)) {
+                return Err(Error::Augment { field, expected, value });
+            }
+        }
+        Ok(())
+    }
+
+    fn moves(&self) -> bool {
+        !Self { erase: 0.0, ..*self }.is_none()
+    }
+}
+
+/// Changes images of one size, one after the other, in the same room.
+pub(crate) struct Augmenter<'a> {
+    augment: &'a Augment,
+    random: Random,
+    canvas: Canvas,
+}
+
+const AFFINE: Site = Site::named("augment.affine");
+const ELASTIC: Site = Site::named("augment.elastic");
+const ERASE: Site = Site::named("augment.erase");
+
+impl<'a> Augmenter<'a> {
+    /// For images of `size` (height, width), in this epoch of a run with this seed.
+    pub(crate) fn new(augment: &'a Augment, seed: u64, epoch: u64, size: (usize, usize)) -> Self {
+        Self { augment, random: Random::new(seed).at_step(epoch), canvas: Canvas::new(size) }
+    }
+
+    /// Appends what becomes of the image with this index in its set: values as the model sees them, row by row.
+    pub(crate) fn append(&mut self, image: &[f32], index: u32, black: f32, out: &mut Vec<f32>) {
+        let begin = out.len();
+        if self.augment.moves() {
+            let affine = Affine::drawn(self.augment, &mut self.random.stream(AFFINE, index));
+            let elastic = (self.augment.elastic > 0.0).then(|| {
+                Elastic::drawn(self.augment.elastic, &mut self.random.stream(ELASTIC, index))
+            });
+            self.canvas.fill(image, black);
+            self.canvas.warp(&affine, elastic.as_ref(), out);
+        } else {
+            out.extend_from_slice(image);
+        }
+        if self.augment.erase > 0.0 {
+            let mut stream = self.random.stream(ERASE, index);
+            if stream.uniform() < self.augment.erase {
+                Rectangle::drawn(self.canvas.size(), &mut stream).fill(&mut out[begin..], black);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: (usize, usize) = (9, 12);
+    const BLACK: f32 = -1.0;
+
+    /// A smooth hill in the middle of black.
+    fn hill() -> Vec<f32> {
+        let (height, width) = SIZE;
+        let value = |y: usize, x: usize| {
+            let (y, x) = (y as f32 - 4.0, x as f32 - 5.5);
+            BLACK + (2.0 - 0.1 * (y * y + x * x)).max(0.0)
+        };
+        (0..height * width).map(|at| value(at / width, at % width)).collect()
+    }
+
+    fn augmented(augment: &Augment, seed: u64, epoch: u64, index: u32) -> Vec<f32> {
+        let mut out = Vec::new();
+        Augmenter::new(augment, seed, epoch, SIZE).append(&hill(), index, BLACK, &mut out);
+        out
+    }
+
+    const ALL: Augment =
+        Augment { shift: 2.0, rotation: 15.0, scale: 0.2, shear: 10.0, elastic: 1.0, erase: 0.5 };
+
+    #[test]
+    fn an_image_is_a_function_of_seed_epoch_and_index() {
+        let here = augmented(&ALL, 1, 2, 3);
+        assert_eq!(here, augmented(&ALL, 1, 2, 3));
+        for (seed, epoch, index) in [(2, 2, 3), (1, 3, 3), (1, 2, 4), (2, 1, 3)] {
+            assert_ne!(here, augmented(&ALL, seed, epoch, index));
+        }
+    }
+
+    #[test]
+    fn what_was_in_the_room_before_does_not_matter() {
+        let mut augmenter = Augmenter::new(&ALL, 1, 2, SIZE);
+        let mut out = Vec::new();
+        augmenter.append(&[7.0; 9 * 12], 8, BLACK, &mut Vec::new());
+        augmenter.append(&hill(), 3, BLACK, &mut out);
+        assert_eq!(out, augmented(&ALL, 1, 2, 3));
+    }
+
+    #[test]
+    fn each_setting_alone_changes_images_and_zero_none() {
+        let single = [
+            Augment { shift: 2.0, ..Augment::default() },
+            Augment { rotation: 30.0, ..Augment::default() },
+            Augment { scale: 0.3, ..Augment::default() },
+            Augment { shear: 20.0, ..Augment::default() },
+            Augment { elastic: 1.0, ..Augment::default() },
+            Augment { erase: 1.0, ..Augment::default() },
+        ];
+        for augment in single {
+            let changed = (0..20).filter(|&index| augmented(&augment, 1, 1, index) != hill());
+            assert!(changed.count() >= 10, "{augment:?}");
+        }
+        assert_eq!(augmented(&Augment::default(), 1, 1, 0), hill());
+        // Through the resampling too: a strength that is lost in rounding.
+        let nearly = Augment { rotation: 1e-300, ..Augment::default() };
+        assert_eq!(augmented(&nearly, 1, 1, 0), hill());
+    }
+
+    #[test]
+    fn values_stay_between_black_and_the_brightest() {
+        let brightest = hill().into_iter().fold(BLACK, f32::max);
+        for index in 0..200 {
+            for value in augmented(&ALL, 5, 1, index) {
+                assert!((BLACK..=brightest).contains(&value), "{value}");
+            }
+        }
+    }
+
+    #[test]
+    fn rectangles_are_erased_as_often_as_asked_for() {
+        let augment = Augment { erase: 0.25, ..Augment::default() };
+        let white = vec![1.0; 9 * 12];
+        let mut augmenter = Augmenter::new(&augment, 1, 1, SIZE);
+        let mut erased = 0;
+        for index in 0..2000 {
+            let mut out = Vec::new();
+            augmenter.append(&white, index, BLACK, &mut out);
+            let black = out.iter().filter(|&&value| value == BLACK).count();
+            // Of 108 pixels 2 to 20 %, rounded on each side.
+            assert!(black == 0 || (1..=30).contains(&black), "{black}");
+            erased += usize::from(black > 0);
+        }
+        // Six standard deviations of a binomial count of mean 500.
+        assert!((384..616).contains(&erased), "{erased}");
+    }
+
+    #[test]
+    fn settings_out_of_range_are_named() {
+        let message = |augment: Augment| augment.check().unwrap_err().to_string();
+        assert_eq!(
+            message(Augment { erase: 2.0, ..ALL }),
+            "expected augment.erase between 0 and 1, got 2"
+        );
+        assert_eq!(
+            message(Augment { shift: f64::NAN, ..ALL }),
+            "expected augment.shift of at least 0, got NaN"
+        );
+        assert!(ALL.check().is_ok());
+    }
+}

@@ -1,0 +1,69 @@
+//! Which epoch's weights were the best, by samples that are neither trained on nor tested with.
+
+use crate::EpochMetrics;
+
+/// The best epoch so far: the largest share of validation samples classified right, of equals the least loss.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Best {
+    /// Epoch, accuracy, loss.
+    best: Option<(u64, f64, f64)>,
+}
+
+impl Best {
+    /// Takes an epoch in, and says whether it is the best so far; without validation none is.
+    pub(crate) fn improves(&mut self, epoch: &EpochMetrics) -> bool {
+        let (Some(accuracy), Some(loss)) = (epoch.val_accuracy, epoch.val_loss) else {
+            return false;
+        };
+        let better = self.best.is_none_or(|(_, best, best_loss)| {
+            accuracy > best || (accuracy == best && loss < best_loss)
+        });
+        if better {
+            self.best = Some((epoch.epoch, accuracy, loss));
+        }
+        better
+    }
+
+    /// Whether so many epochs have gone by since the best one.
+    pub(crate) fn is_past(&self, epoch: u64, patience: u64) -> bool {
+        self.best.is_some_and(|(best, ..)| epoch.saturating_sub(best) >= patience)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epoch(epoch: u64, validated: Option<(f64, f64)>) -> EpochMetrics {
+        EpochMetrics {
+            epoch,
+            step: epoch,
+            train_loss: 1.0,
+            train_accuracy: 0.5,
+            val_loss: validated.map(|(_, loss)| loss),
+            val_accuracy: validated.map(|(accuracy, _)| accuracy),
+            test_loss: 1.0 / epoch as f64,
+            test_accuracy: 0.5,
+            images_per_second: 1.0,
+            seconds: 1.0,
+        }
+    }
+
+    #[test]
+    fn the_best_is_the_most_accurate_and_of_equals_the_surest() {
+        let mut best = Best::default();
+        let validated = [(0.5, 1.0), (0.6, 2.0), (0.6, 1.5), (0.6, 1.5), (0.5, 0.1)];
+        let improves = (1..)
+            .zip(validated)
+            .map(|(number, values)| best.improves(&epoch(number, Some(values))));
+        assert_eq!(improves.collect::<Vec<_>>(), [true, true, true, false, false]);
+        assert!(!best.is_past(4, 2) && best.is_past(5, 2));
+    }
+
+    #[test]
+    fn the_test_samples_choose_nothing() {
+        let mut best = Best::default();
+        assert!(!best.improves(&epoch(1, None)) && !best.improves(&epoch(2, None)));
+        assert!(!best.is_past(9, 1));
+    }
+}

@@ -1,0 +1,93 @@
+//! The images that are trained on, held out and tested with.
+
+use candle_core::{DType, Device};
+use vit_data::{Augment, Examples, Order, Split, hold_out};
+use vit_train::{Batch, Data};
+
+use crate::dataset::Found;
+use crate::failure::{Exit, Failure, Result};
+use crate::settings::Settings;
+
+/// The dataset as the trainer sees it.
+pub(super) struct Images {
+    /// Of which some are trained on, and the others held out.
+    examples: Examples,
+    trained: Vec<u32>,
+    held_out: Vec<u32>,
+    test: Examples,
+    order: Order,
+    augment: Augment,
+    seed: u64,
+    device: Device,
+}
+
+impl Images {
+    pub(super) fn new(found: &Found, settings: &Settings, device: Device) -> Self {
+        let shuffled = Order::Shuffled { seed: settings.train.seed };
+        let examples = found.dataset.split(Split::Train);
+        let (trained, held_out) = hold_out(examples.len(), settings.val_split, settings.train.seed);
+        Self {
+            examples,
+            trained,
+            held_out,
+            test: found.dataset.split(Split::Test),
+            order: if settings.shuffle { shuffled } else { Order::InOrder },
+            augment: settings.augment,
+            seed: settings.train.seed,
+            device,
+        }
+    }
+
+    /// Before a folder is made: the trainer would refuse the same, and leave it behind.
+    pub(super) fn check(&self, settings: &Settings) -> Result<()> {
+        let (samples, batch_size) = (self.trained.len(), settings.train.samples_of_step());
+        if samples < batch_size {
+            return Err(vit_train::Error::NoBatch { batch_size, samples }.into());
+        }
+        if settings.val_split > 0.0 && self.held_out.is_empty() {
+            let (share, images) = (settings.val_split, self.examples.len());
+            let message =
+                format!("expected val_split to hold out an image, got {share} of {images}");
+            return Err(Failure::new(Exit::Usage, message));
+        }
+        Ok(())
+    }
+
+    fn batch(&self, examples: &Examples, indices: &[u32]) -> candle_core::Result<Batch> {
+        let (images, labels) = examples.batch(indices, &self.device, DType::F32)?;
+        Ok(Batch { images, labels })
+    }
+}
+
+impl Data for Images {
+    fn order(&self, epoch: u64) -> Vec<u32> {
+        let order = self.order.epoch(self.trained.len(), epoch);
+        order.into_iter().map(|index| self.trained[index as usize]).collect()
+    }
+
+    fn train_batch(&self, epoch: u64, indices: &[u32]) -> candle_core::Result<Batch> {
+        let at = (self.seed, epoch);
+        let batch =
+            self.examples.augmented_batch(indices, &self.augment, at, &self.device, DType::F32);
+        let (images, labels) = batch?;
+        Ok(Batch { images, labels })
+    }
+
+    fn val_len(&self) -> usize {
+        self.held_out.len()
+    }
+
+    fn val_batch(&self, indices: &[u32]) -> candle_core::Result<Batch> {
+        let indices: Vec<u32> =
+            indices.iter().map(|&index| self.held_out[index as usize]).collect();
+        self.batch(&self.examples, &indices)
+    }
+
+    fn test_len(&self) -> usize {
+        self.test.len()
+    }
+
+    fn test_batch(&self, indices: &[u32]) -> candle_core::Result<Batch> {
+        self.batch(&self.test, indices)
+    }
+}

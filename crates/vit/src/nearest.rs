@@ -1,0 +1,36 @@
+//! The name that someone may have meant.
+
+/// What to try, where a message of serde's says that a key or value is unknown and which there are.
+pub(crate) fn hint(message: &str) -> Option<String> {
+    let told =
+        message.split_once("unknown field ").or_else(|| message.split_once("unknown variant "));
+    // Names are quoted with backticks, the one that came first.
+    let mut names = told?.1.split('`').skip(1).step_by(2);
+    let wrong = names.next()?;
+    let near = |name: &&str| strsim::damerau_levenshtein(wrong, name) <= wrong.len().div_ceil(2);
+    let nearest = names.take_while(|name| !name.contains('.')).filter(near);
+    let nearest = nearest.min_by_key(|name| strsim::damerau_levenshtein(wrong, name))?;
+    Some(format!("did you mean {nearest}?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hint;
+
+    #[test]
+    fn the_nearest_of_the_known_names_is_told() {
+        let message =
+            "c.toml: unknown field `haeds`, expected one of `dim`, `heads`, `depth` in `model`";
+        assert_eq!(hint(message).as_deref(), Some("did you mean heads?"));
+        let message = "unknown field `presets`, expected `preset` or `train`";
+        assert_eq!(hint(message).as_deref(), Some("did you mean preset?"));
+        let message = "unknown variant `cosin`, expected one of `constant`, `cosine`";
+        assert_eq!(hint(message).as_deref(), Some("did you mean cosine?"));
+    }
+
+    #[test]
+    fn what_is_like_no_name_has_no_hint() {
+        assert_eq!(hint("unknown field `zzz`, expected one of `dim`, `heads`"), None);
+        assert_eq!(hint("invalid type: string \"two\", expected u64"), None);
+    }
+}
