@@ -6,13 +6,14 @@ use std::fs;
 
 use crate::support::{Sandbox, test_file};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "",
     "train",
     "eval",
     "predict",
     "explain",
     "info",
+    "compare",
     "export",
     "fetch",
     "bench",

@@ -51,6 +51,7 @@ pub(crate) enum Command {
     Predict(Predict),
     Explain(Explain),
     Info(Info),
+    Compare(Compare),
     Export(Export),
     Fetch(Fetch),
     #[command(subcommand)]
@@ -194,6 +195,20 @@ The picture shows the image as the model sees it, how much of each patch reaches
 pub(crate) struct Info {
     /// A run folder, or a safetensors file that carries its configuration
     pub(crate) model: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Compares runs: how each ended, and which settings differ
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// Run folders
+    #[arg(value_name = "RUN", required = true)]
+    pub(crate) runs: Vec<PathBuf>,
+    /// An HTML page to write, with the curves over one another
+    #[arg(short, long, value_name = "HTML")]
+    pub(crate) output: Option<PathBuf>,
     /// Print as JSON
     #[arg(long)]
     pub(crate) json: bool,
