@@ -13,6 +13,7 @@ const COMMANDS: [&str; 13] = [
     "predict",
     "explain",
     "info",
+    "compare",
     "export",
     "import",
     "fetch",

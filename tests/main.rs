@@ -13,6 +13,7 @@ mod bad_models;
 mod bad_settings;
 mod bench;
 mod committed_configs;
+mod compare;
 mod evaluation;
 mod explain;
 mod export;

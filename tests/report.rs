@@ -73,13 +73,21 @@ addEventListener("load", () => {
 /// Both colour schemes and two widths, in a real browser where there is one.
 #[test]
 fn a_browser_shows_it_without_errors_or_overflow() {
+    let sandbox = Sandbox::new();
+    sandbox.train_digits("--max-steps 30 --log-every 5");
+    assert_shown_well(&sandbox, "run/report.html");
+    sandbox.run("compare run run run -o compare.html").succeeded();
+    assert_shown_well(&sandbox, "compare.html");
+}
+
+#[track_caller]
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn assert_shown_well(sandbox: &Sandbox, page: &str) {
     let Some(chromium) = chromium() else {
         eprintln!("skipped: neither chromium nor google-chrome is installed");
         return;
     };
-    let sandbox = Sandbox::new();
-    sandbox.train_digits("--max-steps 30 --log-every 5");
-    let page = String::from_utf8(sandbox.read("run/report.html")).unwrap();
+    let page = String::from_utf8(sandbox.read(page)).unwrap();
     sandbox.write("checked.html", page.replace("</body>", &format!("{CHECK}</body>")));
     for (scheme, dark, ground) in [(0, true, "rgb(13, 17, 23)"), (1, false, "rgb(255, 255, 255)")] {
         for width in [360, 1280] {

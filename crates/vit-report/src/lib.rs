@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod chart;
+mod comparison;
 mod csv;
 mod error;
 mod events;
@@ -11,6 +12,7 @@ mod picture;
 mod plots;
 mod report;
 
+pub use comparison::{ComparedRun, Comparison, write_comparison};
 pub use csv::write_csv;
 pub use error::Error;
 pub use events::EventFile;

@@ -55,6 +55,7 @@ pub(crate) enum Command {
     Predict(Predict),
     Explain(Explain),
     Info(Info),
+    Compare(Compare),
     Export(Export),
     Import(Import),
     Fetch(Fetch),
@@ -206,6 +207,20 @@ pub(crate) struct Info {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) untold: Untold,
+}
+
+/// Compares runs: how each ended, and which settings differ
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// Run folders
+    #[arg(value_name = "RUN", required = true)]
+    pub(crate) runs: Vec<PathBuf>,
+    /// An HTML page to write, with the curves over one another
+    #[arg(short, long, value_name = "HTML")]
+    pub(crate) output: Option<PathBuf>,
+    /// Print as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Writes a model's parameters under the names of another library

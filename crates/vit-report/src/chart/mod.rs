@@ -46,8 +46,20 @@ pub(crate) enum Colour {
     Red,
     /// Grey, for what is only there to compare with.
     Muted,
+    Orange,
     Green,
     Purple,
+    Pink,
+    Teal,
+}
+
+/// Where a reader finds what the colours of a figure mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Legend {
+    /// Above the figure, where it has several lines.
+    Above,
+    /// Once for all figures of a page.
+    Elsewhere,
 }
 
 /// How a series' points are marked.
@@ -74,18 +86,14 @@ impl Chart {
         Some([frame.open(self.title), self.lines(&frame), entries, "</svg>\n".to_owned()].concat())
     }
 
-    /// The chart as a part of a page, under its title and a legend; `None` if it has no point.
-    pub(crate) fn figure(mut self) -> Option<String> {
+    /// The chart as a part of a page, under its title; `None` if it has no point.
+    pub(crate) fn figure(mut self, legend: Legend) -> Option<String> {
         self.leave_out_the_undrawable();
         let frame = self.frame(Size::PART)?;
-        let entry = |series: &Series| {
-            let (colour, name) = (series.colour.class(), escape(&series.name));
-            format!("<span><i class=\"swatch {colour}\"></i>{name}</span>")
-        };
         // What is drawn last, and so above, is named first.
-        let legend: String = match &self.series[..] {
-            [_] => String::new(),
-            several => several.iter().rev().map(entry).collect(),
+        let legend: String = match (legend, &self.series[..]) {
+            (Legend::Elsewhere, _) | (_, [_]) => String::new(),
+            (Legend::Above, several) => several.iter().rev().map(Series::entry).collect(),
         };
         let title = self.title;
         let parts = [frame.open_part(title), self.lines(&frame), "</svg>\n".to_owned()].concat();
@@ -120,6 +128,12 @@ impl Chart {
 }
 
 impl Series {
+    /// What its colour means, in a legend.
+    pub(crate) fn entry(&self) -> String {
+        let (colour, name) = (self.colour.class(), escape(&self.name));
+        format!("<span><i class=\"swatch {colour}\"></i>{name}</span>")
+    }
+
     /// The line, and its dots.
     fn svg(&self, points: &[Pixel]) -> String {
         let colour = self.colour.class();
@@ -143,8 +157,11 @@ impl Colour {
             Self::Blue => "blue",
             Self::Red => "red",
             Self::Muted => "muted",
+            Self::Orange => "orange",
             Self::Green => "green",
             Self::Purple => "purple",
+            Self::Pink => "pink",
+            Self::Teal => "teal",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! How training went: the last figures, and all of them as curves.
 
-use crate::chart::{Axis, Chart, Colour, Marks, Series, Ticks};
+use crate::chart::{Axis, Chart, Colour, Legend, Marks, Series, Ticks};
 use crate::metrics::{Epoch, Metrics};
 use crate::page::{percent, thousands};
 
@@ -78,7 +78,8 @@ pub(super) fn charts(metrics: &Metrics) -> String {
             points: steps().filter_map(|step| Some((step.step as f64, step.lr?))).collect(),
         },
     ));
-    let figures: String = charts.into_iter().filter_map(Chart::figure).collect();
+    let figures: String =
+        charts.into_iter().filter_map(|chart| chart.figure(Legend::Above)).collect();
     if figures.is_empty() { figures } else { format!("<div class=\"charts\">\n{figures}</div>\n") }
 }
 

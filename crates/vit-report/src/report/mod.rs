@@ -4,6 +4,8 @@ mod classes;
 mod curves;
 mod models;
 
+pub(crate) use curves::{by_epoch, of_epochs};
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

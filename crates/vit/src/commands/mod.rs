@@ -1,6 +1,7 @@
 //! What each command does: a file each.
 
 mod bench;
+mod compare;
 mod eval;
 mod explain;
 mod export;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Predict(args) => predict::run(&args)?,
         Command::Explain(args) => explain::run(&args)?,
         Command::Info(args) => info::run(&args)?,
+        Command::Compare(args) => compare::run(&args)?,
         Command::Export(args) => export::run(&args)?,
         Command::Import(args) => import::run(&args)?,
         Command::Fetch(args) => fetch::run(&args)?,

@@ -1,0 +1,161 @@
+//! `compare.html`: the curves of several runs over one another.
+
+use std::path::Path;
+
+use crate::chart::{Colour, Legend, Marks, Series};
+use crate::error::Error;
+use crate::metrics::{Epoch, Metrics};
+use crate::page::{escape, page, section};
+use crate::report::{by_epoch, of_epochs};
+
+/// Runs, and what is said of them.
+#[derive(Clone, Debug, Default)]
+pub struct Comparison {
+    /// In the order of their colours.
+    pub runs: Vec<ComparedRun>,
+    /// How they ended: a heading, then a row for each run.
+    pub table: Vec<Vec<String>>,
+    /// How their settings differ: a heading, then a row for each setting.
+    pub differences: Vec<Vec<String>>,
+}
+
+/// A run among others.
+#[derive(Clone, Debug, Default)]
+pub struct ComparedRun {
+    /// What it is called.
+    pub name: String,
+    /// What it wrote.
+    pub metrics: Metrics,
+}
+
+/// Of runs, over and over where there are more.
+const COLOURS: [Colour; 8] = [
+    Colour::Blue,
+    Colour::Orange,
+    Colour::Green,
+    Colour::Purple,
+    Colour::Red,
+    Colour::Teal,
+    Colour::Pink,
+    Colour::Muted,
+];
+
+/// Writes a page with the tables and the curves of the runs over one another. One that is there is replaced.
+///
+/// # Errors
+/// If the page cannot be written.
+pub fn write_comparison(path: &Path, comparison: &Comparison) -> Result<(), Error> {
+    let title = format!("{} runs compared", comparison.runs.len());
+    let body = [
+        format!("<h1>{title}</h1>\n"),
+        table(&comparison.table),
+        section("Curves", &curves(&comparison.runs)),
+        match &comparison.differences[..] {
+            [] | [_] => String::new(),
+            differences => section("Settings that differ", &table(differences)),
+        },
+    ];
+    Ok(vit_files::write_atomically(path, page(&title, &body.concat()).as_bytes())?)
+}
+
+fn curves(runs: &[ComparedRun]) -> String {
+    type Value = fn(&Epoch) -> Option<f64>;
+    let percent: [(&'static str, Value); 3] = [
+        ("Training accuracy", |epoch| Some(100.0 * epoch.train_accuracy)),
+        ("Validation accuracy", |epoch| Some(100.0 * epoch.val_accuracy?)),
+        ("Test accuracy", |epoch| Some(100.0 * epoch.test_accuracy?)),
+    ];
+    let loss: [(&'static str, Value); 3] = [
+        ("Training loss", |epoch| epoch.train_loss),
+        ("Validation loss", |epoch| epoch.val_loss),
+        ("Test loss", |epoch| epoch.test_loss),
+    ];
+    let pairs = percent.into_iter().zip(loss);
+    let charts = pairs.flat_map(|((accuracy_title, accuracy), (loss_title, loss))| {
+        let of_all = |title, label, value: Value| by_epoch(title, label, series(runs, value));
+        [of_all(accuracy_title, "accuracy (%)", accuracy), of_all(loss_title, "loss", loss)]
+    });
+    let figures: String = charts.filter_map(|chart| chart.figure(Legend::Elsewhere)).collect();
+    if figures.is_empty() {
+        return figures;
+    }
+    let legend: String = series(runs, |_| None).iter().rev().map(Series::entry).collect();
+    format!("<div class=\"legend\">{legend}</div>\n<div class=\"charts\">\n{figures}</div>\n")
+}
+
+/// A line for each run.
+fn series(runs: &[ComparedRun], value: impl Fn(&Epoch) -> Option<f64>) -> Vec<Series> {
+    let line = |(at, run): (usize, &ComparedRun)| Series {
+        name: run.name.clone().into(),
+        colour: COLOURS[at % COLOURS.len()],
+        marks: Marks::Line,
+        points: of_epochs(&run.metrics, &value),
+    };
+    // What is drawn last, and so above, is the first.
+    runs.iter().enumerate().rev().map(line).collect()
+}
+
+/// A table whose first row is its heading.
+fn table(rows: &[Vec<String>]) -> String {
+    let row = |(at, row): (usize, &Vec<String>)| {
+        let tag = if at == 0 { "th" } else { "td" };
+        let cell = |(column, cell): (usize, &String)| {
+            let class = if column == 0 { " class=\"name\"" } else { "" };
+            format!("<{tag}{class}>{}</{tag}>", escape(cell))
+        };
+        format!("<tr>{}</tr>\n", row.iter().enumerate().map(cell).collect::<String>())
+    };
+    let rows: String = rows.iter().enumerate().map(row).collect();
+    format!("<div class=\"scroll\"><table class=\"table\">\n{rows}</table></div>\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(name: &str, accuracies: &[f64]) -> ComparedRun {
+        let epoch = |(at, &train_accuracy): (usize, &f64)| Epoch {
+            epoch: at as u64 + 1,
+            train_accuracy,
+            ..Epoch::default()
+        };
+        let epochs = accuracies.iter().enumerate().map(epoch).collect();
+        ComparedRun { name: name.to_owned(), metrics: Metrics { epochs, ..Metrics::default() } }
+    }
+
+    #[test]
+    fn every_run_is_a_line_of_its_own_colour_in_the_order_given() {
+        let runs = [run("runs/<a>", &[0.5, 0.75]), run("runs/b", &[0.25])];
+        let drawn = curves(&runs);
+        let (a, b) = (drawn.find("runs/&lt;a&gt;").unwrap(), drawn.find("runs/b").unwrap());
+        assert!(a < b && drawn.contains("swatch blue") && drawn.contains("swatch orange"));
+        // No run has a loss, or was tested.
+        assert_eq!(drawn.matches("<figure").count(), 1);
+    }
+
+    #[test]
+    fn more_runs_than_colours_are_drawn_all_the_same() {
+        let runs: Vec<_> = (0..20).map(|at| run(&at.to_string(), &[0.5, 0.6])).collect();
+        assert_eq!(curves(&runs).matches("<polyline").count(), 20);
+    }
+
+    #[test]
+    fn settings_that_do_not_differ_have_no_section() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("compare.html");
+        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
+        let mut comparison = Comparison {
+            runs: vec![run("a", &[0.5])],
+            table: vec![row(["run", "test"]), row(["a", "50 %"])],
+            differences: vec![row(["setting", "a"])],
+        };
+        write_comparison(&path, &comparison).unwrap();
+        let page = std::fs::read_to_string(&path).unwrap();
+        assert!(page.contains("<td>50 %</td>") && !page.contains("Settings that differ"));
+        comparison.differences.push(row(["train.seed", "1"]));
+        write_comparison(&path, &comparison).unwrap();
+        assert!(
+            std::fs::read_to_string(&path).unwrap().contains("<td class=\"name\">train.seed</td>")
+        );
+    }
+}

@@ -1,0 +1,202 @@
+//! `vit compare`: several runs side by side.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use vit_report::{Comparison, metrics};
+
+use crate::cli;
+use crate::failure::{Exit, Failure, Result};
+use crate::output::{self, percent};
+use crate::settings::Settings;
+
+pub(super) fn run(args: &cli::Compare) -> Result<()> {
+    let runs = args.runs.iter().map(|path| Run::open(path)).collect::<Result<Vec<_>>>()?;
+    if let Some(path) = &args.output {
+        let compared = runs.iter().map(|run| vit_report::ComparedRun {
+            name: run.name.clone(),
+            metrics: run.metrics.clone(),
+        });
+        let comparison = Comparison {
+            runs: compared.collect(),
+            table: table(&runs),
+            differences: differences(&runs),
+        };
+        vit_report::write_comparison(path, &comparison)?;
+    }
+    if args.json {
+        return Ok(output::json(&runs.iter().map(Run::as_json).collect::<Vec<_>>())?);
+    }
+    print(&table(&runs))?;
+    let differences = differences(&runs);
+    if differences.len() > 1 {
+        output::line("")?;
+        print(&differences)?;
+    }
+    Ok(())
+}
+
+/// What is known of one run.
+struct Run {
+    name: String,
+    settings: toml::Table,
+    metrics: metrics::Metrics,
+}
+
+impl Run {
+    fn open(path: &Path) -> Result<Self> {
+        let settings = Settings::of_run(path)?;
+        let settings = settings.to_toml().parse().expect("settings are plain data");
+        let metrics = metrics::read(&path.join("metrics.jsonl"))?;
+        if metrics.epochs.is_empty() {
+            let message = "expected an epoch in metrics.jsonl, got none";
+            return Err(Failure::new(Exit::File, message).about(path.display()));
+        }
+        Ok(Self { name: path.display().to_string(), settings, metrics })
+    }
+
+    fn last(&self) -> &metrics::Epoch {
+        self.metrics.epochs.last().expect("a run without an epoch is refused")
+    }
+
+    /// Of all epochs, where each tells it.
+    fn seconds(&self) -> Option<f64> {
+        self.metrics.epochs.iter().map(|epoch| epoch.seconds).sum()
+    }
+
+    fn as_json(&self) -> Value {
+        let last = self.last();
+        json!({
+            "run": self.name,
+            "preset": self.settings["preset"],
+            "dataset": self.settings.get("dataset"),
+            "epochs": last.epoch,
+            "train_accuracy": last.train_accuracy,
+            "train_loss": last.train_loss,
+            "val_accuracy": last.val_accuracy,
+            "test_accuracy": last.test_accuracy,
+            "test_loss": last.test_loss,
+            "seconds": self.seconds(),
+        })
+    }
+}
+
+/// A heading, then a row for each run: how each ended. A column that no run has is left out.
+fn table(runs: &[Run]) -> Vec<Vec<String>> {
+    let share = |value: Option<f64>| value.map(percent);
+    let columns: Vec<(&str, Vec<Option<String>>)> = [
+        ("run", runs.iter().map(|run| Some(run.name.clone())).collect()),
+        ("epochs", runs.iter().map(|run| Some(run.last().epoch.to_string())).collect()),
+        ("train", runs.iter().map(|run| share(Some(run.last().train_accuracy))).collect()),
+        ("validation", runs.iter().map(|run| share(run.last().val_accuracy)).collect()),
+        ("test", runs.iter().map(|run| share(run.last().test_accuracy)).collect()),
+        (
+            "test loss",
+            runs.iter().map(|run| run.last().test_loss.map(|x| format!("{x:.4}"))).collect(),
+        ),
+        ("seconds", runs.iter().map(|run| run.seconds().map(|x| format!("{x:.1}"))).collect()),
+    ]
+    .into_iter()
+    .filter(|(_, cells): &(_, Vec<Option<String>>)| cells.iter().any(Option::is_some))
+    .collect();
+    rows(&columns)
+}
+
+/// A heading, then a row for each setting that is not the same in all runs.
+fn differences(runs: &[Run]) -> Vec<Vec<String>> {
+    let flat: Vec<Vec<(String, String)>> =
+        runs.iter().map(|run| flatten("", &run.settings)).collect();
+    let names: BTreeSet<&String> = flat.iter().flatten().map(|(name, _)| name).collect();
+    let value = |settings: &[(String, String)], name: &str| {
+        let found = settings.iter().find(|(other, _)| other == name);
+        found.map_or_else(|| "–".to_owned(), |(_, value)| value.clone())
+    };
+    let heading = std::iter::once("setting".to_owned());
+    let mut table = vec![heading.chain(runs.iter().map(|run| run.name.clone())).collect()];
+    for name in names {
+        let values: Vec<String> = flat.iter().map(|settings| value(settings, name)).collect();
+        if values.iter().any(|value| *value != values[0]) {
+            table.push(std::iter::once(name.clone()).chain(values).collect());
+        }
+    }
+    table
+}
+
+/// Columns as rows, the headings first.
+fn rows(columns: &[(&str, Vec<Option<String>>)]) -> Vec<Vec<String>> {
+    let heading = columns.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let runs = columns.first().map_or(0, |(_, cells)| cells.len());
+    let row = |at: usize| {
+        let cells = columns.iter().map(|(_, cells)| cells[at].clone());
+        cells.map(|cell| cell.unwrap_or_else(|| "–".to_owned())).collect()
+    };
+    std::iter::once(heading).chain((0..runs).map(row)).collect()
+}
+
+/// Settings by their path, such as `train.optimizer.lr`.
+fn flatten(above: &str, table: &toml::Table) -> Vec<(String, String)> {
+    let each = table.iter().flat_map(|(name, value)| {
+        let name = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
+        match value {
+            toml::Value::Table(below) => flatten(&name, below),
+            toml::Value::String(text) => vec![(name, text.clone())],
+            other => vec![(name, other.to_string())],
+        }
+    });
+    each.collect()
+}
+
+/// The first column to the left, the others to the right.
+fn print(table: &[Vec<String>]) -> Result<()> {
+    let columns = table.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = table.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for row in table {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
+            if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        });
+        output::line(cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(name: &str, settings: &str, test_accuracy: Option<f64>) -> Run {
+        let epoch =
+            metrics::Epoch { epoch: 3, train_accuracy: 0.5, test_accuracy, ..Default::default() };
+        Run {
+            name: name.to_owned(),
+            settings: settings.parse().expect("sound settings"),
+            metrics: metrics::Metrics { epochs: vec![epoch], ..Default::default() },
+        }
+    }
+
+    #[test]
+    fn columns_that_no_run_has_are_left_out() {
+        let table = table(&[run("a", "", Some(0.25)), run("b", "", None)]);
+        assert_eq!(table[0], ["run", "epochs", "train", "test"]);
+        assert_eq!(table[1], ["a", "3", "50.00 %", "25.00 %"]);
+        assert_eq!(table[2], ["b", "3", "50.00 %", "–"]);
+    }
+
+    #[test]
+    fn only_settings_that_differ_are_told() {
+        let a = "preset = 'shallow'\n[train]\nseed = 1\n[train.optimizer]\nlr = 0.1\n";
+        let b =
+            "preset = 'shallow'\n[train]\nseed = 1\nmax_steps = 4\n[train.optimizer]\nlr = 0.2\n";
+        let table = differences(&[run("a", a, None), run("b", b, None)]);
+        let expected = [
+            vec!["setting", "a", "b"],
+            vec!["train.max_steps", "–", "4"],
+            vec!["train.optimizer.lr", "0.1", "0.2"],
+        ];
+        assert_eq!(table, expected);
+    }
+}

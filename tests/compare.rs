@@ -1,0 +1,68 @@
+//! `vit compare`: several runs side by side.
+
+use serde_json::json;
+
+use crate::support::Sandbox;
+
+fn two_runs() -> Sandbox {
+    let sandbox = Sandbox::new();
+    for (run, words) in [("a", "--seed 1"), ("b", "--seed 2 --preset notebook")] {
+        let words = format!("train --dataset digits --max-steps 20 --run-dir {run} {words}");
+        sandbox.run(&words).succeeded();
+    }
+    sandbox
+}
+
+#[test]
+fn runs_are_rows_and_settings_that_differ_are_told() {
+    let sandbox = two_runs();
+    let outcome = sandbox.run("compare a b").succeeded();
+    let lines: Vec<Vec<&str>> =
+        outcome.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["run", "epochs", "train", "test", "test", "loss", "seconds"]);
+    assert_eq!((lines[1][0], lines[2][0]), ("a", "b"));
+    assert_eq!(lines[4], ["setting", "a", "b"]);
+    for told in [["preset", "shallow", "notebook"], ["train.seed", "1", "2"]] {
+        assert!(lines.contains(&told.to_vec()), "{}", outcome.stdout);
+    }
+    assert!(!outcome.stdout.contains("batch_size"), "{}", outcome.stdout);
+    // One alone has nothing to differ from.
+    assert_eq!(sandbox.run("compare a").succeeded().stdout.lines().count(), 2);
+}
+
+#[test]
+fn as_json_it_is_what_the_runs_recorded() {
+    let sandbox = two_runs();
+    let compared = sandbox.run("compare a b --json").succeeded().json();
+    for (at, run) in ["a", "b"].into_iter().enumerate() {
+        let eval = sandbox.run(&format!("eval {run} --json")).succeeded().json();
+        assert_eq!(compared[at]["run"], run);
+        assert_eq!(compared[at]["test_accuracy"], eval["accuracy"]);
+        assert_eq!(compared[at]["epochs"], json!(1));
+    }
+}
+
+#[test]
+fn the_page_has_a_line_for_each_run() {
+    let sandbox = two_runs();
+    sandbox.run("compare a b -o compare.html").succeeded();
+    let page = String::from_utf8(sandbox.read("compare.html")).unwrap();
+    for shown in ["<h1>2 runs compared</h1>", "<b>Test accuracy</b>", "swatch orange", "train.seed"]
+    {
+        assert!(page.contains(shown), "{shown}");
+    }
+    for outside in ["http:", "https:", "<script", "@import"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+}
+
+#[test]
+fn what_is_no_run_is_named() {
+    let sandbox = two_runs();
+    sandbox.refuses(4, "compare a absent").saying(&["absent"]);
+    sandbox.write("c/config.toml", sandbox.read("a/config.toml"));
+    sandbox.refuses(4, "compare a c").saying(&["c/metrics.jsonl"]);
+    sandbox.write("c/metrics.jsonl", "");
+    sandbox.refuses(4, "compare a c").saying(&["c: expected an epoch in metrics.jsonl, got none"]);
+    sandbox.refuses(4, "compare a -o no/folder/compare.html").saying(&["no/folder"]);
+}
