@@ -1,4 +1,4 @@
-//! `configs/mnist-cls.toml`: a model that other libraries can express.
+//! `configs/`: a model that other libraries can express, and a recipe for the seed's own.
 
 use serde_json::Value;
 
@@ -31,4 +31,17 @@ fn the_class_token_model_trains_and_goes_to_timm_and_transformers() {
     for (key, value) in expected {
         assert_eq!(hf[key], value, "{key}");
     }
+}
+
+#[test]
+fn the_best_recipe_is_for_a_model_of_the_seeds_size() {
+    let sandbox = Sandbox::new();
+    let config = test_file("../configs/mnist-best.toml");
+    // Long enough for the average to have left the first steps behind.
+    sandbox.train_digits(&format!("--config {} --epochs 3", config.display()));
+    let info = sandbox.run("info run --json").succeeded().json();
+    assert_eq!(info["parameters"], 40_330);
+    let eval = sandbox.run("eval run --dataset digits --json").succeeded().json();
+    // The seed's recipe has 56 % after two epochs.
+    assert!(eval["accuracy"].as_f64().unwrap() > 0.85, "{}", eval["accuracy"]);
 }

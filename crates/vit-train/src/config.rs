@@ -32,8 +32,9 @@ pub struct TrainConfig {
     /// What the norm of all gradients together is cut down to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
-    /// The decay of a moving average of the parameters, which is then what is evaluated and kept; training goes on
-    /// with the parameters themselves.
+    /// The decay of a moving average of the parameters, which is then what is evaluated and kept
+    /// ([`Trainer::kept`](crate::Trainer::kept)). Training goes on with the parameters themselves, which are lost at
+    /// its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
     /// Ends the run after so many epochs without one that is better on the validation samples.
