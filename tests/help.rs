@@ -6,7 +6,7 @@ use std::fs;
 
 use crate::support::{Sandbox, test_file};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "",
     "train",
     "eval",
