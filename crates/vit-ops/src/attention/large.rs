@@ -2,10 +2,9 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
-
 use super::inputs::{Gradients, Inputs, Part, Sample};
 use super::kernel::WIDEST_HEAD;
+use super::op::Form;
 use super::sample::SampleShape;
 use super::softmax::{GradScores, Softmax};
 use super::{Attend, AttentionDropout, AttentionShape, TokenMask};
@@ -26,8 +25,7 @@ const QUERIES: usize = 128;
 /// What a random number costs, in the same.
 const DRAW_COST: usize = 16;
 
-/// [`self_attention`](crate::self_attention()) and [`cross_attention`](crate::cross_attention()) on contiguous
-/// tensors, for any number of tokens and width of heads.
+/// The form for any number of tokens and width of heads.
 pub(super) struct LargeAttention {
     shape: AttentionShape,
     scale: f32,
@@ -100,6 +98,21 @@ impl LargeAttention {
         );
         (ys, Kept { weights, masks })
     }
+}
+
+impl Form for LargeAttention {
+    fn shape(&self) -> AttentionShape {
+        self.shape
+    }
+
+    fn forward(&self, inputs: Inputs) -> Vec<f32> {
+        let (ys, kept) = self.weigh(inputs);
+        if self.tracked {
+            // An operation runs forward once; its value lives in the graph until the backward pass.
+            let _ = self.kept.set(kept);
+        }
+        ys
+    }
 
     /// With dropped weights `W` and output gradient `G`: `dV = Wᵀ G`, `dW = G Vᵀ`, `dS` as [`GradScores`] has it,
     /// `dQ = dS K`, `dK = dSᵀ Q`.
@@ -150,15 +163,6 @@ impl LargeAttention {
             },
         );
         all
-    }
-
-    fn forward(&self, inputs: Inputs) -> Result<(CpuStorage, Shape)> {
-        let (ys, kept) = self.weigh(inputs);
-        if self.tracked {
-            // An operation runs forward once; its value lives in the graph until the backward pass.
-            let _ = self.kept.set(kept);
-        }
-        slices::output(ys, (self.shape.batch, self.shape.sample.queries, self.shape.sample.dim()))
     }
 }
 
@@ -221,59 +225,19 @@ impl BatchMasks {
     }
 }
 
-impl CustomOp1 for LargeAttention {
-    fn name(&self) -> &'static str {
-        "large-self-attention"
-    }
-
-    fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward(Inputs::Packed(slices::of_storage(qkv, layout)?))
-    }
-
-    fn bwd(&self, qkv: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        super::packed_gradient(qkv, grad, |inputs, grad| self.backward(inputs, grad))
-    }
-}
-
-impl CustomOp2 for LargeAttention {
-    fn name(&self) -> &'static str {
-        "large-cross-attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_layout: &Layout,
-        kv: &CpuStorage,
-        kv_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (q, kv) = (slices::of_storage(q, q_layout)?, slices::of_storage(kv, kv_layout)?);
-        self.forward(Inputs::Apart { q, kv })
-    }
-
-    fn bwd(
-        &self,
-        q: &Tensor,
-        kv: &Tensor,
-        _ys: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        super::gradients_apart((q, kv), grad, |inputs, grad| self.backward(inputs, grad))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attention::op::Attention;
     use crate::attention::tests::{mask, ways};
     use crate::attention::{Queries, composed};
     use crate::parallel::tests::assert_threads_do_not_show;
     use crate::testing::{Case, tensors};
-    use candle_core::Var;
+    use candle_core::{Result, Tensor, Var};
 
     fn large(qkv: &Tensor, queries: Queries, attend: &Attend) -> Result<Tensor> {
         let shape = AttentionShape::packed(qkv, queries, attend)?;
-        qkv.contiguous()?.apply_op1(LargeAttention::new(shape, attend, qkv.track_op()))
+        qkv.contiguous()?.apply_op1(Attention(LargeAttention::new(shape, attend, qkv.track_op())))
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub(crate) mod composed;
 mod inputs;
 mod kernel;
 mod large;
+mod op;
 mod sample;
 mod small;
 mod softmax;
@@ -13,8 +14,8 @@ mod tests;
 use candle_core::{Result, Tensor, bail};
 use vit_random::{Random, Site};
 
-use self::inputs::{Gradients, Inputs};
 use self::large::LargeAttention;
+use self::op::Attention;
 use self::sample::SampleShape;
 use self::small::SmallAttention;
 use crate::dropout::DropRate;
@@ -86,9 +87,9 @@ pub fn self_attention(qkv: &Tensor, queries: Queries, attend: &Attend) -> Result
     }
     let (qkv, tracked) = (qkv.contiguous()?, qkv.track_op());
     if large::suits(shape.sample) {
-        qkv.apply_op1(LargeAttention::new(shape, attend, tracked))
+        qkv.apply_op1(Attention(LargeAttention::new(shape, attend, tracked)))
     } else {
-        qkv.apply_op1(SmallAttention::new(shape, attend, tracked))
+        qkv.apply_op1(Attention(SmallAttention::new(shape, attend, tracked)))
     }
 }
 
@@ -113,9 +114,9 @@ pub fn cross_attention(q: &Tensor, kv: &Tensor, attend: &Attend) -> Result<Tenso
     let tracked = q.track_op() || kv.track_op();
     let (q, kv) = (q.contiguous()?, kv.contiguous()?);
     if large::suits(shape.sample) {
-        q.apply_op2(&kv, LargeAttention::new(shape, attend, tracked))
+        q.apply_op2(&kv, Attention(LargeAttention::new(shape, attend, tracked)))
     } else {
-        q.apply_op2(&kv, SmallAttention::new(shape, attend, tracked))
+        q.apply_op2(&kv, Attention(SmallAttention::new(shape, attend, tracked)))
     }
 }
 
@@ -198,41 +199,5 @@ impl AttentionShape {
             ),
             _ => Ok(self),
         }
-    }
-}
-
-/// The gradient of packed queries, keys and values.
-fn packed_gradient(
-    qkv: &Tensor,
-    grad: &Tensor,
-    backward: impl FnOnce(Inputs, &[f32]) -> Gradients,
-) -> Result<Option<Tensor>> {
-    let grad = grad.contiguous()?;
-    let gradients = slices::read2(qkv, &grad, |qkv, grad| Ok(backward(Inputs::Packed(qkv), grad)))?;
-    match gradients {
-        Gradients::Packed(of_qkv) => slices::gradient(of_qkv, qkv),
-        Gradients::Apart { .. } => unreachable!("gradients lie as the inputs do"),
-    }
-}
-
-/// The gradients of queries, and of keys and values.
-fn gradients_apart(
-    (q, kv): (&Tensor, &Tensor),
-    grad: &Tensor,
-    backward: impl FnOnce(Inputs, &[f32]) -> Gradients,
-) -> Result<(Option<Tensor>, Option<Tensor>)> {
-    let grad = grad.contiguous()?;
-    let gradients = slices::read2(q, kv, |q, kv| {
-        slices::read(&grad, |grad| Ok(backward(Inputs::Apart { q, kv }, grad)))
-    })?;
-    match gradients {
-        Gradients::Apart { q: of_q, kv: of_kv } => {
-            let tracked = |values, like: &Tensor| match like.track_op() {
-                true => slices::gradient(values, like),
-                false => Ok(None),
-            };
-            Ok((tracked(of_q, q)?, tracked(of_kv, kv)?))
-        }
-        Gradients::Packed(_) => unreachable!("gradients lie as the inputs do"),
     }
 }

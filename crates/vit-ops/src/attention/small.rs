@@ -2,14 +2,13 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
-
 use super::inputs::{Gradients, Inputs};
 use super::kernel::{Backward, Columns, Weigh, WeighValues};
+use super::op::Form;
 use super::sample::SampleShape;
-use super::{AttentionDropout, AttentionShape, TokenMask};
+use super::{Attend, AttentionDropout, AttentionShape, TokenMask};
 use crate::dropout::Masks;
-use crate::{parallel, simd, slices};
+use crate::{parallel, simd};
 
 /// What the backward pass needs: the attention weights (batch, heads, queries, `weights_row`), and what dropout
 /// left of them.
@@ -18,21 +17,20 @@ struct Weights {
     after_dropout: Option<Vec<f32>>,
 }
 
-/// [`self_attention`](crate::self_attention()) and [`cross_attention`](crate::cross_attention()) on contiguous
-/// tensors.
+/// The form for heads of at most [`WIDEST_HEAD`](super::kernel::WIDEST_HEAD) numbers.
 pub(super) struct SmallAttention {
-    pub(super) shape: AttentionShape,
-    pub(super) scale: f32,
-    pub(super) mask: Option<TokenMask>,
-    pub(super) dropout: Option<AttentionDropout>,
+    shape: AttentionShape,
+    scale: f32,
+    mask: Option<TokenMask>,
+    dropout: Option<AttentionDropout>,
     /// Whether there will be a backward pass.
-    pub(super) tracked: bool,
+    tracked: bool,
     weights: OnceLock<Weights>,
 }
 
 impl SmallAttention {
-    pub(super) fn new(shape: AttentionShape, options: &super::Attend, tracked: bool) -> Self {
-        let super::Attend { scale, mask, dropout, .. } = *options;
+    pub(super) fn new(shape: AttentionShape, attend: &Attend, tracked: bool) -> Self {
+        let Attend { scale, mask, dropout, .. } = *attend;
         let (scale, mask) = (scale as f32, mask.cloned());
         Self { shape, scale, mask, dropout, tracked, weights: OnceLock::new() }
     }
@@ -76,15 +74,20 @@ impl SmallAttention {
         );
         (ys, Weights { before_dropout, after_dropout: drops.then_some(after_dropout) })
     }
+}
 
-    fn forward(&self, inputs: Inputs) -> Result<(CpuStorage, Shape)> {
-        let AttentionShape { batch, sample } = self.shape;
+impl Form for SmallAttention {
+    fn shape(&self) -> AttentionShape {
+        self.shape
+    }
+
+    fn forward(&self, inputs: Inputs) -> Vec<f32> {
         let (ys, weights) = self.weigh(inputs);
         if self.tracked {
             // An operation runs forward once; its value lives in the graph until the backward pass.
             let _ = self.weights.set(weights);
         }
-        slices::output(ys, (batch, sample.queries, sample.dim()))
+        ys
     }
 
     fn backward(&self, inputs: Inputs, grad: &[f32]) -> Gradients {
@@ -146,46 +149,5 @@ impl DropWeights {
                 }
             }
         }
-    }
-}
-
-impl CustomOp1 for SmallAttention {
-    fn name(&self) -> &'static str {
-        "self-attention"
-    }
-
-    fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward(Inputs::Packed(slices::of_storage(qkv, layout)?))
-    }
-
-    fn bwd(&self, qkv: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        super::packed_gradient(qkv, grad, |inputs, grad| self.backward(inputs, grad))
-    }
-}
-
-impl CustomOp2 for SmallAttention {
-    fn name(&self) -> &'static str {
-        "cross-attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_layout: &Layout,
-        kv: &CpuStorage,
-        kv_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (q, kv) = (slices::of_storage(q, q_layout)?, slices::of_storage(kv, kv_layout)?);
-        self.forward(Inputs::Apart { q, kv })
-    }
-
-    fn bwd(
-        &self,
-        q: &Tensor,
-        kv: &Tensor,
-        _ys: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        super::gradients_apart((q, kv), grad, |inputs, grad| self.backward(inputs, grad))
     }
 }
