@@ -4,6 +4,8 @@ mod activation;
 mod add_each;
 mod attention;
 mod cross_entropy;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod dropout;
 mod exp;
 mod lanes;
