@@ -23,6 +23,7 @@ const ANY_CANDLE: &[&str] = &["candle-core", "candle-nn", "candle-datasets"];
 const LAYERS: &[Layer] = &[
     Layer { name: "vit-random", ours: &[], candle: NO_CANDLE },
     Layer { name: "vit-files", ours: &[], candle: NO_CANDLE },
+    Layer { name: "vit-device", ours: &[], candle: NO_CANDLE },
     Layer { name: "vit-ops", ours: &["vit-random"], candle: CANDLE_ALONE },
     Layer { name: "vit-patch", ours: &["vit-ops"], candle: CANDLE_ALONE },
     Layer { name: "vit-layers", ours: &["vit-ops", "vit-random"], candle: CANDLE_ALONE },
@@ -44,6 +45,7 @@ const LAYERS: &[Layer] = &[
         ours: &[
             "vit-random",
             "vit-files",
+            "vit-device",
             "vit-ops",
             "vit-patch",
             "vit-layers",
@@ -55,7 +57,7 @@ const LAYERS: &[Layer] = &[
         ],
         candle: ANY_CANDLE,
     },
-    Layer { name: "xtask", ours: &["vit-fetch"], candle: NO_CANDLE },
+    Layer { name: "xtask", ours: &["vit-fetch", "vit-device"], candle: NO_CANDLE },
 ];
 
 /// Checks the manifests of all crates against the table.

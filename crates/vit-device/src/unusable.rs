@@ -1,0 +1,119 @@
+//! Why no GPU can be used.
+
+use crate::version::dotted;
+
+/// Why no GPU can be used, or not the one that was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unusable {
+    /// The driver's library cannot be loaded.
+    #[error("no NVIDIA driver: {library}: {reason}")]
+    NoDriver {
+        /// Its file.
+        library: String,
+        /// What the dynamic loader said.
+        reason: String,
+    },
+    /// A call of the driver failed.
+    #[error("the NVIDIA driver does not work: {call} gives {name} ({code})")]
+    Driver {
+        /// The function.
+        call: &'static str,
+        /// What it returned.
+        code: i32,
+        /// The driver's own name of that.
+        name: String,
+    },
+    /// There is a driver, and it sees no GPU.
+    #[error("no NVIDIA GPU: the driver sees none")]
+    NoGpu,
+    /// There are fewer GPUs than that.
+    #[error("no such GPU: expected an ordinal below {count}, the number of GPUs, got {asked}")]
+    NoSuchGpu {
+        /// The ordinal asked for.
+        asked: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// The driver is older than the toolkit that the program was built with.
+    #[error(
+        "the NVIDIA driver is too old: expected one for CUDA {} or newer, got one for CUDA {}",
+        dotted(*toolkit),
+        dotted(*driver)
+    )]
+    OldDriver {
+        /// The newest CUDA that the driver knows.
+        driver: (u32, u32),
+        /// The toolkit's version.
+        toolkit: (u32, u32),
+    },
+    /// The GPU is not of a kind that the program was built for.
+    #[error(
+        "{gpu} cannot run this build: expected a GPU for {architecture}, got compute capability {}",
+        dotted(*compute_capability)
+    )]
+    ComputeCapability {
+        /// The GPU's name.
+        gpu: String,
+        /// Its compute capability.
+        compute_capability: (u32, u32),
+        /// What was built for, such as `sm_90a`.
+        architecture: String,
+    },
+    /// A library of CUDA cannot be loaded.
+    #[error("a library of CUDA is missing: {library}: {reason}")]
+    NoLibrary {
+        /// Its file.
+        library: String,
+        /// What the dynamic loader said.
+        reason: String,
+    },
+}
+
+impl Unusable {
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::NoDriver { .. } => {
+                "install NVIDIA's driver; a container has it where it is started with `--gpus all`"
+            }
+            Self::Driver { .. } => {
+                "look at what `nvidia-smi` says; a driver that was just updated wants a restart, and toolkits' `stubs` \
+                 folders must not be on the path of libraries"
+            }
+            Self::NoGpu => {
+                "look at what `nvidia-smi` says, and whether CUDA_VISIBLE_DEVICES hides the GPU"
+            }
+            Self::NoSuchGpu { .. } => "`nvidia-smi -L` lists the GPUs",
+            Self::OldDriver { .. } => {
+                "update NVIDIA's driver, or build with a toolkit of the driver's version"
+            }
+            Self::ComputeCapability { .. } => {
+                "build for this GPU: set CUDA_COMPUTE_CAP to its compute capability, such as 90 for 9.0"
+            }
+            Self::NoLibrary { .. } => {
+                "install the CUDA toolkit's libraries, and name their folder in LD_LIBRARY_PATH (PATH on Windows)"
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_say_what_was_expected_and_what_came() {
+        let old = Unusable::OldDriver { driver: (12, 8), toolkit: (13, 0) };
+        assert_eq!(
+            old.to_string(),
+            "the NVIDIA driver is too old: expected one for CUDA 13.0 or newer, got one for CUDA 12.8"
+        );
+        let absent = Unusable::NoSuchGpu { asked: 3, count: 2 };
+        assert_eq!(
+            absent.to_string(),
+            "no such GPU: expected an ordinal below 2, the number of GPUs, got 3"
+        );
+    }
+}
