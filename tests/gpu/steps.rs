@@ -2,18 +2,24 @@
 
 use std::ops::ControlFlow;
 
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
-use vit_layers::{Mode, Parameters};
+use vit_layers::{Mode, Parameters, Random};
 use vit_model::{Preset, VisionTransformer, VitConfig};
+use vit_ops::cross_entropy_sum;
+use vit_ops::cuda::Tape;
 use vit_train::{
-    Error, Forward, Observer, OptimizerConfig, Record, Schedule, ScheduleKind, TrainConfig, Trainer,
+    Data, Error, Forward, Observer, OptimizerConfig, Record, Schedule, ScheduleKind, TrainConfig,
+    Trainer,
 };
 
 use crate::digits::{Digits, Way};
 use crate::gpu;
 
-/// Losses of steps with the same masks, and parameters by norm: what rounding does to twenty steps.
+/// Of losses of ten steps with the same masks.
 const LOSS_TOLERANCE: f64 = 1e-4;
+/// Of parameters after them, by norm. Wider than where one batch is repeated: a bias that began at zero has gone ten
+/// learning rates, and Adam moves an entry whose gradient is about zero by one of them to either side.
 const PARAMETER_TOLERANCE: f64 = 1e-3;
 
 const SAMPLES: usize = 700;
@@ -44,7 +50,7 @@ struct Run {
 fn config() -> TrainConfig {
     TrainConfig {
         log_every: 1,
-        max_steps: Some(20),
+        max_steps: Some(10),
         seed: 5,
         ..TrainConfig::new(2, OptimizerConfig::adam(1e-3))
     }
@@ -110,6 +116,10 @@ fn assert_close(got: &Run, want: &Run, label: &str) {
         assert!(all, "{label}: an epoch came to {got:?}, not {want:?}");
     }
     for ((name, got), (_, want)) in got.parameters.iter().zip(&want.parameters) {
+        if name.ends_with("k_norm.bias") {
+            // Its exact gradient is zero, and what is left is rounding.
+            continue;
+        }
         let norm =
             |xs: &mut dyn Iterator<Item = f32>| xs.map(|x| f64::from(x).powi(2)).sum::<f64>();
         let difference = norm(&mut got.iter().zip(want).map(|(got, want)| got - want));
@@ -168,6 +178,27 @@ fn records_that_are_rare_add_up_to_those_of_every_step() -> Result<(), Error> {
         often.losses()[..10].chunks(5).map(|five| five.iter().sum::<f64>() / 5.0).collect();
     for (got, want) in rare.losses().iter().zip(means) {
         assert!((got - want).abs() < 1e-9, "{got} {want}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_presets_need_nothing_of_candles_backward_pass() -> candle_core::Result<()> {
+    for preset in [Preset::Shallow, Preset::Notebook] {
+        let parameters = Parameters::seeded(1);
+        let forward = forward(&model(preset), &parameters, gpu());
+        let batch = Digits::new(64, gpu(), Way::Given).train_batch(1, &[0, 1, 2, 3])?;
+        let (loss, tape) = Tape::of(|| {
+            let logits = forward(&batch.images, Mode::Train(Random::new(1)))?;
+            cross_entropy_sum(&logits, &batch.labels)
+        })?;
+        assert!(tape.covers(&loss)?, "{}", preset.name());
+        let (own, candles) = (tape.backward(&loss)?, loss.backward()?);
+        for (name, var) in parameters.sorted() {
+            let gradient =
+                |of: &GradStore| of.get(&var).expect("a gradient").flatten_all()?.to_vec1::<f32>();
+            assert!(gradient(&own)? == gradient(&candles)?, "{}: {name}", preset.name());
+        }
     }
     Ok(())
 }
