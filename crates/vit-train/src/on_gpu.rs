@@ -160,7 +160,10 @@ fn whole_step(
             let loss = smoothed_cross_entropy_sum(&logits, &labels, config.label_smoothing)?;
             Ok::<_, candle_core::Error>((logits, loss))
         })?;
-        let gradients = gradients::of_shard(tape.backward(&loss)?, parameters)?;
+        let gradients = gradients::of_shard(
+            tape.backward(&loss, parameters.iter().map(|(_, var)| var))?,
+            parameters,
+        )?;
         let (loss, logits) = (loss.detach(), logits.detach());
         total = Some(match total {
             None => (loss.clone(), gradients),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
 use candle_core::cuda_backend::cudarc::driver::DevicePtr;
-use candle_core::{CustomOp1, CustomOp2, CustomOp3, Result, Tensor, TensorId};
+use candle_core::{CustomOp1, CustomOp2, CustomOp3, Result, Tensor, Var};
 
 use super::launch::{device_of, held};
 
@@ -96,66 +96,82 @@ impl Tape {
         Ok((output, Self { entries }))
     }
 
-    /// The gradients of `loss`, as `loss.backward()` gives them for its variables. Where candle itself has computed
-    /// something between the recorded operations that a gradient has to go through, it is candle that gives them.
+    /// The gradients of `variables`, as `loss.backward()` gives them. Where candle itself has computed something between
+    /// the recorded operations that a gradient has to go through, other than another shape, it is candle that gives them.
     ///
     /// # Errors
     /// If an operation has no gradient.
-    pub fn backward(&self, loss: &Tensor) -> Result<GradStore> {
-        match self.ways(loss)? {
+    pub fn backward<'a>(
+        &self,
+        loss: &Tensor,
+        variables: impl IntoIterator<Item = &'a Var>,
+    ) -> Result<GradStore> {
+        match self.ways(loss, variables)? {
             Some(ways) => self.gradients(loss, &ways),
             None => loss.backward(),
         }
     }
 
-    /// Whether [`backward`](Self::backward) finds every way to a variable among what was recorded.
+    /// Whether [`backward`](Self::backward) finds every way to the variables among what was recorded.
     ///
     /// # Errors
     /// If a tensor's storage cannot be read.
-    pub fn covers(&self, loss: &Tensor) -> Result<bool> {
-        Ok(self.ways(loss)?.is_some())
+    pub fn covers<'a>(
+        &self,
+        loss: &Tensor,
+        variables: impl IntoIterator<Item = &'a Var>,
+    ) -> Result<bool> {
+        Ok(self.ways(loss, variables)?.is_some())
     }
 
-    /// For each input of each entry, whose gradient it adds to; or none where an input comes from elsewhere.
-    fn ways(&self, loss: &Tensor) -> Result<Option<Vec<Vec<Option<TensorId>>>>> {
+    /// For each input of each entry, the tensor whose gradient it adds to, if it has one; or none where an input comes
+    /// from elsewhere.
+    fn ways<'a>(
+        &self,
+        loss: &Tensor,
+        variables: impl IntoIterator<Item = &'a Var>,
+    ) -> Result<Option<Vec<Vec<Option<Tensor>>>>> {
         let mut known = HashSet::new();
         let mut places = HashMap::new();
+        for variable in variables {
+            known.insert(variable.id());
+            places.insert(place(variable)?, variable.as_tensor().clone());
+        }
         let mut ways = Vec::new();
         for Entry { inputs, output, .. } in &self.entries {
             let mut of_entry = Vec::new();
             for input in inputs {
-                let way = if !input.track_op() {
+                let same_elements = || Ok::<_, candle_core::Error>(places.get(&place(input)?));
+                of_entry.push(if !input.track_op() {
                     None
-                } else if input.is_variable() || known.contains(&input.id()) {
-                    Some(input.id())
-                } else if let Some(&id) = places.get(&place(input)?) {
-                    // The same elements in another shape.
-                    Some(id)
+                } else if known.contains(&input.id()) {
+                    Some(input.clone())
+                } else if let Some(of) = same_elements()? {
+                    Some(of.clone())
                 } else {
                     return Ok(None);
-                };
-                of_entry.push(way);
+                });
             }
             known.insert(output.id());
-            places.insert(place(output)?, output.id());
+            places.insert(place(output)?, output.clone());
             ways.push(of_entry);
         }
         Ok(known.contains(&loss.id()).then_some(ways))
     }
 
-    fn gradients(&self, loss: &Tensor, ways: &[Vec<Option<TensorId>>]) -> Result<GradStore> {
+    fn gradients(&self, loss: &Tensor, ways: &[Vec<Option<Tensor>>]) -> Result<GradStore> {
         let mut store = GradStore::default();
         store.insert(loss, loss.ones_like()?);
         for (entry, ways) in self.entries.iter().zip(ways).rev() {
             let Some(gradient) = store.remove(&entry.output) else { continue };
-            let gradient = gradient.reshape(entry.output.shape())?;
             for (of_input, way) in entry.backward(&gradient)?.into_iter().zip(ways) {
-                let (Some(of_input), Some(id)) = (of_input, *way) else { continue };
-                let sum = match store.get_id(id) {
-                    Some(so_far) => (so_far.reshape(of_input.shape())? + of_input)?,
+                let (Some(of_input), Some(to)) = (of_input, way) else { continue };
+                let of_input = of_input.reshape(to.shape())?;
+                let sum = match store.get(to) {
+                    Some(so_far) => (so_far + of_input)?,
                     None => of_input,
                 };
-                store.insert_id(id, sum.detach());
+                store.insert(to, sum.detach());
             }
         }
         Ok(store)
