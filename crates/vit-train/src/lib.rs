@@ -8,12 +8,13 @@ mod evaluation;
 mod gradients;
 mod interface;
 mod metrics;
-#[cfg(feature = "cuda")]
+#[cfg_attr(not(feature = "cuda"), path = "no_gpu.rs")]
 mod on_gpu;
 mod optimizer;
 mod run_folder;
 mod schedule;
 mod shards;
+mod sums;
 mod threads;
 mod trainer;
 

@@ -5,20 +5,14 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Tensor};
-use vit_ops::cuda::{AdamSlot, AdamUpdate, Clock, Examples, Graph, Step, Tally, Tape};
+use candle_core::{DType, Device, Tensor, Var};
+use vit_ops::cuda::{AdamSlot, AdamUpdate, Clock, Examples, Fault, Graph, Step, Tally, Tape};
 use vit_ops::{Mode, smoothed_cross_entropy_sum};
 use vit_random::Random;
 
-use crate::averages::Averages;
-use crate::{Batch, Data, Error, Forward, Optimizer, Parameters, TrainConfig, gradients};
-
-/// The GPU that all parameters are on, if there is one that steps can be recorded on.
-pub(crate) fn of_all(parameters: &Parameters) -> Option<Device> {
-    let on_gpu = |var: &candle_core::Var| var.device().is_cuda() && var.dtype() == DType::F32;
-    let (_, first) = parameters.first()?;
-    parameters.iter().all(|(_, var)| on_gpu(var)).then(|| first.device().clone())
-}
+use crate::sums::Sums;
+use crate::trainer::Trained;
+use crate::{Batch, Bytes, Data, Error, Forward, Parameters, TrainConfig, gradients};
 
 /// The steps of a run.
 pub(crate) struct OnGpu {
@@ -39,21 +33,15 @@ enum Samples {
     Fed(Vec<Batch>),
 }
 
-/// What was added up, over so many steps.
-pub(crate) struct Taken {
-    pub(crate) tally: Tally,
-    pub(crate) steps: usize,
-}
-
 impl OnGpu {
-    /// Steps of epochs of at most `samples` samples.
-    pub(crate) fn new(
-        device: Device,
-        config: &TrainConfig,
-        (parameters, optimizer): (&Parameters, &Optimizer),
-        averages: Option<&Averages>,
-        (data, samples): (&dyn Data, usize),
-    ) -> Result<Self, Error> {
+    /// The steps of a run on this data, if all parameters are `f32` on a GPU.
+    pub(crate) fn of<F>(trained: &Trained<F>, data: &dyn Data) -> Result<Option<Self>, Error> {
+        let Trained { config, parameters, optimizer, averages, .. } = trained;
+        let on_gpu = |var: &Var| var.device().is_cuda() && var.dtype() == DType::F32;
+        let device = match parameters.first() {
+            Some((_, first)) if parameters.iter().all(|(_, var)| on_gpu(var)) => first.device(),
+            _ => return Ok(None),
+        };
         let average = |index: usize| averages.map(|them| them.parameters()[index].1.clone());
         let slots = parameters.iter().zip(optimizer.decays()).enumerate();
         let slots = slots.map(|(index, ((_, var), decays))| AdamSlot {
@@ -61,36 +49,39 @@ impl OnGpu {
             decays,
             average: average(index),
         });
-        let steps = samples / config.samples_of_step();
-        let samples = match data.train_bytes() {
-            None => Samples::Fed(Vec::new()),
-            Some(bytes) => Samples::Kept {
-                examples: Examples::new(
-                    (&bytes.pixels, &bytes.labels),
-                    bytes.table,
-                    bytes.shape,
-                    &device,
-                )?,
-                order: Tensor::zeros(steps * config.samples_of_step(), DType::U32, &device)?,
-            },
-        };
-        let step = Step::new(&device, slots.collect(), steps)?;
-        Ok(Self { clock: Clock::new(&device)?, step, samples, graph: None, device, untaken: 0 })
+        let steps = data.order(1).len() / config.samples_of_step();
+        Ok(Some(Self {
+            clock: Clock::new(device)?,
+            step: Step::new(device, slots.collect(), steps)?,
+            samples: Samples::of(data, steps * config.samples_of_step(), device)?,
+            graph: None,
+            device: device.clone(),
+            untaken: 0,
+        }))
     }
 
-    /// Begins an epoch whose first step is `first`, with the samples that it takes in order, and the numbers of each step
-    /// for parameters that decay and for those that do not.
-    pub(crate) fn begin_epoch(
+    /// Begins an epoch whose first step is `first` of a run's `last`, with the order of its samples.
+    pub(crate) fn begin_epoch<F>(
         &mut self,
-        first: u64,
-        samples: &[u32],
-        updates: &[[AdamUpdate; 2]],
+        trained: &Trained<F>,
+        (first, last): (u64, u64),
+        order: &[u32],
     ) -> Result<(), Error> {
+        let Trained { config, optimizer, averages, .. } = trained;
+        let steps = order.len() / config.samples_of_step();
+        let updates = (first..).take(steps).map(|step| {
+            let lr = config.schedule.lr(config.optimizer.lr, step, last);
+            let average_share = averages.map_or(0.0, |them| them.share(step - 1) as f32);
+            optimizer.updates(step, lr).map(|update| AdamUpdate { average_share, ..update })
+        });
+        let updates: Vec<[AdamUpdate; 2]> = updates.collect();
+        let [decaying, others] =
+            [0, 1].map(|kind| updates.iter().map(move |both| both[kind]).collect::<Vec<_>>());
+        self.step.set_updates(&decaying, &others)?;
         self.clock.set(first as u32, 0)?;
-        let [decaying, others] = [0, 1].map(|kind| updates.iter().map(move |both| both[kind]));
-        self.step.set_updates(&decaying.collect::<Vec<_>>(), &others.collect::<Vec<_>>())?;
-        if let Samples::Kept { order, .. } = &self.samples {
-            order.slice_set(&Tensor::new(samples, &self.device)?, 0, 0)?;
+        if let Samples::Kept { order: kept, .. } = &self.samples {
+            let order = &order[..steps * config.samples_of_step()];
+            kept.slice_set(&Tensor::new(order, &self.device)?, 0, 0)?;
         }
         Ok(())
     }
@@ -98,12 +89,12 @@ impl OnGpu {
     /// Launches a step on these samples of the epoch's order.
     pub(crate) fn launch(
         &mut self,
-        config: &TrainConfig,
-        (forward, parameters): (&impl Forward, &Parameters),
+        trained: &Trained<impl Forward>,
         (epoch, samples): (u64, &[u32]),
         data: &dyn Data,
     ) -> Result<(), Error> {
         let Self { clock, step, samples: source, graph, device, untaken } = self;
+        let config = trained.config;
         if let Samples::Fed(batches) = source {
             let each = samples.chunks(config.batch_size);
             let each = each.map(|indices| data.train_batch(epoch, indices));
@@ -114,16 +105,27 @@ impl OnGpu {
             return Ok(graph.launch()?);
         }
         let recorded = Graph::warmed_up(device, || {
-            clock.during(|| whole_step(config, (forward, parameters), source, (clock, &mut *step)))
+            clock.during(|| whole_step(trained, source, (clock, &mut *step)))
         });
         *graph = Some(recorded?);
         Ok(())
     }
 
-    /// Waits for the steps so far, and takes what they have added up to since the last time.
-    pub(crate) fn take(&mut self) -> Result<Taken, Error> {
-        let steps = std::mem::take(&mut self.untaken);
-        Ok(Taken { tally: self.step.take()?, steps })
+    /// Waits for the steps so far, and takes what they have come to since the last time.
+    pub(crate) fn take(
+        &mut self,
+        config: &TrainConfig,
+        parameters: &Parameters,
+        epoch: u64,
+    ) -> Result<Sums, Error> {
+        let Tally { loss_sum, correct, fault } = self.step.take()?;
+        if let Some(Fault { step, parameter, value }) = fault {
+            let of = |parameter: usize| format!("gradient of {}", parameters[parameter].0);
+            let what = parameter.map_or_else(|| "loss".to_owned(), of);
+            return Err(Error::NotFinite { step: step.into(), epoch, what, value });
+        }
+        let samples = std::mem::take(&mut self.untaken) * config.samples_of_step();
+        Ok(Sums { loss_sum, correct: correct as usize, samples })
     }
 }
 
@@ -142,11 +144,11 @@ fn feed(to: &mut Vec<Batch>, from: Vec<Batch>) -> candle_core::Result<()> {
 
 /// All that a step computes, its batches one after the other.
 fn whole_step(
-    config: &TrainConfig,
-    (forward, parameters): (&impl Forward, &Parameters),
+    trained: &Trained<impl Forward>,
     samples: &Samples,
     (clock, end): (&Clock, &mut Step),
 ) -> Result<(), Error> {
+    let Trained { config, forward, parameters, .. } = trained;
     let of_step = config.samples_of_step();
     // The clock says which step it is.
     let random = Random::new(config.seed).at_step(0);
@@ -183,6 +185,15 @@ fn whole_step(
 }
 
 impl Samples {
+    /// Those of epochs of at most `count` samples.
+    fn of(data: &dyn Data, count: usize, device: &Device) -> candle_core::Result<Self> {
+        let Some(Bytes { pixels, labels, table, shape }) = data.train_bytes() else {
+            return Ok(Self::Fed(Vec::new()));
+        };
+        let examples = Examples::new((&pixels, &labels), table, shape, device)?;
+        Ok(Self::Kept { examples, order: Tensor::zeros(count, DType::U32, device)? })
+    }
+
     /// A batch of a step.
     fn batch(
         &self,

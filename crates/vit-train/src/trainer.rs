@@ -7,17 +7,15 @@ use std::time::Instant;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use vit_ops::Mode;
-#[cfg(feature = "cuda")]
-use vit_ops::cuda::Fault;
 use vit_random::Random;
 
 use crate::averages::Averages;
 use crate::best::Best;
 use crate::evaluation::{EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU, Evaluation, evaluate_here};
 use crate::gradients::Summed;
-#[cfg(feature = "cuda")]
-use crate::on_gpu::{self, OnGpu, Taken};
+use crate::on_gpu::OnGpu;
 use crate::shards::{Shard, shards, train_shard};
+use crate::sums::Sums;
 use crate::threads::thread_pool;
 use crate::{
     Data, EpochMetrics, Error, Forward, Observer, Optimizer, Parameters, Record, StepMetrics,
@@ -33,7 +31,6 @@ pub struct Trainer<F> {
     averages: Option<Averages>,
     threads: Arc<ThreadPool>,
     /// Where steps are recorded and repeated, if the parameters are on a GPU.
-    #[cfg(feature = "cuda")]
     on_gpu: Option<OnGpu>,
     step: u64,
     /// How many a whole run takes.
@@ -63,7 +60,6 @@ impl<F: Forward> Trainer<F> {
             optimizer,
             averages,
             threads,
-            #[cfg(feature = "cuda")]
             on_gpu: None,
             step: 0,
             steps: 0,
@@ -92,7 +88,8 @@ impl<F: Forward> Trainer<F> {
     /// If there is no whole batch, a parameter has no gradient, the loss or a gradient is not finite, or the
     /// observer fails.
     pub fn run<O: Observer>(&mut self, data: &dyn Data, observer: &mut O) -> Result<(), O::Error> {
-        if self.is_on_gpu() {
+        self.on_gpu = OnGpu::of(&self.trained(), data)?;
+        if self.on_gpu.is_some() {
             // What is recorded there belongs to the thread that recorded it.
             return self.run_here(data, observer);
         }
@@ -104,8 +101,6 @@ impl<F: Forward> Trainer<F> {
         let an_epoch = (data.order(1).len() / self.config.samples_of_step()) as u64;
         let steps = self.config.epochs.saturating_mul(an_epoch);
         self.steps = self.config.max_steps.map_or(steps, |last| last.min(steps));
-        #[cfg(feature = "cuda")]
-        self.prepare_gpu(data)?;
         let mut best = Best::default();
         for epoch in 1..=self.config.epochs {
             let (metrics, flow) = self.epoch(epoch, data, observer)?;
@@ -134,10 +129,9 @@ impl<F: Forward> Trainer<F> {
         if order.len() < batch_size {
             return Err(Error::NoBatch { batch_size, samples: order.len() }.into());
         }
-        let (mut whole, mut since_record) = (Mean::default(), Mean::default());
+        let (mut whole, mut since_record) = (Sums::default(), Sums::default());
         let mut flow = ControlFlow::Continue(());
-        #[cfg(feature = "cuda")]
-        self.begin_epoch_on_gpu(&order)?;
+        self.begin_on_gpu(&order)?;
         for (index, batch) in (1..).zip(order.chunks_exact(batch_size)) {
             let is_due = index % self.config.log_every == 0;
             let step = self.take_step(epoch, batch, data, is_due)?;
@@ -150,7 +144,7 @@ impl<F: Forward> Trainer<F> {
                     loss: since_record.loss(),
                     lr: self.optimizer.lr(),
                 }))?;
-                since_record = Mean::default();
+                since_record = Sums::default();
             }
             flow = observer.after_step(self.step)?;
             if self.config.max_steps.is_some_and(|last| self.step >= last) {
@@ -189,7 +183,8 @@ impl<F: Forward> Trainer<F> {
     fn evaluate(&self, data: &dyn Data) -> Result<(Evaluation, Evaluation), Error> {
         let swap = || self.averages.as_ref().map_or(Ok(()), |them| them.swap(&self.parameters));
         swap()?;
-        let at_once = if self.is_on_gpu() { EVALUATION_BATCH_ON_GPU } else { EVALUATION_BATCH };
+        let at_once =
+            if self.on_gpu.is_some() { EVALUATION_BATCH_ON_GPU } else { EVALUATION_BATCH };
         let val = evaluate_here(&self.forward, data.val_len(), at_once, |indices| {
             data.val_batch(indices)
         });
@@ -204,6 +199,20 @@ impl<F: Forward> Trainer<F> {
         Error::NotFinite { step: self.step, epoch, what: what.to_owned(), value }
     }
 
+    /// What steps on a GPU are told.
+    fn trained(&self) -> Trained<'_, F> {
+        let Self { config, forward, parameters, optimizer, averages, .. } = self;
+        Trained { config, forward, parameters, optimizer, averages: averages.as_ref() }
+    }
+
+    /// Gives the GPU, if there is one, the order of an epoch and the numbers of each of its steps.
+    fn begin_on_gpu(&mut self, order: &[u32]) -> Result<(), Error> {
+        let Some(mut on_gpu) = self.on_gpu.take() else { return Ok(()) };
+        let begun = on_gpu.begin_epoch(&self.trained(), (self.step + 1, self.steps), order);
+        self.on_gpu = Some(on_gpu);
+        begun
+    }
+
     /// A step on these samples. On a GPU it is launched, and gives what the steps before it and itself have come to when
     /// that is due, else nothing yet.
     fn take_step(
@@ -212,84 +221,29 @@ impl<F: Forward> Trainer<F> {
         samples: &[u32],
         data: &dyn Data,
         is_due: bool,
-    ) -> Result<Step, Error> {
+    ) -> Result<Sums, Error> {
         self.step += 1;
         let lr = self.config.schedule.lr(self.config.optimizer.lr, self.step, self.steps);
         self.optimizer.set_lr(lr);
-        #[cfg(feature = "cuda")]
-        if let Some(on_gpu) = &mut self.on_gpu {
-            let (config, model) = (&self.config, (&self.forward, &self.parameters));
-            on_gpu.launch(config, model, (epoch, samples), data)?;
-            return if is_due { self.rest_of_steps(epoch) } else { Ok(Step::default()) };
-        }
-        let _ = is_due;
-        self.train_step(epoch, samples, data)
-    }
-
-    #[cfg(not(feature = "cuda"))]
-    fn rest_of_steps(&mut self, _epoch: u64) -> Result<Step, Error> {
-        Ok(Step::default())
+        let Some(mut on_gpu) = self.on_gpu.take() else {
+            return self.train_step(epoch, samples, data);
+        };
+        let launched = on_gpu.launch(&self.trained(), (epoch, samples), data);
+        self.on_gpu = Some(on_gpu);
+        launched?;
+        if is_due { self.rest_of_steps(epoch) } else { Ok(Sums::default()) }
     }
 
     /// What the steps on a GPU have come to that have given nothing yet.
-    #[cfg(feature = "cuda")]
-    fn rest_of_steps(&mut self, epoch: u64) -> Result<Step, Error> {
-        let Some(on_gpu) = &mut self.on_gpu else { return Ok(Step::default()) };
-        let Taken { tally, steps } = on_gpu.take()?;
-        if let Some(Fault { step, parameter, value }) = tally.fault {
-            let what = parameter.map_or_else(
-                || "loss".to_owned(),
-                |parameter| format!("gradient of {}", self.parameters[parameter].0),
-            );
-            return Err(Error::NotFinite { step: step.into(), epoch, what, value });
-        }
-        let samples = steps * self.config.samples_of_step();
-        Ok(Step { loss_sum: tally.loss_sum, correct: tally.correct as usize, samples })
-    }
-
-    #[cfg(not(feature = "cuda"))]
-    const fn is_on_gpu(&self) -> bool {
-        false
-    }
-
-    #[cfg(feature = "cuda")]
-    fn is_on_gpu(&self) -> bool {
-        on_gpu::of_all(&self.parameters).is_some()
-    }
-
-    /// Makes room for an epoch's steps on the GPU, if the parameters are on one.
-    #[cfg(feature = "cuda")]
-    fn prepare_gpu(&mut self, data: &dyn Data) -> Result<(), Error> {
-        let Some(device) = on_gpu::of_all(&self.parameters) else { return Ok(()) };
-        let trained = (&self.parameters, &self.optimizer);
-        let samples = (data, data.order(1).len());
-        let averages = self.averages.as_ref();
-        self.on_gpu = Some(OnGpu::new(device, &self.config, trained, averages, samples)?);
-        Ok(())
-    }
-
-    /// Gives the GPU the order of an epoch and the numbers of each of its steps.
-    #[cfg(feature = "cuda")]
-    fn begin_epoch_on_gpu(&mut self, order: &[u32]) -> Result<(), Error> {
-        let Some(on_gpu) = &mut self.on_gpu else { return Ok(()) };
-        let steps = order.len() / self.config.samples_of_step();
-        let updates = (self.step + 1..).take(steps).map(|step| {
-            let lr = self.config.schedule.lr(self.config.optimizer.lr, step, self.steps);
-            let mut updates = self.optimizer.updates(step, lr);
-            if let Some(averages) = &self.averages {
-                let share = averages.share(step - 1) as f32;
-                updates.iter_mut().for_each(|update| update.average_share = share);
-            }
-            updates
-        });
-        let samples = &order[..steps * self.config.samples_of_step()];
-        on_gpu.begin_epoch(self.step + 1, samples, &updates.collect::<Vec<_>>())
+    fn rest_of_steps(&mut self, epoch: u64) -> Result<Sums, Error> {
+        let Some(on_gpu) = &mut self.on_gpu else { return Ok(Sums::default()) };
+        on_gpu.take(&self.config, &self.parameters, epoch)
     }
 
     /// A step on these samples, a batch after the other.
-    fn train_step(&mut self, epoch: u64, samples: &[u32], data: &dyn Data) -> Result<Step, Error> {
+    fn train_step(&mut self, epoch: u64, samples: &[u32], data: &dyn Data) -> Result<Sums, Error> {
         let random = Random::new(self.config.seed).at_step(self.step);
-        let mut step = Step { loss_sum: 0.0, correct: 0, samples: samples.len() };
+        let mut step = Sums { loss_sum: 0.0, correct: 0, samples: samples.len() };
         let mut gradients: Vec<Summed> = Vec::new();
         let batch_size = self.config.batch_size;
         for (first, batch) in (0..).step_by(batch_size).zip(samples.chunks(batch_size)) {
@@ -332,36 +286,14 @@ impl<F: Forward> Trainer<F> {
     }
 }
 
-/// What a step gives.
-#[derive(Default)]
-struct Step {
-    loss_sum: f64,
-    correct: usize,
-    samples: usize,
-}
-
-/// Loss and accuracy over some steps.
-#[derive(Default)]
-struct Mean {
-    loss_sum: f64,
-    correct: usize,
-    samples: usize,
-}
-
-impl Mean {
-    fn add(&mut self, step: &Step) {
-        self.loss_sum += step.loss_sum;
-        self.correct += step.correct;
-        self.samples += step.samples;
-    }
-
-    fn loss(&self) -> f64 {
-        self.loss_sum / self.samples as f64
-    }
-
-    fn accuracy(&self) -> f64 {
-        self.correct as f64 / self.samples as f64
-    }
+/// What steps on a GPU are told.
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "without a GPU nobody is told"))]
+pub(crate) struct Trained<'a, F> {
+    pub(crate) config: &'a TrainConfig,
+    pub(crate) forward: &'a F,
+    pub(crate) parameters: &'a Parameters,
+    pub(crate) optimizer: &'a Optimizer,
+    pub(crate) averages: Option<&'a Averages>,
 }
 
 #[cfg(test)]

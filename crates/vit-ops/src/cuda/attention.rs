@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Result,
 
 use super::dropout::Drawn;
 use super::launch::{
-    ByValue, Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor,
+    ByValue, Grid, Held, device_of, elements, held, kernel, not_on_cpu, output, room, tensor,
 };
 use super::tape::{apply1, apply2};
 use crate::Attend;
@@ -144,7 +144,7 @@ impl Attention {
         kernel!(device, ATTENTION, "attention")
             .read(q)
             .read(kv)
-            .read_if(bias.as_ref().map(|bias| bias.elements::<f32>()).transpose()?.as_ref())
+            .read_if(bias.as_ref().map(Held::elements::<f32>).transpose()?.as_ref())
             .write(&mut ys)
             .value(self.layout)
             .value(self.drawn.draw)
@@ -165,7 +165,7 @@ impl Attention {
         kernel!(&device, ATTENTION, "attention_gradient")
             .read(&held(q).elements::<f32>()?)
             .read(&held(kv).elements::<f32>()?)
-            .read_if(bias.as_ref().map(|bias| bias.elements::<f32>()).transpose()?.as_ref())
+            .read_if(bias.as_ref().map(Held::elements::<f32>).transpose()?.as_ref())
             .read(&held(&grad).elements::<f32>()?)
             .pointer(grad_q)
             .pointer(grad_kv)

@@ -1,0 +1,35 @@
+//! Without the feature `cuda` no step is taken on a GPU: there is no value of [`OnGpu`].
+
+use crate::sums::Sums;
+use crate::trainer::Trained;
+use crate::{Data, Error, Forward, Parameters, TrainConfig};
+
+pub(crate) enum OnGpu {}
+
+impl OnGpu {
+    pub(crate) fn of<F>(_: &Trained<F>, _: &dyn Data) -> Result<Option<Self>, Error> {
+        Ok(None)
+    }
+
+    pub(crate) fn begin_epoch<F>(
+        &mut self,
+        _: &Trained<F>,
+        _: (u64, u64),
+        _: &[u32],
+    ) -> Result<(), Error> {
+        match *self {}
+    }
+
+    pub(crate) fn launch(
+        &mut self,
+        _: &Trained<impl Forward>,
+        _: (u64, &[u32]),
+        _: &dyn Data,
+    ) -> Result<(), Error> {
+        match *self {}
+    }
+
+    pub(crate) fn take(&mut self, _: &TrainConfig, _: &Parameters, _: u64) -> Result<Sums, Error> {
+        match *self {}
+    }
+}

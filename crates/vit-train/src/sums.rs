@@ -1,0 +1,30 @@
+//! Loss and accuracy over some steps.
+
+/// What some steps have come to.
+#[derive(Default)]
+pub(crate) struct Sums {
+    /// Sum of the samples' losses.
+    pub(crate) loss_sum: f64,
+    /// Samples that were classified right.
+    pub(crate) correct: usize,
+    /// Samples trained on.
+    pub(crate) samples: usize,
+}
+
+impl Sums {
+    pub(crate) fn add(&mut self, more: &Self) {
+        self.loss_sum += more.loss_sum;
+        self.correct += more.correct;
+        self.samples += more.samples;
+    }
+
+    /// Mean loss of a sample.
+    pub(crate) fn loss(&self) -> f64 {
+        self.loss_sum / self.samples as f64
+    }
+
+    /// Share of samples classified right.
+    pub(crate) fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.samples as f64
+    }
+}
