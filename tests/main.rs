@@ -7,6 +7,10 @@ mod idx_folder;
 mod running;
 mod support;
 
+#[cfg(target_os = "linux")]
+#[path = "../crates/vit-device/tests/machine/mod.rs"]
+mod machine;
+
 mod agreement;
 mod bad_data;
 mod bad_models;
@@ -14,6 +18,8 @@ mod bad_settings;
 mod bench;
 mod committed_configs;
 mod compare;
+#[cfg(target_os = "linux")]
+mod cuda_build;
 mod evaluation;
 mod explain;
 mod export;

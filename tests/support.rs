@@ -1,7 +1,7 @@
 //! The `vit` binary in an empty folder of its own, without network, home or data.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -28,11 +28,18 @@ const UNSET: [&str; 8] = [
 /// A folder to work in.
 pub(crate) struct Sandbox {
     folder: TempDir,
+    vit: PathBuf,
+    environment: Vec<(&'static str, OsString)>,
 }
 
 impl Sandbox {
     pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        Self::of(env!("CARGO_BIN_EXE_vit").into(), Vec::new())
+    }
+
+    /// With another `vit`, whose environment holds this beside.
+    pub(crate) fn of(vit: PathBuf, environment: Vec<(&'static str, OsString)>) -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), vit, environment }
     }
 
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
@@ -71,12 +78,13 @@ impl Sandbox {
 
     /// `vit`, with these words separated by blanks.
     pub(crate) fn command(&self, words: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vit"));
+        let mut command = Command::new(&self.vit);
         command.args(words.split_whitespace()).current_dir(self.folder.path());
         for name in UNSET {
             command.env_remove(name);
         }
         command.envs(PROXIES.map(|name| (name, DEAD_PROXY)));
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let home = self.path("home");
         command.env("XDG_CACHE_HOME", home.join("cache")).env("HOME", home);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -104,6 +104,25 @@ impl Examples {
         })
     }
 
+    /// All images, u8 (count, `height * width`), and their labels, u8 (count); of the former, a batch holds each byte
+    /// through [`normalisation`](Self::normalisation).
+    #[must_use]
+    pub const fn bytes(&self) -> (&Tensor, &Tensor) {
+        (&self.images, &self.labels)
+    }
+
+    /// Channels, height and width of an image.
+    #[must_use]
+    pub const fn shape(&self) -> (usize, usize, usize) {
+        (Self::CHANNELS, self.height, self.width)
+    }
+
+    /// What each byte is normalised to.
+    #[must_use]
+    pub const fn normalisation() -> &'static [f32; 256] {
+        &NORMALISED
+    }
+
     /// A batch of the values that `append` makes of each image's index and bytes.
     fn batch_of(
         &self,

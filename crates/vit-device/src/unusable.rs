@@ -28,7 +28,7 @@ pub enum Unusable {
     #[error("no NVIDIA GPU: the driver sees none")]
     NoGpu,
     /// There are fewer GPUs than that.
-    #[error("no GPU is cuda:{asked}: the driver sees {count}, counted from 0")]
+    #[error("no such GPU: expected an ordinal below {count}, the number of GPUs, got {asked}")]
     NoSuchGpu {
         /// The ordinal asked for.
         asked: usize,
@@ -111,6 +111,9 @@ mod tests {
             "the NVIDIA driver is too old: expected one for CUDA 13.0 or newer, got one for CUDA 12.8"
         );
         let absent = Unusable::NoSuchGpu { asked: 3, count: 2 };
-        assert_eq!(absent.to_string(), "no GPU is cuda:3: the driver sees 2, counted from 0");
+        assert_eq!(
+            absent.to_string(),
+            "no such GPU: expected an ordinal below 2, the number of GPUs, got 3"
+        );
     }
 }

@@ -14,11 +14,14 @@ int cuInit(unsigned int flags) { return flags == 0 ? setting("VIT_STUB_INIT", 0)
 
 int cuGetErrorName(int code, const char **name) {
     switch (code) {
+    case 46: *name = "CUDA_ERROR_DEVICE_UNAVAILABLE"; return 0;
     case 100: *name = "CUDA_ERROR_NO_DEVICE"; return 0;
     case 803: *name = "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"; return 0;
     default: *name = NULL; return 1;
     }
 }
+
+int cuGetErrorString(int code, const char **text) { return cuGetErrorName(code, text); }
 
 int cuDriverGetVersion(int *version) { *version = setting("VIT_STUB_CUDA", 13000); return 0; }
 
@@ -42,3 +45,6 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
 }
 
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)(device - 39) << 30; return 0; }
+
+/* Nothing can be computed here: each GPU is another program's alone. */
+int cuDevicePrimaryCtxRetain(void **context, int device) { *context = NULL; return device < 40 ? 101 : 46; }

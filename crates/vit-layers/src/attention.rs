@@ -2,7 +2,9 @@
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use vit_ops::{Attend, DropRate, Queries, attention_weights, cross_attention, self_attention};
+use vit_ops::{
+    Attend, DropRate, Queries, attention_weights, cross_attention, first_tokens, self_attention,
+};
 use vit_random::Site;
 
 use crate::dropout::check_rate;
@@ -120,6 +122,6 @@ pub(crate) fn weight_drop(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<(DropR
 pub(crate) fn rows_of(queries: Queries, xs: &Tensor) -> Result<Tensor> {
     match queries {
         Queries::All => Ok(xs.clone()),
-        Queries::First => xs.narrow(1, 0, 1),
+        Queries::First => first_tokens(xs, 1),
     }
 }

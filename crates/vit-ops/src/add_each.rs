@@ -25,6 +25,10 @@ pub fn add_each(xs: &Tensor, shared: &Tensor) -> Result<Tensor> {
             shared.dims()
         );
     }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::fused(xs) {
+        return crate::cuda::add_each(xs, shared);
+    }
     if slices::fused(xs) {
         xs.contiguous()?.apply_op2(&shared.contiguous()?, AddEach)
     } else {

@@ -48,6 +48,10 @@ pub fn smoothed_cross_entropy_sum(
     if batch == 0 {
         return logits.sum_all();
     }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::fused(logits) {
+        return crate::cuda::smoothed_cross_entropy_sum(logits, labels, smoothing);
+    }
     if !slices::fused(logits) {
         return composed::smoothed_cross_entropy_sum(logits, labels, smoothing);
     }

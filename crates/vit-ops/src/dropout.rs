@@ -34,9 +34,14 @@ impl DropRate {
     }
 
     /// A number of 32 random bits below this one drops its element.
-    fn threshold(self) -> u32 {
+    pub(crate) fn threshold(self) -> u32 {
         // At most 2^32 - 1, so that the cast cannot saturate into keeping nothing of a rate below one.
         (self.0 * f64::exp2(32.0)) as u32
+    }
+
+    /// What an element that is not dropped is multiplied by.
+    pub(crate) fn keep(self) -> f32 {
+        (1.0 / (1.0 - self.0)) as f32
     }
 }
 
@@ -58,6 +63,10 @@ pub fn dropout(xs: &Tensor, rate: DropRate, site: Site, random: &Random) -> Resu
     }
     if xs.rank() == 0 {
         bail!("dropout: expected xs of shape (batch, ...), got a scalar");
+    }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::fused(xs) {
+        return crate::cuda::dropout(xs, rate, site, random);
     }
     if slices::fused(xs) {
         xs.contiguous()?.apply_op1(Dropout { rate, site, random: *random, mask: OnceLock::new() })
@@ -96,6 +105,10 @@ pub fn dropout_mask(
     let Some((_batch, sample)) = shape.split_first() else {
         bail!("dropout mask: expected a shape of (batch, ...), got a scalar");
     };
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return crate::cuda::dropout_mask(shape, rate, site, random, device)?.to_dtype(dtype);
+    }
     let mut mask = vec![0.0; shape.iter().product()];
     fill_mask(&mut mask, sample.iter().product(), rate, site, random);
     Tensor::from_vec(mask, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
@@ -130,8 +143,8 @@ pub(crate) struct Masks {
 impl Masks {
     /// Masks of `sample_len` elements.
     pub(crate) fn new(rate: DropRate, site: Site, random: Random, sample_len: usize) -> Self {
-        let keep = (1.0 / (1.0 - rate.get())) as f32;
-        Self { threshold: rate.threshold(), keep, site, random, bits: vec![0; sample_len] }
+        let (threshold, keep) = (rate.threshold(), rate.keep());
+        Self { threshold, keep, site, random, bits: vec![0; sample_len] }
     }
 
     /// Draws the mask of a sample.

@@ -28,6 +28,10 @@ pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
             bias.dims()
         );
     }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::fused(xs) {
+        return crate::cuda::layer_norm(xs, weight, bias, eps);
+    }
     if !slices::fused(xs) {
         return composed::layer_norm(xs, weight, bias, eps);
     }

@@ -8,6 +8,7 @@ mod cross_entropy;
 pub mod cuda;
 mod dropout;
 mod exp;
+mod first_tokens;
 mod lanes;
 mod layer_norm;
 mod linear;
@@ -33,6 +34,7 @@ pub use attention::{
 };
 pub use cross_entropy::{cross_entropy_sum, smoothed_cross_entropy_sum};
 pub use dropout::{DropRate, dropout, dropout_mask};
+pub use first_tokens::first_tokens;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use linear_activation::linear_activation;

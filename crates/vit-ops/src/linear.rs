@@ -16,6 +16,10 @@ use crate::{simd, slices};
 /// If the shapes do not fit, or the weight is empty.
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     check(xs, weight, bias)?;
+    #[cfg(feature = "cuda")]
+    if crate::cuda::fused(xs) {
+        return crate::cuda::linear(xs, weight, bias);
+    }
     if !slices::fused(xs) {
         return composed::linear(xs, weight, bias);
     }

@@ -24,6 +24,10 @@ pub fn linear_activation(
     activation: Activation,
 ) -> Result<Tensor> {
     check(xs, weight, Some(bias))?;
+    #[cfg(feature = "cuda")]
+    if crate::cuda::fused(xs) {
+        return crate::cuda::linear_activation(xs, weight, bias, activation);
+    }
     if !slices::fused(xs) {
         return composed::linear_activation(xs, weight, bias, activation);
     }

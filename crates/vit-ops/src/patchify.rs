@@ -16,6 +16,10 @@ use crate::slices;
 /// If the patch does not divide the images.
 pub fn patchify(images: &Tensor, patch: (usize, usize)) -> Result<Tensor> {
     let op = Patchify::of(images, patch)?;
+    #[cfg(feature = "cuda")]
+    if crate::cuda::fused(images) {
+        return crate::cuda::patchify(images, op.on_gpu());
+    }
     if slices::fused(images) {
         images.contiguous()?.apply_op1(op)
     } else {
@@ -60,6 +64,14 @@ impl Patchify {
             );
         }
         Ok(Self { batch, channels, grid: (height / patch.0, width / patch.1), patch })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_gpu(self) -> crate::cuda::Patches {
+        let [channels, rows, columns, height, width] =
+            [self.channels, self.grid.0, self.grid.1, self.patch.0, self.patch.1]
+                .map(|count| count as u32);
+        crate::cuda::Patches { channels, rows, columns, height, width }
     }
 
     /// Calls `line` with where each line of a patch begins in the images, in the order of patches.

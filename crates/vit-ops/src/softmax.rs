@@ -18,6 +18,10 @@ pub fn softmax(xs: &Tensor) -> Result<Tensor> {
     if xs.elem_count() == 0 {
         return Ok(xs.clone());
     }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::fused(xs) && xs.rank() > 0 {
+        return crate::cuda::softmax(xs);
+    }
     if slices::fused(xs) && xs.rank() > 0 {
         xs.contiguous()?.apply_op1(Softmax)
     } else {

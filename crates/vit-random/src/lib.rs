@@ -22,6 +22,12 @@ impl Site {
         }
         Self(hash)
     }
+
+    /// The number that stands for the name.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
 }
 
 /// A seed, a step and the index of the first sample in view: what a layer needs to draw from.
@@ -51,7 +57,26 @@ impl Random {
         Self { first_sample: self.first_sample.wrapping_add(first), ..self }
     }
 
-    /// The numbers that `site` draws for one sample.
+    /// The seed.
+    #[must_use]
+    pub const fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The step, modulo 2³².
+    #[must_use]
+    pub const fn step(&self) -> u32 {
+        self.step
+    }
+
+    /// The index of the first sample in view.
+    #[must_use]
+    pub const fn first_sample(&self) -> u32 {
+        self.first_sample
+    }
+
+    /// The numbers that `site` draws for one sample: the blocks of Philox4x32-10 under the key `seed`, at the counters
+    /// (block, sample, step, site).
     #[must_use]
     pub const fn stream(&self, site: Site, sample: u32) -> Stream {
         let sample = self.first_sample.wrapping_add(sample);

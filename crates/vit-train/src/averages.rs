@@ -31,10 +31,15 @@ impl Averages {
         &self.averages
     }
 
+    /// How far the averages go to the parameters after `before` steps and one more.
+    pub(crate) fn share(&self, before: u64) -> f64 {
+        let before = before as f64;
+        1.0 - self.decay.min(before / (before + 9.0))
+    }
+
     /// Takes in the parameters after a step.
     pub(crate) fn update(&mut self, parameters: &Parameters) -> Result<()> {
-        let before = self.steps as f64;
-        let share = 1.0 - self.decay.min(before / (before + 9.0));
+        let share = self.share(self.steps);
         self.steps += 1;
         let each = self.averages.par_iter().zip(parameters).with_min_len(PARAMETERS_AT_ONCE);
         each.try_for_each(|((_, average), (_, var))| {

@@ -11,6 +11,9 @@ use crate::{Batch, Error, Forward};
 /// second cache of 1 MB. What order sums have may depend on it, so whoever evaluates elsewhere takes as many.
 pub const EVALUATION_BATCH: usize = 50;
 
+/// Samples that are evaluated at once on a GPU, which wants many.
+pub(crate) const EVALUATION_BATCH_ON_GPU: usize = 1000;
+
 /// Evaluates samples `0..len` of those that `batch` gives, in order, on so many threads.
 ///
 /// # Errors
@@ -21,17 +24,18 @@ pub fn evaluate(
     threads: usize,
     batch: impl Fn(&[u32]) -> TensorResult<Batch> + Sync,
 ) -> Result<Evaluation, Error> {
-    Ok(thread_pool(threads)?.install(|| evaluate_here(forward, len, &batch))?)
+    Ok(thread_pool(threads)?.install(|| evaluate_here(forward, len, EVALUATION_BATCH, &batch))?)
 }
 
 /// The same on the current thread pool.
 pub(crate) fn evaluate_here(
     forward: &impl Forward,
     len: usize,
+    at_once: usize,
     batch: impl Fn(&[u32]) -> TensorResult<Batch> + Sync,
 ) -> TensorResult<Evaluation> {
     let indices: Vec<u32> = (0..len as u32).collect();
-    let batches = indices.par_chunks(EVALUATION_BATCH);
+    let batches = indices.par_chunks(at_once);
     let parts: Vec<Evaluation> = batches
         .map(|indices| evaluate_batch(forward, &batch(indices)?))
         .collect::<TensorResult<_>>()?;

@@ -21,6 +21,19 @@ pub struct Batch {
     pub labels: Tensor,
 }
 
+/// Images of one byte a pixel, which a GPU can keep: a batch is nothing but their bytes, each through a table.
+#[derive(Clone, Debug)]
+pub struct Bytes {
+    /// u8 (count, channels * height * width)
+    pub pixels: Tensor,
+    /// u8 (count)
+    pub labels: Tensor,
+    /// What each byte is normalised to.
+    pub table: &'static [f32; 256],
+    /// Channels, height and width.
+    pub shape: (usize, usize, usize),
+}
+
 /// What is trained on: samples by index, and the order of an epoch.
 pub trait Data: Send + Sync {
     /// The training samples of an epoch (from 1), in order.
@@ -31,6 +44,11 @@ pub trait Data: Send + Sync {
     /// # Errors
     /// If a sample cannot be given.
     fn train_batch(&self, epoch: u64, indices: &[u32]) -> TensorResult<Batch>;
+
+    /// All samples that an order may name, if [`train_batch`](Self::train_batch) changes nothing of them.
+    fn train_bytes(&self) -> Option<Bytes> {
+        None
+    }
 
     /// Number of validation samples, which are neither trained on nor tested with: choices are made by them.
     fn val_len(&self) -> usize {

@@ -8,6 +8,8 @@ mod evaluation;
 mod gradients;
 mod interface;
 mod metrics;
+#[cfg(feature = "cuda")]
+mod on_gpu;
 mod optimizer;
 mod run_folder;
 mod schedule;
@@ -19,7 +21,7 @@ pub use config::TrainConfig;
 pub use error::Error;
 pub use evaluation::{Confusion, EVALUATION_BATCH, Evaluation, argmax, evaluate};
 pub use gradients::clip_gradients;
-pub use interface::{Batch, Data, Forward, Observer};
+pub use interface::{Batch, Bytes, Data, Forward, Observer};
 pub use metrics::{EpochMetrics, MetricsFile, Record, StepMetrics};
 pub use optimizer::{Decay, Optimizer, OptimizerConfig, OptimizerKind};
 pub use run_folder::RunFolder;

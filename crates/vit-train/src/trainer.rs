@@ -7,12 +7,16 @@ use std::time::Instant;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use vit_ops::Mode;
+#[cfg(feature = "cuda")]
+use vit_ops::cuda::Fault;
 use vit_random::Random;
 
 use crate::averages::Averages;
 use crate::best::Best;
-use crate::evaluation::{Evaluation, evaluate_here};
+use crate::evaluation::{EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU, Evaluation, evaluate_here};
 use crate::gradients::Summed;
+#[cfg(feature = "cuda")]
+use crate::on_gpu::{self, OnGpu, Taken};
 use crate::shards::{Shard, shards, train_shard};
 use crate::threads::thread_pool;
 use crate::{
@@ -28,6 +32,9 @@ pub struct Trainer<F> {
     optimizer: Optimizer,
     averages: Option<Averages>,
     threads: Arc<ThreadPool>,
+    /// Where steps are recorded and repeated, if the parameters are on a GPU.
+    #[cfg(feature = "cuda")]
+    on_gpu: Option<OnGpu>,
     step: u64,
     /// How many a whole run takes.
     steps: u64,
@@ -49,7 +56,18 @@ impl<F: Forward> Trainer<F> {
         let optimizer = Optimizer::new(config.optimizer, &parameters)?;
         let averages = config.ema.map(|decay| Averages::new(decay, &parameters)).transpose()?;
         let threads = Arc::new(thread_pool(threads)?);
-        Ok(Self { config, forward, parameters, optimizer, averages, threads, step: 0, steps: 0 })
+        Ok(Self {
+            config,
+            forward,
+            parameters,
+            optimizer,
+            averages,
+            threads,
+            #[cfg(feature = "cuda")]
+            on_gpu: None,
+            step: 0,
+            steps: 0,
+        })
     }
 
     /// The same trainer; weight decay that is on matrices alone leaves the parameters of these names alone too.
@@ -74,6 +92,10 @@ impl<F: Forward> Trainer<F> {
     /// If there is no whole batch, a parameter has no gradient, the loss or a gradient is not finite, or the
     /// observer fails.
     pub fn run<O: Observer>(&mut self, data: &dyn Data, observer: &mut O) -> Result<(), O::Error> {
+        if self.is_on_gpu() {
+            // What is recorded there belongs to the thread that recorded it.
+            return self.run_here(data, observer);
+        }
         // All of it on the pool: a thread that is outside would have to be woken at each step.
         Arc::clone(&self.threads).install(|| self.run_here(data, observer))
     }
@@ -82,6 +104,8 @@ impl<F: Forward> Trainer<F> {
         let an_epoch = (data.order(1).len() / self.config.samples_of_step()) as u64;
         let steps = self.config.epochs.saturating_mul(an_epoch);
         self.steps = self.config.max_steps.map_or(steps, |last| last.min(steps));
+        #[cfg(feature = "cuda")]
+        self.prepare_gpu(data)?;
         let mut best = Best::default();
         for epoch in 1..=self.config.epochs {
             let (metrics, flow) = self.epoch(epoch, data, observer)?;
@@ -112,11 +136,14 @@ impl<F: Forward> Trainer<F> {
         }
         let (mut whole, mut since_record) = (Mean::default(), Mean::default());
         let mut flow = ControlFlow::Continue(());
+        #[cfg(feature = "cuda")]
+        self.begin_epoch_on_gpu(&order)?;
         for (index, batch) in (1..).zip(order.chunks_exact(batch_size)) {
-            let step = self.train_step(epoch, batch, data)?;
+            let is_due = index % self.config.log_every == 0;
+            let step = self.take_step(epoch, batch, data, is_due)?;
             whole.add(&step);
             since_record.add(&step);
-            if index % self.config.log_every == 0 {
+            if is_due {
                 observer.record(&Record::Step(StepMetrics {
                     step: self.step,
                     epoch,
@@ -133,6 +160,7 @@ impl<F: Forward> Trainer<F> {
                 break;
             }
         }
+        whole.add(&self.rest_of_steps(epoch)?);
         let loop_seconds = begun.elapsed().as_secs_f64();
         let (val, test) = self.evaluate(data)?;
         // The last step's update is seen here alone.
@@ -161,9 +189,13 @@ impl<F: Forward> Trainer<F> {
     fn evaluate(&self, data: &dyn Data) -> Result<(Evaluation, Evaluation), Error> {
         let swap = || self.averages.as_ref().map_or(Ok(()), |them| them.swap(&self.parameters));
         swap()?;
-        let val = evaluate_here(&self.forward, data.val_len(), |indices| data.val_batch(indices));
-        let test =
-            evaluate_here(&self.forward, data.test_len(), |indices| data.test_batch(indices));
+        let at_once = if self.is_on_gpu() { EVALUATION_BATCH_ON_GPU } else { EVALUATION_BATCH };
+        let val = evaluate_here(&self.forward, data.val_len(), at_once, |indices| {
+            data.val_batch(indices)
+        });
+        let test = evaluate_here(&self.forward, data.test_len(), at_once, |indices| {
+            data.test_batch(indices)
+        });
         swap()?;
         Ok((val?, test?))
     }
@@ -172,9 +204,90 @@ impl<F: Forward> Trainer<F> {
         Error::NotFinite { step: self.step, epoch, what: what.to_owned(), value }
     }
 
+    /// A step on these samples. On a GPU it is launched, and gives what the steps before it and itself have come to when
+    /// that is due, else nothing yet.
+    fn take_step(
+        &mut self,
+        epoch: u64,
+        samples: &[u32],
+        data: &dyn Data,
+        is_due: bool,
+    ) -> Result<Step, Error> {
+        self.step += 1;
+        let lr = self.config.schedule.lr(self.config.optimizer.lr, self.step, self.steps);
+        self.optimizer.set_lr(lr);
+        #[cfg(feature = "cuda")]
+        if let Some(on_gpu) = &mut self.on_gpu {
+            let (config, model) = (&self.config, (&self.forward, &self.parameters));
+            on_gpu.launch(config, model, (epoch, samples), data)?;
+            return if is_due { self.rest_of_steps(epoch) } else { Ok(Step::default()) };
+        }
+        let _ = is_due;
+        self.train_step(epoch, samples, data)
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn rest_of_steps(&mut self, _epoch: u64) -> Result<Step, Error> {
+        Ok(Step::default())
+    }
+
+    /// What the steps on a GPU have come to that have given nothing yet.
+    #[cfg(feature = "cuda")]
+    fn rest_of_steps(&mut self, epoch: u64) -> Result<Step, Error> {
+        let Some(on_gpu) = &mut self.on_gpu else { return Ok(Step::default()) };
+        let Taken { tally, steps } = on_gpu.take()?;
+        if let Some(Fault { step, parameter, value }) = tally.fault {
+            let what = parameter.map_or_else(
+                || "loss".to_owned(),
+                |parameter| format!("gradient of {}", self.parameters[parameter].0),
+            );
+            return Err(Error::NotFinite { step: step.into(), epoch, what, value });
+        }
+        let samples = steps * self.config.samples_of_step();
+        Ok(Step { loss_sum: tally.loss_sum, correct: tally.correct as usize, samples })
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    const fn is_on_gpu(&self) -> bool {
+        false
+    }
+
+    #[cfg(feature = "cuda")]
+    fn is_on_gpu(&self) -> bool {
+        on_gpu::of_all(&self.parameters).is_some()
+    }
+
+    /// Makes room for an epoch's steps on the GPU, if the parameters are on one.
+    #[cfg(feature = "cuda")]
+    fn prepare_gpu(&mut self, data: &dyn Data) -> Result<(), Error> {
+        let Some(device) = on_gpu::of_all(&self.parameters) else { return Ok(()) };
+        let trained = (&self.parameters, &self.optimizer);
+        let samples = (data, data.order(1).len());
+        let averages = self.averages.as_ref();
+        self.on_gpu = Some(OnGpu::new(device, &self.config, trained, averages, samples)?);
+        Ok(())
+    }
+
+    /// Gives the GPU the order of an epoch and the numbers of each of its steps.
+    #[cfg(feature = "cuda")]
+    fn begin_epoch_on_gpu(&mut self, order: &[u32]) -> Result<(), Error> {
+        let Some(on_gpu) = &mut self.on_gpu else { return Ok(()) };
+        let steps = order.len() / self.config.samples_of_step();
+        let updates = (self.step + 1..).take(steps).map(|step| {
+            let lr = self.config.schedule.lr(self.config.optimizer.lr, step, self.steps);
+            let mut updates = self.optimizer.updates(step, lr);
+            if let Some(averages) = &self.averages {
+                let share = averages.share(step - 1) as f32;
+                updates.iter_mut().for_each(|update| update.average_share = share);
+            }
+            updates
+        });
+        let samples = &order[..steps * self.config.samples_of_step()];
+        on_gpu.begin_epoch(self.step + 1, samples, &updates.collect::<Vec<_>>())
+    }
+
     /// A step on these samples, a batch after the other.
     fn train_step(&mut self, epoch: u64, samples: &[u32], data: &dyn Data) -> Result<Step, Error> {
-        self.step += 1;
         let random = Random::new(self.config.seed).at_step(self.step);
         let mut step = Step { loss_sum: 0.0, correct: 0, samples: samples.len() };
         let mut gradients: Vec<Summed> = Vec::new();
@@ -211,8 +324,6 @@ impl<F: Forward> Trainer<F> {
         if let Some(norm) = self.config.clip {
             gradients::clip_gradients(&mut gradients, norm)?;
         }
-        let lr = self.config.schedule.lr(self.config.optimizer.lr, self.step, self.steps);
-        self.optimizer.set_lr(lr);
         self.optimizer.step(&gradients)?;
         if let Some(averages) = &mut self.averages {
             averages.update(&self.parameters)?;
@@ -222,6 +333,7 @@ impl<F: Forward> Trainer<F> {
 }
 
 /// What a step gives.
+#[derive(Default)]
 struct Step {
     loss_sum: f64,
     correct: usize,

@@ -95,7 +95,7 @@ pub(crate) struct Train {
     /// Threads; the result does not depend on it [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Where to compute: auto, cpu, cuda or cuda:N
+    /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: Device,
     /// Begin with the parameters of this file: of any layout that `vit export` writes
@@ -137,7 +137,7 @@ pub(crate) struct Eval {
     /// Threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Where to compute: auto, cpu, cuda or cuda:N
+    /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: Device,
     /// Print the result as JSON
@@ -166,7 +166,7 @@ pub(crate) struct Predict {
     /// Add the K most probable classes, the first first
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) top_k: Option<u16>,
-    /// Where to compute: auto, cpu, cuda or cuda:N
+    /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: Device,
 }
@@ -188,7 +188,7 @@ pub(crate) struct Explain {
     /// The PNG file to write
     #[arg(short, long, value_name = "PNG")]
     pub(crate) output: PathBuf,
-    /// Where to compute: auto, cpu, cuda or cuda:N
+    /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: Device,
 }

@@ -51,6 +51,16 @@ impl Failure {
         Self { message: format!("{what}: {}", self.message), ..self }
     }
 
+    /// Of steps that take so many images at once: where a GPU has no room for them, this is what to change.
+    pub(crate) fn at_batch_size(self, batch_size: usize) -> Self {
+        if self.exit != Exit::Device {
+            return self;
+        }
+        self.about(format!("a batch of {batch_size} images")).hint(
+            "pass a smaller --batch-size; with --accumulate, steps are still of as many images",
+        )
+    }
+
     /// Whether it ends the program so.
     pub(crate) fn is(&self, exit: Exit) -> bool {
         self.exit == exit
@@ -94,9 +104,18 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// CUDA's name of the error, which candle passes on as text alone.
+const OUT_OF_MEMORY: &str = "CUDA_ERROR_OUT_OF_MEMORY";
+
 impl From<candle_core::Error> for Failure {
     fn from(error: candle_core::Error) -> Self {
-        Self::new(Exit::Internal, chain(&error))
+        let said = chain(&error);
+        if said.contains(OUT_OF_MEMORY) {
+            let message = format!("the GPU has too little free memory: {said}");
+            let hint = "see with `nvidia-smi` who uses it, or pass --device cpu";
+            return Self::new(Exit::Device, message).hint(hint);
+        }
+        Self::new(Exit::Internal, said)
     }
 }
 
@@ -144,6 +163,9 @@ impl From<vit_fetch::Error> for Failure {
 impl From<vit_model::Error> for Failure {
     fn from(error: vit_model::Error) -> Self {
         use vit_model::Error;
+        if let Error::Tensor(error) = error {
+            return error.into();
+        }
         let (exit, hint) = match &error {
             Error::Encoder(_)
             | Error::Patch(_)
@@ -170,7 +192,6 @@ impl From<vit_model::Error> for Failure {
                     _ => None,
                 },
             ),
-            Error::Tensor(_) => (Exit::Internal, None),
             Error::Parameters { .. } => (
                 Exit::File,
                 Some(
@@ -186,6 +207,9 @@ impl From<vit_model::Error> for Failure {
 impl From<vit_train::Error> for Failure {
     fn from(error: vit_train::Error) -> Self {
         use vit_train::Error;
+        if let Error::Tensor(error) = error {
+            return error.into();
+        }
         let (exit, hint) = match &error {
             Error::RunFolderExists { .. } => {
                 (Exit::Usage, Some("pass another --run-dir, or none to have one chosen"))
@@ -200,5 +224,37 @@ impl From<vit_train::Error> for Failure {
             _ => (Exit::Internal, None),
         };
         Self { exit, message: chain(&error), hint: hint.map(str::to_owned) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn out_of_memory() -> candle_core::Error {
+        let said = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+        candle_core::Error::Cuda(said.into())
+    }
+
+    #[test]
+    fn a_full_gpu_is_a_device_that_cannot_be_had() {
+        for failure in [
+            Failure::from(out_of_memory()),
+            vit_train::Error::from(out_of_memory()).into(),
+            vit_model::Error::from(out_of_memory()).into(),
+        ] {
+            assert!(failure.is(Exit::Device), "{failure:?}");
+        }
+        assert!(Failure::from(candle_core::Error::Msg("other".to_owned())).is(Exit::Internal));
+    }
+
+    #[test]
+    fn a_batch_that_is_too_large_for_a_gpu_is_named() {
+        let failure = Failure::from(vit_train::Error::from(out_of_memory())).at_batch_size(4096);
+        let expected = "a batch of 4096 images: the GPU has too little free memory: ";
+        assert!(failure.message.starts_with(expected), "{failure:?}");
+        assert!(failure.hint.is_some_and(|hint| hint.contains("--batch-size")));
+        let other = Failure::new(Exit::Diverged, "other").at_batch_size(4096);
+        assert_eq!(other.message, "other");
     }
 }

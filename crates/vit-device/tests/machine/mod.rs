@@ -1,5 +1,6 @@
 //! A machine with a driver of ours: a folder of stub libraries, which the dynamic loader looks into first.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,6 +19,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// One that can be computed on: a GPU of compute capability 9.0, and driver and libraries of CUDA 13.0. None where
     /// no C compiler is, which is said.
+    #[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
     pub(crate) fn with_a_gpu() -> Option<Self> {
         let machine = Self { folder: tempfile::tempdir().unwrap(), settings: Vec::new() };
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vit-device/tests/driver.c");
@@ -46,9 +48,10 @@ impl Machine {
         self
     }
 
-    /// Has the command run on this machine.
-    pub(crate) fn run<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        command.env("LD_LIBRARY_PATH", self.folder.path()).envs(self.settings.iter().copied())
+    /// The environment of a program that is to run on this machine.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, OsString)> {
+        let settings = self.settings.iter().map(|(setting, value)| (*setting, value.into()));
+        settings.chain([("LD_LIBRARY_PATH", self.folder.path().into())]).collect()
     }
 
     fn path(&self, name: &str) -> PathBuf {

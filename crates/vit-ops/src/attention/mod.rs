@@ -82,6 +82,10 @@ pub fn self_attention(qkv: &Tensor, queries: Queries, attend: &Attend) -> Result
         // Without tokens there is nothing to attend to: the values, of which there are none.
         return qkv.narrow(1, 0, shape.sample.queries)?.narrow(2, 0, shape.sample.dim());
     }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::fused(qkv) && crate::cuda::suits(shape) {
+        return crate::cuda::attention(crate::cuda::AttentionInputs::Packed(qkv), shape, attend);
+    }
     if !slices::fused(qkv) {
         return composed::self_attention(qkv, queries, attend);
     }
@@ -107,6 +111,10 @@ pub fn cross_attention(q: &Tensor, kv: &Tensor, attend: &Attend) -> Result<Tenso
     let shape = AttentionShape::apart(q, (kv, 2), attend)?;
     if q.elem_count() == 0 {
         return Ok(q.clone());
+    }
+    #[cfg(feature = "cuda")]
+    if crate::cuda::fused(q) && crate::cuda::suits(shape) {
+        return crate::cuda::attention(crate::cuda::AttentionInputs::Apart(q, kv), shape, attend);
     }
     if !slices::fused(q) {
         return composed::cross_attention(q, kv, attend);
@@ -143,9 +151,9 @@ impl Attend<'_> {
 const SCORE_COST: usize = 32;
 
 #[derive(Clone, Copy, Debug)]
-struct AttentionShape {
-    batch: usize,
-    sample: SampleShape,
+pub(crate) struct AttentionShape {
+    pub(crate) batch: usize,
+    pub(crate) sample: SampleShape,
 }
 
 impl AttentionShape {

@@ -5,54 +5,54 @@ use crate::slices::{LANES, copy};
 
 /// The sizes of one sample.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SampleShape {
+pub(crate) struct SampleShape {
     /// Those with keys and values.
-    pub(super) tokens: usize,
+    pub(crate) tokens: usize,
     /// The rows that are asked for; of packed inputs, those of the first so many tokens.
-    pub(super) queries: usize,
-    pub(super) heads: usize,
-    pub(super) head_dim: usize,
+    pub(crate) queries: usize,
+    pub(crate) heads: usize,
+    pub(crate) head_dim: usize,
 }
 
 impl SampleShape {
     #[inline(always)]
-    pub(super) fn dim(self) -> usize {
+    pub(crate) fn dim(self) -> usize {
         self.heads * self.head_dim
     }
 
     /// Numbers in the packed rows of a sample (tokens, 3 * dim).
     #[inline(always)]
-    pub(super) fn packed(self) -> usize {
+    pub(crate) fn packed(self) -> usize {
         self.tokens * 3 * self.dim()
     }
 
     /// Numbers in the keys and values of a sample (tokens, 2 * dim).
     #[inline(always)]
-    pub(super) fn keys_and_values(self) -> usize {
+    pub(crate) fn keys_and_values(self) -> usize {
         self.tokens * 2 * self.dim()
     }
 
     /// Numbers in what is asked for (queries, dim).
     #[inline(always)]
-    pub(super) fn output(self) -> usize {
+    pub(crate) fn output(self) -> usize {
         self.queries * self.dim()
     }
 
     /// Numbers in a row of weights: the tokens, and zeros up to a whole register.
     #[inline(always)]
-    pub(super) fn weights_row(self) -> usize {
+    pub(crate) fn weights_row(self) -> usize {
         self.tokens.next_multiple_of(LANES)
     }
 
     /// Numbers in the weights of one head (queries, `weights_row`).
     #[inline(always)]
-    pub(super) fn head_weights(self) -> usize {
+    pub(crate) fn head_weights(self) -> usize {
         self.queries * self.weights_row()
     }
 
     /// Numbers in a sample's weights (heads, queries, `weights_row`).
     #[inline(always)]
-    pub(super) fn weights(self) -> usize {
+    pub(crate) fn weights(self) -> usize {
         self.heads * self.head_weights()
     }
 }

@@ -29,7 +29,8 @@ pub struct Optimizer {
 struct Slot {
     var: Var,
     decays: bool,
-    moments: Moments,
+    /// None before the first step.
+    moments: Option<Moments>,
 }
 
 /// First and second moment, where they are used.
@@ -44,7 +45,7 @@ impl Optimizer {
     /// An optimiser that has taken no step.
     ///
     /// # Errors
-    /// If a setting is out of range, or a device has no room for the moments.
+    /// If a setting is out of range.
     pub fn new(
         config: OptimizerConfig,
         parameters: &Parameters,
@@ -66,9 +67,23 @@ impl Optimizer {
         config.check()?;
         let slots = parameters.iter().map(|(name, var)| {
             let decays = config.decay.acts_on(name, var.rank(), spared);
-            Ok(Slot { var: var.clone(), decays, moments: Moments::zeros(var)? })
+            Slot { var: var.clone(), decays, moments: None }
         });
-        Ok(Self { config, step: 0, slots: slots.collect::<Result<_>>()? })
+        Ok(Self { config, step: 0, slots: slots.collect() })
+    }
+
+    /// Whether weight decay acts on each parameter.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn decays(&self) -> impl Iterator<Item = bool> {
+        self.slots.iter().map(|slot| slot.decays)
+    }
+
+    /// The numbers of a step (from 1) at this learning rate, for parameters that decay and for those that do not.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn updates(&self, step: u64, lr: f64) -> [vit_ops::cuda::AdamUpdate; 2] {
+        let with = OptimizerConfig { lr, ..self.config };
+        let without = OptimizerConfig { weight_decay: 0.0, ..with };
+        [with, without].map(|config| Update::new(&config, step).on_gpu())
     }
 
     /// The learning rate of the next step.
@@ -119,7 +134,11 @@ impl Moments {
 
 impl Slot {
     fn step(&mut self, gradient: &Tensor, update: &Update) -> Result<()> {
-        match &mut self.moments {
+        let moments = match &mut self.moments {
+            Some(moments) => moments,
+            none => none.insert(Moments::zeros(&self.var)?),
+        };
+        match moments {
             Moments::F32(m, v) => {
                 let op = InPlace::new(update.map(|x| x as f32), gradient, m, v);
                 self.var.inplace_op1(&op)

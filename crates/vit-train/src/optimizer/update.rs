@@ -45,6 +45,22 @@ impl Update {
         }
     }
 
+    #[cfg(feature = "cuda")]
+    pub(super) fn on_gpu(&self) -> vit_ops::cuda::AdamUpdate {
+        let update = self.map(|x| x as f32);
+        vit_ops::cuda::AdamUpdate {
+            first: update.first,
+            beta2: update.beta2,
+            second: update.second,
+            step_size: update.step_size,
+            second_correction: update.second_correction,
+            eps: update.eps,
+            gradient_decay: update.gradient_decay,
+            shrink: update.shrink,
+            average_share: 0.0,
+        }
+    }
+
     pub(super) fn map<T>(&self, cast: impl Fn(f64) -> T) -> Update<T> {
         Update {
             first: cast(self.first),

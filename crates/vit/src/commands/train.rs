@@ -69,7 +69,8 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
         last_epoch: None,
         best_epoch: None,
     };
-    trainer.run(&images, &mut run)?;
+    let trained = trainer.run(&images, &mut run);
+    trained.map_err(|failure| failure.at_batch_size(settings.train.batch_size))?;
     run.save()?;
     vit_report::write_plots(folder.path())?;
     vit_report::write_csv(folder.path())?;

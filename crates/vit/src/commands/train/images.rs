@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 use vit_data::{Augment, Examples, Order, Split, hold_out};
-use vit_train::{Batch, Data};
+use vit_train::{Batch, Bytes, Data};
 
 use crate::dataset::Found;
 use crate::failure::{Exit, Failure, Result};
@@ -71,6 +71,18 @@ impl Data for Images {
             self.examples.augmented_batch(indices, &self.augment, at, &self.device, DType::F32);
         let (images, labels) = batch?;
         Ok(Batch { images, labels })
+    }
+
+    fn train_bytes(&self) -> Option<Bytes> {
+        self.augment.is_none().then(|| {
+            let (pixels, labels) = self.examples.bytes();
+            Bytes {
+                pixels: pixels.clone(),
+                labels: labels.clone(),
+                table: Examples::normalisation(),
+                shape: self.examples.shape(),
+            }
+        })
     }
 
     fn val_len(&self) -> usize {

@@ -1,8 +1,11 @@
 //! Where to compute.
 
+#[cfg_attr(not(feature = "cuda"), path = "without_cuda.rs")]
+mod cuda;
+
 use std::str::FromStr;
 
-use crate::failure::{Exit, Failure};
+use crate::failure::Result;
 
 /// What `--device` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +18,7 @@ pub(crate) enum Device {
 impl FromStr for Device {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
@@ -30,18 +33,16 @@ impl FromStr for Device {
 }
 
 impl Device {
-    /// candle's device. Only the CPU can be had: there is no CUDA build yet.
+    /// candle's device. Where it is left to us, that is a GPU if this program can use one, and a line of the log says
+    /// which, or why none.
     ///
     /// # Errors
-    /// If another is asked for by name.
-    pub(crate) fn open(self) -> Result<candle_core::Device, Failure> {
+    /// If a GPU is asked for by name and cannot be had.
+    pub(crate) fn open(self) -> Result<candle_core::Device> {
         match self {
-            Self::Auto | Self::Cpu => Ok(candle_core::Device::Cpu),
-            Self::Cuda(ordinal) => {
-                let message = format!("cuda:{ordinal}: this program is built without CUDA");
-                Err(Failure::new(Exit::Device, message)
-                    .hint("pass --device cpu, or leave --device out"))
-            }
+            Self::Auto => cuda::open_any(),
+            Self::Cpu => Ok(candle_core::Device::Cpu),
+            Self::Cuda(ordinal) => cuda::open(ordinal),
         }
     }
 }

@@ -1,0 +1,253 @@
+//! Attention of few tokens on the GPU: a head of a sample within one block, its weights computed anew on the way back.
+
+use candle_core::cuda_backend::cudarc::driver::DevicePtr;
+use candle_core::cuda_backend::{CudaDevice, cudarc::driver::CudaSlice};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+
+use super::clock;
+use super::dropout::Draw;
+use super::launch::{
+    ByValue, Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor,
+};
+use crate::attention::AttentionShape;
+use crate::{Attend, DropRate};
+use vit_random::{Random, Site};
+
+/// Where queries, keys and values lie.
+#[derive(Clone, Copy)]
+pub(crate) enum AttentionInputs<'a> {
+    /// (batch, tokens, 3 * dim)
+    Packed(&'a Tensor),
+    /// (batch, queries, dim) and (batch, tokens, 2 * dim)
+    Apart(&'a Tensor, &'a Tensor),
+}
+
+/// Bytes that the threads of a block can share on every GPU that candle's kernels are built for.
+const SHARED: usize = 96 << 10;
+
+/// Whether a head fits into what a block can share.
+pub(crate) fn suits(shape: AttentionShape) -> bool {
+    shared_numbers(shape, Way::Back) * size_of::<f32>() <= SHARED
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    Forth,
+    Back,
+}
+
+/// Numbers that a block shares: rows of queries, keys and values, each one longer than it is, and weights; on the way
+/// back also the gradient's rows, the weights' gradients and their masks.
+fn shared_numbers(shape: AttentionShape, way: Way) -> usize {
+    let (sample, width) = (shape.sample, shape.sample.head_dim + 1);
+    let weights = sample.queries * sample.tokens;
+    match way {
+        Way::Forth => (sample.queries + 2 * sample.tokens) * width + weights,
+        Way::Back => (2 * sample.queries + 2 * sample.tokens) * width + 3 * weights,
+    }
+}
+
+/// A head [fits](suits), and the shapes are checked.
+pub(crate) fn attention(
+    inputs: AttentionInputs,
+    shape: AttentionShape,
+    attend: &Attend,
+) -> Result<Tensor> {
+    let (AttentionInputs::Packed(first) | AttentionInputs::Apart(first, _)) = inputs;
+    let bias = attend.mask.map(|mask| mask.bias(first.dtype(), first.device())).transpose()?;
+    let draw = attend.dropout.map_or_else(
+        || Draw::new(DropRate::ZERO, Site::named(""), &Random::new(0)),
+        |dropout| Draw::new(dropout.rate, dropout.site, &dropout.random),
+    );
+    let layout = Rows::of(inputs, shape, attend);
+    let op = Attention { shape, layout, draw, bias, clock: clock::current() };
+    match inputs {
+        AttentionInputs::Packed(qkv) => qkv.contiguous()?.apply_op1(op),
+        AttentionInputs::Apart(q, kv) => q.contiguous()?.apply_op2(&kv.contiguous()?, op),
+    }
+}
+
+/// What the kernels are told of sizes and places.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Rows {
+    tokens: u32,
+    queries: u32,
+    heads: u32,
+    head_dim: u32,
+    q_row: u32,
+    q_sample: u32,
+    kv_row: u32,
+    kv_sample: u32,
+    k_first: u32,
+    v_first: u32,
+    scale: f32,
+    draws: u32,
+}
+
+#[expect(unsafe_code, reason = "the kernels' declaration is the same")]
+// SAFETY: numbers of four bytes in the order of the kernels'.
+unsafe impl ByValue for Rows {}
+
+impl Rows {
+    fn of(inputs: AttentionInputs, shape: AttentionShape, attend: &Attend) -> Self {
+        let sample = shape.sample;
+        let (dim, tokens, queries) = (sample.dim(), sample.tokens, sample.queries);
+        let [q_row, q_sample, kv_row, kv_sample, k_first, v_first] = match inputs {
+            AttentionInputs::Packed(_) => {
+                [3 * dim, tokens * 3 * dim, 3 * dim, tokens * 3 * dim, dim, 2 * dim]
+            }
+            AttentionInputs::Apart(..) => [dim, queries * dim, 2 * dim, tokens * 2 * dim, 0, dim],
+        }
+        .map(|number| number as u32);
+        Self {
+            tokens: tokens as u32,
+            queries: queries as u32,
+            heads: sample.heads as u32,
+            head_dim: sample.head_dim as u32,
+            q_row,
+            q_sample,
+            kv_row,
+            kv_sample,
+            k_first,
+            v_first,
+            scale: attend.scale as f32,
+            draws: attend.dropout.is_some().into(),
+        }
+    }
+}
+
+struct Attention {
+    shape: AttentionShape,
+    layout: Rows,
+    draw: Draw,
+    /// What is added to the scores of a sample's keys.
+    bias: Option<Tensor>,
+    /// That of the forward pass.
+    clock: u64,
+}
+
+impl Attention {
+    /// A block a head and sample.
+    fn grid(&self, way: Way) -> Grid {
+        let sample = self.shape.sample;
+        let threads = (sample.queries * sample.tokens).next_multiple_of(32).clamp(64, 256);
+        let shared = shared_numbers(self.shape, way) * size_of::<f32>();
+        Grid::blocks(sample.heads, self.shape.batch).of(threads as u32, 1).sharing(shared)
+    }
+
+    fn forward(
+        &self,
+        device: &CudaDevice,
+        q: &impl DevicePtr<f32>,
+        kv: &impl DevicePtr<f32>,
+    ) -> Result<(CudaStorage, Shape)> {
+        let AttentionShape { batch, sample } = self.shape;
+        let mut ys = room::<f32>(device, batch * sample.output())?;
+        let bias = self.bias.as_ref().map(held);
+        kernel!(device, ATTENTION, "attention")
+            .read(q)
+            .read(kv)
+            .read_if(bias.as_ref().map(|bias| bias.elements::<f32>()).transpose()?.as_ref())
+            .write(&mut ys)
+            .value(self.layout)
+            .value(self.draw)
+            .pointer(self.clock)
+            .launch(self.grid(Way::Forth))?;
+        Ok(output(ys, device, (batch, sample.queries, sample.dim())))
+    }
+
+    /// Writes the gradients of `q`, whose samples have `q_rows` rows, and of `kv`.
+    fn backward(
+        &self,
+        (q, kv, grad): (&Tensor, &Tensor, &Tensor),
+        (grad_q, grad_kv): (u64, u64),
+        q_rows: usize,
+    ) -> Result<()> {
+        let (device, grad) = (device_of(q)?, grad.contiguous()?);
+        let bias = self.bias.as_ref().map(held);
+        kernel!(&device, ATTENTION, "attention_gradient")
+            .read(&held(q).elements::<f32>()?)
+            .read(&held(kv).elements::<f32>()?)
+            .read_if(bias.as_ref().map(|bias| bias.elements::<f32>()).transpose()?.as_ref())
+            .read(&held(&grad).elements::<f32>()?)
+            .pointer(grad_q)
+            .pointer(grad_kv)
+            .count(q_rows)
+            .value(self.layout)
+            .value(self.draw)
+            .pointer(self.clock)
+            .launch(self.grid(Way::Back))
+    }
+}
+
+/// Where room on the GPU begins.
+fn begin(room: &CudaSlice<f32>, device: &CudaDevice) -> u64 {
+    room.device_ptr(&device.cuda_stream()).0
+}
+
+impl CustomOp1 for Attention {
+    fn name(&self) -> &'static str {
+        "self-attention"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        not_on_cpu("self-attention")
+    }
+
+    fn cuda_fwd(&self, qkv: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let packed = elements::<f32>(qkv, layout)?;
+        self.forward(&qkv.device, &packed, &packed)
+    }
+
+    fn bwd(&self, qkv: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let device = device_of(qkv)?;
+        let grad_qkv = room::<f32>(&device, qkv.elem_count())?;
+        let begin = begin(&grad_qkv, &device);
+        self.backward((qkv, qkv, grad), (begin, begin), self.shape.sample.tokens)?;
+        Ok(Some(tensor(grad_qkv, &device, qkv.shape())))
+    }
+}
+
+impl CustomOp2 for Attention {
+    fn name(&self) -> &'static str {
+        "cross-attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        not_on_cpu("cross-attention")
+    }
+
+    fn cuda_fwd(
+        &self,
+        q: &CudaStorage,
+        q_layout: &Layout,
+        kv: &CudaStorage,
+        kv_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.forward(&q.device, &elements::<f32>(q, q_layout)?, &elements::<f32>(kv, kv_layout)?)
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        kv: &Tensor,
+        _ys: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let device = device_of(q)?;
+        let [grad_q, grad_kv] = [q, kv].map(|xs| room::<f32>(&device, xs.elem_count()));
+        let (grad_q, grad_kv) = (grad_q?, grad_kv?);
+        let begins = (begin(&grad_q, &device), begin(&grad_kv, &device));
+        self.backward((q, kv, grad), begins, self.shape.sample.queries)?;
+        let gradient = |values, like: &Tensor| tensor(values, &device, like.shape());
+        let (of_q, of_kv) = (gradient(grad_q, q), gradient(grad_kv, kv));
+        Ok((q.track_op().then_some(of_q), kv.track_op().then_some(of_kv)))
+    }
+}

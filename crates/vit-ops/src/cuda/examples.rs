@@ -1,0 +1,87 @@
+//! Images that stay on the GPU, and batches made of them there.
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use super::clock;
+use super::launch::{Grid, device_of, held, kernel, room, tensor};
+
+/// Images of one byte a pixel with their labels, and what each byte is normalised to.
+#[derive(Clone, Debug)]
+pub struct Examples {
+    pixels: Tensor,
+    labels: Tensor,
+    table: Tensor,
+    /// Channels, height and width.
+    shape: (usize, usize, usize),
+}
+
+impl Examples {
+    /// The images `pixels` and their `labels`, taken to the GPU.
+    ///
+    /// # Shapes
+    /// `pixels` u8 (count, channels * height * width), `labels` u8 (count)
+    ///
+    /// # Errors
+    /// If the shapes do not fit, or the GPU has no room.
+    pub fn new(
+        (pixels, labels): (&Tensor, &Tensor),
+        table: &[f32; 256],
+        shape: (usize, usize, usize),
+        device: &Device,
+    ) -> Result<Self> {
+        let (count, len) = pixels.dims2()?;
+        let bytes = [pixels, labels].iter().all(|tensor| tensor.dtype() == DType::U8);
+        if !bytes || len != shape.0 * shape.1 * shape.2 || labels.dims() != [count] {
+            bail!(
+                "examples: expected bytes of {count} images of {shape:?} and their labels, got {:?} of {:?} and {:?} of {:?}",
+                pixels.dims(),
+                pixels.dtype(),
+                labels.dims(),
+                labels.dtype()
+            );
+        }
+        Ok(Self {
+            pixels: pixels.to_device(device)?.contiguous()?,
+            labels: labels.to_device(device)?.contiguous()?,
+            table: Tensor::new(table, device)?,
+            shape,
+        })
+    }
+
+    /// A batch of a step: the images that `order` names from its number `index * samples_of_step + first` on, where
+    /// `index` is that of the [`Clock`](super::Clock) in whose time this runs, else 0; and their labels.
+    ///
+    /// `order` is on the GPU, and its numbers are below the count of images.
+    ///
+    /// # Shapes
+    /// `order` u32 (at least as many as are read) -> f32 (batch, channels, height, width), u32 (batch)
+    ///
+    /// # Errors
+    /// If the GPU has no room.
+    pub fn batch(
+        &self,
+        order: &Tensor,
+        (first, batch): (usize, usize),
+        samples_of_step: usize,
+    ) -> Result<(Tensor, Tensor)> {
+        let (channels, height, width) = self.shape;
+        let (device, len) = (device_of(order)?, channels * height * width);
+        let (mut images, mut labels) =
+            (room::<f32>(&device, batch * len)?, room::<u32>(&device, batch)?);
+        kernel!(&device, ROWS, "gather")
+            .read(&held(&self.pixels).elements::<u8>()?)
+            .read(&held(&self.labels).elements::<u8>()?)
+            .read(&held(order).elements::<u32>()?)
+            .read(&held(&self.table).elements::<f32>()?)
+            .write(&mut images)
+            .write(&mut labels)
+            .count(first)
+            .count(batch)
+            .count(samples_of_step)
+            .count(len)
+            .pointer(clock::current())
+            .launch(Grid::each(batch * len))?;
+        let images = tensor(images, &device, (batch, channels, height, width));
+        Ok((images, tensor(labels, &device, batch)))
+    }
+}

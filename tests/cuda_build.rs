@@ -1,0 +1,117 @@
+//! The CUDA build of `vit` where there is no GPU that it can use, on machines of stub libraries.
+//!
+//! `VIT_CUDA_BINARY` names that build: one for compute capability 9.0 by a toolkit of CUDA 13.0, which loads CUDA's
+//! libraries while it runs. Linked to them it would not start here.
+
+use std::env;
+
+use crate::machine::Machine;
+use crate::support::{Sandbox, test_file};
+
+/// The program on a machine. None where there is no such program, which is said, or the machine cannot be made.
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn on(machine: Option<&Machine>) -> Option<Sandbox> {
+    let vit = env::var_os("VIT_CUDA_BINARY");
+    if vit.is_none() {
+        eprintln!("skipped: VIT_CUDA_BINARY names no CUDA build of vit");
+    }
+    Some(Sandbox::of(vit?.into(), machine?.environment()))
+}
+
+/// Holds a GPU that is asked for to be refused with this reason and hint, and otherwise the CPU to be taken.
+#[track_caller]
+fn cannot_be_used(machine: Option<&Machine>, reason: &str, hint: &str) {
+    let Some(sandbox) = on(machine) else { return };
+    let refusal = sandbox.refuses(6, "train --dataset digits --run-dir run --device cuda");
+    assert!(refusal.message.starts_with(&format!("cuda:0: {reason}")), "{refusal:?}");
+    assert!(refusal.hint.contains(hint), "{refusal:?}");
+    let log = sandbox.train_digits("--max-steps 2").stderr;
+    assert!(log.contains(&format!("computing on the CPU: {reason}")), "{log}");
+}
+
+fn saying(setting: &'static str, value: &'static str) -> Option<Machine> {
+    Some(Machine::with_a_gpu()?.saying(setting, value))
+}
+
+fn without(library: &str) -> Option<Machine> {
+    Some(Machine::with_a_gpu()?.without(library))
+}
+
+#[test]
+fn without_a_driver() {
+    cannot_be_used(without("libcuda.so").as_ref(), "no NVIDIA driver: libcuda.so.1: ", "install");
+}
+
+#[test]
+fn a_driver_that_does_not_start() {
+    let reason = "the NVIDIA driver does not work: cuInit gives CUDA_ERROR_SYSTEM_DRIVER_MISMATCH";
+    cannot_be_used(saying("VIT_STUB_INIT", "803").as_ref(), reason, "restart");
+}
+
+#[test]
+fn without_a_gpu() {
+    let reason = "no NVIDIA GPU: the driver sees none";
+    cannot_be_used(saying("VIT_STUB_GPUS", "0").as_ref(), reason, "CUDA_VISIBLE_DEVICES");
+}
+
+#[test]
+fn a_driver_older_than_the_toolkit() {
+    let reason =
+        "the NVIDIA driver is too old: expected one for CUDA 13.0 or newer, got one for CUDA 12.8";
+    cannot_be_used(saying("VIT_STUB_CUDA", "12080").as_ref(), reason, "update NVIDIA's driver");
+}
+
+#[test]
+fn a_compute_capability_that_was_not_built_for() {
+    let reason =
+        "Stub 0 cannot run this build: expected a GPU for sm_90a, got compute capability 8.0";
+    cannot_be_used(saying("VIT_STUB_CAPABILITY", "80").as_ref(), reason, "CUDA_COMPUTE_CAP");
+}
+
+#[test]
+fn a_library_that_is_missing() {
+    for (library, usual) in [
+        ("libcublas.so", "libcublas.so.13"),
+        ("libcublasLt.so", "libcublasLt.so.13"),
+        ("libcurand.so", "libcurand.so.10"),
+    ] {
+        let reason = format!("a library of CUDA is missing: {usual}: ");
+        cannot_be_used(without(library).as_ref(), &reason, "LD_LIBRARY_PATH");
+    }
+}
+
+/// All that was asked for is there, and making a device of it fails.
+#[test]
+fn a_gpu_that_is_another_programs_alone() {
+    let reason = "Stub 0 cannot be started: DriverError(CUDA_ERROR_DEVICE_UNAVAILABLE";
+    cannot_be_used(Machine::with_a_gpu().as_ref(), reason, "nvidia-smi");
+}
+
+#[test]
+fn a_gpu_beyond_the_last() {
+    let machine = saying("VIT_STUB_GPUS", "2");
+    let Some(sandbox) = on(machine.as_ref()) else { return };
+    let refusal = sandbox.refuses(6, "train --dataset digits --device cuda:2");
+    let reason = "no such GPU: expected an ordinal below 2, the number of GPUs, got 2";
+    assert_eq!(refusal.message, format!("cuda:2: {reason}"));
+    assert!(refusal.hint.contains("nvidia-smi -L"), "{refusal:?}");
+}
+
+#[test]
+fn a_model_is_used_on_the_cpu_unless_a_gpu_is_asked_for() {
+    let machine = without("libcuda.so");
+    let Some(sandbox) = on(machine.as_ref()) else { return };
+    sandbox.train_digits("--max-steps 2");
+    let image = test_file("fixtures/digit.png");
+    let image = image.display();
+    for words in [
+        "eval run --dataset digits",
+        "predict run --dataset digits",
+        &format!("explain run {image} -o explained.png"),
+    ] {
+        let refusal = sandbox.refuses(6, &format!("{words} --device cuda"));
+        assert!(refusal.message.starts_with("cuda:0: no NVIDIA driver: "), "{words}: {refusal:?}");
+        let log = sandbox.run(words).succeeded().stderr;
+        assert!(log.contains("computing on the CPU: no NVIDIA driver: "), "{words}: {log}");
+    }
+}
