@@ -17,7 +17,7 @@ use crate::cargo::{cargo, executable, messages, target_dir};
 use crate::layering::items;
 
 /// What is compiled for where nobody says it and no GPU tells it: 9.0, an H100 or H200.
-const COMPUTE_CAP: &str = "90";
+pub(crate) const COMPUTE_CAP: &str = "90";
 /// Other names that build scripts find a toolkit by, which may be another one.
 const OTHER_NAMES: [&str; 5] =
     ["CUDA_PATH", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR", "CUDARC_CUDA_VERSION", "NVCC"];
@@ -56,6 +56,11 @@ pub(crate) struct Built {
 
 impl Cuda {
     pub(crate) fn prepare(origin: Origin) -> Result<Self> {
+        Self::prepare_for(compute_cap(), origin)
+    }
+
+    /// The same for this compute capability, whatever GPU is here.
+    pub(crate) fn prepare_for(compute_cap: String, origin: Origin) -> Result<Self> {
         ensure!(
             cfg!(target_os = "linux"),
             "expected Linux to build for CUDA on, got another system"
@@ -68,10 +73,9 @@ impl Cuda {
         };
         let stubs = target.join("cuda-link");
         stubs::write(&stubs, &toolkit)?;
-        let cuda = Self { toolkit, stubs, compute_cap: compute_cap() };
-        let (home, cap) = (cuda.toolkit.home().display(), &cuda.compute_cap);
-        eprintln!("compiling for compute capability {cap} with the CUDA toolkit in {home}");
-        Ok(cuda)
+        let home = toolkit.home().display();
+        eprintln!("building for compute capability {compute_cap} with the CUDA toolkit in {home}");
+        Ok(Self { toolkit, stubs, compute_cap })
     }
 
     /// The same where the first GPU will do for what is built; where none will, that is said before the long build.
