@@ -12,7 +12,7 @@ use crate::fixture::{Fixture, KEY_BIAS, Model, TOLERANCE};
 const F64_TOLERANCE: f64 = 1e-9;
 
 /// The configurations of `tests/fixtures/agreement`.
-const CASES: [&str; 11] = [
+pub(crate) const CASES: [&str; 11] = [
     "notebook",
     "shallow",
     "gelu",
@@ -69,7 +69,7 @@ fn a_hundred_steps_in_f64_are_pytorchs_to_nine_digits() -> Result<()> {
 }
 
 /// Steps on the fixture's one batch; the loss before each.
-fn train(fixture: &Fixture, model: &Model, steps: usize) -> Result<Vec<f64>> {
+pub(crate) fn train(fixture: &Fixture, model: &Model, steps: usize) -> Result<Vec<f64>> {
     let mut optimizer =
         Optimizer::new(fixture.optimizer, &model.parameters).map_err(candle_core::Error::wrap)?;
     let mut losses = Vec::new();
@@ -85,7 +85,7 @@ fn train(fixture: &Fixture, model: &Model, steps: usize) -> Result<Vec<f64>> {
     Ok(losses)
 }
 
-fn assert_losses(got: &[f64], want: &Tensor, tolerance: f64, case: &str) -> Result<()> {
+pub(crate) fn assert_losses(got: &[f64], want: &Tensor, tolerance: f64, case: &str) -> Result<()> {
     let want = want.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     assert_eq!(got.len(), want.len());
     for (step, (got, want)) in got.iter().zip(want).enumerate() {
@@ -95,7 +95,7 @@ fn assert_losses(got: &[f64], want: &Tensor, tolerance: f64, case: &str) -> Resu
     Ok(())
 }
 
-fn assert_parameters(
+pub(crate) fn assert_parameters(
     fixture: &Fixture,
     model: &Model,
     prefix: &str,

@@ -1,6 +1,7 @@
 //! Files that are no model, or another one.
 
-use crate::support::{Sandbox, test_file};
+use crate::files::test_file;
+use crate::support::Sandbox;
 
 #[test]
 fn a_model_that_is_not_there() {

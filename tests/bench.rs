@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::support::{Sandbox, test_file};
+use crate::files::test_file;
+use crate::support::Sandbox;
 
 /// The result of a benchmark that leaves nothing behind.
 #[track_caller]

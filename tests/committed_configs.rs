@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::support::{Sandbox, test_file};
+use crate::files::test_file;
+use crate::support::Sandbox;
 
 #[test]
 fn the_class_token_model_trains_and_goes_to_timm_and_transformers() {

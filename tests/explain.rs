@@ -1,6 +1,7 @@
 //! `vit explain`: a picture of what a model makes of an image.
 
-use crate::support::{Sandbox, test_file};
+use crate::files::test_file;
+use crate::support::Sandbox;
 
 fn sandbox_with_run(words: &str) -> Sandbox {
     let sandbox = Sandbox::new();

@@ -5,8 +5,9 @@ use std::path::Path;
 use serde_json::Value;
 use vit_model::Tensors;
 
+use crate::files::test_file;
 use crate::interchange::bits;
-use crate::support::{Sandbox, test_file};
+use crate::support::Sandbox;
 
 fn tensors(path: &Path) -> Tensors {
     vit_model::ModelFile::open(path).and_then(|file| file.tensors()).unwrap()

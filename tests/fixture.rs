@@ -6,7 +6,7 @@ use vit_model::{ModelFile, Tensors, VisionTransformer, VitConfig};
 use vit_ops::cross_entropy_sum;
 use vit_train::{OptimizerConfig, Parameters};
 
-use crate::support::test_file;
+use crate::files::test_file;
 
 /// Largest difference, as a share of the tensor's largest entry, of an output, loss or gradient in `f32`.
 pub(crate) const TOLERANCE: f64 = 1e-4;
@@ -32,6 +32,15 @@ impl Fixture {
         let tensors = ModelFile::open(&path).and_then(|file| file.tensors());
         let tensors = tensors.expect("a readable fixture");
         Self { config, optimizer: optimizer.unwrap_or(OptimizerConfig::adam(3e-4)), tensors }
+    }
+
+    /// The same on a device.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "for the tests that need a GPU"))]
+    pub(crate) fn on(mut self, device: &Device) -> Result<Self> {
+        for tensor in self.tensors.values_mut() {
+            *tensor = tensor.to_device(device)?;
+        }
+        Ok(self)
     }
 
     /// What a library computes of a model of `config` with these parameters.
@@ -60,8 +69,9 @@ impl Fixture {
             .map(|(name, tensor)| Ok((name, Var::from_tensor(&tensor)?)))
             .collect::<Result<Parameters>>()?;
         let tracked = parameters.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone()));
-        let dtype = self.tensor("images").dtype();
-        let vb = candle_nn::VarBuilder::from_tensors(tracked.collect(), dtype, &Device::Cpu);
+        let images = self.tensor("images");
+        let (dtype, device) = (images.dtype(), images.device());
+        let vb = candle_nn::VarBuilder::from_tensors(tracked.collect(), dtype, device);
         Ok(Model { forward: VisionTransformer::new(&self.config, &vb)?, parameters })
     }
 

@@ -4,7 +4,8 @@
 
 use std::fs;
 
-use crate::support::{Sandbox, test_file};
+use crate::files::test_file;
+use crate::support::Sandbox;
 
 const COMMANDS: [&str; 14] = [
     "",

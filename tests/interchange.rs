@@ -7,8 +7,9 @@ use candle_core::{Device, Result, Tensor};
 use image::{ImageBuffer, Rgb};
 use vit_model::{Layout, ModelFile, Tensors, VitConfig};
 
+use crate::files::test_file;
 use crate::fixture::{Fixture, assert_close};
-use crate::support::{Sandbox, test_file};
+use crate::support::Sandbox;
 
 /// The folder that version 4 saved, and one that version 5 saved under the names of its `state_dict`.
 const VERSIONS: [&str; 2] = ["4", "5"];

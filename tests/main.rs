@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
 
+mod files;
 mod fixture;
 mod idx_folder;
 mod running;

@@ -5,7 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::support::{Sandbox, json_lines, test_file};
+use crate::files::test_file;
+use crate::support::{Sandbox, json_lines};
 
 const TOLERANCE: f64 = 1e-4;
 

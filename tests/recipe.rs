@@ -8,7 +8,8 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use serde_json::Value;
 use vit_train::{Decay, Optimizer, OptimizerConfig, Parameters, Schedule, clip_gradients};
 
-use crate::support::{Sandbox, json_lines, test_file, timeless};
+use crate::files::test_file;
+use crate::support::{Sandbox, json_lines, timeless};
 
 /// Of the same formula in `f64`, its steps taken in another order.
 const TOLERANCE: f64 = 1e-12;

@@ -1,7 +1,7 @@
 //! The `vit` binary in an empty folder of its own, without network, home or data.
 
 use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -184,9 +184,4 @@ pub(crate) fn timeless(metrics: &[u8]) -> Vec<Value> {
         }
     }
     records
-}
-
-/// A file or folder under `tests/`.
-pub(crate) fn test_file(name: impl AsRef<OsStr>) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests").join(name.as_ref())
 }

@@ -5,8 +5,8 @@
 use candle_core::{DType, Result};
 use vit_patch::resample_positions;
 
+use crate::files::test_file;
 use crate::fixture::{Fixture, largest_entry};
-use crate::support::test_file;
 
 /// A class token alone; registers with layer scale, norms of queries and keys and a table for patches alone; heads
 /// of a width of their own, without biases, on a grid that is no square.

@@ -1,11 +1,25 @@
-//! The tests that need a GPU, as one binary.
+//! The tests that need an NVIDIA GPU, as one binary: `cargo xtask test-gpu` runs it, and carries it to a machine with one.
 
-use candle_core::{Device, Result, Tensor};
+#[path = "../agreement.rs"]
+mod agreement;
+#[path = "../files.rs"]
+mod files;
+#[path = "../fixture.rs"]
+mod fixture;
 
-#[test]
-fn a_gpu_can_be_computed_on() -> Result<()> {
-    let device = Device::new_cuda_with_stream(0)?;
-    let sum = Tensor::new(&[1.0_f32, 2.0, 3.0], &device)?.sum_all()?.to_scalar::<f32>()?;
-    assert_eq!(sum, 6.0);
-    Ok(())
+mod case;
+mod digits;
+mod operations;
+mod pytorch;
+mod steps;
+
+use std::sync::LazyLock;
+
+use candle_core::Device;
+
+/// The GPU that is tested.
+fn gpu() -> &'static Device {
+    static GPU: LazyLock<Device> =
+        LazyLock::new(|| vit_ops::cuda::open(0).expect("a GPU, without which nothing is tested"));
+    &GPU
 }

@@ -104,13 +104,13 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// CUDA's name of the error, which candle passes on as text alone.
-const OUT_OF_MEMORY: &str = "CUDA_ERROR_OUT_OF_MEMORY";
+/// The driver's and cuBLAS's names of the error, which candle passes on as text alone.
+const OUT_OF_MEMORY: [&str; 2] = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"];
 
 impl From<candle_core::Error> for Failure {
     fn from(error: candle_core::Error) -> Self {
         let said = chain(&error);
-        if said.contains(OUT_OF_MEMORY) {
+        if OUT_OF_MEMORY.iter().any(|name| said.contains(name)) {
             let message = format!("the GPU has too little free memory: {said}");
             let hint = "see with `nvidia-smi` who uses it, or pass --device cpu";
             return Self::new(Exit::Device, message).hint(hint);

@@ -1,0 +1,13 @@
+//! Where the tests' files lie.
+
+use std::path::{Path, PathBuf};
+
+/// A file or folder under `tests/`; a fixture under `VIT_FIXTURES` where that is set, since the tests that need a GPU are
+/// carried to one without the sources.
+pub(crate) fn test_file(name: impl AsRef<Path>) -> PathBuf {
+    let name = name.as_ref();
+    match (std::env::var_os("VIT_FIXTURES"), name.strip_prefix("fixtures")) {
+        (Some(fixtures), Ok(name)) => Path::new(&fixtures).join(name),
+        _ => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests").join(name),
+    }
+}

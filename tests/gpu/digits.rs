@@ -1,0 +1,59 @@
+//! The built-in digits as a trainer sees them, on either device.
+
+use candle_core::{DType, Device, Result, Tensor};
+use vit_data::{Dataset, Examples, Order, Split};
+use vit_train::{Batch, Bytes, Data};
+
+/// Whether the GPU keeps the images, or is given each batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Kept,
+    Given,
+}
+
+/// The first training and test images of the digits.
+pub(crate) struct Digits {
+    train: Examples,
+    test: Examples,
+    count: usize,
+    device: Device,
+    way: Way,
+}
+
+impl Digits {
+    pub(crate) fn new(count: usize, device: &Device, way: Way) -> Self {
+        let digits: Dataset = vit_data::digits().expect("the digits are built in");
+        let (train, test) = (digits.split(Split::Train), digits.split(Split::Test));
+        Self { train, test, count, device: device.clone(), way }
+    }
+
+    fn batch(&self, examples: &Examples, indices: &[u32]) -> Result<Batch> {
+        let (images, labels) = examples.batch(indices, &self.device, DType::F32)?;
+        Ok(Batch { images, labels })
+    }
+}
+
+impl Data for Digits {
+    fn order(&self, epoch: u64) -> Vec<u32> {
+        Order::Shuffled { seed: 4 }.epoch(self.count, epoch)
+    }
+
+    fn train_batch(&self, _epoch: u64, indices: &[u32]) -> Result<Batch> {
+        self.batch(&self.train, indices)
+    }
+
+    fn train_bytes(&self) -> Option<Bytes> {
+        let (pixels, labels) = self.train.bytes();
+        let [pixels, labels] = [pixels, labels].map(Tensor::clone);
+        let (table, shape) = (Examples::normalisation(), self.train.shape());
+        (self.way == Way::Kept).then_some(Bytes { pixels, labels, table, shape })
+    }
+
+    fn test_len(&self) -> usize {
+        500
+    }
+
+    fn test_batch(&self, indices: &[u32]) -> Result<Batch> {
+        self.batch(&self.test, indices)
+    }
+}

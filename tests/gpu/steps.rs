@@ -1,0 +1,227 @@
+//! Training: recorded steps on the GPU against the loop on the CPU.
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, Tensor};
+use vit_layers::{Mode, Parameters};
+use vit_model::{Preset, VisionTransformer, VitConfig};
+use vit_train::{
+    Error, Forward, Observer, OptimizerConfig, Record, Schedule, ScheduleKind, TrainConfig, Trainer,
+};
+
+use crate::digits::{Digits, Way};
+use crate::gpu;
+
+/// Losses of steps with the same masks, and parameters by norm: what rounding does to twenty steps.
+const LOSS_TOLERANCE: f64 = 1e-4;
+const PARAMETER_TOLERANCE: f64 = 1e-3;
+
+const SAMPLES: usize = 700;
+
+/// Every record; no step is asked to be the last.
+#[derive(Default)]
+struct Records(Vec<Record>);
+
+impl Observer for Records {
+    type Error = Error;
+
+    fn record(&mut self, record: &Record) -> Result<(), Error> {
+        self.0.push(record.clone());
+        Ok(())
+    }
+
+    fn after_step(&mut self, _step: u64) -> Result<ControlFlow<()>, Error> {
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// What a run leaves: its records and its parameters.
+struct Run {
+    records: Vec<Record>,
+    parameters: Vec<(String, Vec<f32>)>,
+}
+
+fn config() -> TrainConfig {
+    TrainConfig {
+        log_every: 1,
+        max_steps: Some(20),
+        seed: 5,
+        ..TrainConfig::new(2, OptimizerConfig::adam(1e-3))
+    }
+}
+
+fn model(preset: Preset) -> VitConfig {
+    preset.config().with_dropout(0.2)
+}
+
+fn forward(config: &VitConfig, parameters: &Parameters, device: &Device) -> impl Forward + use<> {
+    let layers = |vb: &_| VisionTransformer::new(config, vb).expect("a sound configuration");
+    let trained = layers(&parameters.builder(DType::F32, device));
+    let evaluated = layers(&parameters.detached_builder(DType::F32, device));
+    move |images: &Tensor, mode: Mode| match mode {
+        Mode::Eval => evaluated.forward(images, mode),
+        Mode::Train(_) => trained.forward(images, mode),
+    }
+}
+
+fn run(config: &TrainConfig, model: &VitConfig, device: &Device, way: Way) -> Result<Run, Error> {
+    let parameters = Parameters::seeded(config.seed);
+    let forward = forward(model, &parameters, device);
+    let mut trainer = Trainer::new(config.clone(), forward, parameters.sorted(), 2)?;
+    let mut records = Records::default();
+    trainer.run(&Digits::new(SAMPLES, device, way), &mut records)?;
+    let values = trainer
+        .kept()
+        .into_iter()
+        .map(|(name, var)| Ok((name, var.as_detached_tensor().flatten_all()?.to_vec1::<f32>()?)));
+    Ok(Run { records: records.0, parameters: values.collect::<candle_core::Result<_>>()? })
+}
+
+impl Run {
+    fn losses(&self) -> Vec<f64> {
+        let losses = self.records.iter().filter_map(|record| match record {
+            Record::Step(step) => Some(step.loss),
+            Record::Epoch(_) => None,
+        });
+        losses.collect()
+    }
+
+    /// What every epoch came to.
+    fn epochs(&self) -> Vec<[f64; 4]> {
+        let epochs = self.records.iter().filter_map(|record| match record {
+            Record::Step(_) => None,
+            Record::Epoch(e) => {
+                Some([e.train_loss, e.train_accuracy, e.test_loss, e.test_accuracy])
+            }
+        });
+        epochs.collect()
+    }
+}
+
+fn assert_close(got: &Run, want: &Run, label: &str) {
+    let (got_losses, want_losses) = (got.losses(), want.losses());
+    assert_eq!(got_losses.len(), want_losses.len(), "{label}");
+    for (step, (got, want)) in got_losses.iter().zip(&want_losses).enumerate() {
+        assert!((got - want).abs() <= LOSS_TOLERANCE, "{label}: loss {step} is {got}, not {want}");
+    }
+    for (got, want) in got.epochs().iter().zip(want.epochs()) {
+        // One of 640 images may fall to the other side.
+        let all = got.iter().zip(want).all(|(got, want)| (got - want).abs() < 5e-3);
+        assert!(all, "{label}: an epoch came to {got:?}, not {want:?}");
+    }
+    for ((name, got), (_, want)) in got.parameters.iter().zip(&want.parameters) {
+        let norm =
+            |xs: &mut dyn Iterator<Item = f32>| xs.map(|x| f64::from(x).powi(2)).sum::<f64>();
+        let difference = norm(&mut got.iter().zip(want).map(|(got, want)| got - want));
+        let share = (difference / norm(&mut want.iter().copied()).max(1e-12)).sqrt();
+        assert!(share <= PARAMETER_TOLERANCE, "{label}: {name} differs by {share:e} of its norm");
+    }
+}
+
+/// Recipes that take every way through a step.
+fn recipes() -> [(&'static str, TrainConfig); 5] {
+    let base = config();
+    let cosine = Schedule { kind: ScheduleKind::Cosine, warmup: Some(5), min_lr: Some(1e-5) };
+    [
+        ("plain", base.clone()),
+        ("adamw", TrainConfig { optimizer: OptimizerConfig::adamw(1e-3, 0.1), ..base.clone() }),
+        ("schedule", TrainConfig { schedule: cosine, label_smoothing: 0.1, ..base.clone() }),
+        ("clip and average", TrainConfig { clip: Some(0.5), ema: Some(0.9), ..base.clone() }),
+        ("accumulate", TrainConfig { batch_size: 24, accumulate: 3, clip: Some(1.0), ..base }),
+    ]
+}
+
+#[test]
+fn steps_are_those_of_the_cpu_with_the_same_masks() -> Result<(), Error> {
+    for preset in [Preset::Shallow, Preset::Notebook] {
+        for (recipe, config) in recipes() {
+            let label = format!("{}, {recipe}", preset.name());
+            let want = run(&config, &model(preset), &Device::Cpu, Way::Given)?;
+            for way in [Way::Kept, Way::Given] {
+                assert_close(&run(&config, &model(preset), gpu(), way)?, &want, &label);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits_however_the_gpu_gets_its_images() -> Result<(), Error> {
+    let config = TrainConfig { max_steps: None, epochs: 3, ..config() };
+    let first = run(&config, &model(Preset::Shallow), gpu(), Way::Kept)?;
+    for way in [Way::Kept, Way::Given] {
+        let again = run(&config, &model(Preset::Shallow), gpu(), way)?;
+        assert!(again.parameters == first.parameters, "the parameters differ");
+        assert_eq!(again.losses(), first.losses());
+        assert_eq!(again.epochs(), first.epochs());
+    }
+    Ok(())
+}
+
+#[test]
+fn records_that_are_rare_add_up_to_those_of_every_step() -> Result<(), Error> {
+    let often = run(&config(), &model(Preset::Shallow), gpu(), Way::Kept)?;
+    let rare = TrainConfig { log_every: 5, ..config() };
+    let rare = run(&rare, &model(Preset::Shallow), gpu(), Way::Kept)?;
+    assert!(rare.parameters == often.parameters, "when numbers are read changes them");
+    let means: Vec<f64> =
+        often.losses()[..10].chunks(5).map(|five| five.iter().sum::<f64>() / 5.0).collect();
+    for (got, want) in rare.losses().iter().zip(means) {
+        assert!((got - want).abs() < 1e-9, "{got} {want}");
+    }
+    Ok(())
+}
+
+#[test]
+fn other_models_train_as_on_the_cpu() -> Result<(), Error> {
+    let modern = VitConfig {
+        registers: 2,
+        qk_norm: true,
+        layer_scale: Some(0.1),
+        drop_path: 0.1,
+        pool: vit_model::Pool::Mean,
+        activation: vit_layers::Activation::Gelu,
+        ..model(Preset::Shallow)
+    };
+    let class_token = VitConfig {
+        pool: vit_model::Pool::Cls,
+        norm: vit_layers::NormPlacement::Post,
+        ..model(Preset::Shallow)
+    };
+    for (label, model) in [("modern", modern), ("class token", class_token)] {
+        let want = run(&config(), &model, &Device::Cpu, Way::Given)?;
+        assert_close(&run(&config(), &model, gpu(), Way::Kept)?, &want, label);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_run_at_its_step_and_moves_nothing_after() -> Result<(), Error>
+{
+    let diverging =
+        |log_every| TrainConfig { log_every, optimizer: OptimizerConfig::adam(1e30), ..config() };
+    let stopped_at =
+        |config: &TrainConfig| match run(config, &model(Preset::Shallow), gpu(), Way::Kept)
+            .map(|_| ())
+        {
+            Err(Error::NotFinite { step, epoch, what, value }) => {
+                assert!(!value.is_finite(), "{value}");
+                (step, epoch, what)
+            }
+            other => panic!("expected a loss that is not finite, got {other:?}"),
+        };
+    let at_once = stopped_at(&diverging(1));
+    assert!(at_once.0 <= 3, "{at_once:?}");
+    assert_eq!(stopped_at(&diverging(9)), at_once);
+    Ok(())
+}
+
+#[test]
+fn more_than_fits_is_an_error_that_says_so() {
+    let device = gpu();
+    let error = Tensor::zeros((1 << 20, 1 << 20), DType::F32, device).unwrap_err().to_string();
+    assert!(error.contains("OUT_OF_MEMORY"), "{error}");
+    // And the device goes on.
+    let sum = Tensor::ones(10, DType::F32, device).and_then(|ones| ones.sum_all());
+    assert_eq!(sum.and_then(|sum| sum.to_scalar::<f32>()).expect("a working device"), 10.0);
+}
