@@ -19,7 +19,7 @@ pub(crate) fn assert_is_that_of_the_cpu(
     shapes: &[&[usize]],
     function: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) -> Result<()> {
-    let got = output_and_gradients(shapes, (DType::F32, gpu()), &function)?;
+    let got = output_and_gradients(shapes, (DType::F32, &gpu()), &function)?;
     let want = output_and_gradients(shapes, (DType::F64, &Device::Cpu), &function)?;
     for (index, (got, want)) in got.iter().zip(&want).enumerate() {
         let what = if index == 0 { "output".into() } else { format!("gradient {}", index - 1) };

@@ -13,13 +13,13 @@ mod operations;
 mod pytorch;
 mod steps;
 
-use std::sync::LazyLock;
-
 use candle_core::Device;
 
-/// The GPU that is tested.
-fn gpu() -> &'static Device {
-    static GPU: LazyLock<Device> =
-        LazyLock::new(|| vit_ops::cuda::open(0).expect("a GPU, without which nothing is tested"));
-    &GPU
+/// The GPU that is tested, on a stream of the calling test's own: what one records is not what another launches.
+fn gpu() -> Device {
+    thread_local! {
+        static GPU: Device =
+            vit_ops::cuda::open(0).expect("a GPU, without which nothing is tested");
+    }
+    GPU.with(Device::clone)
 }

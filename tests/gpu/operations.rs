@@ -136,7 +136,7 @@ fn masks_are_those_of_the_cpu_to_the_bit() -> Result<()> {
             let mask = dropout_mask(shape, rate(0.2), SITE, &random, DType::F32, device)?;
             mask.flatten_all()?.to_vec1::<f32>()
         };
-        assert_eq!(mask(gpu())?, mask(&Device::Cpu)?, "{shape:?}");
+        assert_eq!(mask(&gpu())?, mask(&Device::Cpu)?, "{shape:?}");
         assert_is_that_of_the_cpu("dropout", &[shape], |t| {
             dropout(&t[0], rate(0.2), SITE, &random)
         })?;
@@ -161,8 +161,8 @@ fn cross_entropies() -> Result<()> {
 
 #[test]
 fn a_label_outside_the_classes_makes_the_loss_no_number() -> Result<()> {
-    let logits = normal(0, &[2, 3])?.to_device(gpu())?;
-    let labels = Tensor::new(&[1_u32, 3], gpu())?;
+    let logits = normal(0, &[2, 3])?.to_device(&gpu())?;
+    let labels = Tensor::new(&[1_u32, 3], &gpu())?;
     assert!(smoothed_cross_entropy_sum(&logits, &labels, 0.0)?.to_scalar::<f32>()?.is_nan());
     Ok(())
 }
@@ -188,7 +188,7 @@ fn positions_patches_and_first_tokens() -> Result<()> {
 
 #[test]
 fn nothing_gives_nothing() -> Result<()> {
-    let none = |shape: &[usize]| Tensor::zeros(shape, DType::F32, gpu());
+    let none = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &gpu());
     let (weight, bias) = (none(&[3, 4])?, none(&[3])?);
     assert_eq!(linear(&none(&[0, 4])?, &weight, Some(&bias))?.dims(), [0, 3]);
     assert_eq!(layer_norm(&none(&[0, 3])?, &bias, &bias, 1e-5)?.dims(), [0, 3]);
@@ -201,13 +201,13 @@ fn nothing_gives_nothing() -> Result<()> {
 
 #[test]
 fn the_same_input_gives_the_same_bits() -> Result<()> {
-    let qkv = normal(0, &[64, 16, 96])?.to_device(gpu())?;
+    let qkv = normal(0, &[64, 16, 96])?.to_device(&gpu())?;
     let var = candle_core::Var::from_tensor(&qkv)?;
     let attend = Attend::new(4, 0.3);
     let gradient = || -> Result<Vec<f32>> {
         let ys = self_attention(&var, Queries::All, &attend)?;
         let (weight, bias) =
-            (normal(1, &[32])?.to_device(gpu())?, normal(2, &[32])?.to_device(gpu())?);
+            (normal(1, &[32])?.to_device(&gpu())?, normal(2, &[32])?.to_device(&gpu())?);
         let loss = layer_norm(&ys, &weight, &bias, 1e-5)?.sqr()?.sqr()?.sum_all()?;
         loss.backward()?.get(&var).expect("a gradient").flatten_all()?.to_vec1()
     };

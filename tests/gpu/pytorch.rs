@@ -15,10 +15,10 @@ fn no_product_is_rounded_to_tf32() {
 #[test]
 fn outputs_losses_and_gradients_are_pytorchs() -> Result<()> {
     for case in CASES {
-        Fixture::read(&format!("agreement/{case}")).on(gpu())?.assert_agreement(case)?;
+        Fixture::read(&format!("agreement/{case}")).on(&gpu())?.assert_agreement(case)?;
     }
     for case in ["plain", "registers", "narrow-heads"] {
-        Fixture::read(&format!("timm/{case}")).on(gpu())?.assert_agreement(case)?;
+        Fixture::read(&format!("timm/{case}")).on(&gpu())?.assert_agreement(case)?;
     }
     Ok(())
 }
@@ -26,7 +26,7 @@ fn outputs_losses_and_gradients_are_pytorchs() -> Result<()> {
 #[test]
 fn twenty_losses_and_ten_steps_of_adam_are_pytorchs() -> Result<()> {
     for case in CASES {
-        let fixture = Fixture::read(&format!("agreement/{case}")).on(gpu())?;
+        let fixture = Fixture::read(&format!("agreement/{case}")).on(&gpu())?;
         let losses = train(&fixture, &fixture.model()?, 20)?;
         assert_losses(&losses, fixture.tensor("adam.losses"), TOLERANCE, case)?;
         let model = fixture.model()?;
@@ -38,7 +38,7 @@ fn twenty_losses_and_ten_steps_of_adam_are_pytorchs() -> Result<()> {
 
 #[test]
 fn a_hundred_steps_of_a_smooth_model_are_pytorchs() -> Result<()> {
-    let fixture = Fixture::read("agreement/gelu").on(gpu())?;
+    let fixture = Fixture::read("agreement/gelu").on(&gpu())?;
     let model = fixture.model()?;
     let losses = train(&fixture, &model, 100)?;
     assert_losses(&losses, fixture.tensor("adam100.losses"), TOLERANCE, "gelu")?;

@@ -49,7 +49,7 @@ class Training:
         if way == "compile":
             self.forward = torch.compile(self.model, mode="reduce-overhead")
         if way == "compile-graph":
-            self.forward = torch.compile(self.model, mode="max-autotune-no-cudagraphs")
+            self.forward = torch.compile(self.model)
         self.loss_sum = torch.zeros((), device=DEVICE)
         self.correct = torch.zeros((), device=DEVICE, dtype=torch.int64)
 

@@ -108,7 +108,7 @@ impl Attention {
                 cross_attention(&rows_of(queries, &q)?, &kv, &attend)?
             }
         }; // (batch, queries, inner)
-        self.proj_drop.forward(&self.proj.forward(&ys)?, pass.mode())
+        self.proj.forward_dropped(&ys, &self.proj_drop, pass.mode())
     }
 }
 

@@ -42,6 +42,16 @@ impl Dropout {
         Ok(Self { place: Place::of("dropout", vb), rate, site })
     }
 
+    /// The probability of being dropped.
+    pub(crate) const fn rate(&self) -> DropRate {
+        self.rate
+    }
+
+    /// Where the masks are drawn.
+    pub(crate) const fn site(&self) -> Site {
+        self.site
+    }
+
     /// # Shapes
     /// `xs` (batch, ...) -> (batch, ...)
     ///

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use vit_ops::{Mode, Queries};
+use vit_ops::{Mode, Queries, add};
 
 use crate::attention::rows_of;
 use crate::place::Place;
@@ -92,16 +92,16 @@ impl EncoderBlock {
             NormPlacement::Pre => {
                 let normed = self.norm1.forward(xs)?;
                 let attended = self.attn.forward_for(queries, &normed, pass, weights)?;
-                let xs = (rows_of(queries, xs)? + self.end1.forward(&attended, mode)?)?;
+                let xs = add(&rows_of(queries, xs)?, &self.end1.forward(&attended, mode)?)?;
                 let fed = self.mlp.forward(&self.norm2.forward(&xs)?, mode)?;
-                xs + self.end2.forward(&fed, mode)?
+                add(&xs, &self.end2.forward(&fed, mode)?)
             }
             NormPlacement::Post => {
                 let attended = self.attn.forward_for(queries, xs, pass, weights)?;
-                let sum = (rows_of(queries, xs)? + self.end1.forward(&attended, mode)?)?;
+                let sum = add(&rows_of(queries, xs)?, &self.end1.forward(&attended, mode)?)?;
                 let xs = self.norm1.forward(&sum)?;
                 let fed = self.mlp.forward(&xs, mode)?;
-                self.norm2.forward(&(xs + self.end2.forward(&fed, mode)?)?)
+                self.norm2.forward(&add(&xs, &self.end2.forward(&fed, mode)?)?)
             }
         }
     }

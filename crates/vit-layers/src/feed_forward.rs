@@ -1,6 +1,6 @@
 //! The feed-forward of a block: two linear maps with an activation between.
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use vit_ops::{Activation, Mode};
 
@@ -41,6 +41,6 @@ impl FeedForward {
     /// If `xs` has another width.
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
         let hidden = self.fc1.forward_activated(xs, self.activation)?; // (batch, tokens, mlp_dim)
-        self.drop.forward(&self.fc2.forward(&hidden)?, mode)
+        self.fc2.forward_dropped(&hidden, &self.drop, mode)
     }
 }

@@ -2,8 +2,9 @@
 
 use candle_core::{DType, Module, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
-use vit_ops::Activation;
+use vit_ops::{Activation, Mode};
 
+use crate::Dropout;
 use crate::place::Place;
 
 /// Whether a [`Linear`] adds a bias.
@@ -67,6 +68,25 @@ impl Linear {
         match &self.bias {
             Some(bias) => vit_ops::linear_activation(xs, &self.weight, bias, activation),
             None => activation.forward(&self.forward(xs)?),
+        }
+    }
+}
+
+impl Linear {
+    /// The map, and dropout of its output.
+    pub(crate) fn forward_dropped(
+        &self,
+        xs: &Tensor,
+        drop: &Dropout,
+        mode: Mode,
+    ) -> Result<Tensor> {
+        match (mode, &self.bias) {
+            (Mode::Train(random), Some(bias)) => {
+                self.place.check_features(xs, &self.weight)?;
+                let drawn = (drop.rate(), drop.site());
+                vit_ops::linear_dropout(xs, (&self.weight, bias), drawn, &random)
+            }
+            _ => drop.forward(&self.forward(xs)?, mode),
         }
     }
 }

@@ -28,6 +28,9 @@ pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resu
             bias.dims()
         );
     }
+    if xs.elem_count() == 0 {
+        return Ok(xs.clone());
+    }
     #[cfg(feature = "cuda")]
     if crate::cuda::fused(xs) {
         return crate::cuda::layer_norm(xs, weight, bias, eps);

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod activation;
+mod add;
 mod add_each;
 mod attention;
 mod cross_entropy;
@@ -13,6 +14,7 @@ mod lanes;
 mod layer_norm;
 mod linear;
 mod linear_activation;
+mod linear_dropout;
 mod matmul;
 mod mode;
 mod normal;
@@ -28,6 +30,7 @@ mod testing;
 mod token_mask;
 
 pub use activation::Activation;
+pub use add::add;
 pub use add_each::add_each;
 pub use attention::{
     Attend, AttentionDropout, Queries, attention_weights, cross_attention, self_attention,
@@ -38,6 +41,7 @@ pub use first_tokens::first_tokens;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use linear_activation::linear_activation;
+pub use linear_dropout::linear_dropout;
 pub use mode::Mode;
 pub use parallel::{serial, set_threads};
 pub use patchify::patchify;

@@ -173,7 +173,10 @@ impl PatchLinear {
 
     /// The sum of two maps, which is one map.
     fn plus(&self, other: &Self) -> Result<Self> {
-        Ok(Self { weight: (&self.weight + &other.weight)?, bias: (&self.bias + &other.bias)? })
+        Ok(Self {
+            weight: vit_ops::add(&self.weight, &other.weight)?,
+            bias: vit_ops::add(&self.bias, &other.bias)?,
+        })
     }
 
     fn forward(&self, patches: &Tensor) -> Result<Tensor> {

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
-use vit_ops::cuda::{AdamSlot, AdamUpdate, Clock, Examples, Graph, Step, Tally};
+use vit_ops::cuda::{AdamSlot, AdamUpdate, Clock, Examples, Graph, Step, Tally, Tape};
 use vit_ops::{Mode, smoothed_cross_entropy_sum};
 use vit_random::Random;
 
@@ -155,9 +155,15 @@ fn whole_step(
     for (index, first) in (0..of_step).step_by(config.batch_size).enumerate() {
         let range = first..(first + config.batch_size).min(of_step);
         let Batch { images, labels } = samples.batch(index, range, of_step)?;
-        let logits = forward(&images, Mode::Train(random.from_sample(first as u32)))?; // (batch, classes)
-        let loss = smoothed_cross_entropy_sum(&logits, &labels, config.label_smoothing)?;
-        let gradients = gradients::of_shard(loss.backward()?, parameters)?;
+        let ((logits, loss), tape) = Tape::of(|| {
+            let logits = forward(&images, Mode::Train(random.from_sample(first as u32)))?; // (batch, classes)
+            let loss = smoothed_cross_entropy_sum(&logits, &labels, config.label_smoothing)?;
+            Ok::<_, candle_core::Error>((logits, loss))
+        })?;
+        let gradients = gradients::of_shard(
+            tape.backward(&loss, parameters.iter().map(|(_, var)| var))?,
+            parameters,
+        )?;
         let (loss, logits) = (loss.detach(), logits.detach());
         total = Some(match total {
             None => (loss.clone(), gradients),

@@ -4,14 +4,13 @@ use candle_core::cuda_backend::cudarc::driver::DevicePtr;
 use candle_core::cuda_backend::{CudaDevice, cudarc::driver::CudaSlice};
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::clock;
-use super::dropout::Draw;
+use super::dropout::Drawn;
 use super::launch::{
     ByValue, Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor,
 };
+use super::tape::{apply1, apply2};
+use crate::Attend;
 use crate::attention::AttentionShape;
-use crate::{Attend, DropRate};
-use vit_random::{Random, Site};
 
 /// Where queries, keys and values lie.
 #[derive(Clone, Copy)]
@@ -55,15 +54,14 @@ pub(crate) fn attention(
 ) -> Result<Tensor> {
     let (AttentionInputs::Packed(first) | AttentionInputs::Apart(first, _)) = inputs;
     let bias = attend.mask.map(|mask| mask.bias(first.dtype(), first.device())).transpose()?;
-    let draw = attend.dropout.map_or_else(
-        || Draw::new(DropRate::ZERO, Site::named(""), &Random::new(0)),
-        |dropout| Draw::new(dropout.rate, dropout.site, &dropout.random),
-    );
+    let drawn = attend.dropout.map_or_else(Drawn::nothing, |dropout| {
+        Drawn::new(dropout.rate, dropout.site, &dropout.random)
+    });
     let layout = Rows::of(inputs, shape, attend);
-    let op = Attention { shape, layout, draw, bias, clock: clock::current() };
+    let op = Attention { shape, layout, drawn, bias };
     match inputs {
-        AttentionInputs::Packed(qkv) => qkv.contiguous()?.apply_op1(op),
-        AttentionInputs::Apart(q, kv) => q.contiguous()?.apply_op2(&kv.contiguous()?, op),
+        AttentionInputs::Packed(qkv) => apply1(&qkv.contiguous()?, op),
+        AttentionInputs::Apart(q, kv) => apply2(&q.contiguous()?, &kv.contiguous()?, op),
     }
 }
 
@@ -120,11 +118,9 @@ impl Rows {
 struct Attention {
     shape: AttentionShape,
     layout: Rows,
-    draw: Draw,
+    drawn: Drawn,
     /// What is added to the scores of a sample's keys.
     bias: Option<Tensor>,
-    /// That of the forward pass.
-    clock: u64,
 }
 
 impl Attention {
@@ -151,8 +147,8 @@ impl Attention {
             .read_if(bias.as_ref().map(|bias| bias.elements::<f32>()).transpose()?.as_ref())
             .write(&mut ys)
             .value(self.layout)
-            .value(self.draw)
-            .pointer(self.clock)
+            .value(self.drawn.draw)
+            .pointer(self.drawn.clock)
             .launch(self.grid(Way::Forth))?;
         Ok(output(ys, device, (batch, sample.queries, sample.dim())))
     }
@@ -175,8 +171,8 @@ impl Attention {
             .pointer(grad_kv)
             .count(q_rows)
             .value(self.layout)
-            .value(self.draw)
-            .pointer(self.clock)
+            .value(self.drawn.draw)
+            .pointer(self.drawn.clock)
             .launch(self.grid(Way::Back))
     }
 }

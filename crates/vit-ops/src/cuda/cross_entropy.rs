@@ -6,6 +6,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Ten
 use super::launch::{
     ByValue, Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor,
 };
+use super::tape::apply1;
 
 /// The shapes are checked, and there is a sample.
 pub(crate) fn smoothed_cross_entropy_sum(
@@ -16,7 +17,7 @@ pub(crate) fn smoothed_cross_entropy_sum(
     let (_batch, classes) = logits.dims2()?;
     let spread = (smoothing / classes as f64) as f32;
     let target = Target { of_label: (1.0 - smoothing) as f32, spread };
-    logits.contiguous()?.apply_op1(CrossEntropy { labels: labels.contiguous()?, target })
+    apply1(&logits.contiguous()?, CrossEntropy { labels: labels.contiguous()?, target })
 }
 
 /// What a sample's label asks for: of its class, and of every class besides.

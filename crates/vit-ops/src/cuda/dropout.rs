@@ -9,6 +9,7 @@ use super::clock;
 use super::launch::{
     ByValue, Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor,
 };
+use super::tape::apply1;
 use crate::DropRate;
 
 /// What a mask is drawn from.
@@ -28,7 +29,7 @@ pub(super) struct Draw {
 unsafe impl ByValue for Draw {}
 
 impl Draw {
-    pub(super) fn new(rate: DropRate, site: Site, random: &Random) -> Self {
+    fn new(rate: DropRate, site: Site, random: &Random) -> Self {
         Self {
             seed: [random.seed() as u32, (random.seed() >> 32) as u32],
             step: random.step(),
@@ -42,8 +43,7 @@ impl Draw {
 
 /// `xs` has a dimension.
 pub(crate) fn dropout(xs: &Tensor, rate: DropRate, site: Site, random: &Random) -> Result<Tensor> {
-    let draw = Draw::new(rate, site, random);
-    xs.contiguous()?.apply_op1(Dropout { draw, clock: clock::current() })
+    apply1(&xs.contiguous()?, Drawn::new(rate, site, random))
 }
 
 /// The mask that [`dropout`] multiplies by; `shape` has a dimension.
@@ -58,15 +58,26 @@ pub(crate) fn dropout_mask(
     dropout(&ones, rate, site, random)
 }
 
-struct Dropout {
-    draw: Draw,
+/// What masks are drawn from, now and on the way back.
+#[derive(Clone, Copy)]
+pub(super) struct Drawn {
+    pub(super) draw: Draw,
     /// That of the forward pass.
-    clock: u64,
+    pub(super) clock: u64,
 }
 
-impl Dropout {
+impl Drawn {
+    pub(super) fn new(rate: DropRate, site: Site, random: &Random) -> Self {
+        Self { draw: Draw::new(rate, site, random), clock: clock::current() }
+    }
+
+    /// For a kernel that may draw, and here does not.
+    pub(super) fn nothing() -> Self {
+        Self::new(DropRate::ZERO, Site::named(""), &Random::new(0))
+    }
+
     /// `x m` for each sample.
-    fn masked(
+    pub(super) fn masked(
         &self,
         device: &CudaDevice,
         xs: &impl DevicePtr<f32>,
@@ -86,7 +97,7 @@ impl Dropout {
     }
 }
 
-impl CustomOp1 for Dropout {
+impl CustomOp1 for Drawn {
     fn name(&self) -> &'static str {
         "dropout"
     }

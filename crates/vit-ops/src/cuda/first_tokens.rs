@@ -3,10 +3,11 @@
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor};
+use super::tape::apply1;
 
 /// There are as many tokens.
 pub(crate) fn first_tokens(xs: &Tensor, count: usize) -> Result<Tensor> {
-    xs.contiguous()?.apply_op1(FirstTokens { count })
+    apply1(&xs.contiguous()?, FirstTokens { count })
 }
 
 struct FirstTokens {

@@ -32,7 +32,7 @@ impl std::fmt::Debug for Graph {
 impl Graph {
     /// Runs `work` once to learn what it asks of the host, and records it a second time without running it.
     ///
-    /// `work` must launch the same both times. candle uploads shapes as it goes; what was uploaded the first time stays
+    /// `work` must launch the same both times, and no other thread may launch anything on this device meanwhile. candle uploads shapes as it goes; what was uploaded the first time stays
     /// on the GPU for the recording.
     ///
     /// # Errors

@@ -6,11 +6,12 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp3, Layout, Result, Shape, Ten
 
 use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor};
 use super::linear::{column_sums, slices_of};
+use super::tape::apply3;
 
 /// The shapes are checked.
 pub(crate) fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let op = LayerNorm { eps: eps as f32, rows: OnceLock::new() };
-    xs.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
+    apply3(&xs.contiguous()?, &weight.contiguous()?, &bias.contiguous()?, op)
 }
 
 struct LayerNorm {
@@ -93,7 +94,7 @@ impl CustomOp3 for LayerNorm {
             .write(&mut sums)
             .count(count)
             .count(dim)
-            .launch(Grid::blocks(dim.div_ceil(32), slices).of(32, 32))?;
+            .launch(Grid::blocks(dim.div_ceil(8), slices).of(8, 128))?;
         if slices > 1 {
             sums = column_sums(&device, &sums, (slices, 2 * dim))?;
         }

@@ -7,15 +7,18 @@ use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
+use super::dropout::Drawn;
 use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, room, tensor};
-use crate::Activation;
+use super::tape::{apply2, apply3};
+use crate::{Activation, DropRate};
+use vit_random::{Random, Site};
 
 /// `y = x Wᵀ + b`; the shapes are checked.
 pub(crate) fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (xs, weight) = (xs.contiguous()?, weight.contiguous()?);
     match bias {
-        Some(bias) => xs.apply_op3(&weight, &bias.contiguous()?, Linear::new(None, false)),
-        None => xs.apply_op2(&weight, Linear::new(None, false)),
+        Some(bias) => apply3(&xs, &weight, &bias.contiguous()?, Linear::new(None, false)),
+        None => apply2(&xs, &weight, Linear::new(None, false)),
     }
 }
 
@@ -30,11 +33,25 @@ pub(crate) fn linear_activation(
     // The gradient of ReLU can be had from its outputs.
     let keeps_inputs = tracked && activation != Activation::Relu;
     let op = Linear::new(Some(activation), keeps_inputs);
-    xs.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
+    apply3(&xs.contiguous()?, &weight.contiguous()?, &bias.contiguous()?, op)
+}
+
+/// `y = dropout(x Wᵀ + b)`; the shapes are checked, and `xs` has samples.
+pub(crate) fn linear_dropout(
+    xs: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    (rate, site): (DropRate, Site),
+    random: &Random,
+) -> Result<Tensor> {
+    let drawn = Some(Drawn::new(rate, site, random));
+    let op = Linear { drawn, ..Linear::new(None, false) };
+    apply3(&xs.contiguous()?, &weight.contiguous()?, &bias.contiguous()?, op)
 }
 
 struct Linear {
     activation: Option<Activation>,
+    /// What is dropped of the output.
+    drawn: Option<Drawn>,
     keeps_inputs: bool,
     /// What the activation was applied to, where its gradient needs that.
     inputs: OnceLock<Tensor>,
@@ -42,7 +59,7 @@ struct Linear {
 
 impl Linear {
     const fn new(activation: Option<Activation>, keeps_inputs: bool) -> Self {
-        Self { activation, keeps_inputs, inputs: OnceLock::new() }
+        Self { activation, drawn: None, keeps_inputs, inputs: OnceLock::new() }
     }
 
     /// `x Wᵀ`, and its shape.
@@ -73,6 +90,11 @@ impl Linear {
     fn before_activation(&self, ys: &Tensor, grad: &Tensor) -> Result<Tensor> {
         let outputs = grad.dims()[grad.rank() - 1];
         let grad = grad.contiguous()?;
+        if let Some(drawn) = &self.drawn {
+            let masked =
+                drawn.masked(&device_of(&grad)?, &held(&grad).elements::<f32>()?, grad.dims())?;
+            return Ok(tensor(masked, &device_of(&grad)?, (grad.elem_count() / outputs, outputs)));
+        }
         let Some(activation) = self.activation else { return grad.reshape(((), outputs)) };
         let at = match activation {
             Activation::Relu => ys,
@@ -122,7 +144,7 @@ pub(super) fn column_sums(
         .write(&mut sums)
         .count(rows)
         .count(columns)
-        .launch(Grid::blocks(columns.div_ceil(32), slices).of(32, 32))?;
+        .launch(Grid::blocks(columns.div_ceil(8), slices).of(8, 128))?;
     if slices == 1 { Ok(sums) } else { column_sums(device, &sums, (slices, columns)) }
 }
 
@@ -192,6 +214,9 @@ impl CustomOp3 for Linear {
     ) -> Result<(CudaStorage, Shape)> {
         let (mut ys, shape) = Self::product((xs, xs_layout), (weight, weight_layout))?;
         let (device, len) = (ys.device.clone(), shape.elem_count());
+        let drawn = self.drawn.unwrap_or_else(Drawn::nothing);
+        // Of no numbers, where nothing is dropped.
+        let sample_len = self.drawn.map_or(0, |_| len / shape.dims()[0]);
         let mut inputs = self.keeps_inputs.then(|| room::<f32>(&device, len)).transpose()?;
         kernel!(&device, LINEAR, "bias_activation")
             .write(ys.as_cuda_slice_mut::<f32>()?)
@@ -200,6 +225,9 @@ impl CustomOp3 for Linear {
             .long(len)
             .count(bias_layout.shape().elem_count())
             .count(number(self.activation))
+            .count(sample_len)
+            .value(drawn.draw)
+            .pointer(drawn.clock)
             .launch(Grid::each(len))?;
         if let Some(inputs) = inputs {
             // An operation runs forward once; its value lives in the graph until the backward pass.

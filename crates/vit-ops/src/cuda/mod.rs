@@ -8,6 +8,7 @@
 //! step once and repeats it with one launch; what differs from step to step is then read by the kernels from a
 //! [`Clock`], and from tables that cover many steps.
 
+mod add;
 mod add_each;
 mod attention;
 mod clock;
@@ -22,9 +23,11 @@ mod linear;
 mod optimizer;
 mod patchify;
 mod softmax;
+mod tape;
 
 use candle_core::{DType, Device, Result, Tensor};
 
+pub(crate) use self::add::add;
 pub(crate) use self::add_each::add_each;
 pub(crate) use self::attention::{AttentionInputs, attention, suits};
 pub use self::clock::Clock;
@@ -34,10 +37,11 @@ pub use self::examples::Examples;
 pub(crate) use self::first_tokens::first_tokens;
 pub use self::graph::Graph;
 pub(crate) use self::layer_norm::layer_norm;
-pub(crate) use self::linear::{linear, linear_activation};
+pub(crate) use self::linear::{linear, linear_activation, linear_dropout};
 pub use self::optimizer::{AdamSlot, AdamUpdate, Fault, Step, Tally};
 pub(crate) use self::patchify::{Patches, patchify};
 pub(crate) use self::softmax::softmax;
+pub use self::tape::Tape;
 
 /// The architecture that the kernels were compiled for, such as `sm_90a`.
 pub const ARCHITECTURE: &str = env!("VIT_CUDA_ARCHITECTURE");

@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Ten
 use super::launch::{
     ByValue, Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor,
 };
+use super::tape::apply1;
 
 /// Of images: their channels, the patches from top to bottom and from left to right, and the size of a patch.
 #[derive(Clone, Copy)]
@@ -23,7 +24,7 @@ unsafe impl ByValue for Patches {}
 
 /// `patches` are those of `images`.
 pub(crate) fn patchify(images: &Tensor, patches: Patches) -> Result<Tensor> {
-    images.contiguous()?.apply_op1(patches)
+    apply1(&images.contiguous()?, patches)
 }
 
 impl CustomOp1 for Patches {

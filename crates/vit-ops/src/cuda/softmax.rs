@@ -3,11 +3,12 @@
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor};
+use super::tape::apply1;
 
 /// `xs` has a dimension.
 pub(crate) fn softmax(xs: &Tensor) -> Result<Tensor> {
     let width = xs.dims()[xs.rank() - 1];
-    xs.contiguous()?.apply_op1(Softmax { width })
+    apply1(&xs.contiguous()?, Softmax { width })
 }
 
 struct Softmax {

@@ -46,17 +46,17 @@ extern "C" __global__ void layer_norm_gradient(const float *xs, const float *wei
     }
 }
 
-// dw = sum dy n and db = sum dy over the rows of a slice: out (slices, 2, dim). A block has 32 columns and 32 rows of
+// dw = sum dy n and db = sum dy over the rows of a slice: out (slices, 2, dim). A block has 8 columns and 128 rows of
 // threads.
 extern "C" __global__ void layer_norm_parameters(const float *xs, const Row *stats, const float *grad, float *out,
                                                  unsigned rows, unsigned dim) {
-    __shared__ float room[2][32][33];
-    unsigned column = blockIdx.x * 32 + threadIdx.x;
+    __shared__ float room[2][128][9];
+    unsigned column = blockIdx.x * 8 + threadIdx.x;
     unsigned slice = (rows + gridDim.y - 1) / gridDim.y;
     unsigned begin = blockIdx.y * slice, end = min(rows, begin + slice);
     float of_weight = 0.0f, of_bias = 0.0f;
     if (column < dim)
-        for (unsigned row = begin + threadIdx.y; row < end; row += 32) {
+        for (unsigned row = begin + threadIdx.y; row < end; row += 128) {
             unsigned long long i = (unsigned long long)row * dim + column;
             Row stat = stats[row];
             float dy = grad[i];
@@ -65,10 +65,10 @@ extern "C" __global__ void layer_norm_parameters(const float *xs, const Row *sta
         }
     room[0][threadIdx.y][threadIdx.x] = of_weight;
     room[1][threadIdx.y][threadIdx.x] = of_bias;
-    __syncthreads();
-    if (threadIdx.y < 2 && column < dim) {
-        float total = 0.0f;
-        for (unsigned y = 0; y < 32; ++y) total += room[threadIdx.y][y][threadIdx.x];
-        out[((unsigned long long)blockIdx.y * 2 + threadIdx.y) * dim + column] = total;
+    of_weight = rows_of_block(room[0]);
+    of_bias = rows_of_block(room[1]);
+    if (threadIdx.y == 0 && column < dim) {
+        out[(unsigned long long)blockIdx.y * 2 * dim + column] = of_weight;
+        out[((unsigned long long)blockIdx.y * 2 + 1) * dim + column] = of_bias;
     }
 }

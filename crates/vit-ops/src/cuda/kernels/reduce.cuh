@@ -26,3 +26,12 @@ __device__ inline T block_sum(T x, T *room) {
     __syncthreads();
     return total;
 }
+
+// The sums over the 128 rows of 8 columns; the first row's threads get them. One column more keeps banks apart.
+__device__ inline float rows_of_block(float (*room)[9]) {
+    for (unsigned rows = 64; rows > 0; rows /= 2) {
+        __syncthreads();
+        if (threadIdx.y < rows) room[threadIdx.y][threadIdx.x] += room[threadIdx.y + rows][threadIdx.x];
+    }
+    return room[threadIdx.y][threadIdx.x];
+}
