@@ -1,7 +1,7 @@
 //! The CUDA build of `vit` where there is no GPU that it can use, on machines of stub libraries.
 //!
-//! `VIT_CUDA_BINARY` names that build: one for compute capability 9.0 by a toolkit of CUDA 13.0, which loads CUDA's
-//! libraries while it runs. Linked to them it would not start here.
+//! `VIT_CUDA_BINARY` names that build by its whole path: one for compute capability 9.0 by a toolkit of CUDA 13.0, which
+//! loads CUDA's libraries while it runs. Linked to them it would not start here.
 
 use std::env;
 

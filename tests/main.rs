@@ -5,12 +5,11 @@
 mod files;
 mod fixture;
 mod idx_folder;
-mod running;
-mod support;
-
 #[cfg(target_os = "linux")]
 #[path = "../crates/vit-device/tests/machine/mod.rs"]
 mod machine;
+mod running;
+mod support;
 
 mod agreement;
 mod bad_data;
