@@ -5,8 +5,9 @@
 
 use std::env;
 
+use crate::files::test_file;
 use crate::machine::Machine;
-use crate::support::{Sandbox, test_file};
+use crate::support::Sandbox;
 
 /// The program on a machine. None where there is no such program, which is said, or the machine cannot be made.
 #[allow(clippy::print_stderr, reason = "a test that is skipped says so")]

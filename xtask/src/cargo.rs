@@ -57,17 +57,30 @@ pub(crate) fn stdout_of(command: &mut Command) -> Result<Vec<u8>> {
 
 /// Builds the binary and says where it lies, which only cargo knows for sure.
 pub(crate) fn build_vit() -> Result<PathBuf> {
-    let built = executables(cargo("build").args(["--package=vit", "--bin=vit"]))?;
-    built.into_iter().next_back().context("cargo built no executable")
+    executable(&messages(cargo("build").args(["--package=vit", "--bin=vit"]))?, "vit")
 }
 
-/// Runs a build and returns the executables that it gives, new or not.
-pub(crate) fn executables(build: &mut Command) -> Result<Vec<PathBuf>> {
+/// Runs a build and returns what cargo tells of it, of what is not new too.
+pub(crate) fn messages(build: &mut Command) -> Result<Vec<Value>> {
     let messages = stdout_of(build.arg("--message-format=json-render-diagnostics"))?;
-    let messages = messages
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice::<Value>(line).ok());
-    Ok(messages.filter_map(|message| Some(message["executable"].as_str()?.into())).collect())
+    let lines = messages.split(|byte| *byte == b'\n');
+    Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
+}
+
+/// The executables that a build gave.
+pub(crate) fn executables(messages: &[Value]) -> impl Iterator<Item = PathBuf> {
+    messages.iter().filter_map(executable_of)
+}
+
+/// The executable that a build gave of the target of this name.
+pub(crate) fn executable(messages: &[Value], target: &str) -> Result<PathBuf> {
+    let mut built = messages.iter().filter(|message| message["target"]["name"] == target);
+    let built = built.find_map(executable_of);
+    built.with_context(|| format!("expected cargo to build the executable {target}, got none"))
+}
+
+fn executable_of(message: &Value) -> Option<PathBuf> {
+    message["executable"].as_str().map(PathBuf::from)
 }
 
 /// The workspace's Cargo.toml.

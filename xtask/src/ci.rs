@@ -7,7 +7,7 @@ use clap::Subcommand;
 
 use crate::api::Api;
 use crate::cargo::{cargo, run};
-use crate::{examples, layering, outside};
+use crate::{examples, gpu, layering, outside};
 
 /// A step of CI, the cheapest first.
 #[derive(Clone, Copy, Subcommand)]
@@ -31,6 +31,8 @@ pub(crate) enum Step {
     Consumer,
     /// Packs the crates as they would be published, and builds them from their packages
     Package,
+    /// Builds the tests for a GPU with a kit of CUDA, and tries what can be tried without one
+    GpuBuild,
 }
 
 /// What a step does.
@@ -41,7 +43,7 @@ struct Entry {
 }
 
 impl Step {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Fmt,
         Self::Layering,
         Self::Clippy,
@@ -52,6 +54,7 @@ impl Step {
         Self::Api(Api::COMPARE),
         Self::Consumer,
         Self::Package,
+        Self::GpuBuild,
     ];
 
     /// Runs the step, and says how long it took or what to do.
@@ -125,6 +128,11 @@ impl Step {
                 name: "package",
                 check: outside::package,
                 when_it_fails: "look at `cargo package --list --package CRATE`",
+            },
+            Self::GpuBuild => Entry {
+                name: "gpu-build",
+                check: gpu::check,
+                when_it_fails: "run `cargo xtask test-gpu --kit --build-only`",
             },
         }
     }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cargo::{cargo, executables, root};
+use crate::cargo::{cargo, executables, messages, root};
 
 /// Runs all examples; each ends with success where what it shows has worked.
 pub(crate) fn run_all() -> Result<()> {
@@ -14,7 +14,7 @@ pub(crate) fn run_all() -> Result<()> {
     let scratch = tempfile::tempdir()?;
     // With the settings of the tests, which have built all this, and of the whole workspace for the same reason.
     let build = ["--locked", "--workspace", "--examples", "--profile=test"];
-    for example in executables(cargo("build").args(build))? {
+    for example in executables(&messages(cargo("build").args(build))?) {
         run(&example, scratch.path())?;
     }
     Ok(())

@@ -7,7 +7,9 @@ mod bench;
 mod cargo;
 mod ci;
 mod examples;
+mod failure;
 mod fetch;
+mod gpu;
 mod layering;
 mod outside;
 mod reference;
@@ -27,6 +29,7 @@ enum Task {
     Fetch(fetch::Fetch),
     Bench(bench::Bench),
     Reference(reference::Reference),
+    TestGpu(gpu::TestGpu),
     /// Runs everything that CI runs, the cheapest first, up to the first failure
     Ci,
     #[command(flatten)]
@@ -34,13 +37,7 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    run(Task::parse()).unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        if let Some(hint) = error.downcast_ref().and_then(vit_fetch::Error::hint) {
-            eprintln!("hint: {hint}");
-        }
-        ExitCode::FAILURE
-    })
+    run(Task::parse()).unwrap_or_else(|error| failure::report(&error))
 }
 
 fn run(task: Task) -> Result<ExitCode> {
@@ -49,6 +46,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Fetch(fetch) => fetch.run()?,
         Task::Bench(bench) => bench.run()?,
         Task::Reference(reference) => reference.run()?,
+        Task::TestGpu(test_gpu) => test_gpu.run()?,
         Task::Ci => ci::run_all()?,
         Task::Step(step) => step.run()?,
     }

@@ -10,6 +10,7 @@ use clap::Args;
 use vit_fetch::{Options, Outcome, Source, data_root, user_mirrors};
 
 use crate::cargo::build_vit;
+use crate::gpu::{Cuda, Origin};
 
 /// Builds vit and trains, fetching the dataset beside the build where it is missing
 ///
@@ -17,17 +18,25 @@ use crate::cargo::build_vit;
 /// `cargo xtask train -- --help` lists the arguments of `vit train`.
 #[derive(Args)]
 pub(crate) struct Train {
+    /// Build for CUDA, and train on the GPU unless --device says otherwise; `cargo xtask test-gpu --help` says how a
+    /// toolkit is found
+    #[arg(long)]
+    cuda: bool,
+    /// The same with a toolkit out of Python packages, installed under cargo's target folder
+    #[arg(long)]
+    kit: bool,
     /// The arguments of `vit train`, passed on as they are
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<OsString>,
 }
 
 impl Train {
-    pub(crate) fn run(self) -> Result<ExitCode> {
+    pub(crate) fn run(mut self) -> Result<ExitCode> {
+        let cuda = self.cuda()?;
         let fetching =
             Download::wanted(&self.args).map(|download| thread::spawn(|| download.run()));
         // A failed build ends the program here, and the download with it: its part is resumed later.
-        let vit = build_vit()?;
+        let vit = cuda.map_or_else(build_vit, |cuda| cuda.build_vit())?;
         if let Some(fetching) = fetching {
             if !fetching.is_finished() {
                 eprintln!("vit is built, the dataset is still on its way");
@@ -35,6 +44,22 @@ impl Train {
             fetching.join().expect("a fetch returns its errors");
         }
         replace_by(Command::new(vit).arg("train").args(self.args))
+    }
+
+    /// What a CUDA build takes, where one is asked for; `vit train` is then asked to take the GPU.
+    fn cuda(&mut self) -> Result<Option<Cuda>> {
+        // Not short-circuited, since what is left in the arguments is passed on.
+        let kit = self.kit | take(&mut self.args, "--kit");
+        let cuda = self.cuda | take(&mut self.args, "--cuda") | kit;
+        if !cuda {
+            return Ok(None);
+        }
+        let origin = Origin::of_flag(kit);
+        if value_of(&self.args, "--device").is_some() {
+            return Cuda::prepare(origin).map(Some);
+        }
+        self.args.splice(0..0, ["--device", "cuda"].map(OsString::from));
+        Cuda::prepare_for_gpu(origin).map(Some)
     }
 }
 
@@ -79,6 +104,13 @@ impl Download {
     }
 }
 
+/// Removes a flag of ours that stands among those of `vit train`, which has none of its name.
+fn take(args: &mut Vec<OsString>, flag: &str) -> bool {
+    let before = args.len();
+    args.retain(|arg| arg != flag);
+    args.len() < before
+}
+
 /// The value of `--flag VALUE` or `--flag=VALUE`, the last one if it is given repeatedly.
 fn value_of(args: &[OsString], flag: &str) -> Option<OsString> {
     let joined = |arg: &OsStr| Some(arg.to_str()?.strip_prefix(flag)?.strip_prefix('=')?.into());
@@ -109,6 +141,8 @@ fn replace_by(command: &mut Command) -> Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
+    use clap::FromArgMatches;
+
     use super::*;
 
     fn wanted(args: &str) -> Option<(&'static str, Option<PathBuf>)> {
@@ -136,5 +170,23 @@ mod tests {
         for args in ["--config my.toml", "--config=my.toml", "--resume runs/x", "--help"] {
             assert_eq!(wanted(args), None, "{args}");
         }
+    }
+
+    #[test]
+    fn flags_of_ours_are_found_wherever_they_stand() {
+        let parse = |args: &str| {
+            let args = ["train"].into_iter().chain(args.split_whitespace());
+            Train::from_arg_matches(
+                &Train::augment_args(clap::Command::new("train")).get_matches_from(args),
+            )
+            .unwrap()
+        };
+        for args in ["--cuda --epochs 2", "--epochs 2 --cuda"] {
+            let Train { cuda, mut args, .. } = parse(args);
+            assert!(cuda | take(&mut args, "--cuda"));
+            assert_eq!(args, ["--epochs", "2"]);
+        }
+        let Train { cuda, kit, mut args } = parse("--epochs 2");
+        assert!(!cuda && !kit && !take(&mut args, "--cuda"));
     }
 }

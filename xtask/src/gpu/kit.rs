@@ -1,0 +1,130 @@
+//! A CUDA toolkit out of NVIDIA's Python packages: what a build needs, without an installer and without root.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::failure::Hinted;
+
+/// The packages and their versions. Compiler, its parts, runtime and headers are of one release.
+const PACKAGES: [(&str, &str); 5] = [
+    ("nvidia-cuda-nvcc", "13.0.88"),
+    ("nvidia-cuda-crt", "13.0.88"),
+    ("nvidia-nvvm", "13.0.88"),
+    ("nvidia-cuda-runtime", "13.0.96"),
+    ("nvidia-cuda-cccl", "13.0.85"),
+];
+/// Where the packages of CUDA 13 put the toolkit.
+const HOME: &str = "nvidia/cu13";
+/// What the kit was asked to hold, so that one of other versions is not taken for it.
+const REQUIREMENTS: &str = "requirements.txt";
+
+/// The kit under a target folder, whether it is there or not.
+pub(crate) struct Kit {
+    folder: PathBuf,
+}
+
+impl Kit {
+    pub(crate) fn under(target: &Path) -> Self {
+        Self { folder: target.join("cuda-kit") }
+    }
+
+    /// The toolkit's folder, where the kit is there and whole.
+    pub(crate) fn home(&self) -> Option<PathBuf> {
+        let held = fs::read_to_string(self.folder.join(REQUIREMENTS)).ok()?;
+        (held == requirements()).then(|| self.folder.join(HOME))
+    }
+
+    /// The toolkit's folder, after an installation where there is none.
+    pub(crate) fn install(&self) -> Result<PathBuf> {
+        if let Some(home) = self.home() {
+            return Ok(home);
+        }
+        if !pip_is_there() {
+            let hint = "install Python 3 with pip, or a CUDA toolkit and leave --kit out";
+            return Err(
+                Hinted::new("a kit needs `python3 -m pip`, which does not run", hint).into()
+            );
+        }
+        self.download().with_context(|| self.folder.display().to_string())?;
+        self.home().context("the kit was installed, and is not there")
+    }
+
+    /// Installs beside, and renames when all is there: an interrupted installation is no kit.
+    fn download(&self) -> Result<()> {
+        let target = self.folder.parent().expect("the kit lies in the target folder");
+        fs::create_dir_all(target)?;
+        let beside = tempfile::Builder::new().prefix("cuda-kit-").tempdir_in(target)?;
+        let requirements_file = beside.path().join(REQUIREMENTS);
+        fs::write(&requirements_file, requirements())?;
+        run_pip(beside.path(), &requirements_file)?;
+        if self.folder.exists() {
+            fs::remove_dir_all(&self.folder)?;
+        }
+        fs::rename(beside.keep(), &self.folder)?;
+        Ok(())
+    }
+}
+
+/// Whether a kit can be installed on this machine at all.
+pub(crate) fn pip_is_there() -> bool {
+    let version = pip().arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    version.is_ok_and(|status| status.success())
+}
+
+fn pip() -> Command {
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip"]);
+    pip
+}
+
+fn run_pip(folder: &Path, requirements: &Path) -> Result<()> {
+    eprintln!("installing {} Python packages, 104 MB to fetch", PACKAGES.len());
+    let mut install = pip();
+    install.args(["install", "--no-deps", "--only-binary=:all:", "--no-compile"]);
+    install.args(["--disable-pip-version-check", "--root-user-action=ignore"]);
+    install.arg("--target").arg(folder).arg("--requirement").arg(requirements);
+    // What pip says is progress, not a result.
+    let status = install.stdout(io::stderr()).status().context("cannot start python3")?;
+    if status.success() {
+        return Ok(());
+    }
+    let hint = "look at what pip says above: it needs a registry in reach, and the packages are for Linux alone; \
+        a CUDA toolkit will do as well, without --kit";
+    Err(Hinted::new(format!("pip failed ({status})"), hint).into())
+}
+
+/// The packages as pip reads them.
+fn requirements() -> String {
+    PACKAGES.iter().flat_map(|(name, version)| [name, "==", version, "\n"]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kit_is_whole_only_with_these_very_versions() {
+        let target = tempfile::tempdir().unwrap();
+        let kit = Kit::under(target.path());
+        assert_eq!(kit.home(), None);
+
+        fs::create_dir_all(kit.folder.join(HOME)).unwrap();
+        assert_eq!(kit.home(), None);
+        let file = kit.folder.join(REQUIREMENTS);
+        fs::write(&file, requirements().replace("13.0.88", "12.8.93")).unwrap();
+        assert_eq!(kit.home(), None);
+        fs::write(&file, requirements()).unwrap();
+        assert_eq!(kit.home(), Some(kit.folder.join(HOME)));
+    }
+
+    #[test]
+    fn each_package_is_pinned() {
+        let requirements = requirements();
+        assert_eq!(requirements.lines().count(), PACKAGES.len());
+        assert!(requirements.lines().all(|line| line.split_once("==").is_some()));
+    }
+}
