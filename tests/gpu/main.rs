@@ -1,15 +1,22 @@
 //! The tests that need an NVIDIA GPU, as one binary: `cargo xtask test-gpu` runs it, and carries it to a machine with one.
 
+#![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
+
 #[path = "../agreement.rs"]
 mod agreement;
 #[path = "../files.rs"]
 mod files;
 #[path = "../fixture.rs"]
+#[expect(dead_code, reason = "not all of it is for these tests")]
 mod fixture;
+#[path = "../support.rs"]
+#[expect(dead_code, reason = "not all of it is for these tests")]
+mod support;
 
 mod case;
 mod digits;
 mod operations;
+mod program;
 mod pytorch;
 mod steps;
 

@@ -49,7 +49,7 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
     interrupt::training_begins();
     let folder = make_folder(args.run_dir.as_deref(), &settings)?;
     write_atomically(&folder.config(), settings.to_toml().as_bytes())?;
-    let environment = report::environment::of_this_machine(threads);
+    let environment = report::environment::of_this_machine(&device, threads);
     write_environment(&folder, &environment)?;
     tracing::info!(
         "training {} ({} parameters) on {found}, {}, in {}",

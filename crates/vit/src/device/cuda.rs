@@ -29,6 +29,12 @@ pub(super) fn open(ordinal: usize) -> Result<Device> {
     on(&gpu).map_err(|why| failure(why).hint(IN_USE))
 }
 
+/// A GPU in use.
+pub(super) fn name(ordinal: usize) -> String {
+    let gpu = vit_device::gpus().ok().and_then(|gpus| gpus.into_iter().nth(ordinal));
+    gpu.map_or_else(|| format!("cuda:{ordinal}"), |gpu| gpu.to_string())
+}
+
 const IN_USE: &str = "look at what `nvidia-smi` says of this GPU, or pass --device cpu";
 
 fn find(ordinal: usize) -> Result<std::result::Result<Gpu, Unusable>> {

@@ -47,6 +47,14 @@ impl Device {
     }
 }
 
+/// What a device is called: `cpu`, or a GPU's number and name.
+pub(crate) fn name(device: &candle_core::Device) -> String {
+    match device.location() {
+        candle_core::DeviceLocation::Cuda { gpu_id } => cuda::name(gpu_id),
+        _ => "cpu".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

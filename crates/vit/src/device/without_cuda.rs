@@ -14,3 +14,7 @@ pub(super) fn open(ordinal: usize) -> Result<Device> {
                 --device cpu";
     Err(Failure::new(Exit::Device, message).hint(hint))
 }
+
+pub(super) fn name(ordinal: usize) -> String {
+    format!("cuda:{ordinal}")
+}

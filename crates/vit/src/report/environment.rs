@@ -2,10 +2,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use candle_core::Device;
 use serde_json::{Map, Value, json};
 
+use crate::device;
+
 /// What a reader wants to know who sees another speed, or other last bits. Nothing that tells whose machine it is.
-pub(crate) fn of_this_machine(threads: usize) -> Map<String, Value> {
+pub(crate) fn of_this_machine(device: &Device, threads: usize) -> Map<String, Value> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let begun = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let facts = [
@@ -13,6 +16,7 @@ pub(crate) fn of_this_machine(threads: usize) -> Map<String, Value> {
         ("begun", json!(utc(begun))),
         ("system", json!(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH))),
         ("processor", json!(processor())),
+        ("device", json!(device::name(device))),
         ("cores", json!(cores)),
         ("threads", json!(threads)),
     ];
@@ -65,7 +69,7 @@ mod tests {
 
     #[test]
     fn what_is_known_is_read_as_text() {
-        let rows = rows(&of_this_machine(3));
+        let rows = rows(&of_this_machine(&Device::Cpu, 3));
         assert!(rows.contains(&("threads".to_owned(), "3".to_owned())), "{rows:?}");
         assert!(rows.contains(&("vit".to_owned(), env!("CARGO_PKG_VERSION").to_owned())));
     }

@@ -1,0 +1,74 @@
+//! The program on a GPU.
+
+use serde_json::Value;
+
+use crate::support::Sandbox;
+
+/// The program that was built with these tests; `VIT_BINARY` says where it was carried to.
+fn sandbox() -> Sandbox {
+    let vit = std::env::var_os("VIT_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_vit").into());
+    // Where CUDA's libraries lie.
+    let libraries = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    Sandbox::of(vit.into(), vec![("LD_LIBRARY_PATH", libraries)])
+}
+
+fn accuracy(sandbox: &Sandbox, model: &str, device: &str) -> f64 {
+    let words = format!("eval {model} --dataset digits --device {device} --json");
+    sandbox.run(&words).succeeded().json()["accuracy"].as_f64().expect("an accuracy")
+}
+
+#[test]
+fn left_to_itself_it_takes_the_gpu_and_says_so() {
+    let sandbox = sandbox();
+    let log = sandbox.train_digits("--max-steps 3").stderr;
+    assert!(log.contains("computing on cuda:0, "), "{log}");
+    let environment: Value = serde_json::from_slice(&sandbox.read("run/env.json")).unwrap();
+    assert!(environment["device"].as_str().unwrap().starts_with("cuda:0, "), "{environment}");
+}
+
+#[test]
+fn a_model_of_either_device_is_used_and_trained_further_on_the_other() {
+    let sandbox = sandbox();
+    for (device, other) in [("cuda", "cpu"), ("cpu", "cuda")] {
+        let run = |name: &str, device: &str, words: &str| {
+            let words =
+                format!("train --dataset digits --run-dir {name} --device {device} {words}");
+            sandbox.run(&words).succeeded();
+        };
+        run(device, device, "--epochs 2 --lr 0.002");
+        let here = accuracy(&sandbox, device, device);
+        assert!(here > 0.5, "{device}: {here}");
+        // Of 2,000 images, two may lie on a border.
+        assert!((accuracy(&sandbox, device, other) - here).abs() <= 1e-3, "{device}");
+        let further = format!("{device}-further");
+        let words = format!("--epochs 1 --lr 0.002 --init {device}/model.safetensors");
+        run(&further, other, &words);
+        assert!(accuracy(&sandbox, &further, other) > here - 0.02, "{device}");
+    }
+}
+
+#[test]
+fn a_batch_that_does_not_fit_is_named() {
+    let sandbox = sandbox();
+    // Weights of attention alone would be 787 GB.
+    let wide = "[model]\nheads = 32\n[model.patch]\nheight = 1\nwidth = 1\n";
+    sandbox.write("wide.toml", wide);
+    let words = "train --dataset digits --config wide.toml --batch-size 10000 --device cuda";
+    let outcome = sandbox.run(words);
+    assert_eq!(outcome.code, Some(6), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("10000") || outcome.stderr.contains("10,000"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(outcome.stderr.contains("--batch-size"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_learning_rate_that_makes_training_diverge() {
+    let sandbox = sandbox();
+    let words = "train --dataset digits --run-dir run --lr 1e30 --device cuda";
+    let outcome = sandbox.run(words);
+    assert_eq!(outcome.code, Some(5), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("expected a finite"), "{}", outcome.stderr);
+}
