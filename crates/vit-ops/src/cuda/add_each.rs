@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor};
-use super::linear::column_sums;
+use super::products::column_sums;
 use super::tape::apply2;
 
 /// The shapes are checked.

@@ -1,12 +1,12 @@
 //! Attention of few tokens on the GPU: a head of a sample within one block, its weights computed anew on the way back.
 
+use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::DevicePtr;
-use candle_core::cuda_backend::{CudaDevice, cudarc::driver::CudaSlice};
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::dropout::Drawn;
 use super::launch::{
-    ByValue, Grid, Held, device_of, elements, held, kernel, not_on_cpu, output, room, tensor,
+    ByValue, Grid, Held, begin, device_of, elements, held, kernel, not_on_cpu, output, room, tensor,
 };
 use super::tape::{apply1, apply2};
 use crate::Attend;
@@ -177,11 +177,6 @@ impl Attention {
     }
 }
 
-/// Where room on the GPU begins.
-fn begin(room: &CudaSlice<f32>, device: &CudaDevice) -> u64 {
-    room.device_ptr(&device.cuda_stream()).0
-}
-
 impl CustomOp1 for Attention {
     fn name(&self) -> &'static str {
         "self-attention"
@@ -199,8 +194,8 @@ impl CustomOp1 for Attention {
     fn bwd(&self, qkv: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let device = device_of(qkv)?;
         let grad_qkv = room::<f32>(&device, qkv.elem_count())?;
-        let begin = begin(&grad_qkv, &device);
-        self.backward((qkv, qkv, grad), (begin, begin), self.shape.sample.tokens)?;
+        let place = begin(&grad_qkv, &device);
+        self.backward((qkv, qkv, grad), (place, place), self.shape.sample.tokens)?;
         Ok(Some(tensor(grad_qkv, &device, qkv.shape())))
     }
 }
@@ -240,8 +235,8 @@ impl CustomOp2 for Attention {
         let device = device_of(q)?;
         let [grad_q, grad_kv] = [q, kv].map(|xs| room::<f32>(&device, xs.elem_count()));
         let (grad_q, grad_kv) = (grad_q?, grad_kv?);
-        let begins = (begin(&grad_q, &device), begin(&grad_kv, &device));
-        self.backward((q, kv, grad), begins, self.shape.sample.queries)?;
+        let places = (begin(&grad_q, &device), begin(&grad_kv, &device));
+        self.backward((q, kv, grad), places, self.shape.sample.queries)?;
         let gradient = |values, like: &Tensor| tensor(values, &device, like.shape());
         let (of_q, of_kv) = (gradient(grad_q, q), gradient(grad_kv, kv));
         Ok((q.track_op().then_some(of_q), kv.track_op().then_some(of_kv)))

@@ -66,6 +66,11 @@ pub(super) fn zeros<T: DeviceRepr + ValidAsZeroBits>(
     device.alloc_zeros(len)
 }
 
+/// Where numbers on the GPU begin.
+pub(super) fn begin<T>(numbers: &impl DevicePtr<T>, device: &CudaDevice) -> u64 {
+    numbers.device_ptr(&device.cuda_stream()).0
+}
+
 /// What a custom operation's forward returns.
 pub(super) fn output<T: CudaDType>(
     values: CudaSlice<T>,
@@ -93,7 +98,7 @@ pub(super) fn not_on_cpu(operation: &str) -> Result<(CpuStorage, Shape)> {
 /// How many threads a launch has.
 #[derive(Clone, Copy)]
 pub(super) struct Grid {
-    blocks: (u32, u32),
+    blocks: (u32, u32, u32),
     threads: (u32, u32),
     shared: u32,
 }
@@ -112,7 +117,12 @@ impl Grid {
     }
 
     pub(super) const fn blocks(x: usize, y: usize) -> Self {
-        Self { blocks: (x as u32, y as u32), threads: (1, 1), shared: 0 }
+        Self { blocks: (x as u32, y as u32, 1), threads: (1, 1), shared: 0 }
+    }
+
+    /// So many layers of blocks.
+    pub(super) const fn layers(self, z: usize) -> Self {
+        Self { blocks: (self.blocks.0, self.blocks.1, z as u32), ..self }
     }
 
     /// Threads of a block.
@@ -204,14 +214,6 @@ impl<'a> Launch<'a> {
         self.with(Argument::Pointer(pointer))
     }
 
-    /// The same, or none.
-    pub(super) fn write_if<T>(self, to: Option<&mut impl DevicePtrMut<T>>) -> Self {
-        match to {
-            Some(to) => self.write(to),
-            None => self.with(Argument::Pointer(0)),
-        }
-    }
-
     /// A pointer that the caller keeps valid.
     pub(super) fn pointer(self, pointer: u64) -> Self {
         self.with(Argument::Pointer(pointer))
@@ -261,7 +263,7 @@ impl<'a> Launch<'a> {
             };
         }
         let config = LaunchConfig {
-            grid_dim: (grid.blocks.0, grid.blocks.1, 1),
+            grid_dim: grid.blocks,
             block_dim: (grid.threads.0, grid.threads.1, 1),
             shared_mem_bytes: grid.shared,
         };

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CudaStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor};
-use super::linear::{column_sums, slices_of};
+use super::products::{column_sums, slices_of};
 use super::tape::apply3;
 
 /// The shapes are checked.

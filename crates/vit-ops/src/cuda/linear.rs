@@ -1,14 +1,12 @@
-//! Linear maps on the GPU: candle's products through cuBLAS, then bias and activation in one pass.
+//! Linear maps on the GPU, with the activation or the dropout behind them.
 
 use std::sync::OnceLock;
 
-use candle_core::backend::BackendStorage;
-use candle_core::cuda_backend::CudaDevice;
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::dropout::Drawn;
-use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, room, tensor};
+use super::launch::{Grid, begin, device_of, elements, held, kernel, not_on_cpu, room, tensor};
+use super::products::{self, Then};
 use super::tape::{apply2, apply3};
 use crate::{Activation, DropRate};
 use vit_random::{Random, Site};
@@ -62,28 +60,33 @@ impl Linear {
         Self { activation, drawn: None, keeps_inputs, inputs: OnceLock::new() }
     }
 
-    /// `x Wᵀ`, and its shape.
-    fn product(
-        (xs, xs_layout): (&CudaStorage, &Layout),
-        (weight, weight_layout): (&CudaStorage, &Layout),
+    fn forward(
+        &self,
+        xs: (&CudaStorage, &Layout),
+        weight: (&CudaStorage, &Layout),
+        bias: Option<(&CudaStorage, &Layout)>,
     ) -> Result<(CudaStorage, Shape)> {
-        let (outputs, inputs) = weight_layout.shape().dims2()?;
-        let rows = xs_layout.shape().elem_count() / inputs;
-        let matrix = Layout::contiguous_with_offset((rows, inputs), xs_layout.start_offset());
-        let transposed = weight_layout.transpose(0, 1)?;
-        let ys = xs.matmul(weight, (1, rows, outputs, inputs), &matrix, &transposed)?;
-        let mut dims = xs_layout.dims().to_vec();
+        let (outputs, inputs) = weight.1.shape().dims2()?;
+        let mut dims = xs.1.dims().to_vec();
         dims.pop();
         dims.push(outputs);
-        Ok((ys, dims.into()))
-    }
-
-    /// `dx = dy W`, if xs is tracked, and `dW = dyᵀ x`, of `grad` (rows, outputs).
-    fn backward(xs: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Tensor)> {
-        let (rows, _outputs) = grad.dims2()?;
-        let matrix = xs.detach().reshape((rows, ()))?;
-        let of_xs = || grad.matmul(&weight.detach())?.reshape(xs.shape());
-        Ok((xs.track_op().then(of_xs).transpose()?, grad.t()?.matmul(&matrix)?))
+        let shape = Shape::from(dims);
+        let (device, len) = (&xs.0.device, shape.elem_count());
+        let kept = self.keeps_inputs.then(|| room::<f32>(device, len)).transpose()?;
+        let bias = bias.map(|(bias, layout)| elements::<f32>(bias, layout)).transpose()?;
+        let then = Then {
+            bias: bias.as_ref().map_or(0, |bias| begin(bias, device)),
+            inputs: kept.as_ref().map_or(0, |kept| begin(kept, device)),
+            activation: number(self.activation),
+            sample_len: self.drawn.map_or(0, |_| len / shape.dims()[0]) as u32,
+        };
+        let drawn = self.drawn.unwrap_or_else(Drawn::nothing);
+        let ys = products::forward(xs, weight, (len / outputs, inputs, outputs), (then, drawn))?;
+        if let Some(kept) = kept {
+            // An operation runs forward once; its value lives in the graph until the backward pass.
+            let _ = self.inputs.set(tensor(kept, device, len));
+        }
+        Ok((ys, shape))
     }
 
     /// `dy` before the activation, as (rows, outputs).
@@ -107,45 +110,19 @@ impl Linear {
             .read(&held(at).elements::<f32>()?)
             .write(&mut before)
             .long(len)
-            .count(number(Some(activation)))
+            .count(number(Some(activation)) as usize)
             .launch(Grid::each(len))?;
         Ok(tensor(before, &device, (len / outputs, outputs)))
     }
 }
 
 /// What the kernels call an activation.
-const fn number(activation: Option<Activation>) -> usize {
+const fn number(activation: Option<Activation>) -> u32 {
     match activation {
         None => 0,
         Some(Activation::Relu) => 1,
         Some(Activation::Gelu) => 2,
     }
-}
-
-/// Rows that one block adds up.
-const ROWS: usize = 2048;
-
-/// Slices that rows are cut into where they are added up, by their number alone.
-pub(super) fn slices_of(rows: usize) -> usize {
-    const MOST: usize = 128;
-    rows.div_ceil(ROWS).min(MOST)
-}
-
-/// `sum_i x_ij` over the rows.
-pub(super) fn column_sums(
-    device: &CudaDevice,
-    xs: &impl DevicePtr<f32>,
-    (rows, columns): (usize, usize),
-) -> Result<CudaSlice<f32>> {
-    let slices = slices_of(rows);
-    let mut sums = room::<f32>(device, slices * columns)?;
-    kernel!(device, LINEAR, "column_sums")
-        .read(xs)
-        .write(&mut sums)
-        .count(rows)
-        .count(columns)
-        .launch(Grid::blocks(columns.div_ceil(8), slices).of(8, 128))?;
-    if slices == 1 { Ok(sums) } else { column_sums(device, &sums, (slices, columns)) }
 }
 
 impl CustomOp2 for Linear {
@@ -170,7 +147,7 @@ impl CustomOp2 for Linear {
         weight: &CudaStorage,
         weight_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        Self::product((xs, xs_layout), (weight, weight_layout))
+        self.forward((xs, xs_layout), (weight, weight_layout), None)
     }
 
     fn bwd(
@@ -181,8 +158,9 @@ impl CustomOp2 for Linear {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = self.before_activation(ys, grad)?;
-        let (of_xs, of_weight) = Self::backward(xs, weight, &grad)?;
-        Ok((of_xs, Some(of_weight)))
+        let of_xs = xs.track_op().then(|| products::input_gradient(&grad, weight, xs.shape()));
+        let (of_weight, _of_no_bias) = products::parameter_gradients(&grad, xs)?;
+        Ok((of_xs.transpose()?, Some(of_weight)))
     }
 }
 
@@ -212,28 +190,8 @@ impl CustomOp3 for Linear {
         bias: &CudaStorage,
         bias_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        let (mut ys, shape) = Self::product((xs, xs_layout), (weight, weight_layout))?;
-        let (device, len) = (ys.device.clone(), shape.elem_count());
-        let drawn = self.drawn.unwrap_or_else(Drawn::nothing);
-        // Of no numbers, where nothing is dropped.
-        let sample_len = self.drawn.map_or(0, |_| len / shape.dims()[0]);
-        let mut inputs = self.keeps_inputs.then(|| room::<f32>(&device, len)).transpose()?;
-        kernel!(&device, LINEAR, "bias_activation")
-            .write(ys.as_cuda_slice_mut::<f32>()?)
-            .read(&elements::<f32>(bias, bias_layout)?)
-            .write_if(inputs.as_mut())
-            .long(len)
-            .count(bias_layout.shape().elem_count())
-            .count(number(self.activation))
-            .count(sample_len)
-            .value(drawn.draw)
-            .pointer(drawn.clock)
-            .launch(Grid::each(len))?;
-        if let Some(inputs) = inputs {
-            // An operation runs forward once; its value lives in the graph until the backward pass.
-            let _ = self.inputs.set(tensor(inputs, &device, len));
-        }
-        Ok((ys, shape))
+        let bias = Some((bias, bias_layout));
+        self.forward((xs, xs_layout), (weight, weight_layout), bias)
     }
 
     fn bwd(
@@ -245,9 +203,8 @@ impl CustomOp3 for Linear {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = self.before_activation(ys, grad)?;
-        let (of_xs, of_weight) = Self::backward(xs, weight, &grad)?;
-        let device = device_of(&grad)?;
-        let of_bias = column_sums(&device, &held(&grad).elements::<f32>()?, grad.dims2()?)?;
-        Ok((of_xs, Some(of_weight), Some(tensor(of_bias, &device, bias.shape()))))
+        let of_xs = xs.track_op().then(|| products::input_gradient(&grad, weight, xs.shape()));
+        let (of_weight, of_bias) = products::parameter_gradients(&grad, xs)?;
+        Ok((of_xs.transpose()?, Some(of_weight), Some(of_bias.reshape(bias.shape())?)))
     }
 }

@@ -22,6 +22,7 @@ mod layer_norm;
 mod linear;
 mod optimizer;
 mod patchify;
+mod products;
 mod softmax;
 mod tape;
 

@@ -1,31 +1,17 @@
-// What follows the products of a linear map: bias, activation, and their gradients.
-
-#include "random.cuh"
+// What follows the products of a linear map that cuBLAS computes, and the gradients of activation and bias.
 #include "reduce.cuh"
+#include "then.cuh"
 
-enum Activation { IDENTITY = 0, RELU = 1, GELU = 2 };
-
-// erf rather than normcdf: both are right to the last bits, and erf is what the composed form takes.
-__device__ inline float cumulative_normal(float x) { return 0.5f * (1.0f + erff(x * 0.70710678118654752f)); }
-
-// y_ij = f(y_ij + b_j) m_ij, in place. `inputs`, if there, gets what f was applied to; without numbers in a sample,
-// nothing is dropped.
-extern "C" __global__ void bias_activation(float *ys, const float *bias, float *inputs, unsigned long long len,
-                                           unsigned columns, int activation, unsigned sample_len, Draw draw,
-                                           const Clock *clock) {
+// In place.
+extern "C" __global__ void finish(float *ys, unsigned long long len, unsigned columns, Then then, Draw draw,
+                                  const Clock *clock) {
     unsigned long long i = blockIdx.x * (unsigned long long)blockDim.x + threadIdx.x;
-    if (i >= len) return;
-    float x = ys[i] + bias[i % columns];
-    if (inputs) inputs[i] = x;
-    if (activation == RELU) x = x <= 0.0f ? 0.0f : x;
-    if (activation == GELU) x = x * cumulative_normal(x);
-    if (sample_len) x *= mask(draw, clock, i / sample_len, i % sample_len);
-    ys[i] = x;
+    if (i < len) ys[i] = finished(ys[i], i, i % columns, then, draw, clock);
 }
 
 // dx = dy f'(x); for ReLU, `xs` may be the outputs.
 extern "C" __global__ void activation_gradient(const float *grad, const float *xs, float *grad_xs,
-                                               unsigned long long len, int activation) {
+                                               unsigned long long len, unsigned activation) {
     unsigned long long i = blockIdx.x * (unsigned long long)blockDim.x + threadIdx.x;
     if (i >= len) return;
     float x = xs[i], dy = grad[i];
