@@ -11,7 +11,7 @@ use super::launch::{ByValue, Grid, device_of, elements, held, kernel, room, tens
 
 /// What becomes of a product: places of the bias and of room for what the activation is applied to, or none; the
 /// activation's number; and how many numbers a sample has, or none where nothing is dropped.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Then {
     pub(super) bias: u64,
@@ -30,14 +30,21 @@ impl Then {
     }
 }
 
-/// Rows or columns that a block of the small kernels takes.
-const TILE: usize = 32;
+/// Columns that a block of the small kernels takes, and rows of a product.
+const COLUMNS: usize = 32;
+const ROWS: usize = 16;
 
-/// Multiply-adds up to which they are faster than cuBLAS with what follows it.
+/// Multiply-adds up to which a product is faster than cuBLAS with what follows it.
 const SMALL: usize = 1 << 23;
 
 const fn is_small(rows: usize, inner: usize, columns: usize) -> bool {
     rows * inner * columns <= SMALL
+}
+
+/// A block for each tile of a small product, a thread for four of its numbers.
+fn small_grid(rows: usize, columns: usize) -> Grid {
+    let threads = ROWS * COLUMNS / 4;
+    Grid::blocks(rows.div_ceil(ROWS), columns.div_ceil(COLUMNS)).of(threads as u32, 1)
 }
 
 /// `x Wᵀ`, and what then becomes of it: of `xs` (rows, inputs) and `weight` (outputs, inputs).
@@ -49,10 +56,18 @@ pub(super) fn forward(
 ) -> Result<CudaStorage> {
     let (device, len) = (xs.device.clone(), rows * outputs);
     if is_small(rows, inputs, outputs) {
-        let (xs, weight) = (elements(xs, xs_layout)?, elements(weight, weight_layout)?);
-        let sizes = (rows, inputs, outputs);
-        let ys =
-            small_product(&device, (&xs, &weight), sizes, Orientation::Forward, (then, drawn))?;
+        let mut ys = room::<f32>(&device, len)?;
+        kernel!(&device, SMALL_LINEAR, "small_product")
+            .read(&elements::<f32>(xs, xs_layout)?)
+            .read(&elements::<f32>(weight, weight_layout)?)
+            .write(&mut ys)
+            .count(rows)
+            .count(inputs)
+            .count(outputs)
+            .value(then)
+            .value(drawn.draw)
+            .pointer(drawn.clock)
+            .launch(small_grid(rows, outputs))?;
         return Ok(CudaStorage::wrap_cuda_slice(ys, device));
     }
     let matrix = Layout::contiguous_with_offset((rows, inputs), xs_layout.start_offset());
@@ -77,62 +92,35 @@ pub(super) fn input_gradient(grad: &Tensor, weight: &Tensor, xs: &Shape) -> Resu
     if !is_small(rows, outputs, inputs) {
         return grad.matmul(&weight.detach())?.reshape(xs);
     }
-    let (device, grad, weight) = (device_of(grad)?, held(grad), held(weight));
-    let factors = (&grad.elements::<f32>()?, &weight.elements::<f32>()?);
-    let nothing = (Then::default(), Drawn::nothing());
-    let sizes = (rows, outputs, inputs);
-    let of_xs = small_product(&device, factors, sizes, Orientation::Backward, nothing)?;
+    let (device, mut of_xs) = (device_of(grad)?, room::<f32>(&device_of(grad)?, rows * inputs)?);
+    kernel!(&device, SMALL_LINEAR, "small_product_of_gradient")
+        .read(&held(grad).elements::<f32>()?)
+        .read(&held(weight).elements::<f32>()?)
+        .write(&mut of_xs)
+        .count(rows)
+        .count(outputs)
+        .count(inputs)
+        .launch(small_grid(rows, inputs))?;
     Ok(tensor(of_xs, &device, xs))
 }
 
-/// How the weight of a small product lies.
-#[derive(Clone, Copy)]
-enum Orientation {
-    /// (columns, inner)
-    Forward,
-    /// (inner, columns)
-    Backward,
-}
-
-fn small_product(
-    device: &CudaDevice,
-    (xs, weight): (&impl DevicePtr<f32>, &impl DevicePtr<f32>),
-    (rows, inner, columns): (usize, usize, usize),
-    orientation: Orientation,
-    (then, drawn): (Then, Drawn),
-) -> Result<CudaSlice<f32>> {
-    let mut ys = room::<f32>(device, rows * columns)?;
-    kernel!(device, SMALL_LINEAR, "small_product")
-        .read(xs)
-        .read(weight)
-        .write(&mut ys)
-        .count(rows)
-        .count(inner)
-        .count(columns)
-        .count(matches!(orientation, Orientation::Backward).into())
-        .value(then)
-        .value(drawn.draw)
-        .pointer(drawn.clock)
-        .launch(Grid::blocks(rows.div_ceil(TILE), columns.div_ceil(TILE)).of(256, 1))?;
-    Ok(ys)
-}
-
-/// Elements of a weight up to which its gradient and the bias's come from one kernel.
-const SMALL_WEIGHT: usize = 1 << 15;
+/// Multiply-adds up to which a weight's gradient and the bias's come from one kernel: it spreads the rows over the GPU,
+/// which cuBLAS does with a kernel more.
+const SMALL_GRADIENT: usize = 1 << 26;
 
 /// `dW = dyᵀ x` and `db = sum dy`, of `grad` (rows, outputs).
 pub(super) fn parameter_gradients(grad: &Tensor, xs: &Tensor) -> Result<(Tensor, Tensor)> {
     let (rows, outputs) = grad.dims2()?;
     let inputs = xs.elem_count() / rows;
     let device = device_of(grad)?;
-    if outputs * inputs > SMALL_WEIGHT {
+    if rows * outputs * inputs > SMALL_GRADIENT {
         let matrix = xs.detach().reshape((rows, inputs))?;
         let of_bias = column_sums(&device, &held(grad).elements::<f32>()?, (rows, outputs))?;
         return Ok((grad.t()?.matmul(&matrix)?, tensor(of_bias, &device, outputs)));
     }
-    const ROWS: usize = 64;
+    const ROWS_OF_SLICE: usize = 64;
     const MOST: usize = 128;
-    let (slices, len) = (rows.div_ceil(ROWS).min(MOST), outputs * (inputs + 1));
+    let (slices, len) = (rows.div_ceil(ROWS_OF_SLICE).min(MOST), outputs * (inputs + 1));
     let mut sums = room::<f32>(&device, slices * len)?;
     kernel!(&device, SMALL_LINEAR, "small_gradients")
         .read(&held(grad).elements::<f32>()?)
@@ -142,7 +130,9 @@ pub(super) fn parameter_gradients(grad: &Tensor, xs: &Tensor) -> Result<(Tensor,
         .count(outputs)
         .count(inputs)
         .launch(
-            Grid::blocks(inputs.div_ceil(TILE), outputs.div_ceil(TILE)).layers(slices).of(256, 1),
+            Grid::blocks(inputs.div_ceil(COLUMNS), outputs.div_ceil(COLUMNS))
+                .layers(slices)
+                .of(256, 1),
         )?;
     if slices > 1 {
         let parts = sums;

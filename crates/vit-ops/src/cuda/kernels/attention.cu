@@ -13,6 +13,8 @@ struct Attention {
 
 // Rows of a head, each one number longer than it is, so that threads that read a column meet no common bank.
 __device__ inline void load(float *room, const float *from, unsigned rows, unsigned row, unsigned width) {
+    // Several at once, since each is waited for.
+#pragma unroll 4
     for (unsigned i = threadIdx.x; i < rows * width; i += blockDim.x)
         room[i / width * (width + 1) + i % width] = from[(unsigned long long)(i / width) * row + i % width];
 }

@@ -56,6 +56,7 @@ extern "C" __global__ void layer_norm_parameters(const float *xs, const Row *sta
     unsigned begin = blockIdx.y * slice, end = min(rows, begin + slice);
     float of_weight = 0.0f, of_bias = 0.0f;
     if (column < dim)
+#pragma unroll 4
         for (unsigned row = begin + threadIdx.y; row < end; row += 128) {
             unsigned long long i = (unsigned long long)row * dim + column;
             Row stat = stats[row];

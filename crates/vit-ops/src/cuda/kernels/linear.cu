@@ -32,6 +32,7 @@ extern "C" __global__ void column_sums(const float *xs, float *out, unsigned row
     unsigned begin = blockIdx.y * slice, end = min(rows, begin + slice);
     float total = 0.0f;
     if (column < columns)
+#pragma unroll 8
         for (unsigned row = begin + threadIdx.y; row < end; row += 128)
             total += xs[(unsigned long long)row * columns + column];
     room[threadIdx.y][threadIdx.x] = total;
