@@ -13,7 +13,7 @@ use vit_device::Build;
 use super::kit::Kit;
 use super::stubs;
 use super::toolkit::Toolkit;
-use crate::cargo::{cargo, executable, messages, target_dir};
+use crate::cargo::{cargo, executable, messages, run, target_dir};
 use crate::layering::items;
 
 /// What is compiled for where nobody says it and no GPU tells it: 9.0, an H100 or H200.
@@ -111,6 +111,13 @@ impl Cuda {
             vit: executable(&messages, "vit")?,
             build: build_of(&messages)?,
         })
+    }
+
+    /// Checks with clippy what is compiled for CUDA alone, where a warning is an error.
+    pub(crate) fn check_code(&self) -> Result<()> {
+        // By the profile of the tests, whose kernels it does not compile again.
+        let targets = ["--bin=vit", "--test=gpu", "--profile=gpu", "--locked"];
+        run(self.cargo("clippy")?.args(targets).args(["--", "--deny=warnings"]))
     }
 
     /// This cargo on the program, for CUDA.

@@ -24,6 +24,7 @@ pub(crate) fn check() -> Result<()> {
     // What the tests of stub libraries are written for.
     let cuda = Cuda::prepare_for(COMPUTE_CAP.to_owned(), Origin::Kit)?;
     let folder = folder::make(&cuda.build_tests()?)?;
+    cuda.check_code()?;
     trains(&folder::vit(&folder))?;
     refuses_what_it_cannot_use(&folder::vit(&folder))?;
     runs_only_on_a_gpu(&folder)
