@@ -33,6 +33,8 @@ const ALWAYS: [&str; 3] = ["LICENSE-APACHE", "LICENSE-MIT", "README.md"];
 /// What cargo puts into it.
 const FROM_CARGO: [&str; 4] =
     [".cargo_vcs_info.json", "Cargo.lock", "Cargo.toml", "Cargo.toml.orig"];
+/// What it may have beside its folders.
+const BUILD_SCRIPT: &str = "build.rs";
 /// The only folders in it.
 const FOLDERS: [&str; 4] = ["benches", "examples", "src", "tests"];
 /// What the registry's page of a crate shows, and what its users look for.
@@ -133,7 +135,7 @@ fn check_files<'a>(files: impl Iterator<Item = &'a str>) -> Result<()> {
         let folder = file.split_once('/').map(|(folder, _)| folder);
         let known = match folder {
             Some(folder) => FOLDERS.contains(&folder),
-            None => ALWAYS.contains(&file) || FROM_CARGO.contains(&file),
+            None => ALWAYS.contains(&file) || FROM_CARGO.contains(&file) || file == BUILD_SCRIPT,
         };
         ensure!(known, "expected files of {}, got {file}", FOLDERS.join(", "));
     }
