@@ -102,7 +102,11 @@ impl OnGpu {
         }
         *untaken += samples.len() / config.samples_of_step();
         if let Some(graph) = graph {
-            return Ok(graph.launch()?);
+            #[expect(unsafe_code, reason = "only here is it known what a step reads")]
+            // SAFETY: clock, end and samples of a step are fields beside the graph, and never replaced; the parameters
+            // and their averages, which are variables and so stay where they are, are held by the end. A run stays on
+            // its thread.
+            return Ok(unsafe { graph.launch() }?);
         }
         let recorded = Graph::warmed_up(device, || {
             clock.during(|| whole_step(trained, source, (clock, &mut *step)))

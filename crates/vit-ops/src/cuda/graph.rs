@@ -9,12 +9,11 @@ use candle_core::cuda_backend::cudarc::driver::{
     sys::{CUgraphInstantiate_flags, CUstreamCaptureMode},
 };
 use candle_core::cuda_backend::{CudaDevice, WrapErr};
-use candle_core::{Device, Result, bail};
+use candle_core::{Device, Error, Result};
 
 /// Kernels with their arguments, as a CUDA graph.
 ///
-/// What the work allocates is allocated once for all repetitions, so nothing that it makes may outlive it, and what
-/// it reads and writes besides must stay where it is for as long as the graph is launched.
+/// What the work allocates is allocated once for all repetitions, so nothing that it makes may outlive it.
 pub struct Graph {
     graph: CudaGraph,
 }
@@ -32,8 +31,8 @@ impl std::fmt::Debug for Graph {
 impl Graph {
     /// Runs `work` once to learn what it asks of the host, and records it a second time without running it.
     ///
-    /// `work` must launch the same both times, and no other thread may launch anything on this device meanwhile. candle uploads shapes as it goes; what was uploaded the first time stays
-    /// on the GPU for the recording.
+    /// `work` must launch the same both times, and no other thread may launch anything on this device meanwhile. candle
+    /// uploads shapes as it goes; what was uploaded the first time stays on the GPU for as long as this thread runs.
     ///
     /// # Errors
     /// If `work` fails, waits for the GPU or reads from it, or leaves nothing to repeat.
@@ -49,9 +48,13 @@ impl Graph {
 
     /// Puts one repetition behind what was launched before.
     ///
+    /// # Safety
+    /// Everything that the work read and wrote, and did not make itself, lies where it lay; and the thread that recorded
+    /// it still runs.
+    ///
     /// # Errors
     /// If the GPU fails.
-    pub fn launch(&mut self) -> Result<()> {
+    pub unsafe fn launch(&mut self) -> Result<()> {
         self.graph.launch().w()?;
         Ok(())
     }
@@ -71,11 +74,6 @@ fn record<E: From<candle_core::Error>>(
     done?;
     match graph.w()? {
         Some(graph) => Ok(graph),
-        None => Err(empty().into()),
+        None => Err(Error::Msg("graph: expected work on the GPU, got none".to_owned()).into()),
     }
-}
-
-fn empty() -> candle_core::Error {
-    let nothing = || -> Result<()> { bail!("graph: expected work on the GPU, got none") };
-    nothing().expect_err("it always fails")
 }
