@@ -155,6 +155,8 @@ pub(crate) fn largest_entry(xs: &Tensor) -> Result<f64> {
 pub(crate) fn assert_close(got: &Tensor, want: &Tensor, label: &str) -> Result<()> {
     assert_eq!(got.dims(), want.dims(), "{label}");
     let difference = (got.to_dtype(DType::F64)? - want.to_dtype(DType::F64)?)?;
+    // What is no number is never the largest.
+    assert!(difference.sum_all()?.to_scalar::<f64>()?.is_finite(), "{label} is not finite");
     let share = largest_entry(&difference)? / largest_entry(want)?;
     assert!(share <= TOLERANCE, "{label} differs by {share:e} of its largest entry");
     Ok(())

@@ -5,7 +5,7 @@ use vit_random::{Random, Site};
 
 use crate::gpu;
 
-/// Largest difference to `f64`, as a share of the tensor's largest entry: sums of up to some thousand terms, each
+/// Largest difference to `f64`, as a share of the tensor's largest entry: sums of up to some ten thousand terms, each
 /// rounded to `f32`.
 const TOLERANCE: f64 = 5e-6;
 
@@ -62,6 +62,9 @@ fn largest_difference(got: &Tensor, want: &Tensor) -> Result<f64> {
     assert_eq!(got.dims(), want.dims());
     let cpu = |xs: &Tensor| xs.to_device(&Device::Cpu)?.to_dtype(DType::F64);
     let (got, want) = (cpu(got)?, cpu(want)?);
+    let difference = (&got - &want)?;
+    // What is no number is never the largest.
+    assert!(difference.sum_all()?.to_scalar::<f64>()?.is_finite(), "what is no number came");
     let largest = |xs: &Tensor| xs.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>();
-    Ok(largest(&(got - &want)?)? / largest(&want)?.max(1e-3))
+    Ok(largest(&difference)? / largest(&want)?.max(1e-3))
 }

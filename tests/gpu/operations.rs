@@ -2,10 +2,10 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use vit_ops::{
-    Activation, Attend, AttentionDropout, DropRate, Queries, TokenMask, add_each,
+    Activation, Attend, AttentionDropout, DropRate, Queries, TokenMask, add, add_each,
     attention_weights, cross_attention, dropout, dropout_mask, first_tokens, layer_norm, linear,
-    linear_activation, patchify, scale_features, self_attention, smoothed_cross_entropy_sum,
-    softmax,
+    linear_activation, linear_dropout, patchify, scale_features, self_attention,
+    smoothed_cross_entropy_sum, softmax,
 };
 use vit_random::{Random, Site};
 
@@ -20,8 +20,18 @@ fn rate(rate: f64) -> DropRate {
 
 #[test]
 fn linear_maps() -> Result<()> {
-    let shapes: [(&[usize], usize, usize); 5] =
-        [(&[1], 1, 1), (&[5], 7, 3), (&[2, 16], 32, 96), (&[2, 3, 4], 49, 10), (&[5000], 5, 40)];
+    // The last three are beyond what kernels of our own multiply: of the first the output and the input's gradient, of
+    // the others the weight's too, the very last with more inputs than outputs.
+    let shapes: [(&[usize], usize, usize); 8] = [
+        (&[1], 1, 1),
+        (&[5], 7, 3),
+        (&[2, 16], 32, 96),
+        (&[2, 3, 4], 49, 10),
+        (&[5000], 5, 40),
+        (&[3, 2731], 32, 96),
+        (&[20_000], 32, 128),
+        (&[17_000], 128, 33),
+    ];
     for (leading, inputs, outputs) in shapes {
         let xs: Vec<usize> = leading.iter().copied().chain([inputs]).collect();
         let [weight, bias] = [&[outputs, inputs][..], &[outputs]];
@@ -29,6 +39,12 @@ fn linear_maps() -> Result<()> {
         assert_is_that_of_the_cpu("linear, bias", &[&xs, weight, bias], |t| {
             linear(&t[0], &t[1], Some(&t[2]))
         })?;
+        if xs.len() > 1 {
+            let random = Random::new(5).at_step(3).from_sample(1);
+            assert_is_that_of_the_cpu("linear, dropout", &[&xs, weight, bias], |t| {
+                linear_dropout(&t[0], (&t[1], &t[2]), (rate(0.3), SITE), &random)
+            })?;
+        }
         for activation in [Activation::Relu, Activation::Gelu] {
             let label = format!("linear, {activation:?}");
             assert_is_that_of_the_cpu(&label, &[&xs, weight, bias], |t| {
@@ -178,6 +194,7 @@ fn positions_patches_and_first_tokens() -> Result<()> {
     {
         assert_is_that_of_the_cpu("patchify", &[&images], |t| patchify(&t[0], patch))?;
     }
+    assert_is_that_of_the_cpu("add", &[&[4, 3, 7], &[4, 3, 7]], |t| add(&t[0], &t[1]))?;
     for count in [1, 2, 4] {
         assert_is_that_of_the_cpu("first tokens", &[&[3, 4, 5]], |t| first_tokens(&t[0], count))?;
     }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::Sandbox;
+use crate::support::{Sandbox, json_lines};
 
 /// The program that was built with these tests; `VIT_BINARY` says where it was carried to.
 fn sandbox() -> Sandbox {
@@ -44,6 +44,29 @@ fn a_model_of_either_device_is_used_and_trained_further_on_the_other() {
         let words = format!("--epochs 1 --lr 0.002 --init {device}/model.safetensors");
         run(&further, other, &words);
         assert!(accuracy(&sandbox, &further, other) > here - 0.02, "{device}");
+    }
+}
+
+#[test]
+fn augmented_images_and_held_out_ones_are_trained_as_on_the_cpu() {
+    let sandbox = sandbox();
+    sandbox.write("recipe.toml", "[augment]\nshift = 2.0\nrotation = 10.0\n");
+    let last = |device: &str, words: &str| {
+        let run = format!("{device}-{}", words.len());
+        let train = "train --dataset digits --max-steps 20 --val-split 0.2 --log-every 1";
+        let words = format!("{train} --device {device} --run-dir {run} {words}");
+        sandbox.run(&words).succeeded();
+        let lines = json_lines(sandbox.read(&format!("{run}/metrics.jsonl")));
+        let number = |line: &Value, name: &str| line[name].as_f64().expect("a number");
+        let loss = lines.iter().filter(|line| line["kind"] == "step").next_back();
+        let epoch = lines.last().expect("an epoch");
+        (number(loss.expect("a step"), "loss"), number(epoch, "val_loss"))
+    };
+    for words in ["", "--config recipe.toml"] {
+        let ((loss, val_loss), (cpu_loss, cpu_val_loss)) =
+            (last("cuda", words), last("cpu", words));
+        assert!((loss - cpu_loss).abs() < 1e-3, "{words}: {loss} {cpu_loss}");
+        assert!((val_loss - cpu_val_loss).abs() < 1e-3, "{words}: {val_loss} {cpu_val_loss}");
     }
 }
 

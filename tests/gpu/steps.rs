@@ -71,11 +71,24 @@ fn forward(config: &VitConfig, parameters: &Parameters, device: &Device) -> impl
 }
 
 fn run(config: &TrainConfig, model: &VitConfig, device: &Device, way: Way) -> Result<Run, Error> {
+    runs(1, config, model, device, way)
+}
+
+/// So many runs of one trainer, one after the other.
+fn runs(
+    times: usize,
+    config: &TrainConfig,
+    model: &VitConfig,
+    device: &Device,
+    way: Way,
+) -> Result<Run, Error> {
     let parameters = Parameters::seeded(config.seed);
     let forward = forward(model, &parameters, device);
     let mut trainer = Trainer::new(config.clone(), forward, parameters.sorted(), 2)?;
     let mut records = Records::default();
-    trainer.run(&Digits::new(SAMPLES, device, way), &mut records)?;
+    for _ in 0..times {
+        trainer.run(&Digits::new(SAMPLES, device, way), &mut records)?;
+    }
     let values = trainer
         .kept()
         .into_iter()
@@ -129,7 +142,7 @@ fn assert_close(got: &Run, want: &Run, label: &str) {
 }
 
 /// Recipes that take every way through a step.
-fn recipes() -> [(&'static str, TrainConfig); 5] {
+fn recipes() -> [(&'static str, TrainConfig); 6] {
     let base = config();
     let cosine = Schedule { kind: ScheduleKind::Cosine, warmup: Some(5), min_lr: Some(1e-5) };
     [
@@ -137,6 +150,11 @@ fn recipes() -> [(&'static str, TrainConfig); 5] {
         ("adamw", TrainConfig { optimizer: OptimizerConfig::adamw(1e-3, 0.1), ..base.clone() }),
         ("schedule", TrainConfig { schedule: cosine, label_smoothing: 0.1, ..base.clone() }),
         ("clip and average", TrainConfig { clip: Some(0.5), ema: Some(0.9), ..base.clone() }),
+        // Products beyond those of our own kernels.
+        (
+            "large batch",
+            TrainConfig { batch_size: 600, epochs: 3, max_steps: None, ..base.clone() },
+        ),
         ("accumulate", TrainConfig { batch_size: 24, accumulate: 3, clip: Some(1.0), ..base }),
     ]
 }
@@ -164,6 +182,17 @@ fn the_same_seed_gives_the_same_bits_however_the_gpu_gets_its_images() -> Result
         assert!(again.parameters == first.parameters, "the parameters differ");
         assert_eq!(again.losses(), first.losses());
         assert_eq!(again.epochs(), first.epochs());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_second_run_goes_on_with_the_moments_of_the_first() -> Result<(), Error> {
+    let config = TrainConfig { epochs: 1, max_steps: None, ..config() };
+    let model = model(Preset::Shallow);
+    let want = runs(2, &config, &model, &Device::Cpu, Way::Given)?;
+    for way in [Way::Kept, Way::Given] {
+        assert_close(&runs(2, &config, &model, &gpu(), way)?, &want, "two runs");
     }
     Ok(())
 }
@@ -221,7 +250,14 @@ fn other_models_train_as_on_the_cpu() -> Result<(), Error> {
         norm: vit_layers::NormPlacement::Post,
         ..model(Preset::Shallow)
     };
-    for (label, model) in [("modern", modern), ("class token", class_token)] {
+    // More tokens than a block has room for: attention is composed within what is recorded.
+    let many_tokens = VitConfig {
+        patch: vit_patch::PatchSize { height: 2, width: 2 },
+        heads: 2,
+        ..model(Preset::Shallow)
+    };
+    let models = [("modern", modern), ("class token", class_token), ("many tokens", many_tokens)];
+    for (label, model) in models {
         let want = run(&config(), &model, &Device::Cpu, Way::Given)?;
         assert_close(&run(&config(), &model, &gpu(), Way::Kept)?, &want, label);
     }

@@ -13,7 +13,8 @@ use crate::softmax::softmax_in_place;
 /// `logits` (batch, classes), `labels` (batch) of `u32` -> ()
 ///
 /// # Errors
-/// If the shapes do not fit, or a label is not below `classes`.
+/// If the shapes do not fit, or a label is not below `classes`; on a GPU labels are not looked at, and such a one makes
+/// the loss no number.
 pub fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     smoothed_cross_entropy_sum(logits, labels, 0.0)
 }
@@ -28,7 +29,8 @@ pub fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
 /// `logits` (batch, classes), `labels` (batch) of `u32` -> ()
 ///
 /// # Errors
-/// If the shapes do not fit, a label is not below `classes`, or `smoothing` is not in `[0, 1]`.
+/// If the shapes do not fit, a label is not below `classes`, as in [`cross_entropy_sum`], or `smoothing` is not in
+/// `[0, 1]`.
 pub fn smoothed_cross_entropy_sum(
     logits: &Tensor,
     labels: &Tensor,

@@ -8,11 +8,9 @@ use crate::threads::thread_pool;
 use crate::{Batch, Error, Forward};
 
 /// Samples that are evaluated at once on one thread: of the presets, as many as keep every operation's tensors in a
-/// second cache of 1 MB. What order sums have may depend on it, so whoever evaluates elsewhere takes as many.
+/// second cache of 1 MB. What order sums have may depend on it, so whoever evaluates elsewhere takes as many. A trainer on a
+/// GPU takes more at a time.
 pub const EVALUATION_BATCH: usize = 50;
-
-/// Samples that are evaluated at once on a GPU, which wants many.
-pub(crate) const EVALUATION_BATCH_ON_GPU: usize = 1000;
 
 /// Evaluates samples `0..len` of those that `batch` gives, in order, on so many threads.
 ///
@@ -24,23 +22,37 @@ pub fn evaluate(
     threads: usize,
     batch: impl Fn(&[u32]) -> TensorResult<Batch> + Sync,
 ) -> Result<Evaluation, Error> {
-    Ok(thread_pool(threads)?.install(|| evaluate_here(forward, len, EVALUATION_BATCH, &batch))?)
+    Ok(thread_pool(threads)?.install(|| evaluate_here(forward, len, &batch))?)
 }
 
 /// The same on the current thread pool.
 pub(crate) fn evaluate_here(
     forward: &impl Forward,
     len: usize,
-    at_once: usize,
     batch: impl Fn(&[u32]) -> TensorResult<Batch> + Sync,
 ) -> TensorResult<Evaluation> {
     let indices: Vec<u32> = (0..len as u32).collect();
-    let batches = indices.par_chunks(at_once);
+    let batches = indices.par_chunks(EVALUATION_BATCH);
     let parts: Vec<Evaluation> = batches
         .map(|indices| evaluate_batch(forward, &batch(indices)?))
         .collect::<TensorResult<_>>()?;
     let mut whole = Evaluation::default();
     parts.into_iter().for_each(|part| whole.extend(part));
+    Ok(whole)
+}
+
+/// The same on a GPU, which one thread keeps busy with `at_once` samples at a time.
+pub(crate) fn evaluate_on_gpu(
+    forward: &impl Forward,
+    len: usize,
+    at_once: usize,
+    batch: impl Fn(&[u32]) -> TensorResult<Batch>,
+) -> TensorResult<Evaluation> {
+    let indices: Vec<u32> = (0..len as u32).collect();
+    let mut whole = Evaluation::default();
+    for indices in indices.chunks(at_once) {
+        whole.extend(evaluate_batch(forward, &batch(indices)?)?);
+    }
     Ok(whole)
 }
 

@@ -7,7 +7,11 @@ use crate::{Data, Error, Forward, Parameters, TrainConfig};
 pub(crate) enum OnGpu {}
 
 impl OnGpu {
-    pub(crate) fn of<F>(_: &Trained<F>, _: &dyn Data) -> Result<Option<Self>, Error> {
+    pub(crate) fn of<F>(
+        _: &Trained<F>,
+        _: &dyn Data,
+        _: Option<Self>,
+    ) -> Result<Option<Self>, Error> {
         Ok(None)
     }
 

@@ -34,8 +34,13 @@ enum Samples {
 }
 
 impl OnGpu {
-    /// The steps of a run on this data, if all parameters are `f32` on a GPU.
-    pub(crate) fn of<F>(trained: &Trained<F>, data: &dyn Data) -> Result<Option<Self>, Error> {
+    /// The steps of a run on this data, if all parameters are `f32` on a GPU. The moments are those of an earlier run's
+    /// end, if there was one.
+    pub(crate) fn of<F>(
+        trained: &Trained<F>,
+        data: &dyn Data,
+        earlier: Option<Self>,
+    ) -> Result<Option<Self>, Error> {
         let Trained { config, parameters, optimizer, averages, .. } = trained;
         let on_gpu = |var: &Var| var.device().is_cuda() && var.dtype() == DType::F32;
         let device = match parameters.first() {
@@ -50,9 +55,14 @@ impl OnGpu {
             average: average(index),
         });
         let steps = data.order(1).len() / config.samples_of_step();
+        let mut step = match earlier {
+            Some(earlier) => earlier.step,
+            None => Step::new(device, slots.collect())?,
+        };
+        step.make_room(steps)?;
         Ok(Some(Self {
             clock: Clock::new(device)?,
-            step: Step::new(device, slots.collect(), steps)?,
+            step,
             samples: Samples::of(data, steps * config.samples_of_step(), device)?,
             graph: None,
             device: device.clone(),
@@ -79,8 +89,13 @@ impl OnGpu {
             [0, 1].map(|kind| updates.iter().map(move |both| both[kind]).collect::<Vec<_>>());
         self.step.set_updates(&decaying, &others)?;
         self.clock.set(first as u32, 0)?;
-        if let Samples::Kept { order: kept, .. } = &self.samples {
+        if let Samples::Kept { order: kept, examples } = &self.samples {
             let order = &order[..steps * config.samples_of_step()];
+            let count = examples.len();
+            if let Some(index) = order.iter().find(|&&index| index as usize >= count) {
+                let message = format!("expected indices below {count}, got {index}");
+                return Err(candle_core::Error::Msg(message).into());
+            }
             kept.slice_set(&Tensor::new(order, &self.device)?, 0, 0)?;
         }
         Ok(())
@@ -100,7 +115,7 @@ impl OnGpu {
             let each = each.map(|indices| data.train_batch(epoch, indices));
             feed(batches, each.collect::<candle_core::Result<_>>()?)?;
         }
-        *untaken += samples.len() / config.samples_of_step();
+        *untaken += 1;
         if let Some(graph) = graph {
             #[expect(unsafe_code, reason = "only here is it known what a step reads")]
             // SAFETY: clock, end and samples of a step are fields beside the graph, and never replaced; the parameters
@@ -136,7 +151,10 @@ impl OnGpu {
 /// Puts batches where those of the step before lie.
 fn feed(to: &mut Vec<Batch>, from: Vec<Batch>) -> candle_core::Result<()> {
     if to.is_empty() {
-        *to = from;
+        // Copies: whoever gave a batch may give parts of the same tensors again.
+        let copy =
+            |batch: Batch| Ok(Batch { images: batch.images.copy()?, labels: batch.labels.copy()? });
+        *to = from.into_iter().map(copy).collect::<candle_core::Result<_>>()?;
         return Ok(());
     }
     for (to, from) in to.iter().zip(from) {
@@ -194,8 +212,13 @@ impl Samples {
         let Some(Bytes { pixels, labels, table, shape }) = data.train_bytes() else {
             return Ok(Self::Fed(Vec::new()));
         };
-        let examples = Examples::new((&pixels, &labels), table, shape, device)?;
-        Ok(Self::Kept { examples, order: Tensor::zeros(count, DType::U32, device)? })
+        match Examples::new((&pixels, &labels), table, shape, device) {
+            Ok(examples) => {
+                Ok(Self::Kept { examples, order: Tensor::zeros(count, DType::U32, device)? })
+            }
+            // There may be room for batches where there is none for all.
+            Err(_) => Ok(Self::Fed(Vec::new())),
+        }
     }
 
     /// A batch of a step.

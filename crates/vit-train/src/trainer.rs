@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
+use candle_core::Result as TensorResult;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use vit_ops::Mode;
@@ -11,15 +12,15 @@ use vit_random::Random;
 
 use crate::averages::Averages;
 use crate::best::Best;
-use crate::evaluation::{EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU, Evaluation, evaluate_here};
+use crate::evaluation::{Evaluation, evaluate_here, evaluate_on_gpu};
 use crate::gradients::Summed;
 use crate::on_gpu::OnGpu;
 use crate::shards::{Shard, shards, train_shard};
 use crate::sums::Sums;
 use crate::threads::thread_pool;
 use crate::{
-    Data, EpochMetrics, Error, Forward, Observer, Optimizer, Parameters, Record, StepMetrics,
-    TrainConfig, gradients,
+    Batch, Data, EpochMetrics, Error, Forward, Observer, Optimizer, Parameters, Record,
+    StepMetrics, TrainConfig, gradients,
 };
 
 /// A model being trained.
@@ -38,7 +39,8 @@ pub struct Trainer<F> {
 }
 
 impl<F: Forward> Trainer<F> {
-    /// A trainer of `parameters`, which `forward` uses, on so many threads.
+    /// A trainer of `parameters`, which `forward` uses, on so many threads; on a GPU, on the thread that calls
+    /// [`run`](Self::run). Such a device is one of `vit_ops::cuda::open`.
     ///
     /// # Errors
     /// If a setting is out of range, or the threads cannot be started.
@@ -69,7 +71,7 @@ impl<F: Forward> Trainer<F> {
     /// The same trainer; weight decay that is on matrices alone leaves the parameters of these names alone too.
     ///
     /// # Errors
-    /// If a device has no room for the optimiser's moments.
+    /// If a setting is out of range.
     pub fn sparing(mut self, names: &[&str]) -> Result<Self, Error> {
         self.optimizer = Optimizer::sparing(self.config.optimizer, &self.parameters, names)?;
         Ok(self)
@@ -88,7 +90,8 @@ impl<F: Forward> Trainer<F> {
     /// If there is no whole batch, a parameter has no gradient, the loss or a gradient is not finite, or the
     /// observer fails.
     pub fn run<O: Observer>(&mut self, data: &dyn Data, observer: &mut O) -> Result<(), O::Error> {
-        self.on_gpu = OnGpu::of(&self.trained(), data)?;
+        let earlier = self.on_gpu.take();
+        self.on_gpu = OnGpu::of(&self.trained(), data, earlier)?;
         if self.on_gpu.is_some() {
             // What is recorded there belongs to the thread that recorded it.
             return self.run_here(data, observer);
@@ -183,16 +186,23 @@ impl<F: Forward> Trainer<F> {
     fn evaluate(&self, data: &dyn Data) -> Result<(Evaluation, Evaluation), Error> {
         let swap = || self.averages.as_ref().map_or(Ok(()), |them| them.swap(&self.parameters));
         swap()?;
-        let at_once =
-            if self.on_gpu.is_some() { EVALUATION_BATCH_ON_GPU } else { EVALUATION_BATCH };
-        let val = evaluate_here(&self.forward, data.val_len(), at_once, |indices| {
-            data.val_batch(indices)
-        });
-        let test = evaluate_here(&self.forward, data.test_len(), at_once, |indices| {
-            data.test_batch(indices)
-        });
+        let val = self.evaluate_samples(data.val_len(), |indices| data.val_batch(indices));
+        let test = self.evaluate_samples(data.test_len(), |indices| data.test_batch(indices));
         swap()?;
         Ok((val?, test?))
+    }
+
+    fn evaluate_samples(
+        &self,
+        len: usize,
+        batch: impl Fn(&[u32]) -> TensorResult<Batch> + Sync,
+    ) -> TensorResult<Evaluation> {
+        if self.on_gpu.is_none() {
+            return evaluate_here(&self.forward, len, batch);
+        }
+        // A pass that records nothing takes less memory than a step of as many samples, for each block after the first.
+        let at_once = 1000.min(4 * self.config.batch_size);
+        evaluate_on_gpu(&self.forward, len, at_once, batch)
     }
 
     fn not_finite(&self, epoch: u64, what: &str, value: f64) -> Error {

@@ -18,8 +18,6 @@ const XTASK: &str = "xtask";
 const FIXTURES: &str = "fixtures";
 /// What was built for. Written last, so that a folder without it is not taken for a whole one.
 const BUILD: &str = "build.json";
-/// Measures PyTorch on the same GPU.
-const BENCH: &str = "tests/reference/bench_gpu.py";
 /// What machines are sent without complaint.
 const MOST_BYTES: u64 = 60 << 20;
 
@@ -86,10 +84,6 @@ fn fill(folder: &Path, built: &Built) -> Result<()> {
     fs::copy(&built.tests, folder.join(TESTS))?;
     fs::copy(&built.vit, folder.join(VIT))?;
     fs::copy(env::current_exe()?, folder.join(XTASK))?;
-    let bench = root().join(BENCH);
-    if bench.exists() {
-        fs::copy(&bench, folder.join(bench.file_name().expect("it is a file")))?;
-    }
     fs::write(folder.join(BUILD), written(&built.build))?;
     Ok(())
 }

@@ -83,7 +83,7 @@ pub fn self_attention(qkv: &Tensor, queries: Queries, attend: &Attend) -> Result
         return qkv.narrow(1, 0, shape.sample.queries)?.narrow(2, 0, shape.sample.dim());
     }
     #[cfg(feature = "cuda")]
-    if crate::cuda::fused(qkv) && crate::cuda::suits(shape) {
+    if crate::cuda::fused(qkv) && crate::cuda::suits(shape, qkv)? {
         return crate::cuda::attention(crate::cuda::AttentionInputs::Packed(qkv), shape, attend);
     }
     if !slices::fused(qkv) {
@@ -113,7 +113,7 @@ pub fn cross_attention(q: &Tensor, kv: &Tensor, attend: &Attend) -> Result<Tenso
         return Ok(q.clone());
     }
     #[cfg(feature = "cuda")]
-    if crate::cuda::fused(q) && crate::cuda::suits(shape) {
+    if crate::cuda::fused(q) && crate::cuda::suits(shape, q)? {
         return crate::cuda::attention(crate::cuda::AttentionInputs::Apart(q, kv), shape, attend);
     }
     if !slices::fused(q) {

@@ -42,7 +42,7 @@ impl CustomOp2 for Add {
             .read(&elements::<f32>(ys, ys_layout)?)
             .write(&mut sum)
             .long(len)
-            .count(len)
+            .long(len)
             .launch(Grid::each(len))?;
         Ok(output(sum, device, xs_layout.shape()))
     }

@@ -42,7 +42,7 @@ impl CustomOp2 for AddEach {
             .read(&elements::<f32>(shared, shared_layout)?)
             .write(&mut ys)
             .long(len)
-            .count(shared_layout.shape().elem_count())
+            .long(shared_layout.shape().elem_count())
             .launch(Grid::each(len))?;
         Ok(output(ys, device, xs_layout.shape()))
     }

@@ -6,7 +6,8 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Result,
 
 use super::dropout::Drawn;
 use super::launch::{
-    ByValue, Grid, Held, begin, device_of, elements, held, kernel, not_on_cpu, output, room, tensor,
+    ByValue, Grid, Held, begin, device_of, elements, held, kernel, not_on_cpu, output, room,
+    shared_at_most, tensor,
 };
 use super::tape::{apply1, apply2};
 use crate::Attend;
@@ -21,12 +22,13 @@ pub(crate) enum AttentionInputs<'a> {
     Apart(&'a Tensor, &'a Tensor),
 }
 
-/// Bytes that the threads of a block can share on every GPU that candle's kernels are built for.
+/// Bytes that a block may share: with more, a multiprocessor has room for one alone.
 const SHARED: usize = 96 << 10;
 
-/// Whether a head fits into what a block can share.
-pub(crate) fn suits(shape: AttentionShape) -> bool {
-    shared_numbers(shape, Way::Back) * size_of::<f32>() <= SHARED
+/// Whether a head fits into what a block can share on the GPU of `xs`.
+pub(crate) fn suits(shape: AttentionShape, xs: &Tensor) -> Result<bool> {
+    let most = shared_at_most(&device_of(xs)?)?.min(SHARED);
+    Ok(shared_numbers(shape, Way::Back) * size_of::<f32>() <= most)
 }
 
 #[derive(Clone, Copy)]
@@ -129,7 +131,7 @@ impl Attention {
         let sample = self.shape.sample;
         let threads = (sample.queries * sample.tokens).next_multiple_of(32).clamp(64, 256);
         let shared = shared_numbers(self.shape, way) * size_of::<f32>();
-        Grid::blocks(sample.heads, self.shape.batch).of(threads as u32, 1).sharing(shared)
+        Grid::blocks(sample.heads * self.shape.batch, 1).of(threads as u32, 1).sharing(shared)
     }
 
     fn forward(

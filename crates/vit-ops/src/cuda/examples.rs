@@ -48,10 +48,23 @@ impl Examples {
         })
     }
 
+    /// How many images there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.labels.elem_count()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// A batch of a step: the images that `order` names from its number `index * samples_of_step + first` on, where
     /// `index` is that of the [`Clock`](super::Clock) in whose time this runs, else 0; and their labels.
     ///
-    /// `order` is on the GPU, and its numbers are below the count of images.
+    /// `order` is on the GPU, and so its numbers are not looked at: one that is not below [`len`](Self::len) gives an image
+    /// of what is no number.
     ///
     /// # Shapes
     /// `order` u32 (at least as many as are read) -> f32 (batch, channels, height, width), u32 (batch)
@@ -72,6 +85,8 @@ impl Examples {
             .read(&held(&self.pixels).elements::<u8>()?)
             .read(&held(&self.labels).elements::<u8>()?)
             .read(&held(order).elements::<u32>()?)
+            .count(order.elem_count())
+            .count(self.len())
             .read(&held(&self.table).elements::<f32>()?)
             .write(&mut images)
             .write(&mut labels)

@@ -16,6 +16,8 @@ use candle_core::{Device, Error, Result};
 /// What the work allocates is allocated once for all repetitions, so nothing that it makes may outlive it.
 pub struct Graph {
     graph: CudaGraph,
+    /// Whose modules hold the kernels.
+    _device: CudaDevice,
 }
 
 // SAFETY: CUDA wants calls on a graph to come one after the other, which `&mut self` of every call here says; it does
@@ -43,7 +45,7 @@ impl Graph {
         let device = device.as_cuda_device()?.clone();
         let _uploads_stay = device.enable_cuda_graph_htod_cache();
         work()?;
-        Ok(Self { graph: record(&device, work)? })
+        Ok(Self { graph: record(&device, work)?, _device: device })
     }
 
     /// Puts one repetition behind what was launched before.

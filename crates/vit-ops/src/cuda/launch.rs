@@ -8,7 +8,8 @@ use std::ops::Deref;
 
 use candle_core::cuda_backend::cudarc::driver::{
     CudaSlice, CudaView, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg,
-    ValidAsZeroBits, sys::CUfunction_attribute_enum,
+    ValidAsZeroBits,
+    sys::{CUdevice_attribute_enum, CUfunction_attribute_enum},
 };
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr};
 use candle_core::op::BackpropOp;
@@ -139,6 +140,12 @@ impl Grid {
 /// Bytes that the threads of a block may share without being asked for.
 const SHARED_BY_DEFAULT: u32 = 48 << 10;
 
+/// Bytes that they may share if they are asked for: on an H100 227 KiB, on others less.
+pub(super) fn shared_at_most(device: &CudaDevice) -> Result<usize> {
+    let most = CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+    Ok(device.cuda_stream().context().attribute(most).w()?.max(0) as usize)
+}
+
 /// A launch of a kernel, its arguments in the order of the kernel's declaration.
 ///
 /// Pointers are taken as they are: on a device of [`open`](super::open) everything happens in order, and on one of
@@ -148,6 +155,8 @@ pub(super) struct Launch<'a> {
     name: &'static str,
     module: (&'static str, &'static str),
     arguments: Vec<Argument>,
+    /// A count that is beyond what a kernel takes.
+    too_many: Option<usize>,
 }
 
 enum Argument {
@@ -184,7 +193,7 @@ impl<'a> Launch<'a> {
         name: &'static str,
         module: (&'static str, &'static str),
     ) -> Self {
-        Self { device, name, module, arguments: Vec::with_capacity(12) }
+        Self { device, name, module, arguments: Vec::with_capacity(12), too_many: None }
     }
 
     fn with(mut self, argument: Argument) -> Self {
@@ -220,8 +229,10 @@ impl<'a> Launch<'a> {
     }
 
     /// A count that a kernel takes as `unsigned`.
-    pub(super) fn count(self, count: usize) -> Self {
-        self.with(Argument::U32(count as u32))
+    pub(super) fn count(mut self, count: usize) -> Self {
+        let number = u32::try_from(count);
+        self.too_many = self.too_many.or(number.is_err().then_some(count));
+        self.with(Argument::U32(number.unwrap_or_default()))
     }
 
     /// A count that a kernel takes as `unsigned long long`.
@@ -246,11 +257,18 @@ impl<'a> Launch<'a> {
 
     /// Puts the launch behind what was launched before.
     pub(super) fn launch(self, grid: Grid) -> Result<()> {
+        if let Some(count) = self.too_many {
+            bail!("{}: expected at most {} of each size, got {count}", self.name, u32::MAX);
+        }
+        if grid.blocks.0 == 0 {
+            return Ok(());
+        }
         let (module, ptx) = self.module;
         let function = self.device.get_or_load_custom_func(self.name, module, ptx)?;
         if grid.shared > SHARED_BY_DEFAULT {
             let most = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            function.set_attribute(most, grid.shared as i32).w()?;
+            // The same from every thread, whatever its need.
+            function.set_attribute(most, shared_at_most(self.device)? as i32).w()?;
         }
         let mut launch = function.builder();
         for argument in &self.arguments {

@@ -113,11 +113,11 @@ unsafe impl ByValue for Slots {}
 const EMPTY: [u64; 3] = [0, 0, u64::MAX];
 
 impl Step {
-    /// The end of steps of an epoch of at most `steps`, without moments yet.
+    /// The end of steps, without moments yet.
     ///
     /// # Errors
     /// If `device` is no GPU, or has no room.
-    pub fn new(device: &Device, slots: Vec<AdamSlot>, steps: usize) -> Result<Self> {
+    pub fn new(device: &Device, slots: Vec<AdamSlot>) -> Result<Self> {
         let device = device.as_cuda_device()?.clone();
         let moments = slots.iter().map(|slot| {
             let len = slot.parameter.elem_count();
@@ -126,10 +126,23 @@ impl Step {
         let moments = moments.collect::<Result<Vec<_>>>()?;
         let blocks = blocks_of(&slots);
         let squares = zeros(&device, slots.len() * blocks)?;
-        let updates = [zeros(&device, steps)?, zeros(&device, steps)?];
+        let updates = [zeros(&device, 1)?, zeros(&device, 1)?];
         let mut tally = zeros(&device, EMPTY.len())?;
         device.memcpy_htod(&EMPTY, &mut tally)?;
         Ok(Self { device, slots, moments, updates, squares, tally })
+    }
+
+    /// Makes room for the numbers of an epoch of so many steps. What was recorded before reads another place.
+    ///
+    /// # Errors
+    /// If the GPU has no room.
+    pub fn make_room(&mut self, steps: usize) -> Result<()> {
+        for table in &mut self.updates {
+            if table.len() < steps {
+                *table = zeros(&self.device, steps)?;
+            }
+        }
+        Ok(())
     }
 
     /// Sets the numbers of the steps of an epoch, of parameters that decay and of those that do not.

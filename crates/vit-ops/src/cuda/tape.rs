@@ -135,13 +135,16 @@ impl Tape {
         let mut places = HashMap::new();
         for variable in variables {
             known.insert(variable.id());
-            places.insert(place(variable)?, variable.as_tensor().clone());
+            if let Some(place) = place(variable)? {
+                places.insert(place, variable.as_tensor().clone());
+            }
         }
         let mut ways = Vec::new();
         for Entry { inputs, output, .. } in &self.entries {
             let mut of_entry = Vec::new();
             for input in inputs {
-                let same_elements = || Ok::<_, candle_core::Error>(places.get(&place(input)?));
+                let same_elements =
+                    || Ok::<_, candle_core::Error>(place(input)?.and_then(|at| places.get(&at)));
                 of_entry.push(if !input.track_op() {
                     None
                 } else if known.contains(&input.id()) {
@@ -153,7 +156,9 @@ impl Tape {
                 });
             }
             known.insert(output.id());
-            places.insert(place(output)?, output.clone());
+            if let Some(place) = place(output)? {
+                places.insert(place, output.clone());
+            }
             ways.push(of_entry);
         }
         Ok(known.contains(&loss.id()).then_some(ways))

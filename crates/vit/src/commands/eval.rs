@@ -24,7 +24,7 @@ pub(super) fn run(args: &cli::Eval) -> Result<()> {
     let evaluation = vit_train::evaluate(
         &|images: &candle_core::Tensor, mode| model.forward(images, mode),
         test.len(),
-        super::threads(args.threads),
+        super::threads_on(&device, args.threads),
         |indices| {
             let (images, labels) = test.batch(indices, &device, DType::F32)?;
             Ok(Batch { images, labels })

@@ -13,6 +13,8 @@ mod train;
 
 use std::process::ExitCode;
 
+use candle_core::Device;
+
 use crate::cli::Command;
 use crate::failure::Result;
 
@@ -34,6 +36,11 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(args) => bench::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// As many as asked for, else one for each core; on a GPU, which one keeps busy, one.
+fn threads_on(device: &Device, asked: Option<u16>) -> usize {
+    if device.is_cpu() { threads(asked) } else { 1 }
 }
 
 /// As many as asked for, else one for each core.

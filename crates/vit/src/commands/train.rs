@@ -40,7 +40,7 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
     images.check(&settings)?;
 
     let parameters = Parameters::seeded(settings.train.seed);
-    let threads = super::threads(args.threads);
+    let threads = super::threads_on(&device, args.threads);
     let mut trainer = trainer(&settings, &parameters, &device, threads)?;
     if let Some(path) = &settings.init {
         initialise(&parameters, path, &settings.model)?;

@@ -11,6 +11,10 @@ struct Attention {
     unsigned draws;  // whether weights are dropped
 };
 
+// Of a block: in one dimension of the grid, since the others are short.
+__device__ inline unsigned head_of(const Attention &a) { return blockIdx.x % a.heads; }
+__device__ inline unsigned sample_of(const Attention &a) { return blockIdx.x / a.heads; }
+
 // Rows of a head, each one number longer than it is, so that threads that read a column meet no common bank.
 __device__ inline void load(float *room, const float *from, unsigned rows, unsigned row, unsigned width) {
     // Several at once, since each is waited for.
@@ -50,13 +54,13 @@ __device__ inline void weigh(float *weights, const float *q, const float *k, con
 __device__ inline float weight_mask(const Attention &a, const Draw &draw, const Clock *clock, unsigned i) {
     if (!a.draws) return 1.0f;
     unsigned query = i / a.tokens, token = i % a.tokens;
-    return mask(draw, clock, blockIdx.y, (query * a.heads + blockIdx.x) * a.tokens + token);
+    return mask(draw, clock, sample_of(a), (query * a.heads + head_of(a)) * a.tokens + token);
 }
 
 extern "C" __global__ void attention(const float *q, const float *kv, const float *bias, float *ys, Attention a,
                                      Draw draw, const Clock *clock) {
     extern __shared__ float room[];
-    unsigned head = blockIdx.x, sample = blockIdx.y, width = a.head_dim + 1;
+    unsigned head = head_of(a), sample = sample_of(a), width = a.head_dim + 1;
     float *sq = room, *sk = sq + a.queries * width, *sv = sk + a.tokens * width, *sw = sv + a.tokens * width;
     const float *rows = kv + (unsigned long long)sample * a.kv_sample + head * a.head_dim;
     load(sq, q + (unsigned long long)sample * a.q_sample + head * a.head_dim, a.queries, a.q_row, a.head_dim);
@@ -84,7 +88,7 @@ extern "C" __global__ void attention_gradient(const float *q, const float *kv, c
                                               float *grad_q, float *grad_kv, unsigned q_rows, Attention a, Draw draw,
                                               const Clock *clock) {
     extern __shared__ float room[];
-    unsigned head = blockIdx.x, sample = blockIdx.y, width = a.head_dim + 1, dim = a.heads * a.head_dim;
+    unsigned head = head_of(a), sample = sample_of(a), width = a.head_dim + 1, dim = a.heads * a.head_dim;
     float *sq = room, *sk = sq + a.queries * width, *sv = sk + a.tokens * width, *sg = sv + a.tokens * width;
     float *sp = sg + a.queries * width, *sd = sp + a.queries * a.tokens, *sm = sd + a.queries * a.tokens;
     unsigned long long q_first = (unsigned long long)sample * a.q_sample + head * a.head_dim;

@@ -45,19 +45,23 @@ extern "C" __global__ void put_first(const float *grad, float *grad_xs, Index le
     if (i < len) grad_xs[i] = i % sample < taken ? grad[i / sample * taken + i % sample] : 0.0f;
 }
 
-extern "C" __global__ void add_each(const float *xs, const float *shared, float *ys, Index len, unsigned sample) {
+extern "C" __global__ void add_each(const float *xs, const float *shared, float *ys, Index len, Index sample) {
     Index i = here();
     if (i < len) ys[i] = xs[i] + shared[i % sample];
 }
 
-// A batch: the images and labels that the epoch's order names for this step, each byte through a table.
+// A batch: the images and labels that the epoch's order names for this step, each byte through a table. Where it names
+// none of them, or has ended, what is no number.
 extern "C" __global__ void gather(const unsigned char *pixels, const unsigned char *classes, const unsigned *order,
-                                  const float *table, float *images, unsigned *labels, unsigned first, unsigned batch,
-                                  unsigned samples_of_step, unsigned image_len, const Clock *clock) {
+                                  unsigned order_len, unsigned count, const float *table, float *images,
+                                  unsigned *labels, unsigned first, unsigned batch, unsigned samples_of_step,
+                                  unsigned image_len, const Clock *clock) {
     Index i = here();
-    unsigned sample = i / image_len;
+    Index sample = i / image_len;
     if (sample >= batch) return;
-    Index index = order[(Index)(clock ? clock->index : 0) * samples_of_step + first + sample];
-    images[i] = table[pixels[index * image_len + i % image_len]];
-    if (i % image_len == 0) labels[sample] = classes[index];
+    Index at = (Index)(clock ? clock->index : 0) * samples_of_step + first + sample;
+    Index index = at < order_len ? order[at] : count;
+    bool named = index < count;
+    images[i] = named ? table[pixels[index * image_len + i % image_len]] : NAN;
+    if (i % image_len == 0) labels[sample] = named ? classes[index] : 0;
 }
