@@ -20,13 +20,19 @@ mod program;
 mod pytorch;
 mod steps;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use candle_core::Device;
 
-/// The GPU that is tested, on a stream of the calling test's own: what one records is not what another launches.
+/// The GPU that is tested, for the calling test alone until it ends: what another launches would be recorded too, and
+/// opening a device ends a recording.
 fn gpu() -> Device {
+    static ONE: Mutex<()> = Mutex::new(());
     thread_local! {
-        static GPU: Device =
-            vit_ops::cuda::open(0).expect("a GPU, without which nothing is tested");
+        static GPU: (Device, MutexGuard<'static, ()>) = {
+            let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+            (vit_ops::cuda::open(0).expect("a GPU, without which nothing is tested"), alone)
+        };
     }
-    GPU.with(Device::clone)
+    GPU.with(|(gpu, _alone)| gpu.clone())
 }

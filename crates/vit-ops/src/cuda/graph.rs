@@ -33,8 +33,8 @@ impl std::fmt::Debug for Graph {
 impl Graph {
     /// Runs `work` once to learn what it asks of the host, and records it a second time without running it.
     ///
-    /// `work` must launch the same both times, and no other thread may launch anything on this device meanwhile. candle
-    /// uploads shapes as it goes; what was uploaded the first time stays on the GPU for as long as this thread runs.
+    /// `work` must launch the same both times; meanwhile no other thread may launch anything on this device, or open
+    /// one. candle uploads shapes as it goes; what was uploaded the first time stays on the GPU for as long as this thread runs.
     ///
     /// # Errors
     /// If `work` fails, waits for the GPU or reads from it, or leaves nothing to repeat.
