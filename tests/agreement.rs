@@ -3,7 +3,7 @@
 //! The fixtures are written by `tests/reference/make_fixtures.py`; how far two right programs can differ was
 //! tried there too, with PyTorch against itself.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use vit_train::Optimizer;
 
 use crate::fixture::{Fixture, KEY_BIAS, Model, TOLERANCE};
@@ -12,7 +12,7 @@ use crate::fixture::{Fixture, KEY_BIAS, Model, TOLERANCE};
 const F64_TOLERANCE: f64 = 1e-9;
 
 /// The configurations of `tests/fixtures/agreement`.
-pub(crate) const CASES: [&str; 11] = [
+const CASES: [&str; 11] = [
     "notebook",
     "shallow",
     "gelu",
@@ -28,16 +28,29 @@ pub(crate) const CASES: [&str; 11] = [
 
 #[test]
 fn outputs_losses_and_gradients_are_pytorchs() -> Result<()> {
-    for case in CASES {
-        Fixture::read(&format!("agreement/{case}")).assert_agreement(case)?;
-    }
-    Ok(())
+    outputs_losses_and_gradients_on(&Device::Cpu)
 }
 
 #[test]
 fn twenty_losses_and_ten_steps_of_adam_are_pytorchs() -> Result<()> {
+    twenty_losses_and_ten_steps_on(&Device::Cpu)
+}
+
+#[test]
+fn a_hundred_steps_of_a_smooth_model_are_pytorchs() -> Result<()> {
+    a_hundred_steps_on(&Device::Cpu)
+}
+
+pub(crate) fn outputs_losses_and_gradients_on(device: &Device) -> Result<()> {
     for case in CASES {
-        let fixture = Fixture::read(&format!("agreement/{case}"));
+        Fixture::read(&format!("agreement/{case}")).on(device)?.assert_agreement(case)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn twenty_losses_and_ten_steps_on(device: &Device) -> Result<()> {
+    for case in CASES {
+        let fixture = Fixture::read(&format!("agreement/{case}")).on(device)?;
         let losses = train(&fixture, &fixture.model()?, 20)?;
         assert_losses(&losses, fixture.tensor("adam.losses"), TOLERANCE, case)?;
         let model = fixture.model()?;
@@ -47,9 +60,8 @@ fn twenty_losses_and_ten_steps_of_adam_are_pytorchs() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_hundred_steps_of_a_smooth_model_are_pytorchs() -> Result<()> {
-    let fixture = Fixture::read("agreement/gelu");
+pub(crate) fn a_hundred_steps_on(device: &Device) -> Result<()> {
+    let fixture = Fixture::read("agreement/gelu").on(device)?;
     let model = fixture.model()?;
     let losses = train(&fixture, &model, 100)?;
     assert_losses(&losses, fixture.tensor("adam100.losses"), TOLERANCE, "gelu")?;
@@ -69,7 +81,7 @@ fn a_hundred_steps_in_f64_are_pytorchs_to_nine_digits() -> Result<()> {
 }
 
 /// Steps on the fixture's one batch; the loss before each.
-pub(crate) fn train(fixture: &Fixture, model: &Model, steps: usize) -> Result<Vec<f64>> {
+fn train(fixture: &Fixture, model: &Model, steps: usize) -> Result<Vec<f64>> {
     let mut optimizer =
         Optimizer::new(fixture.optimizer, &model.parameters).map_err(candle_core::Error::wrap)?;
     let mut losses = Vec::new();
@@ -85,7 +97,7 @@ pub(crate) fn train(fixture: &Fixture, model: &Model, steps: usize) -> Result<Ve
     Ok(losses)
 }
 
-pub(crate) fn assert_losses(got: &[f64], want: &Tensor, tolerance: f64, case: &str) -> Result<()> {
+fn assert_losses(got: &[f64], want: &Tensor, tolerance: f64, case: &str) -> Result<()> {
     let want = want.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     assert_eq!(got.len(), want.len());
     for (step, (got, want)) in got.iter().zip(want).enumerate() {
@@ -95,7 +107,7 @@ pub(crate) fn assert_losses(got: &[f64], want: &Tensor, tolerance: f64, case: &s
     Ok(())
 }
 
-pub(crate) fn assert_parameters(
+fn assert_parameters(
     fixture: &Fixture,
     model: &Model,
     prefix: &str,

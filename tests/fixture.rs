@@ -35,7 +35,6 @@ impl Fixture {
     }
 
     /// The same on a device.
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "for the tests that need a GPU"))]
     pub(crate) fn on(mut self, device: &Device) -> Result<Self> {
         for tensor in self.tensors.values_mut() {
             *tensor = tensor.to_device(device)?;

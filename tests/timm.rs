@@ -2,7 +2,7 @@
 //!
 //! The fixtures are written by `tests/reference/timm_fixtures.py`.
 
-use candle_core::{DType, Result};
+use candle_core::{DType, Device, Result};
 use vit_patch::resample_positions;
 
 use crate::files::test_file;
@@ -16,8 +16,12 @@ const POSITION_TOLERANCE: f64 = 1e-6;
 
 #[test]
 fn outputs_losses_and_gradients_are_timms() -> Result<()> {
+    outputs_losses_and_gradients_on(&Device::Cpu)
+}
+
+pub(crate) fn outputs_losses_and_gradients_on(device: &Device) -> Result<()> {
     for model in MODELS {
-        Fixture::read(&format!("timm/{model}")).assert_agreement(model)?;
+        Fixture::read(&format!("timm/{model}")).on(device)?.assert_agreement(model)?;
     }
     Ok(())
 }

@@ -12,6 +12,8 @@ mod fixture;
 #[path = "../support.rs"]
 #[expect(dead_code, reason = "not all of it is for these tests")]
 mod support;
+#[path = "../timm.rs"]
+mod timm;
 
 mod case;
 mod digits;
