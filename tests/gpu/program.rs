@@ -58,7 +58,7 @@ fn augmented_images_and_held_out_ones_are_trained_as_on_the_cpu() {
         sandbox.run(&words).succeeded();
         let lines = json_lines(sandbox.read(&format!("{run}/metrics.jsonl")));
         let number = |line: &Value, name: &str| line[name].as_f64().expect("a number");
-        let loss = lines.iter().filter(|line| line["kind"] == "step").next_back();
+        let loss = lines.iter().rfind(|line| line["kind"] == "step");
         let epoch = lines.last().expect("an epoch");
         (number(loss.expect("a step"), "loss"), number(epoch, "val_loss"))
     };
