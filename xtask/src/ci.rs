@@ -132,7 +132,7 @@ impl Step {
             Self::GpuBuild => Entry {
                 name: "gpu-build",
                 check: gpu::check,
-                when_it_fails: "run `cargo xtask test-gpu --kit --build-only`",
+                when_it_fails: "look at what failed above; `cargo xtask test-gpu --kit --build-only` only builds",
             },
         }
     }

@@ -119,8 +119,8 @@ impl OnGpu {
         if let Some(graph) = graph {
             #[expect(unsafe_code, reason = "only here is it known what a step reads")]
             // SAFETY: clock, end and samples of a step are fields beside the graph, and never replaced; the parameters
-            // and their averages, which are variables and so stay where they are, are held by the end. A run stays on
-            // its thread.
+            // and their averages, which are variables and so stay where they are, are held by the end; what else the
+            // model holds stays, as the README asks of it. A run stays on its thread.
             return Ok(unsafe { graph.launch() }?);
         }
         let recorded = Graph::warmed_up(device, || {
