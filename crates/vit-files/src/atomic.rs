@@ -9,7 +9,7 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-use crate::Error;
+use crate::{Error, system};
 
 /// Replaces the file at `path` by `bytes`, or leaves it as it was.
 ///
@@ -44,12 +44,15 @@ pub fn write_atomically_with(
     let folder = folder_of(path);
     let mut file = temporary_file_in(folder).map_err(Error::io("create a file in", folder))?;
     write_and_sync(&mut file, write).map_err(Error::io("write", path))?;
-    file.persist(path).map_err(|failed| Error::io("replace", path)(failed.error))?;
-    sync_folder(folder).map_err(Error::io("sync", folder))
+    let temporary = file.into_temp_path();
+    system::rename(&temporary, path).map_err(Error::io("replace", path))?;
+    // It has no longer the name under which it would be removed.
+    let _ = temporary.keep();
+    system::sync_folder(folder).map_err(Error::io("sync", folder))
 }
 
 /// The folder that holds `path`; for a bare file name, the current one.
-fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -75,24 +78,7 @@ fn write_and_sync(
     // Dropping the buffer would swallow the error of its last write.
     buffered.flush()?;
     drop(buffered);
-    file.as_file().sync_all()
-}
-
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    match std::fs::File::open(folder)?.sync_all() {
-        // Some network file systems cannot sync a folder; the file stands all the same.
-        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
-            Ok(())
-        }
-        result => result,
-    }
-}
-
-/// Elsewhere a folder cannot be opened as a file, and the rename itself is written through.
-#[cfg(not(unix))]
-fn sync_folder(_folder: &Path) -> io::Result<()> {
-    Ok(())
+    system::sync_file(file.as_file())
 }
 
 #[cfg(test)]
@@ -164,6 +150,15 @@ mod tests {
         fs::write(folder.path().join("plain"), b"").unwrap();
         write_atomically(&folder.path().join("atomic"), b"").unwrap();
         assert_eq!(mode("atomic"), mode("plain"));
+    }
+
+    /// Without the first sync a power cut could leave a name without bytes, without the second the old name.
+    #[test]
+    fn bytes_reach_the_disk_before_their_name_and_the_name_before_the_return() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("file");
+        let (_, calls) = system::calls_of(|| write_atomically(&path, b"bytes").unwrap());
+        assert_eq!(calls, ["sync file", "rename to file", "sync folder"]);
     }
 
     fn names_in(folder: &Path) -> Vec<String> {

@@ -20,6 +20,16 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
+    /// A file of a folder is not as it was written, or should not be there.
+    #[error("{}: expected {expected}, got {got}", path.display())]
+    Altered {
+        /// The file.
+        path: PathBuf,
+        /// What the folder's sums say.
+        expected: String,
+        /// What is there.
+        got: String,
+    },
 }
 
 impl Error {

@@ -3,9 +3,14 @@
 mod atomic;
 mod digest;
 mod error;
+mod folder;
 mod lock;
+mod sums;
+mod system;
 
 pub use atomic::{write_atomically, write_atomically_with};
 pub use digest::{Digest, Hasher};
 pub use error::Error;
+pub use folder::{check_folder, write_folder_atomically};
 pub use lock::FileLock;
+pub use sums::SUMS;

@@ -1,0 +1,213 @@
+//! Writing a folder of files so that it is whole or absent, and telling later that it still is.
+//!
+//! The files go into a temporary folder and reach the disk, then the names in it do; it takes its own name in one step,
+//! and then that reaches the disk too. [`SUMS`] lies beside them.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use crate::atomic::folder_of;
+use crate::sums::{self, SUMS, Sums};
+use crate::{Digest, Error, system};
+
+/// Puts a folder of these files at `path`, or leaves what was there. It is written in `beside`, a folder of the same
+/// file system, so that the one that holds `path` never shows a part of it. What lies at `path` already is replaced;
+/// should the power go in that moment, neither is there.
+///
+/// ```
+/// # let run = tempfile::tempdir().unwrap();
+/// # let run = run.path();
+/// let path = run.join("checkpoint");
+/// vit_files::write_folder_atomically(&path, run, &[("weights", b"12"), ("step", b"7")])?;
+/// vit_files::check_folder(&path)?;
+/// # Ok::<(), vit_files::Error>(())
+/// ```
+///
+/// # Errors
+/// When the system refuses a step; then nothing temporary is left.
+pub fn write_folder_atomically(
+    path: &Path,
+    beside: &Path,
+    files: &[(&str, &[u8])],
+) -> Result<(), Error> {
+    let temporary = temporary_folder_in(beside).map_err(Error::io("create a folder in", beside))?;
+    let sums: Sums =
+        files.iter().map(|(name, bytes)| ((*name).to_owned(), Digest::of_bytes(bytes))).collect();
+    let sums = sums::render(&sums);
+    for (name, bytes) in files.iter().copied().chain([(SUMS, sums.as_bytes())]) {
+        // The name that it is to have says more than the one it has.
+        write_file(&temporary.path().join(name), bytes)
+            .map_err(Error::io("write", &path.join(name)))?;
+    }
+    system::sync_folder(temporary.path()).map_err(Error::io("sync", path))?;
+    let replaced = set_aside(path, beside)?;
+    system::rename(temporary.path(), path).map_err(Error::io("create", path))?;
+    // It has no longer the name under which it would be removed.
+    let _ = temporary.keep();
+    drop(replaced);
+    let above = folder_of(path);
+    system::sync_folder(above).map_err(Error::io("sync", above))
+}
+
+/// Holds a folder to be as [`write_folder_atomically`] wrote it: its files, no other, and each of their bits.
+///
+/// # Errors
+/// If it is not, or cannot be read.
+pub fn check_folder(path: &Path) -> Result<(), Error> {
+    let sums = sums::read(&path.join(SUMS))?;
+    let altered = |name: &str, expected: &str, got: String| Error::Altered {
+        path: path.join(name),
+        expected: expected.to_owned(),
+        got,
+    };
+    let listed: BTreeSet<&str> = sums.keys().map(String::as_str).chain([SUMS]).collect();
+    for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
+        let entry = entry.map_err(Error::io("read", path))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let kind = entry.file_type().map_err(Error::io("read", path))?;
+        if !listed.contains(&*name) {
+            return Err(altered(&name, &format!("only what {SUMS} lists"), "another".to_owned()));
+        }
+        if !kind.is_file() {
+            return Err(altered(&name, "a file", "something else".to_owned()));
+        }
+    }
+    for (name, digest) in &sums {
+        let got = Digest::of_file(&path.join(name))?;
+        if got != *digest {
+            return Err(altered(name, &format!("SHA-256 {digest}"), got.to_string()));
+        }
+    }
+    Ok(())
+}
+
+/// What lies at `path`, under another name until it is dropped.
+fn set_aside(path: &Path, beside: &Path) -> Result<Option<TempDir>, Error> {
+    if fs::symlink_metadata(path).is_err() {
+        return Ok(None);
+    }
+    let aside = temporary_folder_in(beside).map_err(Error::io("create a folder in", beside))?;
+    system::rename(path, &aside.path().join("replaced")).map_err(Error::io("replace", path))?;
+    Ok(Some(aside))
+}
+
+fn temporary_folder_in(folder: &Path) -> io::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".tmp-");
+    // Private by default: this asks for what any new folder gets, from which the system takes the user's umask.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    builder.tempdir_in(folder)
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create_new(path)?;
+    file.write_all(bytes)?;
+    system::sync_file(&file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    /// A folder of two files, and what it lies in.
+    fn written() -> (TempDir, PathBuf) {
+        let above = tempfile::tempdir().unwrap();
+        let path = above.path().join("checkpoint");
+        write_folder_atomically(&path, above.path(), &[("b", b"second"), ("a", b"first")]).unwrap();
+        (above, path)
+    }
+
+    fn names_in(folder: &Path) -> BTreeSet<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_folder_is_written_whole_and_replaced() {
+        let (above, path) = written();
+        assert_eq!(names_in(&path), ["SHA256SUMS", "a", "b"].map(str::to_owned).into());
+        check_folder(&path).unwrap();
+        write_folder_atomically(&path, above.path(), &[("c", b"other")]).unwrap();
+        check_folder(&path).unwrap();
+        assert_eq!(names_in(&path), ["SHA256SUMS", "c"].map(str::to_owned).into());
+        assert_eq!(names_in(above.path()), ["checkpoint".to_owned()].into());
+    }
+
+    #[test]
+    fn bytes_reach_the_disk_before_the_folder_has_its_name() {
+        let above = tempfile::tempdir().unwrap();
+        let path = above.path().join("checkpoint");
+        let write = || write_folder_atomically(&path, above.path(), &[("a", b"1")]).unwrap();
+        let expected =
+            ["sync file", "sync file", "sync folder", "rename to checkpoint", "sync folder"];
+        assert_eq!(system::calls_of(write).1, expected);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_folder_and_nothing_else() {
+        let (above, path) = written();
+        let error = write_folder_atomically(&path, above.path(), &[("no/such", b"")]).unwrap_err();
+        assert!(error.to_string().contains("checkpoint/no/such"), "{error}");
+        check_folder(&path).unwrap();
+        assert_eq!(names_in(above.path()), ["checkpoint".to_owned()].into());
+    }
+
+    #[test]
+    fn a_flipped_bit_is_found_wherever_it_is() {
+        let (_above, path) = written();
+        for name in ["a", "b", SUMS] {
+            let whole = fs::read(path.join(name)).unwrap();
+            for bit in 0..8 * whole.len() {
+                let mut other = whole.clone();
+                other[bit / 8] ^= 1 << (bit % 8);
+                fs::write(path.join(name), other).unwrap();
+                assert!(check_folder(&path).is_err(), "bit {bit} of {name} is not seen");
+            }
+            fs::write(path.join(name), whole).unwrap();
+        }
+        check_folder(&path).unwrap();
+    }
+
+    #[test]
+    fn a_cut_file_is_found_at_any_length() {
+        let (_above, path) = written();
+        for name in ["a", "b", SUMS] {
+            let whole = fs::read(path.join(name)).unwrap();
+            for len in 0..whole.len() {
+                fs::write(path.join(name), &whole[..len]).unwrap();
+                assert!(check_folder(&path).is_err(), "{name} cut to {len} is not seen");
+            }
+            fs::write(path.join(name), whole).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_too_many_is_named() {
+        let (_above, path) = written();
+        fs::remove_file(path.join("a")).unwrap();
+        assert!(check_folder(&path).unwrap_err().to_string().contains("checkpoint/a"));
+        fs::write(path.join("a"), "first").unwrap();
+        fs::write(path.join("d"), "").unwrap();
+        let error = check_folder(&path).unwrap_err().to_string();
+        assert!(error.ends_with("checkpoint/d: expected only what SHA256SUMS lists, got another"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn permissions_are_those_of_any_new_folder() {
+        use std::os::unix::fs::PermissionsExt;
+        let (above, path) = written();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode();
+        fs::create_dir(above.path().join("plain")).unwrap();
+        assert_eq!(mode(&path), mode(&above.path().join("plain")));
+        fs::write(above.path().join("plain/file"), b"").unwrap();
+        assert_eq!(mode(&path.join("a")), mode(&above.path().join("plain/file")));
+    }
+}

@@ -1,0 +1,78 @@
+//! The digests of a folder's files, in the format of `sha256sum`.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use crate::{Digest, Error};
+
+/// The name of the file that holds the digests of a folder's others; `sha256sum --check` reads it too.
+pub const SUMS: &str = "SHA256SUMS";
+
+/// Longer than that of any folder that we write: a file of this length is not read.
+const MOST_BYTES: u64 = 64 * 1024;
+
+/// Digests by file name.
+pub(crate) type Sums = BTreeMap<String, Digest>;
+
+/// A line for each file, sorted by name.
+pub(crate) fn render(sums: &Sums) -> String {
+    sums.iter().map(|(name, digest)| format!("{digest}  {name}\n")).collect()
+}
+
+/// Reads what [`render`] writes, and nothing else: any other byte is an error.
+pub(crate) fn read(path: &Path) -> Result<Sums, Error> {
+    let text = read_short(path).map_err(Error::io("read", path))?;
+    let sums = text.lines().map(|line| {
+        let (digest, name) = line.split_once("  ")?;
+        Some((name.to_owned(), Digest::from_hex(digest)?))
+    });
+    let sums: Option<Sums> = sums.collect();
+    sums.filter(|sums| render(sums) == text).ok_or_else(|| Error::Altered {
+        path: path.to_owned(),
+        expected: "lines of a digest and a name, sorted".to_owned(),
+        got: "something else".to_owned(),
+    })
+}
+
+fn read_short(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MOST_BYTES).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sums() -> Sums {
+        ["a", "b c"].map(|name| (name.to_owned(), Digest::of_bytes(name.as_bytes()))).into()
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_any_other_bit_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(SUMS);
+        let text = render(&sums()).into_bytes();
+        std::fs::write(&path, &text).unwrap();
+        assert_eq!(read(&path).unwrap(), sums());
+        for bit in 0..8 * text.len() {
+            let mut other = text.clone();
+            other[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, other).unwrap();
+            assert!(read(&path).ok() != Some(sums()), "bit {bit} is not seen");
+        }
+    }
+
+    #[test]
+    fn other_text_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(SUMS);
+        for text in ["no sums", "\n", "0  a\n", "\u{0}"] {
+            std::fs::write(&path, text).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains(SUMS), "{error}");
+        }
+    }
+}
