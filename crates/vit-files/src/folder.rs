@@ -34,22 +34,39 @@ pub fn write_folder_atomically(
     beside: &Path,
     files: &[(&str, &[u8])],
 ) -> Result<(), Error> {
-    let temporary = temporary_folder_in(beside).map_err(Error::io("create a folder in", beside))?;
     let sums: Sums =
         files.iter().map(|(name, bytes)| ((*name).to_owned(), Digest::of_bytes(bytes))).collect();
     let sums = sums::render(&sums);
-    for (name, bytes) in files.iter().copied().chain([(SUMS, sums.as_bytes())]) {
-        // The name that it is to have says more than the one it has.
-        write_file(&temporary.path().join(name), bytes)
-            .map_err(Error::io("write", &path.join(name)))?;
-    }
-    system::sync_folder(temporary.path()).map_err(Error::io("sync", path))?;
+    let files = files.iter().copied().chain([(SUMS, sums.as_bytes())]);
+    let temporary = write_temporary(path, beside, files)?;
     let replaced = set_aside(path, beside)?;
     system::rename(temporary.path(), path).map_err(Error::io("create", path))?;
     // It has no longer the name under which it would be removed.
     let _ = temporary.keep();
     drop(replaced);
     let above = folder_of(path);
+    system::sync_folder(above).map_err(Error::io("sync", above))
+}
+
+/// Makes a folder of these files, or nothing; it must not exist, but the one that is to hold it must. No [`SUMS`] lie in
+/// it: its files are free to change.
+///
+/// # Errors
+/// When the system refuses a step; then nothing temporary is left. Where it exists, the source is of
+/// [`io::ErrorKind::AlreadyExists`].
+pub fn create_folder_atomically(path: &Path, files: &[(&str, &[u8])]) -> Result<(), Error> {
+    let exists = || Error::io("create", path)(io::ErrorKind::AlreadyExists.into());
+    if fs::symlink_metadata(path).is_ok() {
+        return Err(exists());
+    }
+    let above = folder_of(path);
+    let temporary = write_temporary(path, above, files.iter().copied())?;
+    system::rename(temporary.path(), path).map_err(|error| match error.kind() {
+        // Somebody made one meanwhile.
+        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory => exists(),
+        _ => Error::io("create", path)(error),
+    })?;
+    let _ = temporary.keep();
     system::sync_folder(above).map_err(Error::io("sync", above))
 }
 
@@ -84,6 +101,22 @@ pub fn check_folder(path: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// A temporary folder in `beside` that is to be the one at `path`, on the disk with all its files.
+fn write_temporary<'a>(
+    path: &Path,
+    beside: &Path,
+    files: impl Iterator<Item = (&'a str, &'a [u8])>,
+) -> Result<TempDir, Error> {
+    let temporary = temporary_folder_in(beside).map_err(Error::io("create a folder in", beside))?;
+    for (name, bytes) in files {
+        // The name that it is to have says more than the one it has.
+        write_file(&temporary.path().join(name), bytes)
+            .map_err(Error::io("write", &path.join(name)))?;
+    }
+    system::sync_folder(temporary.path()).map_err(Error::io("sync", path))?;
+    Ok(temporary)
 }
 
 /// What lies at `path`, under another name until it is dropped.
@@ -157,6 +190,23 @@ mod tests {
         assert!(error.to_string().contains("checkpoint/no/such"), "{error}");
         check_folder(&path).unwrap();
         assert_eq!(names_in(above.path()), ["checkpoint".to_owned()].into());
+    }
+
+    #[test]
+    fn a_new_folder_is_whole_and_replaces_nothing() {
+        let above = tempfile::tempdir().unwrap();
+        let path = above.path().join("run");
+        create_folder_atomically(&path, &[("settings", b"1")]).unwrap();
+        assert_eq!(names_in(&path), ["settings".to_owned()].into());
+        for taken in [path, above.path().join("file")] {
+            if !taken.exists() {
+                fs::write(&taken, b"").unwrap();
+            }
+            let error = create_folder_atomically(&taken, &[]).unwrap_err();
+            let Error::Io { source, .. } = error else { panic!("{error}") };
+            assert_eq!(source.kind(), io::ErrorKind::AlreadyExists);
+        }
+        assert_eq!(names_in(above.path()), ["file", "run"].map(str::to_owned).into());
     }
 
     #[test]

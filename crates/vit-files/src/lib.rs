@@ -11,6 +11,6 @@ mod system;
 pub use atomic::{write_atomically, write_atomically_with};
 pub use digest::{Digest, Hasher};
 pub use error::Error;
-pub use folder::{check_folder, write_folder_atomically};
+pub use folder::{check_folder, create_folder_atomically, write_folder_atomically};
 pub use lock::FileLock;
 pub use sums::SUMS;

@@ -31,6 +31,11 @@ impl Averages {
         &self.averages
     }
 
+    /// Goes on with averages over so many steps.
+    pub(crate) const fn resume(&mut self, steps: u64) {
+        self.steps = steps;
+    }
+
     /// How far the averages go to the parameters after `before` steps and one more.
     pub(crate) fn share(&self, before: u64) -> f64 {
         let before = before as f64;

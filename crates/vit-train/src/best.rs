@@ -1,15 +1,24 @@
 //! Which epoch's weights were the best, by samples that are neither trained on nor tested with.
 
+use serde::{Deserialize, Serialize};
+
 use crate::EpochMetrics;
 
 /// The best epoch so far: the largest share of validation samples classified right, of equals the least loss.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Best {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Best {
     /// Epoch, accuracy, loss.
     best: Option<(u64, f64, f64)>,
 }
 
 impl Best {
+    /// Its epoch, if there was one.
+    #[must_use]
+    pub fn epoch(&self) -> Option<u64> {
+        self.best.map(|(epoch, ..)| epoch)
+    }
+
     /// Takes an epoch in, and says whether it is the best so far; without validation none is.
     pub(crate) fn improves(&mut self, epoch: &EpochMetrics) -> bool {
         let (Some(accuracy), Some(loss)) = (epoch.val_accuracy, epoch.val_loss) else {

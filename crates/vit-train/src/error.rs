@@ -44,6 +44,28 @@ pub enum Error {
         /// Training samples.
         samples: usize,
     },
+    /// A state that is not of this trainer's model, settings or data.
+    #[error("a state to go on from: expected {expected}, got {got}")]
+    State {
+        /// What the trainer has.
+        expected: String,
+        /// What the state has.
+        got: String,
+    },
+    /// A file of a run that cannot be read, or says something else than was written.
+    #[error("{}: {what}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A run that another process is training.
+    #[error("another process is training in {}", path.display())]
+    InUse {
+        /// The run's folder.
+        path: PathBuf,
+    },
     /// A run folder that would be written over.
     #[error("run folder {} exists already", path.display())]
     RunFolderExists {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{Result as TensorResult, Tensor, bail};
 use vit_ops::Mode;
 
-use crate::{EpochMetrics, Error, Record};
+use crate::{EpochMetrics, Error, Record, TrainState};
 
 /// What is trained: a function from (images, mode) to logits.
 pub trait Forward: Fn(&Tensor, Mode) -> TensorResult<Tensor> + Send + Sync {}
@@ -73,6 +73,25 @@ pub trait Data: Send + Sync {
     fn test_batch(&self, indices: &[u32]) -> TensorResult<Batch>;
 }
 
+/// Where a run can be taken up again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checkpoint {
+    /// After a step, but for an epoch's last.
+    Step {
+        /// The step, from 1 over the whole run.
+        step: u64,
+        /// Whether the observer has ended the run with it.
+        is_last: bool,
+    },
+    /// After an epoch, its evaluation and its record.
+    Epoch {
+        /// Its last step.
+        step: u64,
+        /// Whether the run ends with it.
+        is_last: bool,
+    },
+}
+
 /// Who is told of a run as it goes, and may end it; from a thread of the trainer's.
 pub trait Observer: Send {
     /// What its methods fail with; a run fails with the same.
@@ -89,6 +108,20 @@ pub trait Observer: Send {
     /// # Errors
     /// Whatever ends the run.
     fn best(&mut self, _epoch: &EpochMetrics) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// The run can be taken up again from here. What `state` gives is all that is needed for that; it takes the time of
+    /// a copy of parameters and moments, so it is called only where that is to be kept. Between a step and its
+    /// checkpoint come its record, where one is due, and [`after_step`](Self::after_step).
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    fn checkpoint(
+        &mut self,
+        _at: Checkpoint,
+        _state: &mut dyn FnMut() -> Result<TrainState, Error>,
+    ) -> Result<(), Self::Error> {
         Ok(())
     }
 

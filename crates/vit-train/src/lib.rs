@@ -2,6 +2,7 @@
 
 mod averages;
 mod best;
+mod checkpoint;
 mod config;
 mod error;
 mod evaluation;
@@ -14,19 +15,24 @@ mod optimizer;
 mod run_folder;
 mod schedule;
 mod shards;
+mod state;
 mod sums;
 mod threads;
 mod trainer;
 
+pub use best::Best;
+pub use checkpoint::SavedState;
 pub use config::TrainConfig;
 pub use error::Error;
 pub use evaluation::{Confusion, EVALUATION_BATCH, Evaluation, argmax, evaluate};
 pub use gradients::clip_gradients;
-pub use interface::{Batch, Bytes, Data, Forward, Observer};
-pub use metrics::{EpochMetrics, MetricsFile, Record, StepMetrics};
+pub use interface::{Batch, Bytes, Checkpoint, Data, Forward, Observer};
+pub use metrics::{EpochMetrics, MetricsFile, MetricsMark, Record, StepMetrics, read_records};
 pub use optimizer::{Decay, Optimizer, OptimizerConfig, OptimizerKind};
 pub use run_folder::RunFolder;
 pub use schedule::{Schedule, ScheduleKind};
+pub use state::{Progress, Tensors, TrainState};
+pub use sums::Sums;
 pub use trainer::Trainer;
 
 /// Parameters by name, sorted.

@@ -1,10 +1,11 @@
 //! What is recorded of a run: `metrics.jsonl`, one object a line.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use vit_files::{Digest, Hasher};
 
 use crate::Error;
 
@@ -59,22 +60,52 @@ pub struct EpochMetrics {
     pub seconds: f64,
 }
 
+/// Up to where a run's metrics have been written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsMark {
+    /// Bytes.
+    pub bytes: u64,
+    /// The SHA-256 of those.
+    pub sha256: String,
+}
+
+impl Default for MetricsMark {
+    /// Nothing has been written.
+    fn default() -> Self {
+        Self { bytes: 0, sha256: Digest::of_bytes(b"").to_string() }
+    }
+}
+
 /// `metrics.jsonl`, being written.
 #[derive(Debug)]
 pub struct MetricsFile {
     path: PathBuf,
     file: File,
+    bytes: u64,
+    hasher: Hasher,
 }
 
 impl MetricsFile {
-    /// A new file.
+    /// The file, cut to what had been written at a mark.
     ///
     /// # Errors
-    /// If it exists, or cannot be written.
-    pub fn create(path: &Path) -> Result<Self, Error> {
-        let file = OpenOptions::new().write(true).create_new(true).open(path);
-        let file = file.map_err(|source| Error::Write { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), file })
+    /// If it cannot be written, or what it holds is not what it held.
+    pub fn open_at(path: &Path, mark: &MetricsMark) -> Result<Self, Error> {
+        let unwritable = |source| Error::Write { path: path.to_owned(), source };
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(unwritable)?;
+        let mut hasher = Hasher::new();
+        let bytes = io::copy(&mut (&file).take(mark.bytes), &mut hasher).map_err(unwritable)?;
+        let sha256 = hasher.clone().finish().to_string();
+        if bytes != mark.bytes || sha256 != mark.sha256 {
+            let what = format!(
+                "expected to begin with {} bytes of SHA-256 {}, got {bytes} of {sha256}",
+                mark.bytes, mark.sha256
+            );
+            return Err(Error::Unreadable { path: path.to_owned(), what });
+        }
+        file.set_len(bytes).map_err(unwritable)?;
+        Ok(Self { path: path.to_owned(), file, bytes, hasher })
     }
 
     /// Appends a line, with one write, so that a reader sees whole lines.
@@ -85,24 +116,70 @@ impl MetricsFile {
         let mut line = serde_json::to_string(record).expect("a record is plain data");
         line.push('\n');
         let written = self.file.write_all(line.as_bytes());
-        written.map_err(|source| Error::Write { path: self.path.clone(), source })
+        written.map_err(|source| Error::Write { path: self.path.clone(), source })?;
+        self.bytes += line.len() as u64;
+        self.hasher.update(line.as_bytes());
+        Ok(())
     }
+
+    /// Up to where it is written.
+    #[must_use]
+    pub fn mark(&self) -> MetricsMark {
+        MetricsMark { bytes: self.bytes, sha256: self.hasher.clone().finish().to_string() }
+    }
+}
+
+/// The records of a file, up to the first line that is none.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn read_records(path: &Path) -> Result<Vec<Record>, Error> {
+    let text = std::fs::read(path)
+        .map_err(|error| Error::Unreadable { path: path.to_owned(), what: error.to_string() })?;
+    let lines = text.split_inclusive(|&byte| byte == b'\n');
+    Ok(lines.map_while(|line| serde_json::from_slice(line).ok()).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn record(step: u64) -> Record {
+        Record::Step(StepMetrics { step, epoch: 1, loss: 2.5, lr: 3e-4 })
+    }
+
     #[test]
     fn records_are_lines_of_json_with_their_kind() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("metrics.jsonl");
-        let mut file = MetricsFile::create(&path).expect("a writable folder");
-        let record = Record::Step(StepMetrics { step: 1, epoch: 1, loss: 2.5, lr: 3e-4 });
-        file.append(&record).expect("a writable file");
+        assert!(MetricsFile::open_at(&path, &MetricsMark::default()).is_err());
+        std::fs::write(&path, "").expect("a writable folder");
+        let mut file = MetricsFile::open_at(&path, &MetricsMark::default()).expect("the file");
+        file.append(&record(1)).expect("a writable file");
         let text = std::fs::read_to_string(&path).expect("the file");
         assert_eq!(text, "{\"kind\":\"step\",\"step\":1,\"epoch\":1,\"loss\":2.5,\"lr\":0.0003}\n");
-        assert_eq!(serde_json::from_str::<Record>(&text).expect("as written"), record);
-        assert!(MetricsFile::create(&path).is_err());
+        assert_eq!(read_records(&path).expect("the file"), [record(1)]);
+    }
+
+    #[test]
+    fn a_file_is_cut_to_its_mark_and_goes_on() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("metrics.jsonl");
+        std::fs::write(&path, "").expect("a writable folder");
+        let mut file = MetricsFile::open_at(&path, &MetricsMark::default()).expect("the file");
+        file.append(&record(1)).expect("a writable file");
+        let mark = file.mark();
+        file.append(&record(2)).expect("a writable file");
+        let mut again = MetricsFile::open_at(&path, &mark).expect("the same file");
+        assert_eq!(again.mark(), mark);
+        again.append(&record(3)).expect("a writable file");
+        assert_eq!(read_records(&path).expect("the file"), [record(1), record(3)]);
+        let changed = std::fs::read_to_string(&path).expect("the file").replace("2.5", "2.6");
+        std::fs::write(&path, &changed).expect("a writable folder");
+        let error = MetricsFile::open_at(&path, &mark).unwrap_err().to_string();
+        assert!(error.contains("expected to begin with"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).expect("the file"), changed);
+        std::fs::write(&path, "").expect("a writable folder");
+        assert!(MetricsFile::open_at(&path, &mark).is_err());
     }
 }

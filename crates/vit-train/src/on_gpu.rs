@@ -57,7 +57,15 @@ impl OnGpu {
         let steps = data.order(1).len() / config.samples_of_step();
         let mut step = match earlier {
             Some(earlier) => earlier.step,
-            None => Step::new(device, slots.collect())?,
+            None => {
+                let mut step = Step::new(device, slots.collect())?;
+                if let Some(moments) = optimizer.moments()? {
+                    let values = |moment: &Tensor| moment.flatten_all()?.to_vec1();
+                    let moments = moments.iter().map(|[m, v]| Ok([values(m)?, values(v)?]));
+                    step.set_moments(&moments.collect::<candle_core::Result<Vec<_>>>()?)?;
+                }
+                step
+            }
         };
         step.make_room(steps)?;
         Ok(Some(Self {
@@ -128,6 +136,16 @@ impl OnGpu {
         });
         *graph = Some(recorded?);
         Ok(())
+    }
+
+    /// The moments of each parameter.
+    pub(crate) fn moments(&self, parameters: &Parameters) -> Result<Vec<[Tensor; 2]>, Error> {
+        let moments = self.step.moments()?.into_iter().zip(parameters);
+        let tensors = moments.map(|(moments, (_, var))| {
+            let [m, v] = moments.map(|values| Tensor::from_vec(values, var.shape(), &Device::Cpu));
+            Ok([m?, v?])
+        });
+        Ok(tensors.collect::<candle_core::Result<_>>()?)
     }
 
     /// Waits for the steps so far, and takes what they have come to since the last time.

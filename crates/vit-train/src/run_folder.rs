@@ -4,45 +4,92 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use vit_files::FileLock;
+
 use crate::Error;
 
-/// A folder of its own for one run.
-#[derive(Clone, Debug)]
+/// A folder of its own for one run, in which nobody else trains as long as this is held.
+#[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    _lock: FileLock,
 }
 
+/// What the names of temporary files and folders begin with (vit-files).
+const TEMPORARY: &str = ".tmp-";
+
 impl RunFolder {
-    /// Makes a folder that must not exist yet, and those above it.
+    /// Makes a folder that must not exist yet, and those above it, with these files and a `metrics.jsonl` without lines:
+    /// whenever it is there, so are they.
     ///
     /// # Errors
     /// If it exists, or cannot be made.
-    pub fn create(path: &Path) -> Result<Self, Error> {
-        let error = |path: &Path, source| Error::Write { path: path.to_owned(), source };
+    pub fn create(path: &Path, files: &[(&str, &[u8])]) -> Result<Self, Error> {
         if let Some(above) = path.parent() {
-            fs::create_dir_all(above).map_err(|source| error(above, source))?;
+            let error = |source| Error::Write { path: above.to_owned(), source };
+            fs::create_dir_all(above).map_err(error)?;
         }
-        match fs::create_dir(path) {
-            Ok(()) => Ok(Self { path: path.to_owned() }),
-            Err(source) if source.kind() == ErrorKind::AlreadyExists => {
-                Err(Error::RunFolderExists { path: path.to_owned() })
+        let mut files = files.to_vec();
+        files.push(("metrics.jsonl", b""));
+        vit_files::create_folder_atomically(path, &files).map_err(|error| match error {
+            vit_files::Error::Io { source, .. } if source.kind() == ErrorKind::AlreadyExists => {
+                Error::RunFolderExists { path: path.to_owned() }
             }
-            Err(source) => Err(error(path, source)),
-        }
+            other => other.into(),
+        })?;
+        Self::locked(path)
     }
 
     /// Makes the first of `name-1`, `name-2`, ... in `above` that does not exist.
     ///
     /// # Errors
     /// If none can be made.
-    pub fn create_numbered(above: &Path, name: &str) -> Result<Self, Error> {
+    pub fn create_numbered(
+        above: &Path,
+        name: &str,
+        files: &[(&str, &[u8])],
+    ) -> Result<Self, Error> {
         let mut number = 1_u64;
         loop {
-            match Self::create(&above.join(format!("{name}-{number}"))) {
+            match Self::create(&above.join(format!("{name}-{number}")), files) {
                 Err(Error::RunFolderExists { .. }) => number += 1,
                 made => return made,
             }
         }
+    }
+
+    /// Opens the folder of a run to go on with it, and clears away what a process that died was still writing.
+    ///
+    /// # Errors
+    /// If there is none, another process trains in it, or an entry of it is a link: what is written there could lie
+    /// anywhere.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let unreadable = |what: String| Error::Unreadable { path: path.to_owned(), what };
+        let entries = fs::read_dir(path).map_err(|error| unreadable(error.to_string()))?;
+        let mut temporary = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| unreadable(error.to_string()))?;
+            let kind = entry.file_type().map_err(|error| unreadable(error.to_string()))?;
+            if kind.is_symlink() {
+                let what = "expected a file or folder of this run, got a symbolic link".to_owned();
+                return Err(Error::Unreadable { path: entry.path(), what });
+            }
+            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+                temporary.push((entry.path(), kind.is_dir()));
+            }
+        }
+        let folder = Self::locked(path)?;
+        for (path, is_dir) in temporary {
+            let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(|source| Error::Write { path, source })?;
+        }
+        Ok(folder)
+    }
+
+    fn locked(path: &Path) -> Result<Self, Error> {
+        let lock = FileLock::try_acquire(&path.join(".lock"))?;
+        let lock = lock.ok_or_else(|| Error::InUse { path: path.to_owned() })?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
     /// Where it is.
@@ -51,16 +98,16 @@ impl RunFolder {
         &self.path
     }
 
-    /// The resolved configuration, enough to repeat the run.
-    #[must_use]
-    pub fn config(&self) -> PathBuf {
-        self.path.join("config.toml")
-    }
-
     /// The metrics, one object a line.
     #[must_use]
     pub fn metrics(&self) -> PathBuf {
         self.path.join("metrics.jsonl")
+    }
+
+    /// The checkpoints, a folder each.
+    #[must_use]
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
     }
 
     /// The weights of the epoch that was the best on the validation images, where there are some.
@@ -84,10 +131,42 @@ mod tests {
     fn a_folder_that_exists_is_refused_and_numbers_are_free() {
         let above = tempfile::tempdir().expect("a temporary folder");
         let path = above.path().join("runs/a-1");
-        assert_eq!(RunFolder::create(&path).expect("a writable folder").path(), path);
-        let error = RunFolder::create(&path).unwrap_err();
+        let made = RunFolder::create(&path, &[("config.toml", b"x = 1")]).expect("a writable one");
+        assert_eq!(made.path(), path);
+        assert_eq!(fs::read(path.join("config.toml")).expect("the file"), b"x = 1");
+        assert!(made.metrics().exists());
+        let error = RunFolder::create(&path, &[]).unwrap_err();
         assert!(matches!(error, Error::RunFolderExists { .. }), "{error}");
-        let next = RunFolder::create_numbered(&above.path().join("runs"), "a");
+        let next = RunFolder::create_numbered(&above.path().join("runs"), "a", &[]);
         assert!(next.expect("a writable folder").path().ends_with("runs/a-2"));
+    }
+
+    #[test]
+    fn a_folder_has_one_holder_and_is_cleared_for_the_next() {
+        let above = tempfile::tempdir().expect("a temporary folder");
+        let path = above.path().join("run");
+        let held = RunFolder::create(&path, &[]).expect("a writable folder");
+        assert!(matches!(RunFolder::open(&path).unwrap_err(), Error::InUse { .. }));
+        drop(held);
+        fs::write(path.join(".tmp-a"), b"half").expect("a writable folder");
+        fs::create_dir_all(path.join(".tmp-b/c")).expect("a writable folder");
+        let held = RunFolder::open(&path).expect("nobody holds it");
+        assert!(!path.join(".tmp-a").exists() && !path.join(".tmp-b").exists());
+        drop(held);
+        assert!(matches!(
+            RunFolder::open(above.path().join("no").as_path()),
+            Err(Error::Unreadable { .. })
+        ));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_out_of_the_folder_is_refused() {
+        let above = tempfile::tempdir().expect("a temporary folder");
+        let path = above.path().join("run");
+        drop(RunFolder::create(&path, &[]).expect("a writable folder"));
+        std::os::unix::fs::symlink(above.path(), path.join("checkpoints")).expect("a link");
+        let error = RunFolder::open(&path).unwrap_err().to_string();
+        assert!(error.ends_with("got a symbolic link"), "{error}");
     }
 }

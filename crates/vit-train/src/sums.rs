@@ -1,14 +1,17 @@
 //! Loss and accuracy over some steps.
 
+use serde::{Deserialize, Serialize};
+
 /// What some steps have come to.
-#[derive(Default)]
-pub(crate) struct Sums {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sums {
     /// Sum of the samples' losses.
-    pub(crate) loss_sum: f64,
+    pub loss_sum: f64,
     /// Samples that were classified right.
-    pub(crate) correct: usize,
+    pub correct: usize,
     /// Samples trained on.
-    pub(crate) samples: usize,
+    pub samples: usize,
 }
 
 impl Sums {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Result as TensorResult;
+use candle_core::{Result as TensorResult, Tensor};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 use vit_ops::Mode;
@@ -16,10 +16,11 @@ use crate::evaluation::{Evaluation, evaluate_here, evaluate_on_gpu};
 use crate::gradients::Summed;
 use crate::on_gpu::OnGpu;
 use crate::shards::{Shard, shards, train_shard};
+use crate::state::{self, Progress, TrainState, digest_of_order};
 use crate::sums::Sums;
 use crate::threads::thread_pool;
 use crate::{
-    Batch, Data, EpochMetrics, Error, Forward, Observer, Optimizer, Parameters, Record,
+    Batch, Checkpoint, Data, EpochMetrics, Error, Forward, Observer, Optimizer, Parameters, Record,
     StepMetrics, TrainConfig, gradients,
 };
 
@@ -34,6 +35,8 @@ pub struct Trainer<F> {
     /// Where steps are recorded and repeated, if the parameters are on a GPU.
     on_gpu: Option<OnGpu>,
     step: u64,
+    /// Where the next run begins, if not at the beginning.
+    resumed: Option<(Progress, String)>,
     /// How many a whole run takes.
     steps: u64,
 }
@@ -64,6 +67,7 @@ impl<F: Forward> Trainer<F> {
             threads,
             on_gpu: None,
             step: 0,
+            resumed: None,
             steps: 0,
         })
     }
@@ -82,6 +86,40 @@ impl<F: Forward> Trainer<F> {
     #[must_use]
     pub fn kept(&self) -> Parameters {
         self.averages.as_ref().map_or(&self.parameters, Averages::parameters).clone()
+    }
+
+    /// Goes on from a state, to the same bits as a run that was never interrupted: the next [`run`](Self::run) begins
+    /// there. Configuration and data must be those of the run that the state is of.
+    ///
+    /// # Errors
+    /// If the state is of other parameters.
+    pub fn resume(&mut self, state: &TrainState) -> Result<(), Error> {
+        let TrainState { progress, order, parameters, averages, moments } = state;
+        state::set(&self.parameters, parameters, "a parameter")?;
+        match (&mut self.averages, averages) {
+            (Some(ours), Some(averages)) => {
+                state::set(ours.parameters(), averages, "an average")?;
+                ours.resume(progress.step);
+            }
+            (None, None) => {}
+            (ours, _) => {
+                let [some, none] = ["moving averages", "none"].map(str::to_owned);
+                let (expected, got) = if ours.is_some() { (some, none) } else { (none, some) };
+                return Err(Error::State { expected, got });
+            }
+        }
+        let moments = moments.as_ref().map(|[first, second]| {
+            let first = state::in_order(first, &self.parameters, "a first moment")?;
+            let second = state::in_order(second, &self.parameters, "a second moment")?;
+            Ok::<_, Error>(first.into_iter().cloned().zip(second.into_iter().cloned()))
+        });
+        let moments: Option<Vec<[Tensor; 2]>> =
+            moments.transpose()?.map(|pairs| pairs.map(<[Tensor; 2]>::from).collect());
+        self.optimizer.resume(progress.step, moments.as_deref())?;
+        self.on_gpu = None;
+        self.step = progress.step;
+        self.resumed = Some((*progress, order.clone()));
+        Ok(())
     }
 
     /// Trains until the last epoch or step, or until the observer breaks.
@@ -104,61 +142,101 @@ impl<F: Forward> Trainer<F> {
         let an_epoch = (data.order(1).len() / self.config.samples_of_step()) as u64;
         let steps = self.config.epochs.saturating_mul(an_epoch);
         self.steps = self.config.max_steps.map_or(steps, |last| last.min(steps));
-        let mut best = Best::default();
-        for epoch in 1..=self.config.epochs {
-            let (metrics, flow) = self.epoch(epoch, data, observer)?;
+        let mut begun = Progress::before_epoch(1, self.step, Best::default());
+        if let Some((progress, order)) = self.resumed.take() {
+            let epoch = progress.epoch;
+            if self.is_past(epoch.saturating_sub(1), &progress.best) {
+                return Ok(());
+            }
+            let here = digest_of_order(&data.order(epoch));
+            if here != order {
+                let expected = format!("samples of epoch {epoch} in an order of SHA-256 {here}");
+                return Err(Error::State { expected, got: order }.into());
+            }
+            begun = progress;
+        }
+        while begun.epoch <= self.config.epochs {
+            let (epoch, mut best) = (begun.epoch, begun.best);
+            let (metrics, flow) = self.epoch(begun, data, observer)?;
             if best.improves(&metrics) {
                 observer.best(&metrics)?;
             }
             observer.record(&Record::Epoch(metrics))?;
-            if flow.is_break() || self.config.patience.is_some_and(|most| best.is_past(epoch, most))
-            {
+            if flow.is_break() {
+                break;
+            }
+            begun = Progress::before_epoch(epoch + 1, self.step, best);
+            let is_last = self.is_past(epoch, &best);
+            let at = Checkpoint::Epoch { step: self.step, is_last };
+            observer.checkpoint(at, &mut || self.state(begun, &data.order(epoch + 1)))?;
+            if is_last {
                 break;
             }
         }
         Ok(())
     }
 
-    /// An epoch, and whether the run goes on after it.
+    /// Whether a run has ended with this epoch.
+    fn is_past(&self, epoch: u64, best: &Best) -> bool {
+        epoch >= self.config.epochs
+            || self.config.max_steps.is_some_and(|last| self.step >= last)
+            || self.config.patience.is_some_and(|most| best.is_past(epoch, most))
+    }
+
+    /// An epoch, or what is left of it, and whether the observer lets the run go on after it.
     fn epoch<O: Observer>(
         &mut self,
-        epoch: u64,
+        begun: Progress,
         data: &dyn Data,
         observer: &mut O,
     ) -> Result<(EpochMetrics, ControlFlow<()>), O::Error> {
-        let begun = Instant::now();
+        let since = Instant::now();
+        let epoch = begun.epoch;
         let batch_size = self.config.samples_of_step();
         let order = data.order(epoch);
         if order.len() < batch_size {
             return Err(Error::NoBatch { batch_size, samples: order.len() }.into());
         }
-        let (mut whole, mut since_record) = (Sums::default(), Sums::default());
+        let mut at = begun;
+        let before = at.of_epoch.samples;
         let mut flow = ControlFlow::Continue(());
         self.begin_on_gpu(&order)?;
-        for (index, batch) in (1..).zip(order.chunks_exact(batch_size)) {
-            let is_due = index % self.config.log_every == 0;
+        let steps = (order.len() / batch_size) as u64;
+        let left = order.chunks_exact(batch_size).skip(at.step_of_epoch as usize);
+        for batch in left {
+            at.step_of_epoch += 1;
+            let is_due = at.step_of_epoch.is_multiple_of(self.config.log_every);
             let step = self.take_step(epoch, batch, data, is_due)?;
-            whole.add(&step);
-            since_record.add(&step);
+            at.of_epoch.add(&step);
+            at.since_record.add(&step);
             if is_due {
                 observer.record(&Record::Step(StepMetrics {
                     step: self.step,
                     epoch,
-                    loss: since_record.loss(),
+                    loss: at.since_record.loss(),
                     lr: self.optimizer.lr(),
                 }))?;
-                since_record = Sums::default();
+                at.since_record = Sums::default();
             }
             flow = observer.after_step(self.step)?;
-            if self.config.max_steps.is_some_and(|last| self.step >= last) {
-                flow = ControlFlow::Break(());
+            let is_last = flow.is_break();
+            let is_full = self.config.max_steps.is_some_and(|last| self.step >= last);
+            if is_last || !(is_full || at.step_of_epoch == steps) {
+                at.step = self.step;
+                let place = Checkpoint::Step { step: self.step, is_last };
+                observer.checkpoint(place, &mut || {
+                    let rest = self.rest_of_steps(epoch)?;
+                    at.of_epoch.add(&rest);
+                    at.since_record.add(&rest);
+                    self.state(at, &order)
+                })?;
             }
-            if flow.is_break() {
+            if is_last || is_full {
                 break;
             }
         }
-        whole.add(&self.rest_of_steps(epoch)?);
-        let loop_seconds = begun.elapsed().as_secs_f64();
+        at.of_epoch.add(&self.rest_of_steps(epoch)?);
+        let loop_seconds = since.elapsed().as_secs_f64();
         let (val, test) = self.evaluate(data)?;
         // The last step's update is seen here alone.
         for (what, of) in [("validation loss", &val), ("test loss", &test)] {
@@ -170,16 +248,37 @@ impl<F: Forward> Trainer<F> {
         let metrics = EpochMetrics {
             epoch,
             step: self.step,
-            train_loss: whole.loss(),
-            train_accuracy: whole.accuracy(),
+            train_loss: at.of_epoch.loss(),
+            train_accuracy: at.of_epoch.accuracy(),
             val_loss: validated.then(|| val.loss()),
             val_accuracy: validated.then(|| val.accuracy()),
             test_loss: test.loss(),
             test_accuracy: test.accuracy(),
-            images_per_second: whole.samples as f64 / loop_seconds,
-            seconds: begun.elapsed().as_secs_f64(),
+            images_per_second: (at.of_epoch.samples - before) as f64 / loop_seconds,
+            seconds: since.elapsed().as_secs_f64(),
         };
         Ok((metrics, flow))
+    }
+
+    /// All that the run is now.
+    fn state(&self, progress: Progress, order: &[u32]) -> Result<TrainState, Error> {
+        let moments = match &self.on_gpu {
+            Some(on_gpu) => Some(on_gpu.moments(&self.parameters)?),
+            None => self.optimizer.moments()?,
+        };
+        let names = || self.parameters.iter().map(|(name, _)| name.clone());
+        let moments = moments.map(|moments| {
+            let (first, second): (Vec<_>, Vec<_>) = moments.into_iter().map(Into::into).unzip();
+            [first, second].map(|moments| names().zip(moments).collect())
+        });
+        let averages = self.averages.as_ref().map(|them| state::values(them.parameters()));
+        Ok(TrainState {
+            progress,
+            order: digest_of_order(order),
+            parameters: state::values(&self.parameters)?,
+            averages: averages.transpose()?,
+            moments,
+        })
     }
 
     /// Evaluates the parameters that are kept: on the validation samples, then on those of the test.

@@ -132,6 +132,35 @@ impl Step {
         Ok(Self { device, slots, moments, updates, squares, tally })
     }
 
+    /// The first and second moment of each parameter, flattened. It waits for the steps so far.
+    ///
+    /// # Errors
+    /// If a step failed.
+    pub fn moments(&self) -> Result<Vec<[Vec<f32>; 2]>> {
+        let each = self.moments.iter();
+        each.map(|(m, v)| Ok([self.device.clone_dtoh(m)?, self.device.clone_dtoh(v)?])).collect()
+    }
+
+    /// Goes on with the moments of an earlier run, as [`moments`](Self::moments) gave them.
+    ///
+    /// # Errors
+    /// If there are not as many as parameters, or one has another length.
+    pub fn set_moments(&mut self, moments: &[[Vec<f32>; 2]]) -> Result<()> {
+        if moments.len() != self.moments.len() {
+            let (want, got) = (self.moments.len(), moments.len());
+            bail!("step: expected the moments of {want} parameters, got {got}");
+        }
+        for ((m, v), moments) in self.moments.iter_mut().zip(moments) {
+            for (to, from) in [m, v].into_iter().zip(moments) {
+                if to.len() != from.len() {
+                    bail!("step: expected a moment of {} numbers, got {}", to.len(), from.len());
+                }
+                self.device.memcpy_htod(from, to)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes room for the numbers of an epoch of so many steps. What was recorded before reads another place.
     ///
     /// # Errors

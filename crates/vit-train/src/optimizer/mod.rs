@@ -3,7 +3,7 @@
 mod config;
 mod update;
 
-use candle_core::{CpuStorage, Result, Storage, Tensor, Var, bail};
+use candle_core::{CpuStorage, Device, Result, Shape, Storage, Tensor, Var, bail};
 use rayon::prelude::*;
 
 pub use self::config::{Decay, OptimizerConfig, OptimizerKind};
@@ -86,6 +86,43 @@ impl Optimizer {
         [with, without].map(|config| Update::new(&config, step).on_gpu())
     }
 
+    /// The first and second moment of each parameter, in the order given to [`new`](Self::new), on the CPU; none before
+    /// the first step. With the number of steps they are all that an optimiser remembers.
+    ///
+    /// PyTorch equivalent: `exp_avg` and `exp_avg_sq` of `optimizer.state_dict()`.
+    ///
+    /// # Errors
+    /// If they cannot be read from their device.
+    pub fn moments(&self) -> Result<Option<Vec<[Tensor; 2]>>> {
+        let each = self.slots.iter().map(|slot| {
+            let moments = slot.moments.as_ref();
+            moments.map(|moments| moments.tensors(slot.var.shape())).transpose()
+        });
+        each.collect::<Result<Option<_>>>()
+    }
+
+    /// Goes on after so many steps with their moments, as [`moments`](Self::moments) gave them.
+    ///
+    /// PyTorch equivalent: `optimizer.load_state_dict()`.
+    ///
+    /// # Errors
+    /// If there are not as many as parameters, or one has another shape.
+    pub fn resume(&mut self, step: u64, moments: Option<&[[Tensor; 2]]>) -> Result<()> {
+        self.step = step;
+        let Some(moments) = moments else {
+            self.slots.iter_mut().for_each(|slot| slot.moments = None);
+            return Ok(());
+        };
+        if moments.len() != self.slots.len() {
+            let (want, got) = (self.slots.len(), moments.len());
+            bail!("optimiser: expected the moments of {want} parameters, got {got}");
+        }
+        for (slot, moments) in self.slots.iter_mut().zip(moments) {
+            slot.moments = Some(Moments::of(&slot.var, moments)?);
+        }
+        Ok(())
+    }
+
     /// The learning rate of the next step.
     #[must_use]
     pub const fn lr(&self) -> f64 {
@@ -130,6 +167,43 @@ impl Moments {
             _ => Self::Tensors(var.zeros_like()?, var.zeros_like()?),
         })
     }
+
+    /// Those of a parameter, given as tensors on any device.
+    fn of(var: &Var, moments: &[Tensor; 2]) -> Result<Self> {
+        let [m, v] = moments.each_ref().map(|moment| {
+            if moment.shape() != var.shape() {
+                let (want, got) = (var.shape(), moment.shape());
+                bail!("optimiser: expected a moment of shape {want:?}, got {got:?}");
+            }
+            moment.to_dtype(var.dtype())?.to_device(var.device())
+        });
+        let (m, v) = (m?, v?);
+        let (storage, _) = var.storage_and_layout();
+        Ok(match &*storage {
+            Storage::Cpu(CpuStorage::F32(_)) => {
+                Self::F32(m.flatten_all()?.to_vec1()?, v.flatten_all()?.to_vec1()?)
+            }
+            Storage::Cpu(CpuStorage::F64(_)) => {
+                Self::F64(m.flatten_all()?.to_vec1()?, v.flatten_all()?.to_vec1()?)
+            }
+            _ => Self::Tensors(m.copy()?, v.copy()?),
+        })
+    }
+
+    fn tensors(&self, shape: &Shape) -> Result<[Tensor; 2]> {
+        let cpu = &Device::Cpu;
+        Ok(match self {
+            Self::F32(m, v) => [
+                Tensor::from_slice(m, shape.clone(), cpu)?,
+                Tensor::from_slice(v, shape.clone(), cpu)?,
+            ],
+            Self::F64(m, v) => [
+                Tensor::from_slice(m, shape.clone(), cpu)?,
+                Tensor::from_slice(v, shape.clone(), cpu)?,
+            ],
+            Self::Tensors(m, v) => [m.to_device(cpu)?, v.to_device(cpu)?],
+        })
+    }
 }
 
 impl Slot {
@@ -155,7 +229,7 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device};
+    use candle_core::DType;
 
     fn parameters(dtype: DType) -> Result<Parameters> {
         let values = Tensor::new(&[0.5_f64, -1.0, 2.0], &Device::Cpu)?.to_dtype(dtype)?;
@@ -184,6 +258,43 @@ mod tests {
                 assert!((fused - composed).abs() < 1e-14, "{fused} {composed}");
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn an_optimiser_goes_on_from_its_moments_to_the_bit() -> std::result::Result<(), Error> {
+        for dtype in [DType::F32, DType::F64, DType::BF16] {
+            let (whole, parted) = (parameters(dtype)?, parameters(dtype)?);
+            let config = OptimizerConfig::adamw(0.1, 0.05);
+            let mut optimizer = Optimizer::new(config, &whole)?;
+            assert!(optimizer.moments()?.is_none());
+            for step in 1..=6 {
+                optimizer.step(&[gradient(step, dtype)?])?;
+            }
+            let mut first = Optimizer::new(config, &parted)?;
+            for step in 1..=3 {
+                first.step(&[gradient(step, dtype)?])?;
+            }
+            let mut second = Optimizer::new(config, &parted)?;
+            second.resume(3, first.moments()?.as_deref())?;
+            for step in 4..=6 {
+                second.step(&[gradient(step, dtype)?])?;
+            }
+            let [whole, parted] =
+                [&whole, &parted].map(|of| of[0].1.to_dtype(DType::F64)?.to_vec1::<f64>());
+            assert_eq!(whole?, parted?, "{dtype:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn moments_of_other_parameters_are_refused() -> std::result::Result<(), Error> {
+        let parameters = parameters(DType::F32)?;
+        let mut optimizer = Optimizer::new(OptimizerConfig::adam(0.1), &parameters)?;
+        let moment = Tensor::zeros(2, DType::F32, &Device::Cpu)?;
+        let error = optimizer.resume(1, Some(&[[moment.clone(), moment]])).unwrap_err();
+        assert!(error.to_string().contains("expected a moment of shape [3], got [2]"), "{error}");
+        assert!(optimizer.resume(1, Some(&[])).is_err());
         Ok(())
     }
 

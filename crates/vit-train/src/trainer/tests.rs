@@ -229,3 +229,123 @@ fn settings_of_a_recipe_out_of_range_are_named() {
         assert_eq!(message(config), expected);
     }
 }
+
+/// Keeps the state at one of the places where a run can be taken up again, and ends the run there or goes on.
+struct Keeper {
+    at: Checkpoint,
+    state: Option<TrainState>,
+    records: Vec<Record>,
+    /// Records before the state.
+    told: usize,
+}
+
+impl Observer for Keeper {
+    type Error = Error;
+    fn record(&mut self, record: &Record) -> Result<(), Error> {
+        self.records.push(record.clone());
+        Ok(())
+    }
+    fn after_step(&mut self, _step: u64) -> Result<ControlFlow<()>, Error> {
+        Ok(ControlFlow::Continue(()))
+    }
+    fn checkpoint(
+        &mut self,
+        at: Checkpoint,
+        state: &mut dyn FnMut() -> Result<TrainState, Error>,
+    ) -> Result<(), Error> {
+        if at == self.at {
+            self.state = Some(state()?);
+            self.told = self.records.len();
+        }
+        Ok(())
+    }
+}
+
+/// Trains a model of dropout, from the beginning or a state; gives it, the records, and the state at `at`.
+fn kept(
+    config: &TrainConfig,
+    resumed: Option<&TrainState>,
+    at: Checkpoint,
+) -> Result<(Vec<u32>, Keeper), Error> {
+    let weight = Var::new(&[[0.1_f32], [-0.2]], &Device::Cpu)?;
+    let parameters = vec![("w".to_owned(), weight.clone())];
+    let tracked = weight.as_tensor().clone();
+    let rate = vit_ops::DropRate::new(0.2).expect("a rate below 1");
+    let site = vit_random::Site::named("drop");
+    let forward = move |xs: &Tensor, mode: Mode| {
+        let logits = vit_ops::linear(xs, &tracked, None)?;
+        match mode {
+            Mode::Eval => Ok(logits),
+            Mode::Train(random) => vit_ops::dropout(&logits, rate, site, &random),
+        }
+    };
+    let mut trainer = Trainer::new(config.clone(), forward, parameters, 2)?;
+    if let Some(state) = resumed {
+        trainer.resume(state)?;
+    }
+    let mut keeper = Keeper { at, state: None, records: Vec::new(), told: 0 };
+    trainer.run(&Line, &mut keeper)?;
+    let kept = trainer.kept()[0].1.flatten_all()?.to_vec1::<f32>()?;
+    Ok((kept.into_iter().map(f32::to_bits).collect(), keeper))
+}
+
+fn timeless(records: &[Record]) -> Vec<Record> {
+    let timeless = |record: &Record| match record.clone() {
+        Record::Epoch(epoch) => {
+            Record::Epoch(EpochMetrics { images_per_second: 0.0, seconds: 0.0, ..epoch })
+        }
+        step => step,
+    };
+    records.iter().map(timeless).collect()
+}
+
+#[test]
+fn a_run_goes_on_from_any_step_to_the_same_bits() -> Result<(), Error> {
+    let schedule = Schedule { kind: ScheduleKind::Cosine, ..Schedule::default() };
+    let config = TrainConfig {
+        ema: Some(0.9),
+        schedule,
+        log_every: 4,
+        accumulate: 2,
+        batch_size: 4,
+        ..config()
+    };
+    let never = Checkpoint::Step { step: 0, is_last: false };
+    let (whole, all) = kept(&config, None, never)?;
+    let places = (1..=18).map(|step| match step {
+        6 | 12 | 18 => Checkpoint::Epoch { step, is_last: step == 18 },
+        _ => Checkpoint::Step { step, is_last: false },
+    });
+    for at in places {
+        let (_, first) = kept(&config, None, at)?;
+        let state = first.state.unwrap_or_else(|| panic!("no state at {at:?}"));
+        let (resumed, rest) = kept(&config, Some(&state), never)?;
+        assert_eq!(resumed, whole, "{at:?}");
+        let records = [&first.records[..first.told], &rest.records].concat();
+        assert_eq!(timeless(&records), timeless(&all.records), "{at:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_state_of_another_run_is_refused() -> Result<(), Error> {
+    let at = Checkpoint::Step { step: 2, is_last: false };
+    let state = kept(&config(), None, at)?.1.state.expect("two steps were taken");
+    let refused = |config: &TrainConfig, state: &TrainState| match kept(config, Some(state), at) {
+        Err(Error::State { expected, got }) => format!("{expected}; {got}"),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it was taken"),
+    };
+    let averaged = TrainConfig { ema: Some(0.9), ..config() };
+    assert_eq!(refused(&averaged, &state), "moving averages; none");
+    let mut other = state.clone();
+    other.order = "0".repeat(64);
+    assert!(refused(&config(), &other).starts_with("samples of epoch 1 in an order of SHA-256 "));
+    let mut other = state.clone();
+    other.parameters.insert("v".to_owned(), Tensor::new(&[1.0_f32], &Device::Cpu)?);
+    assert_eq!(refused(&config(), &other), "nothing of v where there is to be a parameter; one");
+    let mut other = state;
+    other.parameters.clear();
+    assert_eq!(refused(&config(), &other), "a parameter of w of shape [2, 1]; none");
+    Ok(())
+}
