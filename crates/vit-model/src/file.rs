@@ -130,8 +130,16 @@ impl ModelFile {
 /// # Errors
 /// If a tensor cannot be read from its device, or the file cannot be written.
 pub fn write(path: &Path, tensors: &Tensors, config: &VitConfig) -> Result<(), Error> {
+    Ok(vit_files::write_atomically(path, &to_bytes(tensors, config)?)?)
+}
+
+/// The bytes that [`write()`] writes, for who writes them elsewhere.
+///
+/// # Errors
+/// If a tensor cannot be read from its device.
+pub fn to_bytes(tensors: &Tensors, config: &VitConfig) -> Result<Vec<u8>, Error> {
     let json = serde_json::to_string(config).expect("a configuration is plain data");
-    write_with(path, tensors, CONFIG_KEY, json)
+    serialized(tensors, CONFIG_KEY, json)
 }
 
 /// Writes tensors for transformers, which up to version 4 opens no file whose metadata, where there is any, does not
@@ -140,13 +148,13 @@ pub fn write(path: &Path, tensors: &Tensors, config: &VitConfig) -> Result<(), E
 /// # Errors
 /// As [`write()`].
 pub fn write_hf(path: &Path, tensors: &Tensors) -> Result<(), Error> {
-    write_with(path, tensors, "format", "pt".to_owned())
+    let bytes = serialized(tensors, "format", "pt".to_owned())?;
+    Ok(vit_files::write_atomically(path, &bytes)?)
 }
 
-fn write_with(path: &Path, tensors: &Tensors, key: &str, value: String) -> Result<(), Error> {
+fn serialized(tensors: &Tensors, key: &str, value: String) -> Result<Vec<u8>, Error> {
     let metadata = HashMap::from([(key.to_owned(), value)]);
-    let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(Error::Serialise)?;
-    Ok(vit_files::write_atomically(path, &bytes)?)
+    safetensors::serialize(tensors, Some(metadata)).map_err(Error::Serialise)
 }
 
 #[cfg(test)]

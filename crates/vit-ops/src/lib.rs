@@ -46,6 +46,7 @@ pub use mode::Mode;
 pub use parallel::{serial, set_threads};
 pub use patchify::patchify;
 pub use scale_features::scale_features;
+pub use simd::instruction_set;
 pub use softmax::softmax;
 pub use token_mask::TokenMask;
 

@@ -16,6 +16,18 @@ static ARCH: LazyLock<Arch> = LazyLock::new(|| {
     named(&asked).unwrap_or_default()
 });
 
+/// What the kernels run on here: `portable`, `avx2` or `avx512`. It does not show in their results.
+#[must_use]
+pub fn instruction_set() -> &'static str {
+    match *ARCH {
+        #[cfg(target_arch = "x86_64")]
+        Arch::V4(_) => "avx512",
+        #[cfg(target_arch = "x86_64")]
+        Arch::V3(_) => "avx2",
+        _ => "portable",
+    }
+}
+
 /// Runs a kernel, which must be inlined into its caller all the way down, with the machine's vector instructions.
 #[inline(always)]
 pub(crate) fn dispatch<R>(kernel: impl FnOnce() -> R) -> R {

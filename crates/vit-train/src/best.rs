@@ -19,6 +19,16 @@ impl Best {
         self.best.map(|(epoch, ..)| epoch)
     }
 
+    /// The best of these.
+    #[must_use]
+    pub fn of(epochs: &[EpochMetrics]) -> Self {
+        let mut best = Self::default();
+        for epoch in epochs {
+            best.improves(epoch);
+        }
+        best
+    }
+
     /// Takes an epoch in, and says whether it is the best so far; without validation none is.
     pub(crate) fn improves(&mut self, epoch: &EpochMetrics) -> bool {
         let (Some(accuracy), Some(loss)) = (epoch.val_accuracy, epoch.val_loss) else {

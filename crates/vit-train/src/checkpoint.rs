@@ -12,6 +12,8 @@ use crate::{Error, MetricsMark, Progress, RunFolder, Tensors, TrainState};
 
 /// What `state.json` and `state.safetensors` mean; other numbers are of other versions.
 const FORMAT: u64 = 1;
+/// The folder in a run's that holds them.
+const FOLDER: &str = "checkpoints";
 const STATE: &str = "state.json";
 const TENSORS: &str = "state.safetensors";
 
@@ -131,33 +133,39 @@ fn name_of(step: u64) -> String {
     format!("step-{step:06}")
 }
 
-impl RunFolder {
-    /// The checkpoints that are there, the newest first. Whatever else lies among them is left out.
-    ///
-    /// # Errors
-    /// If their folder cannot be read.
-    pub fn newest_checkpoints(&self) -> Result<Vec<PathBuf>, Error> {
-        let above = self.checkpoints();
-        let unreadable =
-            |error: io::Error| Error::Unreadable { path: above.clone(), what: error.to_string() };
-        let entries = match fs::read_dir(&above) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(unreadable)?,
-        };
-        let mut found = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(unreadable)?;
-            let name = entry.file_name();
-            let step = name.to_str().and_then(|name| name.strip_prefix("step-"));
-            let step = step.and_then(|digits| digits.parse::<u64>().ok());
-            if let Some(step) = step.filter(|&step| name.to_str() == Some(&name_of(step)))
-                && entry.file_type().map_err(unreadable)?.is_dir()
-            {
-                found.push((step, entry.path()));
-            }
+/// The checkpoints of the run in a folder, the newest first. Whatever else lies among them is left out.
+///
+/// # Errors
+/// If their folder cannot be read.
+pub fn newest_checkpoints(run: &Path) -> Result<Vec<PathBuf>, Error> {
+    let above = run.join(FOLDER);
+    let unreadable =
+        |error: io::Error| Error::Unreadable { path: above.clone(), what: error.to_string() };
+    let entries = match fs::read_dir(&above) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(unreadable)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(unreadable)?;
+        let name = entry.file_name();
+        let step = name.to_str().and_then(|name| name.strip_prefix("step-"));
+        let step = step.and_then(|digits| digits.parse::<u64>().ok());
+        if let Some(step) = step.filter(|&step| name.to_str() == Some(&name_of(step)))
+            && entry.file_type().map_err(unreadable)?.is_dir()
+        {
+            found.push((step, entry.path()));
         }
-        found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
-        Ok(found.into_iter().map(|(_, path)| path).collect())
+    }
+    found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+impl RunFolder {
+    /// The checkpoints, a folder each.
+    #[must_use]
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path().join(FOLDER)
     }
 
     /// Removes all checkpoints but the newest `keep`.
@@ -165,7 +173,7 @@ impl RunFolder {
     /// # Errors
     /// If one cannot be removed.
     pub fn prune_checkpoints(&self, keep: usize) -> Result<(), Error> {
-        for path in self.newest_checkpoints()?.into_iter().skip(keep) {
+        for path in newest_checkpoints(self.path())?.into_iter().skip(keep) {
             // Renamed first: half a checkpoint never lies among the others.
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let aside = self.path().join(format!(".tmp-{name}"));
@@ -254,14 +262,14 @@ mod tests {
     #[test]
     fn the_newest_come_first_and_the_oldest_go() {
         let (_above, run) = run();
-        assert!(run.newest_checkpoints().expect("none").is_empty());
+        assert!(newest_checkpoints(run.path()).expect("none").is_empty());
         for step in [5, 1_000_000, 20] {
             let path = saved(step).write(&run, &[]).expect("a writable folder");
             run.point_last_to(&path).expect("a writable folder");
         }
         fs::create_dir(run.checkpoints().join("step-7")).expect("a writable folder");
         let names = || -> Vec<String> {
-            let paths = run.newest_checkpoints().expect("a readable folder");
+            let paths = newest_checkpoints(run.path()).expect("a readable folder");
             paths
                 .iter()
                 .map(|path| path.file_name().expect("a name").display().to_string())

@@ -92,6 +92,22 @@ pub enum Checkpoint {
     },
 }
 
+impl Checkpoint {
+    /// The last step that was taken, from 1 over the whole run.
+    #[must_use]
+    pub const fn step(self) -> u64 {
+        let (Self::Step { step, .. } | Self::Epoch { step, .. }) = self;
+        step
+    }
+
+    /// Whether the run ends here.
+    #[must_use]
+    pub const fn is_last(self) -> bool {
+        let (Self::Step { is_last, .. } | Self::Epoch { is_last, .. }) = self;
+        is_last
+    }
+}
+
 /// Who is told of a run as it goes, and may end it; from a thread of the trainer's.
 pub trait Observer: Send {
     /// What its methods fail with; a run fails with the same.

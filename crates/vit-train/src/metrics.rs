@@ -94,18 +94,19 @@ impl MetricsFile {
     pub fn open_at(path: &Path, mark: &MetricsMark) -> Result<Self, Error> {
         let unwritable = |source| Error::Write { path: path.to_owned(), source };
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(unwritable)?;
-        let mut hasher = Hasher::new();
-        let bytes = io::copy(&mut (&file).take(mark.bytes), &mut hasher).map_err(unwritable)?;
-        let sha256 = hasher.clone().finish().to_string();
-        if bytes != mark.bytes || sha256 != mark.sha256 {
-            let what = format!(
-                "expected to begin with {} bytes of SHA-256 {}, got {bytes} of {sha256}",
-                mark.bytes, mark.sha256
-            );
-            return Err(Error::Unreadable { path: path.to_owned(), what });
-        }
-        file.set_len(bytes).map_err(unwritable)?;
-        Ok(Self { path: path.to_owned(), file, bytes, hasher })
+        let hasher = held_to(mark, &file, path)?;
+        file.set_len(mark.bytes).map_err(unwritable)?;
+        Ok(Self { path: path.to_owned(), file, bytes: mark.bytes, hasher })
+    }
+
+    /// Holds a file to begin with what had been written at a mark.
+    ///
+    /// # Errors
+    /// If it does not, or cannot be read.
+    pub fn check(path: &Path, mark: &MetricsMark) -> Result<(), Error> {
+        let unreadable =
+            |error: io::Error| Error::Unreadable { path: path.to_owned(), what: error.to_string() };
+        held_to(mark, &File::open(path).map_err(unreadable)?, path).map(drop)
     }
 
     /// Appends a line, with one write, so that a reader sees whole lines.
@@ -127,6 +128,22 @@ impl MetricsFile {
     pub fn mark(&self) -> MetricsMark {
         MetricsMark { bytes: self.bytes, sha256: self.hasher.clone().finish().to_string() }
     }
+}
+
+/// Reads what had been written at a mark, and leaves the file's position behind it.
+fn held_to(mark: &MetricsMark, file: &File, path: &Path) -> Result<Hasher, Error> {
+    let unreadable = |what: String| Error::Unreadable { path: path.to_owned(), what };
+    let mut hasher = Hasher::new();
+    let bytes = io::copy(&mut file.take(mark.bytes), &mut hasher)
+        .map_err(|error| unreadable(error.to_string()))?;
+    let sha256 = hasher.clone().finish().to_string();
+    if bytes == mark.bytes && sha256 == mark.sha256 {
+        return Ok(hasher);
+    }
+    Err(unreadable(format!(
+        "expected to begin with {} bytes of SHA-256 {}, got {bytes} of {sha256}",
+        mark.bytes, mark.sha256
+    )))
 }
 
 /// The records of a file, up to the first line that is none.

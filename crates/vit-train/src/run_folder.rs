@@ -104,12 +104,6 @@ impl RunFolder {
         self.path.join("metrics.jsonl")
     }
 
-    /// The checkpoints, a folder each.
-    #[must_use]
-    pub fn checkpoints(&self) -> PathBuf {
-        self.path.join("checkpoints")
-    }
-
     /// The weights of the epoch that was the best on the validation images, where there are some.
     #[must_use]
     pub fn best(&self) -> PathBuf {

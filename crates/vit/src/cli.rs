@@ -56,6 +56,7 @@ pub(crate) enum Command {
     Explain(Explain),
     Info(Info),
     Compare(Compare),
+    Verify(Verify),
     Export(Export),
     Import(Import),
     Fetch(Fetch),
@@ -65,6 +66,22 @@ pub(crate) enum Command {
 
 const TRAINED_ON: &str = "\
 Without --dataset, MNIST is used if it is there or can be fetched, else the digits that are built in.";
+
+/// The flags that a run which is taken up again has from its folder.
+const SETTINGS: [&str; 12] = [
+    "SettingsArgs",
+    "Recipe",
+    "dataset",
+    "epochs",
+    "max_steps",
+    "batch_size",
+    "lr",
+    "dropout",
+    "seed",
+    "init",
+    "no_shuffle",
+    "run_dir",
+];
 
 /// Trains a model and leaves a run folder behind
 #[derive(Debug, Args)]
@@ -107,9 +124,15 @@ pub(crate) struct Train {
     /// Record the mean loss of every N steps [default: 100]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) log_every: Option<u64>,
-    /// Save the model every N steps, or every N seconds as `30s`
+    /// Save a checkpoint every N steps, or every N seconds as `30s` [default: after each epoch]
     #[arg(long, value_name = "N|Ns")]
     pub(crate) save_every: Option<SaveEvery>,
+    /// Keep so many checkpoints, the newest
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) keep: u16,
+    /// Go on with the run in this folder, from its newest checkpoint and with its settings
+    #[arg(long, value_name = "RUN", conflicts_with_all = SETTINGS)]
+    pub(crate) resume: Option<PathBuf>,
     /// The folder to leave behind, which must not exist [default: runs/DATASET-PRESET-N]
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
@@ -260,6 +283,27 @@ pub(crate) struct Fetch {
     pub(crate) dataset: String,
     #[command(flatten)]
     pub(crate) place: DataPlace,
+}
+
+/// Checks a run folder, and whether its first steps give the same parameters again
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// A run folder
+    pub(crate) run: PathBuf,
+    /// Check the files alone, and train nothing
+    #[arg(long)]
+    pub(crate) files_only: bool,
+    #[command(flatten)]
+    pub(crate) place: DataPlace,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: Device,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Which settings to begin with.

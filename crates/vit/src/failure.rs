@@ -31,6 +31,17 @@ pub(crate) struct Failure {
     exit: Exit,
     message: String,
     hint: Option<String>,
+    divergence: Option<Divergence>,
+}
+
+/// Where a run's numbers ceased to be finite.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Divergence {
+    pub(crate) step: u64,
+    pub(crate) epoch: u64,
+    /// The loss, or which parameter's gradient.
+    pub(crate) what: String,
+    pub(crate) value: f64,
 }
 
 /// A result that a user will see.
@@ -38,7 +49,7 @@ pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hint: None }
+        Self { exit, message: message.into(), hint: None, divergence: None }
     }
 
     /// What to try.
@@ -59,6 +70,16 @@ impl Failure {
         self.about(format!("a batch of {batch_size} images")).hint(
             "pass a smaller --batch-size; with --accumulate, steps are still of as many images",
         )
+    }
+
+    /// What it says, without the hint.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Where numbers ceased to be finite, if that is why.
+    pub(crate) const fn divergence(&self) -> Option<&Divergence> {
+        self.divergence.as_ref()
     }
 
     /// Whether it ends the program so.
@@ -156,7 +177,7 @@ impl From<vit_fetch::Error> for Failure {
             Error::Files(_) => Exit::File,
             _ => Exit::Data,
         };
-        Self { exit, message: chain(&error), hint: error.hint() }
+        Self { hint: error.hint(), ..Self::new(exit, chain(&error)) }
     }
 }
 
@@ -200,7 +221,7 @@ impl From<vit_model::Error> for Failure {
             ),
             _ => (Exit::File, None),
         };
-        Self { exit, message: chain(&error), hint: hint.map(str::to_owned) }
+        Self { hint: hint.map(str::to_owned), ..Self::new(exit, chain(&error)) }
     }
 }
 
@@ -219,11 +240,22 @@ impl From<vit_train::Error> for Failure {
                 Exit::Usage,
                 Some("it is set by its flag, or under [train] in a file for --config"),
             ),
-            Error::Write { .. } | Error::File(_) => (Exit::File, None),
+            Error::Write { .. }
+            | Error::File(_)
+            | Error::Unreadable { .. }
+            | Error::State { .. } => (Exit::File, None),
+            Error::InUse { .. } => (Exit::File, Some("wait for it, or end it first")),
             Error::NotFinite { .. } => (Exit::Diverged, Some("try a smaller --lr")),
             _ => (Exit::Internal, None),
         };
-        Self { exit, message: chain(&error), hint: hint.map(str::to_owned) }
+        let divergence = match &error {
+            Error::NotFinite { step, epoch, what, value } => {
+                Some(Divergence { step: *step, epoch: *epoch, what: what.clone(), value: *value })
+            }
+            _ => None,
+        };
+        let hint = hint.map(str::to_owned);
+        Self { hint, divergence, ..Self::new(exit, chain(&error)) }
     }
 }
 

@@ -2,11 +2,19 @@
 //! current step, and ends at once when asked again.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::failure::{Exit, Failure, Result};
 
 static TRAINING: AtomicBool = AtomicBool::new(false);
-static ASKED: AtomicBool = AtomicBool::new(false);
+static ASKED: OnceLock<Instant> = OnceLock::new();
+/// Held while files are written that the program does not leave half done.
+static WRITING: Mutex<()> = Mutex::new(());
+
+/// How long after it was asked to end a run whose state is safe may still take to draw what it has come to.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Listens from now on.
 ///
@@ -14,8 +22,8 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 /// If the system refuses.
 pub(crate) fn listen() -> Result<()> {
     let on_signal = || {
-        let asked_before = ASKED.swap(true, Ordering::Relaxed);
-        if asked_before || !TRAINING.load(Ordering::Relaxed) {
+        let is_first = ASKED.set(Instant::now()).is_ok();
+        if !is_first || !TRAINING.load(Ordering::Relaxed) {
             std::process::exit(Exit::Interrupted as i32);
         }
     };
@@ -30,5 +38,21 @@ pub(crate) fn training_begins() {
 
 /// Whether the run should end.
 pub(crate) fn asked() -> bool {
-    ASKED.load(Ordering::Relaxed)
+    ASKED.get().is_some()
+}
+
+/// Ends the program soon, but not while [`writing`]: its state is safe, and who asked for its end waits.
+pub(crate) fn leave_soon() {
+    let waited = ASKED.get().map_or(Duration::ZERO, Instant::elapsed);
+    thread::spawn(move || {
+        thread::sleep(PATIENCE.saturating_sub(waited));
+        let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+        std::process::exit(Exit::Interrupted as i32);
+    });
+}
+
+/// Writes something that [`leave_soon`] waits for.
+pub(crate) fn writing<T>(write: impl FnOnce() -> T) -> T {
+    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    write()
 }

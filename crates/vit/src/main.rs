@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod dataset;
 mod device;
+mod differences;
 mod failure;
 mod interrupt;
 mod logging;

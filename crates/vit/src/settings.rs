@@ -126,7 +126,7 @@ impl Settings {
     }
 
     fn merged_with(self, file: Table, args: &cli::SettingsArgs) -> Result<Self> {
-        let mut merged = Table::try_from(self).expect("settings are plain data");
+        let mut merged = self.to_table();
         merge(&mut merged, file);
         let path = args.config.as_deref().unwrap_or(Path::new("the defaults"));
         Value::Table(merged).try_into().map_err(|error| bad_value(path, &error))
@@ -169,6 +169,11 @@ impl Settings {
         train.ema = recipe.ema.or(train.ema);
         train.patience = recipe.patience.or(train.patience);
         self.val_split = recipe.val_split.unwrap_or(self.val_split);
+    }
+
+    /// The same as a table.
+    pub(crate) fn to_table(&self) -> Table {
+        Table::try_from(self).expect("settings are plain data")
     }
 
     /// The file that repeats the run.

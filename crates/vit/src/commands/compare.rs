@@ -1,12 +1,12 @@
 //! `vit compare`: several runs side by side.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use vit_report::{Comparison, metrics};
 
 use crate::cli;
+use crate::differences::differences;
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, percent};
 use crate::settings::Settings;
@@ -21,7 +21,7 @@ pub(super) fn run(args: &cli::Compare) -> Result<()> {
         let comparison = Comparison {
             runs: compared.collect(),
             table: table(&runs),
-            differences: differences(&runs),
+            differences: different_settings(&runs),
         };
         vit_report::write_comparison(path, &comparison)?;
     }
@@ -29,7 +29,7 @@ pub(super) fn run(args: &cli::Compare) -> Result<()> {
         return Ok(output::json(&runs.iter().map(Run::as_json).collect::<Vec<_>>())?);
     }
     print(&table(&runs))?;
-    let differences = differences(&runs);
+    let differences = different_settings(&runs);
     if differences.len() > 1 {
         output::line("")?;
         print(&differences)?;
@@ -104,23 +104,13 @@ fn table(runs: &[Run]) -> Vec<Vec<String>> {
 }
 
 /// A heading, then a row for each setting that is not the same in all runs.
-fn differences(runs: &[Run]) -> Vec<Vec<String>> {
-    let flat: Vec<Vec<(String, String)>> =
-        runs.iter().map(|run| flatten("", &run.settings)).collect();
-    let names: BTreeSet<&String> = flat.iter().flatten().map(|(name, _)| name).collect();
-    let value = |settings: &[(String, String)], name: &str| {
-        let found = settings.iter().find(|(other, _)| other == name);
-        found.map_or_else(|| "–".to_owned(), |(_, value)| value.clone())
-    };
+fn different_settings(runs: &[Run]) -> Vec<Vec<String>> {
+    let settings: Vec<&toml::Table> = runs.iter().map(|run| &run.settings).collect();
     let heading = std::iter::once("setting".to_owned());
-    let mut table = vec![heading.chain(runs.iter().map(|run| run.name.clone())).collect()];
-    for name in names {
-        let values: Vec<String> = flat.iter().map(|settings| value(settings, name)).collect();
-        if values.iter().any(|value| *value != values[0]) {
-            table.push(std::iter::once(name.clone()).chain(values).collect());
-        }
-    }
-    table
+    let heading = heading.chain(runs.iter().map(|run| run.name.clone())).collect();
+    let rows = differences(&settings).into_iter();
+    let rows = rows.map(|(name, values)| std::iter::once(name).chain(values).collect());
+    std::iter::once(heading).chain(rows).collect()
 }
 
 /// Columns as rows, the headings first.
@@ -132,19 +122,6 @@ fn rows(columns: &[(&str, Vec<Option<String>>)]) -> Vec<Vec<String>> {
         cells.map(|cell| cell.unwrap_or_else(|| "–".to_owned())).collect()
     };
     std::iter::once(heading).chain((0..runs).map(row)).collect()
-}
-
-/// Settings by their path, such as `train.optimizer.lr`.
-fn flatten(above: &str, table: &toml::Table) -> Vec<(String, String)> {
-    let each = table.iter().flat_map(|(name, value)| {
-        let name = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
-        match value {
-            toml::Value::Table(below) => flatten(&name, below),
-            toml::Value::String(text) => vec![(name, text.clone())],
-            other => vec![(name, other.to_string())],
-        }
-    });
-    each.collect()
 }
 
 /// The first column to the left, the others to the right.
@@ -184,19 +161,5 @@ mod tests {
         assert_eq!(table[0], ["run", "epochs", "train", "test"]);
         assert_eq!(table[1], ["a", "3", "50.00 %", "25.00 %"]);
         assert_eq!(table[2], ["b", "3", "50.00 %", "–"]);
-    }
-
-    #[test]
-    fn only_settings_that_differ_are_told() {
-        let a = "preset = 'shallow'\n[train]\nseed = 1\n[train.optimizer]\nlr = 0.1\n";
-        let b =
-            "preset = 'shallow'\n[train]\nseed = 1\nmax_steps = 4\n[train.optimizer]\nlr = 0.2\n";
-        let table = differences(&[run("a", a, None), run("b", b, None)]);
-        let expected = [
-            vec!["setting", "a", "b"],
-            vec!["train.max_steps", "–", "4"],
-            vec!["train.optimizer.lr", "0.1", "0.2"],
-        ];
-        assert_eq!(table, expected);
     }
 }

@@ -9,7 +9,8 @@ mod fetch;
 mod import;
 mod info;
 mod predict;
-mod train;
+pub(crate) mod train;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Explain(args) => explain::run(&args)?,
         Command::Info(args) => info::run(&args)?,
         Command::Compare(args) => compare::run(&args)?,
+        Command::Verify(args) => return verify::run(&args),
         Command::Export(args) => export::run(&args)?,
         Command::Import(args) => import::run(&args)?,
         Command::Fetch(args) => fetch::run(&args)?,

@@ -1,196 +1,159 @@
 //! `vit train`: settings, dataset, model and trainer, put together.
 
+mod diverged;
 mod images;
+mod observer;
+mod result;
+mod resume;
+mod saver;
+mod set_up;
 
 use std::fs;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
-use serde_json::{Map, Value, json};
-use vit_files::write_atomically;
-use vit_layers::{Mode, Parameters};
-use vit_model::{Layout, ModelFile, Summary, Tensors, VisionTransformer, VitConfig};
+use serde_json::{Map, Value};
+use vit_model::Summary;
 use vit_report::EventFile;
-use vit_train::{EpochMetrics, Forward, MetricsFile, Observer, Record, RunFolder, Trainer};
+use vit_train::{Forward, MetricsFile, MetricsMark, Record, RunFolder, read_records};
 
-use self::images::Images;
-use crate::cli::{self, SaveEvery};
-use crate::dataset::{self, Found};
-use crate::failure::{Exit, Failure, Result};
+pub(super) use self::observer::digest;
+pub(super) use self::resume::{check_dataset, check_settings};
+pub(crate) use self::set_up::SetUp;
+pub(super) use self::set_up::trainer;
+
+use self::observer::Run;
+use self::resume::Resumed;
+use self::saver::Saver;
+use crate::cli;
+use crate::failure::{Exit, Failure, HINT, Result};
 use crate::interrupt;
-use crate::output::{self, percent, thousands};
+use crate::output::thousands;
 use crate::report;
 use crate::saved_model::SavedModel;
 use crate::settings::Settings;
 
+/// Checkpoints carry the digest of the parameters after so many steps, or the last one of a shorter run: `vit verify`
+/// takes them again.
+const PREFIX: u64 = 10;
+
 pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
-    let mut settings = Settings::resolve(args)?;
+    match &args.resume {
+        Some(folder) => resume(args, folder),
+        None => begin(args),
+    }
+}
+
+fn begin(args: &cli::Train) -> Result<ExitCode> {
+    let settings = Settings::resolve(args)?;
     let device = args.device.open()?;
     refuse_existing(args.run_dir.as_deref())?;
-    let found = match &settings.dataset {
-        Some(name) => dataset::named(name, &args.data.place)?,
-        None => dataset::any(&args.data.place)?,
-    };
-    super::eval::check_fit(&found.dataset, &settings.model)?;
-    settings.dataset = Some(found.dataset.name().to_owned());
-    let images = Images::new(&found, &settings, device.clone());
-    images.check(&settings)?;
-
-    let parameters = Parameters::seeded(settings.train.seed);
-    let threads = super::threads_on(&device, args.threads);
-    let mut trainer = trainer(&settings, &parameters, &device, threads)?;
-    if let Some(path) = &settings.init {
-        initialise(&parameters, path, &settings.model)?;
-    }
-
+    let set_up = SetUp::new(settings, &args.data.place, device, args.threads)?;
+    set_up.initialise()?;
     interrupt::training_begins();
-    let folder = make_folder(args.run_dir.as_deref(), &settings)?;
-    write_atomically(&folder.config(), settings.to_toml().as_bytes())?;
-    let environment = report::environment::of_this_machine(&device, threads);
-    write_environment(&folder, &environment)?;
+    let environment = report::environment::of_this_machine(&set_up);
+    let folder = make_folder(args.run_dir.as_deref(), &set_up.settings, &environment)?;
+    let metrics = MetricsFile::open_at(&folder.metrics(), &MetricsMark::default())?;
+    let events = args.tensorboard.then(|| EventFile::create(&events_folder(&folder)));
+    let about = about(&environment);
+    train(args, set_up, folder, Begun { environment, metrics, events: events.transpose()?, about })
+}
+
+fn resume(args: &cli::Train, path: &Path) -> Result<ExitCode> {
+    let settings = Settings::of_run(path)?;
+    let folder = RunFolder::open(path)?;
+    let device = args.device.open()?;
+    let resumed = Resumed::of(&folder, &settings)?;
+    let mut set_up = SetUp::new(settings, &args.data.place, device, args.threads)?;
+    let environment = resume::environment(&folder, &set_up)?;
+    let (mark, about) = match resumed {
+        Some(Resumed { path, saved }) => {
+            resume::check_dataset(&saved, &set_up.digest_of_dataset())?;
+            set_up.trainer.resume(&saved.state)?;
+            tracing::info!("going on from {}", path.display());
+            (saved.metrics, saved.about)
+        }
+        None => {
+            set_up.initialise()?;
+            tracing::info!("{} has no checkpoint yet: beginning again", path.display());
+            (MetricsMark::default(), about(&environment))
+        }
+    };
+    let metrics = MetricsFile::open_at(&folder.metrics(), &mark)?;
+    interrupt::training_begins();
+    let events = events_folder(&folder);
+    let events = (args.tensorboard || events.exists()).then(|| {
+        let records = read_records(&folder.metrics())?;
+        let records: Vec<Value> = records.iter().map(as_json).collect();
+        Ok::<_, Failure>(EventFile::replace(&events, &records)?)
+    });
+    train(args, set_up, folder, Begun { environment, metrics, events: events.transpose()?, about })
+}
+
+/// What a run has when its first step, or the first after it was taken up again, is taken.
+struct Begun {
+    environment: Map<String, Value>,
+    metrics: MetricsFile,
+    events: Option<EventFile>,
+    about: Map<String, Value>,
+}
+
+/// What every checkpoint says of a run that begins on this.
+fn about(environment: &Map<String, Value>) -> Map<String, Value> {
+    let facts = ["vit", "device", resume::DATASET].into_iter();
+    facts.filter_map(|name| Some((name.to_owned(), environment.get(name)?.clone()))).collect()
+}
+
+fn train(
+    args: &cli::Train,
+    mut set_up: SetUp<impl Forward>,
+    folder: RunFolder,
+    begun: Begun,
+) -> Result<ExitCode> {
+    let (settings, threads) = (&set_up.settings, set_up.threads);
     tracing::info!(
-        "training {} ({} parameters) on {found}, {}, in {}",
+        "training {} ({} parameters) on {}, {}, in {}",
         settings.preset,
         thousands(Summary::of(&settings.model)?.parameters() as u64),
+        set_up.found,
         if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") },
         folder.path().display()
     );
-    let mut run = Run {
-        metrics: MetricsFile::create(&folder.metrics())?,
-        events: events(args, &folder)?,
-        folder: &folder,
-        kept: trainer.kept(),
-        settings: &settings,
-        save_every: args.save_every,
-        saved: Instant::now(),
-        last_epoch: None,
-        best_epoch: None,
-    };
-    let trained = trainer.run(&images, &mut run);
-    trained.map_err(|failure| failure.at_batch_size(settings.train.batch_size))?;
-    run.save()?;
-    vit_report::write_plots(folder.path())?;
-    vit_report::write_csv(folder.path())?;
-    write_report(&folder, &found, report::environment::rows(&environment), (&device, threads))?;
-    let (last_epoch, best_epoch) = (run.last_epoch.take(), run.best_epoch.take());
-    if let Some(warning) = found.warning() {
+    let folder = Arc::new(folder);
+    let Begun { environment, metrics, events, about } = begun;
+    let saver = Saver::new(Arc::clone(&folder), settings, args.save_every, args.keep.into());
+    let kept = set_up.trainer.kept();
+    let mut run = Run { folder: &folder, settings, kept, saver, metrics, events, about };
+    let trained = set_up.trainer.run(&set_up.images, &mut run);
+    // A checkpoint that is being written is finished, whatever else has happened.
+    let saved = run.saver.finish();
+    if let Err(failure) = trained {
+        if let Some(divergence) = failure.divergence() {
+            diverged::write(&folder, divergence, &set_up)?;
+        }
+        return Err(failure.at_batch_size(set_up.settings.train.batch_size));
+    }
+    saved?;
+    let shown = folder.path().display();
+    if interrupt::asked() {
+        tracing::warn!("interrupted; the model so far is in {shown}");
+        tracing::warn!(target: HINT, "go on with `vit train --resume {shown}`");
+        interrupt::leave_soon();
+    }
+    interrupt::writing(|| {
+        vit_report::write_plots(folder.path())?;
+        vit_report::write_csv(folder.path())
+    })?;
+    write_report(&folder, &set_up, report::environment::rows(&environment))?;
+    if let Some(warning) = set_up.found.warning() {
         tracing::warn!("{warning}");
     }
     if interrupt::asked() {
-        tracing::warn!("interrupted; the model so far is in {}", folder.path().display());
         return Ok(Exit::Interrupted.into());
     }
-    if let Some(epoch) = last_epoch {
-        print_result(args, &settings, &found, &folder, &epoch, best_epoch.as_ref())?;
-    }
+    result::print(args.json, &set_up.settings, &set_up.found, &folder)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Those of a model's parameters that are matrices by their shape alone, and stay where they are drawn.
-const NO_DECAY: [&str; 3] = ["cls_token", "pos_embed", "reg_token"];
-
-/// A trainer of a new model, whose variables are made in `parameters`.
-///
-/// # Errors
-/// If the settings are out of range, or the threads cannot be started.
-pub(super) fn trainer(
-    settings: &Settings,
-    parameters: &Parameters,
-    device: &Device,
-    threads: usize,
-) -> Result<Trainer<impl Forward + use<>>> {
-    let trained = VisionTransformer::new(&settings.model, &parameters.builder(DType::F32, device))?;
-    let evaluated =
-        VisionTransformer::new(&settings.model, &parameters.detached_builder(DType::F32, device))?;
-    let forward = move |images: &Tensor, mode: Mode| match mode {
-        Mode::Eval => evaluated.forward(images, mode),
-        Mode::Train(_) => trained.forward(images, mode),
-    };
-    let trainer = Trainer::new(settings.train.clone(), forward, parameters.sorted(), threads)?;
-    Ok(trainer.sparing(&NO_DECAY)?)
-}
-
-/// What is done with a run as it goes: metrics and model are written, epochs are told of, Ctrl-C is heard.
-struct Run<'a> {
-    folder: &'a RunFolder,
-    metrics: MetricsFile,
-    /// The same for TensorBoard, where it is asked for.
-    events: Option<EventFile>,
-    kept: vit_train::Parameters,
-    settings: &'a Settings,
-    save_every: Option<SaveEvery>,
-    saved: Instant,
-    last_epoch: Option<EpochMetrics>,
-    /// On the images held out.
-    best_epoch: Option<EpochMetrics>,
-}
-
-impl Run<'_> {
-    fn save(&mut self) -> Result<()> {
-        self.write(&self.folder.model())?;
-        self.saved = Instant::now();
-        Ok(())
-    }
-
-    fn write(&self, path: &Path) -> Result<()> {
-        let tensors: Tensors =
-            self.kept.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
-        Ok(vit_model::write(path, &tensors, &self.settings.model)?)
-    }
-}
-
-impl Observer for Run<'_> {
-    type Error = Failure;
-
-    fn record(&mut self, record: &Record) -> Result<()> {
-        self.metrics.append(record)?;
-        if let Some(events) = &mut self.events {
-            events.append(&serde_json::to_value(record).expect("a record is plain data"))?;
-        }
-        match record {
-            Record::Step(step) => {
-                tracing::debug!("step {}: loss {:.4}", step.step, step.loss);
-            }
-            Record::Epoch(epoch) => {
-                let validated = epoch.val_loss.zip(epoch.val_accuracy).map(|(loss, accuracy)| {
-                    format!("; validation loss {loss:.4}, {}", percent(accuracy))
-                });
-                tracing::info!(
-                    "epoch {}/{}: loss {:.4}, {}{}; test loss {:.4}, {}; {} images/s",
-                    epoch.epoch,
-                    self.settings.train.epochs,
-                    epoch.train_loss,
-                    percent(epoch.train_accuracy),
-                    validated.unwrap_or_default(),
-                    epoch.test_loss,
-                    percent(epoch.test_accuracy),
-                    thousands(epoch.images_per_second as u64)
-                );
-                self.last_epoch = Some(epoch.clone());
-            }
-        }
-        Ok(())
-    }
-
-    fn best(&mut self, epoch: &EpochMetrics) -> Result<()> {
-        self.best_epoch = Some(epoch.clone());
-        self.write(&self.folder.best())
-    }
-
-    fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>> {
-        let due = match self.save_every {
-            None => false,
-            Some(SaveEvery::Steps(steps)) => step.is_multiple_of(steps),
-            Some(SaveEvery::Seconds(seconds)) => self.saved.elapsed().as_secs() >= seconds,
-        };
-        if due {
-            self.save()?;
-        }
-        Ok(if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    }
 }
 
 /// Before anything is fetched or read: nothing is lost by saying so at once.
@@ -203,99 +166,47 @@ fn refuse_existing(run_dir: Option<&Path>) -> Result<()> {
     }
 }
 
-fn events(args: &cli::Train, folder: &RunFolder) -> Result<Option<EventFile>> {
-    let create = || EventFile::create(&folder.path().join("tensorboard"));
-    Ok(args.tensorboard.then(create).transpose()?)
+fn events_folder(folder: &RunFolder) -> std::path::PathBuf {
+    folder.path().join("tensorboard")
 }
 
-/// Beside the settings: what does not set the numbers, but is asked when they differ.
-fn write_environment(folder: &RunFolder, environment: &Map<String, Value>) -> Result<()> {
-    let text = serde_json::to_string_pretty(environment).expect("an environment is plain data");
-    Ok(write_atomically(&folder.path().join("env.json"), format!("{text}\n").as_bytes())?)
+fn as_json(record: &Record) -> Value {
+    serde_json::to_value(record).expect("a record is plain data")
+}
+
+/// With settings, and beside them what does not set the numbers but is asked when they differ.
+fn make_folder(
+    run_dir: Option<&Path>,
+    settings: &Settings,
+    environment: &Map<String, Value>,
+) -> Result<RunFolder> {
+    let settings_text = settings.to_toml();
+    let environment = report::environment::to_text(environment);
+    let files = [
+        ("config.toml", settings_text.as_bytes()),
+        (report::environment::FILE, environment.as_bytes()),
+    ];
+    if let Some(path) = run_dir {
+        return Ok(RunFolder::create(path, &files)?);
+    }
+    let dataset = settings.dataset.as_deref().map(Path::new).and_then(Path::file_name);
+    let dataset = dataset.map_or("data".into(), |name| name.to_string_lossy());
+    let name = format!("{dataset}-{}", settings.preset);
+    Ok(RunFolder::create_numbered(Path::new("runs"), &name, &files)?)
 }
 
 /// The page of the run, from what it has left in its folder.
 fn write_report(
     folder: &RunFolder,
-    found: &Found,
+    set_up: &SetUp<impl Forward>,
     environment: Vec<(String, String)>,
-    (device, threads): (&Device, usize),
 ) -> Result<()> {
     let saved = SavedModel::open(folder.path())?;
-    let mut report = report::look_at(&saved, found, device, threads)?;
+    let mut report = report::look_at(&saved, &set_up.found, &set_up.device, set_up.threads)?;
     report.environment = environment;
     if interrupt::asked() {
         report.notes.insert(0, "The run was interrupted: this is what it had come to.".to_owned());
     }
-    vit_report::write_report(folder.path(), &report)?;
+    interrupt::writing(|| vit_report::write_report(folder.path(), &report))?;
     Ok(())
-}
-
-fn make_folder(run_dir: Option<&Path>, settings: &Settings) -> Result<RunFolder> {
-    if let Some(path) = run_dir {
-        return Ok(RunFolder::create(path)?);
-    }
-    let dataset = settings.dataset.as_deref().map(Path::new).and_then(Path::file_name);
-    let dataset = dataset.map_or("data".into(), |name| name.to_string_lossy());
-    Ok(RunFolder::create_numbered(Path::new("runs"), &format!("{dataset}-{}", settings.preset))?)
-}
-
-/// Gives the parameters the values of a file, of whatever layout.
-fn initialise(parameters: &Parameters, path: &Path, config: &VitConfig) -> Result<()> {
-    let about = |error: vit_model::Error| Failure::from(error).about(path.display());
-    let file = ModelFile::open(path)?;
-    let layout = Layout::recognise(file.infos().keys()).map_err(about)?;
-    let values = layout.import_file(&file, config).map_err(about)?;
-    for (name, var) in parameters.sorted() {
-        var.set(&values[&name].to_dtype(var.dtype())?.to_device(var.device())?)?;
-    }
-    tracing::info!("began with {} ({layout} layout)", path.display());
-    Ok(())
-}
-
-fn print_result(
-    args: &cli::Train,
-    settings: &Settings,
-    found: &Found,
-    folder: &RunFolder,
-    epoch: &EpochMetrics,
-    best: Option<&EpochMetrics>,
-) -> Result<()> {
-    if args.json {
-        let mut result = json!({
-            "run": folder.path(),
-            "preset": settings.preset,
-            "dataset": found.dataset.name(),
-            "epoch": epoch.epoch,
-            "step": epoch.step,
-            "train_loss": epoch.train_loss,
-            "train_accuracy": epoch.train_accuracy,
-            "test_loss": epoch.test_loss,
-            "test_accuracy": epoch.test_accuracy,
-        });
-        if let Some(best) = best {
-            result["val_loss"] = epoch.val_loss.into();
-            result["val_accuracy"] = epoch.val_accuracy.into();
-            result["best_epoch"] = best.epoch.into();
-            result["best_val_accuracy"] = best.val_accuracy.into();
-            result["best_test_accuracy"] = best.test_accuracy.into();
-        }
-        return Ok(output::json(&result)?);
-    }
-    output::line(format!("dataset         {found}"))?;
-    output::line(format!("train accuracy  {}", percent(epoch.train_accuracy)))?;
-    if let Some(accuracy) = epoch.val_accuracy {
-        output::line(format!("val accuracy    {}", percent(accuracy)))?;
-    }
-    output::line(format!("test accuracy   {}", percent(epoch.test_accuracy)))?;
-    if let Some((best, accuracy)) = best.and_then(|best| Some((best, best.val_accuracy?))) {
-        output::line(format!(
-            "best epoch      {}: val {}, test {}, in {}",
-            best.epoch,
-            percent(accuracy),
-            percent(best.test_accuracy),
-            folder.best().display()
-        ))?;
-    }
-    Ok(output::line(format!("run folder      {}", folder.path().display()))?)
 }

@@ -2,26 +2,38 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use candle_core::Device;
 use serde_json::{Map, Value, json};
 
+use crate::commands::train::SetUp;
 use crate::device;
 
+/// The file's name in a run folder.
+pub(crate) const FILE: &str = "env.json";
+
 /// What a reader wants to know who sees another speed, or other last bits. Nothing that tells whose machine it is.
-pub(crate) fn of_this_machine(device: &Device, threads: usize) -> Map<String, Value> {
+pub(crate) fn of_this_machine<F>(set_up: &SetUp<F>) -> Map<String, Value> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let begun = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let facts = [
         ("vit", json!(env!("CARGO_PKG_VERSION"))),
+        ("commit", json!(option_env!("VIT_COMMIT"))),
         ("begun", json!(utc(begun))),
         ("system", json!(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH))),
         ("processor", json!(processor())),
-        ("device", json!(device::name(device))),
+        ("instructions", json!(vit_ops::instruction_set())),
+        ("device", json!(device::name(&set_up.device))),
         ("cores", json!(cores)),
-        ("threads", json!(threads)),
+        ("threads", json!(set_up.threads)),
+        ("dataset", json!(set_up.found.dataset.name())),
+        ("dataset_sha256", json!(set_up.digest_of_dataset().to_string())),
     ];
     let known = facts.into_iter().filter(|(_, value)| !value.is_null());
     known.map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// As the file has it.
+pub(crate) fn to_text(environment: &Map<String, Value>) -> String {
+    format!("{}\n", serde_json::to_string_pretty(environment).expect("plain data"))
 }
 
 /// As names and values to be read.
@@ -69,8 +81,9 @@ mod tests {
 
     #[test]
     fn what_is_known_is_read_as_text() {
-        let rows = rows(&of_this_machine(&Device::Cpu, 3));
-        assert!(rows.contains(&("threads".to_owned(), "3".to_owned())), "{rows:?}");
-        assert!(rows.contains(&("vit".to_owned(), env!("CARGO_PKG_VERSION").to_owned())));
+        let known = [("threads".to_owned(), json!(3)), ("vit".to_owned(), json!("0.1.0"))];
+        let expected = [("threads", "3"), ("vit", "0.1.0")];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(rows(&Map::from_iter(known)), expected);
     }
 }

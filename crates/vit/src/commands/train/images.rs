@@ -9,7 +9,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::settings::Settings;
 
 /// The dataset as the trainer sees it.
-pub(super) struct Images {
+pub(crate) struct Images {
     /// Of which some are trained on, and the others held out.
     examples: Examples,
     trained: Vec<u32>,

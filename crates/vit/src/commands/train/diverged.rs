@@ -1,0 +1,38 @@
+//! What is written down of a run whose numbers ceased to be finite.
+
+use serde_json::json;
+use vit_files::write_atomically;
+use vit_train::{Data, Forward, RunFolder};
+
+use super::set_up::SetUp;
+use crate::failure::{Divergence, Result};
+
+/// Writes `diverged.json`: where it happened, and on which samples. Training that is taken up again meets the same.
+pub(super) fn write(
+    folder: &RunFolder,
+    divergence: &Divergence,
+    set_up: &SetUp<impl Forward>,
+) -> Result<()> {
+    let Divergence { step, epoch, what, value } = divergence;
+    let order = set_up.images.order(*epoch);
+    let of_step = set_up.settings.train.samples_of_step();
+    let steps = (order.len() / of_step) as u64;
+    let step_of_epoch = step.saturating_sub(1).saturating_sub((epoch - 1) * steps) as usize;
+    let samples = order.chunks_exact(of_step).nth(step_of_epoch);
+    let facts = json!({
+        "step": step,
+        "epoch": epoch,
+        "what": what,
+        "value": value.to_string(),
+        "seed": set_up.settings.train.seed,
+        "samples": samples,
+    });
+    let path = folder.path().join("diverged.json");
+    write_atomically(&path, format!("{facts:#}\n").as_bytes())?;
+    tracing::error!(
+        "what batch it was stands in {}; `vit train --resume {}` meets the same",
+        path.display(),
+        folder.path().display()
+    );
+    Ok(())
+}

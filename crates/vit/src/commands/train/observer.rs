@@ -1,0 +1,117 @@
+//! What is done with a run as it goes: metrics and checkpoints are written, epochs are told of, Ctrl-C is heard.
+
+use std::ops::ControlFlow;
+
+use serde_json::{Map, Value, json};
+use vit_files::Digest;
+use vit_model::Tensors;
+use vit_report::EventFile;
+use vit_train::{
+    Checkpoint, EpochMetrics, MetricsFile, Observer, Parameters, Record, RunFolder, SavedState,
+    TrainState,
+};
+
+use super::saver::Saver;
+use super::{PREFIX, as_json};
+use crate::failure::{Failure, Result};
+use crate::interrupt;
+use crate::output::{percent, thousands};
+use crate::settings::Settings;
+
+/// A run that goes on.
+pub(super) struct Run<'a> {
+    pub(super) folder: &'a RunFolder,
+    pub(super) settings: &'a Settings,
+    /// The parameters that are kept.
+    pub(super) kept: Parameters,
+    pub(super) saver: Saver,
+    pub(super) metrics: MetricsFile,
+    /// The same for TensorBoard, where it is asked for.
+    pub(super) events: Option<EventFile>,
+    /// What every checkpoint says of the run.
+    pub(super) about: Map<String, Value>,
+}
+
+impl Run<'_> {
+    /// What `vit verify` finds again, once as many steps were taken.
+    fn note_prefix(&mut self, step: u64, state: &TrainState) -> Result<()> {
+        let prefix = json!({ "steps": step, "parameters": digest(state, self.settings)? });
+        self.about.insert("prefix".to_owned(), prefix);
+        Ok(())
+    }
+}
+
+/// The SHA-256 of the parameters that are trained, as the bytes of a model's file.
+pub(crate) fn digest(state: &TrainState, settings: &Settings) -> Result<String> {
+    let bytes = vit_model::to_bytes(&state.parameters, &settings.model)?;
+    Ok(Digest::of_bytes(&bytes).to_string())
+}
+
+impl Observer for Run<'_> {
+    type Error = Failure;
+
+    fn record(&mut self, record: &Record) -> Result<()> {
+        self.metrics.append(record)?;
+        if let Some(events) = &mut self.events {
+            events.append(&as_json(record))?;
+        }
+        match record {
+            Record::Step(step) => {
+                tracing::debug!("step {}: loss {:.4}", step.step, step.loss);
+            }
+            Record::Epoch(epoch) => tell(epoch, self.settings.train.epochs),
+        }
+        Ok(())
+    }
+
+    fn best(&mut self, _epoch: &EpochMetrics) -> Result<()> {
+        let kept = self.kept.iter();
+        let tensors: Tensors =
+            kept.map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
+        Ok(vit_model::write(&self.folder.best(), &tensors, &self.settings.model)?)
+    }
+
+    fn checkpoint(
+        &mut self,
+        at: Checkpoint,
+        state: &mut dyn FnMut() -> std::result::Result<TrainState, vit_train::Error>,
+    ) -> Result<()> {
+        let is_prefix = !self.about.contains_key("prefix")
+            && (at.step() == PREFIX || (at.is_last() && at.step() < PREFIX));
+        let is_due = self.saver.is_due(at)?;
+        if !(is_prefix || is_due) {
+            return Ok(());
+        }
+        let state = state()?;
+        if is_prefix {
+            self.note_prefix(at.step(), &state)?;
+        }
+        if is_due {
+            let (metrics, about) = (self.metrics.mark(), self.about.clone());
+            self.saver.save(SavedState { state, metrics, about })?;
+        }
+        Ok(())
+    }
+
+    fn after_step(&mut self, _step: u64) -> Result<ControlFlow<()>> {
+        Ok(if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+}
+
+/// A line for an epoch.
+fn tell(epoch: &EpochMetrics, epochs: u64) {
+    let validated = epoch
+        .val_loss
+        .zip(epoch.val_accuracy)
+        .map(|(loss, accuracy)| format!("; validation loss {loss:.4}, {}", percent(accuracy)));
+    tracing::info!(
+        "epoch {}/{epochs}: loss {:.4}, {}{}; test loss {:.4}, {}; {} images/s",
+        epoch.epoch,
+        epoch.train_loss,
+        percent(epoch.train_accuracy),
+        validated.unwrap_or_default(),
+        epoch.test_loss,
+        percent(epoch.test_accuracy),
+        thousands(epoch.images_per_second as u64)
+    );
+}

@@ -1,0 +1,62 @@
+//! What is printed of a run that has ended.
+
+use serde_json::json;
+use vit_train::{EpochMetrics, Record, RunFolder, read_records};
+
+use crate::dataset::Found;
+use crate::failure::Result;
+use crate::output::{self, percent};
+use crate::settings::Settings;
+
+pub(super) fn print(
+    as_json: bool,
+    settings: &Settings,
+    found: &Found,
+    folder: &RunFolder,
+) -> Result<()> {
+    let epochs = read_records(&folder.metrics())?.into_iter().filter_map(|record| match record {
+        Record::Epoch(epoch) => Some(epoch),
+        Record::Step(_) => None,
+    });
+    let epochs: Vec<EpochMetrics> = epochs.collect();
+    let Some(epoch) = epochs.last() else { return Ok(()) };
+    let best = vit_train::Best::of(&epochs).epoch();
+    let best = best.and_then(|best| epochs.iter().find(|epoch| epoch.epoch == best));
+    if as_json {
+        let mut result = json!({
+            "run": folder.path(),
+            "preset": settings.preset,
+            "dataset": found.dataset.name(),
+            "epoch": epoch.epoch,
+            "step": epoch.step,
+            "train_loss": epoch.train_loss,
+            "train_accuracy": epoch.train_accuracy,
+            "test_loss": epoch.test_loss,
+            "test_accuracy": epoch.test_accuracy,
+        });
+        if let Some(best) = best {
+            result["val_loss"] = epoch.val_loss.into();
+            result["val_accuracy"] = epoch.val_accuracy.into();
+            result["best_epoch"] = best.epoch.into();
+            result["best_val_accuracy"] = best.val_accuracy.into();
+            result["best_test_accuracy"] = best.test_accuracy.into();
+        }
+        return Ok(output::json(&result)?);
+    }
+    output::line(format!("dataset         {found}"))?;
+    output::line(format!("train accuracy  {}", percent(epoch.train_accuracy)))?;
+    if let Some(accuracy) = epoch.val_accuracy {
+        output::line(format!("val accuracy    {}", percent(accuracy)))?;
+    }
+    output::line(format!("test accuracy   {}", percent(epoch.test_accuracy)))?;
+    if let Some((best, accuracy)) = best.and_then(|best| Some((best, best.val_accuracy?))) {
+        output::line(format!(
+            "best epoch      {}: val {}, test {}, in {}",
+            best.epoch,
+            percent(accuracy),
+            percent(best.test_accuracy),
+            folder.best().display()
+        ))?;
+    }
+    Ok(output::line(format!("run folder      {}", folder.path().display()))?)
+}

@@ -1,0 +1,108 @@
+//! Taking a run up again: which checkpoint, and whether it is of this run.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use vit_files::{Digest, write_atomically};
+use vit_train::{Forward, RunFolder, SavedState, newest_checkpoints};
+
+use super::set_up::SetUp;
+use crate::differences::differences;
+use crate::failure::{Exit, Failure, Result};
+use crate::report::environment;
+use crate::settings::Settings;
+
+/// The checkpoint that a run goes on with.
+pub(crate) struct Resumed {
+    pub(crate) path: PathBuf,
+    pub(crate) saved: SavedState,
+}
+
+impl Resumed {
+    /// The newest one that is whole, with a warning for each that is not; none where there are no checkpoints.
+    ///
+    /// # Errors
+    /// If none is whole, or the newest that is whole is of other settings or another version.
+    pub(crate) fn of(folder: &RunFolder, settings: &Settings) -> Result<Option<Self>> {
+        let mut damaged = None;
+        for path in newest_checkpoints(folder.path())? {
+            match SavedState::read(&path) {
+                Ok(saved) => {
+                    check_settings(&path, settings)?;
+                    return Ok(Some(Self { path, saved }));
+                }
+                Err(error @ vit_train::Error::File(_)) => {
+                    let failure = Failure::from(error).about(path.display());
+                    tracing::warn!("{}; looking at the one before", failure.message());
+                    damaged = Some(failure);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match damaged {
+            None => Ok(None),
+            Some(failure) => {
+                Err(failure
+                    .hint("no checkpoint of this run is whole; train again into another folder"))
+            }
+        }
+    }
+}
+
+/// Of the environment: the digest of all images and labels.
+pub(super) const DATASET: &str = "dataset_sha256";
+
+/// Whether the dataset is the one that the run was trained on so far.
+///
+/// # Errors
+/// If not.
+pub(crate) fn check_dataset(saved: &SavedState, got: &Digest) -> Result<()> {
+    let expected = saved.about.get(DATASET).and_then(Value::as_str).unwrap_or("none");
+    if expected == got.to_string() {
+        return Ok(());
+    }
+    let message = format!("the dataset is not what it was: expected SHA-256 {expected}, got {got}");
+    Err(Failure::new(Exit::Data, message).hint("put back the images that the run began with"))
+}
+
+/// Whether a checkpoint, which carries the settings that it was trained with, is of these.
+///
+/// # Errors
+/// If not: each difference is named.
+pub(crate) fn check_settings(path: &Path, settings: &Settings) -> Result<()> {
+    let of_checkpoint = Settings::of_run(path)?.to_table();
+    let different = differences(&[&of_checkpoint, &settings.to_table()]);
+    if different.is_empty() {
+        return Ok(());
+    }
+    let different: Vec<String> = different
+        .into_iter()
+        .map(|(name, values)| format!("{name} {} there, {} in config.toml", values[0], values[1]))
+        .collect();
+    let message = format!("{} is of other settings: {}", path.display(), different.join("; "));
+    Err(Failure::new(Exit::File, message).hint("put back the config.toml of the run"))
+}
+
+/// What the run goes on with here; a warning where that is not what it began with.
+pub(super) fn environment(
+    folder: &RunFolder,
+    set_up: &SetUp<impl Forward>,
+) -> Result<Map<String, Value>> {
+    let here = environment::of_this_machine(set_up);
+    let path = folder.path().join(environment::FILE);
+    let began = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let Some(Value::Object(began)) = began else {
+        write_atomically(&path, environment::to_text(&here).as_bytes())?;
+        return Ok(here);
+    };
+    for name in ["vit", "commit", "system", "processor", "device"] {
+        if began.get(name) != here.get(name) {
+            let text = |value: Option<&Value>| value.unwrap_or(&Value::Null).to_string();
+            let (began, here) = (text(began.get(name)), text(here.get(name)));
+            tracing::warn!(
+                "the run began with {name} {began} and goes on with {here}: last bits may differ"
+            );
+        }
+    }
+    Ok(here)
+}

@@ -1,0 +1,110 @@
+//! Checkpoints, written on a thread of their own: a step waits for no disk, unless it is slower than what is asked of it.
+
+use std::fs::OpenOptions;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use vit_files::write_atomically;
+use vit_model::VitConfig;
+use vit_train::{Checkpoint, RunFolder, SavedState};
+
+use crate::cli::SaveEvery;
+use crate::failure::{Exit, Failure, Result};
+use crate::settings::Settings;
+
+/// Saves a run.
+pub(super) struct Saver {
+    target: Arc<Target>,
+    every: Option<SaveEvery>,
+    /// When it was saved last.
+    saved: Instant,
+    /// What is being written.
+    pending: Option<JoinHandle<Result<()>>>,
+}
+
+/// Where a checkpoint goes, and what goes into each.
+struct Target {
+    folder: Arc<RunFolder>,
+    settings: String,
+    model: VitConfig,
+    keep: usize,
+}
+
+impl Saver {
+    /// Saves as often as asked for, else after each epoch, and keeps the newest.
+    pub(super) fn new(
+        folder: Arc<RunFolder>,
+        settings: &Settings,
+        every: Option<SaveEvery>,
+        keep: usize,
+    ) -> Self {
+        let (model, settings) = (settings.model.clone(), settings.to_toml());
+        let target = Arc::new(Target { folder, settings, model, keep });
+        Self { target, every, saved: Instant::now(), pending: None }
+    }
+
+    /// Whether the run is to be saved here.
+    ///
+    /// # Errors
+    /// That of a checkpoint that could not be written.
+    pub(super) fn is_due(&mut self, at: Checkpoint) -> Result<bool> {
+        let is_free = self.pending.as_ref().is_none_or(JoinHandle::is_finished);
+        if is_free {
+            self.finish()?;
+        }
+        let is_due = match self.every {
+            None => matches!(at, Checkpoint::Epoch { .. }) && is_free,
+            Some(SaveEvery::Steps(steps)) => at.step().is_multiple_of(steps),
+            Some(SaveEvery::Seconds(seconds)) => {
+                is_free && self.saved.elapsed() >= Duration::from_secs(seconds)
+            }
+        };
+        Ok(is_due || at.is_last())
+    }
+
+    /// Begins to write a checkpoint, once the one before has been written.
+    ///
+    /// # Errors
+    /// That of the one before.
+    pub(super) fn save(&mut self, state: SavedState) -> Result<()> {
+        self.finish()?;
+        self.saved = Instant::now();
+        let target = Arc::clone(&self.target);
+        let thread = thread::Builder::new().name("saver".to_owned());
+        let pending = thread.spawn(move || target.write(&state)).map_err(|error| {
+            Failure::new(Exit::Internal, format!("cannot start a thread that saves: {error}"))
+        });
+        self.pending = Some(pending?);
+        Ok(())
+    }
+
+    /// Waits until all is written.
+    ///
+    /// # Errors
+    /// If it could not be.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        match self.pending.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(written)) => written,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+impl Target {
+    fn write(&self, state: &SavedState) -> Result<()> {
+        let (folder, metrics) = (&self.folder, self.folder.metrics());
+        // What the checkpoint says of the metrics must hold after a power cut too.
+        let synced = OpenOptions::new().write(true).open(&metrics).and_then(|file| file.sync_all());
+        synced.map_err(vit_files::Error::io("sync", &metrics))?;
+        let model = vit_model::to_bytes(state.state.kept(), &self.model)?;
+        let files =
+            [("config.toml", self.settings.as_bytes()), ("model.safetensors", model.as_slice())];
+        let path = state.write(folder, &files)?;
+        folder.point_last_to(&path)?;
+        folder.prune_checkpoints(self.keep)?;
+        write_atomically(&folder.model(), &model)?;
+        Ok(())
+    }
+}

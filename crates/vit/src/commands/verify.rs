@@ -1,0 +1,164 @@
+//! `vit verify`: whether a run folder holds what was written, and its first steps can be taken again to the same bits.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+use vit_files::Digest;
+use vit_train::{
+    Checkpoint, MetricsFile, Observer, Record, SavedState, TrainState, newest_checkpoints,
+};
+
+use super::train::{SetUp, check_dataset, check_settings, digest};
+use crate::failure::{Exit, Failure, Result};
+use crate::settings::Settings;
+use crate::{cli, device, output};
+
+/// What was found of a part of a run.
+#[derive(Serialize)]
+struct Finding {
+    part: String,
+    sound: bool,
+    found: String,
+}
+
+impl Finding {
+    fn of(part: impl Into<String>, found: Result<impl Into<String>>) -> Self {
+        let (sound, found) = match found {
+            Ok(found) => (true, found.into()),
+            Err(failure) => (false, failure.message().to_owned()),
+        };
+        Self { part: part.into(), sound, found }
+    }
+}
+
+pub(super) fn run(args: &cli::Verify) -> Result<ExitCode> {
+    let settings = Settings::of_run(&args.run)?;
+    let mut findings = Vec::new();
+    let mut newest: Option<SavedState> = None;
+    for path in newest_checkpoints(&args.run)? {
+        let checked = SavedState::read(&path).map_err(Failure::from);
+        let checked = checked.and_then(|saved| Ok((check_settings(&path, &settings)?, saved).1));
+        let part = path.strip_prefix(&args.run).unwrap_or(&path).display().to_string();
+        let found = checked.map(|saved| {
+            newest.get_or_insert(saved);
+            "as it was written"
+        });
+        findings.push(Finding::of(part, found));
+    }
+    let Some(newest) = newest else {
+        if findings.is_empty() {
+            let message = format!("{} has no checkpoint", args.run.display());
+            return Err(
+                Failure::new(Exit::File, message).hint("train longer, or with --save-every")
+            );
+        }
+        return tell(args, &findings);
+    };
+    findings.push(Finding::of("metrics.jsonl", metrics(&args.run, &newest)));
+    findings.push(Finding::of("model.safetensors", model(&args.run, &newest, &settings)));
+    if !args.files_only {
+        findings.push(Finding::of("first steps", first_steps(args, settings, &newest)?));
+    }
+    tell(args, &findings)
+}
+
+fn tell(args: &cli::Verify, findings: &[Finding]) -> Result<ExitCode> {
+    if args.json {
+        output::json(&findings)?;
+    } else {
+        let width = findings.iter().map(|finding| finding.part.len()).max().unwrap_or(0);
+        for Finding { part, sound, found } in findings {
+            let mark = if *sound { "ok " } else { "BAD" };
+            output::line(format!("{mark}  {part:<width$}  {found}"))?;
+        }
+    }
+    let unsound = findings.iter().filter(|finding| !finding.sound).count();
+    if unsound == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let message =
+        format!("{}: {unsound} of {} parts are unsound", args.run.display(), findings.len());
+    Err(Failure::new(Exit::File, message))
+}
+
+/// Whether the metrics begin with what they were at the newest checkpoint.
+fn metrics(run: &Path, newest: &SavedState) -> Result<&'static str> {
+    MetricsFile::check(&run.join("metrics.jsonl"), &newest.metrics)?;
+    Ok("as they were at the newest checkpoint")
+}
+
+/// Whether the run's model is that of the newest checkpoint.
+fn model(run: &Path, newest: &SavedState, settings: &Settings) -> Result<&'static str> {
+    let expected = Digest::of_bytes(&vit_model::to_bytes(newest.state.kept(), &settings.model)?);
+    let got = Digest::of_file(&run.join("model.safetensors"))?;
+    if got == expected {
+        return Ok("that of the newest checkpoint");
+    }
+    Err(Failure::new(Exit::File, format!("expected SHA-256 {expected}, got {got}")))
+}
+
+/// Takes the first steps again. What prevents that is an error; another outcome is an unsound part.
+fn first_steps(
+    args: &cli::Verify,
+    settings: Settings,
+    newest: &SavedState,
+) -> Result<Result<String>> {
+    let prefix = newest.about.get("prefix");
+    let known = prefix.and_then(|prefix| {
+        Some((prefix["steps"].as_u64()?, prefix["parameters"].as_str()?.to_owned()))
+    });
+    let Some((steps, expected)) = known else {
+        return Ok(Ok("no digest of them was recorded".to_owned()));
+    };
+    let device = args.device.open()?;
+    let here = device::name(&device);
+    if newest.about.get("device").is_some_and(|there| *there != here) {
+        let there = &newest.about["device"];
+        return Ok(Ok(format!("taken on {there}; not taken again on {here:?}")));
+    }
+    let mut set_up = SetUp::new(settings, &args.place, device, args.threads)?;
+    check_dataset(newest, &set_up.digest_of_dataset())?;
+    set_up.initialise()?;
+    let mut first = FirstSteps { steps, state: None };
+    set_up.trainer.run(&set_up.images, &mut first)?;
+    let state = first.state.ok_or_else(|| {
+        Failure::new(Exit::File, format!("expected {steps} steps, and the run ended before"))
+    })?;
+    let got = digest(&state, &set_up.settings)?;
+    if got == expected {
+        return Ok(Ok(format!("{steps} taken again, to the same bits")));
+    }
+    let message = format!("expected parameters of SHA-256 {expected} after {steps}, got {got}");
+    Ok(Err(Failure::new(Exit::File, message)))
+}
+
+/// Keeps the state after some steps, and ends there.
+struct FirstSteps {
+    steps: u64,
+    state: Option<TrainState>,
+}
+
+impl Observer for FirstSteps {
+    type Error = Failure;
+
+    fn record(&mut self, _record: &Record) -> Result<()> {
+        Ok(())
+    }
+
+    fn checkpoint(
+        &mut self,
+        at: Checkpoint,
+        state: &mut dyn FnMut() -> std::result::Result<TrainState, vit_train::Error>,
+    ) -> Result<()> {
+        if at.step() == self.steps && self.state.is_none() {
+            self.state = Some(state()?);
+        }
+        Ok(())
+    }
+
+    fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>> {
+        Ok(if step >= self.steps { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+}
