@@ -24,8 +24,9 @@ fn an_interrupted_run_ends_soon_and_leaves_its_model() {
         assert!(begun.elapsed() < SOON, "SIG{signal}: it took {:?}", begun.elapsed());
         assert_eq!(outcome.code, Some(130), "SIG{signal}: {}", outcome.stderr);
         assert_eq!(outcome.stdout, "");
-        let last = outcome.stderr.lines().last();
-        assert_eq!(last, Some("warning: interrupted; the model so far is in run"));
+        let said: Vec<&str> = outcome.stderr.lines().rev().take(2).collect();
+        assert_eq!(said[1], "warning: interrupted; the model so far is in run");
+        assert_eq!(said[0], "hint: go on with `vit train --resume run`");
         assert_eq!(sandbox.run("info run --json").succeeded().json()["parameters"], 40_330);
         assert!(sandbox.path("run/plots/training-loss.svg").exists());
         let report = String::from_utf8(sandbox.read("run/report.html")).unwrap();

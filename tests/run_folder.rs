@@ -16,6 +16,8 @@ fn a_run_leaves_its_settings_metrics_model_and_figures() {
     let mut files: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
     files.sort();
     let expected = [
+        ".lock",
+        "checkpoints",
         "config.toml",
         "env.json",
         "metrics.csv",

@@ -129,10 +129,13 @@ fn train(
     // A checkpoint that is being written is finished, whatever else has happened.
     let saved = run.saver.finish();
     if let Err(failure) = trained {
-        if let Some(divergence) = failure.divergence() {
-            diverged::write(&folder, divergence, &set_up)?;
-        }
-        return Err(failure.at_batch_size(set_up.settings.train.batch_size));
+        let failure = failure.at_batch_size(set_up.settings.train.batch_size);
+        let Some(divergence) = failure.divergence() else { return Err(failure) };
+        let written = diverged::write(&folder, divergence, &set_up)?.display().to_string();
+        let resume = format!("`vit train --resume {}`", folder.path().display());
+        return Err(failure.hint(format!(
+            "try a smaller --lr; {written} says on which images, and {resume} comes to them again"
+        )));
     }
     saved?;
     let shown = folder.path().display();

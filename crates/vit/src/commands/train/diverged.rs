@@ -1,5 +1,7 @@
 //! What is written down of a run whose numbers ceased to be finite.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 use vit_files::write_atomically;
 use vit_train::{Data, Forward, RunFolder};
@@ -12,7 +14,7 @@ pub(super) fn write(
     folder: &RunFolder,
     divergence: &Divergence,
     set_up: &SetUp<impl Forward>,
-) -> Result<()> {
+) -> Result<PathBuf> {
     let Divergence { step, epoch, what, value } = divergence;
     let order = set_up.images.order(*epoch);
     let of_step = set_up.settings.train.samples_of_step();
@@ -29,10 +31,5 @@ pub(super) fn write(
     });
     let path = folder.path().join("diverged.json");
     write_atomically(&path, format!("{facts:#}\n").as_bytes())?;
-    tracing::error!(
-        "what batch it was stands in {}; `vit train --resume {}` meets the same",
-        path.display(),
-        folder.path().display()
-    );
-    Ok(())
+    Ok(path)
 }
