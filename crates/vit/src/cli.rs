@@ -152,7 +152,11 @@ fn whole_number() -> clap::builder::RangedU64ValueParser {
 
 /// Classifies pictures, or a dataset's images: a line of JSON each
 #[derive(Debug, Args)]
-#[command(after_help = PICTURES, group = ArgGroup::new("how").args(["invert", "fit"]).multiple(true).conflicts_with("dataset"))]
+#[command(
+    after_help = PICTURES,
+    group = ArgGroup::new("inverted").arg("invert").conflicts_with("dataset"),
+    group = ArgGroup::new("fitted").arg("fit").conflicts_with("dataset"),
+)]
 pub(crate) struct Predict {
     /// A run folder, or a safetensors file that carries its configuration
     pub(crate) model: PathBuf,
