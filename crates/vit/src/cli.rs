@@ -190,7 +190,8 @@ pub(crate) struct Pictures {
 }
 
 const PICTURES: &str = "\
-A model of digits, trained on mnist or digits, knows light strokes on a dark ground. `--fit mnist` takes the strokes \
+A model of digits is a run on mnist or digits, or a file of a model of grey images: it knows light strokes on a dark \
+ground. `--fit mnist` takes the strokes \
 out of their background and places them as MNIST's are: in their own proportions, the longest side 20 of 28 pixels, the \
 centre of mass in the middle. `--fit pad` keeps the picture's proportions, `--fit stretch` does not. A picture of the \
 model's own size is taken as it is, but for --invert.";
