@@ -8,6 +8,7 @@ mod idx_folder;
 #[cfg(target_os = "linux")]
 #[path = "../crates/vit-device/tests/machine/mod.rs"]
 mod machine;
+mod png_file;
 mod running;
 mod support;
 
@@ -24,11 +25,14 @@ mod evaluation;
 mod explain;
 mod export;
 mod help;
+mod hostile_pictures;
 mod info;
 mod interchange;
 #[cfg(unix)]
 mod interrupt;
 mod newcomer;
+mod photos;
+mod pictures;
 mod prediction;
 mod pytorch_losses;
 mod recipe;

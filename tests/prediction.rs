@@ -49,7 +49,8 @@ fn pictures_of_any_kind_give_a_line_each_in_order() {
     for same in [2, 4] {
         assert_eq!(lines[same]["probabilities"], lines[0]["probabilities"], "{}", names[same]);
     }
-    assert_eq!(outcome.stderr, "large.png: 100x100 px, scaled to the model's 28x28\n");
+    let said = "large.png: 100x100 px, strokes placed as MNIST's in the model's 28x28\n";
+    assert_eq!(outcome.stderr, said);
 }
 
 #[test]
@@ -95,5 +96,5 @@ fn a_picture_that_cannot_be_read_is_named() {
     }
     sandbox.refuses(3, "predict run truncated.png").saying(&["truncated.png: "]);
     sandbox.refuses(3, "predict run missing.png").saying(&["cannot read missing.png"]);
-    sandbox.refuses(3, "predict run run").saying(&["cannot read run: "]);
+    sandbox.refuses(3, "predict run run").saying(&["no PNG or JPEG pictures in run"]);
 }

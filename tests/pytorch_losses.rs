@@ -3,9 +3,9 @@
 //! It runs where `VIT_DATA` names a folder that holds `mnist/`. The fixtures are PyTorch's own initial
 //! `state_dict`, and the losses that it then gets.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::files::test_file;
+use crate::files::{real_mnist, test_file};
 use crate::support::{Sandbox, json_lines};
 
 const TOLERANCE: f64 = 1e-4;
@@ -28,12 +28,6 @@ fn twenty_losses_on_mnist_are_pytorchs() {
             assert!(difference <= TOLERANCE, "{preset}: loss {step} is {got}, PyTorch's {want}");
         }
     }
-}
-
-/// The folder that holds the real MNIST.
-fn real_mnist() -> Option<PathBuf> {
-    let data = PathBuf::from(std::env::var_os("VIT_DATA")?);
-    data.join("mnist").is_dir().then(|| data.canonicalize().unwrap())
 }
 
 fn losses(preset: &str, data: &Path, init: &Path) -> Vec<f64> {

@@ -6,7 +6,7 @@ pub(crate) mod recipe;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use vit_model::Layout;
 
 use crate::device::Device;
@@ -175,12 +175,19 @@ fn whole_number() -> clap::builder::RangedU64ValueParser {
 
 /// Classifies pictures, or a dataset's images: a line of JSON each
 #[derive(Debug, Args)]
+#[command(
+    after_help = PICTURES,
+    group = ArgGroup::new("inverted").arg("invert").conflicts_with("dataset"),
+    group = ArgGroup::new("fitted").arg("fit").conflicts_with("dataset"),
+)]
 pub(crate) struct Predict {
     /// A run folder, or a safetensors file that carries its configuration
     pub(crate) model: PathBuf,
-    /// PNG or JPEG files, unless --dataset is given
+    /// PNG or JPEG files, folders of them, or - for stdin, unless --dataset is given
     #[arg(value_name = "IMAGE", required_unless_present = "dataset", conflicts_with = "dataset")]
     pub(crate) images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) pictures: Pictures,
     #[command(flatten)]
     pub(crate) data: DataArgs,
     /// Which images of the dataset
@@ -192,6 +199,38 @@ pub(crate) struct Predict {
     /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: Device,
+}
+
+/// How pictures are made like the images that a model was trained on.
+#[derive(Debug, Args)]
+pub(crate) struct Pictures {
+    /// Whether to make dark light and light dark; auto does it to dark strokes on a light ground, for a model of digits
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub(crate) invert: Invert,
+    /// How a picture of another size is brought to the model's [default: mnist for a model of digits, else stretch]
+    #[arg(long, value_name = "HOW")]
+    pub(crate) fit: Option<Fit>,
+}
+
+const PICTURES: &str = "\
+A model of digits is a run on mnist or digits, or a file of a model of grey images: it knows light strokes on a dark \
+ground. `--fit mnist` takes the strokes \
+out of their background and places them as MNIST's are: in their own proportions, the longest side 20 of 28 pixels, the \
+centre of mass in the middle. `--fit pad` keeps the picture's proportions, `--fit stretch` does not. A picture of the \
+model's own size is taken as it is, but for --invert.";
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Invert {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fit {
+    Mnist,
+    Pad,
+    Stretch,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -206,8 +245,10 @@ pub(crate) enum Split {
 pub(crate) struct Explain {
     /// A run folder, or a safetensors file that carries its configuration
     pub(crate) model: PathBuf,
-    /// A PNG or JPEG file
+    /// A PNG or JPEG file, or - for stdin
     pub(crate) image: PathBuf,
+    #[command(flatten)]
+    pub(crate) pictures: Pictures,
     /// The PNG file to write
     #[arg(short, long, value_name = "PNG")]
     pub(crate) output: PathBuf,

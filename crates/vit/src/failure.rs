@@ -92,14 +92,19 @@ impl Failure {
         Self { exit, ..self }
     }
 
-    /// Prints the failure on stderr and gives the exit code.
-    pub(crate) fn report(&self) -> ExitCode {
+    /// Prints the failure on stderr.
+    pub(crate) fn log(&self) {
         if self.exit != Exit::ClosedPipe {
             tracing::error!("{}", self.message);
             if let Some(hint) = &self.hint {
                 tracing::error!(target: HINT, "{hint}");
             }
         }
+    }
+
+    /// Prints the failure on stderr and gives the exit code.
+    pub(crate) fn report(&self) -> ExitCode {
+        self.log();
         self.exit.into()
     }
 }

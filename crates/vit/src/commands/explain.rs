@@ -7,8 +7,9 @@ use vit_report::Picture;
 use crate::cli;
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, percent};
+use crate::pictures::Preparation;
+use crate::report;
 use crate::saved_model::SavedModel;
-use crate::{pictures, report};
 
 pub(super) fn run(args: &cli::Explain) -> Result<()> {
     let is_png = args.output.extension().is_some_and(|end| end.eq_ignore_ascii_case("png"));
@@ -21,8 +22,9 @@ pub(super) fn run(args: &cli::Explain) -> Result<()> {
     }
     let device = args.device.open()?;
     let saved = SavedModel::open(&args.model)?;
+    let preparation = Preparation::new(&args.pictures, &saved)?;
     let model = saved.build(&device)?;
-    let image = pictures::read(&args.image, saved.config.image, &device)?;
+    let image = preparation.read(&args.image, &device)?.image;
     let picture = as_picture(&image, saved.config.image)?;
     let (attention, probabilities) = report::attention(&model, &saved.config, &image, picture)?;
     if !probabilities.iter().all(|probability| probability.is_finite()) {

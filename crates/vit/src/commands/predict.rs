@@ -1,13 +1,16 @@
 //! `vit predict`: a line of JSON for each image.
 
+use std::path::{Path, PathBuf};
+
 use serde::Serialize;
 use vit_data::Split;
 use vit_train::EVALUATION_BATCH;
 
 use crate::cli;
 use crate::failure::{Exit, Failure, Result};
+use crate::pictures::{Preparation, expand};
 use crate::saved_model::{SavedModel, probabilities};
-use crate::{dataset, output, pictures};
+use crate::{dataset, output};
 
 /// What is said of an image.
 #[derive(Serialize)]
@@ -27,7 +30,7 @@ struct Prediction {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Subject {
-    Picture { image: String },
+    Picture { image: String, inverted: bool },
     Example { index: usize, label: u32 },
 }
 
@@ -44,11 +47,16 @@ pub(super) fn run(args: &cli::Predict) -> Result<()> {
     let print = |subject, row| {
         output::json(&Prediction::of(subject, row, args.top_k)?).map_err(Failure::from)
     };
-    for path in &args.images {
-        let picture = pictures::read(path, saved.config.image, &device)?;
-        for row in probabilities(&model, saved.config.output, &picture)? {
-            print(Subject::Picture { image: path.display().to_string() }, row)?;
-        }
+    if !args.images.is_empty() {
+        let preparation = Preparation::new(&args.pictures, &saved)?;
+        each_picture(&args.images, |path| {
+            let seen = preparation.read(path, &device)?;
+            for row in probabilities(&model, saved.config.output, &seen.image)? {
+                let image = path.display().to_string();
+                print(Subject::Picture { image, inverted: seen.inverted }, row)?;
+            }
+            Ok(())
+        })?;
     }
     let Some(name) = &args.data.dataset else { return Ok(()) };
     let found = dataset::named(name, &args.data.place)?;
@@ -66,6 +74,33 @@ pub(super) fn run(args: &cli::Predict) -> Result<()> {
             let index = index as usize;
             print(Subject::Example { index, label: examples.label(index) }, row)?;
         }
+    }
+    Ok(())
+}
+
+/// Predicts each picture, also behind one that cannot be read: what is wrong is said at once, and again at the end.
+fn each_picture(images: &[PathBuf], predict: impl Fn(&Path) -> Result<()>) -> Result<()> {
+    let pictures: Vec<Result<PathBuf>> = images
+        .iter()
+        .flat_map(|path| match expand(path) {
+            Ok(paths) => paths.into_iter().map(Ok).collect(),
+            Err(failure) => vec![Err(failure)],
+        })
+        .collect();
+    let count = pictures.len();
+    let mut unread = 0;
+    for path in pictures {
+        match path.and_then(|path| predict(&path)) {
+            Err(failure) if failure.is(Exit::Data) && count > 1 => {
+                failure.log();
+                unread += 1;
+            }
+            told => told?,
+        }
+    }
+    if unread > 0 {
+        let message = format!("{unread} of {count} pictures could not be read");
+        return Err(Failure::new(Exit::Data, message));
     }
     Ok(())
 }

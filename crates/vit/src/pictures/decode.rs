@@ -1,0 +1,100 @@
+//! A file's bytes as a picture, which stands upright. What the file says of itself is checked before it costs memory.
+
+use std::io::Cursor;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+
+use super::guarded::guarded;
+use crate::failure::{Exit, Failure, Result};
+use crate::output::thousands;
+
+/// 8192 x 8192: more than cameras make, and half a gigabyte at most.
+const MOST_PIXELS: u64 = 1 << 26;
+
+/// Decodes a PNG or JPEG picture, turned as its EXIF orientation says.
+///
+/// # Errors
+/// If it is neither, not whole, or too large.
+pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage> {
+    // By content: a name can lie.
+    let format = image::guess_format(bytes).ok().filter(ImageFormat::reading_enabled);
+    let Some(format) = format else {
+        let message = "expected a PNG or JPEG picture, got something else";
+        return Err(Failure::new(Exit::Data, message).hint("convert it to PNG first"));
+    };
+    guarded(|| decode_as(format, bytes)).unwrap_or_else(|| {
+        Err(Failure::new(Exit::Data, "the decoder fails at this picture")
+            .hint("open it elsewhere and save it anew"))
+    })
+}
+
+fn decode_as(format: ImageFormat, bytes: &[u8]) -> Result<DynamicImage> {
+    let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > MOST_PIXELS {
+        let most = thousands(MOST_PIXELS);
+        let message = format!("expected at most {most} pixels, got {width}x{height}");
+        return Err(Failure::new(Exit::Data, message).hint("scale it down first"));
+    }
+    if format == ImageFormat::Jpeg {
+        check_jpeg(bytes, width, height)?;
+    }
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut picture = DynamicImage::from_decoder(decoder)?;
+    picture.apply_orientation(orientation);
+    Ok(picture)
+}
+
+/// The decoder fills with grey what a JPEG file lacks, and calls that a picture.
+fn check_jpeg(bytes: &[u8], width: u32, height: u32) -> Result<()> {
+    let refuse = |message: &str| Err(Failure::new(Exit::Data, message));
+    if !ends_after_its_scan(bytes) {
+        return refuse("the picture is cut off: it has no end");
+    }
+    // Each block of 8x8 pixels takes a bit or more.
+    let blocks = u64::from(width.div_ceil(8)) * u64::from(height.div_ceil(8));
+    if blocks > 8 * bytes.len() as u64 {
+        let length = thousands(bytes.len() as u64);
+        return refuse(&format!(
+            "{length} bytes cannot hold the {width}x{height} px they announce"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether an end of image (FF D9) follows the first start of scan (FF DA). Segments before that may hold thumbnails with
+/// ends of their own; in a scan FF stands before markers and zeros alone.
+fn ends_after_its_scan(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|&byte| byte == 0xFF) {
+        rest = &rest[at + 1..];
+        match *rest {
+            [0xDA, ref scan @ ..] => return scan.windows(2).any(|pair| pair == [0xFF, 0xD9]),
+            // Filling, or markers that stand alone.
+            [0x00 | 0x01 | 0xD0..=0xD8 | 0xFF, ..] => {}
+            [_, high, low, ..] => {
+                let length = usize::from(u16::from_be_bytes([high, low]));
+                rest = rest.get(1 + length..).unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_counts_after_the_scan_alone() {
+        let thumbnail = [0xFF, 0xE1, 0, 6, 0xFF, 0xDA, 0xFF, 0xD9];
+        let scan = [0xFF, 0xDA, 0, 2, 1, 0xFF, 0, 0xD9];
+        let cut_off = [&[0xFF, 0xD8], &thumbnail[..], &scan].concat();
+        assert!(!ends_after_its_scan(&cut_off));
+        assert!(ends_after_its_scan(&[&cut_off[..], &[0xFF, 0xD9, 7]].concat()));
+        assert!(!ends_after_its_scan(&cut_off[..4]));
+        assert!(!ends_after_its_scan(&[]));
+    }
+}

@@ -1,0 +1,128 @@
+//! Picture files as a model's input.
+
+mod decode;
+mod guarded;
+mod placement;
+mod planes;
+mod polarity;
+mod source;
+mod strokes;
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use vit_patch::ImageSize;
+
+use crate::cli;
+use crate::dataset::DIGITS;
+use crate::failure::{Exit, Failure, Result};
+use crate::saved_model::SavedModel;
+use planes::Plane;
+pub(crate) use source::expand;
+
+/// A picture shrinks to no less than this before anything else is done with it, so that its noise averages out.
+const WORKING_SIDE: u32 = 256;
+
+/// How pictures are made like the images that a model was trained on.
+pub(crate) struct Preparation {
+    size: ImageSize,
+    invert: cli::Invert,
+    fit: cli::Fit,
+    /// Whether the model knows light strokes on a dark ground.
+    knows_strokes: bool,
+}
+
+/// A picture as the model sees it.
+pub(crate) struct Seen {
+    /// (1, channels, height, width), scaled to [-1, 1].
+    pub(crate) image: Tensor,
+    pub(crate) inverted: bool,
+}
+
+impl Preparation {
+    /// # Errors
+    /// If the model wants channels that pictures have not, or is to be given strokes in colour.
+    pub(crate) fn new(args: &cli::Pictures, saved: &SavedModel) -> Result<Self> {
+        let size = saved.config.image;
+        if ![1, 3].contains(&size.channels) {
+            let message =
+                format!("a picture has 1 or 3 channels, the model expects {}", size.channels);
+            return Err(Failure::new(Exit::Data, message));
+        }
+        if size.channels != 1 && args.fit == Some(cli::Fit::Mnist) {
+            let message = "--fit mnist is for models of grey images, this one takes colour";
+            return Err(Failure::new(Exit::Usage, message).hint("pass --fit pad or stretch"));
+        }
+        // Of a file nothing tells what it was trained on: as for `vit eval`, MNIST.
+        let of_run = saved.run.as_ref().and_then(|run| run.dataset.as_deref());
+        let of_digits = of_run.is_none_or(|name| [vit_fetch::MNIST.name, DIGITS].contains(&name));
+        let knows_strokes = size.channels == 1 && of_digits;
+        let usual = if knows_strokes { cli::Fit::Mnist } else { cli::Fit::Stretch };
+        Ok(Self { size, invert: args.invert, fit: args.fit.unwrap_or(usual), knows_strokes })
+    }
+
+    /// Reads a PNG or JPEG file, or stdin by the name `-`.
+    ///
+    /// # Errors
+    /// If it cannot be read or is no picture.
+    pub(crate) fn read(&self, path: &Path, device: &Device) -> Result<Seen> {
+        let decoded = source::bytes(path).and_then(|bytes| {
+            decode::decode(&bytes).map_err(|error| error.about(path.display()))
+        })?;
+        let (width, height) = (self.size.width as u32, self.size.height as u32);
+        let dimensions = (decoded.width(), decoded.height());
+        let least = WORKING_SIDE.max(2 * width.max(height));
+        let mut planes = planes::of(&decoded, self.size.channels, least);
+        drop(decoded);
+
+        let mut done = Vec::new();
+        let inverted = match self.invert {
+            cli::Invert::Always => true,
+            cli::Invert::Never => false,
+            cli::Invert::Auto => self.knows_strokes && polarity::is_dark_on_light(&planes[0]),
+        };
+        if inverted {
+            planes.iter_mut().for_each(planes::invert);
+            let automatic = matches!(self.invert, cli::Invert::Auto);
+            done.push(if automatic { "dark on light, inverted" } else { "inverted" });
+        }
+        let fits = dimensions == (width, height);
+        if !fits {
+            done.push(self.fit_all(&mut planes, (width, height), path));
+        }
+        if !done.is_empty() {
+            let (from_width, from_height) = dimensions;
+            let model = if fits { String::new() } else { format!(" the model's {width}x{height}") };
+            tracing::info!(
+                "{}: {from_width}x{from_height} px, {}{model}",
+                path.display(),
+                done.join("; ")
+            );
+        }
+        Ok(Seen { image: self.tensor(&planes, device)?, inverted })
+    }
+
+    /// Brings the planes to a size, and says how.
+    fn fit_all(&self, planes: &mut [Plane], size: (u32, u32), path: &Path) -> &'static str {
+        if self.fit == cli::Fit::Mnist {
+            if let Some(ink) = strokes::of(&planes[0]) {
+                planes[0] = placement::as_mnist(&ink, size);
+                return "strokes placed as MNIST's in";
+            }
+            tracing::warn!("{}: no strokes stand out from the background", path.display());
+        }
+        let stretch = self.fit == cli::Fit::Stretch;
+        for plane in planes {
+            let fit = if stretch { placement::stretched } else { placement::padded };
+            *plane = fit(plane, size);
+        }
+        if stretch { "scaled to" } else { "scaled and padded to" }
+    }
+
+    fn tensor(&self, planes: &[Plane], device: &Device) -> Result<Tensor> {
+        let ImageSize { height, width, channels } = self.size;
+        let values = planes.iter().flat_map(|plane| plane.iter());
+        let scaled: Vec<f32> = values.map(|value| (value - 0.5) / 0.5).collect();
+        Ok(Tensor::from_vec(scaled, (1, channels, height, width), device)?)
+    }
+}

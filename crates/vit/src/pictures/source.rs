@@ -1,0 +1,101 @@
+//! Where pictures come from: files, folders, stdin.
+
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Exit, Failure, Result};
+
+/// What stands for stdin on the command line.
+const STDIN: &str = "-";
+/// Several times what a camera makes of a picture. Nothing longer is read to its end.
+const LONGEST_MIB: u64 = 64;
+
+/// The pictures that an argument names: itself, or those of the folder in the order of their names.
+///
+/// # Errors
+/// If it is a folder that cannot be read, or has no pictures.
+pub(crate) fn expand(path: &Path) -> Result<Vec<PathBuf>> {
+    if path == Path::new(STDIN) || !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let entries = entries.map_err(|error| unreadable(path, &error))?;
+    let paths = entries.into_iter().map(|entry| entry.path());
+    let (mut pictures, others): (Vec<PathBuf>, Vec<PathBuf>) =
+        paths.partition(|path| is_named_as_picture(path) && path.is_file());
+    if pictures.is_empty() {
+        let message = format!("no PNG or JPEG pictures in {}", path.display());
+        return Err(Failure::new(Exit::Data, message)
+            .hint("a folder's pictures end in .png, .jpg or .jpeg; folders in it are left out"));
+    }
+    pictures.sort();
+    if !others.is_empty() {
+        let (count, of) = (others.len(), pictures.len() + others.len());
+        tracing::info!("{}: {count} of {of} entries are no pictures, skipped", path.display());
+    }
+    Ok(pictures)
+}
+
+/// By its name, as a folder's other files are not opened. Hidden ones are the system's, such as `._1.png`.
+fn is_named_as_picture(path: &Path) -> bool {
+    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let end = path.extension().map(|end| end.to_string_lossy().to_lowercase());
+    !hidden && end.is_some_and(|end| ["png", "jpg", "jpeg"].contains(&end.as_str()))
+}
+
+/// What the file holds, or stdin.
+///
+/// # Errors
+/// If it cannot be read, or is too long.
+pub(super) fn bytes(path: &Path) -> Result<Vec<u8>> {
+    let read = if path == Path::new(STDIN) {
+        let stdin = io::stdin();
+        if stdin.is_terminal() {
+            let message = "expected a picture on stdin, which is a terminal";
+            return Err(Failure::new(Exit::Usage, message).hint("vit predict MODEL - < digit.png"));
+        }
+        within_limit(stdin.lock())
+    } else {
+        File::open(path).and_then(within_limit)
+    };
+    let bytes = read.map_err(|error| unreadable(path, &error))?;
+    bytes.ok_or_else(|| {
+        let message = format!("expected a picture of at most {LONGEST_MIB} MiB, got a longer file");
+        Failure::new(Exit::Data, message).about(path.display())
+    })
+}
+
+/// All of it, unless it is too long.
+fn within_limit(reader: impl Read) -> io::Result<Option<Vec<u8>>> {
+    let longest = LONGEST_MIB << 20;
+    let mut bytes = Vec::new();
+    reader.take(longest + 1).read_to_end(&mut bytes)?;
+    Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= longest))
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(Exit::Data, format!("cannot read {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_is_told_by_the_end_of_its_name() {
+        for name in ["a.png", "in/b.JPG", "c.d.jpeg"] {
+            assert!(is_named_as_picture(Path::new(name)), "{name}");
+        }
+        for name in ["png", "a.txt", ".png", "._a.png", "a.png.gz"] {
+            assert!(!is_named_as_picture(Path::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_never_ends_is_not_read_to_its_end() -> io::Result<()> {
+        assert_eq!(within_limit(io::repeat(0))?, None);
+        assert_eq!(within_limit(&b"short"[..])?, Some(b"short".to_vec()));
+        Ok(())
+    }
+}

@@ -1,0 +1,99 @@
+//! Pictures that are not what they say, or too much.
+
+use std::fs::File;
+use std::io::{Cursor, Read};
+
+use image::{DynamicImage, ImageFormat, RgbImage};
+use wait4::Wait4;
+
+use crate::png_file::{Header, png};
+use crate::support::Sandbox;
+
+/// In bytes, of a process that has refused a picture; one of 60,000 x 60,000 px would take 3.6 GB and more.
+const MEMORY: u64 = 400 << 20;
+/// Refused before any memory is taken for pixels.
+const TOO_LARGE: &str = "expected at most 67,108,864 pixels, got 60000x60000";
+
+fn sandbox_with_run() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.train_digits("--max-steps 1");
+    sandbox
+}
+
+fn jpeg(side: u32) -> Vec<u8> {
+    let picture = RgbImage::from_fn(side, side, |x, y| image::Rgb([(x * y % 256) as u8; 3]));
+    let mut bytes = Cursor::new(Vec::new());
+    DynamicImage::from(picture).write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
+    bytes.into_inner()
+}
+
+/// The same file, which calls itself as large as this.
+fn announcing(mut jpeg: Vec<u8>, side: u16) -> Vec<u8> {
+    let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+    let side = side.to_be_bytes();
+    jpeg[frame + 5..frame + 9].copy_from_slice(&[side, side].concat());
+    jpeg
+}
+
+#[test]
+fn a_picture_that_announces_too_many_pixels_is_refused_before_it_costs_memory() {
+    let sandbox = sandbox_with_run();
+    let header = Header { width: 60_000, height: 60_000, depth: 16, colour: 6 };
+    sandbox.write("bomb.png", png(&header, &[(b"IDAT", vec![0x78, 0x9C])]));
+    sandbox.write("bomb.jpg", announcing(jpeg(16), 60_000));
+    for name in ["bomb.png", "bomb.jpg"] {
+        for words in [format!("predict run {name}"), format!("explain run {name} -o out.png")] {
+            sandbox.refuses(3, &words).saying(&[name, TOO_LARGE]);
+        }
+        let mut child = sandbox.command(&format!("-q predict run {name}")).spawn().unwrap();
+        // Drained first, so that the process can end.
+        let mut stderr = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        let used = child.wait4().unwrap().rusage.maxrss;
+        assert!(stderr.contains(TOO_LARGE), "{stderr}");
+        assert!(used < MEMORY, "{name}: {used} bytes");
+    }
+}
+
+#[test]
+fn a_picture_that_is_not_whole_is_refused() {
+    let sandbox = sandbox_with_run();
+    let whole = jpeg(64);
+    sandbox.write("whole.jpg", &whole);
+    sandbox.run("predict run whole.jpg").succeeded();
+    for length in [3, 40, whole.len() / 2, whole.len() - 2] {
+        sandbox.write("cut.jpg", &whole[..length]);
+        sandbox.refuses(3, "predict run cut.jpg").saying(&["cut.jpg: "]);
+    }
+    sandbox.refuses(3, "predict run cut.jpg").saying(&["the picture is cut off: it has no end"]);
+    sandbox.write("lies.jpg", announcing(jpeg(16), 8000));
+    sandbox.refuses(3, "predict run lies.jpg").saying(&["lies.jpg", "8000x8000 px they announce"]);
+    let header = Header { width: 40, height: 40, depth: 8, colour: 0 };
+    let rows = crate::png_file::rows([&[7; 40][..]; 3]);
+    sandbox.write("lies.png", png(&header, &[(b"IDAT", rows)]));
+    sandbox.refuses(3, "predict run lies.png").saying(&["lies.png: "]);
+    sandbox.write("none.png", png(&Header { width: 0, height: 0, ..header }, &[]));
+    sandbox.refuses(3, "predict run none.png").saying(&["none.png: "]);
+}
+
+#[test]
+fn any_byte_that_is_changed_is_an_error_or_none_but_never_a_panic() {
+    let sandbox = sandbox_with_run();
+    let whole = jpeg(24);
+    for at in (0..whole.len()).step_by(whole.len() / 60) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x5A;
+        sandbox.write(&format!("changed/{at:05}.jpg"), bytes);
+    }
+    let outcome = sandbox.run("-q predict run changed");
+    assert!(matches!(outcome.code, Some(0 | 3)), "{}", outcome.stderr);
+    let is_said = |line: &str| line.starts_with("error: ") || line.starts_with("hint: ");
+    assert!(outcome.stderr.lines().all(is_said), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_file_that_is_too_long_is_not_read_to_its_end() {
+    let sandbox = sandbox_with_run();
+    File::create(sandbox.path("long.png")).unwrap().set_len(1 << 40).unwrap();
+    sandbox.refuses(3, "predict run long.png").saying(&["long.png", "at most 64 MiB"]);
+}

@@ -1,0 +1,98 @@
+//! Photos of written digits: what a model says of a digit it says of a photo of that digit too.
+
+use std::io::Cursor;
+
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::{self, FilterType};
+use image::metadata::Orientation;
+use image::{DynamicImage, GrayImage, ImageEncoder, ImageFormat, Luma};
+use vit_data::{Dataset, Split};
+
+use crate::files::real_mnist;
+use crate::support::{Outcome, Sandbox, json_lines};
+
+const SAMPLES: usize = 50;
+/// A turned wrist and a camera's noise can cost one that was close.
+const SAME: usize = 46;
+
+/// A digit in ink on grey paper, with the light from a corner, a camera's noise, and its own size and place.
+fn photo(digit: &GrayImage, index: u32) -> GrayImage {
+    let side = 150 + 25 * (index % 6);
+    let digit = imageops::resize(digit, side, side, FilterType::CatmullRom);
+    let (left, top) = (10 + 13 * (index % 4), 10 + 17 * (index % 7));
+    let mut noise = index;
+    GrayImage::from_fn(320, 400, |x, y| {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let paper = 0.55 + 0.0005 * (x + y) as f32 + (noise >> 8) as f32 / (1 << 24) as f32 * 0.04;
+        let inside = x.checked_sub(left).zip(y.checked_sub(top));
+        let ink = inside.and_then(|(x, y)| digit.get_pixel_checked(x, y));
+        let ink = ink.map_or(0.0, |pixel| f32::from(pixel.0[0]) / 255.0);
+        Luma([(255.0 * (paper * (1.0 - 0.75 * ink))) as u8])
+    })
+}
+
+/// As a camera saves it that was held on its side: the pixels lie, and EXIF says how to turn them.
+fn lying_jpeg(photo: GrayImage) -> Vec<u8> {
+    let lying = DynamicImage::from(photo).rotate270().to_rgb8();
+    let mut bytes = Vec::new();
+    let mut encoder = JpegEncoder::new_with_quality(&mut bytes, 85);
+    encoder.set_exif_metadata(exif(Orientation::Rotate90)).unwrap();
+    encoder.encode_image(&lying).unwrap();
+    bytes
+}
+
+fn png(picture: &GrayImage) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+/// A TIFF header and a directory of one entry: tag 0x112, of one u16.
+fn exif(orientation: Orientation) -> Vec<u8> {
+    let entry = [0, 1, 1, 0x12, 0, 3, 0, 0, 0, 1, 0, orientation.to_exif(), 0, 0];
+    [&b"MM\0*\0\0\0\x08"[..], &entry, &[0; 4]].concat()
+}
+
+/// Of the first test images, how many are told to be of the same class from a photo as from a clean picture of `times` their size.
+fn told_the_same(sandbox: &Sandbox, dataset: &Dataset, times: u32) -> usize {
+    let test = dataset.split(Split::Test);
+    for index in 0..SAMPLES {
+        let digit = GrayImage::from_raw(28, 28, test.image(index)).unwrap();
+        let clean = imageops::resize(&digit, 28 * times, 28 * times, FilterType::CatmullRom);
+        sandbox.write(&format!("digits/{index:02}.png"), png(&clean));
+        sandbox.write(&format!("photos/{index:02}.jpg"), lying_jpeg(photo(&digit, index as u32)));
+    }
+    let told = |folder: &str| {
+        let outcome = sandbox.run(&format!("-q predict run {folder}")).succeeded();
+        json_lines(outcome.stdout)
+    };
+    let (digits, photos) = (told("digits"), told("photos"));
+    assert_eq!((digits.len(), photos.len()), (SAMPLES, SAMPLES));
+    assert!(digits.iter().all(|line| line["inverted"] == false));
+    assert!(photos.iter().all(|line| line["inverted"] == true));
+    let pairs = digits.iter().zip(&photos);
+    pairs.filter(|(digit, photo)| digit["class"] == photo["class"]).count()
+}
+
+#[test]
+fn a_photo_of_a_digit_is_told_as_the_digit_is() {
+    let sandbox = Sandbox::new();
+    sandbox.train_digits("--epochs 3 --lr 0.003 --dropout 0");
+    // The built-in digits do not lie as MNIST's do: compared is a clean picture that is placed as the photo is.
+    let same = told_the_same(&sandbox, &vit_data::digits().unwrap(), 8);
+    assert!(same >= SAME, "{same} of {SAMPLES}");
+}
+
+#[test]
+fn a_photo_of_a_digit_of_mnist_is_told_as_the_digit_is() {
+    let Some(data) = real_mnist() else {
+        eprintln!("skipped: VIT_DATA names no folder that holds mnist/");
+        return;
+    };
+    let mnist = vit_data::load_dir(&data.join("mnist")).unwrap();
+    let sandbox = Sandbox::new();
+    let mut training = sandbox.command("train --dataset mnist --epochs 2 --lr 0.001 --run-dir run");
+    Outcome::of(&training.env("VIT_DATA", data).output().unwrap()).succeeded();
+    let same = told_the_same(&sandbox, &mnist, 1);
+    assert!(same >= SAME, "{same} of {SAMPLES}");
+}

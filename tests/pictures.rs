@@ -1,0 +1,274 @@
+//! What a picture is made into for a model: any kind, dark on light or light on dark, from a file, a folder or stdin.
+
+use std::fs::File;
+use std::io::Cursor;
+use std::process::Stdio;
+
+use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageBuffer, ImageFormat, Luma, LumaA};
+use serde_json::Value;
+
+use crate::files::test_file;
+use crate::idx_folder::IdxFolder;
+use crate::png_file::{Header, png, rows};
+use crate::support::{Outcome, Sandbox, json_lines};
+
+fn sandbox_with_run() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.train_digits("--max-steps 40");
+    sandbox
+}
+
+/// A seven in these pixels, of a canvas of 28x28 or of as many times that.
+fn seven(times: u32) -> GrayImage {
+    let is_ink = |x: u32, y: u32| {
+        (5..8).contains(&y) && (8..20).contains(&x)
+            || (8..24).contains(&y) && (x + y / 2).abs_diff(21) < 2
+    };
+    let pixel = |x, y| Luma([if is_ink(x / times, y / times) { 255 } else { 0 }]);
+    GrayImage::from_fn(28 * times, 28 * times, pixel)
+}
+
+fn dark_on_light(mut picture: GrayImage) -> GrayImage {
+    image::imageops::invert(&mut picture);
+    picture
+}
+
+fn save(sandbox: &Sandbox, name: &str, picture: impl Into<DynamicImage>) {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.into().write_to(&mut bytes, ImageFormat::Png).unwrap();
+    sandbox.write(name, bytes.into_inner());
+}
+
+fn predict(sandbox: &Sandbox, words: &str) -> (Value, String) {
+    let outcome = sandbox.run(&format!("predict run {words}")).succeeded();
+    (outcome.json(), outcome.stderr)
+}
+
+#[track_caller]
+fn assert_near(line: &Value, expected: &Value) {
+    assert_eq!(line["class"], expected["class"]);
+    let probabilities = |line: &Value| line["probabilities"].as_array().unwrap().clone();
+    for (got, expected) in probabilities(line).iter().zip(&probabilities(expected)) {
+        let difference = got.as_f64().unwrap() - expected.as_f64().unwrap();
+        assert!(difference.abs() < 1e-4, "{line}");
+    }
+}
+
+#[test]
+fn a_picture_of_the_models_size_is_taken_as_it_is_and_turned_light_on_dark() {
+    let sandbox = sandbox_with_run();
+    save(&sandbox, "light.png", seven(1));
+    save(&sandbox, "dark.png", dark_on_light(seven(1)));
+    let (light, said) = predict(&sandbox, "light.png");
+    assert_eq!((&light["inverted"], said.as_str()), (&Value::Bool(false), ""));
+    let (dark, said) = predict(&sandbox, "dark.png");
+    assert_eq!(dark["inverted"], true);
+    assert_eq!(said, "dark.png: 28x28 px, dark on light, inverted\n");
+    assert_near(&dark, &light);
+    let (always, said) = predict(&sandbox, "dark.png --invert always");
+    assert_eq!(always["probabilities"], dark["probabilities"]);
+    assert_eq!(said, "dark.png: 28x28 px, inverted\n");
+    let (never, said) = predict(&sandbox, "dark.png --invert never");
+    assert_eq!((&never["inverted"], said.as_str()), (&Value::Bool(false), ""));
+    assert_ne!(never["probabilities"], dark["probabilities"]);
+}
+
+#[test]
+fn every_kind_of_png_says_the_same() {
+    let sandbox = sandbox_with_run();
+    let seven = seven(1);
+    save(&sandbox, "grey.png", seven.clone());
+    let (expected, _) = predict(&sandbox, "grey.png");
+    let wide: Vec<u16> = seven.pixels().map(|pixel| 257 * u16::from(pixel.0[0])).collect();
+    let wide: ImageBuffer<Luma<u16>, _> = ImageBuffer::from_raw(28, 28, wide).unwrap();
+    save(&sandbox, "16.png", wide);
+    // A palette, where 1 is white and 0 is black, and grey of one bit, eight pixels in a byte.
+    let header = |depth, colour| Header { width: 28, height: 28, depth, colour };
+    let indices: Vec<u8> = seven.pixels().map(|pixel| pixel.0[0] / 255).collect();
+    let palette = (b"PLTE", vec![0, 0, 0, 255, 255, 255]);
+    let chunks = [palette, (b"IDAT", rows(indices.chunks(28)))];
+    sandbox.write("palette.png", png(&header(8, 3), &chunks));
+    let bits = |row: &[u8]| -> Vec<u8> {
+        row.chunks(8).map(|bits| (0..).zip(bits).map(|(at, bit)| bit << (7 - at)).sum()).collect()
+    };
+    let packed: Vec<Vec<u8>> = indices.chunks(28).map(bits).collect();
+    let packed = rows(packed.iter().map(Vec::as_slice));
+    sandbox.write("bits.png", png(&header(1, 0), &[(b"IDAT", packed)]));
+    for name in ["16.png", "palette.png", "bits.png"] {
+        let (line, said) = predict(&sandbox, name);
+        assert_eq!(line["probabilities"], expected["probabilities"], "{name}");
+        assert_eq!(said, "", "{name}");
+    }
+}
+
+#[test]
+fn a_drawing_on_nothing_is_seen_in_any_colour() {
+    let sandbox = sandbox_with_run();
+    let drawing = |ink: u8| {
+        let pixels = seven(1);
+        GrayAlphaImage::from_fn(28, 28, |x, y| LumaA([ink, pixels.get_pixel(x, y).0[0]]))
+    };
+    save(&sandbox, "seven.png", seven(1));
+    save(&sandbox, "white.png", drawing(255));
+    save(&sandbox, "black.png", drawing(0));
+    let (expected, _) = predict(&sandbox, "seven.png");
+    let (white, _) = predict(&sandbox, "white.png");
+    assert_eq!(white["probabilities"], expected["probabilities"]);
+    let (black, _) = predict(&sandbox, "black.png");
+    assert_eq!((&white["inverted"], &black["inverted"]), (&false.into(), &true.into()));
+    assert_near(&black, &expected);
+}
+
+#[test]
+fn strokes_anywhere_on_a_page_of_any_shape_are_placed_alike() {
+    let sandbox = sandbox_with_run();
+    let pages = [("wide.png", 500, 300, 230, 40), ("tall.png", 300, 500, 10, 200)];
+    for (name, width, height, left, top) in pages {
+        let mut page = GrayImage::from_pixel(width, height, Luma([200]));
+        image::imageops::replace(&mut page, &dark_on_light(seven(8)), left, top);
+        // The white around the seven becomes the page's grey.
+        for pixel in page.pixels_mut() {
+            pixel.0[0] = pixel.0[0].min(200);
+        }
+        save(&sandbox, name, page);
+    }
+    let (wide, said) = predict(&sandbox, "wide.png");
+    let expected =
+        "500x300 px, dark on light, inverted; strokes placed as MNIST's in the model's 28x28";
+    assert_eq!(said, format!("wide.png: {expected}\n"));
+    let (tall, _) = predict(&sandbox, "tall.png");
+    assert_near(&tall, &wide);
+    for (fit, how) in [("pad", "scaled and padded to"), ("stretch", "scaled to")] {
+        let (line, said) = predict(&sandbox, &format!("wide.png --fit {fit}"));
+        assert!(said.contains(&format!("inverted; {how} the model's 28x28")), "{said}");
+        assert_ne!(line["probabilities"], wide["probabilities"]);
+    }
+}
+
+#[test]
+fn a_blank_page_is_said_to_be_one() {
+    let sandbox = sandbox_with_run();
+    save(&sandbox, "blank.png", GrayImage::from_fn(90, 120, |x, y| Luma([(90 + x + y / 2) as u8])));
+    let (_, said) = predict(&sandbox, "blank.png");
+    assert!(
+        said.starts_with("warning: blank.png: no strokes stand out from the background\n"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_folder_gives_its_pictures_in_the_order_of_their_names() {
+    let sandbox = sandbox_with_run();
+    for name in ["b.png", "a.JPEG", "c.jpg", "in/d.png"] {
+        save(&sandbox, &format!("folder/{name}"), seven(1));
+    }
+    sandbox.write("folder/notes.txt", "no picture");
+    sandbox.write("folder/._b.png", "no picture either");
+    let outcome = sandbox.run("predict run folder").succeeded();
+    assert_eq!(outcome.stderr, "folder: 3 of 6 entries are no pictures, skipped\n");
+    let lines = json_lines(&outcome.stdout);
+    let names: Vec<&str> = lines.iter().map(|line| line["image"].as_str().unwrap()).collect();
+    assert_eq!(names, ["folder/a.JPEG", "folder/b.png", "folder/c.jpg"]);
+    sandbox.write("empty/notes.txt", "no picture");
+    let refusal = sandbox.refuses(3, "predict run empty");
+    assert!(refusal.hint.contains(".jpeg"), "{refusal:?}");
+    refusal.saying(&["no PNG or JPEG pictures in empty"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_in_a_folder_are_followed_to_files_alone() {
+    use std::os::unix::fs::symlink;
+    let sandbox = sandbox_with_run();
+    save(&sandbox, "seven.png", seven(1));
+    save(&sandbox, "other/seven.png", seven(1));
+    std::fs::create_dir(sandbox.path("folder")).unwrap();
+    symlink("../seven.png", sandbox.path("folder/file.png")).unwrap();
+    symlink("../other", sandbox.path("folder/folder.png")).unwrap();
+    symlink("nowhere", sandbox.path("folder/nothing.png")).unwrap();
+    let outcome = sandbox.run("predict run folder").succeeded();
+    assert_eq!(outcome.json()["image"], "folder/file.png");
+    assert_eq!(outcome.stderr, "folder: 2 of 3 entries are no pictures, skipped\n");
+}
+
+#[test]
+fn a_picture_can_come_from_stdin() {
+    let sandbox = sandbox_with_run();
+    save(&sandbox, "seven.png", seven(1));
+    let (expected, _) = predict(&sandbox, "seven.png");
+    let piped = |words: &str| {
+        let stdin = Stdio::from(File::open(sandbox.path("seven.png")).unwrap());
+        Outcome::of(&sandbox.command(words).stdin(stdin).output().unwrap()).succeeded()
+    };
+    let line = piped("predict run -").json();
+    assert_eq!(line["image"], "-");
+    assert_eq!(line["probabilities"], expected["probabilities"]);
+    piped("explain run - -o piped.png");
+    sandbox.run("explain run seven.png -o named.png").succeeded();
+    assert_eq!(sandbox.read("piped.png"), sandbox.read("named.png"));
+    sandbox.refuses(3, "predict run -").saying(&["-: expected a PNG or JPEG picture"]);
+}
+
+#[test]
+fn one_that_cannot_be_read_does_not_hide_the_others() {
+    let sandbox = sandbox_with_run();
+    save(&sandbox, "seven.png", seven(1));
+    sandbox.write("text.png", "no picture");
+    let outcome = sandbox.run("predict run text.png seven.png missing.png seven.png");
+    assert_eq!(outcome.code, Some(3));
+    assert_eq!(json_lines(&outcome.stdout).len(), 2);
+    let errors: Vec<&str> =
+        outcome.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert!(errors[0].starts_with("error: text.png: expected a PNG or JPEG"), "{errors:?}");
+    assert!(errors[1].starts_with("error: cannot read missing.png: "), "{errors:?}");
+    assert_eq!(errors[2..], ["error: 2 of 4 pictures could not be read"]);
+}
+
+#[test]
+fn what_a_model_sees_is_explained_as_it_is_predicted() {
+    let sandbox = sandbox_with_run();
+    let mut page = GrayImage::from_pixel(500, 400, Luma([255]));
+    image::imageops::replace(&mut page, &dark_on_light(seven(6)), 200, 30);
+    save(&sandbox, "page.png", page);
+    let (line, _) = predict(&sandbox, "page.png");
+    let told = sandbox.run("explain run page.png -o out.png").succeeded().stdout;
+    let probability = 100.0 * line["probability"].as_f64().unwrap();
+    let expected = format!("class        {}\nprobability  {probability:.2} %\n", line["class"]);
+    assert!(told.starts_with(&expected), "{told}");
+}
+
+#[test]
+fn what_does_not_go_together_is_refused() {
+    let sandbox = sandbox_with_run();
+    save(&sandbox, "seven.png", seven(1));
+    for (name, value) in [("--invert", "always"), ("--fit", "pad")] {
+        let outcome = sandbox.run(&format!("predict run --dataset digits {name} {value}"));
+        assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+        let said = format!("'--dataset <NAME|DIR>' cannot be used with '{name} <");
+        assert!(outcome.stderr.contains(&said), "{}", outcome.stderr);
+    }
+    let outcome = sandbox.run("predict run seven.png --fit crop");
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_model_of_colour_or_of_other_images_is_given_pictures_as_they_are() {
+    let sandbox = Sandbox::new();
+    let foreign = test_file("fixtures/hf/4");
+    sandbox.run(&format!("import {} -o colour.safetensors", foreign.display())).succeeded();
+    IdxFolder::default().write(&sandbox, "clothes");
+    sandbox.run("train --dataset clothes --max-steps 1 --batch-size 8 --run-dir run").succeeded();
+    save(&sandbox, "page.png", dark_on_light(seven(10)));
+    for model in ["run", "colour.safetensors"] {
+        let outcome = sandbox.run(&format!("predict {model} page.png")).succeeded();
+        assert_eq!(outcome.json()["inverted"], false, "{model}");
+        let scaled = "page.png: 280x280 px, scaled to the model's ";
+        assert!(outcome.stderr.starts_with(scaled), "{}", outcome.stderr);
+        let always = sandbox.run(&format!("predict {model} page.png --invert always --fit pad"));
+        assert_eq!(always.succeeded().json()["inverted"], true, "{model}");
+    }
+    let words = "predict colour.safetensors page.png --fit mnist";
+    sandbox.refuses(2, words).saying(&["--fit mnist is for models of grey images"]);
+    let strokes = sandbox.run("predict run page.png --fit mnist --invert always").succeeded();
+    assert!(strokes.stderr.contains("strokes placed as MNIST's"), "{}", strokes.stderr);
+}
