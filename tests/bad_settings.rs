@@ -165,7 +165,8 @@ fn a_learning_rate_that_makes_training_diverge() {
     assert_eq!(outcome.code, Some(5), "{}", outcome.stderr);
     assert_eq!(
         outcome.stderr,
-        "error: step 2 of epoch 1: expected a finite loss, got NaN\nhint: try a smaller --lr\n"
+        "error: step 2 of epoch 1: expected a finite loss, got NaN\n\
+         hint: try a smaller --lr; run/diverged.json says on which images, and `vit train --resume run` comes to them again\n"
     );
     assert!(!sandbox.path("run/model.safetensors").exists());
 }

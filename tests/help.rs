@@ -7,7 +7,7 @@ use std::fs;
 use crate::files::test_file;
 use crate::support::Sandbox;
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "",
     "train",
     "eval",
@@ -15,6 +15,7 @@ const COMMANDS: [&str; 14] = [
     "explain",
     "info",
     "compare",
+    "verify",
     "export",
     "import",
     "fetch",

@@ -24,6 +24,7 @@ mod cuda_build;
 mod evaluation;
 mod explain;
 mod export;
+mod faults;
 mod help;
 mod hostile_pictures;
 mod info;

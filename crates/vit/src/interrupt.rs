@@ -27,8 +27,26 @@ pub(crate) fn listen() -> Result<()> {
             std::process::exit(Exit::Interrupted as i32);
         }
     };
-    ctrlc::set_handler(on_signal)
-        .map_err(|error| Failure::new(Exit::Internal, format!("cannot listen for Ctrl-C: {error}")))
+    ctrlc::set_handler(on_signal).map_err(|error| {
+        Failure::new(Exit::Internal, format!("cannot listen for Ctrl-C: {error}"))
+    })?;
+    outlive_limits()
+}
+
+/// A file that reaches the limit set for its size is to be an error of its write, and not the end of the program, which
+/// would leave the file behind.
+#[cfg(unix)]
+fn outlive_limits() -> Result<()> {
+    let heard = std::sync::Arc::new(AtomicBool::new(false));
+    let registered = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, heard);
+    registered.map(drop).map_err(|error| {
+        Failure::new(Exit::Internal, format!("cannot listen for SIGXFSZ: {error}"))
+    })
+}
+
+#[cfg(not(unix))]
+fn outlive_limits() -> Result<()> {
+    Ok(())
 }
 
 /// From now on there is a run that looks at [`asked`] after every step.

@@ -71,6 +71,8 @@ fn resume(args: &cli::Train, path: &Path) -> Result<ExitCode> {
         Some(Resumed { path, saved }) => {
             resume::check_dataset(&saved, &set_up.digest_of_dataset())?;
             set_up.trainer.resume(&saved.state)?;
+            // Of a run that had ended, it may be all that is missing.
+            vit_model::write(&folder.model(), saved.state.kept(), &set_up.settings.model)?;
             tracing::info!("going on from {}", path.display());
             (saved.metrics, saved.about)
         }

@@ -1,0 +1,120 @@
+//! Checkpoints that are not as they were written.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::{Dice, checkpoints, copy, outcome, sandbox, times, uninterrupted};
+use crate::support::Sandbox;
+
+/// A run whose last three checkpoints are kept: those after 32, 36 and 40 steps.
+fn trained() -> (Sandbox, super::Outcome) {
+    let sandbox = sandbox();
+    let whole = uninterrupted(&sandbox);
+    assert_eq!(checkpoints(&sandbox, "whole"), [32, 36, 40]);
+    (sandbox, whole)
+}
+
+fn files_of(sandbox: &Sandbox, checkpoint: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(sandbox.path(checkpoint)).unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// Any bit of any file; the one before is used, and the run ends as it should.
+#[test]
+fn a_flipped_bit_is_found_and_the_checkpoint_before_is_used() {
+    let (sandbox, whole) = trained();
+    let mut dice = Dice(3);
+    for (at, file) in (0..times(2, 40))
+        .flat_map(|_| files_of(&sandbox, "whole/checkpoints/step-000040"))
+        .enumerate()
+    {
+        let name = file.file_name().unwrap().to_owned();
+        copy(&sandbox.path("whole"), &sandbox.path("run"));
+        let path = sandbox.path("run/checkpoints/step-000040").join(&name);
+        let mut bytes = fs::read(&path).unwrap();
+        let bit = dice.below(8 * bytes.len() as u64) as usize;
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, bytes).unwrap();
+        let said = sandbox.run("train --resume run").succeeded().stderr;
+        let context = format!("{at}: bit {bit} of {}: {said}", name.display());
+        assert!(said.contains("warning: run/checkpoints/step-000040: "), "{context}");
+        assert!(said.contains("going on from run/checkpoints/step-000036"), "{context}");
+        assert!(outcome(&sandbox, "run") == whole, "{context}");
+        sandbox.run("verify run --files-only").succeeded();
+        fs::remove_dir_all(sandbox.path("run")).unwrap();
+    }
+}
+
+#[test]
+fn a_file_cut_at_any_length_is_found_and_the_checkpoint_before_is_used() {
+    let (sandbox, whole) = trained();
+    let mut dice = Dice(5);
+    for file in (0..times(1, 20)).flat_map(|_| files_of(&sandbox, "whole/checkpoints/step-000040"))
+    {
+        let name = file.file_name().unwrap().to_owned();
+        copy(&sandbox.path("whole"), &sandbox.path("run"));
+        let path = sandbox.path("run/checkpoints/step-000040").join(&name);
+        let len = dice.below(fs::metadata(&path).unwrap().len());
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(len).unwrap();
+        let said = sandbox.run("train --resume run").succeeded().stderr;
+        assert!(said.contains("going on from run/checkpoints/step-000036"), "{len}: {said}");
+        assert!(outcome(&sandbox, "run") == whole, "{} cut to {len}", name.display());
+        fs::remove_dir_all(sandbox.path("run")).unwrap();
+    }
+}
+
+#[test]
+fn where_none_is_whole_the_run_is_refused() {
+    let (sandbox, _) = trained();
+    for step in checkpoints(&sandbox, "whole") {
+        sandbox.write(&format!("whole/checkpoints/step-{step:06}/state.json"), "{}");
+    }
+    let outcome = sandbox.run("-q train --resume whole");
+    assert_eq!(outcome.code, Some(4), "{}", outcome.stderr);
+    assert!(
+        outcome
+            .stderr
+            .contains("step-000032: whole/checkpoints/step-000032/state.json: expected SHA-256"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(
+        outcome.stderr.contains("hint: no checkpoint of this run is whole"),
+        "{}",
+        outcome.stderr
+    );
+    // What was there is there.
+    assert_eq!(checkpoints(&sandbox, "whole"), [32, 36, 40]);
+    let verified = sandbox.run("verify whole");
+    assert_eq!(verified.code, Some(4), "{}", verified.stderr);
+    assert_eq!(verified.stdout.matches("BAD").count(), 3, "{}", verified.stdout);
+}
+
+#[test]
+fn metrics_that_were_changed_are_found() {
+    let (sandbox, _) = trained();
+    let metrics = String::from_utf8(sandbox.read("whole/metrics.jsonl")).unwrap();
+    sandbox.write("whole/metrics.jsonl", metrics.replacen("loss", "boss", 1));
+    for words in ["-q train --resume whole", "verify whole --files-only"] {
+        let outcome = sandbox.run(words);
+        assert_eq!(outcome.code, Some(4), "{}", outcome.stderr);
+        let said = outcome.stdout + &outcome.stderr;
+        assert!(said.contains("expected to begin with"), "{said}");
+    }
+}
+
+/// The first steps are those of other settings, and so of other parameters.
+#[test]
+fn verify_takes_the_first_steps_again() {
+    let (sandbox, _) = trained();
+    let verified = sandbox.run("verify whole").succeeded();
+    assert!(verified.stdout.contains("10 taken again, to the same bits"), "{}", verified.stdout);
+    let parts = sandbox.run("verify whole --json").succeeded().json();
+    assert!(parts.as_array().unwrap().iter().all(|part| part["sound"] == true), "{parts}");
+    let empty = Sandbox::new();
+    empty.write("run/notes", "");
+    let refusal = empty.refuses(4, "verify run");
+    refusal.saying(&["run/config.toml"]);
+}

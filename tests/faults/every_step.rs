@@ -1,0 +1,90 @@
+//! A run that ends after any of its steps, and is taken up again there.
+
+use std::fs;
+
+use super::{checkpoints, copy, outcome, sandbox, uninterrupted};
+
+/// Whichever step it was, whether its epoch had ended or not, and with another number of threads than before.
+#[test]
+fn a_run_goes_on_from_every_step_to_the_same_bits() {
+    let sandbox = sandbox();
+    let whole = uninterrupted(&sandbox);
+    let words = "-q train --config small.toml --save-every 1 --keep 100 --threads 1 --run-dir each";
+    sandbox.run(words).succeeded();
+    assert_eq!(outcome(&sandbox, "each"), whole);
+    let steps = checkpoints(&sandbox, "each");
+    assert_eq!(steps, (1..=40).collect::<Vec<_>>());
+    for &step in &steps {
+        copy(&sandbox.path("each"), &sandbox.path("run"));
+        // As it would be had it been killed before the next step: what came later is of its future.
+        for later in &steps[step as usize..] {
+            let name = format!("run/checkpoints/step-{later:06}");
+            fs::remove_dir_all(sandbox.path(name)).unwrap();
+        }
+        let threads = 1 + step % 4;
+        sandbox.run(&format!("-q train --resume run --threads {threads}")).succeeded();
+        assert_eq!(outcome(&sandbox, "run"), whole, "after step {step}");
+        fs::remove_dir_all(sandbox.path("run")).unwrap();
+    }
+}
+
+#[test]
+fn a_run_without_a_checkpoint_begins_again() {
+    let sandbox = sandbox();
+    let whole = uninterrupted(&sandbox);
+    fs::remove_dir_all(sandbox.path("whole/checkpoints")).unwrap();
+    let said = sandbox.run("train --resume whole").succeeded().stderr;
+    assert!(said.contains("whole has no checkpoint yet: beginning again"), "{said}");
+    assert_eq!(outcome(&sandbox, "whole"), whole);
+}
+
+/// Its end was written, and is again: a run can die while its report is drawn.
+#[test]
+fn a_run_that_has_ended_is_finished_and_trains_no_further() {
+    let sandbox = sandbox();
+    let whole = uninterrupted(&sandbox);
+    fs::remove_file(sandbox.path("whole/report.html")).unwrap();
+    fs::remove_file(sandbox.path("whole/model.safetensors")).unwrap();
+    sandbox.run("train --resume whole").succeeded();
+    assert_eq!(outcome(&sandbox, "whole"), whole);
+    assert!(sandbox.path("whole/report.html").exists());
+}
+
+#[test]
+fn in_the_order_of_the_file_too() {
+    let sandbox = sandbox();
+    sandbox
+        .run("-q train --config small.toml --no-shuffle --save-every 4 --run-dir whole")
+        .succeeded();
+    let whole = outcome(&sandbox, "whole");
+    for later in checkpoints(&sandbox, "whole").into_iter().skip(1) {
+        fs::remove_dir_all(sandbox.path(format!("whole/checkpoints/step-{later:06}"))).unwrap();
+    }
+    sandbox.run("-q train --resume whole").succeeded();
+    assert_eq!(outcome(&sandbox, "whole"), whole);
+}
+
+/// Event files are of the steps that stand, each of them once.
+#[test]
+fn tensorboards_events_are_those_of_the_metrics() {
+    let sandbox = sandbox();
+    let words = "-q train --config small.toml --tensorboard --save-every 7 --keep 9 --run-dir run";
+    sandbox.run(words).succeeded();
+    let steps = |folder: &str| -> usize {
+        let files = fs::read_dir(sandbox.path(folder)).unwrap().map(|file| file.unwrap().path());
+        files
+            .map(|file| {
+                let bytes = fs::read(file).unwrap();
+                bytes.windows(9).filter(|part| *part == b"step/loss").count()
+            })
+            .sum()
+    };
+    let all = steps("run/tensorboard");
+    assert!(all > 0);
+    for later in checkpoints(&sandbox, "run").into_iter().skip(2) {
+        fs::remove_dir_all(sandbox.path(format!("run/checkpoints/step-{later:06}"))).unwrap();
+    }
+    sandbox.run("-q train --resume run").succeeded();
+    assert_eq!(steps("run/tensorboard"), all);
+    assert_eq!(fs::read_dir(sandbox.path("run/tensorboard")).unwrap().count(), 1);
+}

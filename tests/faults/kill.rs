@@ -1,0 +1,90 @@
+//! `kill -9` at any moment.
+#![cfg(unix)]
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use super::{Dice, checkpoints, outcome, sandbox, times, uninterrupted};
+use crate::support::{Sandbox, json_lines};
+
+/// Steps between two checkpoints.
+const EVERY: u64 = 3;
+
+/// A run is killed and taken up again until it ends by itself; then another begins, until there were enough deaths.
+#[test]
+fn a_run_that_is_killed_at_any_moment_ends_in_the_same_bits() {
+    let sandbox = sandbox();
+    let whole = uninterrupted(&sandbox);
+    let mut dice = Dice(7);
+    let (mut deaths, mut runs) = (0, 0);
+    while deaths < times(15, 500) || runs == 0 {
+        let new = !sandbox.path("run").exists();
+        let words = if new { "--config small.toml --run-dir run" } else { "--resume run" };
+        let words = format!("-q train {words} --save-every {EVERY} --threads 2");
+        let mut command = sandbox.command(&words);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        // Short and long lives: of starting, of one step, of many.
+        let longest = [40, 80, 160, 400][dice.below(4) as usize];
+        thread::sleep(Duration::from_micros(dice.below(1000 * longest)));
+        child.kill().unwrap();
+        let ended = child.wait_with_output().unwrap();
+        match ended.status.code() {
+            None => {
+                deaths += 1;
+                assert_little_is_lost(&sandbox);
+            }
+            Some(code) => {
+                assert_eq!(code, 0, "{}", String::from_utf8_lossy(&ended.stderr));
+                assert_eq!(outcome(&sandbox, "run"), whole, "after {deaths} deaths");
+                runs += 1;
+                fs::remove_dir_all(sandbox.path("run")).unwrap();
+            }
+        }
+    }
+    println!("{deaths} deaths in {runs} whole runs");
+}
+
+/// What has been recorded is at most one interval, and what was trained while a checkpoint was being written, ahead of
+/// the newest checkpoint; and each of these is whole.
+#[track_caller]
+fn assert_little_is_lost(sandbox: &Sandbox) {
+    let metrics = sandbox.path("run/metrics.jsonl");
+    let Ok(text) = fs::read_to_string(metrics) else { return };
+    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+    let last = json_lines(whole).last().map_or(0, |record| record["step"].as_u64().unwrap());
+    let checkpoints = checkpoints(sandbox, "run");
+    let newest = checkpoints.last().copied().unwrap_or(0);
+    assert!(last <= newest + 2 * EVERY, "recorded step {last}, checkpoint {newest}");
+    if newest > 0 {
+        let found = sandbox.run("verify run --files-only --json");
+        let found: Vec<serde_json::Value> = serde_json::from_str(&found.stdout).unwrap();
+        for part in found {
+            let is_checkpoint = part["part"].as_str().unwrap().starts_with("checkpoints/");
+            assert!(!is_checkpoint || part["sound"] == true, "{part}");
+        }
+    }
+}
+
+/// The shell's `kill` and its signals are the system's: this one cannot be caught.
+#[test]
+fn a_folder_is_whole_whenever_it_is_there() {
+    let sandbox = sandbox();
+    for wait in (0..times(10, 200)).map(|at| at as u64 * 4) {
+        let run = sandbox.path("run");
+        let mut command = sandbox.command("-q train --config small.toml --run-dir run");
+        let child = command.spawn().unwrap();
+        thread::sleep(Duration::from_millis(wait));
+        let process = child.id().to_string();
+        let mut child = child;
+        Command::new("kill").args(["-s", "KILL", &process]).status().unwrap();
+        child.wait().unwrap();
+        if run.exists() {
+            for name in ["config.toml", "env.json", "metrics.jsonl"] {
+                assert!(run.join(name).exists(), "{name} after {wait} ms");
+            }
+            fs::remove_dir_all(run).unwrap();
+        }
+    }
+}

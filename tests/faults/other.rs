@@ -1,0 +1,80 @@
+//! Checkpoints of another run: of other settings, another version, other images.
+
+use std::fs;
+
+use vit_files::write_folder_atomically;
+
+use super::{sandbox, uninterrupted};
+use crate::idx_folder::IdxFolder;
+use crate::support::Sandbox;
+
+/// Writes a checkpoint again with one of its files changed: as it would be had another version written it.
+fn rewrite(sandbox: &Sandbox, name: &str, change: impl Fn(String) -> String) {
+    let run = sandbox.path("whole");
+    let path = run.join("checkpoints/step-000040");
+    let names = ["config.toml", "model.safetensors", "state.json", "state.safetensors"];
+    let files = names.map(|name| (name, fs::read(path.join(name)).unwrap()));
+    let files = files.map(|(file, bytes)| {
+        let changed = || change(String::from_utf8(bytes.clone()).unwrap()).into_bytes();
+        (file, if file == name { changed() } else { bytes })
+    });
+    let files: Vec<(&str, &[u8])> =
+        files.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+    write_folder_atomically(&path, &run, &files).unwrap();
+}
+
+#[test]
+fn another_configuration_is_told_by_field() {
+    let sandbox = sandbox();
+    uninterrupted(&sandbox);
+    let settings = String::from_utf8(sandbox.read("whole/config.toml")).unwrap();
+    let other = settings.replace("lr = 0.001", "lr = 0.002").replace("depth = 1", "depth = 2");
+    assert!(other != settings);
+    sandbox.write("whole/config.toml", other);
+    sandbox.refuses(4, "train --resume whole").saying(&[
+        "step-000040 is of other settings: ",
+        "model.depth 1 there, 2 in config.toml; train.optimizer.lr 0.001 there, 0.002 in config.toml",
+    ]);
+}
+
+#[test]
+fn another_version_is_named() {
+    let sandbox = sandbox();
+    uninterrupted(&sandbox);
+    rewrite(&sandbox, "state.json", |text| text.replace("\"format\": 1", "\"format\": 2"));
+    sandbox
+        .refuses(4, "train --resume whole")
+        .saying(&["step-000040/state.json: expected format 1, got 2"]);
+    rewrite(&sandbox, "state.json", |text| {
+        text.replace("\"format\": 2", "\"format\": 1").replace("of_epoch\"", "of_era\"")
+    });
+    sandbox.refuses(4, "train --resume whole").saying(&["state.json: unknown field `of_era`"]);
+}
+
+#[test]
+fn other_images_are_refused() {
+    let sandbox = sandbox();
+    uninterrupted(&sandbox);
+    let path = sandbox.path("tiny/train-images-idx3-ubyte");
+    let mut images = fs::read(&path).unwrap();
+    images[100] ^= 1;
+    fs::write(&path, images).unwrap();
+    sandbox
+        .refuses(3, "train --resume whole")
+        .saying(&["the dataset is not what it was: expected SHA-256"]);
+    IdxFolder { train: 60, ..IdxFolder::default() }.write(&sandbox, "tiny");
+    sandbox.refuses(3, "train --resume whole").saying(&["the dataset is not what it was"]);
+}
+
+#[test]
+fn settings_are_those_of_the_run() {
+    let sandbox = sandbox();
+    for flag in ["--epochs 3", "--lr 0.1", "--preset notebook", "--ema 0.9", "--dataset digits"] {
+        let refused = sandbox.run(&format!("train --resume whole {flag}"));
+        assert_eq!(refused.code, Some(2), "{flag}: {}", refused.stderr);
+        let name = flag.split(' ').next().unwrap();
+        let said = format!("'--resume <RUN>' cannot be used with '{name} <");
+        assert!(refused.stderr.contains(&said), "{}", refused.stderr);
+    }
+    sandbox.refuses(4, "train --resume whole").saying(&["cannot read whole/config.toml"]);
+}
