@@ -8,6 +8,7 @@ mod evaluation;
 mod gradients;
 mod interface;
 mod metrics;
+mod mixed;
 #[cfg_attr(not(feature = "cuda"), path = "no_gpu.rs")]
 mod on_gpu;
 mod optimizer;
@@ -24,6 +25,7 @@ pub use evaluation::{Confusion, EVALUATION_BATCH, Evaluation, argmax, evaluate};
 pub use gradients::clip_gradients;
 pub use interface::{Batch, Bytes, Data, Forward, Observer};
 pub use metrics::{EpochMetrics, MetricsFile, Record, StepMetrics};
+pub use mixed::Mixed;
 pub use optimizer::{Decay, Optimizer, OptimizerConfig, OptimizerKind};
 pub use run_folder::RunFolder;
 pub use schedule::{Schedule, ScheduleKind};

@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod augmentation;
 pub(crate) mod bench;
 mod foreign;
 pub(crate) mod recipe;
@@ -121,6 +122,8 @@ pub(crate) struct Train {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) recipe: recipe::Recipe,
+    #[command(flatten)]
+    pub(crate) augmentation: augmentation::Augmentation,
 }
 
 const MEASURED_ON: &str = "\

@@ -17,6 +17,7 @@ use vit_report::EventFile;
 use vit_train::{EpochMetrics, Forward, MetricsFile, Observer, Record, RunFolder, Trainer};
 
 use self::images::Images;
+pub(super) use self::images::batch_of;
 use crate::cli::{self, SaveEvery};
 use crate::dataset::{self, Found};
 use crate::failure::{Exit, Failure, Result};
