@@ -96,9 +96,8 @@ impl CustomOp1 for SoftCrossEntropy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::smoothed_cross_entropy_sum;
     use crate::testing::{Case, tensors};
-    use candle_core::{DType, Device};
+    use candle_core::{DType, Device, Var};
 
     /// Rows that sum to 1, one entry being 0.
     fn targets(batch: usize, classes: usize) -> Result<Tensor> {
@@ -136,32 +135,27 @@ mod tests {
         Ok(())
     }
 
-    /// A share of each of two labels: the losses of both, weighed; smoothed ones too. Those are PyTorch's.
+    /// `F.cross_entropy(logits, targets, reduction="sum")` of PyTorch 2.15, in float64, and its gradient.
     #[test]
-    fn shares_of_two_labels_weigh_their_losses() -> Result<()> {
+    fn loss_and_gradient_are_pytorchs() -> Result<()> {
         let logits = Tensor::new(&[[1.0_f64, -2.0, 0.5], [0.25, 3.0, -1.0]], &Device::Cpu)?;
-        for (smoothing, share) in [(0.0, 0.3), (0.1, 0.3), (0.1, 0.0), (0.0, 1.0)] {
-            let loss = |label: u32, row: usize| {
-                let label = Tensor::new(&[label], &Device::Cpu)?;
-                smoothed_cross_entropy_sum(&logits.narrow(0, row, 1)?, &label, smoothing)?
-                    .to_scalar::<f64>()
-            };
-            let of_two = |a, b, row| {
-                Ok::<_, candle_core::Error>(share * loss(a, row)? + (1.0 - share) * loss(b, row)?)
-            };
-            let want = of_two(2, 0, 0)? + of_two(1, 1, 1)?;
-            let row = |[a, b]: [usize; 2]| {
-                let mut row = [smoothing / 3.0; 3];
-                row[a] += (1.0 - smoothing) * share;
-                row[b] += (1.0 - smoothing) * (1.0 - share);
-                row
-            };
-            let targets = Tensor::new(&[row([2, 0]), row([1, 1])], &Device::Cpu)?;
-            let exact = soft_cross_entropy_sum(&logits, &targets)?.to_scalar::<f64>()?;
-            assert!((exact - want).abs() < 1e-14, "{exact} {want}");
-            let [logits, targets] = [&logits, &targets].map(|of| of.to_dtype(DType::F32));
-            let fused = soft_cross_entropy_sum(&logits?, &targets?)?.to_scalar::<f32>()?;
-            assert!((f64::from(fused) - want).abs() < 1e-6, "{fused} {want}");
+        let targets = Tensor::new(&[[0.25_f64, 0.0, 0.75], [0.5, 0.5, 0.0]], &Device::Cpu)?;
+        let want = 2.333633103746383;
+        let gradient = [
+            [0.3537488961486258, 0.030058887569574023, -0.3838077837181998],
+            [-0.4409302424074898, 0.4240064735078669, 0.01692376889962281],
+        ];
+        for (dtype, tolerance) in [(DType::F64, 1e-14), (DType::F32, 1e-6)] {
+            let logits = Var::from_tensor(&logits.to_dtype(dtype)?)?;
+            let loss = soft_cross_entropy_sum(&logits, &targets.to_dtype(dtype)?)?;
+            let got = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+            assert!((got - want).abs() < tolerance, "{got}");
+            let gradients = loss.backward()?;
+            let got = gradients.get(&logits).expect("a gradient").to_dtype(DType::F64)?;
+            let rows = got.to_vec2::<f64>()?;
+            for (got, want) in rows.iter().flatten().zip(gradient.iter().flatten()) {
+                assert!((got - want).abs() < tolerance, "{got} {want}");
+            }
         }
         Ok(())
     }

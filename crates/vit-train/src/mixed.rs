@@ -103,6 +103,17 @@ mod tests {
         Ok(())
     }
 
+    /// `F.cross_entropy(logits, targets, reduction="sum", label_smoothing=0.25)` of PyTorch 2.15, in float64, with targets of
+    /// the two labels' shares.
+    #[test]
+    fn a_smoothed_loss_is_pytorchs() -> Result<()> {
+        let logits = Tensor::new(&[[1.0_f64, -2.0, 0.5], [0.25, 3.0, -1.0]], &Device::Cpu)?;
+        let pairs = Pairs::of(&labels(&[2, 1])?, &mixed(&[0, 1], &[0.25, 0.75])?)?;
+        let got = pairs.loss_sum(&logits, 0.25)?.to_scalar::<f64>()?;
+        assert!((got - 1.7190497704130496).abs() < 1e-6, "{got}");
+        Ok(())
+    }
+
     #[test]
     fn what_counts_is_the_label_of_the_larger_share() -> Result<()> {
         let pairs = Pairs::of(&labels(&[1, 2, 3])?, &mixed(&[4, 5, 6], &[0.4, 0.6, 0.5])?)?;
