@@ -332,9 +332,9 @@ mod tests {
         let images = batch.images.flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(batch.labels.to_vec1::<u32>().unwrap(), [9, 8, 7, 6, 5]);
         let Mixed { labels, shares } = batch.mixed.expect("mixed images");
-        let (labels, shares) = (labels.to_vec1().unwrap(), shares.to_vec1::<f32>().unwrap());
+        let (labels, shares) = (labels.to_vec1::<u32>().unwrap(), shares.to_vec1::<f32>().unwrap());
         for (index, (&label, share)) in labels.iter().zip(shares).enumerate() {
-            let other: u32 = 9 - label;
+            let other = 9 - label;
             assert!(among.contains(&other), "{other}");
             let both = without[index].iter().zip(&without[other as usize]);
             let mean: Vec<f32> = both.map(|(x, y)| (1.0 - share) * x + share * y).collect();
