@@ -43,6 +43,13 @@ fn flags_out_of_range() {
         ("--weight-decay -1", "expected weight_decay of at least 0, got -1"),
         ("--min-lr 1e-5", "expected schedule.min_lr only with a schedule that falls, got 0.00001"),
         ("--schedule cosine --min-lr 1", "expected schedule.min_lr between 0 and lr, got 1"),
+        ("--augment-shift -1", "expected augment.shift of at least 0, got -1"),
+        ("--augment-rotation 181", "expected augment.rotation between 0 and 180, got 181"),
+        ("--augment-scale inf", "expected augment.scale of at least 0, got inf"),
+        ("--augment-shear 81", "expected augment.shear between 0 and 80, got 81"),
+        ("--augment-elastic nan", "expected augment.elastic of at least 0, got NaN"),
+        ("--augment-erase 1.5", "expected augment.erase between 0 and 1, got 1.5"),
+        ("--augment-mixup -0.2", "expected augment.mixup of at least 0, got -0.2"),
         ("--dropout 1", "expected dropout.attention in [0, 1), got 1"),
         ("--dropout -0.1", "expected dropout.attention in [0, 1), got -0.1"),
     ] {
@@ -126,7 +133,9 @@ fn files_that_cannot_be_understood() {
 fn augmentation_out_of_range() {
     let refusal = refused_file("[augment]\nerase = 1.5\n");
     assert_eq!(refusal.message, "c.toml: expected augment.erase between 0 and 1, got 1.5");
-    assert!(refusal.hint.contains("[augment]"), "{refusal:?}");
+    for place in ["--augment-erase", "[augment]"] {
+        assert!(refusal.hint.contains(place), "{refusal:?}");
+    }
 }
 
 #[test]

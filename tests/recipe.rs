@@ -119,6 +119,29 @@ fn augmented_images_repeat_from_settings_on_any_number_of_threads() {
     assert_ne!(model, sandbox.read("plain/model.safetensors"));
 }
 
+#[test]
+fn flags_of_augmentation_are_their_settings_and_mixup_repeats_on_any_number_of_threads() {
+    let sandbox = Sandbox::new();
+    sandbox.write("c.toml", "[augment]\nrotation = 10.0\nmixup = 0.4\n");
+    let words = "--max-steps 30 --log-every 1 --label-smoothing 0.1 --accumulate 2 --val-split 0.1";
+    sandbox.train_digits(&format!("--config c.toml {words} --threads 1"));
+    let flags = "--augment-rotation 10 --augment-mixup 0.4";
+    let by_flags = format!("train --dataset digits {words} {flags} --threads 2 --run-dir flags");
+    sandbox.run(&by_flags).succeeded();
+    sandbox.run("train --config flags/config.toml --threads 3 --run-dir again").succeeded();
+    for run in ["flags", "again"] {
+        for file in ["config.toml", "model.safetensors"] {
+            let (got, want) = (format!("{run}/{file}"), format!("run/{file}"));
+            assert_eq!(sandbox.read(&got), sandbox.read(&want), "{got}");
+        }
+        let metrics = sandbox.read(&format!("{run}/metrics.jsonl"));
+        assert_eq!(timeless(&metrics), timeless(&sandbox.read("run/metrics.jsonl")));
+    }
+    let without = "train --config run/config.toml --augment-mixup 0 --run-dir without";
+    sandbox.run(without).succeeded();
+    assert_ne!(sandbox.read("without/model.safetensors"), sandbox.read("run/model.safetensors"));
+}
+
 /// What the epoch's line tells of is what lies in the folder.
 #[test]
 fn the_average_is_what_is_kept() {

@@ -29,7 +29,7 @@ impl Digits {
 
     fn batch(&self, examples: &Examples, indices: &[u32]) -> Result<Batch> {
         let (images, labels) = examples.batch(indices, &self.device, DType::F32)?;
-        Ok(Batch { images, labels })
+        Ok(Batch { images, labels, mixed: None })
     }
 }
 

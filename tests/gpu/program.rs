@@ -71,6 +71,14 @@ fn augmented_images_and_held_out_ones_are_trained_as_on_the_cpu() {
 }
 
 #[test]
+fn mixed_images_are_refused() {
+    let sandbox = sandbox();
+    let refusal = sandbox.refuses(2, "train --dataset digits --augment-mixup 0.2 --device cuda");
+    assert!(refusal.hint.contains("--device cpu"), "{refusal:?}");
+    refusal.saying(&["mixup", "GPU"]);
+}
+
+#[test]
 fn a_batch_that_does_not_fit_is_named() {
     let sandbox = sandbox();
     // Weights of attention alone would be 787 GB.

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor, bail};
 
-use crate::augment::{Augment, Augmenter};
+use crate::augment::{Augment, Augmenter, Partner};
 use crate::idx;
 
 /// A set of grey images with labels: bytes in memory, normalised a batch at a time.
@@ -18,6 +18,26 @@ pub struct Examples {
     labels: Tensor,
     height: usize,
     width: usize,
+}
+
+/// Some images as an [`Augment`] makes them.
+#[derive(Clone, Debug)]
+pub struct Augmented {
+    /// (batch, channels, height, width)
+    pub images: Tensor,
+    /// u32 (batch)
+    pub labels: Tensor,
+    /// What else is in the images, if they are mixed.
+    pub mixed: Option<Mixed>,
+}
+
+/// What images are mixed with.
+#[derive(Clone, Debug)]
+pub struct Mixed {
+    /// The other image's label: u32 (batch)
+    pub labels: Tensor,
+    /// How much of the mean the other image is: f32 (batch)
+    pub shares: Tensor,
 }
 
 impl Examples {
@@ -76,31 +96,64 @@ impl Examples {
         device: &Device,
         dtype: DType,
     ) -> candle_core::Result<(Tensor, Tensor)> {
-        self.batch_of(indices, device, dtype, |_, image, out| out.extend(normalised(image)))
+        let len = self.height * self.width;
+        let images = self.images_of(indices, device, dtype, |place, pixels, out| {
+            out.extend(normalised(&pixels[indices[place] as usize * len..][..len]));
+        })?;
+        Ok((images, self.labels_of(indices, device)?))
     }
 
     /// The same, each image changed as `augment` says for its index in this epoch of a run with this seed:
-    /// `(seed, epoch)`. Where `augment` is none, the same bits as [`batch`](Self::batch).
+    /// `(seed, epoch)`; what it may be mixed with is `among` these. Where `augment` is none, the same bits as
+    /// [`batch`](Self::batch).
     ///
     /// # Errors
-    /// As [`batch`](Self::batch).
+    /// As [`batch`](Self::batch), and if images are to be mixed with others and `among` is empty.
     pub fn augmented_batch(
         &self,
         indices: &[u32],
+        among: &[u32],
         augment: &Augment,
         (seed, epoch): (u64, u64),
         device: &Device,
         dtype: DType,
-    ) -> candle_core::Result<(Tensor, Tensor)> {
+    ) -> candle_core::Result<Augmented> {
         if augment.is_none() {
-            return self.batch(indices, device, dtype);
+            let (images, labels) = self.batch(indices, device, dtype)?;
+            return Ok(Augmented { images, labels, mixed: None });
+        }
+        if augment.mixup > 0.0 && among.is_empty() {
+            bail!("expected images to mix with, got none");
         }
         let mut augmenter = Augmenter::new(augment, seed, epoch, (self.height, self.width));
-        let mut values = Vec::with_capacity(self.height * self.width);
-        self.batch_of(indices, device, dtype, |index, image, out| {
-            values.clear();
-            values.extend(normalised(image));
-            augmenter.append(&values, index, NORMALISED[0], out);
+        let partner = |&index| augmenter.partner(index, among);
+        let partners: Option<Vec<Partner>> =
+            (augment.mixup > 0.0).then(|| indices.iter().map(partner).collect());
+        let others = partners.iter().flatten().map(|partner| partner.index).collect::<Vec<_>>();
+        let mixed = partners.as_ref().map(|partners| {
+            let shares = partners.iter().map(|partner| partner.share).collect::<Vec<_>>();
+            let labels = self.labels_of(&others, device)?;
+            Ok::<_, candle_core::Error>(Mixed { labels, shares: Tensor::new(shares, device)? })
+        });
+        let len = self.height * self.width;
+        let (mut values, mut other) = (Vec::with_capacity(len), Vec::with_capacity(len));
+        let images = self.images_of(indices, device, dtype, |place, pixels, out| {
+            let mut append = |index: u32, out: &mut Vec<f32>| {
+                values.clear();
+                values.extend(normalised(&pixels[index as usize * len..][..len]));
+                augmenter.append(&values, index, NORMALISED[0], out);
+            };
+            append(indices[place], out);
+            if let Some(partners) = &partners {
+                other.clear();
+                append(partners[place].index, &mut other);
+                partners[place].mix(&other, &mut out[place * len..]);
+            }
+        })?;
+        Ok(Augmented {
+            images,
+            labels: self.labels_of(indices, device)?,
+            mixed: mixed.transpose()?,
         })
     }
 
@@ -123,33 +176,39 @@ impl Examples {
         &NORMALISED
     }
 
-    /// A batch of the values that `append` makes of each image's index and bytes.
-    fn batch_of(
+    /// The values that `append` makes of each place in the batch and of the bytes of all images.
+    fn images_of(
         &self,
         indices: &[u32],
         device: &Device,
         dtype: DType,
-        mut append: impl FnMut(u32, &[u8], &mut Vec<f32>),
-    ) -> candle_core::Result<(Tensor, Tensor)> {
-        let (batch, count, len) = (indices.len(), self.len(), self.height * self.width);
-        if let Some(index) = indices.iter().find(|&&index| index as usize >= count) {
-            bail!("expected indices below {count}, got {index}");
-        }
+        mut append: impl FnMut(usize, &[u8], &mut Vec<f32>),
+    ) -> candle_core::Result<Tensor> {
+        self.check(indices)?;
+        let batch = indices.len();
         let images: Vec<f32> = with_bytes(&self.images, |pixels| {
-            let mut images = Vec::with_capacity(batch * len);
-            for &index in indices {
-                let image = &pixels[index as usize * len..][..len];
-                append(index, image, &mut images);
-            }
+            let mut images = Vec::with_capacity(batch * self.height * self.width);
+            (0..batch).for_each(|place| append(place, pixels, &mut images));
             images
         });
+        let shape = (batch, Self::CHANNELS, self.height, self.width);
+        Tensor::from_vec(images, shape, device)?.to_dtype(dtype)
+    }
+
+    fn labels_of(&self, indices: &[u32], device: &Device) -> candle_core::Result<Tensor> {
+        self.check(indices)?;
         let labels: Vec<u32> = with_bytes(&self.labels, |labels| {
             indices.iter().map(|&index| u32::from(labels[index as usize])).collect()
         });
-        let shape = (batch, Self::CHANNELS, self.height, self.width);
-        let images = Tensor::from_vec(images, shape, device)?.to_dtype(dtype)?;
-        let labels = Tensor::from_vec(labels, batch, device)?;
-        Ok((images, labels))
+        Tensor::from_vec(labels, indices.len(), device)
+    }
+
+    fn check(&self, indices: &[u32]) -> candle_core::Result<()> {
+        let count = self.len();
+        match indices.iter().find(|&&index| index as usize >= count) {
+            Some(index) => bail!("expected indices below {count}, got {index}"),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn write_images(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -236,19 +295,55 @@ mod tests {
         assert_eq!(value, f64::from(NORMALISED[6]));
     }
 
+    const ALL: [u32; 5] = [0, 1, 2, 3, 4];
+
+    fn augmented_among(
+        indices: &[u32],
+        among: &[u32],
+        augment: &Augment,
+        epoch: u64,
+    ) -> candle_core::Result<Augmented> {
+        five().augmented_batch(indices, among, augment, (1, epoch), &Device::Cpu, DType::F32)
+    }
+
     fn augmented(indices: &[u32], augment: &Augment, epoch: u64) -> Vec<Vec<f32>> {
-        let batch = five().augmented_batch(indices, augment, (1, epoch), &Device::Cpu, DType::F32);
-        batch.unwrap().0.flatten_from(1).unwrap().to_vec2().unwrap()
+        let batch = augmented_among(indices, &ALL, augment, epoch).unwrap();
+        batch.images.flatten_from(1).unwrap().to_vec2().unwrap()
     }
 
     #[test]
     fn an_augmented_image_does_not_depend_on_its_batch_or_thread() {
-        let augment = Augment { rotation: 20.0, elastic: 1.0, ..Augment::default() };
-        let all = augmented(&[0, 1, 2, 3, 4], &augment, 1);
-        assert_eq!(augmented(&[3, 1], &augment, 1), [all[3].clone(), all[1].clone()]);
-        let elsewhere = std::thread::spawn(move || augmented(&[4], &augment, 1)).join().unwrap();
-        assert_eq!(elsewhere[0], all[4]);
-        assert_ne!(augmented(&[0, 1, 2, 3, 4], &augment, 2), all);
+        for mixup in [0.0, 1.0] {
+            let augment = Augment { rotation: 20.0, elastic: 1.0, mixup, ..Augment::default() };
+            let all = augmented(&ALL, &augment, 1);
+            assert_eq!(augmented(&[3, 1], &augment, 1), [all[3].clone(), all[1].clone()]);
+            let elsewhere = std::thread::spawn(move || augmented(&[4], &augment, 1));
+            assert_eq!(elsewhere.join().unwrap()[0], all[4]);
+            assert_ne!(augmented(&ALL, &augment, 2), all);
+        }
+    }
+
+    #[test]
+    fn a_mixed_image_is_the_mean_of_two_as_they_are_without() {
+        let plain = Augment { rotation: 20.0, ..Augment::default() };
+        let without = augmented(&ALL, &plain, 1);
+        let among = [1, 3];
+        let batch = augmented_among(&ALL, &among, &Augment { mixup: 0.8, ..plain }, 1).unwrap();
+        let images = batch.images.flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(batch.labels.to_vec1::<u32>().unwrap(), [9, 8, 7, 6, 5]);
+        let Mixed { labels, shares } = batch.mixed.expect("mixed images");
+        let (labels, shares) = (labels.to_vec1::<u32>().unwrap(), shares.to_vec1::<f32>().unwrap());
+        for (index, (&label, share)) in labels.iter().zip(shares).enumerate() {
+            let other = 9 - label;
+            assert!(among.contains(&other), "{other}");
+            let both = without[index].iter().zip(&without[other as usize]);
+            let mean: Vec<f32> = both.map(|(x, y)| (1.0 - share) * x + share * y).collect();
+            assert_eq!(images[index], mean);
+        }
+        assert!(labels.contains(&8) && labels.contains(&6), "{labels:?}");
+        let error = augmented_among(&ALL, &[], &Augment { mixup: 0.8, ..plain }, 1).unwrap_err();
+        assert!(error.to_string().contains("expected images to mix with"), "{error}");
+        assert!(augmented_among(&ALL, &[], &plain, 1).unwrap().mixed.is_none());
     }
 
     #[test]

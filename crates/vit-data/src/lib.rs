@@ -15,7 +15,7 @@ pub use augment::Augment;
 pub use dataset::{Dataset, Split};
 pub use digits::digits;
 pub use error::{Error, Result};
-pub use examples::Examples;
+pub use examples::{Augmented, Examples, Mixed};
 pub use folder::load_dir;
 pub use hub::load_hub_mnist;
 pub use idx::IdxFile;

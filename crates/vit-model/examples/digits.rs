@@ -50,7 +50,7 @@ struct Images {
 
 fn batch(examples: &Examples, indices: &[u32]) -> candle_core::Result<Batch> {
     let (images, labels) = examples.batch(indices, &Device::Cpu, DType::F32)?;
-    Ok(Batch { images, labels })
+    Ok(Batch { images, labels, mixed: None })
 }
 
 impl Data for Images {

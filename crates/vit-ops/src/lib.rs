@@ -24,6 +24,7 @@ mod precision;
 mod scale_features;
 mod simd;
 mod slices;
+mod soft_cross_entropy;
 mod softmax;
 #[cfg(test)]
 mod testing;
@@ -47,6 +48,7 @@ pub use parallel::{serial, set_threads};
 pub use patchify::patchify;
 pub use scale_features::scale_features;
 pub use simd::instruction_set;
+pub use soft_cross_entropy::soft_cross_entropy_sum;
 pub use softmax::softmax;
 pub use token_mask::TokenMask;
 
@@ -63,5 +65,6 @@ pub mod composed {
     pub use crate::linear_activation::composed::linear_activation;
     pub use crate::patchify::composed::patchify;
     pub use crate::scale_features::composed::scale_features;
+    pub use crate::soft_cross_entropy::composed::soft_cross_entropy_sum;
     pub use crate::softmax::composed::softmax;
 }

@@ -65,6 +65,21 @@ impl Stream {
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
 
+    /// Beta(`alpha`, `alpha`) in `[0, 1]`, by two uniform numbers: where `t` has Student's distribution of `2 alpha`
+    /// degrees of freedom, drawn as by Bailey (*Polar Generation of Random Variates with the t-Distribution*,
+    /// Mathematics of Computation 62, 1994), `1/2 + t / (2 sqrt(2 alpha + t²))` has this one (Devroye, *Non-Uniform
+    /// Random Variate Generation*, 1986, IX.4).
+    ///
+    /// # Panics
+    /// If `alpha` is not above 0.
+    pub fn symmetric_beta(&mut self, alpha: f64) -> f64 {
+        assert!(alpha > 0.0, "expected an alpha above 0, got {alpha}");
+        // Of a uniform u: 1 / (u^(-1/alpha) - 1), which is 2 alpha (cos / t)².
+        let spread = (-self.uniform().ln() / alpha).exp_m1().recip();
+        let cos = (std::f64::consts::TAU * self.uniform()).cos();
+        0.5 + 0.5 * cos / (spread + cos * cos).sqrt()
+    }
+
     /// Uniform in `0..bound`, without bias (Lemire, arXiv 1805.10941).
     ///
     /// # Panics
@@ -139,6 +154,69 @@ mod tests {
         assert!(mean(&normal).abs() < tolerance);
         assert!((square(&normal) - 1.0).abs() < tolerance * 1.42);
         assert!(uniform.iter().all(|x| (0.0..1.0).contains(x)));
+    }
+
+    /// So many numbers of Beta(`alpha`, `alpha`).
+    fn betas(alpha: f64, count: usize) -> Vec<f64> {
+        let mut stream = Random::new(8).stream(SITE, 0);
+        (0..count).map(|_| stream.symmetric_beta(alpha)).collect()
+    }
+
+    #[test]
+    fn moments_of_beta_are_its_own() {
+        const COUNT: usize = 100_000;
+        for alpha in [0.01, 0.1, 0.2, 0.5, 0.99, 1.0, 1.01, 3.0, 50.0, 1e6] {
+            let central = betas(alpha, COUNT).into_iter().map(|x| x - 0.5).collect::<Vec<_>>();
+            let moment = |power| central.iter().map(|x| x.powi(power)).sum::<f64>() / COUNT as f64;
+            let [second, fourth] = [
+                1.0 / (4.0 * (2.0 * alpha + 1.0)),
+                3.0 / (16.0 * (2.0 * alpha + 1.0) * (2.0 * alpha + 3.0)),
+            ];
+            // Six standard errors of each estimate.
+            let tolerance = 6.0 / (COUNT as f64).sqrt();
+            let mean = moment(1);
+            assert!(mean.abs() < tolerance * second.sqrt(), "{alpha}: {mean}");
+            let error = (fourth - second * second).sqrt();
+            let variance = moment(2);
+            assert!((variance - second).abs() < tolerance * error, "{alpha}: {variance}");
+        }
+    }
+
+    /// Kolmogorov and Smirnov's test, where the distribution function is one of elementary functions.
+    #[test]
+    fn the_distribution_of_beta_is_its_own() {
+        const COUNT: usize = 100_000;
+        let arcsine = |x: f64| std::f64::consts::FRAC_2_PI * x.sqrt().asin();
+        let cases: [(f64, &dyn Fn(f64) -> f64); 4] = [
+            (0.5, &arcsine),
+            (1.0, &|x| x),
+            (2.0, &|x| x * x * (3.0 - 2.0 * x)),
+            (3.0, &|x| x.powi(3) * (10.0 - 15.0 * x + 6.0 * x * x)),
+        ];
+        for (alpha, distribution) in cases {
+            let mut drawn = betas(alpha, COUNT);
+            drawn.sort_by(f64::total_cmp);
+            let distance = |(rank, &x): (usize, &f64)| {
+                let below = distribution(x) - rank as f64 / COUNT as f64;
+                below.abs().max((below - 1.0 / COUNT as f64).abs())
+            };
+            let largest = drawn.iter().enumerate().map(distance).fold(0.0, f64::max);
+            // Exceeded by chance once in a million.
+            assert!(largest * (COUNT as f64).sqrt() < 2.7, "{alpha}: {largest}");
+        }
+        // Near its end it is that of a power: P(x < h) goes to h^0.2 / (0.2 B(0.2, 0.2)).
+        let near = betas(0.2, COUNT).into_iter().filter(|&x| x < 1e-3).count();
+        let expected = COUNT as f64 * 1e-3_f64.powf(0.2) / (0.2 * 9.501_501);
+        // Six standard deviations of a binomial count.
+        assert!((near as f64 - expected).abs() < 650.0, "{near} {expected}");
+    }
+
+    #[test]
+    fn numbers_of_beta_are_within_its_ends_whatever_alpha_is() {
+        for alpha in [f64::MIN_POSITIVE, 1e-300, 1e-3, 1e300, f64::MAX] {
+            let drawn = betas(alpha, 1000);
+            assert!(drawn.iter().all(|x| (0.0..=1.0).contains(x)), "{alpha}");
+        }
     }
 
     #[test]

@@ -66,6 +66,9 @@ pub enum Error {
         /// The run's folder.
         path: PathBuf,
     },
+    /// Samples that are two mixed, in training on a GPU, which has one label for each.
+    #[error("expected samples that are not mixed (mixup) in training on a GPU, got mixed ones")]
+    MixedOnGpu,
     /// A run folder that would be written over.
     #[error("run folder {} exists already", path.display())]
     RunFolderExists {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{Result as TensorResult, Tensor, bail};
 use vit_ops::Mode;
 
-use crate::{EpochMetrics, Error, Record, TrainState};
+use crate::{EpochMetrics, Error, Mixed, Record, TrainState};
 
 /// What is trained: a function from (images, mode) to logits.
 pub trait Forward: Fn(&Tensor, Mode) -> TensorResult<Tensor> + Send + Sync {}
@@ -19,6 +19,8 @@ pub struct Batch {
     pub images: Tensor,
     /// (batch) of `u32`
     pub labels: Tensor,
+    /// What else the samples are, where each is two mixed; looked at in training alone.
+    pub mixed: Option<Mixed>,
 }
 
 /// Images of one byte a pixel, which a GPU can keep: a batch is nothing but their bytes, each through a table.

@@ -9,6 +9,7 @@ mod evaluation;
 mod gradients;
 mod interface;
 mod metrics;
+mod mixed;
 #[cfg_attr(not(feature = "cuda"), path = "no_gpu.rs")]
 mod on_gpu;
 mod optimizer;
@@ -28,6 +29,7 @@ pub use evaluation::{Confusion, EVALUATION_BATCH, Evaluation, argmax, evaluate};
 pub use gradients::clip_gradients;
 pub use interface::{Batch, Bytes, Checkpoint, Data, Forward, Observer};
 pub use metrics::{EpochMetrics, MetricsFile, MetricsMark, Record, StepMetrics, read_records};
+pub use mixed::Mixed;
 pub use optimizer::{Decay, Optimizer, OptimizerConfig, OptimizerKind};
 pub use run_folder::RunFolder;
 pub use schedule::{Schedule, ScheduleKind};

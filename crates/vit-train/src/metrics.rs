@@ -41,7 +41,8 @@ pub struct EpochMetrics {
     pub step: u64,
     /// Mean loss of a training sample over the epoch, in training mode.
     pub train_loss: f64,
-    /// Share of training samples classified right over the epoch, in training mode.
+    /// Share of training samples classified right over the epoch, in training mode; of mixed ones, by the label of the
+    /// larger share.
     pub train_accuracy: f64,
     /// Mean loss of a validation sample after the epoch, where there are some.
     #[serde(default, skip_serializing_if = "Option::is_none")]

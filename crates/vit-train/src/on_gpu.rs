@@ -121,7 +121,11 @@ impl OnGpu {
         if let Samples::Fed(batches) = source {
             let each = samples.chunks(config.batch_size);
             let each = each.map(|indices| data.train_batch(epoch, indices));
-            feed(batches, each.collect::<candle_core::Result<_>>()?)?;
+            let fresh = each.collect::<candle_core::Result<Vec<_>>>()?;
+            if fresh.iter().any(|batch| batch.mixed.is_some()) {
+                return Err(Error::MixedOnGpu);
+            }
+            feed(batches, fresh)?;
         }
         *untaken += 1;
         if let Some(graph) = graph {
@@ -170,8 +174,9 @@ impl OnGpu {
 fn feed(to: &mut Vec<Batch>, from: Vec<Batch>) -> candle_core::Result<()> {
     if to.is_empty() {
         // Copies: whoever gave a batch may give parts of the same tensors again.
-        let copy =
-            |batch: Batch| Ok(Batch { images: batch.images.copy()?, labels: batch.labels.copy()? });
+        let copy = |batch: Batch| {
+            Ok(Batch { images: batch.images.copy()?, labels: batch.labels.copy()?, mixed: None })
+        };
         *to = from.into_iter().map(copy).collect::<candle_core::Result<_>>()?;
         return Ok(());
     }
@@ -196,7 +201,7 @@ fn whole_step(
     let mut counted = Vec::new();
     for (index, first) in (0..of_step).step_by(config.batch_size).enumerate() {
         let range = first..(first + config.batch_size).min(of_step);
-        let Batch { images, labels } = samples.batch(index, range, of_step)?;
+        let Batch { images, labels, .. } = samples.batch(index, range, of_step)?;
         let ((logits, loss), tape) = Tape::of(|| {
             let logits = forward(&images, Mode::Train(random.from_sample(first as u32)))?; // (batch, classes)
             let loss = smoothed_cross_entropy_sum(&logits, &labels, config.label_smoothing)?;
@@ -251,7 +256,7 @@ impl Samples {
             Self::Kept { examples, order } => {
                 let (images, labels) =
                     examples.batch(order, (range.start, range.len()), of_step)?;
-                Ok(Batch { images, labels })
+                Ok(Batch { images, labels, mixed: None })
             }
         }
     }

@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use vit_ops::{Mode, smoothed_cross_entropy_sum};
 
 use crate::evaluation::{predictions, scalar};
+use crate::mixed::Pairs;
 use crate::{Batch, Error, Forward, Parameters, gradients};
 
 /// The shards of a batch, in order: as equal as can be, none empty.
@@ -35,10 +36,17 @@ pub(crate) fn train_shard(
     label_smoothing: f64,
 ) -> Result<Shard, Error> {
     let logits = forward(&batch.images, mode)?; // (batch, classes)
-    let loss = smoothed_cross_entropy_sum(&logits, &batch.labels, label_smoothing)?;
+    let pairs = batch.mixed.as_ref().map(|mixed| Pairs::of(&batch.labels, mixed)).transpose()?;
+    let loss = match &pairs {
+        None => smoothed_cross_entropy_sum(&logits, &batch.labels, label_smoothing)?,
+        Some(pairs) => pairs.loss_sum(&logits, label_smoothing)?,
+    };
     let gradients = gradients::of_shard(loss.backward()?, parameters)?;
     let guesses = predictions(&logits)?;
-    let labels = batch.labels.to_vec1::<u32>()?;
+    let labels = match &pairs {
+        None => batch.labels.to_vec1::<u32>()?,
+        Some(pairs) => pairs.larger().collect(),
+    };
     let correct = guesses.iter().zip(&labels).filter(|(guess, label)| guess == label).count();
     Ok(Shard { loss_sum: scalar(&loss)?, correct, gradients })
 }

@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod augmentation;
 pub(crate) mod bench;
 mod foreign;
 pub(crate) mod recipe;
@@ -68,9 +69,26 @@ const TRAINED_ON: &str = "\
 Without --dataset, MNIST is used if it is there or can be fetched, else the digits that are built in.";
 
 /// The flags that a run which is taken up again has from its folder.
-const SETTINGS: [&str; 12] = [
-    "SettingsArgs",
-    "Recipe",
+const SETTINGS: [&str; 30] = [
+    "preset",
+    "config",
+    "schedule",
+    "warmup",
+    "min_lr",
+    "weight_decay",
+    "clip",
+    "accumulate",
+    "label_smoothing",
+    "ema",
+    "val_split",
+    "patience",
+    "augment_shift",
+    "augment_rotation",
+    "augment_scale",
+    "augment_shear",
+    "augment_elastic",
+    "augment_erase",
+    "augment_mixup",
     "dataset",
     "epochs",
     "max_steps",
@@ -80,6 +98,7 @@ const SETTINGS: [&str; 12] = [
     "seed",
     "init",
     "no_shuffle",
+    "log_every",
     "run_dir",
 ];
 
@@ -144,6 +163,8 @@ pub(crate) struct Train {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) recipe: recipe::Recipe,
+    #[command(flatten)]
+    pub(crate) augmentation: augmentation::Augmentation,
 }
 
 const MEASURED_ON: &str = "\
@@ -412,6 +433,29 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    /// What a new flag is to be beside `--resume` has to be decided.
+    #[test]
+    fn a_flag_is_a_setting_or_goes_with_resume() {
+        use clap::CommandFactory;
+        let with_resume = [
+            "data_dir",
+            "mirror",
+            "threads",
+            "device",
+            "save_every",
+            "keep",
+            "resume",
+            "tensorboard",
+            "json",
+        ];
+        let command = Cli::command();
+        let train = command.find_subcommand("train").expect("it is there");
+        for flag in train.get_arguments().map(|flag| flag.get_id().as_str()) {
+            let decided = [SETTINGS.contains(&flag), with_resume.contains(&flag)];
+            assert!(decided[0] != decided[1], "{flag}");
+        }
     }
 
     #[test]

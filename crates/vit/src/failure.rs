@@ -153,8 +153,10 @@ impl From<image::ImageError> for Failure {
 
 impl From<vit_data::Error> for Failure {
     fn from(error: vit_data::Error) -> Self {
-        if matches!(error, vit_data::Error::Augment { .. }) {
-            let hint = "it is set under [augment] in a file for --config";
+        if let vit_data::Error::Augment { field, .. } = error {
+            let hint = format!(
+                "it is set by --augment-{field}, or under [augment] in a file for --config"
+            );
             return Self::new(Exit::Usage, chain(&error)).hint(hint);
         }
         let mend = "put a whole file in its place, or have it fetched again: `vit fetch mnist`";
@@ -245,6 +247,9 @@ impl From<vit_train::Error> for Failure {
                 Exit::Usage,
                 Some("it is set by its flag, or under [train] in a file for --config"),
             ),
+            Error::MixedOnGpu => {
+                (Exit::Usage, Some("pass --device cpu, or --augment-mixup 0 to train without it"))
+            }
             Error::Write { .. }
             | Error::File(_)
             | Error::Unreadable { .. }
@@ -283,6 +288,13 @@ mod tests {
             assert!(failure.is(Exit::Device), "{failure:?}");
         }
         assert!(Failure::from(candle_core::Error::Msg("other".to_owned())).is(Exit::Internal));
+    }
+
+    #[test]
+    fn mixup_on_a_gpu_is_a_setting_to_change() {
+        let failure = Failure::from(vit_train::Error::MixedOnGpu);
+        assert!(failure.is(Exit::Usage), "{failure:?}");
+        assert!(failure.hint.is_some_and(|hint| hint.contains("--device cpu")));
     }
 
     #[test]

@@ -144,6 +144,7 @@ impl Settings {
         set(&mut self.train.seed, args.seed.as_ref());
         set(&mut self.train.log_every, args.log_every.as_ref());
         self.override_recipe_by(&args.recipe);
+        self.override_augment_by(&args.augmentation);
         self.train.max_steps = args.max_steps.or(self.train.max_steps);
         self.dataset = args.data.dataset.clone().or_else(|| self.dataset.take());
         self.init = args.init.clone().or_else(|| self.init.take());
@@ -174,6 +175,19 @@ impl Settings {
     /// The same as a table.
     pub(crate) fn to_table(&self) -> Table {
         Table::try_from(self).expect("settings are plain data")
+    }
+
+    fn override_augment_by(&mut self, flags: &cli::augmentation::Augmentation) {
+        let Augment { shift, rotation, scale, shear, elastic, erase, mixup } = self.augment;
+        self.augment = Augment {
+            shift: flags.augment_shift.unwrap_or(shift),
+            rotation: flags.augment_rotation.unwrap_or(rotation),
+            scale: flags.augment_scale.unwrap_or(scale),
+            shear: flags.augment_shear.unwrap_or(shear),
+            elastic: flags.augment_elastic.unwrap_or(elastic),
+            erase: flags.augment_erase.unwrap_or(erase),
+            mixup: flags.augment_mixup.unwrap_or(mixup),
+        };
     }
 
     /// The file that repeats the run.
@@ -266,6 +280,29 @@ mod tests {
         let again = Settings::resolve(&train(&format!("--config {}", path.display())));
         assert_eq!(again.expect("sound settings"), first);
         assert_eq!(Settings::of_run(folder.path()).expect("sound settings"), first);
+    }
+
+    #[test]
+    fn flags_of_augmentation_go_before_the_file_one_by_one() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("c.toml");
+        std::fs::write(&path, "[augment]\nshift = 2\nshear = 3.0\n").expect("a writable folder");
+        let words = "--augment-shift 1 --augment-rotation 10 --augment-scale 0.1 --augment-elastic 0.5 \
+                     --augment-erase 0.2 --augment-mixup 0.3";
+        let args = train(&format!("--config {} {words}", path.display()));
+        let settings = Settings::resolve(&args).expect("sound settings");
+        let want = Augment {
+            shift: 1.0,
+            rotation: 10.0,
+            scale: 0.1,
+            shear: 3.0,
+            elastic: 0.5,
+            erase: 0.2,
+            mixup: 0.3,
+        };
+        assert_eq!(settings.augment, want);
+        let again: Settings = toml::from_str(&settings.to_toml()).expect("as written");
+        assert_eq!(again, settings);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Training images changed a little, differently in each epoch.
 
 mod erasing;
+mod mixup;
 mod warp;
 
 use serde::{Deserialize, Serialize};
 use vit_random::{Random, Site};
 
 use self::erasing::Rectangle;
+pub(crate) use self::mixup::Partner;
 use self::warp::{Affine, Canvas, Elastic};
 use crate::{Error, Result};
 
@@ -14,9 +16,11 @@ use crate::{Error, Result};
 ///
 /// What becomes of an image is a function of (seed, epoch, index) alone. Shift, rotation, scale, shear and elastic
 /// displacement are one bilinear resampling; what comes in from beyond the image is black. Each draws for itself, so
-/// that one more changes nothing of the others.
+/// that one more changes nothing of the others. Mixup comes last: what it mixes is two images as they otherwise are in
+/// that epoch.
 ///
-/// PyTorch equivalent: torchvision's `RandomAffine`, `ElasticTransform` and `RandomErasing`, with other numbers.
+/// PyTorch equivalent: torchvision's `RandomAffine`, `ElasticTransform` and `RandomErasing`, and timm's `Mixup` of mode
+/// `elem`, with other numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {
@@ -32,6 +36,13 @@ pub struct Augment {
     pub elastic: f64,
     /// How probable it is that a rectangle of 2 to 20 % of the image becomes black (arXiv 1708.04896).
     pub erase: f64,
+    /// Mixup (arXiv 1710.09412): each image becomes a mean of itself and another of those that are trained on, with a share
+    /// of Beta(α, α), where this is α; and so does its label. Above 0 and below 1 most images stay nearly what one of
+    /// the two is; at 1 every share is as likely.
+    ///
+    /// The paper draws one share a batch, and the other image from the same batch; here both are drawn for each image by
+    /// itself, so that nothing depends on how batches are cut.
+    pub mixup: f64,
 }
 
 impl Augment {
@@ -53,6 +64,7 @@ impl Augment {
             ("shear", self.shear, 80.0, "between 0 and 80"),
             ("elastic", self.elastic, f64::INFINITY, "of at least 0"),
             ("erase", self.erase, 1.0, "between 0 and 1"),
+            ("mixup", self.mixup, f64::INFINITY, "of at least 0"),
         ];
         for (field, value, most, expected) in settings {
             if !(value.is_finite() && (0.0..=most).contains(&value)) {
@@ -63,7 +75,7 @@ impl Augment {
     }
 
     fn moves(&self) -> bool {
-        !Self { erase: 0.0, ..*self }.is_none()
+        !Self { erase: 0.0, mixup: 0.0, ..*self }.is_none()
     }
 }
 
@@ -77,6 +89,7 @@ pub(crate) struct Augmenter<'a> {
 const AFFINE: Site = Site::named("augment.affine");
 const ELASTIC: Site = Site::named("augment.elastic");
 const ERASE: Site = Site::named("augment.erase");
+const MIXUP: Site = Site::named("augment.mixup");
 
 impl<'a> Augmenter<'a> {
     /// For images of `size` (height, width), in this epoch of a run with this seed.
@@ -84,7 +97,12 @@ impl<'a> Augmenter<'a> {
         Self { augment, random: Random::new(seed).at_step(epoch), canvas: Canvas::new(size) }
     }
 
-    /// Appends what becomes of the image with this index in its set: values as the model sees them, row by row.
+    /// What the image with this index is mixed with: one of `among`, which are not none.
+    pub(crate) fn partner(&self, index: u32, among: &[u32]) -> Partner {
+        Partner::drawn(self.augment.mixup, among, &mut self.random.stream(MIXUP, index))
+    }
+
+    /// Appends what becomes of the image with this index in its set, before it is mixed: values as the model sees them, row by row.
     pub(crate) fn append(&mut self, image: &[f32], index: u32, black: f32, out: &mut Vec<f32>) {
         let begin = out.len();
         if self.augment.moves() {
@@ -129,8 +147,15 @@ mod tests {
         out
     }
 
-    const ALL: Augment =
-        Augment { shift: 2.0, rotation: 15.0, scale: 0.2, shear: 10.0, elastic: 1.0, erase: 0.5 };
+    const ALL: Augment = Augment {
+        shift: 2.0,
+        rotation: 15.0,
+        scale: 0.2,
+        shear: 10.0,
+        elastic: 1.0,
+        erase: 0.5,
+        mixup: 0.0,
+    };
 
     #[test]
     fn an_image_is_a_function_of_seed_epoch_and_index() {
@@ -208,6 +233,10 @@ mod tests {
         assert_eq!(
             message(Augment { shift: f64::NAN, ..ALL }),
             "expected augment.shift of at least 0, got NaN"
+        );
+        assert_eq!(
+            message(Augment { mixup: -0.2, ..ALL }),
+            "expected augment.mixup of at least 0, got -0.2"
         );
         assert!(ALL.check().is_ok());
     }

@@ -1,7 +1,7 @@
 //! What holds the loop.
 
 use super::*;
-use crate::{Batch, OptimizerConfig, Schedule, ScheduleKind};
+use crate::{Batch, Mixed, OptimizerConfig, Schedule, ScheduleKind};
 use candle_core::{Device, Result as TensorResult, Tensor, Var};
 
 /// Points on a line, labelled by their side of zero.
@@ -14,6 +14,7 @@ fn line(indices: &[u32]) -> TensorResult<Batch> {
     Ok(Batch {
         images: Tensor::from_vec(xs, (len, 1), &Device::Cpu)?,
         labels: Tensor::from_vec(labels, len, &Device::Cpu)?,
+        mixed: None,
     })
 }
 
@@ -53,13 +54,47 @@ impl Observer for Vec<Record> {
     }
 }
 
+/// The same points, each mixed with the next one as far as `share` says for its index.
+struct MixedLine {
+    share: fn(u32) -> f32,
+}
+
+impl Data for MixedLine {
+    fn order(&self, epoch: u64) -> Vec<u32> {
+        Line.order(epoch)
+    }
+    fn train_batch(&self, _epoch: u64, indices: &[u32]) -> TensorResult<Batch> {
+        let next: Vec<u32> = indices.iter().map(|index| (index + 1) % 50).collect();
+        let shares: Vec<f32> = indices.iter().map(|&index| (self.share)(index)).collect();
+        let (batch, others, shares) =
+            (line(indices)?, line(&next)?, Tensor::new(shares, &Device::Cpu)?);
+        let moved = (others.images - &batch.images)?.broadcast_mul(&shares.unsqueeze(1)?)?;
+        let mixed = Some(Mixed { labels: others.labels, shares });
+        Ok(Batch { images: (batch.images + moved)?, labels: batch.labels, mixed })
+    }
+    fn test_len(&self) -> usize {
+        Line.test_len()
+    }
+    fn test_batch(&self, indices: &[u32]) -> TensorResult<Batch> {
+        line(indices)
+    }
+}
+
 fn run(config: TrainConfig, threads: usize) -> Result<(Vec<f32>, Vec<Record>), Error> {
+    run_on(&Line, config, threads)
+}
+
+fn run_on(
+    data: &dyn Data,
+    config: TrainConfig,
+    threads: usize,
+) -> Result<(Vec<f32>, Vec<Record>), Error> {
     let weight = Var::new(&[[0.1_f32], [-0.2]], &Device::Cpu)?;
     let parameters = vec![("w".to_owned(), weight.clone())];
     let tracked = weight.as_tensor().clone();
     let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
     let mut records = Vec::new();
-    Trainer::new(config, forward, parameters, threads)?.run(&Line, &mut records)?;
+    Trainer::new(config, forward, parameters, threads)?.run(data, &mut records)?;
     Ok((weight.flatten_all()?.to_vec1()?, records))
 }
 
@@ -156,20 +191,50 @@ fn threads_do_not_change_a_bit_of_a_recipe() -> Result<(), Error> {
     Ok(())
 }
 
+fn losses(records: &[Record]) -> Vec<f64> {
+    let loss = |record: &Record| match record {
+        Record::Step(step) => step.loss,
+        Record::Epoch(epoch) => epoch.train_loss,
+    };
+    records.iter().map(loss).collect()
+}
+
+const HALF_MIXED: MixedLine = MixedLine { share: |index| (index % 7) as f32 / 6.0 };
+
 #[test]
 fn accumulated_batches_are_one_large_batch_to_the_bit() -> Result<(), Error> {
     let large = TrainConfig { batch_size: 16, shards: 6, ..recipe() };
     let parts = TrainConfig { batch_size: 8, shards: 3, accumulate: 2, ..recipe() };
-    let losses = |records: Vec<Record>| -> Vec<f64> {
-        let loss = |record| match record {
-            Record::Step(step) => step.loss,
-            Record::Epoch(epoch) => epoch.train_loss,
-        };
-        records.into_iter().map(loss).collect()
-    };
-    let [(large, large_records), (parts, parts_records)] = [run(large, 2)?, run(parts, 2)?];
-    assert_eq!(large, parts);
-    assert_eq!(losses(large_records), losses(parts_records));
+    for data in [&Line as &dyn Data, &HALF_MIXED] {
+        let [(large, large_records), (parts, parts_records)] =
+            [run_on(data, large.clone(), 2)?, run_on(data, parts.clone(), 2)?];
+        assert_eq!(large, parts);
+        assert_eq!(losses(&large_records), losses(&parts_records));
+    }
+    Ok(())
+}
+
+#[test]
+fn mixed_samples_train_to_the_same_bits_on_any_number_of_threads() -> Result<(), Error> {
+    let (one, _) = run_on(&HALF_MIXED, recipe(), 1)?;
+    for threads in [2, 4] {
+        assert_eq!(run_on(&HALF_MIXED, recipe(), threads)?.0, one);
+    }
+    assert_ne!(run(recipe(), 1)?.0, one);
+    Ok(())
+}
+
+/// By another way of computing the loss: to rounding, not to the bit.
+#[test]
+fn samples_with_nothing_mixed_in_train_as_those_that_are_not_mixed() -> Result<(), Error> {
+    let [(want, plain), (got, mixed)] =
+        [run(recipe(), 1)?, run_on(&MixedLine { share: |_| 0.0 }, recipe(), 1)?];
+    for (got, want) in got.iter().zip(&want) {
+        assert!((got - want).abs() < 1e-4, "{got} {want}");
+    }
+    for (got, want) in losses(&mixed).iter().zip(losses(&plain)) {
+        assert!((got - want).abs() < 1e-5, "{got} {want}");
+    }
     Ok(())
 }
 

@@ -27,7 +27,7 @@ pub(super) fn run(args: &cli::Eval) -> Result<()> {
         super::threads_on(&device, args.threads),
         |indices| {
             let (images, labels) = test.batch(indices, &device, DType::F32)?;
-            Ok(Batch { images, labels })
+            Ok(Batch { images, labels, mixed: None })
         },
     )?;
     let confusion = evaluation.confusion(saved.config.classes);

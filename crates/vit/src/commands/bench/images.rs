@@ -8,6 +8,7 @@ use vit_train::Batch;
 
 use crate::cli::DataArgs;
 use crate::commands::eval::check_fit;
+use crate::commands::train::batch_of;
 use crate::dataset;
 use crate::failure::{Exit, Failure, Result};
 
@@ -70,23 +71,25 @@ impl Images {
     /// # Errors
     /// If an index is out of range.
     pub(super) fn batch(&self, indices: &[u32]) -> candle_core::Result<Batch> {
-        self.augmented_batch(indices, &Augment::default(), (0, 0))
+        self.augmented_batch(indices, &[], &Augment::default(), (0, 0))
     }
 
-    /// The same, changed as they are in this epoch of a run with this seed.
+    /// The same, changed as they are in this epoch of a run with this seed, and mixed with some `among` these.
     ///
     /// # Errors
     /// If an index is out of range.
     pub(super) fn augmented_batch(
         &self,
         indices: &[u32],
+        among: &[u32],
         augment: &Augment,
         at: (u64, u64),
     ) -> candle_core::Result<Batch> {
         let ImageSize { height, width, channels } = self.size;
-        let (images, labels) =
-            self.examples.augmented_batch(indices, augment, at, &Device::Cpu, DType::F32)?;
-        let images = images.reshape((indices.len(), channels, height, width))?;
-        Ok(Batch { images, labels })
+        let augmented =
+            self.examples.augmented_batch(indices, among, augment, at, &Device::Cpu, DType::F32)?;
+        let batch = batch_of(augmented);
+        let images = batch.images.reshape((indices.len(), channels, height, width))?;
+        Ok(Batch { images, ..batch })
     }
 }

@@ -32,8 +32,12 @@ pub(super) fn run(args: &Train) -> Result<()> {
     let parameters = Parameters::seeded(settings.train.seed);
     let mut trainer = commands::train::trainer(&settings, &parameters, &Device::Cpu, threads)?;
     tracing::info!("timing {} steps of {name} on {}", args.steps, images.name);
-    let data =
-        TrainingAlone { images: &images, seed: settings.train.seed, augment: settings.augment };
+    let data = TrainingAlone {
+        images: &images,
+        all: Order::InOrder.epoch(images.len(), 1),
+        seed: settings.train.seed,
+        augment: settings.augment,
+    };
     let mut stopwatch = Stopwatch::new(args.warmup);
     trainer.run(&data, &mut stopwatch)?;
 
@@ -75,6 +79,8 @@ fn settings(args: &Train) -> Result<Settings> {
 /// Training images without test images, so that epochs end without an evaluation.
 struct TrainingAlone<'a> {
     images: &'a Images,
+    /// Their indices.
+    all: Vec<u32>,
     seed: u64,
     augment: Augment,
 }
@@ -85,7 +91,7 @@ impl Data for TrainingAlone<'_> {
     }
 
     fn train_batch(&self, epoch: u64, indices: &[u32]) -> candle_core::Result<Batch> {
-        self.images.augmented_batch(indices, &self.augment, (self.seed, epoch))
+        self.images.augmented_batch(indices, &self.all, &self.augment, (self.seed, epoch))
     }
 
     fn test_len(&self) -> usize {

@@ -1,8 +1,8 @@
 //! The images that are trained on, held out and tested with.
 
 use candle_core::{DType, Device};
-use vit_data::{Augment, Examples, Order, Split, hold_out};
-use vit_train::{Batch, Bytes, Data};
+use vit_data::{Augment, Augmented, Examples, Order, Split, hold_out};
+use vit_train::{Batch, Bytes, Data, Mixed};
 
 use crate::dataset::Found;
 use crate::failure::{Exit, Failure, Result};
@@ -44,6 +44,9 @@ impl Images {
         if samples < batch_size {
             return Err(vit_train::Error::NoBatch { batch_size, samples }.into());
         }
+        if self.augment.mixup > 0.0 && !self.device.is_cpu() {
+            return Err(vit_train::Error::MixedOnGpu.into());
+        }
         if settings.val_split > 0.0 && self.held_out.is_empty() {
             let (share, images) = (settings.val_split, self.examples.len());
             let message =
@@ -55,8 +58,15 @@ impl Images {
 
     fn batch(&self, examples: &Examples, indices: &[u32]) -> candle_core::Result<Batch> {
         let (images, labels) = examples.batch(indices, &self.device, DType::F32)?;
-        Ok(Batch { images, labels })
+        Ok(Batch { images, labels, mixed: None })
     }
+}
+
+/// As the trainer takes it.
+pub(in crate::commands) fn batch_of(augmented: Augmented) -> Batch {
+    let Augmented { images, labels, mixed } = augmented;
+    let mixed = mixed.map(|vit_data::Mixed { labels, shares }| Mixed { labels, shares });
+    Batch { images, labels, mixed }
 }
 
 impl Data for Images {
@@ -66,11 +76,11 @@ impl Data for Images {
     }
 
     fn train_batch(&self, epoch: u64, indices: &[u32]) -> candle_core::Result<Batch> {
+        let Self { examples, trained, augment, device, .. } = self;
         let at = (self.seed, epoch);
-        let batch =
-            self.examples.augmented_batch(indices, &self.augment, at, &self.device, DType::F32);
-        let (images, labels) = batch?;
-        Ok(Batch { images, labels })
+        let augmented =
+            examples.augmented_batch(indices, trained, augment, at, device, DType::F32)?;
+        Ok(batch_of(augmented))
     }
 
     fn train_bytes(&self) -> Option<Bytes> {

@@ -1,0 +1,138 @@
+//! Samples that are two mixed: their loss, and what counts as right.
+
+use candle_core::{Result, Tensor, bail};
+use vit_ops::soft_cross_entropy_sum;
+
+/// The second labels of samples that are two mixed each (mixup, Zhang et al., arXiv 1710.09412), with shares of their
+/// own, as in timm's mode `elem`.
+///
+/// A sample's loss is `(1 - s) l[a] + s l[b]`, of its two labels' losses and the share of the second. It counts as
+/// classified right if the output is largest for the label of the larger share, of equals the first.
+#[derive(Clone, Debug)]
+pub struct Mixed {
+    /// (batch) of `u32`
+    pub labels: Tensor,
+    /// How much of each sample is the second: (batch) of `f32`, in `[0, 1]`
+    pub shares: Tensor,
+}
+
+/// Both labels of each sample, and the share of the second.
+pub(crate) struct Pairs(Vec<([u32; 2], f32)>);
+
+impl Pairs {
+    /// Of samples with these first labels.
+    ///
+    /// # Errors
+    /// If shapes do not fit, or a share is out of range.
+    pub(crate) fn of(labels: &Tensor, mixed: &Mixed) -> Result<Self> {
+        let count = labels.dims1()?;
+        let Mixed { labels: others, shares } = mixed;
+        if others.dims() != [count] || shares.dims() != [count] {
+            let (others, shares) = (others.dims(), shares.dims());
+            bail!("expected {count} labels and shares to mix, got {others:?} and {shares:?}");
+        }
+        let shares = shares.to_vec1::<f32>()?;
+        if let Some(share) = shares.iter().find(|share| !(0.0..=1.0).contains(*share)) {
+            bail!("expected shares in [0, 1], got {share}");
+        }
+        let labels = labels.to_vec1()?.into_iter().zip(others.to_vec1()?);
+        Ok(Self(labels.map(|(label, other)| [label, other]).zip(shares).collect()))
+    }
+
+    /// The label of the larger share of each sample.
+    pub(crate) fn larger(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().map(|&([label, other], share)| if share > 0.5 { other } else { label })
+    }
+
+    /// The sum of the samples' losses, to labels of which the share `smoothing` is spread over all classes.
+    ///
+    /// # Errors
+    /// If a label is not a class, or an operation fails.
+    pub(crate) fn loss_sum(&self, logits: &Tensor, smoothing: f64) -> Result<Tensor> {
+        let (batch, classes) = logits.dims2()?;
+        let smoothing = smoothing as f32;
+        let mut targets = vec![smoothing / classes as f32; batch * classes];
+        for (row, &(labels, share)) in targets.chunks_exact_mut(classes).zip(&self.0) {
+            for (label, share) in labels.into_iter().zip([1.0 - share, share]) {
+                let Some(target) = row.get_mut(label as usize) else {
+                    bail!("expected labels below {classes}, got {label}");
+                };
+                *target += (1.0 - smoothing) * share;
+            }
+        }
+        let targets = Tensor::from_vec(targets, (batch, classes), logits.device())?;
+        soft_cross_entropy_sum(logits, &targets.to_dtype(logits.dtype())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+    use vit_ops::smoothed_cross_entropy_sum;
+
+    fn mixed(others: &[u32], shares: &[f32]) -> Result<Mixed> {
+        let device = &Device::Cpu;
+        Ok(Mixed { labels: Tensor::new(others, device)?, shares: Tensor::new(shares, device)? })
+    }
+
+    fn labels(labels: &[u32]) -> Result<Tensor> {
+        Tensor::new(labels, &Device::Cpu)
+    }
+
+    #[test]
+    fn the_loss_is_that_of_both_labels_by_their_shares() -> Result<()> {
+        let logits = Tensor::new(&[[1.0_f64, -2.0, 0.5], [0.25, 3.0, -1.0]], &Device::Cpu)?;
+        let (first, second, shares) = ([2, 1], [0, 1], [0.25, 0.75]);
+        for smoothing in [0.0, 0.25] {
+            let loss = |sample: usize, label: u32| {
+                let logits = logits.narrow(0, sample, 1)?;
+                smoothed_cross_entropy_sum(&logits, &labels(&[label])?, smoothing)?
+                    .to_scalar::<f64>()
+            };
+            let mut want = 0.0;
+            for sample in 0..2 {
+                let share = f64::from(shares[sample]);
+                want += (1.0 - share) * loss(sample, first[sample])?;
+                want += share * loss(sample, second[sample])?;
+            }
+            let pairs = Pairs::of(&labels(&first)?, &mixed(&second, &shares)?)?;
+            let got = pairs.loss_sum(&logits, smoothing)?.to_scalar::<f64>()?;
+            assert!((got - want).abs() < 1e-6, "{got} {want}");
+        }
+        Ok(())
+    }
+
+    /// `F.cross_entropy(logits, targets, reduction="sum", label_smoothing=0.25)` of PyTorch 2.15, in float64, with targets of
+    /// the two labels' shares.
+    #[test]
+    fn a_smoothed_loss_is_pytorchs() -> Result<()> {
+        let logits = Tensor::new(&[[1.0_f64, -2.0, 0.5], [0.25, 3.0, -1.0]], &Device::Cpu)?;
+        let pairs = Pairs::of(&labels(&[2, 1])?, &mixed(&[0, 1], &[0.25, 0.75])?)?;
+        let got = pairs.loss_sum(&logits, 0.25)?.to_scalar::<f64>()?;
+        assert!((got - 1.7190497704130496).abs() < 1e-6, "{got}");
+        Ok(())
+    }
+
+    #[test]
+    fn what_counts_is_the_label_of_the_larger_share() -> Result<()> {
+        let pairs = Pairs::of(&labels(&[1, 2, 3])?, &mixed(&[4, 5, 6], &[0.4, 0.6, 0.5])?)?;
+        assert!(pairs.larger().eq([1, 5, 3]));
+        Ok(())
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() -> Result<()> {
+        let message = |error: Option<candle_core::Error>| error.expect("an error").to_string();
+        let first = labels(&[1, 2])?;
+        let error = message(Pairs::of(&first, &mixed(&[1], &[0.5, 0.5])?).err());
+        assert!(error.contains("expected 2 labels and shares to mix, got [1] and [2]"), "{error}");
+        let error = message(Pairs::of(&first, &mixed(&[1, 2], &[0.5, 1.5])?).err());
+        assert!(error.contains("expected shares in [0, 1], got 1.5"), "{error}");
+        let pairs = Pairs::of(&first, &mixed(&[1, 3], &[0.5, 0.5])?)?;
+        let logits = Tensor::zeros((2, 3), DType::F32, &Device::Cpu)?;
+        let error = message(pairs.loss_sum(&logits, 0.0).err());
+        assert!(error.contains("expected labels below 3, got 3"), "{error}");
+        Ok(())
+    }
+}
