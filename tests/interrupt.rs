@@ -71,7 +71,7 @@ fn a_command_that_does_not_train_ends_at_once() {
     }
 }
 
-fn send(signal: &str, to: &mut Running) {
+pub(crate) fn send(signal: &str, to: &mut Running) {
     let process = to.child().id().to_string();
     assert!(Command::new("kill").args(["-s", signal, &process]).status().unwrap().success());
 }

@@ -37,5 +37,7 @@ mod run_folder;
 mod same_bits;
 mod streams;
 mod tensorboard;
+#[cfg(target_os = "linux")]
+mod terminal;
 mod timm;
 mod validation;

@@ -22,7 +22,7 @@ pub use config::TrainConfig;
 pub use error::Error;
 pub use evaluation::{Confusion, EVALUATION_BATCH, Evaluation, argmax, evaluate};
 pub use gradients::clip_gradients;
-pub use interface::{Batch, Bytes, Data, Forward, Observer};
+pub use interface::{Batch, Bytes, Data, Forward, Observer, Progress};
 pub use metrics::{EpochMetrics, MetricsFile, Record, StepMetrics};
 pub use optimizer::{Decay, Optimizer, OptimizerConfig, OptimizerKind};
 pub use run_folder::RunFolder;

@@ -19,7 +19,7 @@ use crate::shards::{Shard, shards, train_shard};
 use crate::sums::Sums;
 use crate::threads::thread_pool;
 use crate::{
-    Batch, Data, EpochMetrics, Error, Forward, Observer, Optimizer, Parameters, Record,
+    Batch, Data, EpochMetrics, Error, Forward, Observer, Optimizer, Parameters, Progress, Record,
     StepMetrics, TrainConfig, gradients,
 };
 
@@ -149,6 +149,14 @@ impl<F: Forward> Trainer<F> {
                 }))?;
                 since_record = Sums::default();
             }
+            observer.progress(&Progress {
+                step: self.step,
+                steps: self.steps,
+                epoch,
+                step_of_epoch: index,
+                steps_of_epoch: (order.len() / batch_size) as u64,
+                loss_and_accuracy: whole.means(),
+            });
             flow = observer.after_step(self.step)?;
             if self.config.max_steps.is_some_and(|last| self.step >= last) {
                 flow = ControlFlow::Break(());
@@ -159,6 +167,7 @@ impl<F: Forward> Trainer<F> {
         }
         whole.add(&self.rest_of_steps(epoch)?);
         let loop_seconds = begun.elapsed().as_secs_f64();
+        observer.evaluating();
         let (val, test) = self.evaluate(data)?;
         // The last step's update is seen here alone.
         for (what, of) in [("validation loss", &val), ("test loss", &test)] {

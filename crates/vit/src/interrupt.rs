@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::failure::{Exit, Failure, Result};
+use crate::progress;
 
 static TRAINING: AtomicBool = AtomicBool::new(false);
 static ASKED: AtomicBool = AtomicBool::new(false);
@@ -16,6 +17,7 @@ pub(crate) fn listen() -> Result<()> {
     let on_signal = || {
         let asked_before = ASKED.swap(true, Ordering::Relaxed);
         if asked_before || !TRAINING.load(Ordering::Relaxed) {
+            progress::end();
             std::process::exit(Exit::Interrupted as i32);
         }
     };

@@ -14,8 +14,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::{LogFormat, Logging};
 use crate::failure::HINT;
+use crate::progress::{self, AboveLines};
 
-/// Starts logging as the command line says. `NO_COLOR` turns colours off.
+/// Starts logging as the command line says, and progress where a person reads along. `NO_COLOR` turns colours off.
 pub(crate) fn start(options: &Logging) {
     let level = match (options.quiet, options.verbose) {
         (true, _) => LevelFilter::ERROR,
@@ -28,10 +29,13 @@ pub(crate) fn start(options: &Logging) {
     let wanted = filter_fn(move |metadata| all || is_ours(metadata));
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(io::stderr)
+        .with_writer(|| AboveLines)
         .with_ansi(io::stderr().is_terminal() && !no_color)
         // They would be told on stderr, with a panic where that is closed.
         .log_internal_errors(false);
+    if !options.quiet && matches!(options.log_format, LogFormat::Text) {
+        progress::allow(progress::Style { colours: !no_color });
+    }
     match options.log_format {
         LogFormat::Text => builder.event_format(Plain).finish().with(wanted).init(),
         LogFormat::Json => builder.json().finish().with(wanted).init(),

@@ -12,6 +12,7 @@ mod logging;
 mod nearest;
 mod output;
 mod pictures;
+mod progress;
 mod report;
 mod saved_model;
 mod settings;

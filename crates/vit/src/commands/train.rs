@@ -1,5 +1,6 @@
 //! `vit train`: settings, dataset, model and trainer, put together.
 
+mod bars;
 mod images;
 
 use std::fs;
@@ -14,8 +15,11 @@ use vit_files::write_atomically;
 use vit_layers::{Mode, Parameters};
 use vit_model::{Layout, ModelFile, Summary, Tensors, VisionTransformer, VitConfig};
 use vit_report::EventFile;
-use vit_train::{EpochMetrics, Forward, MetricsFile, Observer, Record, RunFolder, Trainer};
+use vit_train::{
+    EpochMetrics, Forward, MetricsFile, Observer, Progress, Record, RunFolder, Trainer,
+};
 
+use self::bars::Bars;
 use self::images::Images;
 use crate::cli::{self, SaveEvery};
 use crate::dataset::{self, Found};
@@ -68,14 +72,17 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
         saved: Instant::now(),
         last_epoch: None,
         best_epoch: None,
+        bars: Bars::new(settings.train.epochs, settings.train.samples_of_step()),
     };
     let trained = trainer.run(&images, &mut run);
     trained.map_err(|failure| failure.at_batch_size(settings.train.batch_size))?;
+    run.bars.doing("writing the report");
     run.save()?;
     vit_report::write_plots(folder.path())?;
     vit_report::write_csv(folder.path())?;
     write_report(&folder, &found, report::environment::rows(&environment), (&device, threads))?;
-    let (last_epoch, best_epoch) = (run.last_epoch.take(), run.best_epoch.take());
+    let Run { last_epoch, best_epoch, bars, .. } = run;
+    drop(bars);
     if let Some(warning) = found.warning() {
         tracing::warn!("{warning}");
     }
@@ -126,6 +133,7 @@ struct Run<'a> {
     last_epoch: Option<EpochMetrics>,
     /// On the images held out.
     best_epoch: Option<EpochMetrics>,
+    bars: Bars,
 }
 
 impl Run<'_> {
@@ -173,6 +181,14 @@ impl Observer for Run<'_> {
             }
         }
         Ok(())
+    }
+
+    fn progress(&mut self, progress: &Progress) {
+        self.bars.step(progress);
+    }
+
+    fn evaluating(&mut self) {
+        self.bars.doing("testing");
     }
 
     fn best(&mut self, epoch: &EpochMetrics) -> Result<()> {
