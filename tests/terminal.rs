@@ -141,6 +141,20 @@ fn nothing_is_drawn_for_those_who_asked_for_silence_or_json() {
 }
 
 #[test]
+fn refusals_are_json_lines_in_a_terminal_too() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command("--log-format json fetch nothing");
+    let terminal = Terminal::of(&mut command, 40);
+    let fetching = Running::start(&mut command);
+    drop(command);
+    assert_eq!(fetching.end().code, Some(3));
+    let lines = json_lines(terminal.text());
+    let levels: Vec<_> = lines.iter().map(|line| (&line["level"], &line["target"])).collect();
+    assert_eq!(levels.len(), 2, "{lines:?}");
+    assert_eq!((levels[0].0, levels[1].1), (&"ERROR".into(), &"hint".into()));
+}
+
+#[test]
 fn no_color_leaves_bars_without_colours() {
     for (value, coloured) in [("", true), ("1", false)] {
         let sandbox = Sandbox::new();

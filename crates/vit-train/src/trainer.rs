@@ -7,6 +7,7 @@ use std::time::Instant;
 use candle_core::Result as TensorResult;
 use rayon::ThreadPool;
 use rayon::prelude::*;
+use tracing::{Span, debug_span, trace_span};
 use vit_ops::Mode;
 use vit_random::Random;
 
@@ -101,6 +102,7 @@ impl<F: Forward> Trainer<F> {
     }
 
     fn run_here<O: Observer>(&mut self, data: &dyn Data, observer: &mut O) -> Result<(), O::Error> {
+        let _run = debug_span!("run").entered();
         let an_epoch = (data.order(1).len() / self.config.samples_of_step()) as u64;
         let steps = self.config.epochs.saturating_mul(an_epoch);
         self.steps = self.config.max_steps.map_or(steps, |last| last.min(steps));
@@ -126,6 +128,7 @@ impl<F: Forward> Trainer<F> {
         data: &dyn Data,
         observer: &mut O,
     ) -> Result<(EpochMetrics, ControlFlow<()>), O::Error> {
+        let _epoch = debug_span!("epoch", epoch).entered();
         let begun = Instant::now();
         let batch_size = self.config.samples_of_step();
         let order = data.order(epoch);
@@ -193,6 +196,7 @@ impl<F: Forward> Trainer<F> {
 
     /// Evaluates the parameters that are kept: on the validation samples, then on those of the test.
     fn evaluate(&self, data: &dyn Data) -> Result<(Evaluation, Evaluation), Error> {
+        let _evaluation = debug_span!("evaluation").entered();
         let swap = || self.averages.as_ref().map_or(Ok(()), |them| them.swap(&self.parameters));
         swap()?;
         let val = self.evaluate_samples(data.val_len(), |indices| data.val_batch(indices));
@@ -242,6 +246,7 @@ impl<F: Forward> Trainer<F> {
         is_due: bool,
     ) -> Result<Sums, Error> {
         self.step += 1;
+        let _step = trace_span!("step", step = self.step).entered();
         let lr = self.config.schedule.lr(self.config.optimizer.lr, self.step, self.steps);
         self.optimizer.set_lr(lr);
         let Some(mut on_gpu) = self.on_gpu.take() else {
@@ -261,6 +266,7 @@ impl<F: Forward> Trainer<F> {
 
     /// A step on these samples, a batch after the other.
     fn train_step(&mut self, epoch: u64, samples: &[u32], data: &dyn Data) -> Result<Sums, Error> {
+        let of_step = Span::current();
         let random = Random::new(self.config.seed).at_step(self.step);
         let mut step = Sums { loss_sum: 0.0, correct: 0, samples: samples.len() };
         let mut gradients: Vec<Summed> = Vec::new();
@@ -268,8 +274,10 @@ impl<F: Forward> Trainer<F> {
         for (first, batch) in (0..).step_by(batch_size).zip(samples.chunks(batch_size)) {
             let ranges = shards(batch.len(), self.config.shards).into_par_iter();
             let results = ranges.map(|range| {
+                let _shard = trace_span!(parent: &of_step, "shard", first = range.start).entered();
                 let mode = Mode::Train(random.from_sample((first + range.start) as u32));
-                let batch = data.train_batch(epoch, &batch[range])?;
+                let batch =
+                    trace_span!("batch").in_scope(|| data.train_batch(epoch, &batch[range]))?;
                 let smoothing = self.config.label_smoothing;
                 train_shard(&self.forward, &self.parameters, &batch, mode, smoothing)
             });
@@ -286,13 +294,14 @@ impl<F: Forward> Trainer<F> {
                 (!so_far.is_empty()).then_some(so_far).into_iter().chain(shards).collect();
             let last = first + batch.len() == samples.len();
             let scale = if last { 1.0 / samples.len() as f64 } else { 1.0 };
-            gradients = gradients::sum(&pieces, scale)?;
+            gradients = trace_span!("sum").in_scope(|| gradients::sum(&pieces, scale))?;
         }
         for ((name, _), gradient) in self.parameters.iter().zip(&gradients) {
             if let Some(value) = gradient.not_finite {
                 return Err(self.not_finite(epoch, &format!("gradient of {name}"), value));
             }
         }
+        let _update = trace_span!("update").entered();
         let mut gradients: Vec<_> = gradients.into_iter().map(|gradient| gradient.total).collect();
         if let Some(norm) = self.config.clip {
             gradients::clip_gradients(&mut gradients, norm)?;

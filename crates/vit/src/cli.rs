@@ -116,6 +116,10 @@ pub(crate) struct Train {
     /// Write the metrics as a TensorBoard event file too, into `tensorboard` in the run folder
     #[arg(long)]
     pub(crate) tensorboard: bool,
+    /// Trace the first 50 steps and the evaluation after them into this file, for Perfetto or Chrome's tracing; one that
+    /// exists is overwritten
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) trace: Option<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -2,6 +2,7 @@
 
 mod any_model;
 mod candle_threads;
+mod chrome_trace;
 mod cli;
 mod commands;
 mod dataset;

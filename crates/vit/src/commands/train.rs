@@ -21,6 +21,7 @@ use vit_train::{
 
 use self::bars::Bars;
 use self::images::Images;
+use crate::chrome_trace::ChromeTrace;
 use crate::cli::{self, SaveEvery};
 use crate::dataset::{self, Found};
 use crate::failure::{Exit, Failure, Result};
@@ -50,6 +51,7 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
         initialise(&parameters, path, &settings.model)?;
     }
 
+    let trace = args.trace.as_deref().map(ChromeTrace::begin).transpose()?;
     interrupt::training_begins();
     let folder = make_folder(args.run_dir.as_deref(), &settings)?;
     write_atomically(&folder.config(), settings.to_toml().as_bytes())?;
@@ -72,6 +74,7 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
         saved: Instant::now(),
         last_epoch: None,
         best_epoch: None,
+        trace,
         bars: Bars::new(settings.train.epochs, settings.train.samples_of_step()),
     };
     let trained = trainer.run(&images, &mut run);
@@ -81,8 +84,11 @@ pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
     vit_report::write_plots(folder.path())?;
     vit_report::write_csv(folder.path())?;
     write_report(&folder, &found, report::environment::rows(&environment), (&device, threads))?;
-    let Run { last_epoch, best_epoch, bars, .. } = run;
+    let Run { last_epoch, best_epoch, trace, bars, .. } = run;
     drop(bars);
+    if let Some(trace) = trace {
+        trace.finish()?;
+    }
     if let Some(warning) = found.warning() {
         tracing::warn!("{warning}");
     }
@@ -133,6 +139,7 @@ struct Run<'a> {
     last_epoch: Option<EpochMetrics>,
     /// On the images held out.
     best_epoch: Option<EpochMetrics>,
+    trace: Option<ChromeTrace>,
     bars: Bars,
 }
 
@@ -177,6 +184,9 @@ impl Observer for Run<'_> {
                     percent(epoch.test_accuracy),
                     thousands(epoch.images_per_second as u64)
                 );
+                if let Some(trace) = &mut self.trace {
+                    trace.write_when_over()?;
+                }
                 self.last_epoch = Some(epoch.clone());
             }
         }
