@@ -7,9 +7,10 @@ use std::fs;
 use crate::files::test_file;
 use crate::support::Sandbox;
 
-const COMMANDS: [&str; 14] = [
+pub(crate) const COMMANDS: [&str; 17] = [
     "",
     "train",
+    "config",
     "eval",
     "predict",
     "explain",
@@ -22,6 +23,8 @@ const COMMANDS: [&str; 14] = [
     "bench train",
     "bench eval",
     "bench latency",
+    "completions",
+    "man",
 ];
 
 #[test]

@@ -21,6 +21,14 @@ pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
     line(serde_json::to_string(value).expect("results are plain data"))
 }
 
+/// Prints what is made of lines already.
+///
+/// # Errors
+/// If stdout cannot be written.
+pub(crate) fn bytes(bytes: &[u8]) -> io::Result<()> {
+    io::stdout().write_all(bytes)
+}
+
 /// `41418` as `41,418`.
 pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
