@@ -7,9 +7,10 @@ use std::fs;
 use crate::files::test_file;
 use crate::support::Sandbox;
 
-const COMMANDS: [&str; 15] = [
+pub(crate) const COMMANDS: [&str; 18] = [
     "",
     "train",
+    "config",
     "eval",
     "predict",
     "explain",
@@ -23,6 +24,8 @@ const COMMANDS: [&str; 15] = [
     "bench train",
     "bench eval",
     "bench latency",
+    "completions",
+    "man",
 ];
 
 #[test]

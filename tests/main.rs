@@ -19,6 +19,7 @@ mod bad_settings;
 mod bench;
 mod committed_configs;
 mod compare;
+mod config;
 #[cfg(target_os = "linux")]
 mod cuda_build;
 mod evaluation;
@@ -40,7 +41,11 @@ mod recipe;
 mod report;
 mod run_folder;
 mod same_bits;
+mod shell;
 mod streams;
 mod tensorboard;
+#[cfg(target_os = "linux")]
+mod terminal;
 mod timm;
+mod trace;
 mod validation;

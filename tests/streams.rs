@@ -81,3 +81,22 @@ fn log_lines_for_machines_are_json() {
     assert_eq!(refused[0]["fields"]["message"], "run folder run exists already");
     assert_eq!(refused[1]["target"], "hint");
 }
+
+#[test]
+fn spans_say_how_long_parts_of_a_run_took() {
+    let sandbox = Sandbox::new();
+    let text = sandbox.train_digits("-v --max-steps 2").stderr;
+    let closed = "debug: run:epoch{epoch=1}:evaluation: close time.busy=";
+    assert!(text.lines().any(|line| line.starts_with(closed)), "{text}");
+    assert!(!text.contains("step{"), "{text}");
+
+    let words = "-vv --log-format json train --dataset digits --max-steps 2 --run-dir all";
+    let lines = json_lines(sandbox.run(words).succeeded().stderr);
+    let closed = lines.iter().filter(|line| line["fields"]["message"] == "close");
+    let names: Vec<&str> = closed.filter_map(|line| line["span"]["name"].as_str()).collect();
+    for (name, count) in [("step", 2), ("shard", 8), ("forward", 8), ("backward", 8), ("run", 1)] {
+        assert_eq!(names.iter().filter(|&&closed| closed == name).count(), count, "{name}");
+    }
+    let epoch = lines.iter().find(|line| line["span"]["name"] == "epoch").unwrap();
+    assert_eq!(epoch["span"]["epoch"], 1);
+}

@@ -8,7 +8,7 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Error, MetricsMark, Progress, RunFolder, Tensors, TrainState};
+use crate::{Error, MetricsMark, Place, RunFolder, Tensors, TrainState};
 
 /// What `state.json` and `state.safetensors` mean; other numbers are of other versions.
 const FORMAT: u64 = 1;
@@ -38,7 +38,7 @@ pub struct SavedState {
 #[serde(deny_unknown_fields)]
 struct StateFile {
     format: u64,
-    progress: Progress,
+    place: Place,
     order: String,
     metrics: MetricsMark,
     about: Map<String, Value>,
@@ -58,7 +58,7 @@ impl SavedState {
             }
             _ => {}
         }
-        let path = above.join(name_of(self.state.progress.step));
+        let path = above.join(name_of(self.state.place.step));
         let tensors = self.tensors();
         let unwritable = |error: safetensors::SafeTensorError| {
             let source = io::Error::other(error);
@@ -67,7 +67,7 @@ impl SavedState {
         let tensors = safetensors::serialize(&tensors, None).map_err(unwritable)?;
         let state = StateFile {
             format: FORMAT,
-            progress: self.state.progress,
+            place: self.state.place,
             order: self.state.order.clone(),
             metrics: self.metrics.clone(),
             about: self.about.clone(),
@@ -108,7 +108,7 @@ impl SavedState {
         };
         let moments = of(MOMENTS[0]).zip(of(MOMENTS[1])).map(<[Tensors; 2]>::from);
         let state = TrainState {
-            progress: file.progress,
+            place: file.place,
             order: file.order,
             parameters: of(PARAMETERS).unwrap_or_default(),
             averages: of(AVERAGES),
@@ -223,7 +223,7 @@ mod tests {
             Tensors::from([("w".to_owned(), tensor)])
         };
         let sums = Sums { loss_sum: 0.1 + 0.2, correct: 3, samples: 7 };
-        let progress = Progress {
+        let place = Place {
             step,
             epoch: 2,
             step_of_epoch: 1,
@@ -232,7 +232,7 @@ mod tests {
             best: Best::default(),
         };
         let state = TrainState {
-            progress,
+            place,
             order: "0".repeat(64),
             parameters: tensors(1.0),
             averages: Some(tensors(2.0)),
@@ -249,7 +249,7 @@ mod tests {
         let path = saved.write(&run, &[("config.toml", b"x = 1\n")]).expect("a writable folder");
         assert!(path.ends_with("checkpoints/step-000937"));
         let again = SavedState::read(&path).expect("as written");
-        assert_eq!(again.state.progress, saved.state.progress);
+        assert_eq!(again.state.place, saved.state.place);
         assert_eq!((&again.state.order, &again.about), (&saved.state.order, &saved.about));
         assert_eq!(again.metrics, saved.metrics);
         let numbers = |saved: &SavedState| -> Vec<Vec<f32>> {

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Result as TensorResult, Tensor};
 use rayon::prelude::*;
+use tracing::{Span, trace_span};
 use vit_ops::{Mode, cross_entropy_sum};
 
 use crate::threads::thread_pool;
@@ -33,8 +34,12 @@ pub(crate) fn evaluate_here(
 ) -> TensorResult<Evaluation> {
     let indices: Vec<u32> = (0..len as u32).collect();
     let batches = indices.par_chunks(EVALUATION_BATCH);
+    let of_evaluation = Span::current();
     let parts: Vec<Evaluation> = batches
-        .map(|indices| evaluate_batch(forward, &batch(indices)?))
+        .map(|indices| {
+            let _part = trace_span!(parent: &of_evaluation, "part", first = indices[0]).entered();
+            evaluate_batch(forward, &batch(indices)?)
+        })
         .collect::<TensorResult<_>>()?;
     let mut whole = Evaluation::default();
     parts.into_iter().for_each(|part| whole.extend(part));

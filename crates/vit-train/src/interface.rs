@@ -110,6 +110,24 @@ impl Checkpoint {
     }
 }
 
+/// How far a run has come, after a step of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// The step, from 1 over the whole run.
+    pub step: u64,
+    /// Steps of the whole run, if nothing ends it early.
+    pub steps: u64,
+    /// Its epoch, from 1.
+    pub epoch: u64,
+    /// The step, from 1 in its epoch.
+    pub step_of_epoch: u64,
+    /// Steps of the epoch, if nothing ends it early.
+    pub steps_of_epoch: u64,
+    /// Mean loss of a sample and share of samples classified right, over the epoch so far. On a GPU they are known where
+    /// a record is due, and stay what they were until the next.
+    pub loss_and_accuracy: Option<(f64, f64)>,
+}
+
 /// Who is told of a run as it goes, and may end it; from a thread of the trainer's.
 pub trait Observer: Send {
     /// What its methods fail with; a run fails with the same.
@@ -120,6 +138,12 @@ pub trait Observer: Send {
     /// # Errors
     /// Whatever ends the run.
     fn record(&mut self, record: &Record) -> Result<(), Self::Error>;
+
+    /// How far the run has come, after each step.
+    fn progress(&mut self, _progress: &Progress) {}
+
+    /// The steps of an epoch are done, and evaluation begins.
+    fn evaluating(&mut self) {}
 
     /// An epoch ended whose parameters are the best so far on the validation samples, before its record.
     ///

@@ -27,13 +27,13 @@ pub use config::TrainConfig;
 pub use error::Error;
 pub use evaluation::{Confusion, EVALUATION_BATCH, Evaluation, argmax, evaluate};
 pub use gradients::clip_gradients;
-pub use interface::{Batch, Bytes, Checkpoint, Data, Forward, Observer};
+pub use interface::{Batch, Bytes, Checkpoint, Data, Forward, Observer, Progress};
 pub use metrics::{EpochMetrics, MetricsFile, MetricsMark, Record, StepMetrics, read_records};
 pub use mixed::Mixed;
 pub use optimizer::{Decay, Optimizer, OptimizerConfig, OptimizerKind};
 pub use run_folder::RunFolder;
 pub use schedule::{Schedule, ScheduleKind};
-pub use state::{Progress, Tensors, TrainState};
+pub use state::{Place, Tensors, TrainState};
 pub use sums::Sums;
 pub use trainer::Trainer;
 

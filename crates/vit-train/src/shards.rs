@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use candle_core::Tensor;
+use tracing::trace_span;
 use vit_ops::{Mode, smoothed_cross_entropy_sum};
 
 use crate::evaluation::{predictions, scalar};
@@ -35,13 +36,14 @@ pub(crate) fn train_shard(
     mode: Mode,
     label_smoothing: f64,
 ) -> Result<Shard, Error> {
-    let logits = forward(&batch.images, mode)?; // (batch, classes)
+    let logits = trace_span!("forward").in_scope(|| forward(&batch.images, mode))?; // (batch, classes)
     let pairs = batch.mixed.as_ref().map(|mixed| Pairs::of(&batch.labels, mixed)).transpose()?;
     let loss = match &pairs {
         None => smoothed_cross_entropy_sum(&logits, &batch.labels, label_smoothing)?,
         Some(pairs) => pairs.loss_sum(&logits, label_smoothing)?,
     };
-    let gradients = gradients::of_shard(loss.backward()?, parameters)?;
+    let gradients = trace_span!("backward").in_scope(|| loss.backward())?;
+    let gradients = gradients::of_shard(gradients, parameters)?;
     let guesses = predictions(&logits)?;
     let labels = match &pairs {
         None => batch.labels.to_vec1::<u32>()?,

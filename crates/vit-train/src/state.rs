@@ -17,7 +17,7 @@ pub type Tensors = BTreeMap<String, Tensor>;
 #[derive(Clone, Debug)]
 pub struct TrainState {
     /// How far it has come.
-    pub progress: Progress,
+    pub place: Place,
     /// SHA-256 of the order of the epoch's samples, as little-endian `u32`.
     pub order: String,
     /// The parameters that are trained.
@@ -31,7 +31,7 @@ pub struct TrainState {
 /// How far a run has come, and what it has told so far.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Progress {
+pub struct Place {
     /// Steps taken.
     pub step: u64,
     /// The epoch of the next step, from 1; after the last one it is one more.
@@ -46,7 +46,7 @@ pub struct Progress {
     pub best: Best,
 }
 
-impl Progress {
+impl Place {
     /// At the beginning of an epoch, after so many steps.
     pub(crate) fn before_epoch(epoch: u64, step: u64, best: Best) -> Self {
         let (of_epoch, since_record) = (Sums::default(), Sums::default());

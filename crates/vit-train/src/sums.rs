@@ -21,6 +21,11 @@ impl Sums {
         self.samples += more.samples;
     }
 
+    /// Mean loss of a sample and share of samples classified right, where there are samples.
+    pub(crate) fn means(&self) -> Option<(f64, f64)> {
+        (self.samples > 0).then(|| (self.loss(), self.accuracy()))
+    }
+
     /// Mean loss of a sample.
     pub(crate) fn loss(&self) -> f64 {
         self.loss_sum / self.samples as f64

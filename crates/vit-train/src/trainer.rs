@@ -7,6 +7,7 @@ use std::time::Instant;
 use candle_core::{Result as TensorResult, Tensor};
 use rayon::ThreadPool;
 use rayon::prelude::*;
+use tracing::{Span, debug_span, trace_span};
 use vit_ops::Mode;
 use vit_random::Random;
 
@@ -16,12 +17,12 @@ use crate::evaluation::{Evaluation, evaluate_here, evaluate_on_gpu};
 use crate::gradients::Summed;
 use crate::on_gpu::OnGpu;
 use crate::shards::{Shard, shards, train_shard};
-use crate::state::{self, Progress, TrainState, digest_of_order};
+use crate::state::{self, Place, TrainState, digest_of_order};
 use crate::sums::Sums;
 use crate::threads::thread_pool;
 use crate::{
-    Batch, Checkpoint, Data, EpochMetrics, Error, Forward, Observer, Optimizer, Parameters, Record,
-    StepMetrics, TrainConfig, gradients,
+    Batch, Checkpoint, Data, EpochMetrics, Error, Forward, Observer, Optimizer, Parameters,
+    Progress, Record, StepMetrics, TrainConfig, gradients,
 };
 
 /// A model being trained.
@@ -36,7 +37,7 @@ pub struct Trainer<F> {
     on_gpu: Option<OnGpu>,
     step: u64,
     /// Where the next run begins, if not at the beginning.
-    resumed: Option<(Progress, String)>,
+    resumed: Option<(Place, String)>,
     /// How many a whole run takes.
     steps: u64,
 }
@@ -94,12 +95,12 @@ impl<F: Forward> Trainer<F> {
     /// # Errors
     /// If the state is of other parameters.
     pub fn resume(&mut self, state: &TrainState) -> Result<(), Error> {
-        let TrainState { progress, order, parameters, averages, moments } = state;
+        let TrainState { place, order, parameters, averages, moments } = state;
         state::set(&self.parameters, parameters, "a parameter")?;
         match (&mut self.averages, averages) {
             (Some(ours), Some(averages)) => {
                 state::set(ours.parameters(), averages, "an average")?;
-                ours.resume(progress.step);
+                ours.resume(place.step);
             }
             (None, None) => {}
             (ours, _) => {
@@ -115,10 +116,10 @@ impl<F: Forward> Trainer<F> {
         });
         let moments: Option<Vec<[Tensor; 2]>> =
             moments.transpose()?.map(|pairs| pairs.map(<[Tensor; 2]>::from).collect());
-        self.optimizer.resume(progress.step, moments.as_deref())?;
+        self.optimizer.resume(place.step, moments.as_deref())?;
         self.on_gpu = None;
-        self.step = progress.step;
-        self.resumed = Some((*progress, order.clone()));
+        self.step = place.step;
+        self.resumed = Some((*place, order.clone()));
         Ok(())
     }
 
@@ -139,13 +140,14 @@ impl<F: Forward> Trainer<F> {
     }
 
     fn run_here<O: Observer>(&mut self, data: &dyn Data, observer: &mut O) -> Result<(), O::Error> {
+        let _run = debug_span!("run").entered();
         let an_epoch = (data.order(1).len() / self.config.samples_of_step()) as u64;
         let steps = self.config.epochs.saturating_mul(an_epoch);
         self.steps = self.config.max_steps.map_or(steps, |last| last.min(steps));
-        let mut begun = Progress::before_epoch(1, self.step, Best::default());
-        if let Some((progress, order)) = self.resumed.take() {
-            let epoch = progress.epoch;
-            if self.is_past(epoch.saturating_sub(1), &progress.best) {
+        let mut begun = Place::before_epoch(1, self.step, Best::default());
+        if let Some((place, order)) = self.resumed.take() {
+            let epoch = place.epoch;
+            if self.is_past(epoch.saturating_sub(1), &place.best) {
                 return Ok(());
             }
             let here = digest_of_order(&data.order(epoch));
@@ -153,7 +155,7 @@ impl<F: Forward> Trainer<F> {
                 let expected = format!("samples of epoch {epoch} in an order of SHA-256 {here}");
                 return Err(Error::State { expected, got: order }.into());
             }
-            begun = progress;
+            begun = place;
         }
         while begun.epoch <= self.config.epochs {
             let (epoch, mut best) = (begun.epoch, begun.best);
@@ -165,7 +167,7 @@ impl<F: Forward> Trainer<F> {
             if flow.is_break() {
                 break;
             }
-            begun = Progress::before_epoch(epoch + 1, self.step, best);
+            begun = Place::before_epoch(epoch + 1, self.step, best);
             let is_last = self.is_past(epoch, &best);
             let at = Checkpoint::Epoch { step: self.step, is_last };
             observer.checkpoint(at, &mut || self.state(begun, &data.order(epoch + 1)))?;
@@ -186,12 +188,13 @@ impl<F: Forward> Trainer<F> {
     /// An epoch, or what is left of it, and whether the observer lets the run go on after it.
     fn epoch<O: Observer>(
         &mut self,
-        begun: Progress,
+        begun: Place,
         data: &dyn Data,
         observer: &mut O,
     ) -> Result<(EpochMetrics, ControlFlow<()>), O::Error> {
         let since = Instant::now();
         let epoch = begun.epoch;
+        let _epoch = debug_span!("epoch", epoch).entered();
         let batch_size = self.config.samples_of_step();
         let order = data.order(epoch);
         if order.len() < batch_size {
@@ -218,13 +221,21 @@ impl<F: Forward> Trainer<F> {
                 }))?;
                 at.since_record = Sums::default();
             }
+            observer.progress(&Progress {
+                step: self.step,
+                steps: self.steps,
+                epoch,
+                step_of_epoch: at.step_of_epoch,
+                steps_of_epoch: steps,
+                loss_and_accuracy: at.of_epoch.means(),
+            });
             flow = observer.after_step(self.step)?;
             let is_last = flow.is_break();
             let is_full = self.config.max_steps.is_some_and(|last| self.step >= last);
             if is_last || !(is_full || at.step_of_epoch == steps) {
                 at.step = self.step;
-                let place = Checkpoint::Step { step: self.step, is_last };
-                observer.checkpoint(place, &mut || {
+                let checkpoint = Checkpoint::Step { step: self.step, is_last };
+                observer.checkpoint(checkpoint, &mut || {
                     let rest = self.rest_of_steps(epoch)?;
                     at.of_epoch.add(&rest);
                     at.since_record.add(&rest);
@@ -237,6 +248,7 @@ impl<F: Forward> Trainer<F> {
         }
         at.of_epoch.add(&self.rest_of_steps(epoch)?);
         let loop_seconds = since.elapsed().as_secs_f64();
+        observer.evaluating();
         let (val, test) = self.evaluate(data)?;
         // The last step's update is seen here alone.
         for (what, of) in [("validation loss", &val), ("test loss", &test)] {
@@ -261,7 +273,7 @@ impl<F: Forward> Trainer<F> {
     }
 
     /// All that the run is now.
-    fn state(&self, progress: Progress, order: &[u32]) -> Result<TrainState, Error> {
+    fn state(&self, place: Place, order: &[u32]) -> Result<TrainState, Error> {
         let moments = match &self.on_gpu {
             Some(on_gpu) => Some(on_gpu.moments(&self.parameters)?),
             None => self.optimizer.moments()?,
@@ -273,7 +285,7 @@ impl<F: Forward> Trainer<F> {
         });
         let averages = self.averages.as_ref().map(|them| state::values(them.parameters()));
         Ok(TrainState {
-            progress,
+            place,
             order: digest_of_order(order),
             parameters: state::values(&self.parameters)?,
             averages: averages.transpose()?,
@@ -283,6 +295,7 @@ impl<F: Forward> Trainer<F> {
 
     /// Evaluates the parameters that are kept: on the validation samples, then on those of the test.
     fn evaluate(&self, data: &dyn Data) -> Result<(Evaluation, Evaluation), Error> {
+        let _evaluation = debug_span!("evaluation").entered();
         let swap = || self.averages.as_ref().map_or(Ok(()), |them| them.swap(&self.parameters));
         swap()?;
         let val = self.evaluate_samples(data.val_len(), |indices| data.val_batch(indices));
@@ -332,6 +345,7 @@ impl<F: Forward> Trainer<F> {
         is_due: bool,
     ) -> Result<Sums, Error> {
         self.step += 1;
+        let _step = trace_span!("step", step = self.step).entered();
         let lr = self.config.schedule.lr(self.config.optimizer.lr, self.step, self.steps);
         self.optimizer.set_lr(lr);
         let Some(mut on_gpu) = self.on_gpu.take() else {
@@ -351,6 +365,7 @@ impl<F: Forward> Trainer<F> {
 
     /// A step on these samples, a batch after the other.
     fn train_step(&mut self, epoch: u64, samples: &[u32], data: &dyn Data) -> Result<Sums, Error> {
+        let of_step = Span::current();
         let random = Random::new(self.config.seed).at_step(self.step);
         let mut step = Sums { loss_sum: 0.0, correct: 0, samples: samples.len() };
         let mut gradients: Vec<Summed> = Vec::new();
@@ -358,8 +373,10 @@ impl<F: Forward> Trainer<F> {
         for (first, batch) in (0..).step_by(batch_size).zip(samples.chunks(batch_size)) {
             let ranges = shards(batch.len(), self.config.shards).into_par_iter();
             let results = ranges.map(|range| {
+                let _shard = trace_span!(parent: &of_step, "shard", first = range.start).entered();
                 let mode = Mode::Train(random.from_sample((first + range.start) as u32));
-                let batch = data.train_batch(epoch, &batch[range])?;
+                let batch =
+                    trace_span!("batch").in_scope(|| data.train_batch(epoch, &batch[range]))?;
                 let smoothing = self.config.label_smoothing;
                 train_shard(&self.forward, &self.parameters, &batch, mode, smoothing)
             });
@@ -376,13 +393,14 @@ impl<F: Forward> Trainer<F> {
                 (!so_far.is_empty()).then_some(so_far).into_iter().chain(shards).collect();
             let last = first + batch.len() == samples.len();
             let scale = if last { 1.0 / samples.len() as f64 } else { 1.0 };
-            gradients = gradients::sum(&pieces, scale)?;
+            gradients = trace_span!("sum").in_scope(|| gradients::sum(&pieces, scale))?;
         }
         for ((name, _), gradient) in self.parameters.iter().zip(&gradients) {
             if let Some(value) = gradient.not_finite {
                 return Err(self.not_finite(epoch, &format!("gradient of {name}"), value));
             }
         }
+        let _update = trace_span!("update").entered();
         let mut gradients: Vec<_> = gradients.into_iter().map(|gradient| gradient.total).collect();
         if let Some(norm) = self.config.clip {
             gradients::clip_gradients(&mut gradients, norm)?;

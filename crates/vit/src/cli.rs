@@ -52,6 +52,8 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Train(Box<Train>),
+    #[command(about = CONFIG, after_help = CONFIGURED)]
+    Config(Box<Train>),
     Eval(Eval),
     Predict(Predict),
     Explain(Explain),
@@ -63,7 +65,15 @@ pub(crate) enum Command {
     Fetch(Fetch),
     #[command(subcommand)]
     Bench(bench::Bench),
+    Completions(Completions),
+    Man(Man),
 }
+
+const CONFIG: &str =
+    "Prints the settings that `vit train` would take with the same flags, and touches no data";
+
+const CONFIGURED: &str = "\
+The output is a file for `vit train --config`. Flags that set no numbers, such as --threads and --run-dir, are not in it.";
 
 const TRAINED_ON: &str = "\
 Without --dataset, MNIST is used if it is there or can be fetched, else the digits that are built in.";
@@ -158,6 +168,10 @@ pub(crate) struct Train {
     /// Write the metrics as a TensorBoard event file too, into `tensorboard` in the run folder
     #[arg(long)]
     pub(crate) tensorboard: bool,
+    /// Trace the first 50 steps and the evaluation after them into this file, for Perfetto or Chrome's tracing; one that
+    /// exists is overwritten
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) trace: Option<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -368,6 +382,25 @@ pub(crate) struct Verify {
     pub(crate) json: bool,
 }
 
+/// Prints a script that completes commands and flags in a shell
+#[derive(Debug, Args)]
+#[command(after_help = COMPLETED)]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+const COMPLETED: &str = "\
+For bash: vit completions bash > ~/.local/share/bash-completion/completions/vit";
+
+/// Writes the man pages, one for each command
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// The folder to write them into, such as ~/.local/share/man/man1
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+}
+
 /// Which settings to begin with.
 #[derive(Debug, Args)]
 pub(crate) struct SettingsArgs {
@@ -448,6 +481,7 @@ mod tests {
             "keep",
             "resume",
             "tensorboard",
+            "trace",
             "json",
         ];
         let command = Cli::command();

@@ -12,6 +12,8 @@ use vit_files::{Hasher, write_atomically_with};
 
 use crate::cli::DataPlace;
 use crate::failure::{Exit, Failure, Result};
+use crate::output;
+use crate::progress::Counter;
 
 /// The name of the dataset that is built in.
 pub(crate) const DIGITS: &str = "digits";
@@ -145,24 +147,19 @@ fn obtain(
     hub_patience: Duration,
 ) -> Result<()> {
     let options = Options { mirrors: user_mirrors(place.mirror.clone()), ..Options::default() };
-    let progress = crate::output::download_bar();
+    let bar = Counter::new(source.name, None, output::megabytes);
     let fetched = vit_fetch::fetch(source, folder, &options, &mut |event| match event {
         Event::Downloading { file, received, total, .. } => {
-            progress.set_message(file);
-            progress.set_position(received);
-            progress.set_length(total.unwrap_or(received));
+            bar.set(file, received, total);
         }
-        Event::MirrorFailed(attempt) => {
-            progress.suspend(|| tracing::warn!("{attempt}"));
-        }
+        Event::MirrorFailed(attempt) => tracing::warn!("{attempt}"),
         Event::Waiting { folder } => {
-            progress
-                .suspend(|| tracing::info!("another process fetches into {}", folder.display()));
+            tracing::info!("another process fetches into {}", folder.display());
         }
-        Event::Installed { file } => progress.suspend(|| tracing::debug!("{file} is verified")),
+        Event::Installed { file } => tracing::debug!("{file} is verified"),
         _ => {}
     });
-    progress.finish_and_clear();
+    drop(bar);
     match fetched {
         Err(vit_fetch::Error::Download { .. }) if source.name == vit_fetch::MNIST.name => {
             from_hub(source, folder, hub_patience, vit_data::load_hub_mnist).map_err(|hub| {

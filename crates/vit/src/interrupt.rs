@@ -7,9 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::failure::{Exit, Failure, Result};
+use crate::progress;
 
 static TRAINING: AtomicBool = AtomicBool::new(false);
 static ASKED: OnceLock<Instant> = OnceLock::new();
+static LEAVING: AtomicBool = AtomicBool::new(false);
 /// Held while files are written that the program does not leave half done.
 static WRITING: Mutex<()> = Mutex::new(());
 
@@ -24,6 +26,7 @@ pub(crate) fn listen() -> Result<()> {
     let on_signal = || {
         let is_first = ASKED.set(Instant::now()).is_ok();
         if !is_first || !TRAINING.load(Ordering::Relaxed) {
+            progress::end();
             std::process::exit(Exit::Interrupted as i32);
         }
     };
@@ -59,14 +62,20 @@ pub(crate) fn asked() -> bool {
     ASKED.get().is_some()
 }
 
-/// Ends the program soon, but not while [`writing`]: its state is safe, and who asked for its end waits.
-pub(crate) fn leave_soon() {
+/// Ends the program soon, but not while [`writing`]: its state is safe, and who asked for its end waits. Says whether this is
+/// the first call.
+pub(crate) fn leave_soon() -> bool {
+    if LEAVING.swap(true, Ordering::Relaxed) {
+        return false;
+    }
     let waited = ASKED.get().map_or(Duration::ZERO, Instant::elapsed);
     thread::spawn(move || {
         thread::sleep(PATIENCE.saturating_sub(waited));
         let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+        progress::end();
         std::process::exit(Exit::Interrupted as i32);
     });
+    true
 }
 
 /// Writes something that [`leave_soon`] waits for.

@@ -5,17 +5,20 @@ use std::io::{self, IsTerminal};
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::format::{FmtSpan, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::chrome_trace;
 use crate::cli::{LogFormat, Logging};
 use crate::failure::HINT;
+use crate::progress::{self, AboveLines};
 
-/// Starts logging as the command line says. `NO_COLOR` turns colours off.
+/// Starts logging as the command line says, and progress where a person reads along. `NO_COLOR` turns colours off.
 pub(crate) fn start(options: &Logging) {
     let level = match (options.quiet, options.verbose) {
         (true, _) => LevelFilter::ERROR,
@@ -25,16 +28,26 @@ pub(crate) fn start(options: &Logging) {
     };
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let all = level == LevelFilter::TRACE;
-    let wanted = filter_fn(move |metadata| all || is_ours(metadata));
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr)
+    let wanted =
+        filter_fn(move |metadata| *metadata.level() <= level && (all || is_ours(metadata)));
+    // How long what takes long has taken is for those who want more than what happens.
+    let spans = if level >= LevelFilter::DEBUG { FmtSpan::CLOSE } else { FmtSpan::NONE };
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(|| AboveLines)
         .with_ansi(io::stderr().is_terminal() && !no_color)
+        .with_span_events(spans)
         // They would be told on stderr, with a panic where that is closed.
         .log_internal_errors(false);
-    match options.log_format {
-        LogFormat::Text => builder.event_format(Plain).finish().with(wanted).init(),
-        LogFormat::Json => builder.json().finish().with(wanted).init(),
+    let lines = match options.log_format {
+        LogFormat::Text => lines.event_format(Plain).boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(lines.with_filter(wanted.with_max_level_hint(level)))
+        .with(chrome_trace::layer())
+        .init();
+    if !options.quiet && matches!(options.log_format, LogFormat::Text) {
+        progress::allow(progress::Style { colours: !no_color });
     }
 }
 
@@ -72,7 +85,29 @@ where
         } else {
             writer.write_str(name)?;
         }
+        if event.metadata().is_span() {
+            write_spans(context, &mut writer)?;
+        }
         context.format_fields(writer.by_ref(), event)?;
         writeln!(writer)
     }
+}
+
+/// The spans that an event is of, from the outermost, as `run:epoch{epoch=1}: `.
+fn write_spans<S, N>(context: &FmtContext<'_, S, N>, writer: &mut Writer<'_>) -> fmt::Result
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    let spans = context.event_scope().into_iter().flat_map(Scope::from_root);
+    for (index, span) in spans.enumerate() {
+        let between = if index == 0 { "" } else { ":" };
+        write!(writer, "{between}{}", span.name())?;
+        if let Some(fields) = span.extensions().get::<FormattedFields<N>>()
+            && !fields.is_empty()
+        {
+            write!(writer, "{{{fields}}}")?;
+        }
+    }
+    writer.write_str(": ")
 }

@@ -2,6 +2,7 @@
 
 mod any_model;
 mod candle_threads;
+mod chrome_trace;
 mod cli;
 mod commands;
 mod dataset;
@@ -13,6 +14,7 @@ mod logging;
 mod nearest;
 mod output;
 mod pictures;
+mod progress;
 mod report;
 mod saved_model;
 mod settings;

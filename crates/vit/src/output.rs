@@ -1,8 +1,8 @@
-//! Results on stdout, progress on stderr.
+//! Results on stdout, and how numbers are written.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 /// Prints a line. A closed stdout is an error that `failure` takes for success.
@@ -21,10 +21,12 @@ pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
     line(serde_json::to_string(value).expect("results are plain data"))
 }
 
-/// A bar for a download on stderr, where that is a terminal.
-pub(crate) fn download_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}");
-    ProgressBar::no_length().with_style(style.expect("the template is well-formed"))
+/// Prints what is made of lines already.
+///
+/// # Errors
+/// If stdout cannot be written.
+pub(crate) fn bytes(bytes: &[u8]) -> io::Result<()> {
+    io::stdout().write_all(bytes)
 }
 
 /// `41418` as `41,418`.
@@ -45,9 +47,32 @@ pub(crate) fn percent(share: f64) -> String {
     format!("{:.2} %", 100.0 * share)
 }
 
+/// `9912422` as `9.9 MB`.
+pub(crate) fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+/// Hours, minutes and seconds, as `4:02` or `1:00:00`.
+pub(crate) fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match hours {
+        0 => format!("{minutes}:{seconds:02}"),
+        hours => format!("{hours}:{minutes:02}:{seconds:02}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_read_as_a_clock() {
+        for (seconds, text) in [(0, "0:00"), (242, "4:02"), (3600, "1:00:00"), (90_061, "25:01:01")]
+        {
+            assert_eq!(duration(Duration::from_secs(seconds)), text);
+        }
+    }
 
     #[test]
     fn numbers_are_grouped_by_three() {

@@ -10,6 +10,7 @@ use crate::cli;
 use crate::dataset::{self, Found};
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, percent, thousands};
+use crate::progress::Counter;
 use crate::saved_model::SavedModel;
 
 pub(super) fn run(args: &cli::Eval) -> Result<()> {
@@ -21,15 +22,19 @@ pub(super) fn run(args: &cli::Eval) -> Result<()> {
     check_fit(&found.dataset, &saved.config)?;
     let model = saved.build(&device)?;
     let test = found.dataset.split(Split::Test);
+    let bar = Counter::new("testing", Some(test.len() as u64), thousands);
     let evaluation = vit_train::evaluate(
         &|images: &candle_core::Tensor, mode| model.forward(images, mode),
         test.len(),
         super::threads_on(&device, args.threads),
         |indices| {
             let (images, labels) = test.batch(indices, &device, DType::F32)?;
+            bar.add(indices.len() as u64);
             Ok(Batch { images, labels, mixed: None })
         },
-    )?;
+    );
+    drop(bar);
+    let evaluation = evaluation?;
     let confusion = evaluation.confusion(saved.config.classes);
     if args.json {
         return Ok(output::json(&as_json(&found, &evaluation, &confusion))?);

@@ -2,12 +2,15 @@
 
 mod bench;
 mod compare;
+mod completions;
+mod config;
 mod eval;
 mod explain;
 mod export;
 mod fetch;
 mod import;
 mod info;
+mod man;
 mod predict;
 pub(crate) mod train;
 mod verify;
@@ -26,6 +29,7 @@ use crate::failure::Result;
 pub(crate) fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Train(args) => return train::run(&args),
+        Command::Config(args) => config::run(&args)?,
         Command::Eval(args) => eval::run(&args)?,
         Command::Predict(args) => predict::run(&args)?,
         Command::Explain(args) => explain::run(&args)?,
@@ -36,6 +40,8 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Import(args) => import::run(&args)?,
         Command::Fetch(args) => fetch::run(&args)?,
         Command::Bench(args) => bench::run(&args)?,
+        Command::Completions(args) => completions::run(&args)?,
+        Command::Man(args) => man::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

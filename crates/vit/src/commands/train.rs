@@ -1,5 +1,6 @@
 //! `vit train`: settings, dataset, model and trainer, put together.
 
+mod bars;
 mod diverged;
 mod images;
 mod observer;
@@ -24,11 +25,13 @@ pub(super) use self::resume::{check_dataset, check_settings};
 pub(crate) use self::set_up::SetUp;
 pub(super) use self::set_up::trainer;
 
+use self::bars::Bars;
 use self::observer::Run;
 use self::resume::Resumed;
 use self::saver::Saver;
+use crate::chrome_trace::ChromeTrace;
 use crate::cli;
-use crate::failure::{Exit, Failure, HINT, Result};
+use crate::failure::{Exit, Failure, Result};
 use crate::interrupt;
 use crate::output::thousands;
 use crate::report;
@@ -52,13 +55,15 @@ fn begin(args: &cli::Train) -> Result<ExitCode> {
     refuse_existing(args.run_dir.as_deref())?;
     let set_up = SetUp::new(settings, &args.data.place, device, args.threads)?;
     set_up.initialise()?;
+    let trace = args.trace.as_deref().map(ChromeTrace::begin).transpose()?;
     interrupt::training_begins();
     let environment = report::environment::of_this_machine(&set_up);
     let folder = make_folder(args.run_dir.as_deref(), &set_up.settings, &environment)?;
     let metrics = MetricsFile::open_at(&folder.metrics(), &MetricsMark::default())?;
     let events = args.tensorboard.then(|| EventFile::create(&events_folder(&folder)));
     let about = about(&environment);
-    train(args, set_up, folder, Begun { environment, metrics, events: events.transpose()?, about })
+    let events = events.transpose()?;
+    train(args, set_up, folder, Begun { environment, metrics, events, about, trace })
 }
 
 fn resume(args: &cli::Train, path: &Path) -> Result<ExitCode> {
@@ -84,6 +89,7 @@ fn resume(args: &cli::Train, path: &Path) -> Result<ExitCode> {
         }
     };
     let metrics = MetricsFile::open_at(&folder.metrics(), &mark)?;
+    let trace = args.trace.as_deref().map(ChromeTrace::begin).transpose()?;
     interrupt::training_begins();
     let events = events_folder(&folder);
     let events = (args.tensorboard || events.exists()).then(|| {
@@ -91,7 +97,8 @@ fn resume(args: &cli::Train, path: &Path) -> Result<ExitCode> {
         let records: Vec<Value> = records.iter().map(as_json).collect();
         Ok::<_, Failure>(EventFile::replace(&events, &records)?)
     });
-    train(args, set_up, folder, Begun { environment, metrics, events: events.transpose()?, about })
+    let events = events.transpose()?;
+    train(args, set_up, folder, Begun { environment, metrics, events, about, trace })
 }
 
 /// What a run has when its first step, or the first after it was taken up again, is taken.
@@ -100,6 +107,7 @@ struct Begun {
     metrics: MetricsFile,
     events: Option<EventFile>,
     about: Map<String, Value>,
+    trace: Option<ChromeTrace>,
 }
 
 /// What every checkpoint says of a run that begins on this.
@@ -124,10 +132,12 @@ fn train(
         folder.path().display()
     );
     let folder = Arc::new(folder);
-    let Begun { environment, metrics, events, about } = begun;
+    let Begun { environment, metrics, events, about, trace } = begun;
     let saver = Saver::new(Arc::clone(&folder), settings, args.save_every, args.keep.into());
     let kept = set_up.trainer.kept();
-    let mut run = Run { folder: &folder, settings, kept, saver, metrics, events, about };
+    let bars = Bars::new(settings.train.epochs, settings.train.samples_of_step());
+    let mut run =
+        Run { folder: &folder, settings, kept, saver, metrics, events, about, trace, bars };
     let trained = set_up.trainer.run(&set_up.images, &mut run);
     // A checkpoint that is being written is finished, whatever else has happened.
     let saved = run.saver.finish();
@@ -141,17 +151,20 @@ fn train(
         )));
     }
     saved?;
-    let shown = folder.path().display();
     if interrupt::asked() {
-        tracing::warn!("interrupted; the model so far is in {shown}");
-        tracing::warn!(target: HINT, "go on with `vit train --resume {shown}`");
-        interrupt::leave_soon();
+        observer::leave_soon(&folder);
     }
+    run.bars.doing("writing the report");
     interrupt::writing(|| {
         vit_report::write_plots(folder.path())?;
         vit_report::write_csv(folder.path())
     })?;
     write_report(&folder, &set_up, report::environment::rows(&environment))?;
+    let Run { trace, bars, .. } = run;
+    drop(bars);
+    if let Some(trace) = trace {
+        trace.finish()?;
+    }
     if let Some(warning) = set_up.found.warning() {
         tracing::warn!("{warning}");
     }

@@ -7,13 +7,15 @@ use vit_files::Digest;
 use vit_model::Tensors;
 use vit_report::EventFile;
 use vit_train::{
-    Checkpoint, EpochMetrics, MetricsFile, Observer, Parameters, Record, RunFolder, SavedState,
-    TrainState,
+    Checkpoint, EpochMetrics, MetricsFile, Observer, Parameters, Progress, Record, RunFolder,
+    SavedState, TrainState,
 };
 
+use super::bars::Bars;
 use super::saver::Saver;
 use super::{PREFIX, as_json};
-use crate::failure::{Failure, Result};
+use crate::chrome_trace::ChromeTrace;
+use crate::failure::{Failure, HINT, Result};
 use crate::interrupt;
 use crate::output::{percent, thousands};
 use crate::settings::Settings;
@@ -30,6 +32,8 @@ pub(super) struct Run<'a> {
     pub(super) events: Option<EventFile>,
     /// What every checkpoint says of the run.
     pub(super) about: Map<String, Value>,
+    pub(super) trace: Option<ChromeTrace>,
+    pub(super) bars: Bars,
 }
 
 impl Run<'_> {
@@ -59,9 +63,22 @@ impl Observer for Run<'_> {
             Record::Step(step) => {
                 tracing::debug!("step {}: loss {:.4}", step.step, step.loss);
             }
-            Record::Epoch(epoch) => tell(epoch, self.settings.train.epochs),
+            Record::Epoch(epoch) => {
+                tell(epoch, self.settings.train.epochs);
+                if let Some(trace) = &mut self.trace {
+                    trace.write_when_over()?;
+                }
+            }
         }
         Ok(())
+    }
+
+    fn progress(&mut self, progress: &Progress) {
+        self.bars.step(progress);
+    }
+
+    fn evaluating(&mut self) {
+        self.bars.doing("testing");
     }
 
     fn best(&mut self, _epoch: &EpochMetrics) -> Result<()> {
@@ -90,11 +107,24 @@ impl Observer for Run<'_> {
             let (metrics, about) = (self.metrics.mark(), self.about.clone());
             self.saver.save(SavedState { state, metrics, about })?;
         }
+        if interrupt::asked() && at.is_last() {
+            self.saver.finish()?;
+            leave_soon(self.folder);
+        }
         Ok(())
     }
 
     fn after_step(&mut self, _step: u64) -> Result<ControlFlow<()>> {
         Ok(if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+}
+
+/// Says that a run which is saved was interrupted, and gives it little time to show what it has come to.
+pub(super) fn leave_soon(folder: &RunFolder) {
+    if interrupt::leave_soon() {
+        let shown = folder.path().display();
+        tracing::warn!("interrupted; the model so far is in {shown}");
+        tracing::warn!(target: HINT, "go on with `vit train --resume {shown}`");
     }
 }
 

@@ -1,0 +1,259 @@
+//! `--trace`: the first steps of a run in the format of Chrome's tracing, which Perfetto reads too.
+//!
+//! What is traced is kept in memory, is little, and is written at once: the file is whole at any time. A writer that goes
+//! along with the run, such as tracing-chrome's, leaves half a file where the program is ended.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id};
+use tracing::subscriber::Interest;
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, Filter};
+use tracing_subscriber::registry::LookupSpan;
+use vit_files::write_atomically;
+
+use crate::failure::Result;
+
+/// How many steps are traced: enough for all that happens at the first alone to be over.
+pub(crate) const STEPS: usize = 50;
+
+/// A trace being taken. Where it is dropped, since the run has failed, what there is of it is written.
+pub(crate) struct ChromeTrace {
+    path: PathBuf,
+    is_written: bool,
+}
+
+impl ChromeTrace {
+    /// Traces from now on, for a file that is made at once.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) fn begin(path: &Path) -> Result<Self> {
+        write_atomically(path, Recorder::begun_now().to_json().as_bytes())?;
+        *recorder() = Some(Recorder::begun_now());
+        enter(Stage::Steps);
+        Ok(Self { path: path.to_owned(), is_written: false })
+    }
+
+    /// Ends the trace, and writes it where it has not been.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        enter(Stage::Over);
+        self.write_when_over()
+    }
+
+    /// Writes the trace if it is over.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) fn write_when_over(&mut self) -> Result<()> {
+        if self.is_written || stage() != Stage::Over {
+            return Ok(());
+        }
+        self.is_written = true;
+        let text = recorder().take().map(|recorder| recorder.to_json());
+        Ok(write_atomically(&self.path, text.unwrap_or_default().as_bytes())?)
+    }
+}
+
+impl Drop for ChromeTrace {
+    fn drop(&mut self) {
+        enter(Stage::Over);
+        if let Err(failure) = self.write_when_over() {
+            // The run's own failure is what the program ends with.
+            failure.report();
+        }
+    }
+}
+
+/// What is traced at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing yet, or no more.
+    Over,
+    /// Steps, and an evaluation where one comes between.
+    Steps,
+    /// No more steps: the first evaluation.
+    Evaluation,
+}
+
+static STAGE: AtomicU8 = AtomicU8::new(Stage::Over as u8);
+
+fn stage() -> Stage {
+    let now = STAGE.load(Ordering::Relaxed);
+    [Stage::Steps, Stage::Evaluation]
+        .into_iter()
+        .find(|&stage| stage as u8 == now)
+        .unwrap_or(Stage::Over)
+}
+
+/// From now on spans that are not of this stage cost nothing.
+fn enter(stage: Stage) {
+    STAGE.store(stage as u8, Ordering::Relaxed);
+    tracing::callsite::rebuild_interest_cache();
+}
+
+/// What has been traced so far.
+static RECORDER: Mutex<Option<Recorder>> = Mutex::new(None);
+
+fn recorder() -> MutexGuard<'static, Option<Recorder>> {
+    RECORDER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Recorder {
+    begun: Instant,
+    steps: usize,
+    /// Threads are told by the places they have here.
+    threads: Vec<(ThreadId, String)>,
+    events: Vec<Value>,
+}
+
+impl Recorder {
+    fn begun_now() -> Self {
+        Self { begun: Instant::now(), steps: 0, threads: Vec::new(), events: Vec::new() }
+    }
+
+    /// The place of the current thread.
+    fn thread(&mut self) -> usize {
+        let current = thread::current();
+        let known = self.threads.iter().position(|(id, _)| *id == current.id());
+        known.unwrap_or_else(|| {
+            let name = current.name().unwrap_or("unnamed").to_owned();
+            self.threads.push((current.id(), name));
+            self.threads.len() - 1
+        })
+    }
+
+    fn add(&mut self, name: &str, (from, to): (Instant, Instant), fields: &Map<String, Value>) {
+        let microseconds = |from: Instant, to: Instant| (to - from).as_nanos() as f64 / 1e3;
+        let event = json!({
+            "name": name,
+            "ph": "X",
+            "pid": 1,
+            "tid": self.thread(),
+            "ts": microseconds(self.begun, from),
+            "dur": microseconds(from, to),
+            "args": fields,
+        });
+        self.events.push(event);
+    }
+
+    fn to_json(&self) -> String {
+        let names = self.threads.iter().enumerate().map(|(index, (_, name))| {
+            json!({
+                "name": "thread_name", "ph": "M", "pid": 1, "tid": index, "args": {"name": name},
+            })
+        });
+        let events: Vec<Value> = names.chain(self.events.iter().cloned()).collect();
+        format!("{}\n", json!({"displayTimeUnit": "ms", "traceEvents": events}))
+    }
+}
+
+/// What takes the trace, once it is asked for: until then it costs nothing.
+pub(crate) fn layer<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
+    Recording.with_filter(OfStage)
+}
+
+/// The spans of the trainer that are traced now.
+struct OfStage;
+
+impl OfStage {
+    fn wants(metadata: &Metadata<'_>) -> bool {
+        if !metadata.is_span() || !metadata.target().starts_with("vit_train") {
+            return false;
+        }
+        match stage() {
+            Stage::Over => false,
+            Stage::Steps => true,
+            Stage::Evaluation => {
+                *metadata.level() <= Level::DEBUG || metadata.target().ends_with("::evaluation")
+            }
+        }
+    }
+}
+
+impl<S> Filter<S> for OfStage {
+    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        Self::wants(metadata)
+    }
+
+    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if Self::wants(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(if stage() == Stage::Over { LevelFilter::OFF } else { LevelFilter::TRACE })
+    }
+}
+
+struct Recording;
+
+/// Of a span: its fields.
+struct Fields(Map<String, Value>);
+/// Of a span: since when a thread is in it.
+struct Since(Instant);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recording {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        let mut fields = Fields(Map::new());
+        attributes.record(&mut fields);
+        span.extensions_mut().insert(fields);
+    }
+
+    fn on_enter(&self, id: &Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().replace(Since(Instant::now()));
+        }
+    }
+
+    fn on_exit(&self, id: &Id, context: Context<'_, S>) {
+        let now = Instant::now();
+        let Some(span) = context.span(id) else { return };
+        let mut extensions = span.extensions_mut();
+        let Some(Since(begun)) = extensions.remove() else { return };
+        let fields = extensions.get_mut::<Fields>().map(|fields| fields.0.clone());
+        let mut recorder = recorder();
+        let Some(recorder) = recorder.as_mut() else { return };
+        recorder.add(span.name(), (begun, now), &fields.unwrap_or_default());
+        if span.name() == "step" {
+            recorder.steps += 1;
+        }
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        let Some(span) = context.span(&id) else { return };
+        match (stage(), span.name()) {
+            (Stage::Steps, "step") => {
+                let steps = recorder().as_ref().map_or(0, |recorder| recorder.steps);
+                if steps >= STEPS {
+                    enter(Stage::Evaluation);
+                }
+            }
+            // Of a run whose first epoch has fewer steps, steps go on.
+            (Stage::Evaluation, "evaluation") => enter(Stage::Over),
+            _ => {}
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}").into());
+    }
+}

@@ -1,0 +1,86 @@
+//! A line of progress, in the columns that there are.
+
+use super::Style;
+
+/// What comes between the parts of a line.
+const GAP: &str = "  ";
+/// A bar that is shorter says nothing.
+const SHORTEST_BAR: usize = 8;
+
+/// A name, a bar, and what else is known.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Line {
+    pub(crate) name: String,
+    /// How much is done, from 0 to 1; none where that is not known.
+    pub(crate) done: Option<f64>,
+    /// The most telling first: where there is no room for all, the last go first.
+    pub(crate) details: Vec<String>,
+}
+
+impl Line {
+    /// The line in at most so many columns.
+    pub(super) fn fitted(&self, columns: usize, style: Style) -> String {
+        let width = |text: &str| text.chars().count();
+        let bar = if self.done.is_some() { GAP.len() + SHORTEST_BAR } else { 0 };
+        let taken = width(&self.name) + bar;
+        let details = (0..=self.details.len()).rev().map(|count| self.details[..count].join(", "));
+        let details =
+            details.map(|text| if text.is_empty() { text } else { format!("{GAP}{text}") });
+        let fitting = details.into_iter().find(|text| taken + width(text) <= columns);
+        match (fitting, self.done) {
+            (Some(details), Some(done)) => {
+                let columns = columns - width(&self.name) - width(&details) - GAP.len();
+                format!("{}{GAP}{}{details}", self.name, drawn(done, columns, style))
+            }
+            (Some(details), None) => format!("{}{details}", self.name),
+            (None, _) => self.name.chars().take(columns).collect(),
+        }
+    }
+}
+
+/// A bar of so many columns.
+fn drawn(done: f64, columns: usize, style: Style) -> String {
+    let full = (done.clamp(0.0, 1.0) * columns as f64) as usize;
+    let (full, rest) = ("━".repeat(full), "─".repeat(columns - full));
+    if style.colours { format!("\x1b[36m{full}\x1b[2m{rest}\x1b[0m") } else { full + &rest }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Style = Style { colours: false };
+
+    fn line(done: Option<f64>) -> Line {
+        let details = ["loss 0.5000", "90.00 %", "41,203 images/s"].map(str::to_owned).to_vec();
+        Line { name: "epoch".to_owned(), done, details }
+    }
+
+    #[test]
+    fn the_last_details_go_where_there_is_no_room() {
+        assert_eq!(
+            line(Some(0.5)).fitted(58, PLAIN),
+            "epoch  ━━━━━━──────  loss 0.5000, 90.00 %, 41,203 images/s"
+        );
+        assert_eq!(line(Some(0.25)).fitted(39, PLAIN), "epoch  ━━────────  loss 0.5000, 90.00 %");
+        assert_eq!(line(Some(1.0)).fitted(20, PLAIN), "epoch  ━━━━━━━━━━━━━");
+        assert_eq!(line(None).fitted(30, PLAIN), "epoch  loss 0.5000, 90.00 %");
+        assert_eq!(line(Some(0.5)).fitted(3, PLAIN), "epo");
+    }
+
+    #[test]
+    fn no_line_is_longer_than_there_is_room_for() {
+        for columns in 0..100 {
+            for done in [None, Some(0.0), Some(0.3), Some(1.0), Some(f64::NAN)] {
+                assert!(line(done).fitted(columns, PLAIN).chars().count() <= columns);
+            }
+        }
+    }
+
+    #[test]
+    fn colours_change_no_column() {
+        let coloured = line(Some(0.5)).fitted(60, Style { colours: true });
+        let plain = coloured.replace("\x1b[36m", "").replace("\x1b[2m", "").replace("\x1b[0m", "");
+        assert_eq!(plain, line(Some(0.5)).fitted(60, PLAIN));
+    }
+}

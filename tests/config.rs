@@ -1,0 +1,51 @@
+//! `vit config`: the settings of a run, before there is one.
+
+use serde_json::Value;
+
+use crate::support::Sandbox;
+
+const FLAGS: &str =
+    "--dataset digits --preset notebook --lr 0.01 --schedule cosine --warmup 5 --max-steps 1";
+
+#[test]
+fn it_prints_what_a_run_leaves() {
+    let sandbox = Sandbox::new();
+    let printed = sandbox.run(&format!("config {FLAGS}")).succeeded();
+    assert_eq!(printed.stderr, "");
+    assert!(sandbox.entries().is_empty());
+    sandbox.run(&format!("train {FLAGS} --run-dir run")).succeeded();
+    assert_eq!(printed.stdout.as_bytes(), sandbox.read("run/config.toml"));
+}
+
+#[test]
+fn what_it_prints_repeats_itself() {
+    let sandbox = Sandbox::new();
+    for flags in ["", FLAGS, "--preset vit-ti16 --dropout 0.1", "--val-split 0.1 --patience 2"] {
+        let first = sandbox.run(&format!("config {flags}")).succeeded().stdout;
+        sandbox.write("first.toml", &first);
+        assert_eq!(sandbox.run("config --config first.toml").succeeded().stdout, first);
+    }
+}
+
+#[test]
+fn as_json_it_is_the_same() {
+    let sandbox = Sandbox::new();
+    let json = sandbox.run(&format!("config --json {FLAGS}")).succeeded().json();
+    assert_eq!(json["train"]["optimizer"]["lr"], 0.01);
+    assert_eq!(json["preset"], "notebook");
+    let text = sandbox.run(&format!("config {FLAGS}")).succeeded().stdout;
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    for key in keys(&json["train"]) {
+        assert!(text.contains(&key), "{key} in {text}");
+    }
+}
+
+#[test]
+fn what_a_run_would_refuse_it_refuses() {
+    let sandbox = Sandbox::new();
+    sandbox.refuses(2, "config --lr -1").saying(&["lr", "-1"]);
+    sandbox.refuses(2, "config --preset vast").saying(&["vast"]);
+    sandbox.write("typo.toml", "[train]\nbatchsize = 3\n");
+    let refusal = sandbox.refuses(2, "config --config typo.toml").saying(&["batchsize"]);
+    assert!(refusal.hint.contains("batch_size"), "{refusal:?}");
+}

@@ -1,0 +1,200 @@
+//! A terminal on stderr: bars that fit into it, and log lines above them.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use crate::interrupt::send;
+use crate::running::Running;
+use crate::support::{Sandbox, json_lines};
+
+/// A pseudo-terminal, of which all that is written to it is kept.
+struct Terminal {
+    /// Its other side, which sets the size.
+    controller: OwnedFd,
+    written: JoinHandle<Vec<u8>>,
+}
+
+impl Terminal {
+    /// One of so many columns, as the stderr of a command.
+    fn of(command: &mut Command, columns: u16) -> Self {
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&controller).unwrap();
+        unlockpt(&controller).unwrap();
+        let name = ptsname(&controller, Vec::new()).unwrap();
+        let terminal = open(&name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        command.stderr(Stdio::from(terminal)).env("TERM", "xterm-256color");
+        let mut reader = File::from(controller.try_clone().unwrap());
+        let written = thread::spawn(move || {
+            let mut all = Vec::new();
+            // Until the last who has the terminal open has ended, which Linux calls an error.
+            let _ = reader.read_to_end(&mut all);
+            all
+        });
+        let terminal = Self { controller, written };
+        terminal.resize(columns);
+        terminal
+    }
+
+    fn resize(&self, columns: u16) {
+        let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&self.controller, size).unwrap();
+    }
+
+    /// What was written, once the command has ended and been dropped.
+    fn text(self) -> String {
+        String::from_utf8(self.written.join().unwrap()).unwrap()
+    }
+}
+
+/// Trains in a terminal of so many columns, and gives what it was shown.
+fn trained(columns: u16, words: &str) -> String {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(&format!("train --dataset digits --run-dir run {words}"));
+    let terminal = Terminal::of(&mut command, columns);
+    let training = Running::start(&mut command);
+    drop(command);
+    let outcome = training.end().succeeded();
+    assert!(outcome.stdout.starts_with("dataset         digits"), "{}", outcome.stdout);
+    assert!(!outcome.stdout.contains('\x1b'));
+    terminal.text()
+}
+
+/// The text without what moves the cursor, clears or colours.
+fn without_escapes(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |sum, part| {
+        let end = part.find(|sign: char| sign.is_ascii_alphabetic()).unwrap();
+        sum + &part[end + 1..]
+    })
+}
+
+/// Whatever was written from one start of a line to the next.
+fn rows(text: &str) -> Vec<String> {
+    let plain = without_escapes(text);
+    plain.split(['\r', '\n']).filter(|row| !row.is_empty()).map(str::to_owned).collect()
+}
+
+const BARS: [&str; 2] = ["run    ━", "epoch  ━"];
+
+#[test]
+fn bars_fit_into_the_terminal_and_are_gone_at_the_end() {
+    for columns in [80, 40] {
+        let text = trained(columns, "--epochs 2");
+        let rows = rows(&text);
+        for bar in BARS {
+            assert!(rows.iter().any(|row| row.starts_with(bar)), "{columns}: {rows:?}");
+        }
+        // Log lines are for the scrollback, and as long as they are.
+        let drawn = rows.iter().filter(|row| row.contains('─') || row.contains('━'));
+        for row in drawn {
+            assert!(row.chars().count() < columns.into(), "{columns}: {row}");
+        }
+        for epoch in ["epoch 1/2: loss ", "epoch 2/2: loss "] {
+            assert_eq!(rows.iter().filter(|row| row.starts_with(epoch)).count(), 1, "{rows:?}");
+        }
+        let (_, end) = text.rsplit_once('━').unwrap();
+        assert!(end.ends_with("\x1b[J\r"), "the bars stay: {end:?}");
+    }
+}
+
+#[test]
+fn a_resized_terminal_gets_bars_that_fit_soon() {
+    let sandbox = Sandbox::new();
+    let words = "train --dataset digits --epochs 1000 --run-dir run";
+    let mut command = sandbox.command(words);
+    let terminal = Terminal::of(&mut command, 80);
+    let mut training = Running::start(&mut command);
+    drop(command);
+    let metrics = sandbox.path("run/metrics.jsonl");
+    training.wait_until(|| metrics.metadata().is_ok_and(|metrics| metrics.len() > 0));
+    terminal.resize(40);
+    thread::sleep(Duration::from_secs(1));
+    send("INT", &mut training);
+    assert_eq!(training.end().code, Some(130));
+    let text = terminal.text();
+    let rows = rows(&text);
+    let widths =
+        rows.iter().filter(|row| row.starts_with("run    ")).map(|row| row.chars().count());
+    let widths: Vec<usize> = widths.collect();
+    assert!(widths.contains(&79), "{widths:?}");
+    assert!(widths.ends_with(&[39, 39]), "{widths:?}");
+    let (_, end) = text.rsplit_once('━').unwrap();
+    let end = without_escapes(end);
+    assert!(end.ends_with("\rwarning: interrupted; the model so far is in run\r\n"), "{end:?}");
+}
+
+#[test]
+fn nothing_is_drawn_for_those_who_asked_for_silence_or_json() {
+    assert_eq!(trained(80, "-q --max-steps 3"), "");
+    let text = trained(80, "--log-format json --max-steps 3");
+    assert!(!text.contains('\x1b'), "{text:?}");
+    assert!(json_lines(text).len() >= 2);
+}
+
+#[test]
+fn refusals_are_json_lines_in_a_terminal_too() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command("--log-format json fetch nothing");
+    let terminal = Terminal::of(&mut command, 40);
+    let fetching = Running::start(&mut command);
+    drop(command);
+    assert_eq!(fetching.end().code, Some(3));
+    let lines = json_lines(terminal.text());
+    let levels: Vec<_> = lines.iter().map(|line| (&line["level"], &line["target"])).collect();
+    assert_eq!(levels.len(), 2, "{lines:?}");
+    assert_eq!((levels[0].0, levels[1].1), (&"ERROR".into(), &"hint".into()));
+}
+
+#[test]
+fn no_color_leaves_bars_without_colours() {
+    for (value, coloured) in [("", true), ("1", false)] {
+        let sandbox = Sandbox::new();
+        let mut command = sandbox.command("train --dataset digits --max-steps 3 --run-dir run");
+        command.env("NO_COLOR", value);
+        let terminal = Terminal::of(&mut command, 80);
+        let training = Running::start(&mut command);
+        drop(command);
+        training.end().succeeded();
+        let text = terminal.text();
+        assert!(rows(&text).iter().any(|row| row.starts_with("run    ")), "{text:?}");
+        // Of all that sets how signs look, the sequences end in `m`.
+        assert_eq!(text.contains("\x1b[36m"), coloured, "{text:?}");
+    }
+}
+
+#[test]
+fn a_dumb_terminal_gets_lines_alone() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command("train --dataset digits --max-steps 3 --run-dir run");
+    let terminal = Terminal::of(&mut command, 80);
+    command.env("TERM", "dumb");
+    let training = Running::start(&mut command);
+    drop(command);
+    training.end().succeeded();
+    let text = terminal.text();
+    assert!(text.contains("epoch 1/20: loss "), "{text:?}");
+    assert!(!text.contains('\x1b'), "{text:?}");
+}
+
+#[test]
+fn an_evaluation_shows_how_far_it_is() {
+    let sandbox = Sandbox::new();
+    sandbox.train_digits("--max-steps 1");
+    let mut command = sandbox.command("eval run");
+    let terminal = Terminal::of(&mut command, 40);
+    let evaluating = Running::start(&mut command);
+    drop(command);
+    evaluating.end().succeeded();
+    let text = terminal.text();
+    assert!(rows(&text).iter().any(|row| row.starts_with("testing  ")), "{text:?}");
+    assert!(text.ends_with("\x1b[J\r"), "{text:?}");
+}
