@@ -75,3 +75,48 @@ pub(crate) fn send(signal: &str, to: &mut Running) {
     let process = to.child().id().to_string();
     assert!(Command::new("kill").args(["-s", signal, &process]).status().unwrap().success());
 }
+
+/// Its window was closed: there is nobody to tell, and the run is safe.
+#[test]
+fn a_terminal_that_is_gone_ends_the_run_well() {
+    let sandbox = Sandbox::new();
+    let words = "train --dataset digits --epochs 1000 --log-every 1 --run-dir run";
+    let mut training = Running::start(&mut sandbox.command(words));
+    let metrics = sandbox.path("run/metrics.jsonl");
+    training.wait_until(|| metrics.metadata().is_ok_and(|metrics| metrics.len() > 0));
+    drop(training.child().stderr.take());
+    drop(training.child().stdout.take());
+    send("HUP", &mut training);
+    let begun = Instant::now();
+    assert_eq!(training.end().code, Some(130));
+    assert!(begun.elapsed() < SOON, "it took {:?}", begun.elapsed());
+    sandbox.run("verify run").succeeded();
+}
+
+/// An evaluation of many seconds is not waited for: what is trained is safe.
+#[test]
+fn a_slow_evaluation_does_not_hold_up_an_interrupted_run() {
+    let sandbox = Sandbox::new();
+    let model = "[model]\ndim = 512\nmlp_dim = 2048\ndepth = 8\n";
+    sandbox.write(
+        "slow.toml",
+        format!("dataset = 'digits'\n[train]\nbatch_size = 1\nshards = 1\n{model}"),
+    );
+    let words = "train --config slow.toml --save-every 1 --run-dir run";
+    let mut training = Running::start(&mut sandbox.command(words));
+    let first = sandbox.path("run/checkpoints/step-000001");
+    training.wait_until(|| first.exists());
+    send("INT", &mut training);
+    let begun = Instant::now();
+    let outcome = training.end();
+    assert_eq!(outcome.code, Some(130), "{}", outcome.stderr);
+    // Two seconds, and what it takes to save 400 MB of parameters and moments on a busy disk.
+    assert!(begun.elapsed() < 5 * SOON, "it took {:?}", begun.elapsed());
+    assert!(
+        outcome.stderr.contains("interrupted; the model so far is in run"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(!sandbox.path("run/report.html").exists());
+    sandbox.run("verify run --files-only").succeeded();
+}

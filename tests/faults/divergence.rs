@@ -2,7 +2,7 @@
 
 use super::{checkpoints, copy};
 
-/// Ten sound epochs, and then a learning rate that no parameters stand.
+/// A learning rate that rises until no parameters stand it.
 const RISING: &str = "\
 dataset = 'tiny'
 [train]
@@ -10,10 +10,10 @@ epochs = 30
 batch_size = 10
 [train.schedule]
 kind = 'constant'
-warmup = 100
+warmup = 1000000
 [train.optimizer]
 kind = 'adam'
-lr = 1e30
+lr = 1e36
 [model]
 depth = 1
 ";

@@ -6,6 +6,8 @@ mod damage;
 mod disk;
 mod divergence;
 mod every_step;
+#[cfg(target_os = "linux")]
+mod hostile;
 mod kill;
 mod other;
 mod place;

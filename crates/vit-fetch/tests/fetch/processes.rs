@@ -6,6 +6,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -42,6 +44,35 @@ fn processes_at_once_make_one_download() {
     }
     assert_eq!(server.requests().len(), 2);
     assert_eq!(names_in(folder.path()), ["images", "labels"]);
+}
+
+/// The one that downloads is killed in the middle of it, while seven others wait: one of them goes on where it broke off.
+#[test]
+fn a_process_that_is_killed_leaves_its_download_to_the_next() {
+    // Nothing but a part of the first file, until somebody has been killed.
+    let (killed, slow) = (Arc::new(AtomicBool::new(false)), images());
+    let heard = Arc::clone(&killed);
+    let server = Server::start(move |path| match path {
+        "/data/images.gz" if heard.load(Ordering::Relaxed) => Reply::Ranged(gzip(&slow)),
+        "/data/images.gz" => Reply::Stalling,
+        _ => Reply::Ranged(gzip(&labels())),
+    });
+    let folder = tempdir().unwrap();
+    let mut first = fetching_child(folder.path(), &server.url()).spawn().unwrap();
+    while server.requests().is_empty() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let others: Vec<Child> =
+        (0..7).map(|_| fetching_child(folder.path(), &server.url()).spawn().unwrap()).collect();
+    killed.store(true, Ordering::Relaxed);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    for mut child in others {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_eq!(names_in(folder.path()), ["images", "labels"]);
+    // Of the first file a second time, of the other once.
+    assert_eq!(server.requests().len(), 3);
 }
 
 #[test]
