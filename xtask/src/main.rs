@@ -13,6 +13,7 @@ mod gpu;
 mod layering;
 mod outside;
 mod reference;
+mod soak;
 mod train;
 mod tree;
 
@@ -30,6 +31,7 @@ enum Task {
     Bench(bench::Bench),
     Reference(reference::Reference),
     TestGpu(gpu::TestGpu),
+    Soak(soak::Soak),
     /// Runs everything that CI runs, the cheapest first, up to the first failure
     Ci,
     #[command(flatten)]
@@ -47,6 +49,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Bench(bench) => bench.run()?,
         Task::Reference(reference) => reference.run()?,
         Task::TestGpu(test_gpu) => test_gpu.run()?,
+        Task::Soak(soak) => soak.run()?,
         Task::Ci => ci::run_all()?,
         Task::Step(step) => step.run()?,
     }
