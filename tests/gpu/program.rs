@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Sandbox, json_lines};
+use crate::support::{Sandbox, json_lines, timeless};
 
 /// The program that was built with these tests; `VIT_BINARY` says where it was carried to.
 fn sandbox() -> Sandbox {
@@ -44,6 +44,43 @@ fn a_model_of_either_device_is_used_and_trained_further_on_the_other() {
         let words = format!("--epochs 1 --lr 0.002 --init {device}/model.safetensors");
         run(&further, other, &words);
         assert!(accuracy(&sandbox, &further, other) > here - 0.02, "{device}");
+    }
+}
+
+/// From a checkpoint in the middle of an epoch: on the same GPU to the same bits, and further on the other device too.
+#[test]
+fn a_run_goes_on_from_a_checkpoint_of_either_device() {
+    for (device, other) in [("cuda", "cpu"), ("cpu", "cuda")] {
+        let sandbox = sandbox();
+        let train = "train --dataset digits --max-steps 200 --ema 0.9 --save-every 50 --keep 9";
+        sandbox.run(&format!("{train} --device {device} --run-dir run")).succeeded();
+        let model = sandbox.read("run/model.safetensors");
+        let whole = timeless(&sandbox.read("run/metrics.jsonl"));
+        let here = accuracy(&sandbox, "run", device);
+        let back = || {
+            for later in [100, 150, 200] {
+                let path = sandbox.path(format!("run/checkpoints/step-{later:06}"));
+                std::fs::remove_dir_all(path).unwrap();
+            }
+        };
+        back();
+        sandbox
+            .run(&format!("train --resume run --save-every 50 --keep 9 --device {device}"))
+            .succeeded();
+        assert!(sandbox.read("run/model.safetensors") == model, "{device}: other bits");
+        let losses = |records: &[Value]| -> Vec<f64> {
+            records.iter().filter_map(|record| record["loss"].as_f64()).collect()
+        };
+        let again = timeless(&sandbox.read("run/metrics.jsonl"));
+        assert_eq!(again.len(), whole.len(), "{device}");
+        // What a GPU has added up before a checkpoint is added to the rest on the CPU.
+        for (loss, expected) in losses(&again).into_iter().zip(losses(&whole)) {
+            assert!((loss - expected).abs() < 1e-9, "{device}: {loss} {expected}");
+        }
+        back();
+        sandbox.run(&format!("train --resume run --device {other}")).succeeded();
+        let there = accuracy(&sandbox, "run", other);
+        assert!((there - here).abs() < 0.02, "{device} and {other}: {here} {there}");
     }
 }
 

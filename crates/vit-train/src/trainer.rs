@@ -203,10 +203,10 @@ impl<F: Forward> Trainer<F> {
         let mut at = begun;
         let before = at.of_epoch.samples;
         let mut flow = ControlFlow::Continue(());
-        self.begin_on_gpu(&order)?;
         let steps = (order.len() / batch_size) as u64;
-        let left = order.chunks_exact(batch_size).skip(at.step_of_epoch as usize);
-        for batch in left {
+        let left = &order[at.step_of_epoch.min(steps) as usize * batch_size..];
+        self.begin_on_gpu(left)?;
+        for batch in left.chunks_exact(batch_size) {
             at.step_of_epoch += 1;
             let is_due = at.step_of_epoch.is_multiple_of(self.config.log_every);
             let step = self.take_step(epoch, batch, data, is_due)?;
@@ -327,8 +327,11 @@ impl<F: Forward> Trainer<F> {
         Trained { config, forward, parameters, optimizer, averages: averages.as_ref() }
     }
 
-    /// Gives the GPU, if there is one, the order of an epoch and the numbers of each of its steps.
+    /// Gives the GPU, if there is one, what is left of the order of an epoch and the numbers of each of its steps.
     fn begin_on_gpu(&mut self, order: &[u32]) -> Result<(), Error> {
+        if order.len() < self.config.samples_of_step() {
+            return Ok(());
+        }
         let Some(mut on_gpu) = self.on_gpu.take() else { return Ok(()) };
         let begun = on_gpu.begin_epoch(&self.trained(), (self.step + 1, self.steps), order);
         self.on_gpu = Some(on_gpu);
