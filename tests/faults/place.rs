@@ -17,6 +17,9 @@ fn a_second_trainer_is_refused() {
     let second = sandbox.run("-q train --resume run");
     assert_eq!(second.code, Some(4), "{}", second.stderr);
     assert!(second.stderr.contains("another process is training in run"), "{}", second.stderr);
+    let verified = sandbox.run("verify run");
+    assert_eq!(verified.code, Some(4), "{}", verified.stderr);
+    assert!(verified.stderr.contains("another process is training in run"), "{}", verified.stderr);
     training.assert_goes_on();
 }
 

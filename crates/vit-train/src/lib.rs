@@ -31,7 +31,7 @@ pub use interface::{Batch, Bytes, Checkpoint, Data, Forward, Observer, Progress}
 pub use metrics::{EpochMetrics, MetricsFile, MetricsMark, Record, StepMetrics, read_records};
 pub use mixed::Mixed;
 pub use optimizer::{Decay, Optimizer, OptimizerConfig, OptimizerKind};
-pub use run_folder::RunFolder;
+pub use run_folder::{LOCK, RunFolder};
 pub use schedule::{Schedule, ScheduleKind};
 pub use state::{Place, Tensors, TrainState};
 pub use sums::Sums;

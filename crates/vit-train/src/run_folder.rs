@@ -15,6 +15,9 @@ pub struct RunFolder {
     _lock: FileLock,
 }
 
+/// The file in a run's folder that is locked by who trains there.
+pub const LOCK: &str = ".lock";
+
 /// What the names of temporary files and folders begin with (vit-files).
 const TEMPORARY: &str = ".tmp-";
 
@@ -87,7 +90,7 @@ impl RunFolder {
     }
 
     fn locked(path: &Path) -> Result<Self, Error> {
-        let lock = FileLock::try_acquire(&path.join(".lock"))?;
+        let lock = FileLock::try_acquire(&path.join(LOCK))?;
         let lock = lock.ok_or_else(|| Error::InUse { path: path.to_owned() })?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }

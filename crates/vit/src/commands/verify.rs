@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
-use vit_files::Digest;
+use vit_files::{Digest, FileLock};
 use vit_train::{
-    Checkpoint, MetricsFile, Observer, Record, SavedState, TrainState, newest_checkpoints,
+    Checkpoint, LOCK, MetricsFile, Observer, Record, SavedState, TrainState, newest_checkpoints,
 };
 
 use super::train::{SetUp, check_dataset, check_settings, digest};
@@ -35,6 +35,10 @@ impl Finding {
 
 pub(super) fn run(args: &cli::Verify) -> Result<ExitCode> {
     let settings = Settings::of_run(&args.run)?;
+    // Of a folder that cannot be written nobody trains in.
+    if let Ok(None) = FileLock::try_acquire(&args.run.join(LOCK)) {
+        return Err(vit_train::Error::InUse { path: args.run.clone() }.into());
+    }
     let mut findings = Vec::new();
     let mut newest: Option<SavedState> = None;
     for path in newest_checkpoints(&args.run)? {
