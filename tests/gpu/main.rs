@@ -5,6 +5,7 @@
 #[path = "../agreement.rs"]
 mod agreement;
 #[path = "../files.rs"]
+#[expect(dead_code, reason = "not all of it is for these tests")]
 mod files;
 #[path = "../fixture.rs"]
 #[expect(dead_code, reason = "not all of it is for these tests")]
