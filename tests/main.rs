@@ -22,6 +22,7 @@ mod compare;
 mod config;
 #[cfg(target_os = "linux")]
 mod cuda_build;
+mod documents;
 mod evaluation;
 mod explain;
 mod export;
