@@ -9,8 +9,10 @@ mod ci;
 mod examples;
 mod failure;
 mod fetch;
+mod fuzz;
 mod gpu;
 mod layering;
+mod nightly;
 mod outside;
 mod reference;
 mod train;
@@ -30,6 +32,7 @@ enum Task {
     Bench(bench::Bench),
     Reference(reference::Reference),
     TestGpu(gpu::TestGpu),
+    Fuzz(fuzz::Fuzz),
     /// Runs everything that CI runs, the cheapest first, up to the first failure
     Ci,
     #[command(flatten)]
@@ -47,6 +50,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Bench(bench) => bench.run()?,
         Task::Reference(reference) => reference.run()?,
         Task::TestGpu(test_gpu) => test_gpu.run()?,
+        Task::Fuzz(fuzz) => fuzz.run()?,
         Task::Ci => ci::run_all()?,
         Task::Step(step) => step.run()?,
     }
