@@ -6,6 +6,7 @@
 mod inputs;
 #[path = "../../fuzz/src/parsers/mod.rs"]
 mod parsers;
+mod round_trips;
 mod seeds;
 
 use std::fs;

@@ -146,6 +146,8 @@ fn bad_value(path: &Path, error: &toml::de::Error) -> Failure {
 mod tests {
     use super::*;
     use clap::Parser;
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
     use vit_train::ScheduleKind;
 
     fn train(args: &str) -> cli::Train {
@@ -201,5 +203,46 @@ mod tests {
         assert_eq!((train.clip, train.accumulate, train.ema), (Some(1.0), 2, Some(0.99)));
         let again: Settings = toml::from_str(&settings.to_toml()).expect("as written");
         assert_eq!(again, settings);
+    }
+
+    /// Numbers that a file can tell, sound or not.
+    fn any_settings() -> impl Strategy<Value = Settings> {
+        let counts = [(); 5].map(|()| 0..=i64::MAX as u64);
+        let sizes = [(); 4].map(|()| 0..=i64::MAX as usize);
+        let numbers = [(); 8].map(|()| any::<f64>());
+        let texts = ["\\PC*", "[a-z\"'\\\\\n]*"];
+        let numbered =
+            (counts, sizes, numbers, texts).prop_map(|(counts, sizes, numbers, texts)| {
+                let mut settings = Settings::of_preset(Preset::Notebook);
+                let Settings { train, augment, model, .. } = &mut settings;
+                [train.epochs, train.seed, train.log_every, train.accumulate] =
+                    [counts[0], counts[1], counts[2], counts[3]];
+                train.patience = Some(counts[4]);
+                [train.batch_size, train.shards, model.dim, model.registers] = sizes;
+                let [lr, smoothing, clip, shift, erase, mlp, drop_path, val_split] = numbers;
+                (train.optimizer.lr, train.label_smoothing, train.clip) =
+                    (lr, smoothing, Some(clip));
+                (augment.shift, augment.erase) = (shift, erase);
+                (model.dropout.mlp, model.drop_path) = (mlp, drop_path);
+                let [dataset, init] = texts;
+                Settings { val_split, dataset: Some(dataset), init: Some(init.into()), ..settings }
+            });
+        (numbered, any::<bool>()).prop_map(|(settings, shuffle)| Settings { shuffle, ..settings })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            rng_seed: RngSeed::Fixed(0),
+            failure_persistence: None,
+            ..ProptestConfig::with_cases(64)
+        })]
+
+        #[test]
+        fn any_settings_are_read_again(settings in any_settings()) {
+            let table = parse(&settings.to_toml()).expect("as written");
+            let again: Settings = Value::Table(table).try_into().expect("as written");
+            // Equal numbers have the same bits but for -0, which is left out where 0 is.
+            prop_assert_eq!(again, settings);
+        }
     }
 }
