@@ -6,6 +6,7 @@ mod api;
 mod bench;
 mod cargo;
 mod ci;
+mod deny;
 mod examples;
 mod failure;
 mod fetch;
