@@ -41,7 +41,9 @@ impl Fuzz {
         check_tools()?;
         let folder = target_dir()?.join("fuzz");
         // All at once: what they share is built once.
-        run(nightly("cargo").args(["fuzz", "build"]).env("CARGO_TARGET_DIR", &folder))?;
+        run(nightly("cargo")
+            .args(["fuzz", "build", "--fuzz-dir", "fuzz"])
+            .env("CARGO_TARGET_DIR", &folder))?;
         let mut found = Vec::new();
         for target in targets {
             eprintln!("[{target}] {} s", self.seconds);
@@ -66,7 +68,11 @@ impl Fuzz {
         let mut search = nightly("cargo");
         search.env("CARGO_TARGET_DIR", folder).env("TMPDIR", scratch.path());
         // New inputs go into the first folder.
-        search.args(["fuzz", "run", target]).arg(&grown).args(committed(target)).arg("--");
+        search
+            .args(["fuzz", "run", "--fuzz-dir", "fuzz", target])
+            .arg(&grown)
+            .args(committed(target))
+            .arg("--");
         search.args([
             format!("-max_total_time={}", self.seconds),
             format!("-timeout={TIMEOUT}"),
