@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -13,6 +12,7 @@ use public_api::Builder;
 use serde_json::Value;
 
 use crate::cargo::{root, run, target_dir};
+use crate::nightly::{self, nightly};
 
 const CRATES: [&str; 5] = ["vit-random", "vit-ops", "vit-patch", "vit-layers", "vit-model"];
 /// What the `public-api` crate of this version reads.
@@ -63,7 +63,7 @@ fn held(name: &str) -> PathBuf {
 
 /// The listing of each crate; none where nightly cannot give them, which is said.
 fn listings() -> Result<Option<Vec<(&'static str, String)>>> {
-    if !nightly_is_installed() {
+    if !nightly::is_installed() {
         eprintln!("skipped: no nightly toolchain, which alone writes rustdoc's JSON");
         return Ok(None);
     }
@@ -75,23 +75,6 @@ fn listings() -> Result<Option<Vec<(&'static str, String)>>> {
     }
     let listings = CRATES.map(|name| Ok((name, listing(&json(&documentation, name))?)));
     listings.into_iter().collect::<Result<_>>().map(Some)
-}
-
-fn nightly_is_installed() -> bool {
-    let version =
-        nightly("cargo").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    version.is_ok_and(|status| status.success())
-}
-
-/// A program of the nightly toolchain.
-fn nightly(program: &str) -> Command {
-    let mut command = Command::new("rustup");
-    // What this cargo says of itself is not nightly's.
-    for name in ["CARGO", "RUSTC", "RUSTDOC"] {
-        command.env_remove(name);
-    }
-    command.args(["run", "nightly", program]).current_dir(root());
-    command
 }
 
 /// Writes the JSON of all the crates at once, so that what they share is checked once; says where.

@@ -7,7 +7,7 @@ use clap::Subcommand;
 
 use crate::api::Api;
 use crate::cargo::{cargo, run};
-use crate::{examples, gpu, layering, outside};
+use crate::{deny, examples, gpu, layering, outside};
 
 /// A step of CI, the cheapest first.
 #[derive(Clone, Copy, Subcommand)]
@@ -16,6 +16,8 @@ pub(crate) enum Step {
     Fmt,
     /// Checks that crates depend only on those that they may depend on
     Layering,
+    /// Checks licences and sources of all dependencies with cargo-deny, where it is installed
+    Deny,
     /// Checks the code with clippy, where a warning is an error
     Clippy,
     /// Runs all tests
@@ -43,9 +45,10 @@ struct Entry {
 }
 
 impl Step {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Fmt,
         Self::Layering,
+        Self::Deny,
         Self::Clippy,
         Self::Test,
         Self::Paths,
@@ -81,6 +84,11 @@ impl Step {
                 name: "layering",
                 check: layering::check,
                 when_it_fails: "remove the dependency, or decide otherwise in xtask/src/layering.rs or tree.rs",
+            },
+            Self::Deny => Entry {
+                name: "deny",
+                check: deny::check,
+                when_it_fails: "remove the dependency, or decide otherwise in deny.toml",
             },
             Self::Clippy => Entry {
                 name: "clippy",

@@ -6,11 +6,14 @@ mod api;
 mod bench;
 mod cargo;
 mod ci;
+mod deny;
 mod examples;
 mod failure;
 mod fetch;
+mod fuzz;
 mod gpu;
 mod layering;
+mod nightly;
 mod outside;
 mod reference;
 mod soak;
@@ -32,6 +35,7 @@ enum Task {
     Reference(reference::Reference),
     TestGpu(gpu::TestGpu),
     Soak(soak::Soak),
+    Fuzz(fuzz::Fuzz),
     /// Runs everything that CI runs, the cheapest first, up to the first failure
     Ci,
     #[command(flatten)]
@@ -50,6 +54,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Reference(reference) => reference.run()?,
         Task::TestGpu(test_gpu) => test_gpu.run()?,
         Task::Soak(soak) => soak.run()?,
+        Task::Fuzz(fuzz) => fuzz.run()?,
         Task::Ci => ci::run_all()?,
         Task::Step(step) => step.run()?,
     }

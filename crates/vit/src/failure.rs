@@ -4,6 +4,9 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
+use crate::output::thousands;
+use crate::pictures;
+
 /// What the program ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -145,9 +148,31 @@ impl From<candle_core::Error> for Failure {
     }
 }
 
-impl From<image::ImageError> for Failure {
-    fn from(error: image::ImageError) -> Self {
-        Self::new(Exit::Data, chain(&error))
+impl From<pictures::Error> for Failure {
+    fn from(error: pictures::Error) -> Self {
+        use pictures::Error;
+        let (message, hint) = match error {
+            Error::NoPicture => (
+                "expected a PNG or JPEG picture, got something else".to_owned(),
+                Some("convert it to PNG first"),
+            ),
+            Error::TooLarge { most, width, height } => (
+                format!("expected at most {} pixels, got {width}x{height}", thousands(most)),
+                Some("scale it down first"),
+            ),
+            Error::CutOff => ("the picture is cut off: it has no end".to_owned(), None),
+            Error::TooShort { length, width, height } => {
+                let length = thousands(length);
+                let announced = format!("the {width}x{height} px they announce");
+                (format!("{length} bytes cannot hold {announced}"), None)
+            }
+            Error::Undecodable(error) => (chain(&error), None),
+            Error::DecoderFails => (
+                "the decoder fails at this picture".to_owned(),
+                Some("open it elsewhere and save it anew"),
+            ),
+        };
+        Self { hint: hint.map(str::to_owned), ..Self::new(Exit::Data, message) }
     }
 }
 

@@ -1,64 +1,21 @@
 //! The settings of a run: flags over the configuration file over the preset's defaults.
 
-use std::path::{Path, PathBuf};
+mod file;
 
-use serde::{Deserialize, Serialize};
+use std::path::Path;
+
 use toml::{Table, Value};
 use vit_data::Augment;
-use vit_model::{Preset, VitConfig};
-use vit_train::{Decay, OptimizerConfig, OptimizerKind, TrainConfig};
+use vit_model::Preset;
+use vit_train::{Decay, OptimizerConfig, OptimizerKind};
 
 use crate::cli;
 use crate::failure::{Exit, Failure, Result};
 use crate::nearest;
-
-/// All that sets the numbers of a run: `config.toml` in its folder.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Settings {
-    /// The preset that the rest began as.
-    pub(crate) preset: String,
-    /// The dataset; none where it is still to be chosen.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) dataset: Option<String>,
-    /// Whether each epoch has an order of its own.
-    pub(crate) shuffle: bool,
-    /// The share of the training images that is held out, for choices to be made by.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub(crate) val_split: f64,
-    /// The file that the parameters began as.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) init: Option<PathBuf>,
-    /// How training images are changed.
-    #[serde(default, skip_serializing_if = "Augment::is_none")]
-    pub(crate) augment: Augment,
-    /// How training goes.
-    pub(crate) train: TrainConfig,
-    /// What is trained.
-    pub(crate) model: VitConfig,
-}
-
-/// Pieces that a batch is cut into: of 2, 4 and 8 the fastest on two cores (docs/decisions/0008).
-const SHARDS: usize = 4;
+pub(crate) use file::Settings;
+use file::{Misread, one_line, parse};
 
 impl Settings {
-    /// The seed's recipe for a preset.
-    fn of_preset(preset: Preset) -> Self {
-        Self {
-            preset: preset.name().to_owned(),
-            dataset: None,
-            shuffle: true,
-            val_split: 0.0,
-            init: None,
-            augment: Augment::default(),
-            train: TrainConfig {
-                shards: SHARDS,
-                ..TrainConfig::new(20, OptimizerConfig::adam(3e-4))
-            },
-            model: preset.config(),
-        }
-    }
-
     /// What the command line of `vit train` and its configuration file ask for, checked.
     ///
     /// # Errors
@@ -87,7 +44,9 @@ impl Settings {
         }
         let preset = args.preset.as_deref().or(in_file).unwrap_or(Preset::Shallow.name());
         let preset = Preset::named(preset)?;
-        let mut settings = Self::of_preset(preset).merged_with(file, args)?;
+        let path = args.config.as_deref().unwrap_or(Path::new("the defaults"));
+        let merged = Self::of_preset(preset).merged_with(file);
+        let mut settings = merged.map_err(|error| bad_value(path, &error))?;
         preset.name().clone_into(&mut settings.preset);
         if let Some(path) = &args.config {
             settings.check().map_err(|failure| failure.about(path.display()))?;
@@ -123,13 +82,6 @@ impl Settings {
             Value::Table(table).try_into().map_err(|error| bad_value(&path, &error))
         });
         settings.map_err(|failure| failure.exit(Exit::File))
-    }
-
-    fn merged_with(self, file: Table, args: &cli::SettingsArgs) -> Result<Self> {
-        let mut merged = self.to_table();
-        merge(&mut merged, file);
-        let path = args.config.as_deref().unwrap_or(Path::new("the defaults"));
-        Value::Table(merged).try_into().map_err(|error| bad_value(path, &error))
     }
 
     fn override_by(&mut self, args: &cli::Train) {
@@ -172,11 +124,6 @@ impl Settings {
         self.val_split = recipe.val_split.unwrap_or(self.val_split);
     }
 
-    /// The same as a table.
-    pub(crate) fn to_table(&self) -> Table {
-        Table::try_from(self).expect("settings are plain data")
-    }
-
     fn override_augment_by(&mut self, flags: &cli::augmentation::Augmentation) {
         let Augment { shift, rotation, scale, shear, elastic, erase, mixup } = self.augment;
         self.augment = Augment {
@@ -189,40 +136,14 @@ impl Settings {
             mixup: flags.augment_mixup.unwrap_or(mixup),
         };
     }
-
-    /// The file that repeats the run.
-    pub(crate) fn to_toml(&self) -> String {
-        toml::to_string(self).expect("settings are plain data")
-    }
-}
-
-const fn is_zero(value: &f64) -> bool {
-    *value == 0.0
-}
-
-/// Puts the entries of `over` in the place of those of `base`, table by table.
-fn merge(base: &mut Table, over: Table) {
-    for (key, value) in over {
-        match (base.get_mut(&key), value) {
-            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
-            // A whole number where a fraction is meant, such as `lr = 1`.
-            (Some(Value::Float(base)), Value::Integer(over)) => *base = over as f64,
-            (_, value) => {
-                base.insert(key, value);
-            }
-        }
-    }
 }
 
 fn read_table(path: &Path) -> Result<Table> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Failure::new(Exit::Usage, format!("cannot read {}: {error}", path.display()))
     })?;
-    text.parse().map_err(|error: toml::de::Error| {
-        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        let line = 1 + before.matches('\n').count();
-        let message = format!("{}:{line}: {}", path.display(), one_line(error.message()));
-        Failure::new(Exit::Usage, message)
+    parse(&text).map_err(|Misread { line, message }| {
+        Failure::new(Exit::Usage, format!("{}:{line}: {message}", path.display()))
     })
 }
 
@@ -236,14 +157,12 @@ fn bad_value(path: &Path, error: &toml::de::Error) -> Failure {
     }
 }
 
-fn one_line(text: &str) -> String {
-    text.lines().collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::Parser;
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
     use vit_train::ScheduleKind;
 
     fn train(args: &str) -> cli::Train {
@@ -322,5 +241,46 @@ mod tests {
         assert_eq!((train.clip, train.accumulate, train.ema), (Some(1.0), 2, Some(0.99)));
         let again: Settings = toml::from_str(&settings.to_toml()).expect("as written");
         assert_eq!(again, settings);
+    }
+
+    /// Numbers that a file can tell, sound or not.
+    fn any_settings() -> impl Strategy<Value = Settings> {
+        let counts = [(); 5].map(|()| 0..=i64::MAX as u64);
+        let sizes = [(); 4].map(|()| 0..=i64::MAX as usize);
+        let numbers = [(); 8].map(|()| any::<f64>());
+        let texts = ["\\PC*", "[a-z\"'\\\\\n]*"];
+        let numbered =
+            (counts, sizes, numbers, texts).prop_map(|(counts, sizes, numbers, texts)| {
+                let mut settings = Settings::of_preset(Preset::Notebook);
+                let Settings { train, augment, model, .. } = &mut settings;
+                [train.epochs, train.seed, train.log_every, train.accumulate] =
+                    [counts[0], counts[1], counts[2], counts[3]];
+                train.patience = Some(counts[4]);
+                [train.batch_size, train.shards, model.dim, model.registers] = sizes;
+                let [lr, smoothing, clip, shift, erase, mlp, drop_path, val_split] = numbers;
+                (train.optimizer.lr, train.label_smoothing, train.clip) =
+                    (lr, smoothing, Some(clip));
+                (augment.shift, augment.erase) = (shift, erase);
+                (model.dropout.mlp, model.drop_path) = (mlp, drop_path);
+                let [dataset, init] = texts;
+                Settings { val_split, dataset: Some(dataset), init: Some(init.into()), ..settings }
+            });
+        (numbered, any::<bool>()).prop_map(|(settings, shuffle)| Settings { shuffle, ..settings })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            rng_seed: RngSeed::Fixed(0),
+            failure_persistence: None,
+            ..ProptestConfig::with_cases(64)
+        })]
+
+        #[test]
+        fn any_settings_are_read_again(settings in any_settings()) {
+            let table = parse(&settings.to_toml()).expect("as written");
+            let again: Settings = Value::Table(table).try_into().expect("as written");
+            // Equal numbers have the same bits but for -0, which is left out where 0 is.
+            prop_assert_eq!(again, settings);
+        }
     }
 }

@@ -5,9 +5,8 @@ use std::io::Cursor;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
+use super::error::Error;
 use super::guarded::guarded;
-use crate::failure::{Exit, Failure, Result};
-use crate::output::thousands;
 
 /// 8192 x 8192: more than cameras make, and half a gigabyte at most.
 const MOST_PIXELS: u64 = 1 << 26;
@@ -16,26 +15,18 @@ const MOST_PIXELS: u64 = 1 << 26;
 ///
 /// # Errors
 /// If it is neither, not whole, or too large.
-pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage> {
+pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage, Error> {
     // By content: a name can lie.
     let format = image::guess_format(bytes).ok().filter(ImageFormat::reading_enabled);
-    let Some(format) = format else {
-        let message = "expected a PNG or JPEG picture, got something else";
-        return Err(Failure::new(Exit::Data, message).hint("convert it to PNG first"));
-    };
-    guarded(|| decode_as(format, bytes)).unwrap_or_else(|| {
-        Err(Failure::new(Exit::Data, "the decoder fails at this picture")
-            .hint("open it elsewhere and save it anew"))
-    })
+    let format = format.ok_or(Error::NoPicture)?;
+    guarded(|| decode_as(format, bytes)).unwrap_or(Err(Error::DecoderFails))
 }
 
-fn decode_as(format: ImageFormat, bytes: &[u8]) -> Result<DynamicImage> {
+fn decode_as(format: ImageFormat, bytes: &[u8]) -> Result<DynamicImage, Error> {
     let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder()?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > MOST_PIXELS {
-        let most = thousands(MOST_PIXELS);
-        let message = format!("expected at most {most} pixels, got {width}x{height}");
-        return Err(Failure::new(Exit::Data, message).hint("scale it down first"));
+        return Err(Error::TooLarge { most: MOST_PIXELS, width, height });
     }
     if format == ImageFormat::Jpeg {
         check_jpeg(bytes, width, height)?;
@@ -47,18 +38,14 @@ fn decode_as(format: ImageFormat, bytes: &[u8]) -> Result<DynamicImage> {
 }
 
 /// The decoder fills with grey what a JPEG file lacks, and calls that a picture.
-fn check_jpeg(bytes: &[u8], width: u32, height: u32) -> Result<()> {
-    let refuse = |message: &str| Err(Failure::new(Exit::Data, message));
+fn check_jpeg(bytes: &[u8], width: u32, height: u32) -> Result<(), Error> {
     if !ends_after_its_scan(bytes) {
-        return refuse("the picture is cut off: it has no end");
+        return Err(Error::CutOff);
     }
     // Each block of 8x8 pixels takes a bit or more.
     let blocks = u64::from(width.div_ceil(8)) * u64::from(height.div_ceil(8));
     if blocks > 8 * bytes.len() as u64 {
-        let length = thousands(bytes.len() as u64);
-        return refuse(&format!(
-            "{length} bytes cannot hold the {width}x{height} px they announce"
-        ));
+        return Err(Error::TooShort { length: bytes.len() as u64, width, height });
     }
     Ok(())
 }

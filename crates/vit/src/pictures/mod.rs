@@ -1,6 +1,7 @@
 //! Picture files as a model's input.
 
 mod decode;
+mod error;
 mod guarded;
 mod placement;
 mod planes;
@@ -17,6 +18,7 @@ use crate::cli;
 use crate::dataset::DIGITS;
 use crate::failure::{Exit, Failure, Result};
 use crate::saved_model::SavedModel;
+pub(crate) use error::Error;
 use planes::Plane;
 pub(crate) use source::expand;
 
@@ -67,7 +69,7 @@ impl Preparation {
     /// If it cannot be read or is no picture.
     pub(crate) fn read(&self, path: &Path, device: &Device) -> Result<Seen> {
         let decoded = source::bytes(path).and_then(|bytes| {
-            decode::decode(&bytes).map_err(|error| error.about(path.display()))
+            decode::decode(&bytes).map_err(|error| Failure::from(error).about(path.display()))
         })?;
         let (width, height) = (self.size.width as u32, self.size.height as u32);
         let dimensions = (decoded.width(), decoded.height());

@@ -1,0 +1,120 @@
+//! What a settings file holds, from its text and to it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+use vit_data::Augment;
+use vit_model::{Preset, VitConfig};
+use vit_train::{OptimizerConfig, TrainConfig};
+
+/// All that sets the numbers of a run: `config.toml` in its folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// The preset that the rest began as.
+    pub(crate) preset: String,
+    /// The dataset; none where it is still to be chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dataset: Option<String>,
+    /// Whether each epoch has an order of its own.
+    pub(crate) shuffle: bool,
+    /// The share of the training images that is held out, for choices to be made by.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) val_split: f64,
+    /// The file that the parameters began as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) init: Option<PathBuf>,
+    /// How training images are changed.
+    #[serde(default, skip_serializing_if = "Augment::is_none")]
+    pub(crate) augment: Augment,
+    /// How training goes.
+    pub(crate) train: TrainConfig,
+    /// What is trained.
+    pub(crate) model: VitConfig,
+}
+
+/// Pieces that a batch is cut into: of 2, 4 and 8 the fastest on two cores (docs/decisions/0008).
+const SHARDS: usize = 4;
+
+impl Settings {
+    /// The seed's recipe for a preset.
+    pub(super) fn of_preset(preset: Preset) -> Self {
+        Self {
+            preset: preset.name().to_owned(),
+            dataset: None,
+            shuffle: true,
+            val_split: 0.0,
+            init: None,
+            augment: Augment::default(),
+            train: TrainConfig {
+                shards: SHARDS,
+                ..TrainConfig::new(20, OptimizerConfig::adam(3e-4))
+            },
+            model: preset.config(),
+        }
+    }
+
+    /// These, with the entries of a file in the place of theirs.
+    ///
+    /// # Errors
+    /// If a key is unknown, or a value of another type.
+    pub(super) fn merged_with(&self, file: Table) -> Result<Self, toml::de::Error> {
+        let mut merged = self.to_table();
+        merge(&mut merged, file);
+        Value::Table(merged).try_into()
+    }
+
+    /// The same as a table.
+    pub(crate) fn to_table(&self) -> Table {
+        Table::try_from(self).expect("settings are plain data")
+    }
+
+    /// The file that repeats the run.
+    pub(crate) fn to_toml(&self) -> String {
+        toml::to_string(self).expect("settings are plain data")
+    }
+}
+
+/// A text that is no TOML.
+#[derive(Debug)]
+pub(super) struct Misread {
+    /// From 1.
+    pub(super) line: usize,
+    pub(super) message: String,
+}
+
+/// A settings file's text as a table.
+///
+/// # Errors
+/// If it is no TOML.
+pub(super) fn parse(text: &str) -> Result<Table, Misread> {
+    text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = 1 + before.matches('\n').count();
+        Misread { line, message: one_line(error.message()) }
+    })
+}
+
+/// A message of the parser's, without the lines it draws.
+pub(super) fn one_line(text: &str) -> String {
+    text.lines().collect::<Vec<_>>().join(" ")
+}
+
+const fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
+/// Puts the entries of `over` in the place of those of `base`, table by table.
+fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
+            // A whole number where a fraction is meant, such as `lr = 1`.
+            (Some(Value::Float(base)), Value::Integer(over)) => *base = over as f64,
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! `metrics.jsonl`: as a run that goes on reads it, and as reports and comparisons do.
+
+use std::fs;
+
+use serde_json::Value;
+use vit_report::{
+    ComparedRun, Comparison, EventFile, metrics, write_comparison, write_csv, write_plots,
+};
+use vit_train::{Record, read_records};
+
+use super::scratch::Scratch;
+
+thread_local! {
+    static FOLDER: Scratch = Scratch::new();
+}
+
+const NAME: &str = "metrics.jsonl";
+
+/// Records are written and read again to the same bits, and whatever numbers they hold can be drawn.
+pub(super) fn read(bytes: &[u8]) {
+    FOLDER.with(|folder| {
+        folder.write(NAME, bytes);
+        let path = folder.path().join(NAME);
+        for record in read_records(&path).expect("a file that is there") {
+            let line = serde_json::to_string(&record).expect("a record is plain data");
+            let again: Record = serde_json::from_str(&line).expect("what was written");
+            assert_eq!(again, record);
+        }
+        let Ok(metrics) = metrics::read(&path) else { return };
+        // A line of another kind may be no table's.
+        let _ = write_csv(folder.path());
+        write_plots(folder.path()).expect("metrics that were read");
+        let runs =
+            ["a", "b"].map(|name| ComparedRun { name: name.to_owned(), metrics: metrics.clone() });
+        let comparison =
+            Comparison { runs: runs.into(), table: Vec::new(), differences: Vec::new() };
+        let page = folder.path().join("compared.html");
+        write_comparison(&page, &comparison).expect("metrics that were read");
+        let text = fs::read_to_string(path).expect("it was read before");
+        let records: Vec<Value> =
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        EventFile::replace(&folder.path().join("events"), &records).expect("a writable folder");
+    });
+}

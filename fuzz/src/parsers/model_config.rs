@@ -1,0 +1,25 @@
+//! A model's configuration, as JSON in the metadata of its file.
+
+use vit_model::{Layout, Summary, VitConfig};
+
+/// What is taken is written and read again to the same text; what is sound can be summed up, and has parameters in a
+/// layout or a reason why not.
+pub(super) fn read(bytes: &[u8]) {
+    let Ok(config) = serde_json::from_slice::<VitConfig>(bytes) else { return };
+    let text = serde_json::to_string(&config).expect("a configuration is plain data");
+    let again: VitConfig = serde_json::from_str(&text).expect("what was written");
+    assert_eq!(serde_json::to_string(&again).expect("a configuration is plain data"), text);
+    match (config.check(), Summary::of(&config)) {
+        (Ok(()), Ok(summary)) => {
+            let parameters = Layout::Timm.parameters(&config).expect("our own layout has them all");
+            let shapes = parameters.iter().map(|(_, shape)| shape.iter().product::<usize>());
+            assert_eq!(summary.parameters(), shapes.sum::<usize>());
+            for layout in [Layout::Hf, Layout::Notebook] {
+                // Either will do.
+                let _ = layout.parameters(&config);
+            }
+        }
+        (Err(_), Err(_)) => {}
+        (checked, summed) => panic!("{checked:?}, but {summed:?}"),
+    }
+}

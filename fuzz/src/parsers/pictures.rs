@@ -1,0 +1,57 @@
+//! PNG and JPEG files, up to what a model is given: the program's own files, since a program is no library.
+
+#[path = "../../../crates/vit/src/pictures/decode.rs"]
+mod decode;
+#[path = "../../../crates/vit/src/pictures/error.rs"]
+mod error;
+#[path = "../../../crates/vit/src/pictures/guarded.rs"]
+mod guarded;
+#[path = "../../../crates/vit/src/pictures/placement.rs"]
+mod placement;
+#[path = "../../../crates/vit/src/pictures/planes.rs"]
+mod planes;
+#[path = "../../../crates/vit/src/pictures/polarity.rs"]
+mod polarity;
+#[path = "../../../crates/vit/src/pictures/strokes.rs"]
+mod strokes;
+
+use self::error::Error;
+use self::planes::Plane;
+
+/// The size of MNIST's images.
+const SIZE: (u32, u32) = (28, 28);
+/// To which large pictures are shrunk first.
+const LEAST: u32 = 256;
+
+/// A refusal says the truth, and a picture becomes finite numbers of the model's size, however it is fitted.
+pub(super) fn read(bytes: &[u8]) {
+    let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
+    let picture = match decode::decode(bytes) {
+        Ok(picture) => picture,
+        Err(Error::TooLarge { most, width, height }) => {
+            return assert!(pixels(width, height) > most);
+        }
+        Err(Error::TooShort { length, width, height }) => {
+            return assert!(pixels(width, height) > length && length == bytes.len() as u64);
+        }
+        Err(Error::Undecodable(error)) => return assert!(!error.to_string().is_empty()),
+        Err(Error::NoPicture | Error::CutOff | Error::DecoderFails) => return,
+    };
+    for channels in [1, 3] {
+        for mut plane in planes::of(&picture, channels, LEAST) {
+            if polarity::is_dark_on_light(&plane) {
+                planes::invert(&mut plane);
+            }
+            check(&placement::padded(&plane, SIZE));
+            check(&placement::stretched(&plane, SIZE));
+            if let Some(ink) = strokes::of(&plane) {
+                check(&placement::as_mnist(&ink, SIZE));
+            }
+        }
+    }
+}
+
+fn check(plane: &Plane) {
+    assert_eq!(plane.dimensions(), SIZE);
+    assert!(plane.iter().all(|value| value.is_finite()));
+}

@@ -1,0 +1,44 @@
+//! Safetensors files: of any layout, with a configuration in the metadata or without.
+
+use candle_core::Tensor;
+use vit_model::{Documents, Foreign, Known, Layout, ModelFile, Preset, to_bytes};
+
+use super::scratch::Scratch;
+
+thread_local! {
+    static FOLDER: Scratch = Scratch::new();
+}
+
+const NAME: &str = "model.safetensors";
+
+/// Tensors take no more bytes than the file has, and are written and read again to the same shapes; a model's fit its
+/// configuration, or are refused.
+pub(super) fn read(bytes: &[u8]) {
+    FOLDER.with(|folder| {
+        folder.write(NAME, bytes);
+        let path = folder.path().join(NAME);
+        let Ok(file) = ModelFile::open(&path) else { return };
+        if let (Ok(layout), Some(config)) = (Layout::recognise(file.infos().keys()), file.config())
+            && layout.check(file.infos(), config).is_ok()
+            && let Ok(tensors) = layout.import_file(&file, config)
+        {
+            Layout::Timm.export(&tensors, config).expect("the parameters of the configuration");
+        }
+        if let Ok(foreign) = Foreign::new(file.infos(), Documents::default(), &Known::default()) {
+            foreign.config.check().expect("a foreign model's configuration is checked");
+            // It may have no numbers that candle reads.
+            let _ = foreign.import(&file);
+        }
+        let Ok(tensors) = file.tensors() else { return };
+        let size = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
+        let held: usize = tensors.values().map(size).sum();
+        assert!(held <= bytes.len(), "{held} bytes of tensors in {}", bytes.len());
+        // candle writes fewer types than it reads.
+        let Ok(again) = to_bytes(&tensors, &Preset::Shallow.config()) else { return };
+        let infos = file.infos().clone();
+        drop(file);
+        folder.write(NAME, &again);
+        let file = ModelFile::open(&path).expect("what was written");
+        assert_eq!(*file.infos(), infos);
+    });
+}

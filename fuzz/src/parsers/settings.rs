@@ -1,0 +1,51 @@
+//! Settings files, as the program reads them: its own files, since a program is no library.
+
+#[path = "../../../crates/vit/src/settings/file.rs"]
+mod file;
+#[path = "../../../crates/vit/src/nearest.rs"]
+mod nearest;
+
+use std::str;
+
+use toml::Value;
+use vit_model::{Preset, VitConfig};
+
+use self::file::{Misread, Settings, one_line, parse};
+
+/// Errors are a line and name a place; settings that are taken are written and read again to the same text.
+pub(super) fn read(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let table = match parse(text) {
+        Ok(table) => table,
+        Err(Misread { line, message }) => {
+            assert!((1..=text.split('\n').count()).contains(&line), "line {line}");
+            return assert!(!message.contains('\n'), "{message:?}");
+        }
+    };
+    let of_preset = Settings::of_preset(Preset::Shallow);
+    let run: Result<Settings, _> = Value::Table(table.clone()).try_into();
+    for settings in [of_preset.merged_with(table), run] {
+        match settings {
+            Ok(settings) => taken(&settings),
+            Err(error) => {
+                let message = one_line(&error.to_string());
+                assert!(!message.contains('\n'), "{message:?}");
+                // Any name will do.
+                let _ = nearest::hint(&message);
+            }
+        }
+    }
+}
+
+fn taken(settings: &Settings) {
+    let text = settings.to_toml();
+    let table = parse(&text).expect("what was written is TOML");
+    let again: Settings = Value::Table(table).try_into().expect("what was written is settings");
+    assert_eq!(again.to_toml(), text);
+    assert_eq!(again.to_table().to_string(), settings.to_table().to_string());
+    let Settings { train, augment, model, .. } = settings;
+    if train.check().is_ok() && augment.check().is_ok() && model.check().is_ok() {
+        assert!(model.tokens() > 0);
+        let _: VitConfig = model.clone().with_dropout(0.0);
+    }
+}

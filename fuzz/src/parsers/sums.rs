@@ -1,0 +1,24 @@
+//! `SHA256SUMS` of a folder.
+
+use vit_files::{Digest, SUMS, check_folder};
+
+use super::scratch::Scratch;
+
+thread_local! {
+    static FOLDER: Scratch = {
+        let folder = Scratch::new();
+        FILES.iter().for_each(|(name, bytes)| folder.write(name, bytes));
+        folder
+    };
+}
+
+const FILES: [(&str, &[u8]); 2] = [("a", b"first"), ("b", b"second")];
+
+/// A folder is sound with one text alone.
+pub(super) fn read(bytes: &[u8]) {
+    FOLDER.with(|folder| {
+        folder.write(SUMS, bytes);
+        let lines = FILES.map(|(name, bytes)| format!("{}  {name}\n", Digest::of_bytes(bytes)));
+        assert_eq!(check_folder(folder.path()).is_ok(), bytes == lines.concat().as_bytes());
+    });
+}

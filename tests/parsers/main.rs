@@ -1,0 +1,85 @@
+//! Whatever reads files, with files that are wrong: the inputs in `fuzz/corpus`, those that once were findings in
+//! `fuzz/regressions`, and all of them cut and changed. `cargo xtask fuzz` looks for others.
+
+#![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
+
+mod inputs;
+#[path = "../../fuzz/src/parsers/mod.rs"]
+mod parsers;
+mod round_trips;
+mod seeds;
+
+use std::fs;
+use std::panic;
+use std::time::{Duration, Instant};
+
+use inputs::{Input, folder};
+use parsers::Parser;
+
+/// For one input, also on a machine that has other work: most take less than a millisecond.
+const LONGEST: Duration = Duration::from_secs(5);
+/// Of this process, with all that the parsers were given.
+#[cfg(target_os = "linux")]
+const MOST_MEMORY_KB: u64 = 512 << 10;
+
+/// Has a parser read bytes, and names them where that is a finding.
+fn hold(parser: &Parser, what: &dyn Fn() -> String, bytes: &[u8]) {
+    let begun = Instant::now();
+    let read = panic::catch_unwind(|| (parser.read)(bytes));
+    assert!(read.is_ok(), "{} panics at {}", parser.name, what());
+    let took = begun.elapsed();
+    assert!(took < LONGEST, "{} takes {took:?} for {}", parser.name, what());
+}
+
+#[test]
+fn every_input_is_read_or_refused_within_time_and_memory() {
+    for parser in &parsers::ALL {
+        let inputs = inputs::of(parser.name);
+        assert!(!inputs.is_empty(), "no input for {}", parser.name);
+        for Input { path, bytes } in inputs {
+            hold(parser, &|| path.display().to_string(), &bytes);
+        }
+    }
+    #[cfg(target_os = "linux")]
+    {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(peak < MOST_MEMORY_KB, "{peak} kB");
+    }
+}
+
+/// Cuts and changes at places spread over each input.
+#[test]
+fn every_input_cut_or_changed_is_read_or_refused() {
+    const PLACES: usize = 24;
+    for parser in &parsers::ALL {
+        for Input { path, bytes } in inputs::of(parser.name) {
+            let step = bytes.len().div_ceil(PLACES).max(1);
+            for at in (0..bytes.len()).step_by(step) {
+                let what = |how: &str| format!("{} {how} at {at}", path.display());
+                hold(parser, &|| what("cut"), &bytes[..at]);
+                for bits in [0x01, 0x80, 0xFF] {
+                    let mut changed = bytes.clone();
+                    changed[at] ^= bits;
+                    hold(parser, &|| what("changed"), &changed);
+                }
+            }
+        }
+    }
+}
+
+/// What they begin with, as the fuzzer does; `VIT_RENEW_CORPUS=1` writes them anew.
+#[test]
+fn every_seed_lies_in_the_corpus() {
+    let renew = std::env::var_os("VIT_RENEW_CORPUS").is_some();
+    for (parser, name, bytes) in seeds::all() {
+        assert!(parsers::ALL.iter().any(|known| known.name == parser), "no parser {parser}");
+        let path = folder("corpus", parser).join(name);
+        if renew {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, bytes).unwrap();
+        }
+        assert!(path.is_file(), "{}: run again with VIT_RENEW_CORPUS=1", path.display());
+    }
+}

@@ -1,0 +1,180 @@
+//! `cargo xtask fuzz`: a search for inputs that a parser panics at, or that take it too much memory or time.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use tempfile::TempDir;
+
+use crate::cargo::{root, run, target_dir};
+use crate::failure::Hinted;
+use crate::nightly::{self, nightly, succeeds};
+
+/// Looks for inputs that a parser fails at, for some time each (libFuzzer)
+///
+/// It needs a nightly toolchain and cargo-fuzz, and its first build takes minutes. It begins with what is committed in
+/// fuzz/corpus and fuzz/regressions and with what it found before, which lies under cargo's target folder. Not a part of
+/// ci, where the test `parsers` reads what is committed.
+#[derive(Args)]
+pub(crate) struct Fuzz {
+    /// Seconds for each target
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    seconds: u64,
+    /// Targets, named as the files in fuzz/targets; without one, all
+    #[arg(value_name = "TARGET")]
+    targets: Vec<String>,
+}
+
+/// Seconds for one input, which the slowest pictures do not take with a sanitizer.
+const TIMEOUT: u64 = 20;
+/// In MiB: at once, of which the largest picture takes 512, and altogether.
+const MOST_AT_ONCE: u64 = 1024;
+const MOST: u64 = 2048;
+/// How much of the fuzzer's log is shown where it found something.
+const LINES_SHOWN: usize = 40;
+
+impl Fuzz {
+    pub(crate) fn run(self) -> Result<()> {
+        let targets = chosen(&self.targets, &known_targets()?)?;
+        check_tools()?;
+        let folder = target_dir()?.join("fuzz");
+        // All at once: what they share is built once.
+        run(nightly("cargo")
+            .args(["fuzz", "build", "--fuzz-dir", "fuzz"])
+            .env("CARGO_TARGET_DIR", &folder))?;
+        let mut found = Vec::new();
+        for target in targets {
+            eprintln!("[{target}] {} s", self.seconds);
+            if !self.search(&target, &folder)? {
+                found.push(target);
+            }
+        }
+        if found.is_empty() {
+            return Ok(());
+        }
+        let hint = "move the input into fuzz/regressions/TARGET, where the test `parsers` finds it, and mend the parser";
+        Err(Hinted::new(format!("something was found in {}", found.join(", ")), hint).into())
+    }
+
+    /// Whether nothing was found.
+    fn search(&self, target: &str, folder: &Path) -> Result<bool> {
+        let grown = folder.join("corpus").join(target);
+        fs::create_dir_all(&grown).with_context(|| grown.display().to_string())?;
+        let log_path = folder.join(target).with_extension("log");
+        let log = File::create(&log_path).with_context(|| log_path.display().to_string())?;
+        let scratch = scratch()?;
+        let mut search = nightly("cargo");
+        search.env("CARGO_TARGET_DIR", folder).env("TMPDIR", scratch.path());
+        // New inputs go into the first folder.
+        search
+            .args(["fuzz", "run", "--fuzz-dir", "fuzz", target])
+            .arg(&grown)
+            .args(committed(target))
+            .arg("--");
+        search.args([
+            format!("-max_total_time={}", self.seconds),
+            format!("-timeout={TIMEOUT}"),
+            format!("-malloc_limit_mb={MOST_AT_ONCE}"),
+            format!("-rss_limit_mb={MOST}"),
+            "-print_final_stats=1".to_owned(),
+        ]);
+        let status = search.stdout(log.try_clone()?).stderr(log).status();
+        let status = status.context("cannot start cargo")?;
+        // Inputs of any bytes are in it.
+        let text = fs::read(&log_path).with_context(|| log_path.display().to_string())?;
+        let text = String::from_utf8_lossy(&text);
+        let executions = executions(&text).map_or("unknown".to_owned(), |count| count.to_string());
+        let result = if status.success() { "nothing found" } else { "FOUND something" };
+        println!("{target}: {executions} executions in {} s, {result}", self.seconds);
+        if !status.success() {
+            let lines: Vec<&str> = text.lines().collect();
+            let shown = &lines[lines.len().saturating_sub(LINES_SHOWN)..];
+            eprintln!("{}\nall of it is in {}", shown.join("\n"), log_path.display());
+        }
+        Ok(status.success())
+    }
+}
+
+/// The targets that were asked for, or all.
+fn chosen(asked: &[String], known: &[String]) -> Result<Vec<String>> {
+    if let Some(unknown) = asked.iter().find(|name| !known.contains(name)) {
+        let hint = format!("there are {}", known.join(", "));
+        return Err(Hinted::new(format!("{unknown} is no target of fuzz/targets"), hint).into());
+    }
+    Ok(if asked.is_empty() { known } else { asked }.to_vec())
+}
+
+fn known_targets() -> Result<Vec<String>> {
+    let folder = root().join("fuzz/targets");
+    let entries = fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn check_tools() -> Result<()> {
+    if !nightly::is_installed() {
+        let hint = "install it with `rustup toolchain install nightly`";
+        return Err(Hinted::new("no nightly toolchain, which fuzzing needs", hint).into());
+    }
+    if !succeeds(nightly("cargo").args(["fuzz", "--version"])) {
+        let hint = "install it with `cargo install cargo-fuzz`";
+        return Err(Hinted::new("no cargo-fuzz, which fuzzing needs", hint).into());
+    }
+    ensure!(cfg!(unix), "cargo-fuzz runs on Unix alone");
+    Ok(())
+}
+
+/// The folders of a target's inputs in the repository.
+fn committed(target: &str) -> impl Iterator<Item = PathBuf> {
+    let folders = ["corpus", "regressions"].map(|kind| root().join("fuzz").join(kind).join(target));
+    folders.into_iter().filter(|folder| folder.is_dir())
+}
+
+/// Where the parsers' files lie meanwhile: in memory, where there is such a folder.
+fn scratch() -> Result<TempDir> {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).context("no temporary folder")
+}
+
+/// How many inputs were tried, as libFuzzer says last.
+fn executions(log: &str) -> Option<u64> {
+    let line = log.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+    line?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_those_asked_for_or_all() {
+        let known = ["idx", "sums"].map(str::to_owned);
+        assert_eq!(chosen(&[], &known).unwrap(), known);
+        assert_eq!(chosen(&known[1..], &known).unwrap(), known[1..]);
+        let error = chosen(&["xid".to_owned()], &known).unwrap_err();
+        assert_eq!(error.to_string(), "xid is no target of fuzz/targets");
+    }
+
+    #[test]
+    fn the_count_is_read_from_the_log() {
+        let log = "Done 7 runs in 1 second(s)\nstat::number_of_executed_units: 7\nstat::average";
+        assert_eq!(executions(log), Some(7));
+        assert_eq!(executions("stat::"), None);
+    }
+
+    /// One for each parser that the tests know.
+    #[test]
+    fn every_target_has_a_corpus() {
+        let targets = known_targets().unwrap();
+        assert!(targets.len() >= 9, "{targets:?}");
+        for target in targets {
+            assert!(committed(&target).next().is_some(), "{target}");
+        }
+    }
+}
