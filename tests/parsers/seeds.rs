@@ -15,10 +15,13 @@ use vit_model::{
 };
 use vit_patch::{ImageSize, PatchSize};
 
+/// Inputs of a parser, by name.
+type Seeds = Vec<(&'static str, Vec<u8>)>;
+
 /// Parser, name and bytes of each.
 pub(crate) fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let mut seeds = Vec::new();
-    let groups: [(&str, Vec<(&str, Vec<u8>)>); 9] = [
+    let groups: [(&str, Seeds); 9] = [
         ("checkpoint", checkpoints()),
         ("foreign", foreign()),
         ("idx", idx()),
