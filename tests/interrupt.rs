@@ -76,6 +76,28 @@ pub(crate) fn send(signal: &str, to: &mut Running) {
     assert!(Command::new("kill").args(["-s", signal, &process]).status().unwrap().success());
 }
 
+/// An epoch that was broken off is not one to choose from: it goes on.
+#[test]
+fn the_best_epoch_is_the_same_after_an_interruption() {
+    let sandbox = Sandbox::new();
+    let words = "train --dataset digits --epochs 3 --lr 0.02 --val-split 0.01 --log-every 20";
+    sandbox.run(&format!("{words} --run-dir whole")).succeeded();
+    let mut training = Running::start(&mut sandbox.command(&format!("{words} --run-dir run")));
+    let metrics = sandbox.path("run/metrics.jsonl");
+    // In the middle of the second epoch, whose weights may be better than those of the first.
+    training.wait_until(|| {
+        let text = std::fs::read_to_string(&metrics).unwrap_or_default();
+        text.lines().skip_while(|line| !line.contains("\"epoch\",")).count() > 3
+    });
+    send("INT", &mut training);
+    assert_eq!(training.end().code, Some(130));
+    sandbox.run("train --resume run").succeeded();
+    for name in ["best.safetensors", "model.safetensors"] {
+        let same = sandbox.read(&format!("run/{name}")) == sandbox.read(&format!("whole/{name}"));
+        assert!(same, "{name} is another");
+    }
+}
+
 /// Its window was closed: there is nobody to tell, and the run is safe.
 #[test]
 fn a_terminal_that_is_gone_ends_the_run_well() {

@@ -41,6 +41,7 @@ mod pytorch_losses;
 mod recipe;
 mod report;
 mod run_folder;
+mod said;
 mod same_bits;
 mod shell;
 mod streams;

@@ -65,6 +65,24 @@ fn a_file_cut_at_any_length_is_found_and_the_checkpoint_before_is_used() {
     }
 }
 
+/// A damaged one is newer than all that is still to be written, and would stay in the place of whole ones.
+#[cfg(unix)]
+#[test]
+fn a_damaged_checkpoint_does_not_outlive_whole_ones() {
+    let (sandbox, whole) = trained();
+    for step in [36, 40] {
+        sandbox.write(&format!("whole/checkpoints/step-{step:06}/state.json"), "{}");
+    }
+    let words = "-q train --resume whole --keep 1 --save-every 1";
+    // No further checkpoint can be written.
+    let stopped = super::disk::limited(&sandbox, 20, words);
+    assert_eq!(stopped.code, Some(4), "{}", stopped.stderr);
+    assert_eq!(checkpoints(&sandbox, "whole"), [32]);
+    sandbox.run(words).succeeded();
+    assert_eq!(checkpoints(&sandbox, "whole"), [40]);
+    assert_eq!(outcome(&sandbox, "whole"), whole);
+}
+
 #[test]
 fn where_none_is_whole_the_run_is_refused() {
     let (sandbox, _) = trained();

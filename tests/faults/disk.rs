@@ -7,7 +7,7 @@ use super::{assert_nothing_temporary, checkpoints, outcome, sandbox, uninterrupt
 use crate::support::{Outcome, Sandbox};
 
 /// `vit` with a limit on the size of its files, in blocks of 512 bytes.
-fn limited(sandbox: &Sandbox, blocks: u32, words: &str) -> Outcome {
+pub(super) fn limited(sandbox: &Sandbox, blocks: u32, words: &str) -> Outcome {
     let vit = sandbox.command(words);
     let mut shell = Command::new("sh");
     let line = format!("ulimit -f {blocks}; exec \"$0\" \"$@\"");

@@ -67,6 +67,21 @@ fn assert_little_is_lost(sandbox: &Sandbox) {
     }
 }
 
+/// A run that has a checkpoint and no model yet: there is something to use, and it is said what.
+#[test]
+fn a_run_that_died_before_its_first_model_is_sound() {
+    let sandbox = sandbox();
+    let whole = uninterrupted(&sandbox);
+    fs::remove_file(sandbox.path("whole/model.safetensors")).unwrap();
+    let verified = sandbox.run("verify whole --files-only").succeeded().stdout;
+    assert!(verified.contains("not written yet: `vit train --resume` does so"), "{verified}");
+    let refusal = sandbox.refuses(4, "info whole");
+    assert!(refusal.hint.contains("whole/checkpoints/last"), "{refusal:?}");
+    sandbox.run("info whole/checkpoints/last").succeeded();
+    sandbox.run("-q train --resume whole").succeeded();
+    assert_eq!(outcome(&sandbox, "whole"), whole);
+}
+
 /// The shell's `kill` and its signals are the system's: this one cannot be caught.
 #[test]
 fn a_folder_is_whole_whenever_it_is_there() {

@@ -42,7 +42,8 @@ pub fn write_atomically_with(
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Error> {
     let folder = folder_of(path);
-    let mut file = temporary_file_in(folder).map_err(Error::io("create a file in", folder))?;
+    let file = temporary_file_in(folder).map_err(system::without_path);
+    let mut file = file.map_err(Error::io("write", path))?;
     write_and_sync(&mut file, write).map_err(Error::io("write", path))?;
     let temporary = file.into_temp_path();
     system::rename(&temporary, path).map_err(Error::io("replace", path))?;
@@ -132,7 +133,9 @@ mod tests {
         let folder = tempdir().unwrap();
         let missing = folder.path().join("missing");
         let error = write_atomically(&missing.join("file"), b"bytes").unwrap_err();
-        assert_eq!(error.to_string(), format!("cannot create a file in {}", missing.display()));
+        assert_eq!(error.to_string(), format!("cannot write {}/file", missing.display()));
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(!source.contains(".tmp-"), "{source}");
     }
 
     #[test]

@@ -109,7 +109,7 @@ fn write_temporary<'a>(
     beside: &Path,
     files: impl Iterator<Item = (&'a str, &'a [u8])>,
 ) -> Result<TempDir, Error> {
-    let temporary = temporary_folder_in(beside).map_err(Error::io("create a folder in", beside))?;
+    let temporary = temporary_folder_in(beside).map_err(Error::io("write", path))?;
     for (name, bytes) in files {
         // The name that it is to have says more than the one it has.
         write_file(&temporary.path().join(name), bytes)
@@ -124,7 +124,7 @@ fn set_aside(path: &Path, beside: &Path) -> Result<Option<TempDir>, Error> {
     if fs::symlink_metadata(path).is_err() {
         return Ok(None);
     }
-    let aside = temporary_folder_in(beside).map_err(Error::io("create a folder in", beside))?;
+    let aside = temporary_folder_in(beside).map_err(Error::io("write", path))?;
     system::rename(path, &aside.path().join("replaced")).map_err(Error::io("replace", path))?;
     Ok(Some(aside))
 }
@@ -135,7 +135,7 @@ fn temporary_folder_in(folder: &Path) -> io::Result<TempDir> {
     // Private by default: this asks for what any new folder gets, from which the system takes the user's umask.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-    builder.tempdir_in(folder)
+    builder.tempdir_in(folder).map_err(system::without_path)
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -38,6 +38,13 @@ pub(crate) fn sync_folder(_folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The system's own error: tempfile adds the name of a file that nobody has asked for.
+pub(crate) fn without_path(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|error| error.source());
+    let code = inner.and_then(|error| error.downcast_ref::<io::Error>()?.raw_os_error());
+    code.map_or(error, io::Error::from_raw_os_error)
+}
+
 #[cfg(test)]
 pub(crate) use self::log::{called, calls_of};
 

@@ -173,30 +173,36 @@ impl RunFolder {
     /// # Errors
     /// If one cannot be removed.
     pub fn prune_checkpoints(&self, keep: usize) -> Result<(), Error> {
-        for path in newest_checkpoints(self.path())?.into_iter().skip(keep) {
-            // Renamed first: half a checkpoint never lies among the others.
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let aside = self.path().join(format!(".tmp-{name}"));
-            let removed = fs::rename(&path, &aside).and_then(|()| fs::remove_dir_all(&aside));
-            removed.map_err(|source| Error::Write { path, source })?;
-        }
-        Ok(())
+        let old = newest_checkpoints(self.path())?.into_iter().skip(keep);
+        old.map(|path| self.remove_checkpoint(&path)).collect()
     }
 
-    /// Makes `checkpoints/last` a link to a checkpoint; where there are no such links, it does nothing.
+    /// Removes a checkpoint.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If it cannot be removed.
+    pub fn remove_checkpoint(&self, path: &Path) -> Result<(), Error> {
+        // Renamed first: half a checkpoint never lies among the others.
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let aside = self.path().join(format!(".tmp-{name}"));
+        let removed = fs::rename(path, &aside).and_then(|()| fs::remove_dir_all(&aside));
+        removed.map_err(|source| Error::Write { path: path.to_owned(), source })
+    }
+
+    /// Makes `checkpoints/last` a link to a checkpoint; where the system or its disk has no such links, there is none.
+    ///
+    /// # Errors
+    /// If it cannot be put in the place of the one before.
     pub fn point_last_to(&self, checkpoint: &Path) -> Result<(), Error> {
         #[cfg(unix)]
         {
             let name = checkpoint.file_name().unwrap_or_default();
             let aside = self.path().join(".tmp-last");
             let last = self.checkpoints().join("last");
-            let linked = std::os::unix::fs::symlink(name, &aside);
-            linked
-                .and_then(|()| fs::rename(&aside, &last))
-                .map_err(|source| Error::Write { path: last, source })?;
+            if std::os::unix::fs::symlink(name, &aside).is_ok() {
+                let renamed = fs::rename(&aside, &last);
+                renamed.map_err(|source| Error::Write { path: last, source })?;
+            }
         }
         #[cfg(not(unix))]
         let _ = checkpoint;

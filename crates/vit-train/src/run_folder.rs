@@ -73,12 +73,14 @@ impl RunFolder {
         for entry in entries {
             let entry = entry.map_err(|error| unreadable(error.to_string()))?;
             let kind = entry.file_type().map_err(|error| unreadable(error.to_string()))?;
+            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+                // A link too: that to the last checkpoint is made under such a name.
+                temporary.push((entry.path(), kind.is_dir()));
+                continue;
+            }
             if kind.is_symlink() {
                 let what = "expected a file or folder of this run, got a symbolic link".to_owned();
                 return Err(Error::Unreadable { path: entry.path(), what });
-            }
-            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-                temporary.push((entry.path(), kind.is_dir()));
             }
         }
         let folder = Self::locked(path)?;
@@ -147,8 +149,12 @@ mod tests {
         drop(held);
         fs::write(path.join(".tmp-a"), b"half").expect("a writable folder");
         fs::create_dir_all(path.join(".tmp-b/c")).expect("a writable folder");
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("step-000001", path.join(".tmp-last")).expect("a link");
         let held = RunFolder::open(&path).expect("nobody holds it");
-        assert!(!path.join(".tmp-a").exists() && !path.join(".tmp-b").exists());
+        for name in [".tmp-a", ".tmp-b", ".tmp-last"] {
+            assert!(fs::symlink_metadata(path.join(name)).is_err(), "{name}");
+        }
         drop(held);
         assert!(matches!(
             RunFolder::open(above.path().join("no").as_path()),

@@ -160,7 +160,8 @@ impl<F: Forward> Trainer<F> {
         while begun.epoch <= self.config.epochs {
             let (epoch, mut best) = (begun.epoch, begun.best);
             let (metrics, flow) = self.epoch(begun, data, observer)?;
-            if best.improves(&metrics) {
+            // An epoch that was broken off goes on when the run is taken up again: it is not one of those to choose from.
+            if flow.is_continue() && best.improves(&metrics) {
                 observer.best(&metrics)?;
             }
             observer.record(&Record::Epoch(metrics))?;

@@ -45,7 +45,15 @@ impl SavedFile {
         let is_run = path.is_dir();
         let run = if is_run { Some(Settings::of_run(path)?) } else { None };
         let path = if is_run { path.join("model.safetensors") } else { path.to_owned() };
-        let file = ModelFile::open(&path)?;
+        let unfinished = is_run && !path.exists() && path.with_file_name("checkpoints").exists();
+        let file = ModelFile::open(&path).map_err(|error| {
+            let failure = Failure::from(error);
+            let run = path.parent().unwrap_or(&path).display();
+            let hint = format!(
+                "the run has not ended: name {run}/checkpoints/last, or go on with `vit train --resume {run}`"
+            );
+            if unfinished { failure.hint(hint) } else { failure }
+        })?;
         let Some(config) = file.config().cloned() else {
             let message = format!("{} carries no configuration", path.display());
             return Err(Failure::new(Exit::File, message).hint(format!(

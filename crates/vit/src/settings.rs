@@ -43,7 +43,13 @@ impl Settings {
             return Err(Failure::new(Exit::Usage, message).hint("leave --preset out"));
         }
         let preset = args.preset.as_deref().or(in_file).unwrap_or(Preset::Shallow.name());
-        let preset = Preset::named(preset)?;
+        let preset = Preset::named(preset).map_err(|error| match &args.config {
+            Some(path) if args.preset.is_none() => {
+                let message = error.to_string();
+                Failure::new(Exit::Usage, message).about(path.display())
+            }
+            _ => error.into(),
+        })?;
         let path = args.config.as_deref().unwrap_or(Path::new("the defaults"));
         let merged = Self::of_preset(preset).merged_with(file);
         let mut settings = merged.map_err(|error| bad_value(path, &error))?;

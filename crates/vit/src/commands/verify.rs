@@ -1,7 +1,7 @@
 //! `vit verify`: whether a run folder holds what was written, and its first steps can be taken again to the same bits.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -40,13 +40,14 @@ pub(super) fn run(args: &cli::Verify) -> Result<ExitCode> {
         return Err(vit_train::Error::InUse { path: args.run.clone() }.into());
     }
     let mut findings = Vec::new();
-    let mut newest: Option<SavedState> = None;
+    let (mut newest, mut whole) = (None::<SavedState>, Vec::new());
     for path in newest_checkpoints(&args.run)? {
         let checked = SavedState::read(&path).map_err(Failure::from);
         let checked = checked.and_then(|saved| Ok((check_settings(&path, &settings)?, saved).1));
         let part = path.strip_prefix(&args.run).unwrap_or(&path).display().to_string();
         let found = checked.map(|saved| {
             newest.get_or_insert(saved);
+            whole.push(path.clone());
             "as it was written"
         });
         findings.push(Finding::of(part, found));
@@ -61,7 +62,7 @@ pub(super) fn run(args: &cli::Verify) -> Result<ExitCode> {
         return tell(args, &findings);
     };
     findings.push(Finding::of("metrics.jsonl", metrics(&args.run, &newest)));
-    findings.push(Finding::of("model.safetensors", model(&args.run, &newest, &settings)));
+    findings.push(Finding::of("model.safetensors", model(&args.run, &whole)));
     if !args.files_only {
         findings.push(Finding::of("first steps", first_steps(args, settings, &newest)?));
     }
@@ -93,14 +94,21 @@ fn metrics(run: &Path, newest: &SavedState) -> Result<&'static str> {
     Ok("as they were at the newest checkpoint")
 }
 
-/// Whether the run's model is that of the newest checkpoint.
-fn model(run: &Path, newest: &SavedState, settings: &Settings) -> Result<&'static str> {
-    let expected = Digest::of_bytes(&vit_model::to_bytes(newest.state.kept(), &settings.model)?);
-    let got = Digest::of_file(&run.join("model.safetensors"))?;
-    if got == expected {
-        return Ok("that of the newest checkpoint");
+/// Whether the run's model is that of a checkpoint: of the newest, unless the program was ended before it was written.
+fn model(run: &Path, whole: &[PathBuf]) -> Result<String> {
+    let path = run.join("model.safetensors");
+    if !path.exists() {
+        return Ok("not written yet: `vit train --resume` does so".to_owned());
     }
-    Err(Failure::new(Exit::File, format!("expected SHA-256 {expected}, got {got}")))
+    let got = Digest::of_file(&path)?;
+    for (age, checkpoint) in whole.iter().enumerate() {
+        if Digest::of_file(&checkpoint.join("model.safetensors"))? == got {
+            let name = checkpoint.file_name().unwrap_or_default().display();
+            let of = if age == 0 { "the newest checkpoint".to_owned() } else { name.to_string() };
+            return Ok(format!("that of {of}"));
+        }
+    }
+    Err(Failure::new(Exit::File, format!("that of no checkpoint: SHA-256 {got}")))
 }
 
 /// Takes the first steps again. What prevents that is an error; another outcome is an unsound part.

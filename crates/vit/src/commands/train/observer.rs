@@ -134,9 +134,11 @@ fn tell(epoch: &EpochMetrics, epochs: u64) {
         .val_loss
         .zip(epoch.val_accuracy)
         .map(|(loss, accuracy)| format!("; validation loss {loss:.4}, {}", percent(accuracy)));
+    let so_far = interrupt::asked().then(|| format!(", up to step {}", epoch.step));
     tracing::info!(
-        "epoch {}/{epochs}: loss {:.4}, {}{}; test loss {:.4}, {}; {} images/s",
+        "epoch {}/{epochs}{}: loss {:.4}, {}{}; test loss {:.4}, {}; {} images/s",
         epoch.epoch,
+        so_far.unwrap_or_default(),
         epoch.train_loss,
         percent(epoch.train_accuracy),
         validated.unwrap_or_default(),

@@ -24,24 +24,26 @@ impl Resumed {
     /// # Errors
     /// If none is whole, or the newest that is whole is of other settings or another version.
     pub(crate) fn of(folder: &RunFolder, settings: &Settings) -> Result<Option<Self>> {
-        let mut damaged = None;
+        let mut damaged: Vec<(PathBuf, Failure)> = Vec::new();
         for path in newest_checkpoints(folder.path())? {
             match SavedState::read(&path) {
                 Ok(saved) => {
                     check_settings(&path, settings)?;
+                    // They would be taken for the newest, and whole ones go to make room.
+                    damaged.iter().try_for_each(|(path, _)| folder.remove_checkpoint(path))?;
                     return Ok(Some(Self { path, saved }));
                 }
                 Err(error @ vit_train::Error::File(_)) => {
                     let failure = Failure::from(error).about(path.display());
                     tracing::warn!("{}; looking at the one before", failure.message());
-                    damaged = Some(failure);
+                    damaged.push((path, failure));
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        match damaged {
+        match damaged.pop() {
             None => Ok(None),
-            Some(failure) => {
+            Some((_, failure)) => {
                 Err(failure
                     .hint("no checkpoint of this run is whole; train again into another folder"))
             }

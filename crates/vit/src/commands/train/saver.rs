@@ -102,9 +102,9 @@ impl Target {
         let files =
             [("config.toml", self.settings.as_bytes()), ("model.safetensors", model.as_slice())];
         let path = state.write(folder, &files)?;
-        folder.point_last_to(&path)?;
-        folder.prune_checkpoints(self.keep)?;
+        // Whenever this ends, the run's model is that of a checkpoint.
         write_atomically(&folder.model(), &model)?;
-        Ok(())
+        folder.point_last_to(&path)?;
+        Ok(folder.prune_checkpoints(self.keep)?)
     }
 }
