@@ -103,8 +103,8 @@ impl Examples {
         Ok((images, self.labels_of(indices, device)?))
     }
 
-    /// The same, each image changed as `augment` says for its index in this epoch of a run with this seed:
-    /// `(seed, epoch)`; what it may be mixed with is `among` these. Where `augment` is none, the same bits as
+    /// The same, each image changed as `augment` says for its index in this epoch of a run with this seed,
+    /// `run` being (seed, epoch); what it may be mixed with is `among` these. Where `augment` is none, the same bits as
     /// [`batch`](Self::batch).
     ///
     /// # Errors
@@ -114,7 +114,7 @@ impl Examples {
         indices: &[u32],
         among: &[u32],
         augment: &Augment,
-        (seed, epoch): (u64, u64),
+        run: (u64, u64),
         device: &Device,
         dtype: DType,
     ) -> candle_core::Result<Augmented> {
@@ -125,7 +125,7 @@ impl Examples {
         if augment.mixup > 0.0 && among.is_empty() {
             bail!("expected images to mix with, got none");
         }
-        let mut augmenter = Augmenter::new(augment, seed, epoch, (self.height, self.width));
+        let mut augmenter = Augmenter::new(augment, run, &NORMALISED, (self.height, self.width));
         let partner = |&index| augmenter.partner(index, among);
         let partners: Option<Vec<Partner>> =
             (augment.mixup > 0.0).then(|| indices.iter().map(partner).collect());
@@ -136,12 +136,10 @@ impl Examples {
             Ok::<_, candle_core::Error>(Mixed { labels, shares: Tensor::new(shares, device)? })
         });
         let len = self.height * self.width;
-        let (mut values, mut other) = (Vec::with_capacity(len), Vec::with_capacity(len));
+        let mut other = Vec::with_capacity(len);
         let images = self.images_of(indices, device, dtype, |place, pixels, out| {
             let mut append = |index: u32, out: &mut Vec<f32>| {
-                values.clear();
-                values.extend(normalised(&pixels[index as usize * len..][..len]));
-                augmenter.append(&values, index, NORMALISED[0], out);
+                augmenter.append(&pixels[index as usize * len..][..len], index, out);
             };
             append(indices[place], out);
             if let Some(partners) = &partners {

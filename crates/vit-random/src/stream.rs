@@ -51,12 +51,25 @@ impl Stream {
 
     /// Uniform in `[0, 1)`, of 53 random bits.
     pub fn uniform(&mut self) -> f64 {
-        (self.next_u64() >> 11) as f64 * f64::exp2(-53.0)
+        fraction(self.next_u64())
     }
 
     /// Uniform in `[low, high)`.
     pub fn uniform_in(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * self.uniform()
+    }
+
+    /// Fills `out` with what as many calls of [`uniform_in`](Self::uniform_in) would give, as [`fill`](Self::fill) does.
+    #[inline(always)]
+    pub fn fill_uniform_in(&mut self, low: f64, high: f64, out: &mut [f64]) {
+        let mut bits = [0; 4 * philox::LANES];
+        for out in out.chunks_mut(bits.len() / 2) {
+            let bits = &mut bits[..2 * out.len()];
+            self.fill(bits);
+            for (out, &[first, second]) in out.iter_mut().zip(bits.as_chunks().0) {
+                *out = low + (high - low) * fraction(u64::from(first) | u64::from(second) << 32);
+            }
+        }
     }
 
     /// Normal with mean 0 and standard deviation 1, by Box and Muller's method.
@@ -114,6 +127,11 @@ impl Stream {
     }
 }
 
+/// The first 53 of these bits as a number in `[0, 1)`.
+fn fraction(bits: u64) -> f64 {
+    (bits >> 11) as f64 * f64::exp2(-53.0)
+}
+
 #[cfg(test)]
 mod tests {
     use crate::{Random, Site};
@@ -136,6 +154,19 @@ mod tests {
                 assert_eq!(filled, singly);
                 assert_eq!(one.next_u32(), all.next_u32());
             }
+        }
+    }
+
+    #[test]
+    fn filling_with_uniform_numbers_equals_drawing_one_by_one() {
+        for len in [0, 1, 31, 32, 50, 70] {
+            let (mut one, mut all) =
+                (Random::new(3).stream(SITE, 0), Random::new(3).stream(SITE, 0));
+            let singly: Vec<f64> = (0..len).map(|_| one.uniform_in(-1.5, 2.0)).collect();
+            let mut filled = vec![0.0; len];
+            all.fill_uniform_in(-1.5, 2.0, &mut filled);
+            assert_eq!(filled, singly);
+            assert_eq!(one.next_u32(), all.next_u32());
         }
     }
 

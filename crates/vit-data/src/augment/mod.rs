@@ -83,6 +83,8 @@ impl Augment {
 pub(crate) struct Augmenter<'a> {
     augment: &'a Augment,
     random: Random,
+    /// What the model sees of each byte, of which 0 is black.
+    values: &'a [f32; 256],
     canvas: Canvas,
 }
 
@@ -92,9 +94,15 @@ const ERASE: Site = Site::named("augment.erase");
 const MIXUP: Site = Site::named("augment.mixup");
 
 impl<'a> Augmenter<'a> {
-    /// For images of `size` (height, width), in this epoch of a run with this seed.
-    pub(crate) fn new(augment: &'a Augment, seed: u64, epoch: u64, size: (usize, usize)) -> Self {
-        Self { augment, random: Random::new(seed).at_step(epoch), canvas: Canvas::new(size) }
+    /// For images of `size` (height, width), in this epoch of a run with this seed: `(seed, epoch)`.
+    pub(crate) fn new(
+        augment: &'a Augment,
+        (seed, epoch): (u64, u64),
+        values: &'a [f32; 256],
+        size: (usize, usize),
+    ) -> Self {
+        let random = Random::new(seed).at_step(epoch);
+        Self { augment, random, values, canvas: Canvas::new(size) }
     }
 
     /// What the image with this index is mixed with: one of `among`, which are not none.
@@ -103,21 +111,22 @@ impl<'a> Augmenter<'a> {
     }
 
     /// Appends what becomes of the image with this index in its set, before it is mixed: values as the model sees them, row by row.
-    pub(crate) fn append(&mut self, image: &[f32], index: u32, black: f32, out: &mut Vec<f32>) {
+    pub(crate) fn append(&mut self, image: &[u8], index: u32, out: &mut Vec<f32>) {
         let begin = out.len();
         if self.augment.moves() {
             let affine = Affine::drawn(self.augment, &mut self.random.stream(AFFINE, index));
             let elastic = (self.augment.elastic > 0.0).then(|| {
                 Elastic::drawn(self.augment.elastic, &mut self.random.stream(ELASTIC, index))
             });
-            self.canvas.fill(image, black);
+            self.canvas.fill(image, self.values);
             self.canvas.warp(&affine, elastic.as_ref(), out);
         } else {
-            out.extend_from_slice(image);
+            out.extend(image.iter().map(|&byte| self.values[usize::from(byte)]));
         }
         if self.augment.erase > 0.0 {
             let mut stream = self.random.stream(ERASE, index);
             if stream.uniform() < self.augment.erase {
+                let black = self.values[0];
                 Rectangle::drawn(self.canvas.size(), &mut stream).fill(&mut out[begin..], black);
             }
         }
@@ -130,20 +139,29 @@ mod tests {
 
     const SIZE: (usize, usize) = (9, 12);
     const BLACK: f32 = -1.0;
+    const VALUES: &[f32; 256] = crate::Examples::normalisation();
 
     /// A smooth hill in the middle of black.
-    fn hill() -> Vec<f32> {
+    fn hill() -> Vec<u8> {
         let (height, width) = SIZE;
         let value = |y: usize, x: usize| {
             let (y, x) = (y as f32 - 4.0, x as f32 - 5.5);
-            BLACK + (2.0 - 0.1 * (y * y + x * x)).max(0.0)
+            (250.0 - 12.0 * (y * y + x * x)).max(0.0) as u8
         };
         (0..height * width).map(|at| value(at / width, at % width)).collect()
     }
 
+    fn plain() -> Vec<f32> {
+        hill().iter().map(|&byte| VALUES[usize::from(byte)]).collect()
+    }
+
+    fn augmenter(augment: &Augment, seed: u64, epoch: u64) -> Augmenter<'_> {
+        Augmenter::new(augment, (seed, epoch), VALUES, SIZE)
+    }
+
     fn augmented(augment: &Augment, seed: u64, epoch: u64, index: u32) -> Vec<f32> {
         let mut out = Vec::new();
-        Augmenter::new(augment, seed, epoch, SIZE).append(&hill(), index, BLACK, &mut out);
+        augmenter(augment, seed, epoch).append(&hill(), index, &mut out);
         out
     }
 
@@ -168,10 +186,10 @@ mod tests {
 
     #[test]
     fn what_was_in_the_room_before_does_not_matter() {
-        let mut augmenter = Augmenter::new(&ALL, 1, 2, SIZE);
+        let mut augmenter = augmenter(&ALL, 1, 2);
         let mut out = Vec::new();
-        augmenter.append(&[7.0; 9 * 12], 8, BLACK, &mut Vec::new());
-        augmenter.append(&hill(), 3, BLACK, &mut out);
+        augmenter.append(&[7; 9 * 12], 8, &mut Vec::new());
+        augmenter.append(&hill(), 3, &mut out);
         assert_eq!(out, augmented(&ALL, 1, 2, 3));
     }
 
@@ -186,18 +204,18 @@ mod tests {
             Augment { erase: 1.0, ..Augment::default() },
         ];
         for augment in single {
-            let changed = (0..20).filter(|&index| augmented(&augment, 1, 1, index) != hill());
+            let changed = (0..20).filter(|&index| augmented(&augment, 1, 1, index) != plain());
             assert!(changed.count() >= 10, "{augment:?}");
         }
-        assert_eq!(augmented(&Augment::default(), 1, 1, 0), hill());
+        assert_eq!(augmented(&Augment::default(), 1, 1, 0), plain());
         // Through the resampling too: a strength that is lost in rounding.
         let nearly = Augment { rotation: 1e-300, ..Augment::default() };
-        assert_eq!(augmented(&nearly, 1, 1, 0), hill());
+        assert_eq!(augmented(&nearly, 1, 1, 0), plain());
     }
 
     #[test]
     fn values_stay_between_black_and_the_brightest() {
-        let brightest = hill().into_iter().fold(BLACK, f32::max);
+        let brightest = plain().into_iter().fold(BLACK, f32::max);
         for index in 0..200 {
             for value in augmented(&ALL, 5, 1, index) {
                 assert!((BLACK..=brightest).contains(&value), "{value}");
@@ -208,12 +226,12 @@ mod tests {
     #[test]
     fn rectangles_are_erased_as_often_as_asked_for() {
         let augment = Augment { erase: 0.25, ..Augment::default() };
-        let white = vec![1.0; 9 * 12];
-        let mut augmenter = Augmenter::new(&augment, 1, 1, SIZE);
+        let white = vec![255; 9 * 12];
+        let mut augmenter = augmenter(&augment, 1, 1);
         let mut erased = 0;
         for index in 0..2000 {
             let mut out = Vec::new();
-            augmenter.append(&white, index, BLACK, &mut out);
+            augmenter.append(&white, index, &mut out);
             let black = out.iter().filter(|&&value| value == BLACK).count();
             // Of 108 pixels 2 to 20 %, rounded on each side.
             assert!(black == 0 || (1..=30).contains(&black), "{black}");

@@ -1,5 +1,7 @@
 //! Shift, rotation, scale, shear and elastic displacement, as one bilinear resampling.
 
+use std::ops::Range;
+
 use vit_random::Stream;
 
 use super::Augment;
@@ -39,19 +41,48 @@ pub(super) struct Elastic {
 
 impl Elastic {
     pub(super) fn drawn(most: f64, stream: &mut Stream) -> Self {
+        let mut numbers = [0.0; 2 * NODES * NODES];
+        stream.fill_uniform_in(-most, most, &mut numbers);
         let mut nodes = [[[0.0; 2]; NODES]; NODES];
-        for value in nodes.as_flattened_mut().as_flattened_mut() {
-            *value = stream.uniform_in(-most, most) as f32;
+        for (value, number) in nodes.as_flattened_mut().as_flattened_mut().iter_mut().zip(numbers) {
+            *value = number as f32;
         }
         Self { nodes }
     }
 
-    /// The displacements of a row that lies at `share` of the image's height, at each column of nodes.
-    fn row(&self, share: f32) -> [[f32; 2]; NODES] {
+    /// What a row that lies at `share` of the image's height is displaced by.
+    fn row(&self, share: f32) -> Bend {
         let (node, part) = node_at(share);
-        std::array::from_fn(|column| {
-            mixed(self.nodes[node][column], self.nodes[node + 1][column], part)
-        })
+        let nodes: [_; NODES] = std::array::from_fn(|column| {
+            let [above, below] = [self.nodes[node][column], self.nodes[node + 1][column]];
+            between(above, difference(above, below), part)
+        });
+        let steps = std::array::from_fn(|column| difference(nodes[column], nodes[column + 1]));
+        let most =
+            |side: usize| nodes.iter().fold(0.0, |most: f32, node| most.max(node[side].abs()));
+        // What lies between two nodes may be rounded to a little more than both.
+        Bend { nodes, steps, reach: [most(0), most(1)].map(|most| 1.001 * most) }
+    }
+}
+
+/// How the pixels of one row are displaced.
+struct Bend {
+    /// At the columns of nodes, and from each to the next.
+    nodes: [[f32; 2]; NODES],
+    steps: [[f32; 2]; NODES - 1],
+    /// No pixel is displaced by more, either way.
+    reach: [f32; 2],
+}
+
+impl Bend {
+    /// Adds the displacements at these places of the grid.
+    #[inline(always)]
+    fn add(&self, places: &[(usize, f32); LANES], xs: &mut [f32; LANES], ys: &mut [f32; LANES]) {
+        for (lane, &(node, part)) in places.iter().enumerate() {
+            let [dx, dy] = between(self.nodes[node], self.steps[node], part);
+            xs[lane] += dx;
+            ys[lane] += dy;
+        }
     }
 }
 
@@ -62,8 +93,12 @@ fn node_at(share: f32) -> (usize, f32) {
     (node, at - node as f32)
 }
 
-fn mixed(a: [f32; 2], b: [f32; 2], part: f32) -> [f32; 2] {
-    [a[0] + part * (b[0] - a[0]), a[1] + part * (b[1] - a[1])]
+fn difference(from: [f32; 2], to: [f32; 2]) -> [f32; 2] {
+    [to[0] - from[0], to[1] - from[1]]
+}
+
+fn between(from: [f32; 2], step: [f32; 2], part: f32) -> [f32; 2] {
+    [from[0] + part * step[0], from[1] + part * step[1]]
 }
 
 /// Room for an image with a black border, so that no pixel asks for what is not there.
@@ -72,9 +107,9 @@ pub(super) struct Canvas {
     width: usize,
     pixels: Vec<f32>,
     black: f32,
-    ink: Ink,
-    /// For each column, how far from the middle it lies and its place in the elastic grid; then, up to whole groups of
-    /// [`LANES`], the last column's.
+    ink: Option<Ink>,
+    /// For each column, how far from the middle it lies and its place in the elastic grid; if there are fewer than
+    /// [`LANES`], then the last one's.
     from_middle: Vec<f32>,
     in_grid: Vec<(usize, f32)>,
 }
@@ -88,13 +123,14 @@ const LANES: usize = 8;
 impl Canvas {
     pub(super) fn new((height, width): (usize, usize)) -> Self {
         let pixels = vec![0.0; (height + 3 * BORDER) * (width + 3 * BORDER)];
-        let columns = || (0..width.next_multiple_of(LANES)).map(|x| x.min(width - 1));
+        assert!(u32::try_from(pixels.len()).is_ok(), "expected an image of fewer than 2^32 pixels");
+        let columns = || (0..width.max(LANES)).map(|x| x.min(width - 1));
         Self {
             height,
             width,
             pixels,
             black: 0.0,
-            ink: Ink::NONE,
+            ink: None,
             from_middle: columns().map(|x| x as f32 - middle(width)).collect(),
             in_grid: columns().map(|x| node_at(share(x, width))).collect(),
         }
@@ -104,42 +140,60 @@ impl Canvas {
         (self.height, self.width)
     }
 
-    /// Takes an image in, row by row.
-    pub(super) fn fill(&mut self, image: &[f32], black: f32) {
-        self.pixels.fill(black);
-        self.black = black;
-        let rows = self.pixels.chunks_exact_mut(self.width + 3 * BORDER).skip(BORDER);
-        for (row, image) in rows.zip(image.chunks_exact(self.width)) {
-            row[BORDER..][..self.width].copy_from_slice(image);
+    /// Takes an image in, row by row: of each byte its value. Byte 0 is black.
+    pub(super) fn fill(&mut self, image: &[u8], values: &[f32; 256]) {
+        self.black = values[0];
+        self.pixels.fill(self.black);
+        self.ink = Ink::of(image, self.width);
+        let Some(ink) = &self.ink else { return };
+        let stride = self.width + 3 * BORDER;
+        let rows = image
+            .chunks_exact(self.width)
+            .zip(self.pixels[BORDER * stride..].chunks_exact_mut(stride));
+        for (image, row) in rows.take(ink.rows.end).skip(ink.rows.start) {
+            let row = &mut row[BORDER..][..self.width][ink.columns.clone()];
+            for (value, &byte) in row.iter_mut().zip(&image[ink.columns.clone()]) {
+                *value = values[usize::from(byte)];
+            }
         }
-        self.ink = Ink::of(image, self.width, black);
     }
 
     /// Appends the image as it looks from where its pixels come from.
     pub(super) fn warp(&self, affine: &Affine, elastic: Option<&Elastic>, out: &mut Vec<f32>) {
+        let begin = out.len();
+        out.resize(begin + self.height * self.width, self.black);
+        let Some(ink) = &self.ink else { return };
         let [a, b, c, d] = affine.matrix;
         let [right, down] = affine.offset;
-        for y in 0..self.height {
+        for (y, row) in out[begin..].chunks_exact_mut(self.width).enumerate() {
             let from_middle = y as f32 - middle(self.height);
-            let x_of_row = b * from_middle + right + middle(self.width);
-            let y_of_row = d * from_middle + down + middle(self.height);
-            let nodes = elastic.map(|elastic| elastic.row(share(y, self.height)));
-            let (columns, _) = self.from_middle.as_chunks::<LANES>();
-            for (first, columns) in (0..self.width).step_by(LANES).zip(columns) {
-                let len = LANES.min(self.width - first);
-                let mut xs = columns.map(|from_middle| a * from_middle + x_of_row);
-                let mut ys = columns.map(|from_middle| c * from_middle + y_of_row);
-                if let Some(nodes) = &nodes {
-                    for (lane, &(node, part)) in self.in_grid[first..][..LANES].iter().enumerate() {
-                        let [dx, dy] = mixed(nodes[node], nodes[node + 1], part);
-                        xs[lane] += dx;
-                        ys[lane] += dy;
-                    }
-                } else if self.ink.is_missed([xs[0], ys[0]], [xs[LANES - 1], ys[LANES - 1]]) {
-                    out.resize(out.len() + len, self.black);
-                    continue;
-                }
-                out.extend_from_slice(&self.values(xs, ys)[..len]);
+            let line = Line {
+                slope: [a, c],
+                start: [
+                    b * from_middle + right + middle(self.width),
+                    d * from_middle + down + middle(self.height),
+                ],
+            };
+            let bend = elastic.map(|elastic| elastic.row(share(y, self.height)));
+            let reach = bend.as_ref().map_or([0.0; 2], |bend| bend.reach);
+            let inked = line.inked(&self.from_middle[..self.width], ink, reach);
+            self.draw(&line, bend.as_ref(), inked, row);
+        }
+    }
+
+    /// Computes these columns of a row, and perhaps some beside them.
+    #[inline(always)]
+    fn draw(&self, line: &Line, bend: Option<&Bend>, columns: Range<usize>, row: &mut [f32]) {
+        for first in columns.step_by(LANES) {
+            let first = first.min(self.width.saturating_sub(LANES));
+            let [mut xs, mut ys] = line.places(lanes(&self.from_middle, first));
+            if let Some(bend) = bend {
+                bend.add(lanes(&self.in_grid, first), &mut xs, &mut ys);
+            }
+            let values = self.values(xs, ys);
+            match row[first..].first_chunk_mut() {
+                Some(row) => *row = values,
+                None => row.copy_from_slice(&values[..self.width]),
             }
         }
     }
@@ -150,10 +204,12 @@ impl Canvas {
         let (columns, rights) = pixels_before(xs, self.width);
         let (rows, downs) = pixels_before(ys, self.height);
         let stride = self.width + 3 * BORDER;
+        // In 32 bits, as the lanes are: side by side too.
+        let places: [u32; LANES] =
+            std::array::from_fn(|lane| rows[lane] * stride as u32 + columns[lane]);
         let mut four = [[0.0; LANES]; 4];
-        for lane in 0..LANES {
-            let at = rows[lane] as usize * stride + columns[lane] as usize;
-            let pixels = &self.pixels[at..][..stride + 2];
+        for (lane, place) in places.into_iter().enumerate() {
+            let pixels = &self.pixels[place as usize..][..stride + 2];
             four[0][lane] = pixels[0];
             four[1][lane] = pixels[1];
             four[2][lane] = pixels[stride];
@@ -166,6 +222,10 @@ impl Canvas {
             above + downs[lane] * (below - above)
         })
     }
+}
+
+fn lanes<T>(all: &[T], first: usize) -> &[T; LANES] {
+    all[first..].first_chunk().expect("as many as lanes at least")
 }
 
 /// The pixel before each of these places along a side, counted with the border, and the part of the way to the next.
@@ -181,52 +241,101 @@ fn pixels_before(places: [f32; LANES], len: usize) -> ([u32; LANES], [f32; LANES
     // Added to this, a number below it is rounded to a whole one, which its last bits then are: what a conversion gives
     // takes several times as long without the newest instructions.
     const WHOLE: f32 = (1 << 23) as f32;
-    let whole = places.map(|place| {
-        let nearest = (place + WHOLE) - WHOLE;
-        nearest - if nearest > place { 1.0 } else { 0.0 }
+    let sums = places.map(|place| place + WHOLE);
+    let exceeds: [bool; LANES] = std::array::from_fn(|lane| sums[lane] - WHOLE > places[lane]);
+    let pixels = std::array::from_fn(|lane| {
+        sums[lane].to_bits() - WHOLE.to_bits() - u32::from(exceeds[lane])
     });
-    let pixels = whole.map(|whole| (whole + WHOLE).to_bits() - WHOLE.to_bits());
-    (pixels, std::array::from_fn(|lane| places[lane] - whole[lane]))
+    let parts = std::array::from_fn(|lane| {
+        places[lane] - ((sums[lane] - WHOLE) - if exceeds[lane] { 1.0 } else { 0.0 })
+    });
+    (pixels, parts)
 }
 
-/// Between which columns and rows, not included, the pixels of an image that are not black lie.
+/// Where the pixels of a row come from, before they are displaced, as (x, y).
+struct Line {
+    /// From a pixel to the next.
+    slope: [f32; 2],
+    /// In the middle of the row.
+    start: [f32; 2],
+}
+
+impl Line {
+    #[inline(always)]
+    fn place(&self, side: usize, from_middle: f32) -> f32 {
+        self.slope[side] * from_middle + self.start[side]
+    }
+
+    #[inline(always)]
+    fn places(&self, from_middle: &[f32; LANES]) -> [[f32; LANES]; 2] {
+        let places = |side| from_middle.map(|from_middle| self.place(side, from_middle));
+        [places(0), places(1)]
+    }
+
+    /// The columns, which lie so far from the middle, outside of which all is black, displaced by `reach` at most.
+    fn inked(&self, columns: &[f32], ink: &Ink, reach: [f32; 2]) -> Range<usize> {
+        let (first, last) = self.crossing(ink, reach);
+        // As far as from the first column, a pixel more for what rounding takes away; none is 0.
+        let column = |from_middle: f32, more: f32| (from_middle - columns[0] + more) as usize;
+        let begin = column(first, -1.0).min(columns.len());
+        let end = column(last, 2.0).clamp(begin, columns.len());
+        // Rounding cannot make a place that comes after another one come before it: what its ends miss, all of it does.
+        let misses = |part: &[f32]| match part {
+            [] => true,
+            [first, .., last] => self.misses([*first, *last], ink, reach),
+            [only] => self.misses([*only; 2], ink, reach),
+        };
+        let begin = if misses(&columns[..begin]) { begin } else { 0 };
+        let end = if misses(&columns[end..]) { end } else { columns.len() };
+        begin..end
+    }
+
+    /// How far from the middle, about, the line enters and leaves what lies within reach of the ink.
+    fn crossing(&self, ink: &Ink, reach: [f32; 2]) -> (f32, f32) {
+        (0..2).fold((f32::NEG_INFINITY, f32::INFINITY), |(first, last), side| {
+            let at = |place: f32| (place - self.start[side]) / self.slope[side];
+            let (a, b) = (at(ink.before[side] - reach[side]), at(ink.after[side] + reach[side]));
+            (first.max(a.min(b)), last.min(a.max(b)))
+        })
+    }
+
+    /// Whether all between these two, counted from the middle, comes from between black pixels alone. It may be no where
+    /// it is yes.
+    fn misses(&self, ends: [f32; 2], ink: &Ink, reach: [f32; 2]) -> bool {
+        (0..2).any(|side| {
+            let places = ends.map(|end| self.place(side, end));
+            places.iter().all(|place| place + reach[side] < ink.before[side])
+                || places.iter().all(|place| place - reach[side] >= ink.after[side])
+        })
+    }
+}
+
+/// Where the pixels of an image that are not black lie.
 #[derive(Debug, PartialEq)]
 struct Ink {
-    /// Columns, then rows.
+    rows: Range<usize>,
+    columns: Range<usize>,
+    /// The last column and row before them, and the first after.
     before: [f32; 2],
     after: [f32; 2],
 }
 
 impl Ink {
-    const NONE: Self = Self { before: [f32::INFINITY; 2], after: [f32::NEG_INFINITY; 2] };
-
-    fn of(image: &[f32], width: usize, black: f32) -> Self {
-        let mut columns = vec![false; width];
-        let row_is_inked = |row: &[f32]| {
-            row.iter().zip(&mut columns).fold(false, |any, (&value, column)| {
-                *column |= value != black;
-                any | (value != black)
-            })
-        };
-        let rows: Vec<bool> = image.chunks_exact(width).map(row_is_inked).collect();
-        let ends = |inked: &[bool]| {
-            let first = inked.iter().position(|&inked| inked)?;
-            Some((first, inked.iter().rposition(|&inked| inked)?))
-        };
-        let (Some((left, right)), Some((top, bottom))) = (ends(&columns), ends(&rows)) else {
-            return Self::NONE;
-        };
-        let before = |first: usize| first as f32 - 1.0;
-        let after = |last: usize| last as f32 + 1.0;
-        Self { before: [before(left), before(top)], after: [after(right), after(bottom)] }
-    }
-
-    /// Whether all places of a straight line between these two, (x, y), are between black pixels alone. It may be no
-    /// where it is yes.
-    fn is_missed(&self, from: [f32; 2], to: [f32; 2]) -> bool {
-        (0..2).any(|side| {
-            let (before, after) = (self.before[side], self.after[side]);
-            (from[side] < before && to[side] < before) || (from[side] >= after && to[side] >= after)
+    fn of(image: &[u8], width: usize) -> Option<Self> {
+        let inked = |&byte: &u8| byte != 0;
+        let top = image.iter().position(inked)? / width;
+        let bottom = image.iter().rposition(inked)? / width;
+        let mut columns = vec![0; width];
+        for row in image[top * width..(bottom + 1) * width].chunks_exact(width) {
+            columns.iter_mut().zip(row).for_each(|(column, byte)| *column |= byte);
+        }
+        let left = columns.iter().position(inked)?;
+        let right = columns.iter().rposition(inked)?;
+        Some(Self {
+            rows: top..bottom + 1,
+            columns: left..right + 1,
+            before: [left, top].map(|first| first as f32 - 1.0),
+            after: [right, bottom].map(|last| last as f32 + 1.0),
         })
     }
 }
@@ -248,11 +357,16 @@ mod tests {
 
     const SIZE: (usize, usize) = (5, 7);
 
-    /// Pixel (y, x) holds `10 y + x`.
+    /// One less than the byte: -1 is black.
+    fn values() -> [f32; 256] {
+        std::array::from_fn(|byte| byte as f32 - 1.0)
+    }
+
+    /// Pixel (y, x) has the value `10 y + x`.
     fn warped(affine: &Affine, elastic: Option<&Elastic>) -> Vec<f32> {
-        let image: Vec<f32> = (0..35).map(|at| (10 * (at / 7) + at % 7) as f32).collect();
+        let image: Vec<u8> = (0..35).map(|at| 10 * (at / 7) + at % 7 + 1).collect();
         let (mut canvas, mut out) = (Canvas::new(SIZE), Vec::new());
-        canvas.fill(&image, -1.0);
+        canvas.fill(&image, &values());
         canvas.warp(affine, elastic, &mut out);
         out
     }
@@ -299,32 +413,53 @@ mod tests {
         between(above, below, down)
     }
 
+    /// How far a single pixel is displaced.
+    fn displacement(elastic: &Elastic, (height, width): (usize, usize), at: usize) -> [f32; 2] {
+        let (row, down) = node_at(share(at / width, height));
+        let (column, right) = node_at(share(at % width, width));
+        let mixed = |a: f32, b: f32, part: f32| a + part * (b - a);
+        [0, 1].map(|side| {
+            let node = |row: usize, column: usize| elastic.nodes[row][column][side];
+            let at_column = |column| mixed(node(row, column), node(row + 1, column), down);
+            mixed(at_column(column), at_column(column + 1), right)
+        })
+    }
+
     /// Side by side, and with what is black left out.
     #[test]
     fn pixels_are_to_the_bit_what_each_alone_is() {
-        for (height, width) in [(1, 1), (5, 7), (28, 28), (19, 33)] {
-            let mut image = vec![-1.0; height * width];
-            let mut canvas = Canvas::new((height, width));
-            for sample in 0..60 {
+        let values = std::array::from_fn(|byte| byte as f32 / 100.0 - 1.0);
+        for size @ (height, width) in [(1, 1), (5, 7), (28, 28), (19, 33)] {
+            let mut bytes = vec![0; height * width];
+            let mut canvas = Canvas::new(size);
+            for sample in 0..120 {
                 let mut stream = Random::new(3).stream(Site::named("test"), sample);
-                let [a, b, c, d, right, down] =
-                    std::array::from_fn(|_| stream.uniform_in(-2.5, 2.5) as f32);
+                let strength = [0.3, 2.5][sample as usize % 2];
+                let mut within = |most: f64| stream.uniform_in(-most, most) as f32;
+                let [a, d] = [(); 2].map(|()| 1.0 + within(strength));
+                let [b, c, right, down] = [(); 4].map(|()| within(strength));
+                let elastic = (sample % 3 > 0).then(|| Elastic::drawn(2.0, &mut stream));
                 // Without ink at first, then with more and more.
-                image[stream.below((height * width) as u32) as usize] = stream.uniform() as f32;
-                if sample == 0 {
-                    image.fill(-1.0);
+                if sample > 0 {
+                    let at = stream.below((height * width) as u32) as usize;
+                    bytes[at] = stream.below(256) as u8;
                 }
-                canvas.fill(&image, -1.0);
+                let image: Vec<f32> = bytes.iter().map(|&byte| values[usize::from(byte)]).collect();
+                canvas.fill(&bytes, &values);
                 let mut out = Vec::new();
-                canvas.warp(&affine([a, b, c, d], [right, down]), None, &mut out);
+                canvas.warp(&affine([a, b, c, d], [right, down]), elastic.as_ref(), &mut out);
                 for (at, got) in out.iter().enumerate() {
                     let x = (at % width) as f32 - middle(width);
                     let y = (at / width) as f32 - middle(height);
-                    let from = [
+                    let mut from = [
                         a * x + (b * y + right + middle(width)),
                         c * x + (d * y + down + middle(height)),
                     ];
-                    assert_eq!(got.to_bits(), value(&image, (height, width), from).to_bits());
+                    if let Some(elastic) = &elastic {
+                        let [dx, dy] = displacement(elastic, size, at);
+                        from = [from[0] + dx, from[1] + dy];
+                    }
+                    assert_eq!(got.to_bits(), value(&image, size, from).to_bits());
                 }
             }
         }
@@ -332,14 +467,29 @@ mod tests {
 
     #[test]
     fn ink_is_found_where_it_is() {
-        let mut image = vec![-1.0; 35];
-        assert_eq!(Ink::of(&image, 7, -1.0), Ink::NONE);
-        image[7 + 2] = 0.0;
-        image[3 * 7 + 6] = 0.0;
-        let ink = Ink::of(&image, 7, -1.0);
-        assert_eq!(ink, Ink { before: [1.0, 0.0], after: [7.0, 4.0] });
-        assert!(ink.is_missed([0.0, 2.0], [0.9, 2.0]) && ink.is_missed([2.0, 4.0], [5.0, 4.5]));
-        assert!(!ink.is_missed([0.0, 2.0], [1.0, 2.0]) && !ink.is_missed([2.0, 4.5], [5.0, 3.9]));
+        let mut image = vec![0; 35];
+        assert_eq!(Ink::of(&image, 7), None);
+        image[7 + 2] = 1;
+        image[3 * 7 + 6] = 255;
+        let ink = Ink::of(&image, 7).expect("ink");
+        assert_eq!((ink.before, ink.after), ([1.0, 0.0], [7.0, 4.0]));
+        assert_eq!((ink.rows, ink.columns), (1..4, 2..7));
+    }
+
+    /// A line of slope 1 that meets the columns 2..7 of the ink, and rows that the line never reaches.
+    #[test]
+    fn a_line_is_left_out_where_its_places_miss_the_ink() {
+        let ink = Ink { rows: 1..4, columns: 2..7, before: [1.0, 0.0], after: [7.0, 4.0] };
+        let columns: Vec<f32> = (0..20).map(|x| x as f32).collect();
+        let inked = |y: f32, reach: [f32; 2]| {
+            Line { slope: [1.0, 0.0], start: [0.0, y] }.inked(&columns, &ink, reach)
+        };
+        let near = |range: Range<usize>| range.start <= 1 && (7..=9).contains(&range.end);
+        assert!(near(inked(2.0, [0.0; 2])));
+        assert!(inked(5.0, [0.0; 2]).is_empty());
+        assert!(near(inked(5.0, [0.0, 1.5])));
+        assert!(inked(2.0, [5.0, 0.0]).end >= 12);
+        assert_eq!(inked(f32::NAN, [0.0; 2]).end, 9);
     }
 
     #[test]
