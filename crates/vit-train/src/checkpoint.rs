@@ -173,8 +173,8 @@ impl RunFolder {
     /// # Errors
     /// If one cannot be removed.
     pub fn prune_checkpoints(&self, keep: usize) -> Result<(), Error> {
-        let old = newest_checkpoints(self.path())?.into_iter().skip(keep);
-        old.map(|path| self.remove_checkpoint(&path)).collect()
+        let mut old = newest_checkpoints(self.path())?.into_iter().skip(keep);
+        old.try_for_each(|path| self.remove_checkpoint(&path))
     }
 
     /// Removes a checkpoint.
