@@ -1,7 +1,10 @@
 //! `cargo xtask fuzz`: a search for inputs that a parser panics at, or that take it too much memory or time.
 
 use std::fs::{self, File};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -22,6 +25,9 @@ pub(crate) struct Fuzz {
     /// Seconds for each target
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
     seconds: u64,
+    /// Targets searched at once, a process each
+    #[arg(long, value_name = "N", default_value = "1")]
+    jobs: NonZeroUsize,
     /// Targets, named as the files in fuzz/targets; without one, all
     #[arg(value_name = "TARGET")]
     targets: Vec<String>,
@@ -44,18 +50,35 @@ impl Fuzz {
         run(nightly("cargo")
             .args(["fuzz", "build", "--fuzz-dir", "fuzz"])
             .env("CARGO_TARGET_DIR", &folder))?;
-        let mut found = Vec::new();
-        for target in targets {
-            eprintln!("[{target}] {} s", self.seconds);
-            if !self.search(&target, &folder)? {
-                found.push(target);
-            }
-        }
+        let found = self.search_all(&targets, &folder)?;
         if found.is_empty() {
             return Ok(());
         }
         let hint = "move the input into fuzz/regressions/TARGET, where the test `parsers` finds it, and mend the parser";
         Err(Hinted::new(format!("something was found in {}", found.join(", ")), hint).into())
+    }
+
+    /// The targets that something was found in.
+    fn search_all<'a>(&self, targets: &'a [String], folder: &Path) -> Result<Vec<&'a str>> {
+        let next = AtomicUsize::new(0);
+        let worker = || -> Result<Vec<&'a str>> {
+            let mut found = Vec::new();
+            while let Some(target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
+                eprintln!("[{target}] {} s", self.seconds);
+                if !self.search(target, folder)? {
+                    found.push(target.as_str());
+                }
+            }
+            Ok(found)
+        };
+        let found: Result<Vec<_>> = thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.jobs.get()).map(|_| scope.spawn(worker)).collect();
+            workers
+                .into_iter()
+                .map(|worker| worker.join().expect("a worker does not panic"))
+                .collect()
+        });
+        Ok(found?.concat())
     }
 
     /// Whether nothing was found.
