@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor, bail};
 
-use crate::augment::{Augment, Augmenter, Partner};
+use crate::augment::{Augment, Augmenter, Partner, Source};
 use crate::idx;
 
 /// A set of grey images with labels: bytes in memory, normalised a batch at a time.
@@ -136,17 +136,14 @@ impl Examples {
             Ok::<_, candle_core::Error>(Mixed { labels, shares: Tensor::new(shares, device)? })
         });
         let len = self.height * self.width;
-        let mut other = Vec::with_capacity(len);
         let images = self.images_of(indices, device, dtype, |place, pixels, out| {
-            let mut append = |index: u32, out: &mut Vec<f32>| {
-                augmenter.append(&pixels[index as usize * len..][..len], index, out);
-            };
-            append(indices[place], out);
+            let image = |index: u32| &pixels[index as usize * len..][..len];
+            let mut source = Source::of(image(indices[place]));
             if let Some(partners) = &partners {
-                other.clear();
-                append(partners[place].index, &mut other);
-                partners[place].mix(&other, &mut out[place * len..]);
+                let Partner { index, share } = partners[place];
+                source = source.mixed(image(index), share);
             }
+            augmenter.append(source, indices[place], out);
         })?;
         Ok(Augmented {
             images,
@@ -253,7 +250,11 @@ mod tests {
 
     /// Five images of 2x3 px: image `i` holds `6 i .. 6 i + 6`, its label is `9 - i`.
     fn five() -> Examples {
-        let train = ((0..30).collect(), vec![9, 8, 7, 6, 5]);
+        five_of((0..30).collect())
+    }
+
+    fn five_of(pixels: Vec<u8>) -> Examples {
+        let train = (pixels, vec![9, 8, 7, 6, 5]);
         let test = (vec![0; 6], vec![0]);
         Dataset::from_bytes("five", [train, test], (2, 3)).unwrap().split(Split::Train)
     }
@@ -322,9 +323,15 @@ mod tests {
     }
 
     #[test]
-    fn a_mixed_image_is_the_mean_of_two_as_they_are_without() {
-        let plain = Augment { rotation: 20.0, ..Augment::default() };
-        let without = augmented(&ALL, &plain, 1);
+    fn a_mixed_image_is_the_mean_of_two_that_are_changed_alike() {
+        let plain = Augment { rotation: 20.0, elastic: 1.0, erase: 0.5, ..Augment::default() };
+        let changed = |examples: Examples, index: usize| {
+            let run = (1, 1);
+            let indices = [index as u32];
+            let batch =
+                examples.augmented_batch(&indices, &ALL, &plain, run, &Device::Cpu, DType::F32);
+            batch.unwrap().images.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
         let among = [1, 3];
         let batch = augmented_among(&ALL, &among, &Augment { mixup: 0.8, ..plain }, 1).unwrap();
         let images = batch.images.flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
@@ -334,9 +341,14 @@ mod tests {
         for (index, (&label, share)) in labels.iter().zip(shares).enumerate() {
             let other = 9 - label;
             assert!(among.contains(&other), "{other}");
-            let both = without[index].iter().zip(&without[other as usize]);
-            let mean: Vec<f32> = both.map(|(x, y)| (1.0 - share) * x + share * y).collect();
-            assert_eq!(images[index], mean);
+            let image = changed(five(), index);
+            let other = changed(
+                five_of((0..5).flat_map(|_| five().image(other as usize)).collect()),
+                index,
+            );
+            for ((got, x), y) in images[index].iter().zip(image).zip(other) {
+                assert!((got - ((1.0 - share) * x + share * y)).abs() < 1e-6, "{got}");
+            }
         }
         assert!(labels.contains(&8) && labels.contains(&6), "{labels:?}");
         let error = augmented_among(&ALL, &[], &Augment { mixup: 0.8, ..plain }, 1).unwrap_err();

@@ -1,5 +1,8 @@
 //! Mixup (Zhang et al., arXiv 1710.09412): an image becomes a mean of itself and another.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use vit_random::Stream;
 
 /// What an image is mixed with.
@@ -18,11 +21,41 @@ impl Partner {
         let index = among[stream.below(count) as usize];
         Self { index, share: stream.symmetric_beta(alpha) as f32 }
     }
+}
 
-    /// Mixes what becomes of the partner into what becomes of the image.
-    pub(crate) fn mix(&self, partner: &[f32], image: &mut [f32]) {
-        for (value, other) in image.iter_mut().zip(partner) {
-            *value = (1.0 - self.share) * *value + self.share * other;
+/// The bytes of an image, and perhaps of another that is mixed into it.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    image: &'a [u8],
+    /// With its share.
+    other: Option<(&'a [u8], f32)>,
+}
+
+impl<'a> Source<'a> {
+    pub(crate) const fn of(image: &'a [u8]) -> Self {
+        Self { image, other: None }
+    }
+
+    pub(crate) const fn mixed(self, other: &'a [u8], share: f32) -> Self {
+        Self { other: Some((other, share)), ..self }
+    }
+
+    /// Bytes that are 0 where all is black.
+    pub(super) fn ink(&self) -> Cow<'a, [u8]> {
+        match self.other {
+            None => Cow::Borrowed(self.image),
+            Some((other, _)) => self.image.iter().zip(other).map(|(a, b)| a | b).collect(),
+        }
+    }
+
+    /// Writes the values of these pixels, `values` being those of each byte; exactly black where all is.
+    pub(super) fn write(&self, pixels: Range<usize>, values: &[f32; 256], out: &mut [f32]) {
+        for (value, &byte) in out.iter_mut().zip(&self.image[pixels.clone()]) {
+            *value = values[usize::from(byte)];
+        }
+        let Some((other, share)) = self.other else { return };
+        for (value, &byte) in out.iter_mut().zip(&other[pixels]) {
+            *value += share * (values[usize::from(byte)] - *value);
         }
     }
 }
@@ -53,14 +86,21 @@ mod tests {
 
     #[test]
     fn the_mean_is_each_image_where_the_other_has_no_share() {
+        let values = std::array::from_fn(|byte| byte as f32 - 1.0);
         let mixed = |share| {
-            let mut image = [-1.0, 0.5];
-            Partner { index: 0, share }.mix(&[0.5, 1.0], &mut image);
-            image
+            let mut out = [f32::NAN; 3];
+            Source::of(&[9, 0, 2, 0]).mixed(&[9, 4, 0, 0], share).write(1..4, &values, &mut out);
+            out
         };
-        assert_eq!(
-            (mixed(0.0), mixed(1.0), mixed(0.25)),
-            ([-1.0, 0.5], [0.5, 1.0], [-0.625, 0.625])
-        );
+        assert_eq!(mixed(0.0), [-1.0, 1.0, -1.0]);
+        assert_eq!(mixed(1.0), [3.0, -1.0, -1.0]);
+        assert_eq!(mixed(0.25), [0.0, 0.5, -1.0]);
+    }
+
+    #[test]
+    fn ink_is_that_of_both() {
+        let source = Source::of(&[0, 0, 2, 3]);
+        assert_eq!(*source.ink(), [0, 0, 2, 3]);
+        assert_eq!(*source.mixed(&[0, 4, 0, 1], 0.5).ink(), [0, 4, 2, 3]);
     }
 }

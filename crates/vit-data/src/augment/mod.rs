@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use vit_random::{Random, Site};
 
 use self::erasing::Rectangle;
-pub(crate) use self::mixup::Partner;
+pub(crate) use self::mixup::{Partner, Source};
 use self::warp::{Affine, Canvas, Elastic};
 use crate::{Error, Result};
 
@@ -16,8 +16,8 @@ use crate::{Error, Result};
 ///
 /// What becomes of an image is a function of (seed, epoch, index) alone. Shift, rotation, scale, shear and elastic
 /// displacement are one bilinear resampling; what comes in from beyond the image is black. Each draws for itself, so
-/// that one more changes nothing of the others. Mixup comes last: what it mixes is two images as they otherwise are in
-/// that epoch.
+/// that one more changes nothing of the others. Mixup comes first: both images are then changed alike, as the first would be
+/// alone, which a single resampling of their mean does.
 ///
 /// PyTorch equivalent: torchvision's `RandomAffine`, `ElasticTransform` and `RandomErasing`, and timm's `Mixup` of mode
 /// `elem`, with other numbers.
@@ -110,24 +110,26 @@ impl<'a> Augmenter<'a> {
         Partner::drawn(self.augment.mixup, among, &mut self.random.stream(MIXUP, index))
     }
 
-    /// Appends what becomes of the image with this index in its set, before it is mixed: values as the model sees them, row by row.
-    pub(crate) fn append(&mut self, image: &[u8], index: u32, out: &mut Vec<f32>) {
+    /// Appends what becomes of the image with this index in its set: values as the model sees them, row by row.
+    pub(crate) fn append(&mut self, source: Source<'_>, index: u32, out: &mut Vec<f32>) {
         let begin = out.len();
+        let (height, width) = self.canvas.size();
+        out.resize(begin + height * width, self.values[0]);
+        let image = &mut out[begin..];
         if self.augment.moves() {
             let affine = Affine::drawn(self.augment, &mut self.random.stream(AFFINE, index));
             let elastic = (self.augment.elastic > 0.0).then(|| {
                 Elastic::drawn(self.augment.elastic, &mut self.random.stream(ELASTIC, index))
             });
-            self.canvas.fill(image, self.values);
-            self.canvas.warp(&affine, elastic.as_ref(), out);
+            self.canvas.fill(source, self.values);
+            self.canvas.warp(&affine, elastic.as_ref(), image);
         } else {
-            out.extend(image.iter().map(|&byte| self.values[usize::from(byte)]));
+            source.write(0..image.len(), self.values, image);
         }
         if self.augment.erase > 0.0 {
             let mut stream = self.random.stream(ERASE, index);
             if stream.uniform() < self.augment.erase {
-                let black = self.values[0];
-                Rectangle::drawn(self.canvas.size(), &mut stream).fill(&mut out[begin..], black);
+                Rectangle::drawn((height, width), &mut stream).fill(image, self.values[0]);
             }
         }
     }
@@ -161,7 +163,7 @@ mod tests {
 
     fn augmented(augment: &Augment, seed: u64, epoch: u64, index: u32) -> Vec<f32> {
         let mut out = Vec::new();
-        augmenter(augment, seed, epoch).append(&hill(), index, &mut out);
+        augmenter(augment, seed, epoch).append(Source::of(&hill()), index, &mut out);
         out
     }
 
@@ -188,8 +190,8 @@ mod tests {
     fn what_was_in_the_room_before_does_not_matter() {
         let mut augmenter = augmenter(&ALL, 1, 2);
         let mut out = Vec::new();
-        augmenter.append(&[7; 9 * 12], 8, &mut Vec::new());
-        augmenter.append(&hill(), 3, &mut out);
+        augmenter.append(Source::of(&[7; 9 * 12]), 8, &mut Vec::new());
+        augmenter.append(Source::of(&hill()), 3, &mut out);
         assert_eq!(out, augmented(&ALL, 1, 2, 3));
     }
 
@@ -231,7 +233,7 @@ mod tests {
         let mut erased = 0;
         for index in 0..2000 {
             let mut out = Vec::new();
-            augmenter.append(&white, index, &mut out);
+            augmenter.append(Source::of(&white), index, &mut out);
             let black = out.iter().filter(|&&value| value == BLACK).count();
             // Of 108 pixels 2 to 20 %, rounded on each side.
             assert!(black == 0 || (1..=30).contains(&black), "{black}");

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use vit_random::Stream;
 
-use super::Augment;
+use super::{Augment, Source};
 
 /// Where a pixel comes from: `source - c = A (target - c) + b`, `c` being the image's centre.
 pub(super) struct Affine {
@@ -106,7 +106,6 @@ pub(super) struct Canvas {
     height: usize,
     width: usize,
     pixels: Vec<f32>,
-    black: f32,
     ink: Option<Ink>,
     /// For each column, how far from the middle it lies and its place in the elastic grid; if there are fewer than
     /// [`LANES`], then the last one's.
@@ -129,7 +128,6 @@ impl Canvas {
             height,
             width,
             pixels,
-            black: 0.0,
             ink: None,
             from_middle: columns().map(|x| x as f32 - middle(width)).collect(),
             in_grid: columns().map(|x| node_at(share(x, width))).collect(),
@@ -140,32 +138,26 @@ impl Canvas {
         (self.height, self.width)
     }
 
-    /// Takes an image in, row by row: of each byte its value. Byte 0 is black.
-    pub(super) fn fill(&mut self, image: &[u8], values: &[f32; 256]) {
-        self.black = values[0];
-        self.pixels.fill(self.black);
-        self.ink = Ink::of(image, self.width);
+    /// Takes an image in: of each byte its value. Byte 0 is black.
+    pub(super) fn fill(&mut self, source: Source<'_>, values: &[f32; 256]) {
+        self.pixels.fill(values[0]);
+        self.ink = Ink::of(&source.ink(), self.width);
         let Some(ink) = &self.ink else { return };
         let stride = self.width + 3 * BORDER;
-        let rows = image
-            .chunks_exact(self.width)
-            .zip(self.pixels[BORDER * stride..].chunks_exact_mut(stride));
-        for (image, row) in rows.take(ink.rows.end).skip(ink.rows.start) {
-            let row = &mut row[BORDER..][..self.width][ink.columns.clone()];
-            for (value, &byte) in row.iter_mut().zip(&image[ink.columns.clone()]) {
-                *value = values[usize::from(byte)];
-            }
+        for y in ink.rows.clone() {
+            let Range { start, end } = ink.columns;
+            let row = &mut self.pixels[(y + BORDER) * stride..][BORDER..];
+            let pixels = y * self.width + start..y * self.width + end;
+            source.write(pixels, values, &mut row[start..end]);
         }
     }
 
-    /// Appends the image as it looks from where its pixels come from.
-    pub(super) fn warp(&self, affine: &Affine, elastic: Option<&Elastic>, out: &mut Vec<f32>) {
-        let begin = out.len();
-        out.resize(begin + self.height * self.width, self.black);
+    /// Draws the image as it looks from where its pixels come from into `out`, which is black.
+    pub(super) fn warp(&self, affine: &Affine, elastic: Option<&Elastic>, out: &mut [f32]) {
         let Some(ink) = &self.ink else { return };
         let [a, b, c, d] = affine.matrix;
         let [right, down] = affine.offset;
-        for (y, row) in out[begin..].chunks_exact_mut(self.width).enumerate() {
+        for (y, row) in out.chunks_exact_mut(self.width).enumerate() {
             let from_middle = y as f32 - middle(self.height);
             let line = Line {
                 slope: [a, c],
@@ -365,8 +357,8 @@ mod tests {
     /// Pixel (y, x) has the value `10 y + x`.
     fn warped(affine: &Affine, elastic: Option<&Elastic>) -> Vec<f32> {
         let image: Vec<u8> = (0..35).map(|at| 10 * (at / 7) + at % 7 + 1).collect();
-        let (mut canvas, mut out) = (Canvas::new(SIZE), Vec::new());
-        canvas.fill(&image, &values());
+        let (mut canvas, mut out) = (Canvas::new(SIZE), vec![-1.0; 35]);
+        canvas.fill(Source::of(&image), &values());
         canvas.warp(affine, elastic, &mut out);
         out
     }
@@ -445,8 +437,8 @@ mod tests {
                     bytes[at] = stream.below(256) as u8;
                 }
                 let image: Vec<f32> = bytes.iter().map(|&byte| values[usize::from(byte)]).collect();
-                canvas.fill(&bytes, &values);
-                let mut out = Vec::new();
+                canvas.fill(Source::of(&bytes), &values);
+                let mut out = vec![values[0]; height * width];
                 canvas.warp(&affine([a, b, c, d], [right, down]), elastic.as_ref(), &mut out);
                 for (at, got) in out.iter().enumerate() {
                     let x = (at % width) as f32 - middle(width);
