@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::chart::{Colour, Legend, Marks, Series};
+use crate::chart::{Colour, Legend, Marks, Series, Stroke};
 use crate::error::Error;
 use crate::metrics::{Epoch, Metrics};
 use crate::page::{escape, page, section};
@@ -28,7 +28,7 @@ pub struct ComparedRun {
     pub metrics: Metrics,
 }
 
-/// Of runs, over and over where there are more.
+/// Of runs; where there are more, all of them in the next stroke.
 const COLOURS: [Colour; 8] = [
     Colour::Blue,
     Colour::Orange,
@@ -39,6 +39,7 @@ const COLOURS: [Colour; 8] = [
     Colour::Pink,
     Colour::Muted,
 ];
+const STROKES: [Stroke; 3] = [Stroke::Solid, Stroke::Dashed, Stroke::Dotted];
 
 /// Writes a page with the tables and the curves of the runs over one another. One that is there is replaced.
 ///
@@ -88,6 +89,7 @@ fn series(runs: &[ComparedRun], value: impl Fn(&Epoch) -> Option<f64>) -> Vec<Se
     let line = |(at, run): (usize, &ComparedRun)| Series {
         name: run.name.clone().into(),
         colour: COLOURS[at % COLOURS.len()],
+        stroke: STROKES[at / COLOURS.len() % STROKES.len()],
         marks: Marks::Line,
         points: of_epochs(&run.metrics, &value),
     };
@@ -134,9 +136,15 @@ mod tests {
     }
 
     #[test]
-    fn more_runs_than_colours_are_drawn_all_the_same() {
-        let runs: Vec<_> = (0..20).map(|at| run(&at.to_string(), &[0.5, 0.6])).collect();
-        assert_eq!(curves(&runs).matches("<polyline").count(), 20);
+    fn more_runs_than_colours_differ_in_their_strokes() {
+        let runs: Vec<_> = (0..30).map(|at| run(&at.to_string(), &[0.5, 0.6])).collect();
+        let drawn = curves(&runs);
+        let classes = |line: &str| line.split('"').next().unwrap().to_owned();
+        let lines: Vec<_> = drawn.split("<polyline class=\"").skip(1).map(classes).collect();
+        assert_eq!(lines.len(), 30);
+        let distinct: std::collections::BTreeSet<_> = lines.iter().collect();
+        assert_eq!(distinct.len(), 24);
+        assert!(drawn.contains("swatch blue dashed") && drawn.contains("swatch muted dotted"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::chart::{Axis, Chart, Colour, Marks, Series, Ticks};
+use crate::chart::{Axis, Chart, Colour, Marks, Series, Stroke, Ticks};
 use crate::error::Error;
 use crate::metrics::{self, Metrics};
 
@@ -45,6 +45,7 @@ fn accuracy(metrics: &Metrics) -> Chart {
     let series = |name: &'static str, colour, points| Series {
         name: name.into(),
         colour,
+        stroke: Stroke::Solid,
         marks: Marks::LineAndDots,
         points,
     };
@@ -69,6 +70,7 @@ fn loss(metrics: &Metrics) -> Chart {
         series: vec![Series {
             name: "training".into(),
             colour: Colour::Red,
+            stroke: Stroke::Solid,
             marks: Marks::Line,
             points,
         }],

@@ -137,9 +137,9 @@ impl<'a> Frame<'a> {
     pub(super) fn legend(&self, at: usize, series: &Series) -> String {
         const PITCH: f64 = 88.0;
         let left = self.size.right - 2.0 * PITCH + at as f64 * PITCH;
-        let (end, text, colour) = (left + 18.0, left + 24.0, series.colour.class());
+        let (end, text, classes) = (left + 18.0, left + 24.0, series.classes());
         format!(
-            "<path class=\"line {colour}\" d=\"M{left} 28H{end}\"/>\n\
+            "<path class=\"line {classes}\" d=\"M{left} 28H{end}\"/>\n\
              <text class=\"tick\" x=\"{text}\" y=\"32\">{}</text>\n",
             series.name
         )

@@ -34,6 +34,7 @@ pub(crate) struct Axis {
 pub(crate) struct Series {
     pub(crate) name: Cow<'static, str>,
     pub(crate) colour: Colour,
+    pub(crate) stroke: Stroke,
     pub(crate) marks: Marks,
     /// (x, y), by rising x. What is not finite is left out.
     pub(crate) points: Vec<(f64, f64)>,
@@ -51,6 +52,14 @@ pub(crate) enum Colour {
     Purple,
     Pink,
     Teal,
+}
+
+/// How a series' line is drawn, where colours alone do not tell lines apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stroke {
+    Solid,
+    Dashed,
+    Dotted,
 }
 
 /// Where a reader finds what the colours of a figure mean.
@@ -130,8 +139,18 @@ impl Chart {
 impl Series {
     /// What its colour means, in a legend.
     pub(crate) fn entry(&self) -> String {
-        let (colour, name) = (self.colour.class(), escape(&self.name));
-        format!("<span><i class=\"swatch {colour}\"></i>{name}</span>")
+        let name = escape(&self.name);
+        format!("<span><i class=\"swatch {}\"></i>{name}</span>", self.classes())
+    }
+
+    /// The classes of its line, which the style sheets know.
+    fn classes(&self) -> String {
+        let colour = self.colour.class();
+        match self.stroke {
+            Stroke::Solid => colour.to_owned(),
+            Stroke::Dashed => format!("{colour} dashed"),
+            Stroke::Dotted => format!("{colour} dotted"),
+        }
     }
 
     /// The line, and its dots.
@@ -139,7 +158,11 @@ impl Series {
         let colour = self.colour.class();
         let line: Vec<String> =
             thin(points).iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-        let line = format!("<polyline class=\"line {colour}\" points=\"{}\"/>\n", line.join(" "));
+        let line = format!(
+            "<polyline class=\"line {}\" points=\"{}\"/>\n",
+            self.classes(),
+            line.join(" ")
+        );
         match self.marks {
             Marks::Line if points.len() > 1 => line,
             Marks::Line | Marks::LineAndDots => {
@@ -179,7 +202,13 @@ mod tests {
             title: "A title",
             x: Axis { label: "across", ticks: Ticks::Whole },
             y: Axis { label: "up", ticks: Ticks::Any },
-            series: vec![Series { name: "line".into(), colour: Colour::Blue, marks, points }],
+            series: vec![Series {
+                name: "line".into(),
+                colour: Colour::Blue,
+                stroke: Stroke::Solid,
+                marks,
+                points,
+            }],
         }
     }
 

@@ -1,6 +1,6 @@
 //! How training went: the last figures, and all of them as curves.
 
-use crate::chart::{Axis, Chart, Colour, Legend, Marks, Series, Ticks};
+use crate::chart::{Axis, Chart, Colour, Legend, Marks, Series, Stroke, Ticks};
 use crate::metrics::{Epoch, Metrics};
 use crate::page::{percent, thousands};
 
@@ -64,6 +64,7 @@ pub(super) fn charts(metrics: &Metrics) -> String {
         Series {
             name: "loss".into(),
             colour: Colour::Red,
+            stroke: Stroke::Solid,
             marks: Marks::Line,
             points: steps().map(|step| (step.step as f64, step.loss)).collect(),
         },
@@ -74,6 +75,7 @@ pub(super) fn charts(metrics: &Metrics) -> String {
         Series {
             name: "learning rate".into(),
             colour: Colour::Purple,
+            stroke: Stroke::Solid,
             marks: Marks::Line,
             points: steps().filter_map(|step| Some((step.step as f64, step.lr?))).collect(),
         },
@@ -94,7 +96,7 @@ pub(crate) fn of_epochs(
 /// A line with dots where they do not run into one another.
 fn line(name: &'static str, colour: Colour, points: Vec<(f64, f64)>) -> Series {
     let marks = if points.len() <= 30 { Marks::LineAndDots } else { Marks::Line };
-    Series { name: name.into(), colour, marks, points }
+    Series { name: name.into(), colour, stroke: Stroke::Solid, marks, points }
 }
 
 pub(crate) fn by_epoch(title: &'static str, label: &'static str, series: Vec<Series>) -> Chart {
