@@ -56,6 +56,11 @@ pub(super) fn bytes(path: &Path) -> Result<Vec<u8>> {
             return Err(Failure::new(Exit::Usage, message).hint("vit predict MODEL - < digit.png"));
         }
         within_limit(stdin.lock())
+    } else if path.is_dir() {
+        let failure = Failure::new(Exit::Usage, "expected one picture, got a folder");
+        return Err(failure
+            .hint("name one of its pictures; vit predict takes folders")
+            .about(path.display()));
     } else {
         File::open(path).and_then(within_limit)
     };
