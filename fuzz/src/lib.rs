@@ -2,7 +2,7 @@
 
 mod parsers;
 
-/// Has one of the parsers read these bytes.
+/// Has one of the parsers read these bytes, whether it takes or refuses them.
 ///
 /// # Panics
 /// If something does not hold that must; that is what is looked for.

@@ -9,6 +9,7 @@ mod parsers;
 mod round_trips;
 mod seeds;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::panic;
 use std::time::{Duration, Instant};
@@ -67,6 +68,31 @@ fn every_input_cut_or_changed_is_read_or_refused() {
             }
         }
     }
+}
+
+/// What is right is taken: else nothing behind the first check would be looked at.
+#[test]
+fn seeds_are_taken_where_they_are_right() {
+    let right = [
+        ("checkpoint", &["state", "tensors"][..]),
+        ("foreign", &["timm", "hf", "hf-alone", "notebook"]),
+        ("idx", &["images", "labels", "packed-images", "packed-twice"]),
+        ("metrics", &["a-run", "still-being-written", "not-finite", "extreme"]),
+        ("model_config", &["shallow", "notebook", "every-field"]),
+        ("pictures", &["grey.png", "sixteen-bits.png", "transparent.png", "grey.jpg"]),
+        ("safetensors", &["native", "half", "notebook", "other-shapes", "empty-tensor"]),
+        ("settings", &["every-table"]),
+        ("sums", &["right"]),
+    ];
+    let mut taken: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, seed, bytes) in seeds::all() {
+        let parser = parsers::ALL.iter().find(|parser| parser.name == name).unwrap();
+        if (parser.read)(&bytes) {
+            taken.entry(name).or_default().push(seed);
+        }
+    }
+    let right = right.map(|(name, seeds)| (name, seeds.to_vec()));
+    assert_eq!(taken, BTreeMap::from(right));
 }
 
 /// What they begin with, as the fuzzer does; `VIT_RENEW_CORPUS=1` writes them anew.

@@ -159,7 +159,7 @@ fn settings() -> Vec<(&'static str, Vec<u8>)> {
         [train]\nepochs = 3\nmax_steps = 9\nbatch_size = 8\nshards = 2\nseed = 7\nlog_every = 1\naccumulate = 2\n\
         label_smoothing = 0.1\nclip = 1.0\nema = 0.99\npatience = 2\n\
         [train.schedule]\nkind = 'one_cycle'\nwarmup = 5\nmin_lr = 1e-6\n\
-        [train.optimizer]\nkind = 'adam_w'\nlr = 1\nbeta1 = 0.9\nweight_decay = 0.05\ndecay = 'matrices'\n\
+        [train.optimizer]\nkind = 'adamw'\nlr = 1\nbeta1 = 0.9\nweight_decay = 0.05\ndecay = 'matrices'\n\
         [model]\ndim = 16\nregisters = 1\npool = 'cls'\nlayer_scale = 0.1\n\
         [model.dropout]\nmlp = 0.5\n[model.image]\nheight = 32\n";
     vec![
@@ -201,7 +201,7 @@ fn checkpoints() -> Vec<(&'static str, Vec<u8>)> {
     let digest = Digest::of_bytes(b"");
     let state = |format: u64| {
         format!(
-            r#"{{"format":{format},"progress":{{"step":3,"epoch":2,"step_of_epoch":1,"of_epoch":{sums},"since_record":{sums},"best":[1,0.5,1.25]}},"order":"{digest}","metrics":{{"bytes":0,"sha256":"{digest}"}},"about":{{"dataset":"digits","prefix":{{"steps":1}}}}}}"#
+            r#"{{"format":{format},"place":{{"step":3,"epoch":2,"step_of_epoch":1,"of_epoch":{sums},"since_record":{sums},"best":[1,0.5,1.25]}},"order":"{digest}","metrics":{{"bytes":0,"sha256":"{digest}"}},"about":{{"dataset":"digits","prefix":{{"steps":1}}}}}}"#
         )
     };
     let tensor = |value: f32| candle_core::Tensor::new(&[value, 1.0], &Device::Cpu).unwrap();

@@ -35,8 +35,8 @@ pub(crate) struct Fuzz {
 
 /// Seconds for one input, which the slowest pictures do not take with a sanitizer.
 const TIMEOUT: u64 = 20;
-/// In MiB: at once, of which the largest picture takes 512, and altogether.
-const MOST_AT_ONCE: u64 = 1024;
+/// In MiB: at once, of which the largest picture takes 192, and altogether, with what the sanitizer keeps for itself.
+const MOST_AT_ONCE: u64 = 512;
 const MOST: u64 = 2048;
 /// How much of the fuzzer's log is shown where it found something.
 const LINES_SHOWN: usize = 40;

@@ -85,6 +85,19 @@ pub enum Error {
         /// Bytes that the file holds, unpacked.
         got: u64,
     },
+    /// A gzipped file that announces many times what it can be believed to hold.
+    #[error(
+        "{}: expected at most {limit} bytes unpacked, got a header that announces {expected}",
+        path.display()
+    )]
+    TooPacked {
+        /// The file.
+        path: PathBuf,
+        /// 16 times its size, or 64 MiB if that is more.
+        limit: u64,
+        /// Bytes of the whole file by its header, unpacked.
+        expected: u64,
+    },
     /// The file goes on after what its header announces.
     #[error("{}: expected {expected} bytes (unpacked), got more", path.display())]
     TrailingBytes {

@@ -40,16 +40,17 @@ impl Set {
         let mut label_file = IdxReader::open(folder, labels)?;
         let labels = label_file.labels(CLASSES)?;
         let mut image_file = IdxReader::open(folder, images)?;
-        let images = image_file.images()?;
+        let header = image_file.images_header()?;
         let path = image_file.path().to_owned();
-        if images.count != labels.len() {
+        if header.count != labels.len() {
             return Err(Error::Counts {
                 images: path,
                 labels: label_file.path().to_owned(),
-                image_count: images.count,
+                image_count: header.count,
                 label_count: labels.len(),
             });
         }
+        let images = image_file.images(header)?;
         Ok(Self { path, images, labels })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Nothing is allocated on the word of a header: memory grows with the bytes that really come.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -17,9 +17,9 @@ const LABELS_MAGIC: u32 = 0x0000_0801;
 /// The most bytes of pixels read from one file: 4 GiB, ninety times MNIST's.
 const MAX_BYTES: u64 = 1 << 32;
 
-/// How many times its packed size a gzipped file may take at once; MNIST's images need 4.7. What
-/// unpacks to more is read in growing steps.
-const TYPICAL_RATIO: u64 = 8;
+/// A gzipped file may unpack to so many times its size, or to so many bytes if that is more: MNIST's images have 4.7 times.
+const MOST_RATIO: u64 = 16;
+const FREE_BYTES: u64 = 1 << 26;
 
 /// One of the four files of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,19 +54,35 @@ impl IdxFile {
 /// The images of one file.
 #[derive(Debug)]
 pub(crate) struct Images {
-    pub(crate) count: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
     /// `count * height * width` bytes, image by image and row by row.
     pub(crate) pixels: Vec<u8>,
 }
 
+/// What a file's size tells of how much is in it.
+#[derive(Clone, Copy)]
+enum Most {
+    /// These bytes.
+    Plain(u64),
+    /// More than these, unpacked, are not believed.
+    Packed(u64),
+}
+
+/// The dimensions that an IDX file of images announces.
+#[derive(Clone, Copy)]
+pub(crate) struct ImagesHeader {
+    pub(crate) count: usize,
+    height: usize,
+    width: usize,
+}
+
 /// An opened IDX file, plain or gzipped.
 pub(crate) struct IdxReader {
     path: PathBuf,
     bytes: Box<dyn Read>,
-    /// How many bytes may be allocated before any of them came.
-    trusted: u64,
+    /// How many bytes it can hold.
+    most: Most,
 }
 
 impl IdxReader {
@@ -74,14 +90,19 @@ impl IdxReader {
     pub(crate) fn open(folder: &Path, file: IdxFile) -> Result<Self> {
         let plain = folder.join(file.name());
         if let Some((file, len)) = open(&plain)? {
-            return Ok(Self { path: plain, bytes: Box::new(BufReader::new(file)), trusted: len });
+            return Ok(Self {
+                path: plain,
+                bytes: Box::new(BufReader::new(file)),
+                most: Most::Plain(len),
+            });
         }
         let packed = folder.join(format!("{}.gz", file.name()));
         let Some((file, len)) = open(&packed)? else {
             return Err(Error::Absent { path: plain });
         };
         let bytes = Box::new(MultiGzDecoder::new(file));
-        Ok(Self { path: packed, bytes, trusted: len.saturating_mul(TYPICAL_RATIO) })
+        let most = Most::Packed(len.saturating_mul(MOST_RATIO).max(FREE_BYTES));
+        Ok(Self { path: packed, bytes, most })
     }
 
     /// The file's path, which ends in `.gz` where it is gzipped.
@@ -89,8 +110,8 @@ impl IdxReader {
         &self.path
     }
 
-    /// The file as images.
-    pub(crate) fn images(&mut self) -> Result<Images> {
+    /// What a file of images begins with.
+    pub(crate) fn images_header(&mut self) -> Result<ImagesHeader> {
         let [count, height, width] = self.header(IMAGES_MAGIC)?;
         let path = || self.path.clone();
         if count == 0 || height == 0 || width == 0 {
@@ -98,12 +119,18 @@ impl IdxReader {
         }
         // Three factors below 2^32 fit into 128 bits.
         let len = u128::from(count) * u128::from(height) * u128::from(width);
-        let len =
-            usize::try_from(len).ok().filter(|&len| len as u64 <= MAX_BYTES).ok_or_else(|| {
-                Error::TooLarge { path: path(), limit: MAX_BYTES, count, height, width }
-            })?;
-        let pixels = self.body(len, 4 * 4)?;
-        Ok(Images { count: count as usize, height: height as usize, width: width as usize, pixels })
+        if len > u128::from(MAX_BYTES) || usize::try_from(len).is_err() {
+            return Err(Error::TooLarge { path: path(), limit: MAX_BYTES, count, height, width });
+        }
+        let [count, height, width] = [count, height, width].map(|dim| dim as usize);
+        Ok(ImagesHeader { count, height, width })
+    }
+
+    /// The images behind the header.
+    pub(crate) fn images(&mut self, header: ImagesHeader) -> Result<Images> {
+        let ImagesHeader { count, height, width } = header;
+        let pixels = self.body(count * height * width, 4 * 4)?;
+        Ok(Images { height, width, pixels })
     }
 
     /// The file as labels, each below `classes`.
@@ -145,14 +172,16 @@ impl IdxReader {
     /// The `len` bytes after a header of `header` bytes, which must be the file's last.
     fn body(&mut self, len: usize, header: u64) -> Result<Vec<u8>> {
         let expected = header + len as u64;
-        let trusted = usize::try_from(self.trusted).unwrap_or(usize::MAX);
+        let most = match self.most {
+            Most::Packed(limit) if expected > limit => {
+                return Err(Error::TooPacked { path: self.path.clone(), limit, expected });
+            }
+            Most::Plain(most) | Most::Packed(most) => usize::try_from(most).unwrap_or(usize::MAX),
+        };
         let mut body = Vec::new();
-        while body.len() < len {
-            // At most doubles what has come, so a header without bytes behind it costs nothing.
-            let step = body.len().max(trusted).min(len - body.len());
-            self.append(&mut body, step)
-                .map_err(|error| self.cut(error, expected, header + body.len() as u64))?;
-        }
+        // A header without bytes behind it costs nothing: a plain file that is shorter ends before it has given `most`.
+        self.append(&mut body, len.min(most))
+            .map_err(|error| self.cut(error, expected, header + body.len() as u64))?;
         // The read at the end also makes the decompressor check the sum over what it gave.
         match (&mut self.bytes).take(1).read_to_end(&mut Vec::new()) {
             Ok(0) => Ok(body),
@@ -212,9 +241,12 @@ fn write_header(out: &mut dyn Write, magic: u32, dims: &[usize]) -> io::Result<(
 
 /// The file and its size, or `None` where there is no such file.
 fn open(path: &Path) -> Result<Option<(File, u64)>> {
-    let opened = File::open(path).and_then(|file| {
-        let len = file.metadata()?.len();
-        Ok((file, len))
+    let opened = fs::metadata(path).and_then(|metadata| {
+        // A pipe that nobody writes to would keep us waiting.
+        if !metadata.is_file() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "expected a file"));
+        }
+        Ok((File::open(path)?, metadata.len()))
     });
     match opened {
         Ok(file) => Ok(Some(file)),

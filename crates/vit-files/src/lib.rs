@@ -5,6 +5,7 @@ mod digest;
 mod error;
 mod folder;
 mod lock;
+mod read;
 mod sums;
 mod system;
 
@@ -13,4 +14,5 @@ pub use digest::{Digest, Hasher};
 pub use error::Error;
 pub use folder::{check_folder, create_folder_atomically, write_folder_atomically};
 pub use lock::FileLock;
+pub use read::{open_file, text_of_at_most};
 pub use sums::SUMS;

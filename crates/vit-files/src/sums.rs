@@ -1,11 +1,9 @@
 //! The digests of a folder's files, in the format of `sha256sum`.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 
-use crate::{Digest, Error};
+use crate::{Digest, Error, open_file, text_of_at_most};
 
 /// The name of the file that holds the digests of a folder's others; `sha256sum --check` reads it too.
 pub const SUMS: &str = "SHA256SUMS";
@@ -23,7 +21,8 @@ pub(crate) fn render(sums: &Sums) -> String {
 
 /// Reads what [`render`] writes, and nothing else: any other byte is an error.
 pub(crate) fn read(path: &Path) -> Result<Sums, Error> {
-    let text = read_short(path).map_err(Error::io("read", path))?;
+    let text = open_file(path).and_then(|file| text_of_at_most(MOST_BYTES, file));
+    let text = text.map_err(Error::io("read", path))?;
     let sums = text.lines().map(|line| {
         let (digest, name) = line.split_once("  ")?;
         Some((name.to_owned(), Digest::from_hex(digest)?))
@@ -34,12 +33,6 @@ pub(crate) fn read(path: &Path) -> Result<Sums, Error> {
         expected: "lines of a digest and a name, sorted".to_owned(),
         got: "something else".to_owned(),
     })
-}
-
-fn read_short(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(MOST_BYTES).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 #[cfg(test)]

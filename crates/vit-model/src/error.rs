@@ -114,6 +114,19 @@ pub enum Error {
         /// What the parser said.
         source: safetensors::SafeTensorError,
     },
+    /// A file whose header is larger than any that this crate is meant for.
+    #[error(
+        "{}: expected a header of at most {limit} bytes, got {length}",
+        path.display()
+    )]
+    LongHeader {
+        /// The file.
+        path: PathBuf,
+        /// The most bytes it may have.
+        limit: u64,
+        /// Those that it has.
+        length: u64,
+    },
     /// A tensor in a file that cannot be used, such as one of a dtype that candle has not.
     #[error("{}: cannot use the tensor {name}", path.display())]
     Unusable {

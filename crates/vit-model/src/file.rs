@@ -15,6 +15,8 @@ use crate::{Error, Tensors, VitConfig, map};
 const CONFIG_KEY: &str = "vit_config";
 /// The bytes before the header, which say how long it is.
 const LENGTH_BYTES: usize = 8;
+/// A header is parsed as a whole, into many times its size. That of ViT-22B's would have a twentieth of this.
+const LONGEST_HEADER: u64 = 2 << 20;
 
 /// A safetensors file, mapped into memory: opening it reads the header alone, and a tensor is read when it is asked
 /// for.
@@ -65,6 +67,10 @@ impl ModelFile {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let owned = || path.to_owned();
         let bytes = map::map(path).map_err(|source| Error::Read { path: owned(), source })?;
+        let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+        if length > LONGEST_HEADER && length <= bytes.len() as u64 {
+            return Err(Error::LongHeader { path: owned(), limit: LONGEST_HEADER, length });
+        }
         let header = SafeTensors::read_metadata(&bytes);
         let (length, header) =
             header.map_err(|source| Error::NotSafetensors { path: owned(), source })?;

@@ -1,9 +1,10 @@
 //! The metrics of a run as a table that spreadsheets read.
 
-use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use vit_files::open_file;
 
 use crate::error::Error;
 
@@ -14,7 +15,7 @@ use crate::error::Error;
 /// If the metrics cannot be read or the table cannot be written.
 pub fn write_csv(run_dir: &Path) -> Result<PathBuf, Error> {
     let source = run_dir.join("metrics.jsonl");
-    let text = fs::read_to_string(&source).map_err(|error| Error::Io {
+    let text = open_file(&source).and_then(io::read_to_string).map_err(|error| Error::Io {
         operation: "read",
         path: source,
         source: error,

@@ -3,10 +3,11 @@
 //! Only what the figures show is read. Other keys, and lines of other kinds, are left to whoever
 //! knows them.
 
-use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer};
+use vit_files::open_file;
 
 use crate::error::Error;
 
@@ -61,7 +62,7 @@ pub struct Epoch {
 /// # Errors
 /// If the file cannot be read, or a line is not one of metrics; then with the line's number.
 pub fn read(path: &Path) -> Result<Metrics, Error> {
-    let text = fs::read_to_string(path).map_err(|source| Error::Io {
+    let text = open_file(path).and_then(io::read_to_string).map_err(|source| Error::Io {
         operation: "read",
         path: path.to_owned(),
         source,

@@ -1,12 +1,14 @@
 //! Checkpoints on disk: a folder each, whole or absent, with the digests of its files.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use vit_files::{open_file, text_of_at_most};
 
 use crate::{Error, MetricsMark, Place, RunFolder, Tensors, TrainState};
 
@@ -16,6 +18,8 @@ const FORMAT: u64 = 1;
 const FOLDER: &str = "checkpoints";
 const STATE: &str = "state.json";
 const TENSORS: &str = "state.safetensors";
+/// Bytes of `state.json` and of the other's header, which are parsed as a whole: many times those of the largest model.
+const LONGEST: u64 = 2 << 20;
 
 /// Which tensors of `state.safetensors` are what: the beginnings of their names.
 const PARAMETERS: &str = "parameters/";
@@ -87,19 +91,18 @@ impl SavedState {
         vit_files::check_folder(path)?;
         let unreadable =
             |name: &str, what: String| Error::Unreadable { path: path.join(name), what };
-        let bytes = |name: &str| {
-            fs::read(path.join(name)).map_err(|error| unreadable(name, error.to_string()))
-        };
-        let state: Value = serde_json::from_slice(&bytes(STATE)?)
-            .map_err(|error| unreadable(STATE, error.to_string()))?;
+        let text = open_file(&path.join(STATE)).and_then(|file| text_of_at_most(LONGEST, file));
+        let text = text.map_err(|error| unreadable(STATE, error.to_string()))?;
+        let state: Value =
+            serde_json::from_str(&text).map_err(|error| unreadable(STATE, error.to_string()))?;
         let format = &state["format"];
         if *format != FORMAT {
             return Err(unreadable(STATE, format!("expected format {FORMAT}, got {format}")));
         }
         let file: StateFile =
             serde_json::from_value(state).map_err(|error| unreadable(STATE, error.to_string()))?;
-        let tensors = candle_core::safetensors::load_buffer(&bytes(TENSORS)?, &Device::Cpu);
-        let tensors = tensors.map_err(|error| unreadable(TENSORS, error.to_string()))?;
+        let tensors =
+            read_tensors(&path.join(TENSORS)).map_err(|what| unreadable(TENSORS, what))?;
         let of = |kind: &str| -> Option<Tensors> {
             let named = tensors.iter().filter_map(|(name, tensor)| {
                 Some((name.strip_prefix(kind)?.to_owned(), tensor.clone()))
@@ -127,6 +130,16 @@ impl SavedState {
         })
         .collect()
     }
+}
+
+/// All tensors of a file, whose header is of no more than it takes to name them.
+fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>, String> {
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    let header = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+    if header > LONGEST {
+        return Err(format!("expected a header of at most {LONGEST} bytes, got {header}"));
+    }
+    candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| error.to_string())
 }
 
 fn name_of(step: u64) -> String {
@@ -199,8 +212,15 @@ impl RunFolder {
             let name = checkpoint.file_name().unwrap_or_default();
             let aside = self.path().join(".tmp-last");
             let last = self.checkpoints().join("last");
+            // As a copy of the run has one that was made with links followed.
+            if fs::symlink_metadata(&last).is_ok_and(|metadata| metadata.is_dir()) {
+                self.remove_checkpoint(&last)?;
+            }
             if std::os::unix::fs::symlink(name, &aside).is_ok() {
-                let renamed = fs::rename(&aside, &last);
+                let renamed = fs::rename(&aside, &last).inspect_err(|_| {
+                    // That it cannot be put there is what is told.
+                    let _ = fs::remove_file(&aside);
+                });
                 renamed.map_err(|source| Error::Write { path: last, source })?;
             }
         }
@@ -282,6 +302,16 @@ mod tests {
                 .collect()
         };
         assert_eq!(names(), ["step-1000000", "step-000020", "step-000005"]);
+        // A copy that followed the link.
+        #[cfg(unix)]
+        {
+            let last = run.checkpoints().join("last");
+            fs::remove_file(&last).expect("the link");
+            fs::create_dir(&last).expect("a writable folder");
+            fs::write(last.join(STATE), "{}").expect("a writable folder");
+            run.point_last_to(&run.checkpoints().join(name_of(1_000_000))).expect("a link again");
+            assert!(last.is_symlink());
+        }
         run.prune_checkpoints(2).expect("a writable folder");
         assert_eq!(names(), ["step-1000000", "step-000020"]);
         #[cfg(unix)]

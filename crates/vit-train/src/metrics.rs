@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vit_files::{Digest, Hasher};
+use vit_files::{Digest, Hasher, open_file};
 
 use crate::Error;
 
@@ -94,6 +94,7 @@ impl MetricsFile {
     /// If it cannot be written, or what it holds is not what it held.
     pub fn open_at(path: &Path, mark: &MetricsMark) -> Result<Self, Error> {
         let unwritable = |source| Error::Write { path: path.to_owned(), source };
+        open_file(path).map_err(unwritable)?;
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(unwritable)?;
         let hasher = held_to(mark, &file, path)?;
         file.set_len(mark.bytes).map_err(unwritable)?;
@@ -107,7 +108,7 @@ impl MetricsFile {
     pub fn check(path: &Path, mark: &MetricsMark) -> Result<(), Error> {
         let unreadable =
             |error: io::Error| Error::Unreadable { path: path.to_owned(), what: error.to_string() };
-        held_to(mark, &File::open(path).map_err(unreadable)?, path).map(drop)
+        held_to(mark, &open_file(path).map_err(unreadable)?, path).map(drop)
     }
 
     /// Appends a line, with one write, so that a reader sees whole lines.
@@ -152,8 +153,9 @@ fn held_to(mark: &MetricsMark, file: &File, path: &Path) -> Result<Hasher, Error
 /// # Errors
 /// If it cannot be read.
 pub fn read_records(path: &Path) -> Result<Vec<Record>, Error> {
-    let text = std::fs::read(path)
-        .map_err(|error| Error::Unreadable { path: path.to_owned(), what: error.to_string() })?;
+    let mut text = Vec::new();
+    let read = open_file(path).and_then(|mut file| file.read_to_end(&mut text));
+    read.map_err(|error| Error::Unreadable { path: path.to_owned(), what: error.to_string() })?;
     let lines = text.split_inclusive(|&byte| byte == b'\n');
     Ok(lines.map_while(|line| serde_json::from_slice(line).ok()).collect())
 }

@@ -1,9 +1,9 @@
 //! Opening what a user names as PATH of a model that may be another library's: a safetensors file, or the folder that
 //! timm or transformers saved it in. No tensor is read.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use vit_files::{open_file, text_of_at_most};
 use vit_model::{Documents, Foreign, Known, Layout, ModelFile, Tensors, VitConfig};
 
 use crate::failure::{Exit, Failure, Result};
@@ -93,8 +93,11 @@ pub(crate) fn is_foreign_folder(path: &Path) -> bool {
             || pickle_in(path).is_some())
 }
 
+/// Bytes, many times those of a configuration that names a thousand classes.
+const LONGEST_DOCUMENT: u64 = 1 << 20;
+
 fn read_if_there(path: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(path) {
+    match open_file(path).and_then(|file| text_of_at_most(LONGEST_DOCUMENT, file)) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => {

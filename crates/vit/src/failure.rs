@@ -184,6 +184,10 @@ impl From<vit_data::Error> for Failure {
             );
             return Self::new(Exit::Usage, chain(&error)).hint(hint);
         }
+        if let vit_data::Error::TooPacked { .. } = error {
+            let hint = "if it is sound all the same, unpack it with gunzip";
+            return Self::new(Exit::Data, chain(&error)).hint(hint);
+        }
         let mend = "put a whole file in its place, or have it fetched again: `vit fetch mnist`";
         Self::new(Exit::Data, chain(&error)).hint(mend)
     }

@@ -2,10 +2,12 @@
 
 mod file;
 
+use std::fs::File;
 use std::path::Path;
 
 use toml::{Table, Value};
 use vit_data::Augment;
+use vit_files::text_of_at_most;
 use vit_model::Preset;
 use vit_train::{Decay, OptimizerConfig, OptimizerKind};
 
@@ -144,8 +146,12 @@ impl Settings {
     }
 }
 
+/// Bytes, a thousand times those of a file that sets everything.
+const LONGEST: u64 = 1 << 20;
+
 fn read_table(path: &Path) -> Result<Table> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = File::open(path).and_then(|file| text_of_at_most(LONGEST, file));
+    let text = text.map_err(|error| {
         Failure::new(Exit::Usage, format!("cannot read {}: {error}", path.display()))
     })?;
     parse(&text).map_err(|Misread { line, message }| {

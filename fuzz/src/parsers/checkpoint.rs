@@ -17,15 +17,15 @@ const STATE: &str = "state.json";
 const TENSORS: &str = "state.safetensors";
 
 /// After one step of nothing.
-const RIGHT_STATE: &str = r#"{"format":1,"progress":{"step":1,"epoch":1,"step_of_epoch":1,
+const RIGHT_STATE: &str = r#"{"format":1,"place":{"step":1,"epoch":1,"step_of_epoch":1,
 "of_epoch":{"loss_sum":2.5,"correct":1,"samples":4},"since_record":{"loss_sum":2.5,"correct":1,"samples":4},
 "best":null},"order":"","metrics":{"bytes":0,"sha256":""},"about":{}}"#;
 /// No tensors.
 const RIGHT_TENSORS: &[u8] = b"\x08\0\0\0\0\0\0\0{}      ";
 
 /// Tensors take no more bytes than their file has.
-pub(super) fn read(bytes: &[u8]) {
-    let Some((&which, bytes)) = bytes.split_first() else { return };
+pub(super) fn read(bytes: &[u8]) -> bool {
+    let Some((&which, bytes)) = bytes.split_first() else { return false };
     let (state, tensors) =
         if which % 2 == 0 { (bytes, RIGHT_TENSORS) } else { (RIGHT_STATE.as_bytes(), bytes) };
     FOLDER.with(|folder| {
@@ -35,11 +35,12 @@ pub(super) fn read(bytes: &[u8]) {
             sums += &format!("{}  {name}\n", Digest::of_bytes(bytes));
         }
         folder.write(SUMS, sums.as_bytes());
-        let Ok(SavedState { state, .. }) = SavedState::read(folder.path()) else { return };
+        let Ok(SavedState { state, .. }) = SavedState::read(folder.path()) else { return false };
         let size = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
         let moments = state.moments.iter().flatten();
         let all = [&state.parameters].into_iter().chain(&state.averages).chain(moments);
         let held: usize = all.flat_map(BTreeMap::values).map(size).sum();
         assert!(held <= tensors.len(), "{held} bytes of tensors in {}", tensors.len());
-    });
+        true
+    })
 }

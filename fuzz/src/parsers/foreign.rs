@@ -22,15 +22,16 @@ static MODELS: LazyLock<[TensorInfos; 3]> = LazyLock::new(|| {
 });
 
 /// What is described is sound, and its tensors fit.
-pub(super) fn read(bytes: &[u8]) {
-    let Some((&which, bytes)) = bytes.split_first() else { return };
+pub(super) fn read(bytes: &[u8]) -> bool {
+    let Some((&which, bytes)) = bytes.split_first() else { return false };
     let mut texts = bytes.splitn(2, |&byte| byte == 0).map(str::from_utf8);
     let (Some(Ok(config)), Ok(preprocessor)) = (texts.next(), texts.next().transpose()) else {
-        return;
+        return false;
     };
     let infos = &MODELS[usize::from(which) % MODELS.len()];
     let documents = Documents { config: Some(config), preprocessor };
     // One of them says how many heads, the other leaves it to the JSON.
+    let mut taken = false;
     for heads in [None, Some(4)] {
         let known = Known { heads, ..Known::default() };
         let Ok(foreign) = Foreign::new(infos, documents, &known) else { continue };
@@ -38,5 +39,7 @@ pub(super) fn read(bytes: &[u8]) {
         foreign.layout.check(infos, &foreign.config).expect("its tensors were checked");
         let numbers = foreign.normalization.mean.iter().chain(&foreign.normalization.std);
         assert!(numbers.into_iter().all(|number| number.is_finite()));
+        taken = true;
     }
+    taken
 }

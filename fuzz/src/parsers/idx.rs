@@ -27,8 +27,8 @@ const fn right(file: IdxFile) -> &'static [u8] {
 }
 
 /// What is taken is written again to the same bytes.
-pub(super) fn read(bytes: &[u8]) {
-    let Some((&which, bytes)) = bytes.split_first() else { return };
+pub(super) fn read(bytes: &[u8]) -> bool {
+    let Some((&which, bytes)) = bytes.split_first() else { return false };
     let file = IdxFile::ALL[usize::from(which % 4)];
     let gzipped = which & 4 != 0;
     FOLDER.with(|folder| {
@@ -44,7 +44,7 @@ pub(super) fn read(bytes: &[u8]) {
             folder.remove(&packed);
         }
         folder.write(file.name(), right(file));
-        let Ok(dataset) = dataset else { return };
+        let Ok(dataset) = dataset else { return false };
         let mut again = Vec::new();
         dataset.write_idx(file, &mut again).expect("memory takes every byte");
         let mut unpacked = Vec::new();
@@ -55,5 +55,6 @@ pub(super) fn read(bytes: &[u8]) {
             unpacked.extend(bytes);
         }
         assert!(again == unpacked, "{}: other bytes are written than were read", file.name());
-    });
+        true
+    })
 }

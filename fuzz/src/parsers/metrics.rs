@@ -17,7 +17,7 @@ thread_local! {
 const NAME: &str = "metrics.jsonl";
 
 /// Records are written and read again to the same bits, and whatever numbers they hold can be drawn.
-pub(super) fn read(bytes: &[u8]) {
+pub(super) fn read(bytes: &[u8]) -> bool {
     FOLDER.with(|folder| {
         folder.write(NAME, bytes);
         let path = folder.path().join(NAME);
@@ -26,7 +26,7 @@ pub(super) fn read(bytes: &[u8]) {
             let again: Record = serde_json::from_str(&line).expect("what was written");
             assert_eq!(again, record);
         }
-        let Ok(metrics) = metrics::read(&path) else { return };
+        let Ok(metrics) = metrics::read(&path) else { return false };
         // A line of another kind may be no table's.
         let _ = write_csv(folder.path());
         write_plots(folder.path()).expect("metrics that were read");
@@ -40,5 +40,6 @@ pub(super) fn read(bytes: &[u8]) {
         let records: Vec<Value> =
             text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         EventFile::replace(&folder.path().join("events"), &records).expect("a writable folder");
-    });
+        true
+    })
 }

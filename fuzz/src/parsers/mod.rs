@@ -17,7 +17,8 @@ mod sums;
 /// A parser by the name of its target.
 pub(crate) struct Parser {
     pub(crate) name: &'static str,
-    pub(crate) read: fn(&[u8]),
+    /// Has it read bytes, and tells whether it takes them for what they are to be.
+    pub(crate) read: fn(&[u8]) -> bool,
 }
 
 pub(crate) const ALL: [Parser; 9] = [

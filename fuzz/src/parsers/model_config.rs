@@ -4,8 +4,8 @@ use vit_model::{Layout, Summary, VitConfig};
 
 /// What is taken is written and read again to the same text; what is sound can be summed up, and has parameters in a
 /// layout or a reason why not.
-pub(super) fn read(bytes: &[u8]) {
-    let Ok(config) = serde_json::from_slice::<VitConfig>(bytes) else { return };
+pub(super) fn read(bytes: &[u8]) -> bool {
+    let Ok(config) = serde_json::from_slice::<VitConfig>(bytes) else { return false };
     let text = serde_json::to_string(&config).expect("a configuration is plain data");
     let again: VitConfig = serde_json::from_str(&text).expect("what was written");
     assert_eq!(serde_json::to_string(&again).expect("a configuration is plain data"), text);
@@ -18,8 +18,9 @@ pub(super) fn read(bytes: &[u8]) {
                 // Either will do.
                 let _ = layout.parameters(&config);
             }
+            true
         }
-        (Err(_), Err(_)) => {}
+        (Err(_), Err(_)) => false,
         (checked, summed) => panic!("{checked:?}, but {summed:?}"),
     }
 }

@@ -24,18 +24,23 @@ const SIZE: (u32, u32) = (28, 28);
 const LEAST: u32 = 256;
 
 /// A refusal says the truth, and a picture becomes finite numbers of the model's size, however it is fitted.
-pub(super) fn read(bytes: &[u8]) {
+pub(super) fn read(bytes: &[u8]) -> bool {
     let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
     let picture = match decode::decode(bytes) {
         Ok(picture) => picture,
         Err(Error::TooLarge { most, width, height }) => {
-            return assert!(pixels(width, height) > most);
+            assert!(pixels(width, height) > most);
+            return false;
         }
         Err(Error::TooShort { length, width, height }) => {
-            return assert!(pixels(width, height) > length && length == bytes.len() as u64);
+            assert!(pixels(width, height) > length && length == bytes.len() as u64);
+            return false;
         }
-        Err(Error::Undecodable(error)) => return assert!(!error.to_string().is_empty()),
-        Err(Error::NoPicture | Error::CutOff | Error::DecoderFails) => return,
+        Err(Error::Undecodable(error)) => {
+            assert!(!error.to_string().is_empty());
+            return false;
+        }
+        Err(Error::NoPicture | Error::CutOff | Error::DecoderFails) => return false,
     };
     for channels in [1, 3] {
         for mut plane in planes::of(&picture, channels, LEAST) {
@@ -49,6 +54,7 @@ pub(super) fn read(bytes: &[u8]) {
             }
         }
     }
+    true
 }
 
 fn check(plane: &Plane) {

@@ -13,11 +13,11 @@ const NAME: &str = "model.safetensors";
 
 /// Tensors take no more bytes than the file has, and are written and read again to the same shapes; a model's fit its
 /// configuration, or are refused.
-pub(super) fn read(bytes: &[u8]) {
+pub(super) fn read(bytes: &[u8]) -> bool {
     FOLDER.with(|folder| {
         folder.write(NAME, bytes);
         let path = folder.path().join(NAME);
-        let Ok(file) = ModelFile::open(&path) else { return };
+        let Ok(file) = ModelFile::open(&path) else { return false };
         if let (Ok(layout), Some(config)) = (Layout::recognise(file.infos().keys()), file.config())
             && layout.check(file.infos(), config).is_ok()
             && let Ok(tensors) = layout.import_file(&file, config)
@@ -29,16 +29,17 @@ pub(super) fn read(bytes: &[u8]) {
             // It may have no numbers that candle reads.
             let _ = foreign.import(&file);
         }
-        let Ok(tensors) = file.tensors() else { return };
+        let Ok(tensors) = file.tensors() else { return true };
         let size = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
         let held: usize = tensors.values().map(size).sum();
         assert!(held <= bytes.len(), "{held} bytes of tensors in {}", bytes.len());
         // candle writes fewer types than it reads.
-        let Ok(again) = to_bytes(&tensors, &Preset::Shallow.config()) else { return };
+        let Ok(again) = to_bytes(&tensors, &Preset::Shallow.config()) else { return true };
         let infos = file.infos().clone();
         drop(file);
         folder.write(NAME, &again);
         let file = ModelFile::open(&path).expect("what was written");
         assert_eq!(*file.infos(), infos);
-    });
+        true
+    })
 }

@@ -13,20 +13,25 @@ use vit_model::{Preset, VitConfig};
 use self::file::{Misread, Settings, one_line, parse};
 
 /// Errors are a line and name a place; settings that are taken are written and read again to the same text.
-pub(super) fn read(bytes: &[u8]) {
-    let Ok(text) = str::from_utf8(bytes) else { return };
+pub(super) fn read(bytes: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(bytes) else { return false };
     let table = match parse(text) {
         Ok(table) => table,
         Err(Misread { line, message }) => {
             assert!((1..=text.split('\n').count()).contains(&line), "line {line}");
-            return assert!(!message.contains('\n'), "{message:?}");
+            assert!(!message.contains('\n'), "{message:?}");
+            return false;
         }
     };
     let of_preset = Settings::of_preset(Preset::Shallow);
     let run: Result<Settings, _> = Value::Table(table.clone()).try_into();
+    let mut taken = false;
     for settings in [of_preset.merged_with(table), run] {
         match settings {
-            Ok(settings) => taken(&settings),
+            Ok(settings) => {
+                hold(&settings);
+                taken = true;
+            }
             Err(error) => {
                 let message = one_line(&error.to_string());
                 assert!(!message.contains('\n'), "{message:?}");
@@ -35,9 +40,10 @@ pub(super) fn read(bytes: &[u8]) {
             }
         }
     }
+    taken
 }
 
-fn taken(settings: &Settings) {
+fn hold(settings: &Settings) {
     let text = settings.to_toml();
     let table = parse(&text).expect("what was written is TOML");
     let again: Settings = Value::Table(table).try_into().expect("what was written is settings");

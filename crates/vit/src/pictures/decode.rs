@@ -8,8 +8,10 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 use super::error::Error;
 use super::guarded::guarded;
 
-/// 8192 x 8192: more than cameras make, and half a gigabyte at most.
+/// 8192 x 8192: more than cameras make.
 const MOST_PIXELS: u64 = 1 << 26;
+/// As many pixels of three bytes. A pixel may have up to eight.
+const MOST_BYTES: u64 = 3 * MOST_PIXELS;
 
 /// Decodes a PNG or JPEG picture, turned as its EXIF orientation says.
 ///
@@ -25,8 +27,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage, Error> {
 fn decode_as(format: ImageFormat, bytes: &[u8]) -> Result<DynamicImage, Error> {
     let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder()?;
     let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MOST_PIXELS {
-        return Err(Error::TooLarge { most: MOST_PIXELS, width, height });
+    let bytes_per_pixel = u64::from(decoder.color_type().bytes_per_pixel());
+    let most = MOST_PIXELS.min(MOST_BYTES / bytes_per_pixel);
+    if u64::from(width) * u64::from(height) > most {
+        return Err(Error::TooLarge { most, width, height });
     }
     if format == ImageFormat::Jpeg {
         check_jpeg(bytes, width, height)?;

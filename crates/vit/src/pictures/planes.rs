@@ -16,6 +16,7 @@ pub(super) fn of(picture: &DynamicImage, channels: usize, least: u32) -> Vec<Pla
         DynamicImage::ImageLuma16(picture) => of_pixels(picture, channels, least),
         DynamicImage::ImageLumaA16(picture) => of_pixels(picture, channels, least),
         DynamicImage::ImageRgb16(picture) => of_pixels(picture, channels, least),
+        DynamicImage::ImageRgba16(picture) => of_pixels(picture, channels, least),
         other => of_pixels(&other.to_rgba16(), channels, least),
     }
 }

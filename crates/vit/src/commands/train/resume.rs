@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
-use vit_files::{Digest, write_atomically};
+use vit_files::{Digest, open_file, text_of_at_most, write_atomically};
 use vit_train::{Forward, RunFolder, SavedState, newest_checkpoints};
 
 use super::set_up::SetUp;
@@ -85,6 +85,9 @@ pub(crate) fn check_settings(path: &Path, settings: &Settings) -> Result<()> {
     Err(Failure::new(Exit::File, message).hint("put back the config.toml of the run"))
 }
 
+/// Bytes of what is said of a machine.
+const LONGEST: u64 = 1 << 20;
+
 /// What the run goes on with here; a warning where that is not what it began with.
 pub(super) fn environment(
     folder: &RunFolder,
@@ -92,7 +95,8 @@ pub(super) fn environment(
 ) -> Result<Map<String, Value>> {
     let here = environment::of_this_machine(set_up);
     let path = folder.path().join(environment::FILE);
-    let began = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let began = open_file(&path).and_then(|file| text_of_at_most(LONGEST, file));
+    let began = began.ok().and_then(|text| serde_json::from_str(&text).ok());
     let Some(Value::Object(began)) = began else {
         write_atomically(&path, environment::to_text(&here).as_bytes())?;
         return Ok(here);
