@@ -8,6 +8,8 @@ mod idx_folder;
 #[cfg(target_os = "linux")]
 #[path = "../crates/vit-device/tests/machine/mod.rs"]
 mod machine;
+#[cfg(target_os = "linux")]
+mod memory;
 mod png_file;
 mod running;
 mod support;

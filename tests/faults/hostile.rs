@@ -1,43 +1,31 @@
 //! Files made to do harm: each is an error that names it, soon, in little memory.
 
-use std::process::Stdio;
-use std::thread;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use wait4::Wait4 as _;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
+use crate::memory::{Measured, measured};
+use crate::png_file::{Header, png};
 use crate::support::Sandbox;
 
 /// What a program may take beyond the size of its input.
 const MEMORY: u64 = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Holds a command to end with this code and an error that says so, within bounds. What it takes to start, and for a dataset
-/// that is there, is `base`.
+/// Holds a command to end with this code and an error that says so, within bounds.
 #[track_caller]
 fn refused(sandbox: &Sandbox, code: i32, words: &str, says: &str, input: u64) {
-    let base = peak(sandbox, "info whole").1;
     let begun = Instant::now();
-    let (ended, memory, said) = {
-        let (output, memory) = peak(sandbox, &format!("-q {words}"));
-        (output.0, memory, output.1)
-    };
+    let Measured { code: ended, stderr: said, peak } =
+        measured(&sandbox.command(&format!("-q {words}")));
     assert!(begun.elapsed() < PATIENCE, "vit {words}: it took {:?}", begun.elapsed());
     assert_eq!(ended, Some(code), "vit {words}: {said}");
     assert!(said.starts_with("error: ") && said.contains(says), "vit {words}: {said}");
     assert!(!said.contains("panicked"), "vit {words}: {said}");
-    let most = base + input + MEMORY;
-    assert!(memory < most, "vit {words}: {memory} bytes, expected at most {most}");
-}
-
-/// How a command ends, what it says on stderr, and the most memory that it had.
-fn peak(sandbox: &Sandbox, words: &str) -> ((Option<i32>, String), u64) {
-    let mut command = sandbox.command(words);
-    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
-    let stderr = child.stderr.take().unwrap();
-    let said = thread::spawn(move || std::io::read_to_string(stderr).unwrap());
-    let ended = child.wait4().unwrap();
-    ((ended.status.code(), said.join().unwrap()), ended.rusage.maxrss)
+    let most = input + MEMORY;
+    assert!(peak < most, "vit {words}: {peak} bytes, expected at most {most}: {said}");
 }
 
 fn sandbox() -> Sandbox {
@@ -51,29 +39,76 @@ fn safetensors(header: &str, data: usize) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &vec![0; data]].concat()
 }
 
+/// A header of empty tensors, as long as this.
+fn many_tensors(length: usize) -> String {
+    let mut header = "{".to_owned();
+    for number in 0.. {
+        header += &format!(r#""{number}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}},"#);
+        if header.len() + 60 > length {
+            break;
+        }
+    }
+    format!(r#"{header}"last":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}}}"#)
+}
+
 #[test]
 fn models() {
     let sandbox = sandbox();
     let one =
         |shape: &str| format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[0,4]}}}}"#);
-    // 100 MB of a header that is none, one that is announced only, and one of the right length.
-    let blanks = " ".repeat(100_000_000);
     let twice = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#;
-    for (name, bytes) in [
-        ("blank", safetensors(&blanks, 0)),
-        ("announced", 100_000_000_u64.to_le_bytes().to_vec()),
-        ("endless", u64::MAX.to_le_bytes().to_vec()),
-        ("overflow", safetensors(&one("[18446744073709551615,4]"), 4)),
-        ("huge", safetensors(&one("[1000000000000]"), 4)),
-        ("twice", safetensors(twice, 8)),
-        ("deep", safetensors(&"[".repeat(1_000_000), 0)),
-    ] {
+    let (unlike, long) =
+        ("is not a safetensors file", "expected a header of at most 2097152 bytes");
+    let bytes: [(Vec<u8>, &str); 9] = [
+        // 100 MB of a header that is none, or of names; one that is announced only.
+        (safetensors(&" ".repeat(100_000_000), 0), long),
+        (safetensors(&many_tensors(100_000_000), 0), long),
+        (100_000_000_u64.to_le_bytes().to_vec(), unlike),
+        (u64::MAX.to_le_bytes().to_vec(), unlike),
+        // As many tensors as are looked at.
+        (safetensors(&many_tensors(2 << 20), 0), "hostile.safetensors"),
+        (safetensors(&one("[18446744073709551615,4]"), 4), unlike),
+        (safetensors(&one("[1000000000000]"), 4), unlike),
+        (safetensors(twice, 8), "hostile.safetensors"),
+        (safetensors(&"[".repeat(1_000_000), 0), unlike),
+    ];
+    for (bytes, says) in bytes {
         sandbox.write("hostile.safetensors", &bytes);
+        let length = bytes.len() as u64;
+        drop(bytes);
         for command in ["info", "eval", "train --dataset tiny --batch-size 9 --init"] {
-            let words = format!("{command} hostile.safetensors");
-            refused(&sandbox, 4, &words, "hostile.safetensors", bytes.len() as u64);
+            refused(&sandbox, 4, &format!("{command} hostile.safetensors"), says, length);
         }
-        let _ = name;
+    }
+}
+
+/// A model's own file, whose configuration says otherwise.
+#[test]
+fn configurations_in_a_models_file() {
+    let sandbox = sandbox();
+    let whole = sandbox.read("whole/model.safetensors");
+    let length = u64::from_le_bytes(*whole.first_chunk().unwrap()) as usize;
+    let (header, data) = whole[8..].split_at(length);
+    let header = str::from_utf8(header).unwrap().trim_end();
+    for (right, wrong, says) in [
+        ("heads\\\":4", "heads\\\":1000000000000", "heads"),
+        ("heads\\\":4", "heads\\\":0", "heads"),
+        ("heads\\\":4", "heads\\\":1e12", "configuration that cannot be read"),
+        ("heads\\\":4,", "", "configuration that cannot be read"),
+        ("depth\\\":1", "depth\\\":18446744073709551615", "expected depth of at most 1024"),
+        ("dim\\\":32", "dim\\\":1000000000000", "expected dim of at most 65536"),
+        ("attention\\\":0.2", "attention\\\":NaN", "configuration that cannot be read"),
+        ("\"head.weight\"", "\"head.weights\"", "head.weight"),
+    ] {
+        assert!(header.contains(right), "{header} has no {right}");
+        let mut bytes = safetensors(&header.replace(right, wrong), 0);
+        bytes.extend(data);
+        sandbox.write("hostile.safetensors", &bytes);
+        let said = sandbox.run("-q eval hostile.safetensors --dataset tiny");
+        let code = said.code.unwrap();
+        assert!([2, 4].contains(&code), "{wrong}: {}", said.stderr);
+        let words = "eval hostile.safetensors --dataset tiny";
+        refused(&sandbox, code, words, says, bytes.len() as u64);
     }
 }
 
@@ -81,11 +116,13 @@ fn models() {
 #[test]
 fn configurations() {
     let sandbox = sandbox();
+    let keys: String = (0..3_000_000).map(|number| format!("k{number} = 1\n")).collect();
+    let fewer = &keys[..keys[..1 << 18].rfind('\n').unwrap() + 1];
     for (text, says) in [
         ("[model]\nheads = 1000000000000\n", "heads"),
-        ("[model]\ndim = 1000000000000\nheads = 1\n", ""),
-        ("[model]\ndepth = 18446744073709551615\n", ""),
-        ("[model]\ndepth = 9223372036854775807\n", ""),
+        ("[model]\ndim = 1000000000000\nheads = 1\n", "expected dim of at most 65536"),
+        ("[model]\ndepth = 18446744073709551615\n", "hostile.toml:2: "),
+        ("[model]\ndepth = 9223372036854775807\n", "expected depth of at most 1024"),
         (
             "[model]\ndropout = { embedding = nan, attention = 0.0, projection = 0.0, mlp = 0.0 }\n",
             "NaN",
@@ -93,32 +130,69 @@ fn configurations() {
         ("[train.optimizer]\nlr = nan\n", "NaN"),
         ("[train.optimizer]\nlr = inf\n", "inf"),
         ("[train]\nepochs = 1\nepochs = 2\n", "duplicate key"),
-        ("[train]\nbatch_size = 9223372036854775807\n", ""),
-        ("[train]\nshards = 9223372036854775807\n", ""),
         ("[augment]\nshift = -1.0\n", "shift"),
         ("val_split = nan\n", "NaN"),
         (&"[".repeat(100_000), "hostile.toml"),
         (&format!("x = {}1{}", "[".repeat(100_000), "]".repeat(100_000)), "hostile.toml"),
-        ("preset = '\u{0}'\n", ""),
+        ("preset = '\u{0}'\n", "hostile.toml"),
+        (&keys, "hostile.toml: expected at most 262144 bytes, got more"),
+        (fewer, "hostile.toml"),
     ] {
         sandbox.write("hostile.toml", text);
-        let shown: String = text.chars().take(60).collect();
-        let (outcome, _) = peak(
-            &sandbox,
-            "-q train --config hostile.toml --dataset tiny --batch-size 9 --epochs 1",
-        );
-        // A batch size of the command line, or as many shards as there are images, make some of these sound.
-        if outcome.0 == Some(0) {
-            assert!(text.contains("batch_size") || text.contains("shards"), "{shown}");
-            continue;
-        }
-        refused(
-            &sandbox,
-            2,
-            "train --config hostile.toml --dataset tiny --epochs 1",
-            says,
-            text.len() as u64,
-        );
+        let words = "train --config hostile.toml --dataset tiny --batch-size 9 --epochs 1";
+        refused(&sandbox, 2, words, says, text.len() as u64);
+    }
+}
+
+/// Numbers that are sound in themselves, and of which no more is taken than there are images.
+#[test]
+fn batches_and_shards_without_end() {
+    let sandbox = sandbox();
+    sandbox.write("hostile.toml", "[train]\nshards = 9223372036854775807\n");
+    let words = "-q train --config hostile.toml --dataset tiny --batch-size 9 --epochs 1";
+    let Measured { code, stderr, peak } = measured(&sandbox.command(words));
+    assert!(code == Some(0) && peak < MEMORY, "{peak} bytes: {stderr}");
+    sandbox.write("hostile.toml", "[train]\nbatch_size = 9223372036854775807\n");
+    let words = "train --config hostile.toml --dataset tiny --epochs 1";
+    refused(&sandbox, 2, words, "9223372036854775807", 0);
+}
+
+/// What timm says of a model, with this.
+fn timm(rest: &str) -> String {
+    format!("{{\"architecture\":\"vit_tiny_patch7_28\",\"global_pool\":\"token\",{rest}}}")
+}
+
+/// What another library says of its model.
+#[test]
+fn documents() {
+    let sandbox = sandbox();
+    sandbox.write("cls.toml", "[model]\npool = 'cls'\nqkv_bias = true\ndepth = 1\n");
+    let words = "train --config cls.toml --dataset tiny --batch-size 9 --max-steps 1 --run-dir cls";
+    sandbox.run(&format!("-q {words}")).succeeded();
+    sandbox.write("foreign/config.json", "");
+    sandbox.run("export cls --layout timm -o foreign/model.safetensors").succeeded();
+    let numbers: String = (0..3_000_000).map(|number| format!("{number},")).collect();
+    for (text, says) in [
+        (
+            format!("{{\"a\":[{numbers}0]}}"),
+            "config.json: expected at most 1048576 bytes, got more",
+        ),
+        (
+            format!("{{\"a\":[{}0]}}", &numbers[..numbers[..1_000_000].rfind(',').unwrap() + 1]),
+            "architecture",
+        ),
+        ("{".repeat(1_000_000), "config.json"),
+        ("[]".to_owned(), "architecture"),
+        ("{\"num_classes\":1e400}".to_owned(), "config.json"),
+        (timm(r#""model_args":{"num_heads":1000000000000}"#), "heads"),
+        (timm(r#""model_args":{"num_heads":4},"num_classes":1000000000000"#), "num_classes"),
+    ] {
+        sandbox.write("foreign/config.json", &text);
+        let words = "import foreign -o out.safetensors";
+        let code = measured(&sandbox.command(words)).code.unwrap();
+        assert!([2, 4].contains(&code), "{code}");
+        let length = text.len() as u64 + sandbox.read("foreign/model.safetensors").len() as u64;
+        refused(&sandbox, code, words, says, length);
     }
 }
 
@@ -137,9 +211,33 @@ fn datasets() {
     ] {
         sandbox.write("tiny/train-images-idx3-ubyte", &bytes);
         let words = "train --dataset tiny --batch-size 9";
+        let begun = Instant::now();
         refused(&sandbox, 3, words, "train-images-idx3-ubyte", bytes.len() as u64);
-        let _ = name;
+        assert!(begun.elapsed() < PATIENCE, "{name}");
     }
+}
+
+/// 784 MB of black images in less than eight, with the labels that belong to them and without.
+#[test]
+fn bombs() {
+    const COUNT: u32 = 1_000_000;
+    let sandbox = sandbox();
+    let packed = |header: &[u32], zeros: u64| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        header.iter().for_each(|word| encoder.write_all(&word.to_be_bytes()).unwrap());
+        std::io::copy(&mut std::io::repeat(0).take(zeros), &mut encoder).unwrap();
+        encoder.finish().unwrap()
+    };
+    let count = u64::from(COUNT);
+    let images = packed(&[0x803, COUNT, 28, 28], count * 28 * 28);
+    let length = images.len() as u64;
+    std::fs::remove_file(sandbox.path("tiny/train-images-idx3-ubyte")).unwrap();
+    sandbox.write("tiny/train-images-idx3-ubyte.gz", images);
+    let words = "train --dataset tiny --batch-size 9";
+    refused(&sandbox, 3, words, "1000000 images", length);
+    std::fs::remove_file(sandbox.path("tiny/train-labels-idx1-ubyte")).unwrap();
+    sandbox.write("tiny/train-labels-idx1-ubyte.gz", packed(&[0x801, COUNT], count));
+    refused(&sandbox, 3, words, "bytes unpacked, got a header that announces 784000016", length);
 }
 
 #[test]
@@ -160,7 +258,9 @@ fn checkpoints_and_what_lies_beside_them() {
         ("state.json", state.replace("\"format\": 1", "\"format\": 1e400").into_bytes()),
         ("state.json", deep.clone().into_bytes()),
         ("state.json", b"null".to_vec()),
+        ("state.json", format!("{{\"a\":[{}0]}}", "0,".repeat(10_000_000)).into_bytes()),
         ("state.safetensors", u64::MAX.to_le_bytes().to_vec()),
+        ("state.safetensors", safetensors(&many_tensors(50_000_000), 0)),
         ("state.safetensors", safetensors("{}", 0)),
     ] {
         let files: Vec<(&str, &[u8])> = whole
@@ -170,7 +270,9 @@ fn checkpoints_and_what_lies_beside_them() {
             })
             .collect();
         vit_files::write_folder_atomically(&path, &run, &files).unwrap();
-        refused(&sandbox, 4, "train --resume whole", "", bytes.len() as u64);
+        // A file without tensors is sound by itself.
+        let says = if bytes == safetensors("{}", 0) { "expected a parameter of" } else { name };
+        refused(&sandbox, 4, "train --resume whole", says, bytes.len() as u64);
     }
     let files: Vec<(&str, &[u8])> =
         whole.iter().map(|(name, old)| (*name, old.as_slice())).collect();
@@ -179,7 +281,9 @@ fn checkpoints_and_what_lies_beside_them() {
         let before = sandbox.read(&format!("whole/{name}"));
         for bytes in [deep.clone().into_bytes(), vec![0xff; 1000], Vec::new()] {
             sandbox.write(&format!("whole/{name}"), &bytes);
-            refused(&sandbox, 4, "train --resume whole", name, bytes.len() as u64);
+            // A file without tensors is sound by itself.
+            let says = if bytes == safetensors("{}", 0) { "expected a parameter of" } else { name };
+            refused(&sandbox, 4, "train --resume whole", says, bytes.len() as u64);
         }
         sandbox.write(&format!("whole/{name}"), before);
     }
@@ -191,15 +295,18 @@ fn checkpoints_and_what_lies_beside_them() {
 fn pictures() {
     let sandbox = sandbox();
     sandbox.train_digits("--max-steps 1");
-    let size = 60_000_u32.to_be_bytes();
-    let ihdr = [b"IHDR".as_slice(), &size, &size, &[16, 6, 0, 0, 0]].concat();
-    let png =
-        [b"\x89PNG\r\n\x1a\n".as_slice(), &13_u32.to_be_bytes(), &ihdr, &crc(&ihdr).to_be_bytes()];
+    let large = |side, depth| Header { width: side, height: side, depth, colour: 6 };
+    let announced = png(&large(60_000, 16), &[]);
+    // Of one colour: 512 MiB in half a megabyte.
+    let row = vec![0; 8 * 8192];
+    let plain = crate::png_file::rows(std::iter::repeat_n(row.as_slice(), 8192));
+    let plain = png(&large(8192, 16), &[(b"IDAT", plain)]);
     let jpeg = b"\xff\xd8\xff\xc0\x00\x0b\x08\xea\x60\xea\x60\x01\x01\x11\x00\xff\xd9";
     for (name, bytes) in [
-        ("large.png", png.concat()),
+        ("cut.png", announced[..20].to_vec()),
+        ("large.png", announced),
+        ("plain.png", plain),
         ("large.jpg", jpeg.to_vec()),
-        ("cut.png", png.concat()[..20].to_vec()),
     ] {
         sandbox.write(name, &bytes);
         for command in ["predict run", "explain run"] {
@@ -207,12 +314,4 @@ fn pictures() {
             refused(&sandbox, 3, &format!("{command} {name}{output}"), name, bytes.len() as u64);
         }
     }
-}
-
-/// That of PNG's chunks (ISO 3309).
-fn crc(bytes: &[u8]) -> u32 {
-    let step = |crc: u32, byte: &u8| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 * (crc & 1)))
-    };
-    !bytes.iter().fold(u32::MAX, step)
 }
