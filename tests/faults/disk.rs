@@ -1,5 +1,6 @@
 //! Disks that are full or not to be written, and places that are not there.
 #![cfg(unix)]
+#![expect(clippy::print_stderr, reason = "it is said why a test was skipped")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
