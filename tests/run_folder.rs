@@ -1,11 +1,14 @@
 //! What a run leaves behind, and that this is enough to repeat it.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::idx_folder::IdxFolder;
 use crate::running::Running;
+#[cfg(unix)]
+use crate::support::Outcome;
 use crate::support::{Sandbox, json_lines, timeless};
 
 #[test]
@@ -151,5 +154,77 @@ fn a_model_saved_during_the_run_is_whole() {
     training.assert_goes_on();
     for info in infos {
         assert_eq!(info.succeeded().json()["parameters"], 40_330);
+    }
+}
+
+/// An epoch of 10,000 steps, which lasts far longer than the two seconds of this.
+#[test]
+fn a_run_is_saved_every_so_many_seconds_within_an_epoch() {
+    let sandbox = Sandbox::new();
+    let model = "[model]\ndim = 64\nmlp_dim = 256\ndepth = 12\n";
+    sandbox.write("long.toml", format!("dataset = 'digits'\n[train]\nbatch_size = 1\n{model}"));
+    let words = "train --config long.toml --log-every 1 --save-every 1s --run-dir run";
+    let begun = Instant::now();
+    let mut training = Running::start(&mut sandbox.command(words));
+    let newest = || sandbox.path("run/checkpoints/last").read_link().ok();
+    training.wait_until(|| newest().is_some());
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    let first = newest();
+    training.wait_until(|| newest() != first);
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+    training.assert_goes_on();
+    drop(training);
+    let records = json_lines(whole_lines(&sandbox.read("run/metrics.jsonl")));
+    assert!(records.iter().all(|record| record["kind"] == "step"), "the epoch has ended");
+    let parts = sandbox.run("verify run --files-only --json").succeeded().json();
+    let parts = parts.as_array().unwrap();
+    let parts = parts.iter().map(|part| part["part"].as_str().unwrap());
+    assert!(parts.filter(|part| part.starts_with("checkpoints/step-")).count() >= 2);
+}
+
+/// Without a line that was being written.
+fn whole_lines(text: &[u8]) -> &[u8] {
+    let end = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    &text[..end]
+}
+
+/// Also what is written beside and renamed, which would be its owner's alone; and after the run was taken up again.
+#[cfg(unix)]
+#[test]
+fn permissions_are_those_that_the_umask_leaves() {
+    use std::os::unix::fs::PermissionsExt;
+    for (umask, file, folder) in
+        [("022", 0o644, 0o755), ("077", 0o600, 0o700), ("002", 0o664, 0o775)]
+    {
+        let sandbox = Sandbox::new();
+        let script = format!("umask {umask}; exec \"$0\" \"$@\"");
+        let run = |words: &str| {
+            let output = sandbox.script(&[], &script, words).output().unwrap();
+            Outcome::of(&output).succeeded();
+        };
+        run(
+            "train --dataset digits --val-split 0.1 --max-steps 8 --save-every 2 --tensorboard --run-dir runs/run",
+        );
+        fs::remove_dir_all(sandbox.path("runs/run/checkpoints/step-000008")).unwrap();
+        run("train --resume runs/run --save-every 1");
+        run("compare runs/run -o compared.html");
+        let mut files = Vec::new();
+        for entry in sandbox.entries() {
+            let found = sandbox.path(&entry).symlink_metadata().unwrap();
+            let expected = if found.is_dir() { folder } else { file };
+            let mode = found.permissions().mode() & 0o7777;
+            assert!(found.is_symlink() || mode == expected, "{}: {mode:o}", entry.display());
+            files.push(entry.file_name().unwrap().to_str().unwrap().to_owned());
+        }
+        for name in [
+            "runs",
+            "model.safetensors",
+            "best.safetensors",
+            "metrics.jsonl",
+            "step-000008",
+            "report.html",
+        ] {
+            assert!(files.iter().any(|file| file == name), "{name} in {files:?}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Same seed, same bits, whatever the number of threads.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::idx_folder::IdxFolder;
 use crate::support::{Sandbox, timeless};
 
 const SOME_STEPS: &str = "--max-steps 30 --batch-size 50 --log-every 7";
@@ -13,13 +14,44 @@ fn model_and_metrics(preset: &str, words: &str) -> (Vec<u8>, Vec<Value>) {
     (sandbox.read("run/model.safetensors"), timeless(&sandbox.read("run/metrics.jsonl")))
 }
 
-/// Shuffled or not; the last batch of an epoch, which is partial, is left out.
+/// Shuffled or not, within an epoch.
 #[test]
 fn threads_do_not_show_in_model_or_metrics() {
     for (preset, order) in [("notebook", ""), ("shallow", ""), ("shallow", "--no-shuffle")] {
         let one = model_and_metrics(preset, &format!("--threads 1 {order}"));
         for threads in [2, 3, 4] {
             let more = model_and_metrics(preset, &format!("--threads {threads} {order}"));
+            assert!(one == more, "{preset} {order}: {threads} threads give other bits than 1");
+        }
+    }
+}
+
+/// Shuffled or not, over two epochs of 40 images in batches of 9: the last batch of each, which is partial, is left out,
+/// and each is evaluated on 20 images.
+#[test]
+fn threads_do_not_show_where_epochs_end_in_a_partial_batch() {
+    let sandbox = Sandbox::new();
+    IdxFolder::default().write(&sandbox, "tiny");
+    for (preset, order) in [("notebook", ""), ("shallow", ""), ("shallow", "--no-shuffle")] {
+        let train = |threads: u64| {
+            let run = format!("{preset}{order}-{threads}");
+            sandbox
+                .run(&format!(
+                    "-q train --dataset tiny --preset {preset} --epochs 2 --batch-size 9 --log-every 3 \
+                     --threads {threads} {order} --run-dir {run}"
+                ))
+                .succeeded();
+            let metrics = timeless(&sandbox.read(&format!("{run}/metrics.jsonl")));
+            (sandbox.read(&format!("{run}/model.safetensors")), metrics)
+        };
+        let one = train(1);
+        let last = one.1.last().unwrap();
+        assert_eq!(
+            (&last["kind"], &last["epoch"], &last["step"]),
+            (&json!("epoch"), &json!(2), &json!(8))
+        );
+        for threads in [2, 4] {
+            let more = train(threads);
             assert!(one == more, "{preset} {order}: {threads} threads give other bits than 1");
         }
     }

@@ -91,6 +91,24 @@ impl Sandbox {
         command
     }
 
+    /// A script of the shell in which `"$0" "$@"` is `vit` with these words, run by another program if one is named.
+    #[cfg(unix)]
+    pub(crate) fn script(&self, within: &[&str], script: &str, words: &str) -> Command {
+        let vit = self.command(words);
+        let mut line = within.iter().copied().chain(["sh", "-c", script]);
+        let mut command = Command::new(line.next().expect("the shell at least"));
+        command.args(line).arg(vit.get_program()).args(vit.get_args());
+        command.current_dir(self.folder.path());
+        for (name, value) in vit.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
     pub(crate) fn run(&self, words: &str) -> Outcome {
         Outcome::of(&self.command(words).output().unwrap())
     }

@@ -1,26 +1,64 @@
 //! Disks that are full or not to be written, and places that are not there.
 #![cfg(unix)]
+#![expect(clippy::print_stderr, reason = "it is said why a test was skipped")]
 
-use std::process::{Command, Stdio};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
-use super::{assert_nothing_temporary, checkpoints, outcome, sandbox, uninterrupted};
+use super::{assert_nothing_temporary, checkpoints, copy, outcome, sandbox, uninterrupted};
+use crate::running::Running;
 use crate::support::{Outcome, Sandbox};
+
+/// A mount namespace of one's own.
+const NAMESPACE: [&str; 3] = ["unshare", "--map-root-user", "--mount"];
+
+/// With which a script says that the machine does not let it try.
+const SKIPPED: i32 = 77;
 
 /// `vit` with a limit on the size of its files, in blocks of 512 bytes.
 pub(super) fn limited(sandbox: &Sandbox, blocks: u32, words: &str) -> Outcome {
-    let vit = sandbox.command(words);
-    let mut shell = Command::new("sh");
-    let line = format!("ulimit -f {blocks}; exec \"$0\" \"$@\"");
-    shell.args(["-c", &line]).arg(vit.get_program()).args(vit.get_args());
-    shell.current_dir(vit.get_current_dir().unwrap());
-    for (name, value) in vit.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
+    let script = format!("ulimit -f {blocks}; exec \"$0\" \"$@\"");
+    Outcome::of(&sandbox.script(&[], &script, words).output().unwrap())
+}
+
+/// What a script comes to that mounts something; none where an ordinary user may not.
+fn in_a_namespace(sandbox: &Sandbox, script: &str, words: &str) -> Option<Outcome> {
+    let may = Command::new(NAMESPACE[0]).args(&NAMESPACE[1..]).arg("true").output();
+    if !may.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: unshare gives no mount namespace here");
+        return None;
     }
-    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    Outcome::of(&shell.output().unwrap())
+    let outcome = Outcome::of(&sandbox.script(&NAMESPACE, script, words).output().unwrap());
+    if outcome.code == Some(SKIPPED) {
+        eprintln!("skipped: nothing can be mounted here: {}", outcome.stderr);
+        return None;
+    }
+    Some(outcome)
+}
+
+/// `vit` without the right of root to write where nobody may; none where that cannot be laid down.
+fn unprivileged(sandbox: &Sandbox, words: &str) -> Option<Outcome> {
+    fs::create_dir_all(sandbox.path("probe")).unwrap();
+    forbid(sandbox, "probe");
+    let script = format!("[ ! -w probe ] || exit {SKIPPED}; exec \"$0\" \"$@\"");
+    let lesser = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
+    for within in [&[][..], &lesser] {
+        let Ok(output) = sandbox.script(within, &script, words).output() else { continue };
+        if output.status.code() != Some(SKIPPED) {
+            return Some(Outcome::of(&output));
+        }
+    }
+    eprintln!("skipped: root may write everywhere, and there is no setpriv");
+    None
+}
+
+fn forbid(sandbox: &Sandbox, folder: &str) {
+    fs::set_permissions(sandbox.path(folder), fs::Permissions::from_mode(0o555)).unwrap();
+}
+
+fn allow(sandbox: &Sandbox, folder: &str) {
+    fs::set_permissions(sandbox.path(folder), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// The state is larger than the file may be, what is written before it is not.
@@ -36,10 +74,9 @@ fn a_limit_on_files_ends_the_run_and_leaves_the_last_checkpoint() {
     assert!(checkpoints(&sandbox, "run").is_empty());
     assert_nothing_temporary(&sandbox);
     // Where there was one it stays, and is what the run goes on from.
-    super::copy(&sandbox.path("whole"), &sandbox.path("second"));
+    copy(&sandbox.path("whole"), &sandbox.path("second"));
     for later in [36, 40] {
-        std::fs::remove_dir_all(sandbox.path(format!("second/checkpoints/step-{later:06}")))
-            .unwrap();
+        fs::remove_dir_all(sandbox.path(format!("second/checkpoints/step-{later:06}"))).unwrap();
     }
     let stopped = limited(&sandbox, (state / 512 - 2) as u32, "-q train --resume second");
     assert_eq!(stopped.code, Some(4), "{}", stopped.stderr);
@@ -51,35 +88,116 @@ fn a_limit_on_files_ends_the_run_and_leaves_the_last_checkpoint() {
     }
 }
 
-/// A small file system of its own, where an ordinary user may mount one.
+/// A small file system of its own, where an ordinary user may mount one. Once there is room the run goes on.
 #[test]
 fn a_full_disk_ends_the_run_and_leaves_the_last_checkpoint() {
     let sandbox = sandbox();
-    std::fs::create_dir(sandbox.path("disk")).unwrap();
-    // Room for a checkpoint or two.
-    let mounted = "mount -t tmpfs -o size=1m tmpfs disk";
+    let whole = uninterrupted(&sandbox);
+    fs::create_dir(sandbox.path("disk")).unwrap();
+    // Room for a checkpoint or two; then for all.
     let script = format!(
-        "{mounted} || exit 77; \"$0\" -q train --config small.toml --save-every 3 --keep 100 --run-dir disk/run; \
-         code=$?; ls -A disk/run; \"$0\" -q verify disk/run --files-only --json; exit $code"
+        "mount -t tmpfs -o size=1m tmpfs disk || exit {SKIPPED}
+        \"$0\" \"$@\" 2> said; echo $? > code
+        ls -AR disk/run > left
+        \"$0\" verify disk/run --files-only --json > verified.json
+        mount -o remount,size=64m disk || exit {SKIPPED}
+        \"$0\" -q train --resume disk/run && cp -R disk/run run"
     );
-    let vit = sandbox.command("");
-    let mut shell = Command::new("unshare");
-    shell.args(["--map-root-user", "--mount", "sh", "-c", &script]).arg(vit.get_program());
-    shell.current_dir(sandbox.path("")).stdin(Stdio::null());
-    let Ok(output) = shell.output() else {
-        eprintln!("skipped: there is no unshare");
-        return;
-    };
-    let full = Outcome::of(&output);
-    if matches!(full.code, Some(77 | 1)) {
-        eprintln!("skipped: no file system can be mounted here: {}", full.stderr);
-        return;
+    let words = "-q train --config small.toml --save-every 3 --keep 100 --run-dir disk/run";
+    let Some(resumed) = in_a_namespace(&sandbox, &script, words) else { return };
+    resumed.succeeded();
+    let text = |name| String::from_utf8(sandbox.read(name)).unwrap();
+    let said = text("said");
+    assert_eq!(text("code"), "4\n", "{said}");
+    assert!(said.contains("No space left on device"), "{said}");
+    assert!(said.starts_with("error: cannot write disk/run/"), "{said}");
+    let hint = "hint: once it can be written, go on with `vit train --resume disk/run`\n";
+    assert!(said.ends_with(hint), "{said}");
+    assert!(!text("left").contains(".tmp-"), "{}", text("left"));
+    let verified: Vec<serde_json::Value> =
+        serde_json::from_slice(&sandbox.read("verified.json")).unwrap();
+    assert!(verified.iter().all(|part| part["sound"] == true), "{verified:?}");
+    let is_checkpoint =
+        |part: &&serde_json::Value| part["part"].as_str().unwrap().starts_with("checkpoints/step-");
+    assert!(verified.iter().filter(is_checkpoint).count() > 0, "{verified:?}");
+    assert_eq!(outcome(&sandbox, "run"), whole);
+    assert_nothing_temporary(&sandbox);
+}
+
+/// Where nobody may write nothing is begun; where nobody may any longer nothing is lost.
+#[test]
+fn a_folder_that_may_not_be_written_is_named_and_left_as_it_is() {
+    let sandbox = sandbox();
+    let whole = uninterrupted(&sandbox);
+    fs::remove_dir_all(sandbox.path("whole/checkpoints/step-000040")).unwrap();
+    fs::create_dir(sandbox.path("closed")).unwrap();
+    let resume = "-q train --resume whole";
+    for (folder, words, told) in [
+        ("closed", "-q train --config small.toml --run-dir closed/run", "cannot write closed/run"),
+        ("whole", resume, "cannot write whole/model.safetensors"),
+        ("whole/checkpoints", resume, "cannot create whole/checkpoints/step-000040"),
+    ] {
+        forbid(&sandbox, folder);
+        let refused = unprivileged(&sandbox, words);
+        allow(&sandbox, folder);
+        let Some(refused) = refused else { return };
+        assert_eq!(refused.code, Some(4), "{}", refused.stderr);
+        let told = format!("error: {told}: Permission denied (os error 13)\nhint: ");
+        assert!(refused.stderr.contains(&told), "{}", refused.stderr);
+        assert_nothing_temporary(&sandbox);
     }
-    assert_eq!(full.code, Some(4), "{}", full.stderr);
-    assert!(full.stderr.contains("No space left on device"), "{}", full.stderr);
-    assert!(full.stderr.contains("disk/run/"), "{}", full.stderr);
-    assert!(!full.stdout.contains(".tmp-"), "{}", full.stdout);
-    assert!(full.stdout.contains("\"checkpoints/step-"), "{}", full.stdout);
+    assert!(fs::read_dir(sandbox.path("closed")).unwrap().next().is_none());
+    assert_eq!(checkpoints(&sandbox, "whole"), [32, 36]);
+    sandbox.run(resume).succeeded();
+    assert_eq!(outcome(&sandbox, "whole"), whole);
+}
+
+#[test]
+fn a_file_system_that_cannot_be_written_is_named() {
+    let sandbox = sandbox();
+    uninterrupted(&sandbox);
+    let script = format!(
+        "mount --bind whole whole && mount -o remount,bind,ro whole || exit {SKIPPED}
+        exec \"$0\" \"$@\""
+    );
+    for (words, told) in [
+        ("-q train --resume whole", "cannot open whole/.lock"),
+        ("-q train --config small.toml --run-dir whole/run", "cannot write whole/run"),
+    ] {
+        let Some(refused) = in_a_namespace(&sandbox, &script, words) else { return };
+        assert_eq!(refused.code, Some(4), "{}", refused.stderr);
+        let told = format!("error: {told}: Read-only file system (os error 30)\nhint: ");
+        assert!(refused.stderr.contains(&told), "{}", refused.stderr);
+    }
+}
+
+/// Nothing is made where it was, and where it is the run goes on.
+#[test]
+fn a_run_folder_that_is_taken_away_ends_the_run() {
+    let sandbox = sandbox();
+    sandbox.write("long.toml", super::SETTINGS.replace("epochs = 10", "epochs = 300"));
+    let words = "-q train --config long.toml --run-dir";
+    sandbox.run(&format!("{words} whole")).succeeded();
+    for is_kept in [true, false] {
+        let mut training = Running::start(&mut sandbox.command(&format!("{words} run")));
+        training.wait_until(|| !checkpoints(&sandbox, "run").is_empty());
+        fs::rename(sandbox.path("run"), sandbox.path("moved")).unwrap();
+        if !is_kept {
+            fs::remove_dir_all(sandbox.path("moved")).unwrap();
+        }
+        let ended = training.end();
+        assert_eq!(ended.code, Some(4), "{}", ended.stderr);
+        let lines: Vec<&str> = ended.stderr.lines().collect();
+        assert!(lines[0].starts_with("error: cannot ") && lines[0].contains(" run"), "{lines:?}");
+        let hint = "hint: run is gone: if it was moved, go on there with `vit train --resume`";
+        assert_eq!(lines[1], hint);
+        assert!(!sandbox.path("run").exists());
+        if is_kept {
+            sandbox.run("-q train --resume moved").succeeded();
+            assert_eq!(outcome(&sandbox, "moved"), outcome(&sandbox, "whole"));
+            fs::remove_dir_all(sandbox.path("moved")).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -1,8 +1,13 @@
 //! Numbers that cease to be finite.
 
-use super::{checkpoints, copy};
+use std::fs;
 
-/// A learning rate that rises until no parameters stand it.
+use safetensors::SafeTensors;
+
+use super::{checkpoints, copy};
+use crate::support::Sandbox;
+
+/// A learning rate that rises until no parameters stand it: after some steps, not at once.
 const RISING: &str = "\
 dataset = 'tiny'
 [train]
@@ -13,7 +18,7 @@ kind = 'constant'
 warmup = 1000000
 [train.optimizer]
 kind = 'adam'
-lr = 1e36
+lr = 1e14
 [model]
 depth = 1
 ";
@@ -22,20 +27,57 @@ depth = 1
 fn the_last_good_checkpoint_stands_and_the_run_diverges_again() {
     let sandbox = super::sandbox();
     sandbox.write("rising.toml", RISING);
-    let first = sandbox.run("-q train --config rising.toml --save-every 1 --run-dir run");
+    let words = "-q train --config rising.toml --save-every 1 --keep 100 --run-dir run";
+    let first = sandbox.run(words);
     assert_eq!(first.code, Some(5), "{}", first.stderr);
     let told: serde_json::Value =
         serde_json::from_slice(&sandbox.read("run/diverged.json")).unwrap();
     let step = told["step"].as_u64().unwrap();
     assert_eq!(told["seed"], 0);
     assert_eq!(told["samples"].as_array().unwrap().len(), 10);
-    assert_eq!(checkpoints(&sandbox, "run").last(), Some(&(step - 1)));
+    let steps = checkpoints(&sandbox, "run");
+    assert_eq!(steps, (1..step).collect::<Vec<_>>());
+    assert!(steps.len() > 2, "{steps:?}");
+    for step in &steps {
+        assert_finite(&sandbox, &format!("run/checkpoints/step-{step:06}/model.safetensors"));
+        assert_finite(&sandbox, &format!("run/checkpoints/step-{step:06}/state.safetensors"));
+    }
+    assert_finite(&sandbox, "run/model.safetensors");
+    // Those well before the end are models like any.
+    let evaluated = sandbox.run("-q eval run/checkpoints/step-000001 --json").succeeded().json();
+    assert!(evaluated["loss"].is_f64(), "{evaluated}");
     sandbox.run("verify run --files-only").succeeded();
     assert!(first.stderr.contains("run/diverged.json says on which images"), "{}", first.stderr);
-    copy(&sandbox.path("run"), &sandbox.path("second"));
-    std::fs::remove_file(sandbox.path("second/diverged.json")).unwrap();
-    let again = sandbox.run("-q train --resume second");
-    assert_eq!(again.code, Some(5), "{}", again.stderr);
-    assert_eq!(again.stderr.replace("second", "run"), first.stderr);
-    assert_eq!(sandbox.read("second/diverged.json"), sandbox.read("run/diverged.json"));
+    // From the last checkpoint, and from one before, it comes to the same step and says the same.
+    for lost in [0, 2] {
+        copy(&sandbox.path("run"), &sandbox.path("second"));
+        fs::remove_file(sandbox.path("second/diverged.json")).unwrap();
+        for later in steps.iter().rev().take(lost) {
+            fs::remove_dir_all(sandbox.path(format!("second/checkpoints/step-{later:06}")))
+                .unwrap();
+        }
+        let again = sandbox.run("-q train --resume second --save-every 1 --keep 100");
+        assert_eq!(again.code, Some(5), "{}", again.stderr);
+        assert_eq!(again.stderr.replace("second", "run"), first.stderr);
+        assert_eq!(checkpoints(&sandbox, "second"), steps);
+        for name in ["diverged.json", "model.safetensors"] {
+            let (second, first) = (format!("second/{name}"), format!("run/{name}"));
+            assert!(sandbox.read(&second) == sandbox.read(&first), "{name}");
+        }
+        fs::remove_dir_all(sandbox.path("second")).unwrap();
+    }
+}
+
+/// Every number of a file is one, and not infinite.
+#[track_caller]
+fn assert_finite(sandbox: &Sandbox, file: &str) {
+    let bytes = sandbox.read(file);
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    assert!(!tensors.is_empty(), "{file}");
+    for (name, tensor) in tensors.iter() {
+        assert_eq!(tensor.dtype(), safetensors::Dtype::F32, "{name} of {file}");
+        let (numbers, _) = tensor.data().as_chunks::<4>();
+        let is_finite = numbers.iter().all(|&bytes| f32::from_le_bytes(bytes).is_finite());
+        assert!(is_finite, "{name} of {file}");
+    }
 }

@@ -13,6 +13,10 @@ use crate::support::{Sandbox, json_lines};
 const EVERY: u64 = 3;
 
 /// A run is killed and taken up again until it ends by itself; then another begins, until there were enough deaths.
+///
+/// After each death: every checkpoint is whole, and the metrics are at most two intervals between checkpoints ahead of
+/// the newest, so that no more is to be trained again. At each end: `model.safetensors` and `best.safetensors` are byte
+/// for byte, and `metrics.jsonl` line by line but for times, those of a run that nothing interrupted.
 #[test]
 fn a_run_that_is_killed_at_any_moment_ends_in_the_same_bits() {
     let sandbox = sandbox();
@@ -46,8 +50,8 @@ fn a_run_that_is_killed_at_any_moment_ends_in_the_same_bits() {
     println!("{deaths} deaths in {runs} whole runs");
 }
 
-/// What has been recorded is at most one interval, and what was trained while a checkpoint was being written, ahead of
-/// the newest checkpoint; and each of these is whole.
+/// What has been recorded is at most two intervals ahead of the newest checkpoint: one since it, and one that was
+/// trained while the next was being written. And each checkpoint is whole.
 #[track_caller]
 fn assert_little_is_lost(sandbox: &Sandbox) {
     let metrics = sandbox.path("run/metrics.jsonl");

@@ -3,9 +3,14 @@
 #[cfg(unix)]
 use std::ffi::OsStr;
 use std::fs;
+#[cfg(target_os = "linux")]
+use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use super::{checkpoints, outcome, sandbox, uninterrupted};
 use crate::running::Running;
+#[cfg(target_os = "linux")]
+use crate::support::Outcome;
 use crate::support::Sandbox;
 
 #[test]
@@ -77,12 +82,12 @@ fn a_path_that_is_no_text_is_as_good_as_any() {
     assert_eq!(outcome(&sandbox, "run"), whole);
 }
 
-/// Files of tomorrow, as after a clock was set back: their times decide nothing.
+/// Files of tomorrow, as after a clock was set back: which checkpoint is the newest is not for their times to say.
 #[test]
-fn a_clock_that_was_set_back_changes_nothing() {
+fn the_times_of_files_decide_nothing() {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
-    let tomorrow = std::time::SystemTime::now() + std::time::Duration::from_secs(86_400);
+    let tomorrow = SystemTime::now() + Duration::from_secs(86_400);
     for step in [32, 36] {
         let path = sandbox.path(format!("whole/checkpoints/step-{step:06}/state.json"));
         fs::File::options().write(true).open(path).unwrap().set_modified(tomorrow).unwrap();
@@ -91,4 +96,57 @@ fn a_clock_that_was_set_back_changes_nothing() {
     let said = sandbox.run("train --resume whole").succeeded().stderr;
     assert!(said.contains("going on from whole/checkpoints/step-000036"), "{said}");
     assert_eq!(outcome(&sandbox, "whole"), whole);
+}
+
+/// What stands between a program and the system's clock, and puts the time of day off by as much as it is told.
+#[cfg(target_os = "linux")]
+const CLOCK: &str = "\
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    int code = syscall(SYS_clock_gettime, clock, time);
+    if (clock == CLOCK_REALTIME) time->tv_sec += atol(getenv(\"CLOCK_OFF_BY\"));
+    return code;
+}
+";
+
+/// A run that begins in the future, and goes on before it began.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_clock_that_is_set_back_changes_nothing() {
+    let sandbox = sandbox();
+    sandbox.write("clock.c", CLOCK);
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o", "clock.so", "clock.c"])
+        .current_dir(sandbox.path(""))
+        .output();
+    if !compiled.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: there is no C compiler");
+        return;
+    }
+    let train = |words: &str, years: i64| {
+        let mut command = sandbox.command(&format!("train {words} --tensorboard --save-every 5"));
+        command.env("LD_PRELOAD", sandbox.path("clock.so"));
+        command.env("CLOCK_OFF_BY", (years * 31_557_600).to_string());
+        Outcome::of(&command.output().unwrap()).succeeded()
+    };
+    let begun = || {
+        let environment = String::from_utf8(sandbox.read("run/env.json")).unwrap();
+        let (_, begun) = environment.split_once("\"begun\": \"").unwrap();
+        begun[..4].parse::<i64>().unwrap()
+    };
+    sandbox.run("-q train --config small.toml --run-dir now").succeeded();
+    train("--config small.toml --run-dir run", 40);
+    assert!(begun() > 2060, "{}", begun());
+    assert_eq!(outcome(&sandbox, "run"), outcome(&sandbox, "now"));
+    fs::remove_dir_all(sandbox.path("run/checkpoints/step-000040")).unwrap();
+    let said = train("--resume run", -40).stderr;
+    assert!(said.contains("going on from run/checkpoints/step-000035"), "{said}");
+    assert_eq!(checkpoints(&sandbox, "run"), [30, 35, 40]);
+    assert_eq!(outcome(&sandbox, "run"), outcome(&sandbox, "now"));
+    assert_eq!(fs::read_dir(sandbox.path("run/tensorboard")).unwrap().count(), 1);
+    sandbox.run("verify run --files-only").succeeded();
 }

@@ -1,22 +1,31 @@
-//! Faults that are random, met far more often than in CI: `kill -9` five hundred times, among others.
+//! All that a run or a download may meet, and what is random of it far more often than in CI: `kill -9` five hundred
+//! times, among others.
 
 use anyhow::Result;
 use clap::Args;
 
 use crate::cargo::{cargo, run};
 
-/// Meets the faults of tests/faults far more often than CI does
+/// Where these tests are: of `vit`, faults, signals, and numbers of threads; of `vit-fetch`, processes and mirrors.
+const TESTS: [&str; 6] =
+    ["faults::", "interrupt::", "same_bits::", "processes::", "resume::", "mirrors::"];
+
+/// Meets faults, signals, numbers of threads and downloads; what is random of it far more often than CI does
 #[derive(Args)]
 pub(crate) struct Soak {
     /// Only tests whose name contains this
-    #[arg(default_value = "faults::")]
-    filter: String,
+    filter: Option<String>,
 }
 
 impl Soak {
     pub(crate) fn run(&self) -> Result<()> {
         let mut test = cargo("test");
-        test.args(["-p", "vit", "--test", "system", "--", "--nocapture", &self.filter]);
+        test.args(["-p", "vit", "--test", "system", "-p", "vit-fetch", "--test", "fetch"]);
+        test.args(["--", "--nocapture"]);
+        match &self.filter {
+            Some(filter) => test.arg(filter),
+            None => test.args(TESTS),
+        };
         run(test.env("VIT_SOAK", "1"))
     }
 }

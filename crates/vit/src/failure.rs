@@ -124,6 +124,21 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     })
 }
 
+/// What to do where the system does not let a file be written.
+fn mend(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    match causes.find_map(|cause| cause.downcast_ref::<io::Error>())?.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("make room there, and try again")
+        }
+        io::ErrorKind::FileTooLarge => Some("raise the limit on the size of files, `ulimit -f`"),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            Some("choose another place, or have its permissions changed")
+        }
+        _ => None,
+    }
+}
+
 impl From<io::Error> for Failure {
     /// Of writing to stdout: every other error names its file.
     fn from(error: io::Error) -> Self {
@@ -195,13 +210,13 @@ impl From<vit_data::Error> for Failure {
 
 impl From<vit_files::Error> for Failure {
     fn from(error: vit_files::Error) -> Self {
-        Self::new(Exit::File, chain(&error))
+        Self { hint: mend(&error).map(str::to_owned), ..Self::new(Exit::File, chain(&error)) }
     }
 }
 
 impl From<vit_report::Error> for Failure {
     fn from(error: vit_report::Error) -> Self {
-        Self::new(Exit::File, chain(&error))
+        Self { hint: mend(&error).map(str::to_owned), ..Self::new(Exit::File, chain(&error)) }
     }
 }
 
@@ -255,7 +270,7 @@ impl From<vit_model::Error> for Failure {
                     "the file is of another model: pass the --preset or --config it was trained with",
                 ),
             ),
-            _ => (Exit::File, None),
+            _ => (Exit::File, mend(&error)),
         };
         Self { hint: hint.map(str::to_owned), ..Self::new(exit, chain(&error)) }
     }
@@ -282,7 +297,7 @@ impl From<vit_train::Error> for Failure {
             Error::Write { .. }
             | Error::File(_)
             | Error::Unreadable { .. }
-            | Error::State { .. } => (Exit::File, None),
+            | Error::State { .. } => (Exit::File, mend(&error)),
             Error::InUse { .. } => (Exit::File, Some("wait for it, or end it first")),
             Error::NotFinite { .. } => (Exit::Diverged, Some("try a smaller --lr")),
             _ => (Exit::Internal, None),

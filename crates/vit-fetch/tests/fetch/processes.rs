@@ -33,17 +33,21 @@ fn threads_at_once_make_one_download() {
     assert_eq!(downloads.count(), 1);
 }
 
+/// Once, or many times in a soak: `cargo xtask soak`.
 #[test]
 fn processes_at_once_make_one_download() {
-    let server = mirror();
-    let folder = tempdir().unwrap();
-    let children: Vec<Child> =
-        (0..3).map(|_| fetching_child(folder.path(), &server.url()).spawn().unwrap()).collect();
-    for mut child in children {
-        assert!(child.wait().unwrap().success());
+    let rounds = if env::var_os("VIT_SOAK").is_some() { 50 } else { 1 };
+    for _ in 0..rounds {
+        let server = mirror();
+        let folder = tempdir().unwrap();
+        let children: Vec<Child> =
+            (0..8).map(|_| fetching_child(folder.path(), &server.url()).spawn().unwrap()).collect();
+        for mut child in children {
+            assert!(child.wait().unwrap().success());
+        }
+        assert_eq!(server.requests().len(), 2);
+        assert_eq!(names_in(folder.path()), ["images", "labels"]);
     }
-    assert_eq!(server.requests().len(), 2);
-    assert_eq!(names_in(folder.path()), ["images", "labels"]);
 }
 
 /// The one that downloads is killed in the middle of it, while seven others wait: one of them goes on where it broke off.

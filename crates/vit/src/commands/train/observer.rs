@@ -15,7 +15,7 @@ use super::bars::Bars;
 use super::saver::Saver;
 use super::{PREFIX, as_json};
 use crate::chrome_trace::ChromeTrace;
-use crate::failure::{Failure, HINT, Result};
+use crate::failure::{Exit, Failure, HINT, Result};
 use crate::interrupt;
 use crate::output::{percent, thousands};
 use crate::settings::Settings;
@@ -55,9 +55,10 @@ impl Observer for Run<'_> {
     type Error = Failure;
 
     fn record(&mut self, record: &Record) -> Result<()> {
-        self.metrics.append(record)?;
+        let unwritable = |error: Failure| unwritable(self.folder, error);
+        self.metrics.append(record).map_err(|error| unwritable(error.into()))?;
         if let Some(events) = &mut self.events {
-            events.append(&as_json(record))?;
+            events.append(&as_json(record)).map_err(|error| unwritable(error.into()))?;
         }
         match record {
             Record::Step(step) => {
@@ -85,7 +86,8 @@ impl Observer for Run<'_> {
         let kept = self.kept.iter();
         let tensors: Tensors =
             kept.map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
-        Ok(vit_model::write(&self.folder.best(), &tensors, &self.settings.model)?)
+        vit_model::write(&self.folder.best(), &tensors, &self.settings.model)
+            .map_err(|error| unwritable(self.folder, error.into()))
     }
 
     fn checkpoint(
@@ -117,6 +119,19 @@ impl Observer for Run<'_> {
     fn after_step(&mut self, _step: u64) -> Result<ControlFlow<()>> {
         Ok(if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
+}
+
+/// A file of a run that cannot be written ends it; it is said how it goes on.
+pub(super) fn unwritable(folder: &RunFolder, failure: Failure) -> Failure {
+    if !failure.is(Exit::File) {
+        return failure;
+    }
+    let shown = folder.path().display();
+    failure.hint(if folder.path().exists() {
+        format!("once it can be written, go on with `vit train --resume {shown}`")
+    } else {
+        format!("{shown} is gone: if it was moved, go on there with `vit train --resume`")
+    })
 }
 
 /// Says that a run which is saved was interrupted, and gives it little time to show what it has come to.

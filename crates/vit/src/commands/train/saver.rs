@@ -9,6 +9,7 @@ use vit_files::write_atomically;
 use vit_model::VitConfig;
 use vit_train::{Checkpoint, RunFolder, SavedState};
 
+use super::observer::unwritable;
 use crate::cli::SaveEvery;
 use crate::failure::{Exit, Failure, Result};
 use crate::settings::Settings;
@@ -72,9 +73,13 @@ impl Saver {
         self.saved = Instant::now();
         let target = Arc::clone(&self.target);
         let thread = thread::Builder::new().name("saver".to_owned());
-        let pending = thread.spawn(move || target.write(&state)).map_err(|error| {
-            Failure::new(Exit::Internal, format!("cannot start a thread that saves: {error}"))
-        });
+        let pending = thread
+            .spawn(move || {
+                target.write(&state).map_err(|failure| unwritable(&target.folder, failure))
+            })
+            .map_err(|error| {
+                Failure::new(Exit::Internal, format!("cannot start a thread that saves: {error}"))
+            });
         self.pending = Some(pending?);
         Ok(())
     }
