@@ -91,6 +91,23 @@ impl Sandbox {
         command
     }
 
+    /// The same, started by another program that becomes what its last arguments say.
+    #[cfg(unix)]
+    pub(crate) fn command_by(&self, program: &str, args: &[&str], words: &str) -> Command {
+        let vit = self.command(words);
+        let mut command = Command::new(program);
+        command.args(args).arg(vit.get_program()).args(vit.get_args());
+        command.current_dir(self.folder.path());
+        for (name, value) in vit.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
     pub(crate) fn run(&self, words: &str) -> Outcome {
         Outcome::of(&self.command(words).output().unwrap())
     }
