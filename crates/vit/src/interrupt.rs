@@ -25,7 +25,7 @@ static WRITING: Mutex<usize> = Mutex::new(0);
 static WRITTEN: Condvar = Condvar::new();
 
 /// Saves what there is to be saved, and says whether there was anything.
-type Save = Box<dyn FnOnce() -> Result<bool> + Send>;
+type Save = Box<dyn Fn() -> Result<bool> + Send>;
 
 /// How long after it was asked to end a run may still take to end by itself.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -71,9 +71,8 @@ pub(crate) fn training_begins() {
     TRAINING.store(true, Ordering::SeqCst);
 }
 
-/// The run that trains is in this folder. When the program is asked to end, it is saved at once so far as that can be done in
-/// the middle of a step.
-pub(crate) fn trains_in(folder: &Path, save: impl FnOnce() -> Result<bool> + Send + 'static) {
+/// The run that trains is in this folder, and what [`save_at_once`] does.
+pub(crate) fn trains_in(folder: &Path, save: impl Fn() -> Result<bool> + Send + 'static) {
     // Another run there is not.
     let _ = FOLDER.set(folder.to_owned());
     *locked(&SAVE) = Some(Box::new(save));
@@ -82,6 +81,17 @@ pub(crate) fn trains_in(folder: &Path, save: impl FnOnce() -> Result<bool> + Sen
 /// Whether the run should end.
 pub(crate) fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
+}
+
+/// Saves what is held ready for that. It is done when the program is asked to end; who holds something ready after that does it
+/// itself.
+pub(crate) fn save_at_once() {
+    let save = locked(&SAVE);
+    match save.as_ref().map_or(Ok(false), |save| save()) {
+        Ok(true) => is_safe(),
+        Ok(false) => {}
+        Err(failure) => tracing::warn!("{}", failure.message()),
+    }
 }
 
 /// All that the run has come to is on the disk, and no more will come.
@@ -108,12 +118,7 @@ pub(crate) fn tell() {
 /// Saves what can be saved at once, leaves the run the time to do better, and ends the program, but not while it is [`Writing`].
 fn leave_soon() {
     let since = Instant::now();
-    let save = locked(&SAVE).take();
-    match save.map_or(Ok(false), |save| save()) {
-        Ok(true) => is_safe(),
-        Ok(false) => {}
-        Err(failure) => tracing::warn!("{}", failure.message()),
-    }
+    save_at_once();
     std::thread::sleep(PATIENCE.saturating_sub(since.elapsed()));
     let writing = locked(&WRITING);
     // Held to the end: nothing else begins.

@@ -113,7 +113,7 @@ impl Observer for Run<'_> {
         if is_prefix || is_due || is_held {
             // The end may come while it is copied and be waited for until it is written.
             let is_end = interrupt::asked() && at.is_last();
-            let _writing = is_end.then(Writing::begin);
+            let _writing = (is_end || is_held).then(Writing::begin);
             let state = state()?;
             if is_prefix {
                 self.note_prefix(at.step(), &state)?;
@@ -124,6 +124,9 @@ impl Observer for Run<'_> {
                 self.saver.save(saved)?;
             } else if is_held {
                 self.saver.hold(Some(saved));
+                if interrupt::asked() {
+                    interrupt::save_at_once();
+                }
             }
             if is_end {
                 self.saver.finish()?;

@@ -96,7 +96,7 @@ impl Saver {
     }
 
     /// Saves the state that is held when it is called, on any thread, and says whether there was one.
-    pub(super) fn what_saves_at_once(&self) -> impl FnOnce() -> Result<bool> + Send + 'static {
+    pub(super) fn what_saves_at_once(&self) -> impl Fn() -> Result<bool> + Send + 'static {
         let target = Arc::clone(&self.target);
         move || {
             let Some(state) = locked(&target.held).take() else { return Ok(false) };
