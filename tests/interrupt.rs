@@ -124,10 +124,10 @@ fn a_terminal_that_is_gone_ends_the_run_well() {
     sandbox.run("verify run").succeeded();
 }
 
-/// A model of 3.2 million parameters, and 8,000 test images.
+/// A model of 3.2 million parameters, and 20,000 test images.
 fn slow_to_evaluate() -> Sandbox {
     let sandbox = Sandbox::new();
-    IdxFolder { test: 8000, ..IdxFolder::default() }.write(&sandbox, "images");
+    IdxFolder { test: 20_000, ..IdxFolder::default() }.write(&sandbox, "images");
     let train = "dataset = 'images'\n[train]\nbatch_size = 20\nlog_every = 1\n";
     let model = "[model]\ndim = 256\nmlp_dim = 1024\ndepth = 4\n";
     sandbox.write("slow.toml", format!("{train}{model}"));
@@ -153,7 +153,6 @@ fn interrupt_once(sandbox: &Sandbox, words: &str, has: &str) {
     let said = "warning: interrupted; the model so far is in run\nhint: go on with `vit train --resume run`\n";
     assert!(outcome.stderr.contains(said), "{}", outcome.stderr);
     sandbox.run("verify run --files-only").succeeded();
-    assert!(!sandbox.path("run/report.html").exists());
 }
 
 /// An evaluation of many seconds is broken off, and what was trained before it is saved.
