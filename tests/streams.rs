@@ -28,6 +28,27 @@ fn a_closed_stderr_does_not_end_a_run() {
     assert!(sandbox.path("run/model.safetensors").exists());
 }
 
+/// Neither where its reader has gone, nor where there never was one.
+#[cfg(unix)]
+#[test]
+fn a_closed_stdout_does_not_end_a_run() {
+    let sandbox = Sandbox::new();
+    for words in ["", "--json"] {
+        let words = format!("train --dataset digits --max-steps 2 --run-dir run {words}");
+        let mut training = Running::start(&mut sandbox.command(&words));
+        drop(training.child().stdout.take());
+        let outcome = training.end().succeeded();
+        assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
+        assert!(sandbox.path("run/report.html").exists());
+        std::fs::remove_dir_all(sandbox.path("run")).unwrap();
+    }
+    let words = "train --dataset digits --max-steps 2 --run-dir run";
+    let mut shell = sandbox.script(&[], "exec \"$0\" \"$@\" >&-", words);
+    let outcome = Running::start(&mut shell).end().succeeded();
+    assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
+    assert!(sandbox.path("run/report.html").exists());
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_result_that_cannot_be_written_is_an_error_of_the_disk() {

@@ -94,10 +94,17 @@ impl Sandbox {
     /// A script of the shell in which `"$0" "$@"` is `vit` with these words, run by another program if one is named.
     #[cfg(unix)]
     pub(crate) fn script(&self, within: &[&str], script: &str, words: &str) -> Command {
-        let vit = self.command(words);
         let mut line = within.iter().copied().chain(["sh", "-c", script]);
-        let mut command = Command::new(line.next().expect("the shell at least"));
-        command.args(line).arg(vit.get_program()).args(vit.get_args());
+        let program = line.next().expect("the shell at least");
+        self.command_by(program, &line.collect::<Vec<_>>(), words)
+    }
+
+    /// `vit` with these words, started by another program that becomes what its last arguments say.
+    #[cfg(unix)]
+    pub(crate) fn command_by(&self, program: &str, args: &[&str], words: &str) -> Command {
+        let vit = self.command(words);
+        let mut command = Command::new(program);
+        command.args(args).arg(vit.get_program()).args(vit.get_args());
         command.current_dir(self.folder.path());
         for (name, value) in vit.get_envs() {
             match value {

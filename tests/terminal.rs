@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -22,14 +22,21 @@ struct Terminal {
     written: JoinHandle<Vec<u8>>,
 }
 
+/// The side of a new pseudo-terminal that draws it, and that of the programs in it.
+fn sides() -> [OwnedFd; 2] {
+    let controller =
+        openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&controller).unwrap();
+    unlockpt(&controller).unwrap();
+    let name = ptsname(&controller, Vec::new()).unwrap();
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    [controller, open(&name, flags, Mode::empty()).unwrap()]
+}
+
 impl Terminal {
     /// One of so many columns, as the stderr of a command.
     fn of(command: &mut Command, columns: u16) -> Self {
-        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&controller).unwrap();
-        unlockpt(&controller).unwrap();
-        let name = ptsname(&controller, Vec::new()).unwrap();
-        let terminal = open(&name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        let [controller, terminal] = sides();
         command.stderr(Stdio::from(terminal)).env("TERM", "xterm-256color");
         let mut reader = File::from(controller.try_clone().unwrap());
         let written = thread::spawn(move || {
@@ -199,4 +206,25 @@ fn an_evaluation_shows_how_far_it_is() {
     let text = terminal.text();
     assert!(rows(&text).iter().any(|row| row.starts_with("testing  ")), "{text:?}");
     assert!(text.ends_with("\x1b[J\r"), "{text:?}");
+}
+
+/// Its window is closed, which the system tells the run that has it as its own.
+#[test]
+fn a_terminal_that_is_closed_ends_its_run_soon_and_well() {
+    let sandbox = Sandbox::new();
+    let words = "train --dataset digits --epochs 1000 --log-every 1 --run-dir run";
+    let mut command = sandbox.command_by("setsid", &["--ctty"], words);
+    let [controller, terminal] = sides();
+    command.stdin(Stdio::from(terminal.try_clone().unwrap()));
+    command.stdout(Stdio::from(terminal.try_clone().unwrap())).stderr(Stdio::from(terminal));
+    command.env("TERM", "xterm-256color");
+    let mut training = Running::start(&mut command);
+    drop(command);
+    let metrics = sandbox.path("run/metrics.jsonl");
+    training.wait_until(|| metrics.metadata().is_ok_and(|metrics| metrics.len() > 0));
+    drop(controller);
+    let begun = Instant::now();
+    assert_eq!(training.end().code, Some(130));
+    assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
+    sandbox.run("verify run").succeeded();
 }

@@ -8,6 +8,7 @@ mod divergence;
 mod every_step;
 #[cfg(target_os = "linux")]
 mod hostile;
+mod interrupted;
 mod kill;
 mod other;
 mod place;

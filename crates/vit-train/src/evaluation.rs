@@ -13,6 +13,9 @@ use crate::{Batch, Error, Forward};
 /// GPU takes more at a time.
 pub const EVALUATION_BATCH: usize = 50;
 
+/// Whether an evaluation is to be broken off.
+pub(crate) type IsOver<'a> = &'a (dyn Fn() -> bool + Sync);
+
 /// Evaluates samples `0..len` of those that `batch` gives, in order, on so many threads.
 ///
 /// # Errors
@@ -23,27 +26,35 @@ pub fn evaluate(
     threads: usize,
     batch: impl Fn(&[u32]) -> TensorResult<Batch> + Sync,
 ) -> Result<Evaluation, Error> {
-    Ok(thread_pool(threads)?.install(|| evaluate_here(forward, len, &batch))?)
+    let whole = thread_pool(threads)?.install(|| evaluate_here(forward, len, &batch, &|| false))?;
+    Ok(whole.expect("nothing breaks it off"))
 }
 
-/// The same on the current thread pool.
+/// The same on the current thread pool; none if it is broken off, which is asked before each part.
 pub(crate) fn evaluate_here(
     forward: &impl Forward,
     len: usize,
     batch: impl Fn(&[u32]) -> TensorResult<Batch> + Sync,
-) -> TensorResult<Evaluation> {
+    is_over: IsOver<'_>,
+) -> TensorResult<Option<Evaluation>> {
     let indices: Vec<u32> = (0..len as u32).collect();
     let batches = indices.par_chunks(EVALUATION_BATCH);
     let of_evaluation = Span::current();
-    let parts: Vec<Evaluation> = batches
+    let parts: Vec<Option<Evaluation>> = batches
         .map(|indices| {
+            if is_over() {
+                return Ok(None);
+            }
             let _part = trace_span!(parent: &of_evaluation, "part", first = indices[0]).entered();
-            evaluate_batch(forward, &batch(indices)?)
+            evaluate_batch(forward, &batch(indices)?).map(Some)
         })
         .collect::<TensorResult<_>>()?;
     let mut whole = Evaluation::default();
-    parts.into_iter().for_each(|part| whole.extend(part));
-    Ok(whole)
+    for part in parts {
+        let Some(part) = part else { return Ok(None) };
+        whole.extend(part);
+    }
+    Ok(Some(whole))
 }
 
 /// The same on a GPU, which one thread keeps busy with `at_once` samples at a time.
@@ -52,13 +63,17 @@ pub(crate) fn evaluate_on_gpu(
     len: usize,
     at_once: usize,
     batch: impl Fn(&[u32]) -> TensorResult<Batch>,
-) -> TensorResult<Evaluation> {
+    is_over: IsOver<'_>,
+) -> TensorResult<Option<Evaluation>> {
     let indices: Vec<u32> = (0..len as u32).collect();
     let mut whole = Evaluation::default();
     for indices in indices.chunks(at_once) {
+        if is_over() {
+            return Ok(None);
+        }
         whole.extend(evaluate_batch(forward, &batch(indices)?)?);
     }
-    Ok(whole)
+    Ok(Some(whole))
 }
 
 fn evaluate_batch(forward: &impl Forward, batch: &Batch) -> TensorResult<Evaluation> {

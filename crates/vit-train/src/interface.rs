@@ -78,11 +78,11 @@ pub trait Data: Send + Sync {
 /// Where a run can be taken up again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checkpoint {
-    /// After a step, but for an epoch's last.
+    /// After a step; after an epoch's last, whose evaluation then comes again, only where the observer has ended the run.
     Step {
         /// The step, from 1 over the whole run.
         step: u64,
-        /// Whether the observer has ended the run with it.
+        /// Whether the observer has ended the run there.
         is_last: bool,
     },
     /// After an epoch, its evaluation and its record.
@@ -144,6 +144,12 @@ pub trait Observer: Send {
 
     /// The steps of an epoch are done, and evaluation begins.
     fn evaluating(&mut self) {}
+
+    /// What tells, on any thread, whether the run is to end soon. It is asked before each part of an evaluation, which is
+    /// broken off then, and after an epoch's record; the evaluation comes again once there was a checkpoint.
+    fn ending(&self) -> Box<dyn Fn() -> bool + Send + Sync> {
+        Box::new(|| false)
+    }
 
     /// An epoch ended whose parameters are the best so far on the validation samples, before its record.
     ///

@@ -13,7 +13,7 @@ use vit_random::Random;
 
 use crate::averages::Averages;
 use crate::best::Best;
-use crate::evaluation::{Evaluation, evaluate_here, evaluate_on_gpu};
+use crate::evaluation::{Evaluation, IsOver, evaluate_here, evaluate_on_gpu};
 use crate::gradients::Summed;
 use crate::on_gpu::OnGpu;
 use crate::shards::{Shard, shards, train_shard};
@@ -147,7 +147,8 @@ impl<F: Forward> Trainer<F> {
         let mut begun = Place::before_epoch(1, self.step, Best::default());
         if let Some((place, order)) = self.resumed.take() {
             let epoch = place.epoch;
-            if self.is_past(epoch.saturating_sub(1), &place.best) {
+            // Of an epoch whose steps are all taken, the evaluation is left.
+            if place.step_of_epoch == 0 && self.is_past(epoch.saturating_sub(1), &place.best) {
                 return Ok(());
             }
             let here = digest_of_order(&data.order(epoch));
@@ -157,9 +158,10 @@ impl<F: Forward> Trainer<F> {
             }
             begun = place;
         }
+        let is_over = observer.ending();
         while begun.epoch <= self.config.epochs {
             let (epoch, mut best) = (begun.epoch, begun.best);
-            let (metrics, flow) = self.epoch(begun, data, observer)?;
+            let (metrics, flow) = self.epoch(begun, data, observer, &*is_over)?;
             // An epoch that was broken off goes on when the run is taken up again: it is not one of those to choose from.
             if flow.is_continue() && best.improves(&metrics) {
                 observer.best(&metrics)?;
@@ -169,7 +171,7 @@ impl<F: Forward> Trainer<F> {
                 break;
             }
             begun = Place::before_epoch(epoch + 1, self.step, best);
-            let is_last = self.is_past(epoch, &best);
+            let is_last = self.is_past(epoch, &best) || is_over();
             let at = Checkpoint::Epoch { step: self.step, is_last };
             observer.checkpoint(at, &mut || self.state(begun, &data.order(epoch + 1)))?;
             if is_last {
@@ -182,8 +184,13 @@ impl<F: Forward> Trainer<F> {
     /// Whether a run has ended with this epoch.
     fn is_past(&self, epoch: u64, best: &Best) -> bool {
         epoch >= self.config.epochs
-            || self.config.max_steps.is_some_and(|last| self.step >= last)
+            || self.is_full()
             || self.config.patience.is_some_and(|most| best.is_past(epoch, most))
+    }
+
+    /// Whether as many steps were taken as there may be.
+    fn is_full(&self) -> bool {
+        self.config.max_steps.is_some_and(|last| self.step >= last)
     }
 
     /// An epoch, or what is left of it, and whether the observer lets the run go on after it.
@@ -192,6 +199,7 @@ impl<F: Forward> Trainer<F> {
         begun: Place,
         data: &dyn Data,
         observer: &mut O,
+        is_over: IsOver<'_>,
     ) -> Result<(EpochMetrics, ControlFlow<()>), O::Error> {
         let since = Instant::now();
         let epoch = begun.epoch;
@@ -205,7 +213,8 @@ impl<F: Forward> Trainer<F> {
         let before = at.of_epoch.samples;
         let mut flow = ControlFlow::Continue(());
         let steps = (order.len() / batch_size) as u64;
-        let left = &order[at.step_of_epoch.min(steps) as usize * batch_size..];
+        let taken = if self.is_full() { steps } else { at.step_of_epoch.min(steps) };
+        let left = &order[taken as usize * batch_size..];
         self.begin_on_gpu(left)?;
         for batch in left.chunks_exact(batch_size) {
             at.step_of_epoch += 1;
@@ -232,7 +241,7 @@ impl<F: Forward> Trainer<F> {
             });
             flow = observer.after_step(self.step)?;
             let is_last = flow.is_break();
-            let is_full = self.config.max_steps.is_some_and(|last| self.step >= last);
+            let is_full = self.is_full();
             if is_last || !(is_full || at.step_of_epoch == steps) {
                 at.step = self.step;
                 let checkpoint = Checkpoint::Step { step: self.step, is_last };
@@ -250,7 +259,17 @@ impl<F: Forward> Trainer<F> {
         at.of_epoch.add(&self.rest_of_steps(epoch)?);
         let loop_seconds = since.elapsed().as_secs_f64();
         observer.evaluating();
-        let (val, test) = self.evaluate(data)?;
+        let is_saved = flow.is_break();
+        let (val, test) = match self.evaluate(data, &|| !is_saved && is_over())? {
+            Some(found) => found,
+            None => {
+                flow = ControlFlow::Break(());
+                at.step = self.step;
+                let checkpoint = Checkpoint::Step { step: self.step, is_last: true };
+                observer.checkpoint(checkpoint, &mut || self.state(at, &order))?;
+                self.evaluate(data, &|| false)?.expect("nothing breaks it off")
+            }
+        };
         // The last step's update is seen here alone.
         for (what, of) in [("validation loss", &val), ("test loss", &test)] {
             if of.total() > 0 && !of.loss().is_finite() {
@@ -294,28 +313,35 @@ impl<F: Forward> Trainer<F> {
         })
     }
 
-    /// Evaluates the parameters that are kept: on the validation samples, then on those of the test.
-    fn evaluate(&self, data: &dyn Data) -> Result<(Evaluation, Evaluation), Error> {
+    /// Evaluates the parameters that are kept: on the validation samples, then on those of the test; none if it is broken off.
+    fn evaluate(
+        &self,
+        data: &dyn Data,
+        is_over: IsOver<'_>,
+    ) -> Result<Option<(Evaluation, Evaluation)>, Error> {
         let _evaluation = debug_span!("evaluation").entered();
         let swap = || self.averages.as_ref().map_or(Ok(()), |them| them.swap(&self.parameters));
         swap()?;
-        let val = self.evaluate_samples(data.val_len(), |indices| data.val_batch(indices));
-        let test = self.evaluate_samples(data.test_len(), |indices| data.test_batch(indices));
+        let val = |indices: &[u32]| data.val_batch(indices);
+        let val = self.evaluate_samples(data.val_len(), val, is_over);
+        let test = |indices: &[u32]| data.test_batch(indices);
+        let test = self.evaluate_samples(data.test_len(), test, is_over);
         swap()?;
-        Ok((val?, test?))
+        Ok(val?.zip(test?))
     }
 
     fn evaluate_samples(
         &self,
         len: usize,
         batch: impl Fn(&[u32]) -> TensorResult<Batch> + Sync,
-    ) -> TensorResult<Evaluation> {
+        is_over: IsOver<'_>,
+    ) -> TensorResult<Option<Evaluation>> {
         if self.on_gpu.is_none() {
-            return evaluate_here(&self.forward, len, batch);
+            return evaluate_here(&self.forward, len, batch, is_over);
         }
         // A pass that records nothing takes less memory than a step of as many samples, for each block after the first.
         let at_once = 1000.min(4 * self.config.batch_size);
-        evaluate_on_gpu(&self.forward, len, at_once, batch)
+        evaluate_on_gpu(&self.forward, len, at_once, batch, is_over)
     }
 
     fn not_finite(&self, epoch: u64, what: &str, value: f64) -> Error {

@@ -1,22 +1,36 @@
-//! Ctrl-C and SIGTERM: they end the program at once, but for a run that is training. That is asked to end after the
-//! current step, and ends at once when asked again.
+//! Ctrl-C and SIGTERM: they end the program at once, but for a run that is training. That is asked to save itself and to end, is
+//! left soon whether it has come to it or not, and at once when asked again.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::thread;
+use std::sync::mpsc::channel;
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-use crate::failure::{Exit, Failure, Result};
+use crate::failure::{Exit, Failure, HINT, Result};
 use crate::progress;
 
 static TRAINING: AtomicBool = AtomicBool::new(false);
-static ASKED: OnceLock<Instant> = OnceLock::new();
-static LEAVING: AtomicBool = AtomicBool::new(false);
-/// Held while files are written that the program does not leave half done.
-static WRITING: Mutex<()> = Mutex::new(());
+static ASKED: AtomicBool = AtomicBool::new(false);
+/// The folder of the run.
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+/// What saves a run that is in the middle of a step.
+static SAVE: Mutex<Option<Save>> = Mutex::new(None);
+/// Whether all that the run has come to is on the disk.
+static SAFE: AtomicBool = AtomicBool::new(false);
+static TOLD: Mutex<bool> = Mutex::new(false);
+/// How many write files that the program does not leave half done.
+static WRITING: Mutex<usize> = Mutex::new(0);
+static WRITTEN: Condvar = Condvar::new();
 
-/// How long after it was asked to end a run whose state is safe may still take to draw what it has come to.
+/// Saves what there is to be saved, and says whether there was anything.
+type Save = Box<dyn Fn() -> Result<bool> + Send>;
+
+/// How long after it was asked to end a run may still take to end by itself.
 const PATIENCE: Duration = Duration::from_millis(1500);
+/// How long the program waits for whoever reads what it says last.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Listens from now on.
 ///
@@ -24,10 +38,10 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// If the system refuses.
 pub(crate) fn listen() -> Result<()> {
     let on_signal = || {
-        let is_first = ASKED.set(Instant::now()).is_ok();
-        if !is_first || !TRAINING.load(Ordering::Relaxed) {
-            progress::end();
-            std::process::exit(Exit::Interrupted as i32);
+        let is_first = !ASKED.swap(true, Ordering::SeqCst);
+        let waits = is_first && TRAINING.load(Ordering::SeqCst);
+        if !waits || Builder::new().name("leaver".to_owned()).spawn(leave_soon).is_err() {
+            leave();
         }
     };
     ctrlc::set_handler(on_signal).map_err(|error| {
@@ -54,32 +68,108 @@ fn outlive_limits() -> Result<()> {
 
 /// From now on there is a run that looks at [`asked`] after every step.
 pub(crate) fn training_begins() {
-    TRAINING.store(true, Ordering::Relaxed);
+    TRAINING.store(true, Ordering::SeqCst);
+}
+
+/// The run that trains is in this folder, and what [`save_at_once`] does.
+pub(crate) fn trains_in(folder: &Path, save: impl Fn() -> Result<bool> + Send + 'static) {
+    // Another run there is not.
+    let _ = FOLDER.set(folder.to_owned());
+    *locked(&SAVE) = Some(Box::new(save));
 }
 
 /// Whether the run should end.
 pub(crate) fn asked() -> bool {
-    ASKED.get().is_some()
+    ASKED.load(Ordering::SeqCst)
 }
 
-/// Ends the program soon, but not while [`writing`]: its state is safe, and who asked for its end waits. Says whether this is
-/// the first call.
-pub(crate) fn leave_soon() -> bool {
-    if LEAVING.swap(true, Ordering::Relaxed) {
-        return false;
+/// Saves what is held ready for that. It is done when the program is asked to end; who holds something ready after that does it
+/// itself.
+pub(crate) fn save_at_once() {
+    let save = locked(&SAVE);
+    match save.as_ref().map_or(Ok(false), |save| save()) {
+        Ok(true) => is_safe(),
+        Ok(false) => {}
+        Err(failure) => tracing::warn!("{}", failure.message()),
     }
-    let waited = ASKED.get().map_or(Duration::ZERO, Instant::elapsed);
-    thread::spawn(move || {
-        thread::sleep(PATIENCE.saturating_sub(waited));
-        let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
-        progress::end();
-        std::process::exit(Exit::Interrupted as i32);
-    });
-    true
 }
 
-/// Writes something that [`leave_soon`] waits for.
+/// All that the run has come to is on the disk, and no more will come.
+pub(crate) fn is_safe() {
+    SAFE.store(true, Ordering::SeqCst);
+}
+
+/// Says, once, that the run was interrupted, and how it goes on.
+pub(crate) fn tell() {
+    let Some(folder) = FOLDER.get() else { return };
+    let mut told = locked(&TOLD);
+    if std::mem::replace(&mut *told, true) {
+        return;
+    }
+    let shown = folder.display();
+    if SAFE.load(Ordering::SeqCst) {
+        tracing::warn!("interrupted; the model so far is in {shown}");
+    } else {
+        tracing::warn!("interrupted in the middle of a step; {shown} is as it was last saved");
+    }
+    tracing::warn!(target: HINT, "go on with `vit train --resume {shown}`");
+}
+
+/// Saves what can be saved at once, leaves the run the time to do better, and ends the program, but not while it is [`Writing`].
+fn leave_soon() {
+    let since = Instant::now();
+    save_at_once();
+    std::thread::sleep(PATIENCE.saturating_sub(since.elapsed()));
+    let writing = locked(&WRITING);
+    // Held to the end: nothing else begins.
+    let _writing =
+        WRITTEN.wait_while(writing, |writing| *writing > 0).unwrap_or_else(PoisonError::into_inner);
+    briefly(tell);
+    leave();
+}
+
+fn leave() -> ! {
+    briefly(progress::end);
+    std::process::exit(Exit::Interrupted as i32);
+}
+
+/// Does what waits for whoever reads stderr, who may never do so.
+fn briefly(what: fn()) {
+    let (done, is_done) = channel();
+    let thread = Builder::new().name("last words".to_owned()).spawn(move || {
+        what();
+        // Nobody may wait for it any more.
+        let _ = done.send(());
+    });
+    if thread.is_ok() {
+        // If it is not done by then, it never is.
+        let _ = is_done.recv_timeout(LAST_WORDS);
+    }
+}
+
+fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Until it is dropped, something is being written that an asked-for end waits for; unless it is asked for again.
+pub(crate) struct Writing(());
+
+impl Writing {
+    pub(crate) fn begin() -> Self {
+        *locked(&WRITING) += 1;
+        Self(())
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        *locked(&WRITING) -= 1;
+        WRITTEN.notify_all();
+    }
+}
+
+/// Writes something that an asked-for end waits for.
 pub(crate) fn writing<T>(write: impl FnOnce() -> T) -> T {
-    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _writing = Writing::begin();
     write()
 }

@@ -1,5 +1,7 @@
 //! What holds the loop.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use crate::{Batch, Mixed, OptimizerConfig, Schedule, ScheduleKind};
 use candle_core::{Device, Result as TensorResult, Tensor, Var};
@@ -388,6 +390,92 @@ fn a_run_goes_on_from_any_step_to_the_same_bits() -> Result<(), Error> {
         assert_eq!(resumed, whole, "{at:?}");
         let records = [&first.records[..first.told], &rest.records].concat();
         assert_eq!(timeless(&records), timeless(&all.records), "{at:?}");
+    }
+    Ok(())
+}
+
+/// Ends a run with a step, or once it was asked so often whether it is to end; keeps the state that it is given there.
+struct Ender {
+    step: u64,
+    after: usize,
+    asked: Arc<AtomicUsize>,
+    state: Option<TrainState>,
+    records: Vec<Record>,
+    /// Records before the state.
+    told: usize,
+}
+
+impl Ender {
+    fn new(step: u64, after: usize) -> Self {
+        let asked = Arc::new(AtomicUsize::new(0));
+        Self { step, after, asked, state: None, records: Vec::new(), told: 0 }
+    }
+}
+
+impl Observer for Ender {
+    type Error = Error;
+    fn record(&mut self, record: &Record) -> Result<(), Error> {
+        self.records.push(record.clone());
+        Ok(())
+    }
+    fn ending(&self) -> Box<dyn Fn() -> bool + Send + Sync> {
+        let (asked, after) = (Arc::clone(&self.asked), self.after);
+        Box::new(move || asked.fetch_add(1, Ordering::Relaxed) >= after)
+    }
+    fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>, Error> {
+        Ok(if step == self.step { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+    fn checkpoint(
+        &mut self,
+        at: Checkpoint,
+        state: &mut dyn FnMut() -> Result<TrainState, Error>,
+    ) -> Result<(), Error> {
+        if at.is_last() {
+            assert!(self.state.is_none(), "it went on after its end");
+            self.state = Some(state()?);
+            self.told = self.records.len();
+        }
+        Ok(())
+    }
+}
+
+/// Trains with a moving average, from the beginning or a state; gives what is trained and what is kept.
+fn averaged(
+    max_steps: u64,
+    resumed: Option<&TrainState>,
+    mut ender: Ender,
+) -> Result<([Vec<f32>; 2], Ender), Error> {
+    let weight = Var::new(&[[0.1_f32], [-0.2]], &Device::Cpu)?;
+    let tracked = weight.as_tensor().clone();
+    let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
+    let config = TrainConfig { ema: Some(0.9), max_steps: Some(max_steps), ..config() };
+    let mut trainer = Trainer::new(config, forward, vec![("w".to_owned(), weight.clone())], 2)?;
+    if let Some(state) = resumed {
+        trainer.resume(state)?;
+    }
+    trainer.run(&Line, &mut ender)?;
+    let values = |var: &Var| var.flatten_all()?.to_vec1::<f32>();
+    Ok(([values(&weight)?, values(&trainer.kept()[0].1)?], ender))
+}
+
+/// With a step of any place in its epoch or the last of all, in an evaluation, or behind it.
+#[test]
+fn a_run_that_is_ended_anywhere_goes_on_to_the_same_bits_and_records() -> Result<(), Error> {
+    // The last epoch, of six steps as all are, has two or all.
+    for max_steps in [14, 18] {
+        let (whole, all) = averaged(max_steps, None, Ender::new(0, usize::MAX))?;
+        let asked = all.asked.load(Ordering::Relaxed);
+        assert!(asked >= 5, "asked {asked} times");
+        let with_steps = (1..=max_steps).map(|step| (step, usize::MAX));
+        // What is asked last is whether a run ends that has ended.
+        for (step, after) in with_steps.chain((0..asked).map(|after| (0, after))) {
+            let (_, first) = averaged(max_steps, None, Ender::new(step, after))?;
+            let state = first.state.unwrap_or_else(|| panic!("no state: {step}, {after}"));
+            let (resumed, rest) = averaged(max_steps, Some(&state), Ender::new(0, usize::MAX))?;
+            assert_eq!(resumed, whole, "{step}, {after}");
+            let records = [&first.records[..first.told], &rest.records].concat();
+            assert_eq!(timeless(&records), timeless(&all.records), "{step}, {after}");
+        }
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::{Map, Value};
 use vit_model::Summary;
@@ -136,8 +137,20 @@ fn train(
     let saver = Saver::new(Arc::clone(&folder), settings, args.save_every, args.keep.into());
     let kept = set_up.trainer.kept();
     let bars = Bars::new(settings.train.epochs, settings.train.samples_of_step());
-    let mut run =
-        Run { folder: &folder, settings, kept, saver, metrics, events, about, trace, bars };
+    interrupt::trains_in(folder.path(), saver.what_saves_at_once());
+    let mut run = Run {
+        folder: &folder,
+        settings,
+        kept,
+        saver,
+        metrics,
+        events,
+        about,
+        trace,
+        bars,
+        since: Instant::now(),
+        is_slow: false,
+    };
     let trained = set_up.trainer.run(&set_up.images, &mut run);
     // A checkpoint that is being written is finished, whatever else has happened.
     let saved = run.saver.finish();
@@ -151,8 +164,9 @@ fn train(
         )));
     }
     saved?;
+    interrupt::is_safe();
     if interrupt::asked() {
-        observer::leave_soon(&folder);
+        interrupt::tell();
     }
     run.bars.doing("writing the report");
     interrupt::writing(|| {
@@ -169,6 +183,7 @@ fn train(
         tracing::warn!("{warning}");
     }
     if interrupt::asked() {
+        interrupt::tell();
         return Ok(Exit::Interrupted.into());
     }
     result::print(args.json, &set_up.settings, &set_up.found, &folder)?;

@@ -1,6 +1,7 @@
 //! What is done with a run as it goes: metrics and checkpoints are written, epochs are told of, Ctrl-C is heard.
 
 use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 use vit_files::Digest;
@@ -15,10 +16,14 @@ use super::bars::Bars;
 use super::saver::Saver;
 use super::{PREFIX, as_json};
 use crate::chrome_trace::ChromeTrace;
-use crate::failure::{Exit, Failure, HINT, Result};
-use crate::interrupt;
+use crate::failure::{Exit, Failure, Result};
+use crate::interrupt::{self, Writing, writing};
 use crate::output::{percent, thousands};
 use crate::settings::Settings;
+
+/// A step that takes longer may not be done when the program has to end: what came before it is held ready. It takes no more
+/// time, beside such a step, than a copy of parameters and moments does.
+const SLOW: Duration = Duration::from_millis(500);
 
 /// A run that goes on.
 pub(super) struct Run<'a> {
@@ -34,6 +39,10 @@ pub(super) struct Run<'a> {
     pub(super) about: Map<String, Value>,
     pub(super) trace: Option<ChromeTrace>,
     pub(super) bars: Bars,
+    /// Since when there has been nothing but the next step.
+    pub(super) since: Instant,
+    /// Whether the last step was slow.
+    pub(super) is_slow: bool,
 }
 
 impl Run<'_> {
@@ -86,8 +95,8 @@ impl Observer for Run<'_> {
         let kept = self.kept.iter();
         let tensors: Tensors =
             kept.map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
-        vit_model::write(&self.folder.best(), &tensors, &self.settings.model)
-            .map_err(|error| unwritable(self.folder, error.into()))
+        let write = || vit_model::write(&self.folder.best(), &tensors, &self.settings.model);
+        writing(write).map_err(|error| unwritable(self.folder, error.into()))
     }
 
     fn checkpoint(
@@ -98,25 +107,44 @@ impl Observer for Run<'_> {
         let is_prefix = !self.about.contains_key("prefix")
             && (at.step() == PREFIX || (at.is_last() && at.step() < PREFIX));
         let is_due = self.saver.is_due(at)?;
-        if !(is_prefix || is_due) {
-            return Ok(());
+        let is_held = self.is_slow && !is_due;
+        if !is_held {
+            self.saver.hold(None);
         }
-        let state = state()?;
-        if is_prefix {
-            self.note_prefix(at.step(), &state)?;
-        }
-        if is_due {
+        if is_prefix || is_due || is_held {
+            // The end may come while it is copied and be waited for until it is written.
+            let is_end = interrupt::asked() && at.is_last();
+            let _writing = (is_end || is_held).then(Writing::begin);
+            let state = state()?;
+            if is_prefix {
+                self.note_prefix(at.step(), &state)?;
+            }
             let (metrics, about) = (self.metrics.mark(), self.about.clone());
-            self.saver.save(SavedState { state, metrics, about })?;
+            let saved = SavedState { state, metrics, about };
+            if is_due {
+                self.saver.save(saved)?;
+            } else if is_held {
+                self.saver.hold(Some(saved));
+                if interrupt::asked() {
+                    interrupt::save_at_once();
+                }
+            }
+            if is_end {
+                self.saver.finish()?;
+                interrupt::is_safe();
+                interrupt::tell();
+            }
         }
-        if interrupt::asked() && at.is_last() {
-            self.saver.finish()?;
-            leave_soon(self.folder);
-        }
+        self.since = Instant::now();
         Ok(())
     }
 
+    fn ending(&self) -> Box<dyn Fn() -> bool + Send + Sync> {
+        Box::new(interrupt::asked)
+    }
+
     fn after_step(&mut self, _step: u64) -> Result<ControlFlow<()>> {
+        self.is_slow = self.since.elapsed() > SLOW;
         Ok(if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 }
@@ -132,15 +160,6 @@ pub(super) fn unwritable(folder: &RunFolder, failure: Failure) -> Failure {
     } else {
         format!("{shown} is gone: if it was moved, go on there with `vit train --resume`")
     })
-}
-
-/// Says that a run which is saved was interrupted, and gives it little time to show what it has come to.
-pub(super) fn leave_soon(folder: &RunFolder) {
-    if interrupt::leave_soon() {
-        let shown = folder.path().display();
-        tracing::warn!("interrupted; the model so far is in {shown}");
-        tracing::warn!(target: HINT, "go on with `vit train --resume {shown}`");
-    }
 }
 
 /// A line for an epoch.

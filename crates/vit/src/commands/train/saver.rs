@@ -1,7 +1,7 @@
 //! Checkpoints, written on a thread of their own: a step waits for no disk, unless it is slower than what is asked of it.
 
 use std::fs::OpenOptions;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use vit_train::{Checkpoint, RunFolder, SavedState};
 use super::observer::unwritable;
 use crate::cli::SaveEvery;
 use crate::failure::{Exit, Failure, Result};
+use crate::interrupt::{Writing, writing};
 use crate::settings::Settings;
 
 /// Saves a run.
@@ -30,6 +31,10 @@ struct Target {
     settings: String,
     model: VitConfig,
     keep: usize,
+    /// The step of the newest checkpoint that this process has written; who holds it writes.
+    newest: Mutex<u64>,
+    /// What is to be saved if the program has to end before the next step is done.
+    held: Mutex<Option<SavedState>>,
 }
 
 impl Saver {
@@ -41,7 +46,8 @@ impl Saver {
         keep: usize,
     ) -> Self {
         let (model, settings) = (settings.model.clone(), settings.to_toml());
-        let target = Arc::new(Target { folder, settings, model, keep });
+        let (newest, held) = (Mutex::new(0), Mutex::new(None));
+        let target = Arc::new(Target { folder, settings, model, keep, newest, held });
         Self { target, every, saved: Instant::now(), pending: None }
     }
 
@@ -73,15 +79,31 @@ impl Saver {
         self.saved = Instant::now();
         let target = Arc::clone(&self.target);
         let thread = thread::Builder::new().name("saver".to_owned());
-        let pending = thread
-            .spawn(move || {
-                target.write(&state).map_err(|failure| unwritable(&target.folder, failure))
-            })
-            .map_err(|error| {
-                Failure::new(Exit::Internal, format!("cannot start a thread that saves: {error}"))
-            });
+        let writing = Writing::begin();
+        let write = move || {
+            let _writing = writing;
+            target.write(&state).map_err(|failure| unwritable(&target.folder, failure))
+        };
+        let pending = thread.spawn(write).map_err(|error| {
+            Failure::new(Exit::Internal, format!("cannot start a thread that saves: {error}"))
+        });
         self.pending = Some(pending?);
         Ok(())
+    }
+
+    /// Keeps a state, or none, to be saved by [`what_saves_at_once`](Self::what_saves_at_once).
+    pub(super) fn hold(&self, state: Option<SavedState>) {
+        *locked(&self.target.held) = state;
+    }
+
+    /// Saves the state that is held when it is called, on any thread, and says whether there was one.
+    pub(super) fn what_saves_at_once(&self) -> impl Fn() -> Result<bool> + Send + 'static {
+        let target = Arc::clone(&self.target);
+        move || {
+            let Some(state) = locked(&target.held).take() else { return Ok(false) };
+            writing(|| target.write(&state))?;
+            Ok(true)
+        }
     }
 
     /// Waits until all is written.
@@ -99,6 +121,11 @@ impl Saver {
 
 impl Target {
     fn write(&self, state: &SavedState) -> Result<()> {
+        let mut newest = locked(&self.newest);
+        let step = state.state.place.step;
+        if step < *newest {
+            return Ok(());
+        }
         let (folder, metrics) = (&self.folder, self.folder.metrics());
         // What the checkpoint says of the metrics must hold after a power cut too.
         let synced = OpenOptions::new().write(true).open(&metrics).and_then(|file| file.sync_all());
@@ -110,6 +137,12 @@ impl Target {
         // Whenever this ends, the run's model is that of a checkpoint.
         write_atomically(&folder.model(), &model)?;
         folder.point_last_to(&path)?;
-        Ok(folder.prune_checkpoints(self.keep)?)
+        folder.prune_checkpoints(self.keep)?;
+        *newest = step;
+        Ok(())
     }
+}
+
+fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,0 +1,104 @@
+//! Ctrl-C at any moment, once or twice.
+#![cfg(unix)]
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{checkpoints, outcome, sandbox};
+use crate::idx_folder::IdxFolder;
+use crate::interrupt::send;
+use crate::running::Running;
+use crate::support::{Sandbox, json_lines, timeless};
+
+/// Steps that take long enough for a signal to come while one is taken: four an epoch, of 45 images, and a record of each.
+const SLOW: &str = "\
+dataset = 'images'
+val_split = 0.1
+[train]
+epochs = 2
+batch_size = 45
+log_every = 1
+[model]
+dim = 256
+mlp_dim = 1024
+depth = 4
+dropout = { embedding = 0.1, attention = 0.2, projection = 0.2, mlp = 0.2 }
+";
+
+/// The last step that is recorded, or 0.
+fn recorded(sandbox: &Sandbox) -> u64 {
+    let text = fs::read_to_string(sandbox.path("run/metrics.jsonl")).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+    json_lines(whole).last().and_then(|record| record["step"].as_u64()).unwrap_or(0)
+}
+
+/// Trains by these words, and sends one signal once so many steps are recorded; gives what was said on stderr.
+fn interrupted_after(sandbox: &Sandbox, words: &str, step: u64) -> String {
+    let mut training = Running::start(&mut sandbox.command(words));
+    training.wait_until(|| sandbox.path("run/metrics.jsonl").exists() && recorded(sandbox) >= step);
+    send("INT", &mut training);
+    let ended = training.end();
+    assert_eq!(ended.code, Some(130), "after step {step}: {}", ended.stderr);
+    ended.stderr
+}
+
+/// The last two are those of an epoch and of `--max-steps`: after them comes an evaluation.
+#[test]
+fn a_run_goes_on_from_a_signal_in_any_step_to_the_same_bits() {
+    let sandbox = Sandbox::new();
+    IdxFolder { train: 200, ..IdxFolder::default() }.write(&sandbox, "images");
+    sandbox.write("slow.toml", SLOW);
+    let words = "train --config slow.toml --max-steps 6 --run-dir";
+    sandbox.run(&format!("-q {words} whole")).succeeded();
+    let whole = outcome(&sandbox, "whole");
+    for step in [0, 2, 3, 4, 5] {
+        interrupted_after(&sandbox, &format!("{words} run"), step);
+        let resumed = sandbox.run("-q train --resume run").succeeded();
+        assert!(resumed.stdout.contains("test accuracy"), "{}", resumed.stdout);
+        assert_eq!(outcome(&sandbox, "run"), whole, "after step {step}");
+        fs::remove_dir_all(sandbox.path("run")).unwrap();
+    }
+}
+
+/// Though the step is not waited for: what came before it was held ready.
+#[test]
+fn a_step_of_seconds_loses_itself_alone() {
+    let sandbox = Sandbox::new();
+    IdxFolder { train: 384, ..IdxFolder::default() }.write(&sandbox, "images");
+    let slow = SLOW.replace("dim = 256", "dim = 384").replace("depth = 4", "depth = 6");
+    let slow = slow.replace("= 45", "= 128").replace("val_split = 0.1\n", "");
+    sandbox.write("slow.toml", slow);
+    let words = "train --config slow.toml --epochs 1 --run-dir";
+    sandbox.run(&format!("-q {words} whole")).succeeded();
+    let without_best = |run: &str| -> (Vec<u8>, Vec<Value>) {
+        let metrics = sandbox.read(&format!("{run}/metrics.jsonl"));
+        (sandbox.read(&format!("{run}/model.safetensors")), timeless(&metrics))
+    };
+    let said = interrupted_after(&sandbox, &format!("{words} run"), 1);
+    assert!(said.contains("interrupted; the model so far is in run"), "{said}");
+    assert!(!checkpoints(&sandbox, "run").is_empty(), "{said}");
+    sandbox.run("-q train --resume run").succeeded();
+    assert!(without_best("run") == without_best("whole"), "{said}");
+}
+
+#[test]
+fn a_run_that_was_asked_twice_is_whole_and_goes_on_to_the_same_bits() {
+    let sandbox = sandbox();
+    let words = "train --config small.toml --epochs 60 --save-every 3 --run-dir";
+    sandbox.run(&format!("-q {words} whole")).succeeded();
+    let whole = outcome(&sandbox, "whole");
+    // Where the first prefix that `vit verify` takes again is there.
+    for step in [12, 60, 120] {
+        let mut training = Running::start(&mut sandbox.command(&format!("-q {words} run")));
+        training.wait_until(|| checkpoints(&sandbox, "run").last().is_some_and(|&at| at >= step));
+        send("INT", &mut training);
+        send("INT", &mut training);
+        let ended = training.end();
+        assert_eq!(ended.code, Some(130), "after step {step}: {}", ended.stderr);
+        sandbox.run("verify run").succeeded();
+        sandbox.run("-q train --resume run").succeeded();
+        assert_eq!(outcome(&sandbox, "run"), whole, "after step {step}");
+        fs::remove_dir_all(sandbox.path("run")).unwrap();
+    }
+}
