@@ -57,6 +57,7 @@ fn cell(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn every_line_is_a_row_and_every_name_a_column() {

@@ -108,6 +108,7 @@ mod tests {
     use std::error::Error as _;
 
     use super::*;
+    use std::fs;
 
     fn read_text(text: &str) -> Result<Metrics, Error> {
         let folder = tempfile::tempdir().unwrap();

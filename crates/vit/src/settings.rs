@@ -161,12 +161,23 @@ fn read_table(path: &Path) -> Result<Table> {
 
 fn bad_value(path: &Path, error: &toml::de::Error) -> Failure {
     let message = one_line(&error.to_string());
-    let hint = nearest::hint(&message);
+    let hint = in_another_table(&message).or_else(|| nearest::hint(&message));
     let failure = Failure::new(Exit::Usage, message).about(path.display());
     match hint {
         Some(hint) => failure.hint(hint),
         None => failure,
     }
+}
+
+/// Where a key belongs that is unknown where it stands.
+fn in_another_table(message: &str) -> Option<String> {
+    let key = message.split_once("unknown field `")?.1.split('`').next()?;
+    let mut settings = Settings::of_preset(Preset::Shallow);
+    // Told only where there is something to tell.
+    settings.augment.shift = 1.0;
+    let tables = settings.to_table();
+    let table = tables.iter().find(|(_, value)| value.get(key).is_some())?.0;
+    Some(format!("it belongs into another table: {table}.{key}"))
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ pub(crate) struct Recipe {
 pub(crate) enum ScheduleName {
     Constant,
     Cosine,
+    /// As files have it.
+    #[value(alias = "one_cycle")]
     OneCycle,
 }
 
