@@ -119,7 +119,11 @@ fn files_that_cannot_be_understood() {
         ("presets = 'notebook'\n", "unknown field `presets`", "did you mean preset?"),
         ("[train]\nepoch = 4\n", "unknown field `epoch`", "did you mean epochs?"),
         ("epochs = 4\n", "unknown field `epochs`", "it belongs into another table: train.epochs"),
-        ("[train]\nshear = 4\n", "unknown field `shear`", "table: augment.shear"),
+        (
+            "[train]\nshear = 4\n",
+            "unknown field `shear`",
+            "it belongs into another table: augment.shear",
+        ),
         ("[augment]\nrotate = 4\n", "unknown field `rotate`", "did you mean rotation?"),
         ("[train.schedule]\nkind = 'cosin'\n", "unknown variant `cosin`", "did you mean cosine?"),
     ] {

@@ -35,6 +35,17 @@ fn the_class_token_model_trains_and_goes_to_timm_and_transformers() {
 }
 
 #[test]
+fn the_larger_recipe_is_for_at_most_250_000_parameters() {
+    let sandbox = Sandbox::new();
+    let config = test_file("../configs/mnist-250k.toml");
+    let words = format!("--config {} --max-steps 20", config.display());
+    let told = sandbox.train_digits(&words).stdout;
+    assert!(told.contains("val accuracy"), "{told}");
+    let info = sandbox.run("info run --json").succeeded().json();
+    assert_eq!(info["parameters"], 204_170);
+}
+
+#[test]
 fn the_best_recipe_is_for_a_model_of_the_seeds_size() {
     let sandbox = Sandbox::new();
     let config = test_file("../configs/mnist-best.toml");

@@ -123,6 +123,22 @@ fn metrics_that_were_changed_are_found() {
     }
 }
 
+#[test]
+fn a_best_epoch_that_was_changed_or_removed_is_found() {
+    let (sandbox, _) = trained();
+    let verified = sandbox.run("verify whole --files-only").succeeded().stdout;
+    assert!(verified.contains("as it was at the newest checkpoint"), "{verified}");
+    let mut best = sandbox.read("whole/best.safetensors");
+    *best.last_mut().unwrap() ^= 1;
+    sandbox.write("whole/best.safetensors", best);
+    let changed = sandbox.run("verify whole --files-only");
+    assert_eq!(changed.code, Some(4), "{}", changed.stderr);
+    assert!(changed.stdout.contains("BAD  best.safetensors"), "{}", changed.stdout);
+    std::fs::remove_file(sandbox.path("whole/best.safetensors")).unwrap();
+    let removed = sandbox.run("verify whole --files-only");
+    assert!(removed.stdout.contains("BAD  best.safetensors"), "{}", removed.stdout);
+}
+
 /// The first steps are those of other settings, and so of other parameters.
 #[test]
 fn verify_takes_the_first_steps_again() {

@@ -262,15 +262,21 @@ fn a_header_whose_product_overflows_is_an_error() {
     }
 }
 
-/// 4 GiB announced, a hundred bytes there: were the header believed, this would take the memory.
+/// 3 GiB announced, a hundred bytes there: were the header believed, this would take the memory.
 #[test]
-fn a_header_without_bytes_behind_it_is_truncated() {
-    let bytes = idx(&[0x803, 1, 1 << 16, 1 << 16], &[0; 100]);
-    for error in
-        errors(IdxFile::TrainImages, &bytes, "expected 4294967312 bytes (unpacked), got 116")
-    {
-        assert!(matches!(error, Error::Truncated { .. }));
-    }
+fn a_header_without_bytes_behind_it_is_not_believed() {
+    let bytes = idx(&[0x803, TRAIN, 1 << 13, 1 << 15], &[0; 100]);
+    let [plain, packed] = errors(IdxFile::TrainImages, &bytes, "expected");
+    let text = "expected 3221225488 bytes (unpacked), got 116";
+    assert!(
+        matches!(plain, Error::Truncated { .. }) && plain.to_string().contains(text),
+        "{plain}"
+    );
+    let text = "expected at most 67108864 bytes unpacked, got a header that announces 3221225488";
+    assert!(
+        matches!(packed, Error::TooPacked { .. }) && packed.to_string().contains(text),
+        "{packed}"
+    );
 }
 
 /// 64 MB of zeros after the 144 bytes that the header announces.

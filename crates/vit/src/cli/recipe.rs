@@ -45,7 +45,7 @@ pub(crate) struct Recipe {
 pub(crate) enum ScheduleName {
     Constant,
     Cosine,
-    /// As files have it.
+    // As files have it.
     #[value(alias = "one_cycle")]
     OneCycle,
 }

@@ -21,7 +21,7 @@ use vit_report::EventFile;
 use vit_train::{Forward, MetricsFile, MetricsMark, Record, RunFolder, read_records};
 
 pub(super) use self::images::batch_of;
-pub(super) use self::observer::digest;
+pub(super) use self::observer::{BEST, digest};
 pub(super) use self::resume::{check_dataset, check_settings};
 pub(crate) use self::set_up::SetUp;
 pub(super) use self::set_up::trainer;

@@ -1,16 +1,18 @@
 //! `vit verify`: whether a run folder holds what was written, and its first steps can be taken again to the same bits.
 
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
+use serde_json::Value;
 use vit_files::{Digest, FileLock};
 use vit_train::{
     Checkpoint, LOCK, MetricsFile, Observer, Record, SavedState, TrainState, newest_checkpoints,
 };
 
-use super::train::{SetUp, check_dataset, check_settings, digest};
+use super::train::{BEST, SetUp, check_dataset, check_settings, digest};
 use crate::failure::{Exit, Failure, Result};
 use crate::settings::Settings;
 use crate::{cli, device, output};
@@ -63,6 +65,9 @@ pub(super) fn run(args: &cli::Verify) -> Result<ExitCode> {
     };
     findings.push(Finding::of("metrics.jsonl", metrics(&args.run, &newest)));
     findings.push(Finding::of("model.safetensors", model(&args.run, &whole)));
+    if let Some(digest) = newest.about.get(BEST) {
+        findings.push(Finding::of("best.safetensors", best(&args.run, &newest, digest)));
+    }
     if !args.files_only {
         findings.push(Finding::of("first steps", first_steps(args, settings, &newest)?));
     }
@@ -109,6 +114,24 @@ fn model(run: &Path, whole: &[PathBuf]) -> Result<String> {
         }
     }
     Err(Failure::new(Exit::File, format!("that of no checkpoint: SHA-256 {got}")))
+}
+
+/// Whether the best epoch's weights are those of when the newest checkpoint was written. Where the run had come further, they may be
+/// of a later epoch.
+fn best(run: &Path, newest: &SavedState, digest: &Value) -> Result<&'static str> {
+    let path = run.join("best.safetensors");
+    let got = Digest::of_file(&path)?.to_string();
+    if *digest == got {
+        return Ok("as it was at the newest checkpoint");
+    }
+    let recorded = fs::metadata(run.join("metrics.jsonl")).map_or(0, |metadata| metadata.len());
+    if newest.state.place.step_of_epoch > 0 || recorded > newest.metrics.bytes {
+        return Ok("of after the newest checkpoint: `vit train --resume` writes it anew");
+    }
+    Err(Failure::new(
+        Exit::File,
+        format!("expected SHA-256 {}, got {got}", digest.as_str().unwrap_or("none")),
+    ))
 }
 
 /// Takes the first steps again. What prevents that is an error; another outcome is an unsound part.

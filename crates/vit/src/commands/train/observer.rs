@@ -54,6 +54,9 @@ impl Run<'_> {
     }
 }
 
+/// Under what a checkpoint has the SHA-256 of the best epoch's weights so far.
+pub(crate) const BEST: &str = "best";
+
 /// The SHA-256 of the parameters that are trained, as the bytes of a model's file.
 pub(crate) fn digest(state: &TrainState, settings: &Settings) -> Result<String> {
     let bytes = vit_model::to_bytes(&state.parameters, &settings.model)?;
@@ -95,7 +98,10 @@ impl Observer for Run<'_> {
         let kept = self.kept.iter();
         let tensors: Tensors =
             kept.map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
-        let write = || vit_model::write(&self.folder.best(), &tensors, &self.settings.model);
+        let bytes = vit_model::to_bytes(&tensors, &self.settings.model)?;
+        let digest = Digest::of_bytes(&bytes).to_string();
+        self.about.insert(BEST.to_owned(), digest.into());
+        let write = || vit_files::write_atomically(&self.folder.best(), &bytes);
         writing(write).map_err(|error| unwritable(self.folder, error.into()))
     }
 
