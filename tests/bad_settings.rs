@@ -118,11 +118,11 @@ fn files_that_cannot_be_understood() {
         ("[model]\nhaeds = 4\n", "unknown field `haeds`", "did you mean heads?"),
         ("presets = 'notebook'\n", "unknown field `presets`", "did you mean preset?"),
         ("[train]\nepoch = 4\n", "unknown field `epoch`", "did you mean epochs?"),
-        ("epochs = 4\n", "unknown field `epochs`", "it belongs into another table: train.epochs"),
+        ("epochs = 4\n", "unknown field `epochs`", "it belongs in another table: train.epochs"),
         (
             "[train]\nshear = 4\n",
             "unknown field `shear`",
-            "it belongs into another table: augment.shear",
+            "it belongs in another table: augment.shear",
         ),
         ("[augment]\nrotate = 4\n", "unknown field `rotate`", "did you mean rotation?"),
         ("[train.schedule]\nkind = 'cosin'\n", "unknown variant `cosin`", "did you mean cosine?"),

@@ -134,9 +134,16 @@ fn a_best_epoch_that_was_changed_or_removed_is_found() {
     let changed = sandbox.run("verify whole --files-only");
     assert_eq!(changed.code, Some(4), "{}", changed.stderr);
     assert!(changed.stdout.contains("BAD  best.safetensors"), "{}", changed.stdout);
-    std::fs::remove_file(sandbox.path("whole/best.safetensors")).unwrap();
+    fs::remove_file(sandbox.path("whole/best.safetensors")).unwrap();
     let removed = sandbox.run("verify whole --files-only");
     assert!(removed.stdout.contains("BAD  best.safetensors"), "{}", removed.stdout);
+    // Of a run that has steps after its newest checkpoint, and no better epoch.
+    fs::remove_dir_all(sandbox.path("whole/checkpoints/step-000040")).unwrap();
+    sandbox.write("whole/best.safetensors", b"");
+    let earlier = sandbox.run("verify whole --files-only --json").stdout;
+    let earlier: Vec<serde_json::Value> = serde_json::from_str(&earlier).unwrap();
+    let best = earlier.iter().find(|part| part["part"] == "best.safetensors").unwrap();
+    assert_eq!(best["sound"], false, "{best}");
 }
 
 /// The first steps are those of other settings, and so of other parameters.

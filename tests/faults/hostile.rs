@@ -289,6 +289,38 @@ fn checkpoints_and_what_lies_beside_them() {
     sandbox.run("-q train --resume whole").succeeded();
 }
 
+#[test]
+fn metrics() {
+    let sandbox = sandbox();
+    let line = format!(r#"{{"kind":"step","step":1,"x":[{}0]}}"#, "0,".repeat(10_000_000));
+    sandbox.write("whole/metrics.jsonl", &line);
+    refused(&sandbox, 4, "compare whole", "whole/metrics.jsonl:1: ", line.len() as u64);
+}
+
+/// Pipes that nobody writes to, in the place of files.
+#[test]
+fn what_never_ends() {
+    let sandbox = sandbox();
+    for (path, words) in [
+        ("model.safetensors", "eval model.safetensors --dataset tiny"),
+        ("whole/config.toml", "train --resume whole"),
+        ("whole/metrics.jsonl", "compare whole"),
+        ("tiny/t10k-labels-idx1-ubyte", "train --dataset tiny --batch-size 9"),
+    ] {
+        let pipe = sandbox.path(path);
+        let before = std::fs::read(&pipe);
+        let _ = std::fs::remove_file(&pipe);
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let code = if path.starts_with("tiny") { 3 } else { 4 };
+        refused(&sandbox, code, words, path, 0);
+        std::fs::remove_file(&pipe).unwrap();
+        if let Ok(before) = before {
+            std::fs::write(&pipe, before).unwrap();
+        }
+    }
+}
+
 /// With a header that announces what no memory could hold.
 #[test]
 fn pictures() {

@@ -180,8 +180,11 @@ impl IdxReader {
         };
         let mut body = Vec::new();
         // A header without bytes behind it costs nothing: a plain file that is shorter ends before it has given `most`.
-        self.append(&mut body, len.min(most))
-            .map_err(|error| self.cut(error, expected, header + body.len() as u64))?;
+        let appended = self.append(&mut body, len.min(most));
+        let whole = appended.and_then(|()| {
+            if body.len() < len { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+        });
+        whole.map_err(|error| self.cut(error, expected, header + body.len() as u64))?;
         // The read at the end also makes the decompressor check the sum over what it gave.
         match (&mut self.bytes).take(1).read_to_end(&mut Vec::new()) {
             Ok(0) => Ok(body),

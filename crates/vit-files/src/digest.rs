@@ -1,13 +1,12 @@
 //! SHA-256 (FIPS 180-4), computed by the processor's own instructions where it has them.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::Error;
+use crate::{Error, open_file};
 
 /// A SHA-256 digest; it prints as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,7 +55,7 @@ impl Digest {
     /// # Errors
     /// When the file cannot be opened or read.
     pub fn of_file(path: &Path) -> Result<Self, Error> {
-        let mut file = File::open(path).map_err(Error::io("open", path))?;
+        let mut file = open_file(path).map_err(Error::io("open", path))?;
         let mut hasher = Hasher::new();
         io::copy(&mut file, &mut hasher).map_err(Error::io("read", path))?;
         Ok(hasher.finish())

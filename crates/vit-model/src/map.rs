@@ -4,7 +4,6 @@
     reason = "a file can be mapped no other way; what must hold is said at the call"
 )]
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -13,12 +12,9 @@ use memmap2::Mmap;
 /// Maps a file into memory. An empty file gives no bytes.
 ///
 /// # Errors
-/// If it cannot be opened, or is nothing that can be mapped, such as a folder.
+/// If it cannot be opened, or is no file, such as a folder.
 pub(crate) fn map(path: &Path) -> io::Result<Mmap> {
-    let file = File::open(path)?;
-    if file.metadata()?.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
+    let file = vit_files::open_file(path)?;
     // SAFETY: a mapping is sound as long as nobody changes or cuts the file while it is there. This program never
     // does: it writes a file beside the old one and renames it, so that a mapping keeps the old file, whole. Another
     // program may. What it overwrites, we would see half old and half new: the header is parsed and copied once, its

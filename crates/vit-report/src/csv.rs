@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use vit_files::open_file;
 
 use crate::error::Error;
+use crate::metrics::LONGEST_LINE;
 
 /// Writes a run's `metrics.jsonl` as `metrics.csv` beside it, and tells its path: a row a line, a column for each name
 /// in any of them, empty where a line has none. One that is there is replaced.
@@ -21,8 +22,9 @@ pub fn write_csv(run_dir: &Path) -> Result<PathBuf, Error> {
         source: error,
     })?;
     // A last line that is still being written is not a line yet.
+    let lines = text.lines().filter(|line| line.len() <= LONGEST_LINE);
     let records: Vec<Map<String, Value>> =
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        lines.filter_map(|line| serde_json::from_str(line).ok()).collect();
     let path = run_dir.join("metrics.csv");
     vit_files::write_atomically(&path, table(&records).as_bytes())?;
     Ok(path)

@@ -6,6 +6,7 @@
 use std::io;
 use std::path::Path;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use vit_files::open_file;
 
@@ -55,6 +56,9 @@ pub struct Epoch {
     pub seconds: Option<f64>,
 }
 
+/// Bytes of a line: parsed, it takes many times that. No record has a hundredth.
+pub(crate) const LONGEST_LINE: usize = 1 << 16;
+
 /// Reads a `metrics.jsonl`.
 ///
 /// A last line that is still being written, and so is neither whole nor ended, is left out.
@@ -72,7 +76,12 @@ pub fn read(path: &Path) -> Result<Metrics, Error> {
         if line.trim().is_empty() {
             continue;
         }
-        match serde_json::from_str(line) {
+        let parsed = if line.len() > LONGEST_LINE {
+            Err(serde_json::Error::custom(format!("expected at most {LONGEST_LINE} bytes")))
+        } else {
+            serde_json::from_str(line)
+        };
+        match parsed {
             Ok(Line::Step(step)) => metrics.steps.push(step),
             Ok(Line::Epoch(epoch)) => metrics.epochs.push(epoch),
             Ok(Line::Other) => {}

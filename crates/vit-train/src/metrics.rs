@@ -156,7 +156,10 @@ pub fn read_records(path: &Path) -> Result<Vec<Record>, Error> {
     let mut text = Vec::new();
     let read = open_file(path).and_then(|mut file| file.read_to_end(&mut text));
     read.map_err(|error| Error::Unreadable { path: path.to_owned(), what: error.to_string() })?;
+    // Parsed, a line takes many times its size; no record has a hundredth of this.
+    const LONGEST_LINE: usize = 1 << 16;
     let lines = text.split_inclusive(|&byte| byte == b'\n');
+    let lines = lines.take_while(|line| line.len() <= LONGEST_LINE);
     Ok(lines.map_while(|line| serde_json::from_slice(line).ok()).collect())
 }
 

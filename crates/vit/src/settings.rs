@@ -3,11 +3,12 @@
 mod file;
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use toml::{Table, Value};
 use vit_data::Augment;
-use vit_files::text_of_at_most;
+use vit_files::{open_file, text_of_at_most};
 use vit_model::Preset;
 use vit_train::{Decay, OptimizerConfig, OptimizerKind};
 
@@ -34,7 +35,12 @@ impl Settings {
     /// # Errors
     /// If the file cannot be read, has an unknown key, or a setting is out of range.
     pub(crate) fn begin(args: &cli::SettingsArgs) -> Result<Self> {
-        let file = args.config.as_deref().map(read_table).transpose()?.unwrap_or_default();
+        let file = args
+            .config
+            .as_deref()
+            .map(|path| read_table(path, |path| File::open(path)))
+            .transpose()?
+            .unwrap_or_default();
         let in_file = file.get("preset").and_then(Value::as_str);
         if let (Some(path), Some(asked), Some(in_file)) = (&args.config, &args.preset, in_file)
             && asked != in_file
@@ -86,7 +92,7 @@ impl Settings {
     /// If its `config.toml` cannot be read.
     pub(crate) fn of_run(folder: &Path) -> Result<Self> {
         let path = folder.join("config.toml");
-        let settings = read_table(&path).and_then(|table| {
+        let settings = read_table(&path, open_file).and_then(|table| {
             Value::Table(table).try_into().map_err(|error| bad_value(&path, &error))
         });
         settings.map_err(|failure| failure.exit(Exit::File))
@@ -149,8 +155,9 @@ impl Settings {
 /// Bytes, a hundred times those of a file that sets everything: the parser takes up to eighty for each.
 const LONGEST: u64 = 1 << 18;
 
-fn read_table(path: &Path) -> Result<Table> {
-    let text = File::open(path).and_then(|file| text_of_at_most(LONGEST, file));
+fn read_table(path: &Path, open: impl FnOnce(&Path) -> io::Result<File>) -> Result<Table> {
+    // One's own may be a pipe of the shell's.
+    let text = open(path).and_then(|file| text_of_at_most(LONGEST, file));
     let text = text.map_err(|error| {
         Failure::new(Exit::Usage, format!("cannot read {}: {error}", path.display()))
     })?;
@@ -175,9 +182,20 @@ fn in_another_table(message: &str) -> Option<String> {
     let mut settings = Settings::of_preset(Preset::Shallow);
     // Told only where there is something to tell.
     settings.augment.shift = 1.0;
-    let tables = settings.to_table();
-    let table = tables.iter().find(|(_, value)| value.get(key).is_some())?.0;
-    Some(format!("it belongs into another table: {table}.{key}"))
+    let train = &mut settings.train;
+    (train.max_steps, train.patience, train.clip) = (Some(1), Some(1), Some(1.0));
+    (train.ema, train.schedule.warmup, train.schedule.min_lr) = (Some(0.5), Some(1), Some(1.0));
+    let place = place_of(key, &settings.to_table())?;
+    Some(format!("it belongs in another table: {place}"))
+}
+
+/// Where a table, or one in it, has this key.
+fn place_of(key: &str, table: &Table) -> Option<String> {
+    if table.contains_key(key) {
+        return Some(key.to_owned());
+    }
+    let mut tables = table.iter().filter_map(|(name, value)| Some((name, value.as_table()?)));
+    tables.find_map(|(name, table)| Some(format!("{name}.{}", place_of(key, table)?)))
 }
 
 #[cfg(test)]

@@ -59,9 +59,11 @@ fn begin(args: &cli::Train) -> Result<ExitCode> {
     let trace = args.trace.as_deref().map(ChromeTrace::begin).transpose()?;
     interrupt::training_begins();
     let environment = report::environment::of_this_machine(&set_up);
-    let folder = make_folder(args.run_dir.as_deref(), &set_up.settings, &environment)?;
+    let make = || make_folder(args.run_dir.as_deref(), &set_up.settings, &environment);
+    let folder = interrupt::writing(make)?;
     let metrics = MetricsFile::open_at(&folder.metrics(), &MetricsMark::default())?;
-    let events = args.tensorboard.then(|| EventFile::create(&events_folder(&folder)));
+    let create = || EventFile::create(&events_folder(&folder));
+    let events = args.tensorboard.then(|| interrupt::writing(create));
     let about = about(&environment);
     let events = events.transpose()?;
     train(args, set_up, folder, Begun { environment, metrics, events, about, trace })
@@ -96,7 +98,7 @@ fn resume(args: &cli::Train, path: &Path) -> Result<ExitCode> {
     let events = (args.tensorboard || events.exists()).then(|| {
         let records = read_records(&folder.metrics())?;
         let records: Vec<Value> = records.iter().map(as_json).collect();
-        Ok::<_, Failure>(EventFile::replace(&events, &records)?)
+        Ok::<_, Failure>(interrupt::writing(|| EventFile::replace(&events, &records))?)
     });
     let events = events.transpose()?;
     train(args, set_up, folder, Begun { environment, metrics, events, about, trace })
@@ -157,7 +159,8 @@ fn train(
     if let Err(failure) = trained {
         let failure = failure.at_batch_size(set_up.settings.train.batch_size);
         let Some(divergence) = failure.divergence() else { return Err(failure) };
-        let written = diverged::write(&folder, divergence, &set_up)?.display().to_string();
+        let write = || diverged::write(&folder, divergence, &set_up);
+        let written = interrupt::writing(write)?.display().to_string();
         let resume = format!("`vit train --resume {}`", folder.path().display());
         return Err(failure.hint(format!(
             "try a smaller --lr; {written} says on which images, and {resume} comes to them again"
@@ -168,17 +171,16 @@ fn train(
     if interrupt::asked() {
         interrupt::tell();
     }
+    // Before the report, which the end may come before.
+    let traced = run.trace.take().map(|trace| interrupt::writing(|| trace.finish()));
     run.bars.doing("writing the report");
     interrupt::writing(|| {
         vit_report::write_plots(folder.path())?;
         vit_report::write_csv(folder.path())
     })?;
     write_report(&folder, &set_up, report::environment::rows(&environment))?;
-    let Run { trace, bars, .. } = run;
-    drop(bars);
-    if let Some(trace) = trace {
-        trace.finish()?;
-    }
+    drop(run);
+    traced.transpose()?;
     if let Some(warning) = set_up.found.warning() {
         tracing::warn!("{warning}");
     }

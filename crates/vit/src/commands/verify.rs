@@ -1,6 +1,5 @@
 //! `vit verify`: whether a run folder holds what was written, and its first steps can be taken again to the same bits.
 
-use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,8 +7,10 @@ use std::process::ExitCode;
 use serde::Serialize;
 use serde_json::Value;
 use vit_files::{Digest, FileLock};
+use vit_model::ModelFile;
 use vit_train::{
-    Checkpoint, LOCK, MetricsFile, Observer, Record, SavedState, TrainState, newest_checkpoints,
+    Best, Checkpoint, LOCK, MetricsFile, Observer, Record, SavedState, TrainState,
+    newest_checkpoints, read_records,
 };
 
 use super::train::{BEST, SetUp, check_dataset, check_settings, digest};
@@ -116,17 +117,22 @@ fn model(run: &Path, whole: &[PathBuf]) -> Result<String> {
     Err(Failure::new(Exit::File, format!("that of no checkpoint: SHA-256 {got}")))
 }
 
-/// Whether the best epoch's weights are those of when the newest checkpoint was written. Where the run had come further, they may be
-/// of a later epoch.
+/// Whether the best epoch's weights are those of when the newest checkpoint was written. Where the run came to a better epoch after
+/// that, they are of that one, or of another that a model can be read from: there is no digest of it yet.
 fn best(run: &Path, newest: &SavedState, digest: &Value) -> Result<&'static str> {
     let path = run.join("best.safetensors");
     let got = Digest::of_file(&path)?.to_string();
     if *digest == got {
         return Ok("as it was at the newest checkpoint");
     }
-    let recorded = fs::metadata(run.join("metrics.jsonl")).map_or(0, |metadata| metadata.len());
-    if newest.state.place.step_of_epoch > 0 || recorded > newest.metrics.bytes {
-        return Ok("of after the newest checkpoint: `vit train --resume` writes it anew");
+    let epochs =
+        read_records(&run.join("metrics.jsonl"))?.into_iter().filter_map(|record| match record {
+            Record::Epoch(epoch) => Some(epoch),
+            Record::Step(_) => None,
+        });
+    let best = Best::of(&epochs.collect::<Vec<_>>());
+    if best.epoch() != newest.state.place.best.epoch() && ModelFile::open(&path).is_ok() {
+        return Ok("of an epoch after the newest checkpoint: `vit train --resume` makes it anew");
     }
     Err(Failure::new(
         Exit::File,

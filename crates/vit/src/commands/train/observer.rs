@@ -79,7 +79,7 @@ impl Observer for Run<'_> {
             Record::Epoch(epoch) => {
                 tell(epoch, self.settings.train.epochs);
                 if let Some(trace) = &mut self.trace {
-                    trace.write_when_over()?;
+                    writing(|| trace.write_when_over())?;
                 }
             }
         }
@@ -128,7 +128,7 @@ impl Observer for Run<'_> {
             let (metrics, about) = (self.metrics.mark(), self.about.clone());
             let saved = SavedState { state, metrics, about };
             if is_due {
-                self.saver.save(saved)?;
+                self.saver.save(saved, at.is_last())?;
             } else if is_held {
                 self.saver.hold(Some(saved));
                 if interrupt::asked() {

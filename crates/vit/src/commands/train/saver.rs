@@ -12,7 +12,7 @@ use vit_train::{Checkpoint, RunFolder, SavedState};
 use super::observer::unwritable;
 use crate::cli::SaveEvery;
 use crate::failure::{Exit, Failure, Result};
-use crate::interrupt::{Writing, writing};
+use crate::interrupt::{self, Writing, writing};
 use crate::settings::Settings;
 
 /// Saves a run.
@@ -74,7 +74,7 @@ impl Saver {
     ///
     /// # Errors
     /// That of the one before.
-    pub(super) fn save(&mut self, state: SavedState) -> Result<()> {
+    pub(super) fn save(&mut self, state: SavedState, is_last: bool) -> Result<()> {
         self.finish()?;
         self.saved = Instant::now();
         let target = Arc::clone(&self.target);
@@ -82,7 +82,12 @@ impl Saver {
         let writing = Writing::begin();
         let write = move || {
             let _writing = writing;
-            target.write(&state).map_err(|failure| unwritable(&target.folder, failure))
+            let written = target.write(&state);
+            // Said while the end still waits for it.
+            if is_last && written.is_ok() {
+                interrupt::is_safe();
+            }
+            written.map_err(|failure| unwritable(&target.folder, failure))
         };
         let pending = thread.spawn(write).map_err(|error| {
             Failure::new(Exit::Internal, format!("cannot start a thread that saves: {error}"))
