@@ -163,11 +163,14 @@ fn a_slow_evaluation_does_not_hold_up_an_interrupted_run() {
     assert!(sandbox.path("run/checkpoints/step-000002").exists());
 }
 
-/// Nor does a report, which evaluates too.
+/// Nor does a report, which evaluates too; what was traced is written before it.
 #[test]
 fn a_slow_report_does_not_hold_up_an_interrupted_run() {
     let sandbox = slow_to_evaluate();
-    interrupt_once(&sandbox, "--max-steps 1", "\"epoch\",");
+    interrupt_once(&sandbox, "--max-steps 1 --trace trace.json", "\"epoch\",");
+    let trace: serde_json::Value = serde_json::from_slice(&sandbox.read("trace.json")).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    assert!(events.iter().any(|event| event["name"] == "step"), "{} events", events.len());
 }
 
 #[test]
