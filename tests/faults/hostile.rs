@@ -104,11 +104,8 @@ fn configurations_in_a_models_file() {
         let mut bytes = safetensors(&header.replace(right, wrong), 0);
         bytes.extend(data);
         sandbox.write("hostile.safetensors", &bytes);
-        let said = sandbox.run("-q eval hostile.safetensors --dataset tiny");
-        let code = said.code.unwrap();
-        assert!([2, 4].contains(&code), "{wrong}: {}", said.stderr);
         let words = "eval hostile.safetensors --dataset tiny";
-        refused(&sandbox, code, words, says, bytes.len() as u64);
+        refused(&sandbox, 4, words, says, bytes.len() as u64);
     }
 }
 
@@ -172,24 +169,24 @@ fn documents() {
     sandbox.write("foreign/config.json", "");
     sandbox.run("export cls --layout timm -o foreign/model.safetensors").succeeded();
     let numbers: String = (0..3_000_000).map(|number| format!("{number},")).collect();
-    for (text, says) in [
+    for (code, text, says) in [
         (
+            4,
             format!("{{\"a\":[{numbers}0]}}"),
             "config.json: expected at most 1048576 bytes, got more",
         ),
         (
+            2,
             format!("{{\"a\":[{}0]}}", &numbers[..numbers[..1_000_000].rfind(',').unwrap() + 1]),
             "architecture",
         ),
-        ("{".repeat(1_000_000), "config.json"),
-        ("[]".to_owned(), "architecture"),
-        ("{\"num_classes\":1e400}".to_owned(), "config.json"),
-        (timm(r#""model_args":{"num_heads":1000000000000}"#), "heads"),
+        (4, "{".repeat(1_000_000), "config.json"),
+        (2, "[]".to_owned(), "architecture"),
+        (4, "{\"num_classes\":1e400}".to_owned(), "config.json"),
+        (2, timm(r#""model_args":{"num_heads":1000000000000}"#), "heads"),
     ] {
         sandbox.write("foreign/config.json", &text);
         let words = "import foreign -o out.safetensors";
-        let code = measured(&sandbox.command(words)).code.unwrap();
-        assert!([2, 4].contains(&code), "{code}");
         let length = text.len() as u64 + sandbox.read("foreign/model.safetensors").len() as u64;
         refused(&sandbox, code, words, says, length);
     }
@@ -200,19 +197,19 @@ fn datasets() {
     let sandbox = sandbox();
     let header =
         |words: &[u32]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>();
-    for (name, bytes) in [
-        ("nothing", Vec::new()),
-        ("more images than bytes", header(&[0x803, u32::MAX, 28, 28])),
-        ("a size that overflows", header(&[0x803, u32::MAX, u32::MAX, u32::MAX])),
-        ("no images", header(&[0x803, 0, 28, 28])),
-        ("images without pixels", header(&[0x803, 40, 0, 28])),
-        ("another magic number", header(&[0x1803, 40, 28, 28])),
+    for bytes in [
+        Vec::new(),
+        // More images than bytes, a size that overflows, no images, images without pixels.
+        header(&[0x803, u32::MAX, 28, 28]),
+        header(&[0x803, u32::MAX, u32::MAX, u32::MAX]),
+        header(&[0x803, 0, 28, 28]),
+        header(&[0x803, 40, 0, 28]),
+        // Another magic number.
+        header(&[0x1803, 40, 28, 28]),
     ] {
         sandbox.write("tiny/train-images-idx3-ubyte", &bytes);
         let words = "train --dataset tiny --batch-size 9";
-        let begun = Instant::now();
         refused(&sandbox, 3, words, "train-images-idx3-ubyte", bytes.len() as u64);
-        assert!(begun.elapsed() < PATIENCE, "{name}");
     }
 }
 
