@@ -161,7 +161,7 @@ pub trait Observer: Send {
 
     /// The run can be taken up again from here. What `state` gives is all that is needed for that; it takes the time of
     /// a copy of parameters and moments, so it is called only where that is to be kept. Between a step and its
-    /// checkpoint come its record, where one is due, and [`after_step`](Self::after_step).
+    /// checkpoint come [`after_step`](Self::after_step) and its record, where one is due.
     ///
     /// # Errors
     /// Whatever ends the run.
@@ -173,7 +173,8 @@ pub trait Observer: Send {
         Ok(())
     }
 
-    /// A step was taken, `step` from 1 over the whole run. After a break, the run ends with its epoch's record.
+    /// A step was taken, `step` from 1 over the whole run; its record, where one is due, comes next. After a break, the run
+    /// ends with its epoch's record.
     ///
     /// # Errors
     /// Whatever ends the run.

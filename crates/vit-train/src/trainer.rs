@@ -220,6 +220,7 @@ impl<F: Forward> Trainer<F> {
             at.step_of_epoch += 1;
             let is_due = at.step_of_epoch.is_multiple_of(self.config.log_every);
             let step = self.take_step(epoch, batch, data, is_due)?;
+            flow = observer.after_step(self.step)?;
             at.of_epoch.add(&step);
             at.since_record.add(&step);
             if is_due {
@@ -239,7 +240,6 @@ impl<F: Forward> Trainer<F> {
                 steps_of_epoch: steps,
                 loss_and_accuracy: at.of_epoch.means(),
             });
-            flow = observer.after_step(self.step)?;
             let is_last = flow.is_break();
             let is_full = self.is_full();
             if is_last || !(is_full || at.step_of_epoch == steps) {

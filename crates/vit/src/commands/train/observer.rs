@@ -112,7 +112,7 @@ impl Observer for Run<'_> {
     ) -> Result<()> {
         let is_prefix = !self.about.contains_key("prefix")
             && (at.step() == PREFIX || (at.is_last() && at.step() < PREFIX));
-        let is_due = self.saver.is_due(at)?;
+        let is_due = self.saver.is_due(at);
         let is_held = self.is_slow && !is_due;
         if !is_held {
             self.saver.hold(None);
@@ -151,6 +151,8 @@ impl Observer for Run<'_> {
 
     fn after_step(&mut self, _step: u64) -> Result<ControlFlow<()>> {
         self.is_slow = self.since.elapsed() > SLOW;
+        // Until what came before this step is on the disk, it is not taken for done: an interval is all that can be lost.
+        self.saver.finish()?;
         Ok(if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 }

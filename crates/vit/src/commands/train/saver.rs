@@ -1,4 +1,4 @@
-//! Checkpoints, written on a thread of their own: a step waits for no disk, unless it is slower than what is asked of it.
+//! Checkpoints, written on a thread of their own, beside the step that comes next.
 
 use std::fs::OpenOptions;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,22 +52,15 @@ impl Saver {
     }
 
     /// Whether the run is to be saved here.
-    ///
-    /// # Errors
-    /// That of a checkpoint that could not be written.
-    pub(super) fn is_due(&mut self, at: Checkpoint) -> Result<bool> {
-        let is_free = self.pending.as_ref().is_none_or(JoinHandle::is_finished);
-        if is_free {
-            self.finish()?;
-        }
+    pub(super) fn is_due(&self, at: Checkpoint) -> bool {
         let is_due = match self.every {
-            None => matches!(at, Checkpoint::Epoch { .. }) && is_free,
+            None => matches!(at, Checkpoint::Epoch { .. }),
             Some(SaveEvery::Steps(steps)) => at.step().is_multiple_of(steps),
             Some(SaveEvery::Seconds(seconds)) => {
-                is_free && self.saved.elapsed() >= Duration::from_secs(seconds)
+                self.saved.elapsed() >= Duration::from_secs(seconds)
             }
         };
-        Ok(is_due || at.is_last())
+        is_due || at.is_last()
     }
 
     /// Begins to write a checkpoint, once the one before has been written.
