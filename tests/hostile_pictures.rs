@@ -3,14 +3,16 @@
 use std::fs::File;
 use std::io::Cursor;
 
-use crate::png_file::{Header, png};
-use crate::support::Sandbox;
 use image::{DynamicImage, ImageFormat, RgbImage};
 
-/// Refused before any memory is taken for pixels, of which there may be fewer where each has eight bytes.
-const TOO_LARGE: [(&str, &str); 2] = [
-    ("bomb.png", "expected at most 25,165,824 pixels, got 60000x60000"),
+use crate::png_file::{Header, png};
+use crate::support::Sandbox;
+
+/// Refused before any memory is taken for pixels.
+const TOO_LARGE: [(&str, &str); 3] = [
+    ("bomb.png", "expected at most 67,108,864 pixels, got 60000x60000"),
     ("bomb.jpg", "expected at most 67,108,864 pixels, got 60000x60000"),
+    ("long.png", "expected sides of at most 65,535 pixels, got 65536x1"),
 ];
 
 fn sandbox_with_run() -> Sandbox {
@@ -37,14 +39,32 @@ fn announcing(mut jpeg: Vec<u8>, side: u16) -> Vec<u8> {
 #[test]
 fn a_picture_that_announces_too_many_pixels_is_refused() {
     let sandbox = sandbox_with_run();
-    let header = Header { width: 60_000, height: 60_000, depth: 16, colour: 6 };
+    let header = Header { width: 60_000, height: 60_000, depth: 16, colour: 6, interlaced: false };
     sandbox.write("bomb.png", png(&header, &[(b"IDAT", vec![0x78, 0x9C])]));
     sandbox.write("bomb.jpg", announcing(jpeg(16), 60_000));
+    sandbox.write("long.png", png(&Header { width: 1 << 16, height: 1, ..header }, &[]));
     for (name, says) in TOO_LARGE {
         for words in [format!("predict run {name}"), format!("explain run {name} -o out.png")] {
             sandbox.refuses(3, &words).saying(&[name, says]);
         }
     }
+}
+
+/// Which costs more than another: it is said what else to save it as.
+#[test]
+fn a_progressive_picture_that_announces_too_many_pixels_is_refused() {
+    let sandbox = sandbox_with_run();
+    let mut bytes = include_bytes!("fixtures/jpeg/progressive.jpg").to_vec();
+    sandbox.write("whole.jpg", &bytes);
+    sandbox.run("predict run whole.jpg").succeeded();
+    let frame = bytes.windows(2).position(|pair| pair == [0xFF, 0xC2]).unwrap();
+    bytes[frame + 5..frame + 9].copy_from_slice(&[0x10, 0, 0x10, 0]);
+    bytes.extend([0; 40_000]);
+    sandbox.write("large.jpg", bytes);
+    let refusal = sandbox.refuses(3, "predict run large.jpg");
+    let says = ["large.jpg", "6,710,886 pixels of a progressive JPEG, got 4096x4096"];
+    let refusal = refusal.saying(&says);
+    assert!(refusal.hint.contains("PNG"), "{refusal:?}");
 }
 
 #[test]
@@ -60,7 +80,7 @@ fn a_picture_that_is_not_whole_is_refused() {
     sandbox.refuses(3, "predict run cut.jpg").saying(&["the picture is cut off: it has no end"]);
     sandbox.write("lies.jpg", announcing(jpeg(16), 8000));
     sandbox.refuses(3, "predict run lies.jpg").saying(&["lies.jpg", "8000x8000 px they announce"]);
-    let header = Header { width: 40, height: 40, depth: 8, colour: 0 };
+    let header = Header { width: 40, height: 40, depth: 8, colour: 0, interlaced: false };
     let rows = crate::png_file::rows([&[7; 40][..]; 3]);
     sandbox.write("lies.png", png(&header, &[(b"IDAT", rows)]));
     sandbox.refuses(3, "predict run lies.png").saying(&["lies.png: "]);

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::files::test_file;
 use crate::idx_folder::IdxFolder;
-use crate::png_file::{Header, png, rows};
+use crate::png_file::{Header, grey, png, rows};
 use crate::support::{Outcome, Sandbox, json_lines};
 
 fn sandbox_with_run() -> Sandbox {
@@ -83,7 +83,7 @@ fn every_kind_of_png_says_the_same() {
     let wide: ImageBuffer<Luma<u16>, _> = ImageBuffer::from_raw(28, 28, wide).unwrap();
     save(&sandbox, "16.png", wide);
     // A palette, where 1 is white and 0 is black, and grey of one bit, eight pixels in a byte.
-    let header = |depth, colour| Header { width: 28, height: 28, depth, colour };
+    let header = |depth, colour| Header { width: 28, height: 28, depth, colour, interlaced: false };
     let indices: Vec<u8> = seven.pixels().map(|pixel| pixel.0[0] / 255).collect();
     let palette = (b"PLTE", vec![0, 0, 0, 255, 255, 255]);
     let chunks = [palette, (b"IDAT", rows(indices.chunks(28)))];
@@ -94,10 +94,25 @@ fn every_kind_of_png_says_the_same() {
     let packed: Vec<Vec<u8>> = indices.chunks(28).map(bits).collect();
     let packed = rows(packed.iter().map(Vec::as_slice));
     sandbox.write("bits.png", png(&header(1, 0), &[(b"IDAT", packed)]));
-    for name in ["16.png", "palette.png", "bits.png"] {
+    sandbox.write("interlaced.png", grey(28, seven.as_raw(), true));
+    for name in ["16.png", "palette.png", "bits.png", "interlaced.png"] {
         let (line, said) = predict(&sandbox, name);
         assert_eq!(line["probabilities"], expected["probabilities"], "{name}");
         assert_eq!(said, "", "{name}");
+    }
+}
+
+/// Passes without pixels, and pixels of many passes in a square that becomes one.
+#[test]
+fn an_interlaced_picture_of_any_size_says_the_same() {
+    let sandbox = sandbox_with_run();
+    for (width, height) in [(1, 1), (4, 3), (5, 1), (1, 5), (61, 9), (700, 611)] {
+        let pixels: Vec<u8> = (0..width * height).map(|at| (at % 997 * 31 % 251) as u8).collect();
+        sandbox.write("plain.png", grey(width, &pixels, false));
+        sandbox.write("interlaced.png", grey(width, &pixels, true));
+        let (plain, _) = predict(&sandbox, "plain.png --fit stretch");
+        let (interlaced, _) = predict(&sandbox, "interlaced.png --fit stretch");
+        assert_eq!(interlaced["probabilities"], plain["probabilities"], "{width}x{height}");
     }
 }
 

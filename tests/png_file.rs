@@ -6,19 +6,21 @@ use flate2::Crc;
 use flate2::write::ZlibEncoder;
 
 /// Of an IHDR chunk.
+#[derive(Clone, Copy)]
 pub(crate) struct Header {
     pub(crate) width: u32,
     pub(crate) height: u32,
     pub(crate) depth: u8,
     pub(crate) colour: u8,
+    pub(crate) interlaced: bool,
 }
 
 /// A file of these chunks behind the header, the pixels' rows as they are.
 pub(crate) fn png(header: &Header, chunks: &[(&[u8; 4], Vec<u8>)]) -> Vec<u8> {
-    let Header { width, height, depth, colour } = *header;
+    let Header { width, height, depth, colour, interlaced } = *header;
     let size = [width.to_be_bytes(), height.to_be_bytes()].concat();
     let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
-    file.extend(chunk(b"IHDR", &[&size[..], &[depth, colour, 0, 0, 0]].concat()));
+    file.extend(chunk(b"IHDR", &[&size[..], &[depth, colour, 0, 0, interlaced.into()]].concat()));
     for (name, content) in chunks {
         file.extend(chunk(name, content));
     }
@@ -34,6 +36,32 @@ pub(crate) fn rows<'a>(rows: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
         packed.write_all(row).unwrap();
     }
     packed.finish().unwrap()
+}
+
+/// A file of these bytes of grey, interlaced or not. Of each square of eight, the pass that a pixel comes in is in the
+/// PNG specification, 8.1.
+pub(crate) fn grey(width: u32, bytes: &[u8], interlaced: bool) -> Vec<u8> {
+    const PASSES: [[u8; 8]; 8] = [
+        [1, 6, 4, 6, 2, 6, 4, 6],
+        [7; 8],
+        [5, 6, 5, 6, 5, 6, 5, 6],
+        [7; 8],
+        [3, 6, 4, 6, 3, 6, 4, 6],
+        [7; 8],
+        [5, 6, 5, 6, 5, 6, 5, 6],
+        [7; 8],
+    ];
+    let pass = |x: usize, y: usize| if interlaced { PASSES[y % 8][x % 8] } else { 1 };
+    let row = |number: u8, y: usize, row: &[u8]| -> Vec<u8> {
+        let pixels = row.iter().enumerate().filter(|&(x, _)| pass(x, y) == number);
+        pixels.map(|(_, &byte)| byte).collect()
+    };
+    let lines = || bytes.chunks(width as usize).enumerate();
+    let passes = (1..=7).flat_map(|number| lines().map(move |(y, line)| row(number, y, line)));
+    let passes: Vec<Vec<u8>> = passes.filter(|row| !row.is_empty()).collect();
+    let height = (bytes.len() / width as usize) as u32;
+    let header = Header { width, height, depth: 8, colour: 0, interlaced };
+    png(&header, &[(b"IDAT", rows(passes.iter().map(Vec::as_slice)))])
 }
 
 fn chunk(name: &[u8; 4], content: &[u8]) -> Vec<u8> {

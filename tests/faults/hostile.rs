@@ -230,10 +230,49 @@ fn bombs() {
     std::fs::remove_file(sandbox.path("tiny/train-images-idx3-ubyte")).unwrap();
     sandbox.write("tiny/train-images-idx3-ubyte.gz", images);
     let words = "train --dataset tiny --batch-size 9";
-    refused(&sandbox, 3, words, "1000000 images", length);
+    refused(&sandbox, 3, words, "got a header that announces 784000016", length);
     std::fs::remove_file(sandbox.path("tiny/train-labels-idx1-ubyte")).unwrap();
     sandbox.write("tiny/train-labels-idx1-ubyte.gz", packed(&[0x801, COUNT], count));
     refused(&sandbox, 3, words, "bytes unpacked, got a header that announces 784000016", length);
+}
+
+/// 62 MiB each of images of one pixel and of their labels, in little, and wrong in the last byte.
+#[test]
+fn what_is_packed_and_wrong_at_its_end() {
+    const COUNT: u32 = 62 << 20;
+    let sandbox = sandbox();
+    let packed = |header: &[u32], last: u8| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        header.iter().for_each(|word| encoder.write_all(&word.to_be_bytes()).unwrap());
+        let zeros = std::io::repeat(0).take(u64::from(COUNT) - 1);
+        std::io::copy(&mut zeros.chain(&[last][..]), &mut encoder).unwrap();
+        encoder.finish().unwrap()
+    };
+    for name in ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"] {
+        std::fs::remove_file(sandbox.path(format!("tiny/{name}"))).unwrap();
+    }
+    let one = |header: &[u32]| -> Vec<u8> {
+        header.iter().flat_map(|word| word.to_be_bytes()).chain([0]).collect()
+    };
+    sandbox.write("tiny/t10k-images-idx3-ubyte", one(&[0x803, 1, 1, 1]));
+    sandbox.write("tiny/t10k-labels-idx1-ubyte", one(&[0x801, 1]));
+    let (images, labels) = (packed(&[0x803, COUNT, 1, 1], 0), packed(&[0x801, COUNT], 9));
+    let write = |name: &str, bytes: &[u8]| sandbox.write(&format!("tiny/train-{name}.gz"), bytes);
+    let words = "train --dataset tiny --batch-size 9";
+    let wrong = packed(&[0x801, COUNT], 10);
+    write("images-idx3-ubyte", &images);
+    write("labels-idx1-ubyte", &wrong);
+    let length = (images.len() + wrong.len()) as u64;
+    refused(&sandbox, 3, words, "expected labels below 10, got 10 at index 65011711", length);
+    write("labels-idx1-ubyte", &labels);
+    // The checksum, which a gzip file ends with, and its length.
+    let mut altered = images.clone();
+    let at = altered.len() - 8;
+    altered[at] ^= 1;
+    write("images-idx3-ubyte", &altered);
+    refused(&sandbox, 3, words, "train-images-idx3-ubyte.gz", length);
+    write("images-idx3-ubyte", &images[..at]);
+    refused(&sandbox, 3, words, "train-images-idx3-ubyte.gz", length);
 }
 
 #[test]
@@ -267,7 +306,7 @@ fn checkpoints_and_what_lies_beside_them() {
             .collect();
         vit_files::write_folder_atomically(&path, &run, &files).unwrap();
         // A file without tensors is sound by itself.
-        let says = if bytes == safetensors("{}", 0) { "expected a parameter of" } else { name };
+        let says = if bytes == safetensors("{}", 0) { "missing, expected shape" } else { name };
         refused(&sandbox, 4, "train --resume whole", says, bytes.len() as u64);
     }
     let files: Vec<(&str, &[u8])> =
@@ -277,18 +316,80 @@ fn checkpoints_and_what_lies_beside_them() {
         let before = sandbox.read(&format!("whole/{name}"));
         for bytes in [deep.clone().into_bytes(), vec![0xff; 1000], Vec::new()] {
             sandbox.write(&format!("whole/{name}"), &bytes);
-            // A file without tensors is sound by itself.
-            let says = if bytes == safetensors("{}", 0) { "expected a parameter of" } else { name };
-            refused(&sandbox, 4, "train --resume whole", says, bytes.len() as u64);
+            refused(&sandbox, 4, "train --resume whole", name, bytes.len() as u64);
         }
         sandbox.write(&format!("whole/{name}"), before);
     }
     sandbox.run("-q train --resume whole").succeeded();
 }
 
+/// Whose settings, and those of the run, ask for a model of four gigabytes.
+#[test]
+fn checkpoints_of_a_large_model() {
+    let sandbox = sandbox();
+    let run = sandbox.path("whole");
+    let path = run.join("checkpoints/step-000040");
+    let read = |name: &str| std::fs::read(path.join(name)).unwrap();
+    let (model, state, tensors) =
+        (read("model.safetensors"), read("state.json"), read("state.safetensors"));
+    let config = String::from_utf8(read("config.toml")).unwrap();
+    for (name, small, large) in [("dim", 32, 8192), ("mlp_dim", 128, 16384)] {
+        let line = |width| format!("\n{name} = {width}\n");
+        assert!(config.contains(&line(small)), "{config}");
+        let config = config.replace(&line(small), &line(large));
+        let files = [
+            ("config.toml", config.as_bytes()),
+            ("model.safetensors", &model),
+            ("state.json", &state),
+            ("state.safetensors", &tensors),
+        ];
+        vit_files::write_folder_atomically(&path, &run, &files).unwrap();
+        sandbox.write("whole/config.toml", &config);
+        for command in ["train --resume", "verify"] {
+            let says = if command == "verify" { "parts are unsound" } else { "step-000040: " };
+            refused(&sandbox, 4, &format!("{command} whole"), says, 0);
+        }
+    }
+}
+
+/// Of a hundred megabytes, which are right but for their last.
+#[test]
+fn checkpoints_that_are_wrong_at_their_end() {
+    const SIZE: usize = 100_000_000;
+    let sandbox = sandbox();
+    let run = sandbox.path("whole");
+    let path = run.join("checkpoints/step-000040");
+    let header = format!(
+        r#"{{"parameters/a":{{"dtype":"F32","shape":[{}],"data_offsets":[0,{SIZE}]}},"b":{{"dtype":"U8","shape":[1],"data_offsets":[{SIZE},{}]}}}}"#,
+        SIZE / 4,
+        SIZE + 1
+    );
+    let bytes = safetensors(&header, SIZE + 1);
+    let length = bytes.len() as u64;
+    let read = |name: &str| std::fs::read(path.join(name)).unwrap();
+    let (config, model, state) =
+        (read("config.toml"), read("model.safetensors"), read("state.json"));
+    let files = [
+        ("config.toml", config.as_slice()),
+        ("model.safetensors", &model),
+        ("state.json", &state),
+        ("state.safetensors", &bytes),
+    ];
+    vit_files::write_folder_atomically(&path, &run, &files).unwrap();
+    drop(bytes);
+    let says = "state.safetensors: b: expected F32 or F64, got U8";
+    refused(&sandbox, 4, "train --resume whole", says, length);
+}
+
 #[test]
 fn metrics() {
     let sandbox = sandbox();
+    let text = r#"{"kind":"step","step":1,"loss":1}
+"#
+    .repeat(3_000_000);
+    let text = format!("{text}{{\n");
+    sandbox.write("whole/metrics.jsonl", &text);
+    refused(&sandbox, 4, "compare whole", "whole/metrics.jsonl:3000001: ", text.len() as u64);
     let line = format!(r#"{{"kind":"step","step":1,"x":[{}0]}}"#, "0,".repeat(10_000_000));
     sandbox.write("whole/metrics.jsonl", &line);
     refused(&sandbox, 4, "compare whole", "whole/metrics.jsonl:1: ", line.len() as u64);
@@ -318,23 +419,29 @@ fn what_never_ends() {
     }
 }
 
-/// With a header that announces what no memory could hold.
+/// With a header that announces what no memory could hold, and others that are refused at their end.
 #[test]
 fn pictures() {
     let sandbox = sandbox();
     sandbox.train_digits("--max-steps 1");
-    let large = |side, depth| Header { width: side, height: side, depth, colour: 6 };
+    let large =
+        |side, depth| Header { width: side, height: side, depth, colour: 6, interlaced: false };
     let announced = png(&large(60_000, 16), &[]);
-    // Of one colour: 512 MiB in half a megabyte.
-    let row = vec![0; 8 * 8192];
-    let plain = crate::png_file::rows(std::iter::repeat_n(row.as_slice(), 8192));
-    let plain = png(&large(8192, 16), &[(b"IDAT", plain)]);
     let jpeg = b"\xff\xd8\xff\xc0\x00\x0b\x08\xea\x60\xea\x60\x01\x01\x11\x00\xff\xd9";
+    let (sound_png, sound_jpeg) = (large_png(), large_jpeg());
+    let cut = sound_png[..sound_png.len() - 40].to_vec();
+    // A frame in the middle of the last rows.
+    let mut altered = sound_jpeg.clone();
+    let at = altered.len() - 100;
+    altered[at..at + 2].copy_from_slice(&[0xFF, 0xC0]);
     for (name, bytes) in [
         ("cut.png", announced[..20].to_vec()),
         ("large.png", announced),
-        ("plain.png", plain),
+        ("cut-at-its-end.png", cut),
         ("large.jpg", jpeg.to_vec()),
+        ("altered-at-its-end.jpg", altered),
+        ("progressive.jpg", progressive(2590)),
+        ("large-progressive.jpg", progressive(2591)),
     ] {
         sandbox.write(name, &bytes);
         for command in ["predict run", "explain run"] {
@@ -342,4 +449,40 @@ fn pictures() {
             refused(&sandbox, 3, &format!("{command} {name}{output}"), name, bytes.len() as u64);
         }
     }
+    for (name, bytes) in [("sound.png", sound_png), ("sound.jpg", sound_jpeg)] {
+        sandbox.write(name, &bytes);
+        let words = format!("-q predict run {name}");
+        let Measured { code, stderr, peak } = measured(&sandbox.command(&words));
+        let most = bytes.len() as u64 + MEMORY;
+        assert!(code == Some(0) && peak < most, "{name}: {peak} bytes: {stderr}");
+    }
+}
+
+/// Of one colour, with four samples of 16 bits: 512 MiB in half a megabyte.
+fn large_png() -> Vec<u8> {
+    let row = vec![0; 8 * 8192];
+    let rows = crate::png_file::rows(std::iter::repeat_n(row.as_slice(), 8192));
+    let header = Header { width: 8192, height: 8192, depth: 16, colour: 6, interlaced: false };
+    png(&header, &[(b"IDAT", rows)])
+}
+
+/// As large as a camera's, in colour.
+fn large_jpeg() -> Vec<u8> {
+    let pixel =
+        |x: u32, y: u32| image::Rgb([x / 16, (x + y) / 16, y / 16].map(|light| light as u8));
+    let picture = image::RgbImage::from_fn(6000, 4000, pixel);
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, image::ImageFormat::Jpeg).unwrap();
+    bytes.into_inner()
+}
+
+/// A small file that says it is of this size, which many bytes behind it make believable: with sides of 2590 it has as many
+/// coefficients as are kept.
+fn progressive(side: u16) -> Vec<u8> {
+    let mut bytes = include_bytes!("../fixtures/jpeg/progressive.jpg").to_vec();
+    let frame = bytes.windows(2).position(|two| two == [0xFF, 0xC2]).unwrap();
+    let [high, low] = side.to_be_bytes();
+    bytes[frame + 5..frame + 9].copy_from_slice(&[high, low, high, low]);
+    bytes.extend(vec![0; 20_000]);
+    bytes
 }

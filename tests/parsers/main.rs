@@ -6,6 +6,8 @@
 mod inputs;
 #[path = "../../fuzz/src/parsers/mod.rs"]
 mod parsers;
+#[path = "../png_file.rs"]
+mod png_file;
 mod round_trips;
 mod seeds;
 
@@ -79,7 +81,18 @@ fn seeds_are_taken_where_they_are_right() {
         ("idx", &["images", "labels", "packed-images", "packed-twice"]),
         ("metrics", &["a-run", "still-being-written", "not-finite", "extreme"]),
         ("model_config", &["shallow", "notebook", "every-field"]),
-        ("pictures", &["grey.png", "sixteen-bits.png", "transparent.png", "grey.jpg"]),
+        (
+            "pictures",
+            &[
+                "grey.png",
+                "sixteen-bits.png",
+                "transparent.png",
+                "interlaced.png",
+                "grey.jpg",
+                "progressive.jpg",
+                "cmyk.jpg",
+            ],
+        ),
         ("safetensors", &["native", "half", "notebook", "other-shapes", "empty-tensor"]),
         ("settings", &["every-table"]),
         ("sums", &["right"]),

@@ -15,6 +15,8 @@ use vit_model::{
 };
 use vit_patch::{ImageSize, PatchSize};
 
+use crate::png_file;
+
 /// Inputs of a parser, by name.
 type Seeds = Vec<(&'static str, Vec<u8>)>;
 
@@ -235,8 +237,11 @@ fn pictures() -> Vec<(&'static str, Vec<u8>)> {
         ("grey.png", png.clone()),
         ("sixteen-bits.png", encoded(&DynamicImage::from(grey.to_luma16()), ImageFormat::Png)),
         ("transparent.png", encoded(&clear.into(), ImageFormat::Png)),
+        ("interlaced.png", png_file::grey(9, grey.as_bytes(), true)),
         ("cut.png", png[..png.len() / 2].to_vec()),
         ("grey.jpg", jpeg),
+        ("progressive.jpg", include_bytes!("../fixtures/jpeg/progressive.jpg").to_vec()),
+        ("cmyk.jpg", include_bytes!("../fixtures/jpeg/cmyk.jpg").to_vec()),
         ("announcing.jpg", announcing),
         ("other.gif", text("GIF89a")),
     ]

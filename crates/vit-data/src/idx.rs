@@ -51,58 +51,49 @@ impl IdxFile {
     }
 }
 
-/// The images of one file.
-#[derive(Debug)]
-pub(crate) struct Images {
-    pub(crate) height: usize,
-    pub(crate) width: usize,
-    /// `count * height * width` bytes, image by image and row by row.
-    pub(crate) pixels: Vec<u8>,
-}
-
-/// What a file's size tells of how much is in it.
-#[derive(Clone, Copy)]
-enum Most {
-    /// These bytes.
-    Plain(u64),
-    /// More than these, unpacked, are not believed.
-    Packed(u64),
-}
-
 /// The dimensions that an IDX file of images announces.
 #[derive(Clone, Copy)]
 pub(crate) struct ImagesHeader {
     pub(crate) count: usize,
-    height: usize,
-    width: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
 }
+
+impl ImagesHeader {
+    /// Bytes behind it.
+    pub(crate) const fn len(self) -> usize {
+        self.count * self.height * self.width
+    }
+}
+
+/// The bytes before the images, and before the labels.
+const IMAGES_HEADER: u64 = 4 * 4;
+const LABELS_HEADER: u64 = 2 * 4;
+
+/// Bytes that are read at a time.
+const PART: usize = 1 << 16;
 
 /// An opened IDX file, plain or gzipped.
 pub(crate) struct IdxReader {
     path: PathBuf,
     bytes: Box<dyn Read>,
-    /// How many bytes it can hold.
-    most: Most,
+    /// Bytes of the file as it lies on the disk.
+    size: u64,
+    is_packed: bool,
 }
 
 impl IdxReader {
     /// Opens a dataset's file in `folder`: the plain one if both are there.
     pub(crate) fn open(folder: &Path, file: IdxFile) -> Result<Self> {
         let plain = folder.join(file.name());
-        if let Some((file, len)) = open(&plain)? {
-            return Ok(Self {
-                path: plain,
-                bytes: Box::new(BufReader::new(file)),
-                most: Most::Plain(len),
-            });
+        if let Some((file, size)) = open(&plain)? {
+            return Ok(Self { path: plain, bytes: decoded(file, false), size, is_packed: false });
         }
         let packed = folder.join(format!("{}.gz", file.name()));
-        let Some((file, len)) = open(&packed)? else {
+        let Some((file, size)) = open(&packed)? else {
             return Err(Error::Absent { path: plain });
         };
-        let bytes = Box::new(MultiGzDecoder::new(file));
-        let most = Most::Packed(len.saturating_mul(MOST_RATIO).max(FREE_BYTES));
-        Ok(Self { path: packed, bytes, most })
+        Ok(Self { path: packed, bytes: decoded(file, true), size, is_packed: true })
     }
 
     /// The file's path, which ends in `.gz` where it is gzipped.
@@ -122,28 +113,80 @@ impl IdxReader {
         if len > u128::from(MAX_BYTES) || usize::try_from(len).is_err() {
             return Err(Error::TooLarge { path: path(), limit: MAX_BYTES, count, height, width });
         }
+        self.believe(IMAGES_HEADER + len as u64)?;
         let [count, height, width] = [count, height, width].map(|dim| dim as usize);
         Ok(ImagesHeader { count, height, width })
     }
 
-    /// The images behind the header.
-    pub(crate) fn images(&mut self, header: ImagesHeader) -> Result<Images> {
-        let ImagesHeader { count, height, width } = header;
-        let pixels = self.body(count * height * width, 4 * 4)?;
-        Ok(Images { height, width, pixels })
+    /// How many labels a file of them announces.
+    pub(crate) fn labels_header(&mut self) -> Result<usize> {
+        let [count] = self.header(LABELS_MAGIC)?;
+        self.believe(LABELS_HEADER + u64::from(count))?;
+        Ok(count as usize)
     }
 
-    /// The file as labels, each below `classes`.
-    pub(crate) fn labels(&mut self, classes: usize) -> Result<Vec<u8>> {
-        let [count] = self.header(LABELS_MAGIC)?;
-        let labels = self.body(count as usize, 2 * 4)?;
+    /// The images behind the header: `count * height * width` bytes, image by image and row by row.
+    pub(crate) fn images(&mut self, header: ImagesHeader) -> Result<Vec<u8>> {
+        self.kept(header.len(), IMAGES_HEADER)
+    }
+
+    /// The labels behind the header, each below `classes`.
+    pub(crate) fn labels(&mut self, count: usize, classes: usize) -> Result<Vec<u8>> {
+        let labels = self.kept(count, LABELS_HEADER)?;
+        self.check_labels(&labels, 0, classes)?;
+        Ok(labels)
+    }
+
+    /// By how many bytes what is behind the header is more than the file, if there are so many.
+    pub(crate) fn beyond(&self, len: usize) -> u64 {
+        (len as u64).saturating_sub(self.size)
+    }
+
+    /// Holds the file to be what [`images`](Self::images) gives, and keeps none of it.
+    pub(crate) fn check_images(&self, header: ImagesHeader) -> Result<()> {
+        self.again(IMAGES_HEADER)?.body(header.len(), IMAGES_HEADER, |_| Ok(()))
+    }
+
+    /// Holds the file to be what [`labels`](Self::labels) gives, and keeps none of it.
+    pub(crate) fn check_all_labels(&self, count: usize, classes: usize) -> Result<()> {
+        let mut first = 0;
+        self.again(LABELS_HEADER)?.body(count, LABELS_HEADER, |part| {
+            self.check_labels(part, first, classes)?;
+            first += part.len();
+            Ok(())
+        })
+    }
+
+    /// The labels from index `first` on.
+    fn check_labels(&self, labels: &[u8], first: usize, classes: usize) -> Result<()> {
         match labels.iter().position(|&label| usize::from(label) >= classes) {
-            None => Ok(labels),
-            Some(index) => {
-                let got = labels[index];
-                Err(Error::Label { path: self.path.clone(), classes, index, got })
+            None => Ok(()),
+            Some(at) => {
+                let (path, index, got) = (self.path.clone(), first + at, labels[at]);
+                Err(Error::Label { path, classes, index, got })
             }
         }
+    }
+
+    /// The same file, opened anew, behind its header.
+    fn again(&self, header: u64) -> Result<Self> {
+        let unreadable = |source| Error::Unreadable { path: self.path.clone(), source };
+        let file = File::open(&self.path).map_err(unreadable)?;
+        let mut bytes = decoded(file, self.is_packed);
+        io::copy(&mut (&mut bytes).take(header), &mut io::sink()).map_err(unreadable)?;
+        Ok(Self { path: self.path.clone(), bytes, ..*self })
+    }
+
+    /// Refuses what no file of this size holds.
+    fn believe(&self, expected: u64) -> Result<()> {
+        if !self.is_packed && expected > self.size {
+            return Err(Error::Truncated { path: self.path.clone(), expected, got: self.size });
+        }
+        let limit = self.size.saturating_mul(MOST_RATIO).max(FREE_BYTES);
+        if self.is_packed && expected > limit {
+            return Err(Error::TooPacked { path: self.path.clone(), limit, expected });
+        }
+        Ok(())
     }
 
     /// The magic number, checked, and after it the dimensions, returned.
@@ -162,46 +205,55 @@ impl IdxReader {
     /// The header's number `at`, of one more than `dims`.
     fn number(&mut self, at: usize, dims: usize) -> Result<u32> {
         let mut bytes = Vec::with_capacity(4);
-        self.append(&mut bytes, 4).map_err(|error| {
-            self.cut(error, 4 * (1 + dims as u64), (4 * at + bytes.len()) as u64)
-        })?;
-        let number = bytes.try_into().expect("four bytes were appended");
+        let read = (&mut self.bytes).take(4).read_to_end(&mut bytes);
+        let number = read
+            .and_then(|_| bytes.as_slice().try_into().map_err(|_| ErrorKind::UnexpectedEof.into()));
+        let got = (4 * at + bytes.len()) as u64;
+        let number = number.map_err(|error| self.cut(error, 4 * (1 + dims as u64), got))?;
         Ok(u32::from_be_bytes(number))
     }
 
-    /// The `len` bytes after a header of `header` bytes, which must be the file's last.
-    fn body(&mut self, len: usize, header: u64) -> Result<Vec<u8>> {
+    /// Gives the `len` bytes after a header of `header` bytes, which must be the file's last, part by part.
+    fn body(
+        &mut self,
+        len: usize,
+        header: u64,
+        mut give: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         let expected = header + len as u64;
-        let most = match self.most {
-            Most::Packed(limit) if expected > limit => {
-                return Err(Error::TooPacked { path: self.path.clone(), limit, expected });
-            }
-            Most::Plain(most) | Most::Packed(most) => usize::try_from(most).unwrap_or(usize::MAX),
-        };
-        let mut body = Vec::new();
-        // A header without bytes behind it costs nothing: a plain file that is shorter ends before it has given `most`.
-        let appended = self.append(&mut body, len.min(most));
-        let whole = appended.and_then(|()| {
-            if body.len() < len { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
-        });
-        whole.map_err(|error| self.cut(error, expected, header + body.len() as u64))?;
+        let mut part = vec![0; PART];
+        let mut left = len;
         // The read at the end also makes the decompressor check the sum over what it gave.
-        match (&mut self.bytes).take(1).read_to_end(&mut Vec::new()) {
-            Ok(0) => Ok(body),
-            Ok(_) => Err(Error::TrailingBytes { path: self.path.clone(), expected }),
-            Err(source) => Err(Error::Unreadable { path: self.path.clone(), source }),
+        loop {
+            let got = match self.bytes.read(&mut part) {
+                Ok(0) if left == 0 => return Ok(()),
+                Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                read => read,
+            };
+            let got = got.map_err(|error| self.cut(error, expected, expected - left as u64))?;
+            if got > left {
+                return Err(Error::TrailingBytes { path: self.path.clone(), expected });
+            }
+            left -= got;
+            give(&part[..got])?;
         }
     }
 
-    /// Appends the next `len` bytes to `out`. Where there are fewer, it appends these, and the error
-    /// is [`ErrorKind::UnexpectedEof`], which is also the decompressor's for a stream that breaks off.
-    fn append(&mut self, out: &mut Vec<u8>, len: usize) -> io::Result<()> {
-        out.try_reserve_exact(len).map_err(|_| ErrorKind::OutOfMemory)?;
-        let appended = (&mut self.bytes).take(len as u64).read_to_end(out)?;
-        if appended < len { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    /// What [`body`](Self::body) gives.
+    fn kept(&mut self, len: usize, header: u64) -> Result<Vec<u8>> {
+        let mut kept = Vec::new();
+        let reserved = kept.try_reserve_exact(len).map_err(|_| ErrorKind::OutOfMemory.into());
+        reserved.map_err(|source| Error::Unreadable { path: self.path.clone(), source })?;
+        self.body(len, header, |part| {
+            kept.extend_from_slice(part);
+            Ok(())
+        })?;
+        Ok(kept)
     }
 
-    /// The error of a file that `append` could not take `expected` bytes from, but only `got`.
+    /// The error of a file of `expected` bytes of which only `got` could be read. That of a stream that breaks off is the
+    /// decompressor's, and is [`ErrorKind::UnexpectedEof`] too.
     fn cut(&self, error: io::Error, expected: u64, got: u64) -> Error {
         let path = self.path.clone();
         match error.kind() {
@@ -209,6 +261,11 @@ impl IdxReader {
             _ => Error::Unreadable { path, source: error },
         }
     }
+}
+
+/// What a file holds, unpacked where it is packed.
+fn decoded(file: File, is_packed: bool) -> Box<dyn Read> {
+    if is_packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(BufReader::new(file)) }
 }
 
 /// Writes images as an IDX file.

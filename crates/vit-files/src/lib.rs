@@ -14,5 +14,5 @@ pub use digest::{Digest, Hasher};
 pub use error::Error;
 pub use folder::{check_folder, create_folder_atomically, write_folder_atomically};
 pub use lock::FileLock;
-pub use read::{open_file, text_of_at_most};
+pub use read::{lines_of_at_most, open_file, text_of_at_most};
 pub use sums::SUMS;

@@ -1,7 +1,7 @@
 //! Reading what somebody else may have written: no more than is asked for, and nothing that keeps its reader waiting.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, BufRead, ErrorKind, Read};
 use std::path::Path;
 
 /// Opens a file. What is none, such as a pipe that nobody writes to, is an error.
@@ -22,11 +22,39 @@ pub fn open_file(path: &Path) -> io::Result<File> {
 pub fn text_of_at_most(bytes: u64, reader: impl Read) -> io::Result<String> {
     let mut text = Vec::new();
     reader.take(bytes.saturating_add(1)).read_to_end(&mut text)?;
-    let invalid = |message: String| io::Error::new(ErrorKind::InvalidData, message);
     if text.len() as u64 > bytes {
-        return Err(invalid(format!("expected at most {bytes} bytes, got more")));
+        return Err(too_long(bytes));
     }
-    String::from_utf8(text).map_err(|error| invalid(format!("expected UTF-8: {error}")))
+    String::from_utf8(text)
+        .map_err(|error| io::Error::new(ErrorKind::InvalidData, format!("expected UTF-8: {error}")))
+}
+
+/// The lines of a text, one after the other and with their ends, each of at most so many bytes. A longer one, of
+/// [`ErrorKind::InvalidData`], or an error of the reader's is the last.
+pub fn lines_of_at_most(
+    bytes: u64,
+    mut reader: impl BufRead,
+) -> impl Iterator<Item = io::Result<Vec<u8>>> {
+    let mut has_ended = false;
+    std::iter::from_fn(move || {
+        let mut line = Vec::new();
+        let read = match has_ended {
+            true => Ok(0),
+            false => (&mut reader).take(bytes.saturating_add(1)).read_until(b'\n', &mut line),
+        };
+        let line = match read {
+            Ok(0) => return None,
+            Ok(_) if line.len() as u64 > bytes => Err(too_long(bytes)),
+            Ok(_) => Ok(line),
+            Err(error) => Err(error),
+        };
+        has_ended = line.is_err();
+        Some(line)
+    })
+}
+
+fn too_long(bytes: u64) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, format!("expected at most {bytes} bytes, got more"))
 }
 
 #[cfg(test)]
@@ -40,6 +68,20 @@ mod tests {
         assert_eq!(read("äö".as_bytes()).as_deref(), Ok("äö"));
         assert!(read(b"a\xff").unwrap_err().starts_with("expected UTF-8"));
         assert!(text_of_at_most(4, io::repeat(b'a')).is_err());
+    }
+
+    #[test]
+    fn lines_are_read_up_to_their_limit_and_no_further() {
+        let read = |text: &'static [u8]| -> Vec<Result<String, String>> {
+            let lines = lines_of_at_most(4, text);
+            let said = lines.map(|line| line.map_err(|error| error.to_string()));
+            said.map(|line| line.map(|line| String::from_utf8(line).unwrap())).collect()
+        };
+        let ok = |line: &str| Ok(line.to_owned());
+        assert_eq!(read(b"abc\n\nde"), [ok("abc\n"), ok("\n"), ok("de")]);
+        let long = Err("expected at most 4 bytes, got more".to_owned());
+        assert_eq!(read(b"a\nbcde\nf\n"), [ok("a\n"), long]);
+        assert_eq!(read(b""), []);
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! The metrics of a run as a table that spreadsheets read.
 
-use std::io;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
-use vit_files::open_file;
+use vit_files::{lines_of_at_most, open_file};
 
 use crate::error::Error;
 use crate::metrics::LONGEST_LINE;
+
+/// Columns beyond these are left out: no run has a tenth of them.
+const MOST_COLUMNS: usize = 256;
 
 /// Writes a run's `metrics.jsonl` as `metrics.csv` beside it, and tells its path: a row a line, a column for each name
 /// in any of them, empty where a line has none. One that is there is replaced.
@@ -16,34 +19,32 @@ use crate::metrics::LONGEST_LINE;
 /// If the metrics cannot be read or the table cannot be written.
 pub fn write_csv(run_dir: &Path) -> Result<PathBuf, Error> {
     let source = run_dir.join("metrics.jsonl");
-    let text = open_file(&source).and_then(io::read_to_string).map_err(|error| Error::Io {
-        operation: "read",
-        path: source,
-        source: error,
-    })?;
-    // A last line that is still being written is not a line yet.
-    let lines = text.lines().filter(|line| line.len() <= LONGEST_LINE);
-    let records: Vec<Map<String, Value>> =
-        lines.filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let unreadable = |error| Error::Io { operation: "read", path: source.clone(), source: error };
+    // Columns that tell which line it is come first, the others as they are met.
+    let mut columns = ["kind", "step", "epoch"].map(str::to_owned).to_vec();
+    for record in records(&source).map_err(unreadable)? {
+        for name in record.keys() {
+            if columns.len() < MOST_COLUMNS && !columns.contains(name) {
+                columns.push(name.clone());
+            }
+        }
+    }
+    let records = records(&source).map_err(unreadable)?;
     let path = run_dir.join("metrics.csv");
-    vit_files::write_atomically(&path, table(&records).as_bytes())?;
+    vit_files::write_atomically_with(&path, |table| {
+        writeln!(table, "{}", columns.join(","))?;
+        records.into_iter().try_for_each(|record| {
+            let cell = |name: &String| record.get(name).map(cell).unwrap_or_default();
+            writeln!(table, "{}", columns.iter().map(cell).collect::<Vec<_>>().join(","))
+        })
+    })?;
     Ok(path)
 }
 
-/// Columns that tell which line it is come first, the others as they are met.
-fn table(records: &[Map<String, Value>]) -> String {
-    let mut columns = vec!["kind", "step", "epoch"];
-    for name in records.iter().flat_map(Map::keys) {
-        if !columns.contains(&name.as_str()) {
-            columns.push(name);
-        }
-    }
-    let row = |record: &Map<String, Value>| {
-        let cell = |name: &&str| record.get(*name).map(cell).unwrap_or_default();
-        columns.iter().map(cell).collect::<Vec<_>>().join(",")
-    };
-    let rows = std::iter::once(columns.join(",")).chain(records.iter().map(row));
-    rows.map(|row| row + "\n").collect()
+/// The lines that are records. A last line that is still being written is none yet.
+fn records(path: &Path) -> io::Result<impl Iterator<Item = Map<String, Value>>> {
+    let lines = lines_of_at_most(LONGEST_LINE, BufReader::new(open_file(path)?));
+    Ok(lines.map_while(Result::ok).filter_map(|line| serde_json::from_slice(&line).ok()))
 }
 
 /// As RFC 4180 has it.

@@ -40,15 +40,12 @@ impl EventFile {
         Ok(events)
     }
 
-    /// A new file in the place of those of a folder, with these lines of metrics: of a run that is taken up again at an
-    /// earlier step than it had come to.
+    /// A new file in the place of those of a folder: of a run that is taken up again at an earlier step than it had come to,
+    /// whose lines of metrics up to there are then added anew.
     ///
     /// # Errors
     /// If it cannot be made or written, or an old one not be removed.
-    pub fn replace<'a>(
-        folder: &Path,
-        records: impl IntoIterator<Item = &'a Value>,
-    ) -> Result<Self, Error> {
+    pub fn replace(folder: &Path) -> Result<Self, Error> {
         let old = fs::read_dir(folder).into_iter().flatten().flatten();
         for old in old.filter(|old| old.file_name().to_string_lossy().contains("tfevents")) {
             let path = old.path();
@@ -58,9 +55,7 @@ impl EventFile {
                 source,
             })?;
         }
-        let mut events = Self::create(folder)?;
-        records.into_iter().try_for_each(|record| events.append(record))?;
-        Ok(events)
+        Self::create(folder)
     }
 
     /// Adds the numbers of a line of metrics, each as `kind/name`, at its step. A line without kind or step is left out.

@@ -3,12 +3,13 @@
 //! Only what the figures show is read. Other keys, and lines of other kinds, are left to whoever
 //! knows them.
 
-use std::io;
+use std::fs::File;
+use std::io::{BufReader, ErrorKind, Seek};
 use std::path::Path;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-use vit_files::open_file;
+use vit_files::{lines_of_at_most, open_file};
 
 use crate::error::Error;
 
@@ -57,7 +58,10 @@ pub struct Epoch {
 }
 
 /// Bytes of a line: parsed, it takes many times that. No record has a hundredth.
-pub(crate) const LONGEST_LINE: usize = 1 << 16;
+pub(crate) const LONGEST_LINE: u64 = 1 << 16;
+
+/// A longer file is looked at once before any of it is kept: in memory it may be more than on the disk.
+const TRUSTED: u64 = 16 << 20;
 
 /// Reads a `metrics.jsonl`.
 ///
@@ -66,34 +70,48 @@ pub(crate) const LONGEST_LINE: usize = 1 << 16;
 /// # Errors
 /// If the file cannot be read, or a line is not one of metrics; then with the line's number.
 pub fn read(path: &Path) -> Result<Metrics, Error> {
-    let text = open_file(path).and_then(io::read_to_string).map_err(|source| Error::Io {
-        operation: "read",
-        path: path.to_owned(),
-        source,
-    })?;
+    let unreadable = |source| Error::Io { operation: "read", path: path.to_owned(), source };
+    let file = open_file(path).map_err(unreadable)?;
+    if file.metadata().map_err(unreadable)?.len() > TRUSTED {
+        read_lines(&file, path, |_| ())?;
+        (&file).rewind().map_err(unreadable)?;
+    }
     let mut metrics = Metrics::default();
-    for (index, line) in text.split_inclusive('\n').enumerate() {
-        if line.trim().is_empty() {
-            continue;
-        }
-        let parsed = if line.len() > LONGEST_LINE {
-            Err(serde_json::Error::custom(format!("expected at most {LONGEST_LINE} bytes")))
-        } else {
-            serde_json::from_str(line)
+    read_lines(&file, path, |line| match line {
+        Line::Step(step) => metrics.steps.push(step),
+        Line::Epoch(epoch) => metrics.epochs.push(epoch),
+        Line::Other => {}
+    })?;
+    Ok(metrics)
+}
+
+fn read_lines(file: &File, path: &Path, mut take: impl FnMut(Line)) -> Result<(), Error> {
+    for (index, line) in lines_of_at_most(LONGEST_LINE, BufReader::new(file)).enumerate() {
+        let (line, parsed) = match line {
+            Ok(line) if line.trim_ascii().is_empty() => continue,
+            Ok(line) => {
+                let parsed = serde_json::from_slice(&line);
+                (line, parsed)
+            }
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                (Vec::new(), Err(serde_json::Error::custom(error)))
+            }
+            Err(source) => {
+                return Err(Error::Io { operation: "read", path: path.to_owned(), source });
+            }
         };
         match parsed {
-            Ok(Line::Step(step)) => metrics.steps.push(step),
-            Ok(Line::Epoch(epoch)) => metrics.epochs.push(epoch),
-            Ok(Line::Other) => {}
+            Ok(line) => take(line),
             // Only a last line is without an end.
-            Err(error) if error.is_eof() && !line.ends_with('\n') => {}
+            Err(error) if error.is_eof() && !line.ends_with(b"\n") => {}
             Err(source) => {
+                let line = String::from_utf8_lossy(&line);
                 let got = line.trim_end().chars().take(SHOWN).collect();
                 return Err(Error::Line { path: path.to_owned(), line: index + 1, got, source });
             }
         }
     }
-    Ok(metrics)
+    Ok(())
 }
 
 /// How much of a wrong line an error shows, in characters.

@@ -1,16 +1,14 @@
 //! Checkpoints on disk: a folder each, whole or absent, with the digests of its files.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use vit_files::{open_file, text_of_at_most};
 
-use crate::{Error, MetricsMark, Place, RunFolder, Tensors, TrainState};
+use crate::{Error, MetricsMark, Place, RunFolder, Tensors, TrainState, saved_tensors};
 
 /// What `state.json` and `state.safetensors` mean; other numbers are of other versions.
 const FORMAT: u64 = 1;
@@ -101,8 +99,8 @@ impl SavedState {
         }
         let file: StateFile =
             serde_json::from_value(state).map_err(|error| unreadable(STATE, error.to_string()))?;
-        let tensors =
-            read_tensors(&path.join(TENSORS)).map_err(|what| unreadable(TENSORS, what))?;
+        let tensors = saved_tensors::read(&path.join(TENSORS), LONGEST)
+            .map_err(|what| unreadable(TENSORS, what))?;
         let of = |kind: &str| -> Option<Tensors> {
             let named = tensors.iter().filter_map(|(name, tensor)| {
                 Some((name.strip_prefix(kind)?.to_owned(), tensor.clone()))
@@ -130,16 +128,6 @@ impl SavedState {
         })
         .collect()
     }
-}
-
-/// All tensors of a file, whose header is of no more than it takes to name them.
-fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>, String> {
-    let bytes = fs::read(path).map_err(|error| error.to_string())?;
-    let header = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
-    if header > LONGEST {
-        return Err(format!("expected a header of at most {LONGEST} bytes, got {header}"));
-    }
-    candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| error.to_string())
 }
 
 fn name_of(step: u64) -> String {
@@ -234,7 +222,7 @@ impl RunFolder {
 mod tests {
     use super::*;
     use crate::{Best, Sums};
-    use candle_core::Tensor;
+    use candle_core::{Device, Tensor};
     use tempfile::TempDir;
 
     fn run() -> (TempDir, RunFolder) {

@@ -14,6 +14,7 @@ mod mixed;
 mod on_gpu;
 mod optimizer;
 mod run_folder;
+mod saved_tensors;
 mod schedule;
 mod shards;
 mod state;
@@ -28,7 +29,9 @@ pub use error::Error;
 pub use evaluation::{Confusion, EVALUATION_BATCH, Evaluation, argmax, evaluate};
 pub use gradients::clip_gradients;
 pub use interface::{Batch, Bytes, Checkpoint, Data, Forward, Observer, Progress};
-pub use metrics::{EpochMetrics, MetricsFile, MetricsMark, Record, StepMetrics, read_records};
+pub use metrics::{
+    EpochMetrics, MetricsFile, MetricsMark, Record, StepMetrics, read_epochs, read_records,
+};
 pub use mixed::Mixed;
 pub use optimizer::{Decay, Optimizer, OptimizerConfig, OptimizerKind};
 pub use run_folder::{LOCK, RunFolder};

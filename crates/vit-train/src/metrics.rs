@@ -1,11 +1,11 @@
 //! What is recorded of a run: `metrics.jsonl`, one object a line.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vit_files::{Digest, Hasher, open_file};
+use vit_files::{Digest, Hasher, lines_of_at_most, open_file};
 
 use crate::Error;
 
@@ -148,24 +148,48 @@ fn held_to(mark: &MetricsMark, file: &File, path: &Path) -> Result<Hasher, Error
     )))
 }
 
-/// The records of a file, up to the first line that is none.
+/// Parsed, a line takes many times its size; no record has a hundredth of this.
+const LONGEST_LINE: u64 = 1 << 16;
+
+/// The records of a file, one after the other, up to the first line that is none. An error of reading is the last.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn read_records(
+    path: &Path,
+) -> Result<impl Iterator<Item = Result<Record, Error>> + use<>, Error> {
+    let owned = path.to_owned();
+    let unreadable =
+        move |error: io::Error| Error::Unreadable { path: owned.clone(), what: error.to_string() };
+    let file = open_file(path).map_err(&unreadable)?;
+    let lines = lines_of_at_most(LONGEST_LINE, BufReader::new(file));
+    Ok(lines.map_while(move |line| match line {
+        Ok(line) => serde_json::from_slice(&line).ok().map(Ok),
+        Err(error) if error.kind() == ErrorKind::InvalidData => None,
+        Err(error) => Some(Err(unreadable(error))),
+    }))
+}
+
+/// The epochs of a file, as [`read_records`] reads it.
 ///
 /// # Errors
 /// If it cannot be read.
-pub fn read_records(path: &Path) -> Result<Vec<Record>, Error> {
-    let mut text = Vec::new();
-    let read = open_file(path).and_then(|mut file| file.read_to_end(&mut text));
-    read.map_err(|error| Error::Unreadable { path: path.to_owned(), what: error.to_string() })?;
-    // Parsed, a line takes many times its size; no record has a hundredth of this.
-    const LONGEST_LINE: usize = 1 << 16;
-    let lines = text.split_inclusive(|&byte| byte == b'\n');
-    let lines = lines.take_while(|line| line.len() <= LONGEST_LINE);
-    Ok(lines.map_while(|line| serde_json::from_slice(line).ok()).collect())
+pub fn read_epochs(path: &Path) -> Result<Vec<EpochMetrics>, Error> {
+    let epochs = read_records(path)?.filter_map(|record| match record {
+        Ok(Record::Epoch(epoch)) => Some(Ok(epoch)),
+        Ok(Record::Step(_)) => None,
+        Err(error) => Some(Err(error)),
+    });
+    epochs.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn records(path: &Path) -> Vec<Record> {
+        read_records(path).expect("the file").collect::<Result<_, _>>().expect("records")
+    }
 
     fn record(step: u64) -> Record {
         Record::Step(StepMetrics { step, epoch: 1, loss: 2.5, lr: 3e-4 })
@@ -181,7 +205,7 @@ mod tests {
         file.append(&record(1)).expect("a writable file");
         let text = std::fs::read_to_string(&path).expect("the file");
         assert_eq!(text, "{\"kind\":\"step\",\"step\":1,\"epoch\":1,\"loss\":2.5,\"lr\":0.0003}\n");
-        assert_eq!(read_records(&path).expect("the file"), [record(1)]);
+        assert_eq!(records(&path), [record(1)]);
     }
 
     #[test]
@@ -196,7 +220,7 @@ mod tests {
         let mut again = MetricsFile::open_at(&path, &mark).expect("the same file");
         assert_eq!(again.mark(), mark);
         again.append(&record(3)).expect("a writable file");
-        assert_eq!(read_records(&path).expect("the file"), [record(1), record(3)]);
+        assert_eq!(records(&path), [record(1), record(3)]);
         let changed = std::fs::read_to_string(&path).expect("the file").replace("2.5", "2.6");
         std::fs::write(&path, &changed).expect("a writable folder");
         let error = MetricsFile::open_at(&path, &mark).unwrap_err().to_string();

@@ -175,13 +175,27 @@ impl From<pictures::Error> for Failure {
                 format!("expected at most {} pixels, got {width}x{height}", thousands(most)),
                 Some("scale it down first"),
             ),
+            Error::TooLargeProgressive { most, width, height } => (
+                format!(
+                    "expected at most {} pixels of a progressive JPEG, got {width}x{height}",
+                    thousands(most)
+                ),
+                Some("save it as PNG or as a baseline JPEG, or scale it down"),
+            ),
+            Error::TooLong { most, width, height } => (
+                format!(
+                    "expected sides of at most {} pixels, got {width}x{height}",
+                    thousands(most.into())
+                ),
+                Some("cut it, or scale it down first"),
+            ),
             Error::CutOff => ("the picture is cut off: it has no end".to_owned(), None),
             Error::TooShort { length, width, height } => {
                 let length = thousands(length);
                 let announced = format!("the {width}x{height} px they announce");
                 (format!("{length} bytes cannot hold {announced}"), None)
             }
-            Error::Undecodable(error) => (chain(&error), None),
+            Error::Undecodable(error) => (chain(&*error), None),
             Error::DecoderFails => (
                 "the decoder fails at this picture".to_owned(),
                 Some("open it elsewhere and save it anew"),

@@ -22,6 +22,7 @@ pub(super) fn read(bytes: &[u8]) -> bool {
         folder.write(NAME, bytes);
         let path = folder.path().join(NAME);
         for record in read_records(&path).expect("a file that is there") {
+            let record = record.expect("a file that can be read");
             let line = serde_json::to_string(&record).expect("a record is plain data");
             let again: Record = serde_json::from_str(&line).expect("what was written");
             assert_eq!(again, record);
@@ -39,7 +40,9 @@ pub(super) fn read(bytes: &[u8]) -> bool {
         let text = fs::read_to_string(path).expect("it was read before");
         let records: Vec<Value> =
             text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        EventFile::replace(&folder.path().join("events"), &records).expect("a writable folder");
+        let events = EventFile::replace(&folder.path().join("events"));
+        let mut events = events.expect("a writable folder");
+        records.iter().try_for_each(|record| events.append(record)).expect("a writable file");
         true
     })
 }

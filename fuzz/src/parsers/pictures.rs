@@ -6,10 +6,14 @@ mod decode;
 mod error;
 #[path = "../../../crates/vit/src/pictures/guarded.rs"]
 mod guarded;
+#[path = "../../../crates/vit/src/pictures/jpeg.rs"]
+mod jpeg;
 #[path = "../../../crates/vit/src/pictures/placement.rs"]
 mod placement;
 #[path = "../../../crates/vit/src/pictures/planes.rs"]
 mod planes;
+#[path = "../../../crates/vit/src/pictures/png.rs"]
+mod png;
 #[path = "../../../crates/vit/src/pictures/polarity.rs"]
 mod polarity;
 #[path = "../../../crates/vit/src/pictures/strokes.rs"]
@@ -26,10 +30,17 @@ const LEAST: u32 = 256;
 /// A refusal says the truth, and a picture becomes finite numbers of the model's size, however it is fitted.
 pub(super) fn read(bytes: &[u8]) -> bool {
     let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
-    let picture = match decode::decode(bytes) {
+    let picture = match decode::decode(bytes, LEAST) {
         Ok(picture) => picture,
-        Err(Error::TooLarge { most, width, height }) => {
+        Err(
+            Error::TooLarge { most, width, height }
+            | Error::TooLargeProgressive { most, width, height },
+        ) => {
             assert!(pixels(width, height) > most);
+            return false;
+        }
+        Err(Error::TooLong { most, width, height }) => {
+            assert!(width.max(height) > most);
             return false;
         }
         Err(Error::TooShort { length, width, height }) => {
@@ -42,8 +53,9 @@ pub(super) fn read(bytes: &[u8]) -> bool {
         }
         Err(Error::NoPicture | Error::CutOff | Error::DecoderFails) => return false,
     };
+    assert!(pixels(picture.upright_size().0, picture.upright_size().1) > 0);
     for channels in [1, 3] {
-        for mut plane in planes::of(&picture, channels, LEAST) {
+        for mut plane in picture.planes(channels) {
             if polarity::is_dark_on_light(&plane) {
                 planes::invert(&mut plane);
             }

@@ -32,7 +32,7 @@ use self::resume::Resumed;
 use self::saver::Saver;
 use crate::chrome_trace::ChromeTrace;
 use crate::cli;
-use crate::failure::{Exit, Failure, Result};
+use crate::failure::{Exit, Result};
 use crate::interrupt;
 use crate::output::thousands;
 use crate::report;
@@ -95,13 +95,19 @@ fn resume(args: &cli::Train, path: &Path) -> Result<ExitCode> {
     let trace = args.trace.as_deref().map(ChromeTrace::begin).transpose()?;
     interrupt::training_begins();
     let events = events_folder(&folder);
-    let events = (args.tensorboard || events.exists()).then(|| {
-        let records = read_records(&folder.metrics())?;
-        let records: Vec<Value> = records.iter().map(as_json).collect();
-        Ok::<_, Failure>(interrupt::writing(|| EventFile::replace(&events, &records))?)
-    });
+    let events = (args.tensorboard || events.exists())
+        .then(|| interrupt::writing(|| written_again(&events, &folder)));
     let events = events.transpose()?;
     train(args, set_up, folder, Begun { environment, metrics, events, about, trace })
+}
+
+/// TensorBoard's events of all that has been recorded.
+fn written_again(events: &Path, folder: &RunFolder) -> Result<EventFile> {
+    let mut events = EventFile::replace(events)?;
+    for record in read_records(&folder.metrics())? {
+        events.append(&as_json(&record?))?;
+    }
+    Ok(events)
 }
 
 /// What a run has when its first step, or the first after it was taken up again, is taken.

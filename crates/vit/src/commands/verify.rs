@@ -10,7 +10,7 @@ use vit_files::{Digest, FileLock};
 use vit_model::ModelFile;
 use vit_train::{
     Best, Checkpoint, LOCK, MetricsFile, Observer, Record, SavedState, TrainState,
-    newest_checkpoints, read_records,
+    newest_checkpoints, read_epochs,
 };
 
 use super::train::{BEST, SetUp, check_dataset, check_settings, digest};
@@ -46,7 +46,10 @@ pub(super) fn run(args: &cli::Verify) -> Result<ExitCode> {
     let (mut newest, mut whole) = (None::<SavedState>, Vec::new());
     for path in newest_checkpoints(&args.run)? {
         let checked = SavedState::read(&path).map_err(Failure::from);
-        let checked = checked.and_then(|saved| Ok((check_settings(&path, &settings)?, saved).1));
+        let checked = checked.and_then(|saved| {
+            check_settings(&path, &saved, &settings)?;
+            Ok(saved)
+        });
         let part = path.strip_prefix(&args.run).unwrap_or(&path).display().to_string();
         let found = checked.map(|saved| {
             newest.get_or_insert(saved);
@@ -125,12 +128,7 @@ fn best(run: &Path, newest: &SavedState, digest: &Value) -> Result<&'static str>
     if *digest == got {
         return Ok("as it was at the newest checkpoint");
     }
-    let epochs =
-        read_records(&run.join("metrics.jsonl"))?.into_iter().filter_map(|record| match record {
-            Record::Epoch(epoch) => Some(epoch),
-            Record::Step(_) => None,
-        });
-    let best = Best::of(&epochs.collect::<Vec<_>>());
+    let best = Best::of(&read_epochs(&run.join("metrics.jsonl"))?);
     if best.epoch() != newest.state.place.best.epoch() && ModelFile::open(&path).is_ok() {
         return Ok("of an epoch after the newest checkpoint: `vit train --resume` makes it anew");
     }

@@ -1,91 +1,135 @@
-//! A file's bytes as a picture, which stands upright. What the file says of itself is checked before it costs memory.
+//! A file's bytes as a picture, which stands upright. What the file says of itself is checked before it costs memory, and a
+//! large picture is shrunk while it is decoded.
 
-use std::io::Cursor;
-
+use image::ImageFormat;
+use image::imageops::{flip_horizontal, flip_vertical, rotate90, rotate180, rotate270};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 use super::error::Error;
 use super::guarded::guarded;
+use super::planes::{Plane, Shrinking};
+use super::{jpeg, png};
 
 /// 8192 x 8192: more than cameras make.
 const MOST_PIXELS: u64 = 1 << 26;
-/// As many pixels of three bytes. A pixel may have up to eight.
-const MOST_BYTES: u64 = 3 * MOST_PIXELS;
+/// As a JPEG file can say. Rows are decoded whole.
+const LONGEST_SIDE: u32 = 0xFFFF;
 
-/// Decodes a PNG or JPEG picture, turned as its EXIF orientation says.
+/// A picture as it lies in its file.
+pub(super) struct Decoded {
+    /// Width and height, in the file.
+    pub(super) size: (u32, u32),
+    pub(super) pixels: Shrinking,
+    /// How it is to be turned.
+    pub(super) orientation: Option<Orientation>,
+}
+
+/// Decodes a PNG or JPEG picture; one whose longest side is `least` or more is shrunk to no less than that.
 ///
 /// # Errors
 /// If it is neither, not whole, or too large.
-pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage, Error> {
+pub(super) fn decode(bytes: &[u8], least: u32) -> Result<Decoded, Error> {
     // By content: a name can lie.
-    let format = image::guess_format(bytes).ok().filter(ImageFormat::reading_enabled);
-    let format = format.ok_or(Error::NoPicture)?;
-    guarded(|| decode_as(format, bytes)).unwrap_or(Err(Error::DecoderFails))
+    let decode = match image::guess_format(bytes) {
+        Ok(ImageFormat::Png) => png::decode,
+        Ok(ImageFormat::Jpeg) => jpeg::decode,
+        _ => return Err(Error::NoPicture),
+    };
+    guarded(|| decode(bytes, least)).unwrap_or(Err(Error::DecoderFails))
 }
 
-fn decode_as(format: ImageFormat, bytes: &[u8]) -> Result<DynamicImage, Error> {
-    let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder()?;
-    let (width, height) = decoder.dimensions();
-    let bytes_per_pixel = u64::from(decoder.color_type().bytes_per_pixel());
-    let most = MOST_PIXELS.min(MOST_BYTES / bytes_per_pixel);
-    if u64::from(width) * u64::from(height) > most {
-        return Err(Error::TooLarge { most, width, height });
+/// Refuses what is larger than any picture.
+pub(super) fn check_size((width, height): (u32, u32)) -> Result<(), Error> {
+    if width.max(height) > LONGEST_SIDE {
+        return Err(Error::TooLong { most: LONGEST_SIDE, width, height });
     }
-    if format == ImageFormat::Jpeg {
-        check_jpeg(bytes, width, height)?;
-    }
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder)?;
-    picture.apply_orientation(orientation);
-    Ok(picture)
-}
-
-/// The decoder fills with grey what a JPEG file lacks, and calls that a picture.
-fn check_jpeg(bytes: &[u8], width: u32, height: u32) -> Result<(), Error> {
-    if !ends_after_its_scan(bytes) {
-        return Err(Error::CutOff);
-    }
-    // Each block of 8x8 pixels takes a bit or more.
-    let blocks = u64::from(width.div_ceil(8)) * u64::from(height.div_ceil(8));
-    if blocks > 8 * bytes.len() as u64 {
-        return Err(Error::TooShort { length: bytes.len() as u64, width, height });
+    if u64::from(width) * u64::from(height) > MOST_PIXELS {
+        return Err(Error::TooLarge { most: MOST_PIXELS, width, height });
     }
     Ok(())
 }
 
-/// Whether an end of image (FF D9) follows the first start of scan (FF DA). Segments before that may hold thumbnails with
-/// ends of their own; in a scan FF stands before markers and zeros alone.
-fn ends_after_its_scan(bytes: &[u8]) -> bool {
-    let mut rest = bytes;
-    while let Some(at) = rest.iter().position(|&byte| byte == 0xFF) {
-        rest = &rest[at + 1..];
-        match *rest {
-            [0xDA, ref scan @ ..] => return scan.windows(2).any(|pair| pair == [0xFF, 0xD9]),
-            // Filling, or markers that stand alone.
-            [0x00 | 0x01 | 0xD0..=0xD8 | 0xFF, ..] => {}
-            [_, high, low, ..] => {
-                let length = usize::from(u16::from_be_bytes([high, low]));
-                rest = rest.get(1 + length..).unwrap_or_default();
-            }
-            _ => {}
+impl Decoded {
+    /// Width and height of the picture when it stands upright.
+    pub(super) fn upright_size(&self) -> (u32, u32) {
+        use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+        let (width, height) = self.size;
+        match self.orientation {
+            Some(Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH) => (height, width),
+            _ => (width, height),
         }
     }
-    false
+
+    /// The planes, upright, one of grey or three of colour.
+    pub(super) fn planes(&self, channels: usize) -> Vec<Plane> {
+        let planes = self.pixels.planes(channels).into_iter();
+        planes.map(|plane| upright(plane, self.orientation)).collect()
+    }
+}
+
+fn upright(plane: Plane, orientation: Option<Orientation>) -> Plane {
+    match orientation {
+        None | Some(Orientation::NoTransforms) => plane,
+        Some(Orientation::Rotate90) => rotate90(&plane),
+        Some(Orientation::Rotate180) => rotate180(&plane),
+        Some(Orientation::Rotate270) => rotate270(&plane),
+        Some(Orientation::FlipHorizontal) => flip_horizontal(&plane),
+        Some(Orientation::FlipVertical) => flip_vertical(&plane),
+        Some(Orientation::Rotate90FlipH) => flip_horizontal(&rotate90(&plane)),
+        Some(Orientation::Rotate270FlipH) => flip_horizontal(&rotate270(&plane)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::planes::Kind;
     use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    /// What Pillow makes of a JPEG file lies beside it as PNG, in the folder that `tests/reference/picture_fixtures.py` writes.
+    #[test]
+    fn jpeg_of_every_form_is_what_libjpeg_makes_of_it() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/jpeg");
+        // As large as it is, and at half of that.
+        for (least, shrunk, bound) in [(256, (93, 61), 0.03), (40, (47, 31), 0.04)] {
+            for name in ["444", "422", "420", "progressive", "restarts", "grey", "cmyk"] {
+                let planes = |end: &str| {
+                    let bytes = fs::read(folder.join(format!("{name}.{end}"))).expect("a fixture");
+                    let decoded = decode(&bytes, least).expect("a picture");
+                    assert_eq!(decoded.upright_size(), (93, 61));
+                    decoded.planes(3)
+                };
+                for (plane, expected) in planes("jpg").iter().zip(&planes("png")) {
+                    assert_eq!((plane.dimensions(), expected.dimensions()), (shrunk, shrunk));
+                    let differences = plane.iter().zip(expected.iter());
+                    let differences = differences.map(|(value, other)| (value - other).abs());
+                    let largest = differences.clone().fold(0.0, f32::max);
+                    let mean = differences.sum::<f32>() / plane.len() as f32;
+                    assert!(largest < bound && mean < bound / 8.0, "{name}: {largest}, {mean}");
+                }
+            }
+        }
+    }
 
     #[test]
-    fn an_end_counts_after_the_scan_alone() {
-        let thumbnail = [0xFF, 0xE1, 0, 6, 0xFF, 0xDA, 0xFF, 0xD9];
-        let scan = [0xFF, 0xDA, 0, 2, 1, 0xFF, 0, 0xD9];
-        let cut_off = [&[0xFF, 0xD8], &thumbnail[..], &scan].concat();
-        assert!(!ends_after_its_scan(&cut_off));
-        assert!(ends_after_its_scan(&[&cut_off[..], &[0xFF, 0xD9, 7]].concat()));
-        assert!(!ends_after_its_scan(&cut_off[..4]));
-        assert!(!ends_after_its_scan(&[]));
+    fn a_picture_is_turned_as_image_turns_it() {
+        let (width, height) = (3, 2);
+        let bytes: Vec<u8> = (0..6).collect();
+        let picture = image::GrayImage::from_raw(width, height, bytes.clone()).expect("3 by 2");
+        for code in 1..=8 {
+            let orientation = Orientation::from_exif(code);
+            let mut pixels = Shrinking::new((width, height), Kind { samples: 1, most: 255 }, 256);
+            for (y, row) in (0..).zip(bytes.chunks(3)) {
+                pixels.add_row(y, 0..width, row.iter().copied().map(u16::from));
+            }
+            let decoded = Decoded { size: (width, height), pixels, orientation };
+            let mut expected = image::DynamicImage::from(picture.clone());
+            expected.apply_orientation(orientation.expect("one of eight"));
+            let plane = decoded.planes(1).remove(0);
+            assert_eq!(plane.dimensions(), decoded.upright_size());
+            let turned: Vec<u8> = plane.iter().map(|value| (value * 255.0).round() as u8).collect();
+            assert_eq!(turned, expected.into_bytes(), "{code}");
+        }
     }
 }

@@ -1,7 +1,5 @@
 //! Why bytes are no picture; `failure` says it.
 
-use image::ImageError;
-
 #[derive(Debug)]
 pub(crate) enum Error {
     /// Neither PNG nor JPEG.
@@ -9,6 +7,19 @@ pub(crate) enum Error {
     TooLarge {
         /// Pixels.
         most: u64,
+        width: u32,
+        height: u32,
+    },
+    /// What a progressive JPEG is decoded from is kept until its end.
+    TooLargeProgressive {
+        /// Pixels.
+        most: u64,
+        width: u32,
+        height: u32,
+    },
+    TooLong {
+        /// Pixels of a side.
+        most: u32,
         width: u32,
         height: u32,
     },
@@ -22,13 +33,19 @@ pub(crate) enum Error {
         height: u32,
     },
     /// What the decoder says.
-    Undecodable(ImageError),
+    Undecodable(Box<dyn std::error::Error + Send + Sync>),
     /// It panics.
     DecoderFails,
 }
 
-impl From<ImageError> for Error {
-    fn from(error: ImageError) -> Self {
-        Self::Undecodable(error)
+impl From<png::DecodingError> for Error {
+    fn from(error: png::DecodingError) -> Self {
+        Self::Undecodable(error.into())
+    }
+}
+
+impl From<jpeg_decoder::Error> for Error {
+    fn from(error: jpeg_decoder::Error) -> Self {
+        Self::Undecodable(error.into())
     }
 }

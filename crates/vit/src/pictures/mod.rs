@@ -3,8 +3,10 @@
 mod decode;
 mod error;
 mod guarded;
+mod jpeg;
 mod placement;
 mod planes;
+mod png;
 mod polarity;
 mod source;
 mod strokes;
@@ -68,13 +70,14 @@ impl Preparation {
     /// # Errors
     /// If it cannot be read or is no picture.
     pub(crate) fn read(&self, path: &Path, device: &Device) -> Result<Seen> {
-        let decoded = source::bytes(path).and_then(|bytes| {
-            decode::decode(&bytes).map_err(|error| Failure::from(error).about(path.display()))
-        })?;
         let (width, height) = (self.size.width as u32, self.size.height as u32);
-        let dimensions = (decoded.width(), decoded.height());
         let least = WORKING_SIDE.max(2 * width.max(height));
-        let mut planes = planes::of(&decoded, self.size.channels, least);
+        let decoded = source::bytes(path).and_then(|bytes| {
+            decode::decode(&bytes, least)
+                .map_err(|error| Failure::from(error).about(path.display()))
+        })?;
+        let dimensions = decoded.upright_size();
+        let mut planes = decoded.planes(self.size.channels);
         drop(decoded);
 
         let mut done = Vec::new();

@@ -1,25 +1,9 @@
-//! A decoded picture as planes of numbers in [0, 1], one for each of a model's channels.
+//! A picture as planes of numbers in [0, 1], one for each of a model's channels.
 
-use image::{DynamicImage, ImageBuffer, Luma, Pixel, Primitive};
+use image::{ImageBuffer, Luma};
 
 /// One channel.
 pub(super) type Plane = ImageBuffer<Luma<f32>, Vec<f32>>;
-
-/// One plane of grey, or three of red, green and blue; transparency shows the background. A picture whose longest side is
-/// `least` or more is shrunk by the whole factor that leaves it no less.
-pub(super) fn of(picture: &DynamicImage, channels: usize, least: u32) -> Vec<Plane> {
-    match picture {
-        DynamicImage::ImageLuma8(picture) => of_pixels(picture, channels, least),
-        DynamicImage::ImageLumaA8(picture) => of_pixels(picture, channels, least),
-        DynamicImage::ImageRgb8(picture) => of_pixels(picture, channels, least),
-        DynamicImage::ImageRgba8(picture) => of_pixels(picture, channels, least),
-        DynamicImage::ImageLuma16(picture) => of_pixels(picture, channels, least),
-        DynamicImage::ImageLumaA16(picture) => of_pixels(picture, channels, least),
-        DynamicImage::ImageRgb16(picture) => of_pixels(picture, channels, least),
-        DynamicImage::ImageRgba16(picture) => of_pixels(picture, channels, least),
-        other => of_pixels(&other.to_rgba16(), channels, least),
-    }
-}
 
 /// Dark as light, and light as dark.
 pub(super) fn invert(plane: &mut Plane) {
@@ -28,46 +12,139 @@ pub(super) fn invert(plane: &mut Plane) {
     }
 }
 
-fn of_pixels<P>(
-    picture: &ImageBuffer<P, Vec<P::Subpixel>>,
-    channels: usize,
-    least: u32,
-) -> Vec<Plane>
-where
-    P: Pixel,
-    P::Subpixel: Primitive + Into<f64>,
-{
-    let factor = (picture.width().max(picture.height()) / least).max(1);
-    let has_alpha = P::CHANNEL_COUNT.is_multiple_of(2);
-    let background = if has_alpha { background(picture) } else { 0.0 };
-    let plane = |light: fn([f64; 3]) -> f64| {
-        averaged(picture, factor, |pixel| {
-            let Colour { rgb, alpha } = colour(pixel);
-            light(rgb) * alpha + background * (1.0 - alpha)
-        })
-    };
-    match channels {
-        1 => vec![plane(grey)],
-        _ => {
-            vec![plane(|[red, _, _]| red), plane(|[_, green, _]| green), plane(|[_, _, blue]| blue)]
+/// What a file's pixels are.
+#[derive(Clone, Copy)]
+pub(super) struct Kind {
+    /// 1 of grey or 3 of red, green and blue, and one more where there is transparency.
+    pub(super) samples: usize,
+    /// The lightest, or opaque.
+    pub(super) most: u16,
+}
+
+/// A picture that is shrunk while its pixels come, in whatever order: of the large ones it never holds more than the means
+/// of squares.
+pub(super) struct Shrinking {
+    size: (u32, u32),
+    kind: Kind,
+    /// The side of a square.
+    factor: u32,
+    /// How many there are in a row.
+    across: usize,
+    /// Of each square, its samples; those of colour times their opacity, where there is one.
+    sums: Vec<u64>,
+}
+
+impl Shrinking {
+    /// A picture whose longest side is `least` or more is shrunk by the whole factor that leaves it no less.
+    pub(super) fn new(size: (u32, u32), kind: Kind, least: u32) -> Self {
+        let (width, height) = size;
+        let factor = (width.max(height) / least).max(1);
+        let [across, down] = [width, height].map(|side| side.div_ceil(factor) as usize);
+        Self { size, kind, factor, across, sums: vec![0; across * down * kind.samples] }
+    }
+
+    /// Adds pixels of a row, those in these columns. Each is added once.
+    pub(super) fn add_row(
+        &mut self,
+        y: u32,
+        columns: impl Iterator<Item = u32>,
+        mut samples: impl Iterator<Item = u16>,
+    ) {
+        let mut pixel = [0; 4];
+        let pixel = &mut pixel[..self.kind.samples];
+        for x in columns {
+            pixel.fill_with(|| samples.next().unwrap_or_default());
+            self.add((x, y), pixel);
+        }
+    }
+
+    fn add(&mut self, (x, y): (u32, u32), pixel: &[u16]) {
+        let square = (y / self.factor) as usize * self.across + (x / self.factor) as usize;
+        let sums = &mut self.sums[square * self.kind.samples..][..self.kind.samples];
+        match (sums, pixel) {
+            ([colour @ .., opacity], [light @ .., alpha]) if self.kind.has_alpha() => {
+                for (sum, &sample) in colour.iter_mut().zip(light) {
+                    *sum += u64::from(sample) * u64::from(*alpha);
+                }
+                *opacity += u64::from(*alpha);
+            }
+            (sums, pixel) => {
+                for (sum, &sample) in sums.iter_mut().zip(pixel) {
+                    *sum += u64::from(sample);
+                }
+            }
+        }
+    }
+
+    /// One plane of grey, or three of red, green and blue; transparency shows the background.
+    pub(super) fn planes(&self, channels: usize) -> Vec<Plane> {
+        let background = if self.kind.has_alpha() { self.background() } else { 0.0 };
+        let plane = |light: fn([f64; 3]) -> f64| {
+            let (width, height) = self.size;
+            let [across, down] = [width, height].map(|side| side.div_ceil(self.factor));
+            Plane::from_fn(across, down, |x, y| {
+                let Colour { rgb, alpha } = self.mean(x, y);
+                Luma([(light(rgb) + background * (1.0 - alpha)) as f32])
+            })
+        };
+        match channels {
+            1 => vec![plane(grey)],
+            _ => vec![
+                plane(|[red, _, _]| red),
+                plane(|[_, green, _]| green),
+                plane(|[_, _, blue]| blue),
+            ],
+        }
+    }
+
+    /// That of a square.
+    fn mean(&self, x: u32, y: u32) -> Colour {
+        let pixels = |at: u32, side: u32| ((at + 1) * self.factor).min(side) - at * self.factor;
+        let count = f64::from(pixels(x, self.size.0)) * f64::from(pixels(y, self.size.1));
+        let at = (y as usize * self.across + x as usize) * self.kind.samples;
+        self.kind.colour(&self.sums[at..][..self.kind.samples], count)
+    }
+
+    /// What to see through transparency: behind a drawing on nothing, white or black, whichever it stands out from; around an
+    /// opaque picture, its own mean.
+    fn background(&self) -> f64 {
+        let mut whole = vec![0; self.kind.samples];
+        for square in self.sums.chunks_exact(self.kind.samples) {
+            for (sum, &of_square) in whole.iter_mut().zip(square) {
+                *sum += of_square;
+            }
+        }
+        let Colour { rgb, alpha } =
+            self.kind.colour(&whole, f64::from(self.size.0) * f64::from(self.size.1));
+        match grey(rgb) / alpha {
+            mean if alpha > 0.5 => mean,
+            mean if mean > 0.5 => 0.0,
+            _ => 1.0,
         }
     }
 }
 
-/// In [0, 1].
+impl Kind {
+    const fn has_alpha(self) -> bool {
+        self.samples.is_multiple_of(2)
+    }
+
+    /// The mean of so many pixels, of which these are the sums.
+    fn colour(self, sums: &[u64], count: f64) -> Colour {
+        let most = f64::from(self.most);
+        let opaque = if self.has_alpha() { count * most * most } else { count * most };
+        let of = |at: usize| sums[at] as f64 / opaque;
+        let rgb = if self.samples < 3 { [of(0); 3] } else { [of(0), of(1), of(2)] };
+        let alpha =
+            if self.has_alpha() { sums[self.samples - 1] as f64 / (count * most) } else { 1.0 };
+        Colour { rgb, alpha }
+    }
+}
+
+/// In [0, 1], the light times the opacity.
 struct Colour {
     rgb: [f64; 3],
     alpha: f64,
-}
-
-fn colour<P>(pixel: &P) -> Colour
-where
-    P: Pixel,
-    P::Subpixel: Primitive + Into<f64>,
-{
-    let most: f64 = P::Subpixel::DEFAULT_MAX_VALUE.into();
-    let [red, green, blue, alpha] = pixel.to_rgba().0.map(|value| value.into() / most);
-    Colour { rgb: [red, green, blue], alpha }
 }
 
 /// The luminance of ITU-R BT.709; of a grey pixel its grey itself, to the bit.
@@ -75,99 +152,89 @@ fn grey([red, green, blue]: [f64; 3]) -> f64 {
     green + 0.2126 * (red - green) + 0.0722 * (blue - green)
 }
 
-/// What to see through transparency: behind a drawing on nothing, white or black, whichever it stands out from; around an
-/// opaque picture, its own mean.
-fn background<P>(picture: &ImageBuffer<P, Vec<P::Subpixel>>) -> f64
-where
-    P: Pixel,
-    P::Subpixel: Primitive + Into<f64>,
-{
-    let (mut light, mut opaque) = (0.0, 0.0);
-    for pixel in picture.pixels() {
-        let Colour { rgb, alpha } = colour(pixel);
-        light += alpha * grey(rgb);
-        opaque += alpha;
-    }
-    let pixels = f64::from(picture.width()) * f64::from(picture.height());
-    match light / opaque {
-        mean if opaque > 0.5 * pixels => mean,
-        mean if mean > 0.5 => 0.0,
-        _ => 1.0,
-    }
-}
-
-/// The means of squares of `factor` pixels.
-fn averaged<P: Pixel>(
-    picture: &ImageBuffer<P, Vec<P::Subpixel>>,
-    factor: u32,
-    value: impl Fn(&P) -> f64,
-) -> Plane {
-    let (width, height) = picture.dimensions();
-    let square = |at: u32, end: u32| at * factor..((at + 1) * factor).min(end);
-    Plane::from_fn(width.div_ceil(factor), height.div_ceil(factor), |x, y| {
-        let (columns, rows) = (square(x, width), square(y, height));
-        let count = columns.len() * rows.len();
-        let each = rows.flat_map(|y| columns.clone().map(move |x| (x, y)));
-        let sum: f64 = each.map(|(x, y)| value(picture.get_pixel(x, y))).sum();
-        Luma([(sum / count as f64) as f32])
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image::{GrayAlphaImage, GrayImage, LumaA, Rgb, RgbImage, Rgba, RgbaImage};
 
-    fn grey_of(picture: impl Into<DynamicImage>) -> Vec<f32> {
-        of(&picture.into(), 1, 256).remove(0).into_raw()
+    const BYTES: u16 = 255;
+
+    /// The planes of pixels that come in this order.
+    fn planes_of<const SAMPLES: usize>(
+        (width, height): (u32, u32),
+        most: u16,
+        (channels, least): (usize, u32),
+        order: impl Iterator<Item = (u32, u32)>,
+        pixel: impl Fn(u32, u32) -> [u16; SAMPLES],
+    ) -> Vec<Plane> {
+        let kind = Kind { samples: SAMPLES, most };
+        let mut shrinking = Shrinking::new((width, height), kind, least);
+        order.for_each(|(x, y)| shrinking.add((x, y), &pixel(x, y)));
+        shrinking.planes(channels)
+    }
+
+    fn row_by_row((width, height): (u32, u32)) -> impl DoubleEndedIterator<Item = (u32, u32)> {
+        (0..height).flat_map(move |y| (0..width).map(move |x| (x, y)))
+    }
+
+    fn grey_of<const SAMPLES: usize>(
+        size: (u32, u32),
+        most: u16,
+        pixel: impl Fn(u32, u32) -> [u16; SAMPLES],
+    ) -> Vec<f32> {
+        planes_of(size, most, (1, 256), row_by_row(size), pixel).remove(0).into_raw()
     }
 
     #[test]
     fn bytes_of_grey_are_themselves_in_any_kind_of_picture() {
-        let bytes: Vec<u8> = (0..=255).collect();
-        let expected: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte) / 255.0).collect();
-        let picture: DynamicImage = GrayImage::from_raw(16, 16, bytes).expect("16 by 16").into();
-        assert_eq!(grey_of(picture.clone()), expected);
-        assert_eq!(grey_of(picture.to_rgb8()), expected);
-        assert_eq!(grey_of(picture.to_rgba8()), expected);
-        assert_eq!(grey_of(picture.to_luma16()), expected);
-        assert_eq!(grey_of(picture.to_rgba16()), expected);
-        assert!(of(&picture, 3, 256).iter().all(|plane| plane.as_raw() == &expected));
+        let size = (16, 16);
+        let byte = |x: u32, y: u32| (16 * y + x) as u16;
+        let wide = |x: u32, y: u32| 257 * byte(x, y);
+        let expected: Vec<f32> = (0..=255_u8).map(|byte| f32::from(byte) / 255.0).collect();
+        assert_eq!(grey_of(size, BYTES, |x, y| [byte(x, y)]), expected);
+        assert_eq!(grey_of(size, BYTES, |x, y| [byte(x, y); 3]), expected);
+        assert_eq!(grey_of(size, BYTES, |x, y| [byte(x, y), 255]), expected);
+        assert_eq!(
+            grey_of(size, BYTES, |x, y| [byte(x, y), byte(x, y), byte(x, y), 255]),
+            expected
+        );
+        assert_eq!(grey_of(size, u16::MAX, |x, y| [wide(x, y)]), expected);
+        assert_eq!(
+            grey_of(size, u16::MAX, |x, y| [wide(x, y), wide(x, y), wide(x, y), u16::MAX]),
+            expected
+        );
+        let three = planes_of(size, BYTES, (3, 256), row_by_row(size), |x, y| [byte(x, y)]);
+        assert!(three.len() == 3 && three.iter().all(|plane| plane.as_raw() == &expected));
     }
 
     #[test]
     fn sixteen_bits_are_kept() {
-        let picture = ImageBuffer::<Luma<u16>, _>::from_raw(2, 1, vec![1000, 1001]);
-        let values = grey_of(picture.expect("2 by 1"));
+        let values = grey_of((2, 1), u16::MAX, |x, _| [1000 + x as u16]);
         assert_eq!(values, [1000.0 / 65535.0, 1001.0 / 65535.0]);
     }
 
     #[test]
     fn a_drawing_on_nothing_stands_out() {
-        let drawn = |ink: u8| {
-            let pixel = |x, _| LumaA([ink, if x == 1 { 255 } else { 0 }]);
-            grey_of(GrayAlphaImage::from_fn(4, 1, pixel))
-        };
+        let drawn = |ink| grey_of((4, 1), BYTES, |x, _| [ink, if x == 1 { 255 } else { 0 }]);
         assert_eq!(drawn(0), [1.0, 0.0, 1.0, 1.0]);
         assert_eq!(drawn(255), [0.0, 1.0, 0.0, 0.0]);
-        let half = RgbaImage::from_fn(4, 1, |x, _| Rgba([0, 0, 0, if x == 1 { 51 } else { 0 }]));
-        assert_eq!(grey_of(half), [1.0, 0.8, 1.0, 1.0]);
-        assert_eq!(grey_of(GrayAlphaImage::from_pixel(1, 1, LumaA([0, 0]))), [1.0]);
+        let half = grey_of((4, 1), BYTES, |x, _| [0, 0, 0, if x == 1 { 51 } else { 0 }]);
+        assert_eq!(half, [1.0, 0.8, 1.0, 1.0]);
+        assert_eq!(grey_of((1, 1), BYTES, |_, _| [0, 0]), [1.0]);
     }
 
     #[test]
     fn around_an_opaque_picture_transparency_is_as_light_as_the_picture() {
-        let picture =
-            GrayAlphaImage::from_fn(4, 1, |x, _| LumaA([204, if x == 0 { 0 } else { 255 }]));
-        assert_eq!(grey_of(picture), [0.8; 4]);
+        let picture = grey_of((4, 1), BYTES, |x, _| [204, if x == 0 { 0 } else { 255 }]);
+        assert_eq!(picture, [0.8; 4]);
     }
 
     #[test]
-    fn large_pictures_are_averaged_to_the_last_row() {
-        let picture =
-            RgbImage::from_fn(5, 4, |x, y| Rgb([if x == 4 || y == 0 { 255 } else { 0 }; 3]));
-        let planes = of(&picture.into(), 3, 2);
+    fn large_pictures_are_averaged_to_the_last_row_in_any_order() {
+        let size = (5, 4);
+        let pixel = |x, y| [if x == 4 || y == 0 { 255 } else { 0 }; 3];
+        let planes = planes_of(size, BYTES, (3, 2), row_by_row(size), pixel);
         assert_eq!(planes[0].dimensions(), (3, 2));
         assert_eq!(planes[0].as_raw(), &[0.5, 0.5, 1.0, 0.0, 0.0, 1.0]);
+        assert_eq!(planes_of(size, BYTES, (3, 2), row_by_row(size).rev(), pixel), planes);
     }
 }

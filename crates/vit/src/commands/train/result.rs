@@ -1,7 +1,7 @@
 //! What is printed of a run that has ended.
 
 use serde_json::json;
-use vit_train::{EpochMetrics, Record, RunFolder, read_records};
+use vit_train::{RunFolder, read_epochs};
 
 use crate::dataset::Found;
 use crate::failure::Result;
@@ -14,11 +14,7 @@ pub(super) fn print(
     found: &Found,
     folder: &RunFolder,
 ) -> Result<()> {
-    let epochs = read_records(&folder.metrics())?.into_iter().filter_map(|record| match record {
-        Record::Epoch(epoch) => Some(epoch),
-        Record::Step(_) => None,
-    });
-    let epochs: Vec<EpochMetrics> = epochs.collect();
+    let epochs = read_epochs(&folder.metrics())?;
     let Some(epoch) = epochs.last() else { return Ok(()) };
     let best = vit_train::Best::of(&epochs).epoch();
     let best = best.and_then(|best| epochs.iter().find(|epoch| epoch.epoch == best));

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use vit_files::{Digest, open_file, text_of_at_most, write_atomically};
+use vit_model::Layout;
 use vit_train::{Forward, RunFolder, SavedState, newest_checkpoints};
 
 use super::set_up::SetUp;
@@ -28,7 +29,7 @@ impl Resumed {
         for path in newest_checkpoints(folder.path())? {
             match SavedState::read(&path) {
                 Ok(saved) => {
-                    check_settings(&path, settings)?;
+                    check_settings(&path, &saved, settings)?;
                     // They would be taken for the newest, and whole ones go to make room.
                     damaged.iter().try_for_each(|(path, _)| folder.remove_checkpoint(path))?;
                     return Ok(Some(Self { path, saved }));
@@ -67,15 +68,18 @@ pub(crate) fn check_dataset(saved: &SavedState, got: &Digest) -> Result<()> {
     Err(Failure::new(Exit::Data, message).hint("put back the images that the run began with"))
 }
 
-/// Whether a checkpoint, which carries the settings that it was trained with, is of these.
+/// Whether a checkpoint, which carries the settings that it was trained with, is of these, and its parameters of their model:
+/// it is asked before there is a model, which may be of any size.
 ///
 /// # Errors
 /// If not: each difference is named.
-pub(crate) fn check_settings(path: &Path, settings: &Settings) -> Result<()> {
+pub(crate) fn check_settings(path: &Path, saved: &SavedState, settings: &Settings) -> Result<()> {
     let of_checkpoint = Settings::of_run(path)?.to_table();
     let different = differences(&[&of_checkpoint, &settings.to_table()]);
     if different.is_empty() {
-        return Ok(());
+        let fit = Layout::Timm.import(&saved.state.parameters, &settings.model);
+        let about = |error| Failure::from(error).exit(Exit::File).about(path.display());
+        return fit.map(drop).map_err(about);
     }
     let different: Vec<String> = different
         .into_iter()

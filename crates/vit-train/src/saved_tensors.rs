@@ -1,0 +1,122 @@
+//! The tensors of a checkpoint, read one after the other: no more is taken than the file has bytes.
+
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use vit_files::{open_file, text_of_at_most};
+
+use crate::Tensors;
+
+/// Reads all tensors of a file, whose header has at most so many bytes.
+///
+/// # Errors
+/// If it cannot be read, or is no safetensors file of numbers as they are trained.
+pub(crate) fn read(path: &Path, longest_header: u64) -> Result<Tensors, String> {
+    let said = |error: io::Error| error.to_string();
+    let file = open_file(path).map_err(said)?;
+    let length = file.metadata().map_err(said)?.len();
+    let mut bytes = BufReader::new(file);
+    let mut header_length = [0; 8];
+    bytes.read_exact(&mut header_length).map_err(said)?;
+    let header_length = u64::from_le_bytes(header_length);
+    if header_length > longest_header {
+        let got = header_length;
+        return Err(format!("expected a header of at most {longest_header} bytes, got {got}"));
+    }
+    let header = text_of_at_most(longest_header, (&mut bytes).take(header_length)).map_err(said)?;
+    // One tensor lies behind the other, each of as many bytes as its shape and type come to, or there is no header.
+    let header: Metadata =
+        serde_json::from_str(&header).map_err(|error| format!("its header: {error}"))?;
+    let (expected, got) = (header.data_len() as u64, length.saturating_sub(8 + header_length));
+    if got != expected {
+        return Err(format!("expected {expected} bytes of numbers, got {got}"));
+    }
+    let tensors = header.offset_keys().into_iter().map(|name| {
+        let info = header.info(&name).expect("a name of the header's");
+        let tensor = next(&mut bytes, info).map_err(|what| format!("{name}: {what}"))?;
+        Ok((name, tensor))
+    });
+    tensors.collect()
+}
+
+/// The tensor that begins here.
+fn next(bytes: &mut impl Read, info: &TensorInfo) -> Result<Tensor, String> {
+    let (begin, end) = info.data_offsets;
+    let (size, shape) = (end - begin, info.shape.as_slice());
+    let tensor = match info.dtype {
+        Dtype::F32 => numbers(bytes, size / 4, f32::from_le_bytes)
+            .map(|numbers| Tensor::from_vec(numbers, shape, &Device::Cpu)),
+        Dtype::F64 => numbers(bytes, size / 8, f64::from_le_bytes)
+            .map(|numbers| Tensor::from_vec(numbers, shape, &Device::Cpu)),
+        other => return Err(format!("expected F32 or F64, got {other}")),
+    };
+    tensor.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
+/// The next numbers, each of so many bytes.
+fn numbers<T, const BYTES: usize>(
+    mut reader: impl Read,
+    count: usize,
+    number: fn([u8; BYTES]) -> T,
+) -> io::Result<Vec<T>> {
+    let mut numbers = Vec::with_capacity(count);
+    let mut bytes = [0; BYTES];
+    for _ in 0..count {
+        reader.read_exact(&mut bytes)?;
+        numbers.push(number(bytes));
+    }
+    Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const LONGEST: u64 = 1000;
+
+    /// What is read of a file of this header and these bytes.
+    fn read_of(header: &str, data: &[u8]) -> Result<Tensors, String> {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat();
+        fs::write(file.path(), bytes).expect("a writable file");
+        read(file.path(), LONGEST)
+    }
+
+    fn one(dtype: &str, shape: &str, end: u64) -> String {
+        format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[0,{end}]}}}}"#)
+    }
+
+    #[test]
+    fn both_types_of_numbers_are_read_in_their_places() {
+        let header = r#"{"b":{"dtype":"F64","shape":[],"data_offsets":[8,16]},"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},"none":{"dtype":"F32","shape":[0],"data_offsets":[16,16]}}"#;
+        let data = [&1.5_f32.to_le_bytes()[..], &(-2.0_f32).to_le_bytes(), &0.1_f64.to_le_bytes()];
+        let tensors = read_of(header, &data.concat()).expect("three tensors");
+        assert_eq!(tensors["a"].to_vec2::<f32>().expect("f32"), [[1.5, -2.0]]);
+        assert_eq!(tensors["b"].to_scalar::<f64>().expect("f64"), 0.1);
+        assert_eq!(tensors["none"].dims(), [0]);
+        assert_eq!(tensors.len(), 3);
+    }
+
+    #[test]
+    fn what_the_bytes_do_not_bear_out_is_said() {
+        for (header, data, says) in [
+            (one("F32", "[2]", 8), 4, "expected 8 bytes of numbers, got 4"),
+            (one("F32", "[1]", 4), 8, "expected 4 bytes of numbers, got 8"),
+            (one("F32", "[2]", 4), 4, "its header: invalid shape"),
+            (one("F32", "[1000000000000]", 4), 4, "its header: invalid shape"),
+            (one("F32", "[18446744073709551615,2]", 4), 4, "its header: overflow"),
+            (one("F32", "[1]", 4).replace("[0,4]", "[4,8]"), 8, "its header: invalid offset"),
+            (one("U8", "[4]", 4), 4, "a: expected F32 or F64, got U8"),
+            ("[]".to_owned(), 0, "its header: "),
+            (" ".repeat(1001), 0, "expected a header of at most 1000 bytes, got 1001"),
+        ] {
+            let error = read_of(&header, &vec![0; data]).expect_err("an error");
+            assert!(error.starts_with(says), "{header}: {error}");
+        }
+        assert!(read(Path::new("absent"), LONGEST).is_err());
+    }
+}

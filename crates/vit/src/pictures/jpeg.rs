@@ -1,0 +1,202 @@
+//! JPEG, at the scale at which it is used: of eight pixels in a row the decoder makes 8, 4, 2 or 1.
+
+use image::metadata::Orientation;
+use jpeg_decoder::{CodingProcess, Decoder, ImageInfo, PixelFormat};
+
+use super::decode::{Decoded, check_size};
+use super::error::Error;
+use super::planes::{Kind, Shrinking};
+
+/// What a progressive picture may take: all its coefficients are kept until the last scan is read.
+const MOST_BYTES: u64 = 32 << 20;
+/// Of a coefficient.
+const BYTES: u64 = 2;
+
+/// Markers (ITU-T T.81, table B.1).
+const START_OF_SCAN: u8 = 0xDA;
+const START_OF_PROGRESSIVE_FRAME: u8 = 0xC2;
+const END: [u8; 2] = [0xFF, 0xD9];
+
+/// Decodes a JPEG picture, which lies as it does in the file.
+///
+/// # Errors
+/// If it is too large, or not whole.
+pub(super) fn decode(bytes: &[u8], least: u32) -> Result<Decoded, Error> {
+    let mut decoder = Decoder::new(bytes);
+    decoder.read_info()?;
+    let info = decoder.info().ok_or(Error::CutOff)?;
+    let size = (info.width.into(), info.height.into());
+    check_size(size)?;
+    check_length(bytes, size)?;
+    match info.coding_process {
+        CodingProcess::DctSequential => {}
+        CodingProcess::DctProgressive => check_progressive(bytes, size, info)?,
+        CodingProcess::Lossless => {
+            return Err(Error::Undecodable("lossless JPEG is not supported".into()));
+        }
+    }
+    // The smallest whose longest side is no less.
+    let side = u16::try_from(least).unwrap_or(u16::MAX);
+    let (width, height) = decoder.scale(side, side)?;
+    let samples = decoder.decode()?;
+    let scaled = (width.into(), height.into());
+    let pixels = shrunk(&samples, scaled, info.pixel_format, least);
+    let orientation = decoder.exif_data().and_then(Orientation::from_exif_chunk);
+    Ok(Decoded { size, pixels, orientation })
+}
+
+fn shrunk(bytes: &[u8], size: (u32, u32), format: PixelFormat, least: u32) -> Shrinking {
+    let kind = match format {
+        PixelFormat::L8 | PixelFormat::L16 => Kind { samples: 1, most: 255 },
+        PixelFormat::RGB24 => Kind { samples: 3, most: 255 },
+        PixelFormat::CMYK32 => Kind { samples: 3, most: 255 * 255 },
+    };
+    let mut pixels = Shrinking::new(size, kind, least);
+    let rows = bytes.chunks_exact(size.0 as usize * format.pixel_bytes());
+    for (y, row) in (0..).zip(rows) {
+        if format == PixelFormat::CMYK32 {
+            let light = row.chunks_exact(4).flat_map(|ink| {
+                // Each ink lets through what it does not cover, and black of that.
+                let [through @ .., black] = [0, 1, 2, 3].map(|at| u16::from(255 - ink[at]));
+                through.map(|through: u16| through * black)
+            });
+            pixels.add_row(y, 0..size.0, light);
+        } else {
+            pixels.add_row(y, 0..size.0, row.iter().copied().map(u16::from));
+        }
+    }
+    pixels
+}
+
+/// The decoder takes for a picture what lacks its end, and for a large one what has few bytes.
+fn check_length(bytes: &[u8], (width, height): (u32, u32)) -> Result<(), Error> {
+    if !ends_after_its_scan(bytes) {
+        return Err(Error::CutOff);
+    }
+    // Each block of 8x8 pixels takes a bit or more.
+    let blocks = u64::from(width.div_ceil(8)) * u64::from(height.div_ceil(8));
+    if blocks > 8 * bytes.len() as u64 {
+        return Err(Error::TooShort { length: bytes.len() as u64, width, height });
+    }
+    Ok(())
+}
+
+/// Whether an end of image follows the first start of a scan. Segments before that may hold thumbnails with
+/// ends of their own; in a scan FF stands before markers and zeros alone.
+fn ends_after_its_scan(bytes: &[u8]) -> bool {
+    let scan = Segments(bytes).find(|&(marker, _)| marker == START_OF_SCAN);
+    scan.is_some_and(|(_, scan)| scan.windows(2).any(|pair| pair == END))
+}
+
+fn check_progressive(
+    bytes: &[u8],
+    (width, height): (u32, u32),
+    info: ImageInfo,
+) -> Result<(), Error> {
+    let most = most_progressive(bytes, info);
+    if u64::from(width) * u64::from(height) > most {
+        return Err(Error::TooLargeProgressive { most, width, height });
+    }
+    Ok(())
+}
+
+/// The most pixels of a progressive picture, for which its coefficients are kept, and those of one component once more if it lacks
+/// some of its scans.
+fn most_progressive(bytes: &[u8], info: ImageInfo) -> u64 {
+    let frame = Segments(bytes).find(|&(marker, _)| marker == START_OF_PROGRESSIVE_FRAME);
+    // Of a frame that is not found, as many as there can be.
+    let most = (info.pixel_format.pixel_bytes() as u64, 1);
+    let (samples, pixels) = frame.and_then(|(_, frame)| sampling(frame, info)).unwrap_or(most);
+    MOST_BYTES * pixels / (BYTES * (samples + pixels))
+}
+
+/// How many samples there are for so many pixels, if this is the frame of that picture: a component may have fewer than pixels,
+/// across and down.
+fn sampling(frame: &[u8], info: ImageInfo) -> Option<(u64, u64)> {
+    // Two bytes of length, then the precision, lines, samples in a line, and number of components.
+    let (&[_, _, _, high, low, left, right, count], rest) = frame.split_first_chunk()?;
+    let is_the_same = [high, low] == info.height.to_be_bytes()
+        && [left, right] == info.width.to_be_bytes()
+        && usize::from(count) == info.pixel_format.pixel_bytes();
+    // Of each component its name, its samples across and down, and its table.
+    let factors = rest.chunks_exact(3).take(count.into());
+    let factors: Vec<[u64; 2]> =
+        factors.map(|of| [of[1] >> 4, of[1] & 15].map(u64::from)).collect();
+    let most = |at: usize| factors.iter().map(|factor| factor[at]).max();
+    let pixels = most(0)? * most(1)?;
+    let samples = factors.iter().map(|[across, down]| across * down).sum();
+    let is_whole = factors.len() == usize::from(count) && pixels > 0;
+    (is_the_same && is_whole).then_some((samples, pixels))
+}
+
+/// The segments of a file up to its first scan: the marker of each, and all that follows it.
+struct Segments<'a>(&'a [u8]);
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = (u8, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let at = self.0.iter().position(|&byte| byte == 0xFF)?;
+            let (&marker, behind) = self.0[at + 1..].split_first()?;
+            match marker {
+                // Filling, or markers that stand alone.
+                0x00 | 0x01 | 0xD0..=0xD8 => self.0 = behind,
+                0xFF => self.0 = &self.0[at + 1..],
+                _ => {
+                    let is_last = marker == START_OF_SCAN;
+                    let length = behind.first_chunk().map_or(0, |two| u16::from_be_bytes(*two));
+                    let rest = behind.get(usize::from(length)..).filter(|_| !is_last);
+                    self.0 = rest.unwrap_or_default();
+                    return Some((marker, behind));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_counts_after_the_scan_alone() {
+        let thumbnail = [0xFF, 0xE1, 0, 6, 0xFF, 0xDA, 0xFF, 0xD9];
+        let scan = [0xFF, 0xDA, 0, 2, 1, 0xFF, 0, 0xD9];
+        let cut_off = [&[0xFF, 0xD8], &thumbnail[..], &scan].concat();
+        assert!(!ends_after_its_scan(&cut_off));
+        assert!(ends_after_its_scan(&[&cut_off[..], &[0xFF, 0xD9, 7]].concat()));
+        assert!(!ends_after_its_scan(&cut_off[..4]));
+        assert!(!ends_after_its_scan(&[]));
+    }
+
+    #[test]
+    fn a_progressive_picture_may_have_as_many_pixels_as_its_sampling_leaves_room_for() {
+        let info = ImageInfo {
+            width: 16,
+            height: 8,
+            pixel_format: PixelFormat::RGB24,
+            coding_process: CodingProcess::DctProgressive,
+        };
+        let frame = |factors: [u8; 3]| {
+            let mut frame = vec![0xFF, 0xD8, 0xFF, 0xC2, 0, 17, 8, 0, 8, 0, 16, 3];
+            factors.iter().for_each(|&factor| frame.extend([1, factor, 0]));
+            frame
+        };
+        let all = MOST_BYTES / 8;
+        for (factors, most) in [
+            ([0x11; 3], all),
+            ([0x22, 0x11, 0x11], MOST_BYTES / 5),
+            ([0x21, 0x11, 0x11], MOST_BYTES / 6),
+            ([0x11, 0x22, 0x22], 4 * MOST_BYTES / 26),
+            ([0; 3], all),
+        ] {
+            assert_eq!(most_progressive(&frame(factors), info), most, "{factors:?}");
+        }
+        // Of another size, cut, or none at all.
+        let other = ImageInfo { width: 17, ..info };
+        assert_eq!(most_progressive(&frame([0x22, 0x11, 0x11]), other), all);
+        assert_eq!(most_progressive(&frame([0x22, 0x11, 0x11])[..18], info), all);
+        assert_eq!(most_progressive(&[], info), all);
+    }
+}
