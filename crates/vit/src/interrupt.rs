@@ -39,6 +39,7 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 pub(crate) fn listen() -> Result<()> {
     let on_signal = || {
         let is_first = !ASKED.swap(true, Ordering::SeqCst);
+        progress::hurry();
         let waits = is_first && TRAINING.load(Ordering::SeqCst);
         if !waits || Builder::new().name("leaver".to_owned()).spawn(leave_soon).is_err() {
             leave();

@@ -1,7 +1,5 @@
 //! `metrics.jsonl`: as a run that goes on reads it, and as reports and comparisons do.
 
-use std::fs;
-
 use serde_json::Value;
 use vit_report::{
     ComparedRun, Comparison, EventFile, metrics, write_comparison, write_csv, write_plots,
@@ -37,7 +35,7 @@ pub(super) fn read(bytes: &[u8]) -> bool {
             Comparison { runs: runs.into(), table: Vec::new(), differences: Vec::new() };
         let page = folder.path().join("compared.html");
         write_comparison(&page, &comparison).expect("metrics that were read");
-        let text = fs::read_to_string(path).expect("it was read before");
+        let text = String::from_utf8_lossy(bytes);
         let records: Vec<Value> =
             text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let events = EventFile::replace(&folder.path().join("events"));

@@ -6,6 +6,7 @@
 
 mod count;
 mod line;
+mod stderr;
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 pub(crate) use count::Counter;
 pub(crate) use line::Line;
+pub(crate) use stderr::hurry;
 
 /// Between two drawings.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -138,7 +140,7 @@ impl Screen {
 
 /// Of a terminal that has gone there is nobody left to tell.
 fn write(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
+    let _ = stderr::write(text.as_bytes());
 }
 
 /// Stderr, for whole log lines: they go above the lines that are being shown.
@@ -148,12 +150,11 @@ impl Write for AboveLines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let screen = screen();
         if screen.shown.is_none() {
-            return io::stderr().write(bytes);
+            stderr::write(bytes)?;
+        } else {
+            let drawing = screen.drawing();
+            stderr::write(&[CLEAR.as_bytes(), bytes, drawing.as_bytes()].concat())?;
         }
-        let mut text = CLEAR.as_bytes().to_vec();
-        text.extend(bytes);
-        text.extend(screen.drawing().as_bytes());
-        io::stderr().write_all(&text)?;
         Ok(bytes.len())
     }
 
