@@ -71,3 +71,18 @@ fn a_folder_of_ones_own_is_called_unverified() {
     let warning = format!("warning: {} is a folder of your own", tiny.display());
     assert!(outcome.stderr.starts_with(&warning), "{}", outcome.stderr);
 }
+
+/// One number that is none is enough.
+#[test]
+fn a_loss_that_is_not_finite_is_warned_of() {
+    let sandbox = Sandbox::new();
+    sandbox.train_digits("--max-steps 1");
+    assert_eq!(sandbox.run("eval run").succeeded().stderr, "");
+    let mut model = sandbox.read("run/model.safetensors");
+    let last = model.len() - 4;
+    model[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    sandbox.write("none.safetensors", model);
+    let outcome = sandbox.run("eval none.safetensors --dataset digits").succeeded();
+    let said = "warning: the loss is NaN: the model's numbers are too large, or none\n";
+    assert_eq!(outcome.stderr, said);
+}

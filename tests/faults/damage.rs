@@ -39,7 +39,7 @@ fn a_flipped_bit_is_found_and_the_checkpoint_before_is_used() {
         fs::write(&path, bytes).unwrap();
         let said = sandbox.run("train --resume run").succeeded().stderr;
         let context = format!("{at}: bit {bit} of {}: {said}", name.display());
-        assert!(said.contains("warning: run/checkpoints/step-000040: "), "{context}");
+        assert!(said.contains("run/checkpoints/step-000040/"), "{context}");
         assert!(said.contains("going on from run/checkpoints/step-000036"), "{context}");
         assert!(outcome(&sandbox, "run") == whole, "{context}");
         sandbox.run("verify run --files-only").succeeded();
@@ -89,12 +89,14 @@ fn where_none_is_whole_the_run_is_refused() {
     for step in checkpoints(&sandbox, "whole") {
         sandbox.write(&format!("whole/checkpoints/step-{step:06}/state.json"), "{}");
     }
-    let outcome = sandbox.run("-q train --resume whole");
+    let outcome = sandbox.run("train --resume whole");
     assert_eq!(outcome.code, Some(4), "{}", outcome.stderr);
+    // Before the oldest there is none.
+    assert_eq!(outcome.stderr.matches("looking at the one before").count(), 2);
     assert!(
         outcome
             .stderr
-            .contains("step-000032: whole/checkpoints/step-000032/state.json: expected SHA-256"),
+            .contains("error: whole/checkpoints/step-000032/state.json: expected SHA-256"),
         "{}",
         outcome.stderr
     );

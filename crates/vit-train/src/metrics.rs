@@ -55,7 +55,7 @@ pub struct EpochMetrics {
     /// Share of test samples classified right after the epoch.
     pub test_accuracy: f64,
     /// Samples trained on a second of the epoch's loop: with batching, optimiser and logging, without
-    /// evaluation.
+    /// evaluation. None of them where all had been trained on before the run was taken up again.
     pub images_per_second: f64,
     /// Seconds of the epoch's loop and evaluation.
     pub seconds: f64,

@@ -35,6 +35,10 @@ pub(super) fn run(args: &cli::Eval) -> Result<()> {
     );
     drop(bar);
     let evaluation = evaluation?;
+    if !evaluation.loss().is_finite() {
+        let loss = evaluation.loss();
+        tracing::warn!("the loss is {loss}: the model's numbers are too large, or none");
+    }
     let confusion = evaluation.confusion(saved.config.classes);
     if args.json {
         return Ok(output::json(&as_json(&found, &evaluation, &confusion))?);

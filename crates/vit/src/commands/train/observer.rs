@@ -177,8 +177,10 @@ fn tell(epoch: &EpochMetrics, epochs: u64) {
         .zip(epoch.val_accuracy)
         .map(|(loss, accuracy)| format!("; validation loss {loss:.4}, {}", percent(accuracy)));
     let so_far = interrupt::asked().then(|| format!(", up to step {}", epoch.step));
+    let speed = epoch.images_per_second as u64;
+    let speed = (speed > 0).then(|| format!("; {} images/s", thousands(speed)));
     tracing::info!(
-        "epoch {}/{epochs}{}: loss {:.4}, {}{}; test loss {:.4}, {}; {} images/s",
+        "epoch {}/{epochs}{}: loss {:.4}, {}{}; test loss {:.4}, {}{}",
         epoch.epoch,
         so_far.unwrap_or_default(),
         epoch.train_loss,
@@ -186,6 +188,6 @@ fn tell(epoch: &EpochMetrics, epochs: u64) {
         validated.unwrap_or_default(),
         epoch.test_loss,
         percent(epoch.test_accuracy),
-        thousands(epoch.images_per_second as u64)
+        speed.unwrap_or_default()
     );
 }

@@ -26,7 +26,8 @@ impl Resumed {
     /// If none is whole, or the newest that is whole is of other settings or another version.
     pub(crate) fn of(folder: &RunFolder, settings: &Settings) -> Result<Option<Self>> {
         let mut damaged: Vec<(PathBuf, Failure)> = Vec::new();
-        for path in newest_checkpoints(folder.path())? {
+        let mut checkpoints = newest_checkpoints(folder.path())?.into_iter().peekable();
+        while let Some(path) = checkpoints.next() {
             match SavedState::read(&path) {
                 Ok(saved) => {
                     check_settings(&path, &saved, settings)?;
@@ -35,8 +36,10 @@ impl Resumed {
                     return Ok(Some(Self { path, saved }));
                 }
                 Err(error @ vit_train::Error::File(_)) => {
-                    let failure = Failure::from(error).about(path.display());
-                    tracing::warn!("{}; looking at the one before", failure.message());
+                    let failure = Failure::from(error);
+                    if checkpoints.peek().is_some() {
+                        tracing::warn!("{}; looking at the one before", failure.message());
+                    }
                     damaged.push((path, failure));
                 }
                 Err(error) => return Err(error.into()),
