@@ -100,6 +100,57 @@ fn run_on(
     Ok((weight.flatten_all()?.to_vec1()?, records))
 }
 
+/// What an observer hears, in order.
+#[derive(Default)]
+struct Calls(Vec<String>);
+
+impl Observer for Calls {
+    type Error = Error;
+    fn record(&mut self, record: &Record) -> Result<(), Error> {
+        self.0.push(match record {
+            Record::Step(step) => format!("record of step {}", step.step),
+            Record::Epoch(epoch) => format!("record of epoch {}", epoch.epoch),
+        });
+        Ok(())
+    }
+    fn checkpoint(
+        &mut self,
+        at: Checkpoint,
+        _state: &mut dyn FnMut() -> Result<TrainState, Error>,
+    ) -> Result<(), Error> {
+        self.0.push(format!("checkpoint at {}", at.step()));
+        Ok(())
+    }
+    fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>, Error> {
+        self.0.push(format!("step {step}"));
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// Who holds a step up until something is on the disk holds up its record too.
+#[test]
+fn a_step_is_told_of_before_its_record_and_that_before_its_checkpoint() -> Result<(), Error> {
+    let weight = Var::new(&[[0.1_f32], [-0.2]], &Device::Cpu)?;
+    let (parameters, tracked) =
+        (vec![("w".to_owned(), weight.clone())], weight.as_tensor().clone());
+    let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
+    let config = TrainConfig { max_steps: Some(3), ..config() };
+    let mut calls = Calls::default();
+    Trainer::new(config, forward, parameters, 1)?.run(&Line, &mut calls)?;
+    let expected = [
+        "step 1",
+        "checkpoint at 1",
+        "step 2",
+        "record of step 2",
+        "checkpoint at 2",
+        "step 3",
+        "record of epoch 1",
+        "checkpoint at 3",
+    ];
+    assert_eq!(calls.0, expected);
+    Ok(())
+}
+
 #[test]
 fn training_learns_and_records_as_configured() -> Result<(), Error> {
     let (_, records) = run(config(), 1)?;
