@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use super::{Dice, checkpoints, outcome, sandbox, times, uninterrupted};
+use super::{Dice, SETTINGS, checkpoints, outcome, sandbox, times, uninterrupted};
 use crate::support::{Sandbox, json_lines};
 
 /// Steps between two checkpoints.
@@ -20,6 +20,8 @@ const EVERY: u64 = 3;
 #[test]
 fn a_run_that_is_killed_at_any_moment_ends_in_the_same_bits() {
     let sandbox = sandbox();
+    // Each step is recorded, so that any that is ahead is seen.
+    sandbox.write("small.toml", SETTINGS.replace("log_every = 3", "log_every = 1"));
     let whole = uninterrupted(&sandbox);
     let mut dice = Dice(7);
     let (mut deaths, mut runs) = (0, 0);

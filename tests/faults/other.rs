@@ -48,7 +48,7 @@ fn another_version_is_named() {
     rewrite(&sandbox, "state.json", |text| {
         text.replace("\"format\": 2", "\"format\": 1").replace("of_epoch\"", "of_era\"")
     });
-    sandbox.refuses(4, "train --resume whole").saying(&["state.json: unknown field `of_era`"]);
+    sandbox.refuses(4, "train --resume whole").saying(&["state.json: unknown field `step_of_era`"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The IDX format: a magic number, the dimensions, then the bytes, all big-endian.
 //!
-//! Nothing is allocated on the word of a header: memory grows with the bytes that really come.
+//! No memory is taken on the word of a header alone: it is believed as far as the file's size bears it out.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind, Read, Write};

@@ -16,7 +16,7 @@ pub use dataset::{Dataset, Split};
 pub use digits::digits;
 pub use error::{Error, Result};
 pub use examples::{Augmented, Examples, Mixed};
-pub use folder::load_dir;
+pub use folder::{image_size, load_dir};
 pub use hub::load_hub_mnist;
 pub use idx::IdxFile;
 pub use noise::noise;

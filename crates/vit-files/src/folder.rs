@@ -82,6 +82,7 @@ pub fn check_folder(path: &Path) -> Result<(), Error> {
         got,
     };
     let listed: BTreeSet<&str> = sums.keys().map(String::as_str).chain([SUMS]).collect();
+    let mut seen = BTreeSet::new();
     for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
         let entry = entry.map_err(Error::io("read", path))?;
         let name = entry.file_name();
@@ -93,8 +94,13 @@ pub fn check_folder(path: &Path) -> Result<(), Error> {
         if !kind.is_file() {
             return Err(altered(&name, "a file", "something else".to_owned()));
         }
+        seen.insert(name.into_owned());
     }
     for (name, digest) in &sums {
+        // Whatever else is listed, such as a path to elsewhere, is not opened.
+        if !seen.contains(name) {
+            return Err(altered(name, "a file of the folder's", "none".to_owned()));
+        }
         let got = Digest::of_file(&path.join(name))?;
         if got != *digest {
             return Err(altered(name, &format!("SHA-256 {digest}"), got.to_string()));
@@ -160,6 +166,22 @@ mod tests {
     fn names_in(folder: &Path) -> BTreeSet<String> {
         let entries = fs::read_dir(folder).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_lies_elsewhere_is_not_read() {
+        let (above, path) = written();
+        let elsewhere = above.path().join("elsewhere");
+        fs::write(&elsewhere, b"third").unwrap();
+        for name in ["../elsewhere", elsewhere.to_str().unwrap()] {
+            let mut sums = sums::read(&path.join(SUMS)).unwrap();
+            sums.insert(name.to_owned(), Digest::of_bytes(b"third"));
+            let (other, whole) = (sums::render(&sums), fs::read(path.join(SUMS)).unwrap());
+            fs::write(path.join(SUMS), other).unwrap();
+            let error = check_folder(&path).unwrap_err().to_string();
+            assert!(error.ends_with("expected a file of the folder's, got none"), "{error}");
+            fs::write(path.join(SUMS), whole).unwrap();
+        }
     }
 
     #[test]

@@ -16,3 +16,4 @@ pub use folder::{check_folder, create_folder_atomically, write_folder_atomically
 pub use lock::FileLock;
 pub use read::{lines_of_at_most, open_file, text_of_at_most};
 pub use sums::SUMS;
+pub use system::sync_folder;

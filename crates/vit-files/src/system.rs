@@ -19,8 +19,11 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Waits until the names in a folder are on the disk.
+///
+/// # Errors
+/// If the system refuses.
 #[cfg(unix)]
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
     #[cfg(test)]
     called("sync folder".to_owned());
     match File::open(folder)?.sync_all() {
@@ -33,8 +36,11 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Elsewhere a folder cannot be opened as a file, and the rename itself is written through.
+///
+/// # Errors
+/// Never.
 #[cfg(not(unix))]
-pub(crate) fn sync_folder(_folder: &Path) -> io::Result<()> {
+pub fn sync_folder(_folder: &Path) -> io::Result<()> {
     Ok(())
 }
 

@@ -6,6 +6,11 @@ use vit_patch::{ClassToken, ImageSize, PatchConfig, PatchSize, Position, Positio
 
 use crate::Error;
 
+/// Numbers of an image: 2048 x 2048 of three channels, and a third more.
+const LARGEST_IMAGE: u128 = 1 << 24;
+/// Twice those of images of 1024 x 1024 pixels in patches of 16 x 16. The weights of one head have their square.
+const MOST_TOKENS: usize = 1 << 13;
+
 /// Twice the parameters of the ViT-g of *Scaling Vision Transformers* (arXiv 2106.04560).
 const LARGEST_MODEL: u128 = 2_000_000_000;
 
@@ -116,6 +121,14 @@ impl VitConfig {
         }
         if !(1..=65_536).contains(&self.classes) {
             return Err(Error::Classes { classes: self.classes });
+        }
+        let ImageSize { height, width, channels } = self.image;
+        let numbers = [height, width, channels].into_iter().map(|side| side as u128).product();
+        if numbers > LARGEST_IMAGE {
+            return Err(Error::ImageTooLarge { numbers, limit: LARGEST_IMAGE });
+        }
+        if self.tokens() > MOST_TOKENS {
+            return Err(Error::TooManyTokens { tokens: self.tokens(), limit: MOST_TOKENS });
         }
         let shapes = crate::layout::native_shapes(self);
         let parameters =
@@ -240,6 +253,22 @@ mod tests {
             config.check().unwrap_err().to_string(),
             "expected depth of at most 1024, got 16777216"
         );
+    }
+
+    #[test]
+    fn images_out_of_reach_are_refused() {
+        let with = |side, patch| {
+            let mut config = Preset::Shallow.config();
+            config.image = ImageSize { height: side, width: side, channels: 1 };
+            config.patch = PatchSize { height: patch, width: patch };
+            config.check().map_err(|error| error.to_string())
+        };
+        assert_eq!(with(4096, 64), Ok(()));
+        let large = with(4160, 64).unwrap_err();
+        assert!(large.starts_with("expected images of at most 16777216 numbers"), "{large}");
+        assert_eq!(with(90, 1), Ok(()));
+        let many = with(91, 1).unwrap_err();
+        assert!(many.starts_with("expected at most 8192 tokens of an image, got 8281"), "{many}");
     }
 
     #[test]

@@ -28,6 +28,24 @@ pub enum Error {
         /// The most there may be.
         limit: u128,
     },
+    /// Images larger than a model can look at.
+    #[error(
+        "expected images of at most {limit} numbers (height x width x channels), got {numbers}"
+    )]
+    ImageTooLarge {
+        /// The numbers of an image.
+        numbers: u128,
+        /// The most there may be.
+        limit: u128,
+    },
+    /// More tokens than can look at one another: attention takes memory by their square.
+    #[error("expected at most {limit} tokens of an image, got {tokens}: larger patches make fewer")]
+    TooManyTokens {
+        /// Those of an image.
+        tokens: usize,
+        /// The most there may be.
+        limit: usize,
+    },
     /// No preset of this name.
     #[error("no preset is called {name:?}, expected one of {}", crate::Preset::names())]
     UnknownPreset {

@@ -6,15 +6,12 @@ use std::path::{Path, PathBuf};
 use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
-use safetensors::SafeTensors;
 use safetensors::tensor::{Metadata, TensorView};
 
-use crate::{Error, Tensors, VitConfig, map};
+use crate::{Error, Tensors, VitConfig, header, map};
 
 /// The metadata key of the configuration, as JSON. It is the only key: safetensors writes several in random order.
 const CONFIG_KEY: &str = "vit_config";
-/// The bytes before the header, which say how long it is.
-const LENGTH_BYTES: usize = 8;
 /// A header is parsed as a whole, into many times its size. That of ViT-22B's would have a twentieth of this.
 const LONGEST_HEADER: u64 = 2 << 20;
 
@@ -71,9 +68,8 @@ impl ModelFile {
         if length > LONGEST_HEADER && length <= bytes.len() as u64 {
             return Err(Error::LongHeader { path: owned(), limit: LONGEST_HEADER, length });
         }
-        let header = SafeTensors::read_metadata(&bytes);
-        let (length, header) =
-            header.map_err(|source| Error::NotSafetensors { path: owned(), source })?;
+        let (start, header) = header::read(&bytes)
+            .map_err(|source| Error::NotSafetensors { path: owned(), source })?;
         let config = header.metadata().as_ref().and_then(|metadata| metadata.get(CONFIG_KEY));
         let config = config.map(|json| serde_json::from_str(json)).transpose();
         let config = config.map_err(|source| Error::Config { path: owned(), source })?;
@@ -82,7 +78,7 @@ impl ModelFile {
             (name, TensorInfo { shape: info.shape.clone(), dtype })
         });
         let infos = infos.collect();
-        Ok(Self { path: owned(), bytes, header, start: LENGTH_BYTES + length, infos, config })
+        Ok(Self { path: owned(), bytes, header, start, infos, config })
     }
 
     /// Where the file lies.

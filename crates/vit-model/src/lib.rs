@@ -4,6 +4,7 @@ mod config;
 mod error;
 mod file;
 mod foreign;
+mod header;
 mod layout;
 mod map;
 mod model;

@@ -1,6 +1,6 @@
 //! The metrics of a run as a table that spreadsheets read.
 
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -22,18 +22,19 @@ pub fn write_csv(run_dir: &Path) -> Result<PathBuf, Error> {
     let unreadable = |error| Error::Io { operation: "read", path: source.clone(), source: error };
     // Columns that tell which line it is come first, the others as they are met.
     let mut columns = ["kind", "step", "epoch"].map(str::to_owned).to_vec();
-    for record in records(&source).map_err(unreadable)? {
+    let read = records(&source, |record| {
         for name in record.keys() {
             if columns.len() < MOST_COLUMNS && !columns.contains(name) {
                 columns.push(name.clone());
             }
         }
-    }
-    let records = records(&source).map_err(unreadable)?;
+        Ok(())
+    });
+    read.map_err(unreadable)?;
     let path = run_dir.join("metrics.csv");
     vit_files::write_atomically_with(&path, |table| {
         writeln!(table, "{}", columns.join(","))?;
-        records.into_iter().try_for_each(|record| {
+        records(&source, |record| {
             let cell = |name: &String| record.get(name).map(cell).unwrap_or_default();
             writeln!(table, "{}", columns.iter().map(cell).collect::<Vec<_>>().join(","))
         })
@@ -41,10 +42,19 @@ pub fn write_csv(run_dir: &Path) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// The lines that are records. A last line that is still being written is none yet.
-fn records(path: &Path) -> io::Result<impl Iterator<Item = Map<String, Value>>> {
-    let lines = lines_of_at_most(LONGEST_LINE, BufReader::new(open_file(path)?));
-    Ok(lines.map_while(Result::ok).filter_map(|line| serde_json::from_slice(&line).ok()))
+/// Gives the lines that are records, up to one that is too long. A last line that is still being written is none yet.
+fn records(
+    path: &Path,
+    mut give: impl FnMut(Map<String, Value>) -> io::Result<()>,
+) -> io::Result<()> {
+    for line in lines_of_at_most(LONGEST_LINE, BufReader::new(open_file(path)?)) {
+        match line {
+            Ok(line) => serde_json::from_slice(&line).map_or(Ok(()), &mut give)?,
+            Err(error) if error.kind() == ErrorKind::InvalidData => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// As RFC 4180 has it.

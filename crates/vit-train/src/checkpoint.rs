@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use vit_files::{open_file, text_of_at_most};
+use vit_files::{open_file, sync_folder, text_of_at_most};
 
 use crate::{Error, MetricsMark, Place, RunFolder, Tensors, TrainState, saved_tensors};
 
@@ -16,8 +16,10 @@ const FORMAT: u64 = 1;
 const FOLDER: &str = "checkpoints";
 const STATE: &str = "state.json";
 const TENSORS: &str = "state.safetensors";
-/// Bytes of `state.json` and of the other's header, which are parsed as a whole: many times those of the largest model.
-const LONGEST: u64 = 2 << 20;
+/// Bytes of `state.json`, a hundred times what it has: what is said of the run is parsed into many times its size.
+const LONGEST_STATE: u64 = 1 << 18;
+/// Bytes of the other's header: that of a model of 512 blocks.
+const LONGEST_HEADER: u64 = 4 << 20;
 
 /// Which tensors of `state.safetensors` are what: the beginnings of their names.
 const PARAMETERS: &str = "parameters/";
@@ -46,6 +48,12 @@ struct StateFile {
     about: Map<String, Value>,
 }
 
+/// What is asked first: of another format nothing else is known.
+#[derive(Deserialize)]
+struct Version {
+    format: u64,
+}
+
 impl SavedState {
     /// Writes a checkpoint into a run's folder, with the program's own files beside: `checkpoints/step-000937` after
     /// 937 steps. Until it is whole it lies elsewhere, and those before it stay.
@@ -55,10 +63,11 @@ impl SavedState {
     pub fn write(&self, run: &RunFolder, others: &[(&str, &[u8])]) -> Result<PathBuf, Error> {
         let above = run.checkpoints();
         match fs::create_dir(&above) {
-            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(Error::Write { path: above, source });
+            Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {}
+            made => {
+                let made = made.and_then(|()| sync_folder(run.path()));
+                made.map_err(|source| Error::Write { path: above.clone(), source })?;
             }
-            _ => {}
         }
         let path = above.join(name_of(self.state.place.step));
         let tensors = self.tensors();
@@ -89,17 +98,16 @@ impl SavedState {
         vit_files::check_folder(path)?;
         let unreadable =
             |name: &str, what: String| Error::Unreadable { path: path.join(name), what };
-        let text = open_file(&path.join(STATE)).and_then(|file| text_of_at_most(LONGEST, file));
+        let text =
+            open_file(&path.join(STATE)).and_then(|file| text_of_at_most(LONGEST_STATE, file));
         let text = text.map_err(|error| unreadable(STATE, error.to_string()))?;
-        let state: Value =
-            serde_json::from_str(&text).map_err(|error| unreadable(STATE, error.to_string()))?;
-        let format = &state["format"];
-        if *format != FORMAT {
+        let misread = |error: serde_json::Error| unreadable(STATE, error.to_string());
+        let Version { format } = serde_json::from_str(&text).map_err(misread)?;
+        if format != FORMAT {
             return Err(unreadable(STATE, format!("expected format {FORMAT}, got {format}")));
         }
-        let file: StateFile =
-            serde_json::from_value(state).map_err(|error| unreadable(STATE, error.to_string()))?;
-        let tensors = saved_tensors::read(&path.join(TENSORS), LONGEST)
+        let file: StateFile = serde_json::from_str(&text).map_err(misread)?;
+        let tensors = saved_tensors::read(&path.join(TENSORS), LONGEST_HEADER)
             .map_err(|what| unreadable(TENSORS, what))?;
         let of = |kind: &str| -> Option<Tensors> {
             let named = tensors.iter().filter_map(|(name, tensor)| {

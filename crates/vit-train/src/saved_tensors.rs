@@ -1,5 +1,6 @@
 //! The tensors of a checkpoint, read one after the other: no more is taken than the file has bytes.
 
+use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
@@ -27,9 +28,13 @@ pub(crate) fn read(path: &Path, longest_header: u64) -> Result<Tensors, String> 
         return Err(format!("expected a header of at most {longest_header} bytes, got {got}"));
     }
     let header = text_of_at_most(longest_header, (&mut bytes).take(header_length)).map_err(said)?;
+    let misread = |error: &dyn std::fmt::Display| format!("its header: {error}");
+    let infos: HashMap<String, TensorInfo> =
+        serde_json::from_str(&header).map_err(|error| misread(&error))?;
+    let mut infos: Vec<(String, TensorInfo)> = infos.into_iter().collect();
+    infos.sort_by_key(|(_, info)| info.data_offsets);
     // One tensor lies behind the other, each of as many bytes as its shape and type come to, or there is no header.
-    let header: Metadata =
-        serde_json::from_str(&header).map_err(|error| format!("its header: {error}"))?;
+    let header = Metadata::new(None, infos).map_err(|error| misread(&error))?;
     let (expected, got) = (header.data_len() as u64, length.saturating_sub(8 + header_length));
     if got != expected {
         return Err(format!("expected {expected} bytes of numbers, got {got}"));

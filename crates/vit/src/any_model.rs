@@ -93,8 +93,9 @@ pub(crate) fn is_foreign_folder(path: &Path) -> bool {
             || pickle_in(path).is_some())
 }
 
-/// Bytes, many times those of a configuration that names a thousand classes.
-const LONGEST_DOCUMENT: u64 = 1 << 20;
+/// Bytes, several times those of a configuration that names a thousand classes: the parser takes up to a hundred and fifty for
+/// each.
+const LONGEST_DOCUMENT: u64 = 1 << 18;
 
 fn read_if_there(path: &Path) -> Result<Option<String>> {
     match open_file(path).and_then(|file| text_of_at_most(LONGEST_DOCUMENT, file)) {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use vit_data::{Dataset, IdxFile};
 use vit_fetch::{Event, Known, Options, Presence, Source, data_root, user_mirrors};
-use vit_files::{Hasher, write_atomically_with};
+use vit_files::{Digest, Hasher, write_atomically_with};
+use vit_model::VitConfig;
 
 use crate::cli::DataPlace;
 use crate::failure::{Exit, Failure, Result};
@@ -54,6 +55,16 @@ impl fmt::Display for Found {
 }
 
 impl Found {
+    /// The SHA-256 of all images and labels, as the bytes of their IDX files one after the other.
+    pub(crate) fn digest(&self) -> Digest {
+        let mut hasher = Hasher::new();
+        for file in IdxFile::ALL {
+            let written = self.dataset.write_idx(file, &mut hasher);
+            written.expect("a digest takes all bytes");
+        }
+        hasher.finish()
+    }
+
     /// What must be said first and last, where the dataset is not what was hoped for.
     pub(crate) fn warning(&self) -> Option<&'static str> {
         (self.origin == Origin::InsteadOfMnist)
@@ -61,23 +72,32 @@ impl Found {
     }
 }
 
-/// The dataset of this name, or in this folder.
+/// The dataset of this name, or in this folder, for a model.
 ///
 /// # Errors
-/// If there is no such dataset, or it cannot be had or used.
-pub(crate) fn named(name: &str, place: &DataPlace) -> Result<Found> {
-    if name == DIGITS {
-        return built_in(Origin::BuiltIn);
-    }
-    if let Some(source) = Source::named(name) {
-        return published(source, place);
-    }
+/// If there is no such dataset, or it cannot be had, or the model does not take its images.
+pub(crate) fn named(name: &str, place: &DataPlace, model: &VitConfig) -> Result<Found> {
+    let found = if name == DIGITS {
+        built_in(Origin::BuiltIn)?
+    } else if let Some(source) = Source::named(name) {
+        published(source, place)?
+    } else {
+        in_folder(name, model)?
+    };
+    check_fit(&found.dataset, model)?;
+    Ok(found)
+}
+
+fn in_folder(name: &str, model: &VitConfig) -> Result<Found> {
     let folder = Path::new(name);
     if folder.is_dir() {
         tracing::warn!(
             "{} is a folder of your own: its structure is checked, its content unverified",
             folder.display()
         );
+        // Before they are unpacked.
+        let (height, width) = vit_data::image_size(folder)?;
+        check_size(name, (height, width, 1), model)?;
         // The whole path and not the folder's name, so that the run can be repeated from anywhere.
         let whole = std::path::absolute(folder)?;
         let dataset = vit_data::load_dir(folder)?.with_name(whole.display().to_string());
@@ -86,6 +106,37 @@ pub(crate) fn named(name: &str, place: &DataPlace) -> Result<Found> {
     let message = format!("no dataset is called {name:?}, and it is no folder either");
     Err(Failure::new(Exit::Data, message)
         .hint("pass mnist, fashion-mnist, digits, or a folder of the four IDX files"))
+}
+
+/// Whether a model can be given the images of a dataset, and knows its classes.
+///
+/// # Errors
+/// If not: both sizes are named.
+pub(crate) fn check_fit(dataset: &Dataset, model: &VitConfig) -> Result<()> {
+    check_size(dataset.name(), (dataset.height(), dataset.width(), dataset.channels()), model)?;
+    if dataset.classes() > model.classes {
+        let (of_model, of_data) = (model.classes, dataset.classes());
+        let message =
+            format!("the model knows {of_model} classes, {} has {of_data}", dataset.name());
+        return Err(unfit(message));
+    }
+    Ok(())
+}
+
+fn check_size(name: &str, of_data: (usize, usize, usize), model: &VitConfig) -> Result<()> {
+    let of_model = (model.image.height, model.image.width, model.image.channels);
+    if of_data == of_model {
+        return Ok(());
+    }
+    Err(unfit(format!(
+        "the model expects images of {}x{} px with {} channels, {name} has {}x{} px with {}",
+        of_model.0, of_model.1, of_model.2, of_data.0, of_data.1, of_data.2
+    )))
+}
+
+fn unfit(message: String) -> Failure {
+    Failure::new(Exit::Usage, message)
+        .hint("set [model] image, patch and classes in a file for `vit train --config`")
 }
 
 /// MNIST if it is there or can be fetched, else what is built in.

@@ -256,6 +256,8 @@ impl From<vit_model::Error> for Failure {
             Error::Encoder(_)
             | Error::Patch(_)
             | Error::Classes { .. }
+            | Error::ImageTooLarge { .. }
+            | Error::TooManyTokens { .. }
             | Error::TooLarge { .. } => (
                 Exit::Usage,
                 Some(

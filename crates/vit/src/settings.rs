@@ -152,8 +152,8 @@ impl Settings {
     }
 }
 
-/// Bytes, a hundred times those of a file that sets everything: the parser takes up to eighty for each.
-const LONGEST: u64 = 1 << 18;
+/// Bytes, ten times those of a file that sets everything: the parser takes up to eight hundred for each.
+const LONGEST: u64 = 1 << 15;
 
 fn read_table(path: &Path, open: impl FnOnce(&Path) -> io::Result<File>) -> Result<Table> {
     // One's own may be a pipe of the shell's.

@@ -2,13 +2,12 @@
 
 use candle_core::DType;
 use serde_json::json;
-use vit_data::{Dataset, Split};
-use vit_model::VitConfig;
+use vit_data::Split;
 use vit_train::{Batch, Confusion, Evaluation};
 
 use crate::cli;
 use crate::dataset::{self, Found};
-use crate::failure::{Exit, Failure, Result};
+use crate::failure::Result;
 use crate::output::{self, percent, thousands};
 use crate::progress::Counter;
 use crate::saved_model::SavedModel;
@@ -18,8 +17,7 @@ pub(super) fn run(args: &cli::Eval) -> Result<()> {
     let saved = SavedModel::open(&args.model)?;
     let of_run = saved.run.as_ref().and_then(|run| run.dataset.as_deref());
     let name = args.data.dataset.as_deref().or(of_run).unwrap_or(vit_fetch::MNIST.name);
-    let found = dataset::named(name, &args.data.place)?;
-    check_fit(&found.dataset, &saved.config)?;
+    let found = dataset::named(name, &args.data.place, &saved.config)?;
     let model = saved.build(&device)?;
     let test = found.dataset.split(Split::Test);
     let bar = Counter::new("testing", Some(test.len() as u64), thousands);
@@ -44,34 +42,6 @@ pub(super) fn run(args: &cli::Eval) -> Result<()> {
         return Ok(output::json(&as_json(&found, &evaluation, &confusion))?);
     }
     print(&found, &evaluation, &confusion)
-}
-
-/// Whether a model of `config` can be given the images of a dataset, and knows its classes.
-///
-/// # Errors
-/// If not: both sizes are named.
-pub(super) fn check_fit(dataset: &Dataset, config: &VitConfig) -> Result<()> {
-    let of_data = (dataset.height(), dataset.width(), dataset.channels());
-    let of_model = (config.image.height, config.image.width, config.image.channels);
-    let message = if of_data != of_model {
-        format!(
-            "the model expects images of {}x{} px with {} channels, {} has {}x{} px with {}",
-            of_model.0,
-            of_model.1,
-            of_model.2,
-            dataset.name(),
-            of_data.0,
-            of_data.1,
-            of_data.2
-        )
-    } else if dataset.classes() > config.classes {
-        let (of_model, of_data) = (config.classes, dataset.classes());
-        format!("the model knows {of_model} classes, {} has {of_data}", dataset.name())
-    } else {
-        return Ok(());
-    };
-    Err(Failure::new(Exit::Usage, message)
-        .hint("set [model] image, patch and classes in a file for `vit train --config`"))
 }
 
 /// What is told of one class.

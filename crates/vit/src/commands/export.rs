@@ -8,12 +8,13 @@ use vit_model::{Layout, Tensors, VitConfig, hf_config_json, hf_preprocessor_json
 use crate::cli;
 use crate::failure::Result;
 use crate::output;
-use crate::saved_model::SavedModel;
+use crate::saved_model::{SavedFile, SavedModel};
 
 pub(super) fn run(args: &cli::Export) -> Result<()> {
-    let model = SavedModel::open(&args.model)?;
     let layout = Layout::from(args.layout);
-    layout.check_expressible(&model.config)?;
+    // Before the parameters are read.
+    layout.check_expressible(&SavedFile::open(&args.model)?.config)?;
+    let model = SavedModel::open(&args.model)?;
     let tensors = layout.export(&model.parameters, &model.config)?;
     match layout {
         Layout::Hf => write_hf_folder(&args.output, &tensors, &model.config)?,

@@ -59,8 +59,7 @@ pub(super) fn run(args: &cli::Predict) -> Result<()> {
         })?;
     }
     let Some(name) = &args.data.dataset else { return Ok(()) };
-    let found = dataset::named(name, &args.data.place)?;
-    super::eval::check_fit(&found.dataset, &saved.config)?;
+    let found = dataset::named(name, &args.data.place, &saved.config)?;
     let split = match args.split {
         cli::Split::Train => Split::Train,
         cli::Split::Test => Split::Test,

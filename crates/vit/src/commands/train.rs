@@ -32,6 +32,7 @@ use self::resume::Resumed;
 use self::saver::Saver;
 use crate::chrome_trace::ChromeTrace;
 use crate::cli;
+use crate::dataset::Found;
 use crate::failure::{Exit, Result};
 use crate::interrupt;
 use crate::output::thousands;
@@ -54,7 +55,8 @@ fn begin(args: &cli::Train) -> Result<ExitCode> {
     let settings = Settings::resolve(args)?;
     let device = args.device.open()?;
     refuse_existing(args.run_dir.as_deref())?;
-    let set_up = SetUp::new(settings, &args.data.place, device, args.threads)?;
+    set_up::initial(&settings)?;
+    let set_up = SetUp::new(settings, &args.data.place, device, args.threads, &|_| Ok(()))?;
     set_up.initialise()?;
     let trace = args.trace.as_deref().map(ChromeTrace::begin).transpose()?;
     interrupt::training_begins();
@@ -74,11 +76,14 @@ fn resume(args: &cli::Train, path: &Path) -> Result<ExitCode> {
     let folder = RunFolder::open(path)?;
     let device = args.device.open()?;
     let resumed = Resumed::of(&folder, &settings)?;
-    let mut set_up = SetUp::new(settings, &args.data.place, device, args.threads)?;
+    let check = |found: &Found| match &resumed {
+        Some(resumed) => resume::check_dataset(&resumed.saved, &found.digest()),
+        None => Ok(()),
+    };
+    let mut set_up = SetUp::new(settings, &args.data.place, device, args.threads, &check)?;
     let environment = resume::environment(&folder, &set_up)?;
     let (mark, about) = match resumed {
         Some(Resumed { path, saved }) => {
-            resume::check_dataset(&saved, &set_up.digest_of_dataset())?;
             set_up.trainer.resume(&saved.state)?;
             // Of a run that had ended, it may be all that is missing.
             vit_model::write(&folder.model(), saved.state.kept(), &set_up.settings.model)?;
@@ -158,11 +163,15 @@ fn train(
         bars,
         since: Instant::now(),
         is_slow: false,
+        step: None,
     };
     let trained = set_up.trainer.run(&set_up.images, &mut run);
     // A checkpoint that is being written is finished, whatever else has happened.
     let saved = run.saver.finish();
     if let Err(failure) = trained {
+        if let Err(unsaved) = saved {
+            tracing::warn!("{}", unsaved.message());
+        }
         let failure = failure.at_batch_size(set_up.settings.train.batch_size);
         let Some(divergence) = failure.divergence() else { return Err(failure) };
         let write = || diverged::write(&folder, divergence, &set_up);

@@ -14,6 +14,7 @@ use vit_train::{
 };
 
 use super::train::{BEST, SetUp, check_dataset, check_settings, digest};
+use crate::dataset::Found;
 use crate::failure::{Exit, Failure, Result};
 use crate::settings::Settings;
 use crate::{cli, device, output};
@@ -157,8 +158,8 @@ fn first_steps(
         let there = &newest.about["device"];
         return Ok(Ok(format!("taken on {there}; not taken again on {here:?}")));
     }
-    let mut set_up = SetUp::new(settings, &args.place, device, args.threads)?;
-    check_dataset(newest, &set_up.digest_of_dataset())?;
+    let check = |found: &Found| check_dataset(newest, &found.digest());
+    let mut set_up = SetUp::new(settings, &args.place, device, args.threads, &check)?;
     set_up.initialise()?;
     let mut first = FirstSteps { steps, state: None };
     set_up.trainer.run(&set_up.images, &mut first)?;

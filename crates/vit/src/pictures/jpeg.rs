@@ -1,7 +1,8 @@
 //! JPEG, at the scale at which it is used: of eight pixels in a row the decoder makes 8, 4, 2 or 1.
 
 use image::metadata::Orientation;
-use jpeg_decoder::{CodingProcess, Decoder, ImageInfo, PixelFormat};
+use jpeg_decoder::{CodingProcess, ColorTransform, Decoder, ImageInfo, PixelFormat};
+use rayon::ThreadPoolBuilder;
 
 use super::decode::{Decoded, check_size};
 use super::error::Error;
@@ -12,10 +13,18 @@ const MOST_BYTES: u64 = 32 << 20;
 /// Of a coefficient.
 const BYTES: u64 = 2;
 
+/// A scan may cost as much time as all others, in ten bytes. Encoders make ten; this is what other libraries take.
+const MOST_SCANS: usize = 100;
+/// Colour profiles, of which the decoder keeps a copy. They have a few megabytes at most.
+const MOST_PROFILES: usize = 8 << 20;
+
 /// Markers (ITU-T T.81, table B.1).
 const START_OF_SCAN: u8 = 0xDA;
 const START_OF_PROGRESSIVE_FRAME: u8 = 0xC2;
-const END: [u8; 2] = [0xFF, 0xD9];
+const END: u8 = 0xD9;
+const JFIF: u8 = 0xE0;
+const PROFILE: u8 = 0xE2;
+const ADOBE: u8 = 0xEE;
 
 /// Decodes a JPEG picture, which lies as it does in the file.
 ///
@@ -28,6 +37,7 @@ pub(super) fn decode(bytes: &[u8], least: u32) -> Result<Decoded, Error> {
     let size = (info.width.into(), info.height.into());
     check_size(size)?;
     check_length(bytes, size)?;
+    check_segments(bytes, info)?;
     match info.coding_process {
         CodingProcess::DctSequential => {}
         CodingProcess::DctProgressive => check_progressive(bytes, size, info)?,
@@ -35,14 +45,23 @@ pub(super) fn decode(bytes: &[u8], least: u32) -> Result<Decoded, Error> {
             return Err(Error::Undecodable("lossless JPEG is not supported".into()));
         }
     }
+    if info.pixel_format == PixelFormat::RGB24 && is_adobe_rgb(bytes) {
+        decoder.set_color_transform(ColorTransform::RGB);
+    }
     // The smallest whose longest side is no less.
     let side = u16::try_from(least).unwrap_or(u16::MAX);
     let (width, height) = decoder.scale(side, side)?;
-    let samples = decoder.decode()?;
+    let samples = on_this_thread(|| decoder.decode())??;
     let scaled = (width.into(), height.into());
     let pixels = shrunk(&samples, scaled, info.pixel_format, least);
     let orientation = decoder.exif_data().and_then(Orientation::from_exif_chunk);
     Ok(Decoded { size, pixels, orientation })
+}
+
+/// The decoder would use a thread for each core, each of which takes memory.
+fn on_this_thread<T: Send>(decode: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    let pool = ThreadPoolBuilder::new().num_threads(1).build();
+    Ok(pool.map_err(|error| Error::Undecodable(error.into()))?.install(decode))
 }
 
 fn shrunk(bytes: &[u8], size: (u32, u32), format: PixelFormat, least: u32) -> Shrinking {
@@ -68,11 +87,8 @@ fn shrunk(bytes: &[u8], size: (u32, u32), format: PixelFormat, least: u32) -> Sh
     pixels
 }
 
-/// The decoder takes for a picture what lacks its end, and for a large one what has few bytes.
+/// What has few bytes for its size is no picture of that size.
 fn check_length(bytes: &[u8], (width, height): (u32, u32)) -> Result<(), Error> {
-    if !ends_after_its_scan(bytes) {
-        return Err(Error::CutOff);
-    }
     // Each block of 8x8 pixels takes a bit or more.
     let blocks = u64::from(width.div_ceil(8)) * u64::from(height.div_ceil(8));
     if blocks > 8 * bytes.len() as u64 {
@@ -81,11 +97,45 @@ fn check_length(bytes: &[u8], (width, height): (u32, u32)) -> Result<(), Error> 
     Ok(())
 }
 
-/// Whether an end of image follows the first start of a scan. Segments before that may hold thumbnails with
-/// ends of their own; in a scan FF stands before markers and zeros alone.
-fn ends_after_its_scan(bytes: &[u8]) -> bool {
-    let scan = Segments(bytes).find(|&(marker, _)| marker == START_OF_SCAN);
-    scan.is_some_and(|(_, scan)| scan.windows(2).any(|pair| pair == END))
+/// Refuses what lacks its end, and what would be decoded for ever or kept without a bound.
+fn check_segments(bytes: &[u8], info: ImageInfo) -> Result<(), Error> {
+    let (mut scans, mut profiles, mut has_end) = (0, 0, false);
+    for (marker, segment) in Segments(bytes) {
+        match marker {
+            START_OF_SCAN => scans += 1,
+            PROFILE => profiles += length(segment),
+            END => has_end = true,
+            _ => {}
+        }
+    }
+    if !has_end {
+        return Err(Error::CutOff);
+    }
+    let most = match info.coding_process {
+        CodingProcess::DctProgressive => MOST_SCANS,
+        _ => info.pixel_format.pixel_bytes(),
+    };
+    if scans > most {
+        let said = format!("expected at most {most} scans, got {scans}");
+        return Err(Error::Undecodable(said.into()));
+    }
+    if profiles > MOST_PROFILES {
+        let said = format!("expected at most {MOST_PROFILES} bytes of profiles, got {profiles}");
+        return Err(Error::Undecodable(said.into()));
+    }
+    Ok(())
+}
+
+/// Whether an Adobe marker says that red, green and blue are what they are: the decoder goes by the components' names first. JFIF
+/// knows no such pictures.
+fn is_adobe_rgb(bytes: &[u8]) -> bool {
+    let has_jfif = Segments(bytes)
+        .any(|(marker, segment)| marker == JFIF && segment.get(2..6) == Some(b"JFIF"));
+    // Behind the length and the name come a version and two flags, of two bytes each, and the transform.
+    let transform = Segments(bytes).find_map(|(marker, segment)| {
+        (marker == ADOBE && segment.get(2..7) == Some(b"Adobe")).then(|| segment.get(13).copied())
+    });
+    !has_jfif && transform == Some(Some(0))
 }
 
 fn check_progressive(
@@ -115,6 +165,7 @@ fn most_progressive(bytes: &[u8], info: ImageInfo) -> u64 {
 fn sampling(frame: &[u8], info: ImageInfo) -> Option<(u64, u64)> {
     // Two bytes of length, then the precision, lines, samples in a line, and number of components.
     let (&[_, _, _, high, low, left, right, count], rest) = frame.split_first_chunk()?;
+    // A file made to mislead may have another frame behind this one.
     let is_the_same = [high, low] == info.height.to_be_bytes()
         && [left, right] == info.width.to_be_bytes()
         && usize::from(count) == info.pixel_format.pixel_bytes();
@@ -129,7 +180,8 @@ fn sampling(frame: &[u8], info: ImageInfo) -> Option<(u64, u64)> {
     (is_the_same && is_whole).then_some((samples, pixels))
 }
 
-/// The segments of a file up to its first scan: the marker of each, and all that follows it.
+/// The segments of a file up to its end: the marker of each, and all that follows it. What is between them, such as the bits of a
+/// scan, in which FF stands before zeros and restarts alone, is passed over.
 struct Segments<'a>(&'a [u8]);
 
 impl<'a> Iterator for Segments<'a> {
@@ -143,11 +195,12 @@ impl<'a> Iterator for Segments<'a> {
                 // Filling, or markers that stand alone.
                 0x00 | 0x01 | 0xD0..=0xD8 => self.0 = behind,
                 0xFF => self.0 = &self.0[at + 1..],
+                END => {
+                    self.0 = &[];
+                    return Some((marker, behind));
+                }
                 _ => {
-                    let is_last = marker == START_OF_SCAN;
-                    let length = behind.first_chunk().map_or(0, |two| u16::from_be_bytes(*two));
-                    let rest = behind.get(usize::from(length)..).filter(|_| !is_last);
-                    self.0 = rest.unwrap_or_default();
+                    self.0 = behind.get(length(behind)..).unwrap_or_default();
                     return Some((marker, behind));
                 }
             }
@@ -155,19 +208,32 @@ impl<'a> Iterator for Segments<'a> {
     }
 }
 
+/// That of a segment, which it begins with; itself counts.
+fn length(segment: &[u8]) -> usize {
+    segment.first_chunk().map_or(0, |two| usize::from(u16::from_be_bytes(*two)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_end_counts_after_the_scan_alone() {
+    fn an_end_is_what_follows_all_segments() {
+        let ends = |bytes: &[u8]| Segments(bytes).any(|(marker, _)| marker == END);
         let thumbnail = [0xFF, 0xE1, 0, 6, 0xFF, 0xDA, 0xFF, 0xD9];
         let scan = [0xFF, 0xDA, 0, 2, 1, 0xFF, 0, 0xD9];
         let cut_off = [&[0xFF, 0xD8], &thumbnail[..], &scan].concat();
-        assert!(!ends_after_its_scan(&cut_off));
-        assert!(ends_after_its_scan(&[&cut_off[..], &[0xFF, 0xD9, 7]].concat()));
-        assert!(!ends_after_its_scan(&cut_off[..4]));
-        assert!(!ends_after_its_scan(&[]));
+        assert!(!ends(&cut_off));
+        assert!(ends(&[&cut_off[..], &[0xFF, 0xD9, 7]].concat()));
+        assert!(!ends(&cut_off[..4]));
+        assert!(!ends(&[]));
+    }
+
+    #[test]
+    fn what_follows_the_end_does_not_count() {
+        let twice = [0xFF, 0xDA, 0, 2, 1, 0xFF, 0xD9, 0xFF, 0xDA, 0, 2, 0xFF, 0xD9];
+        let markers: Vec<u8> = Segments(&twice).map(|(marker, _)| marker).collect();
+        assert_eq!(markers, [START_OF_SCAN, END]);
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl Preparation {
     /// If it cannot be read or is no picture.
     pub(crate) fn read(&self, path: &Path, device: &Device) -> Result<Seen> {
         let (width, height) = (self.size.width as u32, self.size.height as u32);
-        let least = WORKING_SIDE.max(2 * width.max(height));
+        let least = WORKING_SIDE.max(width.max(height));
         let decoded = source::bytes(path).and_then(|bytes| {
             decode::decode(&bytes, least)
                 .map_err(|error| Failure::from(error).about(path.display()))

@@ -21,6 +21,9 @@ pub(super) struct Kind {
     pub(super) most: u16,
 }
 
+/// Of up to four sums of eight bytes.
+const MOST_SQUARES: u64 = 1 << 20;
+
 /// A picture that is shrunk while its pixels come, in whatever order: of the large ones it never holds more than the means
 /// of squares.
 pub(super) struct Shrinking {
@@ -35,10 +38,16 @@ pub(super) struct Shrinking {
 }
 
 impl Shrinking {
-    /// A picture whose longest side is `least` or more is shrunk by the whole factor that leaves it no less.
+    /// A picture whose longest side is `least` or more is shrunk by the whole factor that leaves it no less; or by a larger one,
+    /// for models of more than 512 pixels a side, where it would have more than [`MOST_SQUARES`].
     pub(super) fn new(size: (u32, u32), kind: Kind, least: u32) -> Self {
         let (width, height) = size;
-        let factor = (width.max(height) / least).max(1);
+        let mut factor = (width.max(height) / least).max(1);
+        let squares =
+            |factor| u64::from(width.div_ceil(factor)) * u64::from(height.div_ceil(factor));
+        while squares(factor) > MOST_SQUARES {
+            factor += 1;
+        }
         let [across, down] = [width, height].map(|side| side.div_ceil(factor) as usize);
         Self { size, kind, factor, across, sums: vec![0; across * down * kind.samples] }
     }

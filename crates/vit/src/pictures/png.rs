@@ -3,11 +3,14 @@
 use std::io::Cursor;
 
 use image::metadata::Orientation;
-use png::{BitDepth, Decoder, Transformations};
+use png::{BitDepth, Decoder, Limits, Transformations};
 
 use super::decode::{Decoded, check_size};
 use super::error::Error;
 use super::planes::{Kind, Shrinking};
+
+/// What may be kept of the file beside its pixels, such as EXIF data.
+const MOST_BYTES: usize = 8 << 20;
 
 /// The pixels that come together: the first of their columns and rows, and the steps to the next ones.
 struct Pass {
@@ -37,7 +40,7 @@ const ADAM7: [Pass; 7] = [
 /// # Errors
 /// If it is too large, or not whole.
 pub(super) fn decode(bytes: &[u8], least: u32) -> Result<Decoded, Error> {
-    let mut decoder = Decoder::new(Cursor::new(bytes));
+    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: MOST_BYTES });
     decoder.set_transformations(Transformations::EXPAND);
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
@@ -67,7 +70,7 @@ pub(super) fn decode(bytes: &[u8], least: u32) -> Result<Decoded, Error> {
             }
         }
     }
-    // What is left belongs to no pixel, and is held to its checksum.
+    // What is left belongs to no pixel, and is to be whole.
     reader.next_row()?;
     let exif = reader.info().exif_metadata.as_deref();
     let orientation = exif.and_then(Orientation::from_exif_chunk);

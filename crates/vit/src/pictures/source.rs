@@ -1,15 +1,17 @@
 //! Where pictures come from: files, folders, stdin.
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Seek};
 use std::path::{Path, PathBuf};
+
+use vit_files::open_file;
 
 use crate::failure::{Exit, Failure, Result};
 
 /// What stands for stdin on the command line.
 const STDIN: &str = "-";
 /// Several times what a camera makes of a picture. Nothing longer is read to its end.
-const LONGEST_MIB: u64 = 64;
+const LONGEST: u64 = 64 << 20;
 
 /// The pictures that an argument names: itself, or those of the folder in the order of their names.
 ///
@@ -55,28 +57,37 @@ pub(super) fn bytes(path: &Path) -> Result<Vec<u8>> {
             let message = "expected a picture on stdin, which is a terminal";
             return Err(Failure::new(Exit::Usage, message).hint("vit predict MODEL - < digit.png"));
         }
-        within_limit(stdin.lock())
+        // Its length is not known before its end.
+        tempfile::tempfile().and_then(|mut file| {
+            io::copy(&mut stdin.lock().take(LONGEST + 1), &mut file)?;
+            file.rewind()?;
+            whole(file)
+        })
     } else if path.is_dir() {
         let failure = Failure::new(Exit::Usage, "expected one picture, got a folder");
         return Err(failure
             .hint("name one of its pictures; vit predict takes folders")
             .about(path.display()));
     } else {
-        File::open(path).and_then(within_limit)
+        open_file(path).and_then(whole)
     };
     let bytes = read.map_err(|error| unreadable(path, &error))?;
     bytes.ok_or_else(|| {
-        let message = format!("expected a picture of at most {LONGEST_MIB} MiB, got a longer file");
+        let message =
+            format!("expected a picture of at most {} MiB, got a longer file", LONGEST >> 20);
         Failure::new(Exit::Data, message).about(path.display())
     })
 }
 
-/// All of it, unless it is too long.
-fn within_limit(reader: impl Read) -> io::Result<Option<Vec<u8>>> {
-    let longest = LONGEST_MIB << 20;
-    let mut bytes = Vec::new();
-    reader.take(longest + 1).read_to_end(&mut bytes)?;
-    Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= longest))
+/// All of it, unless it is too long. No more memory is taken than it has bytes.
+fn whole(file: File) -> io::Result<Option<Vec<u8>>> {
+    let length = file.metadata()?.len();
+    if length > LONGEST {
+        return Ok(None);
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
+    file.take(length).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {
@@ -98,9 +109,12 @@ mod tests {
     }
 
     #[test]
-    fn what_never_ends_is_not_read_to_its_end() -> io::Result<()> {
-        assert_eq!(within_limit(io::repeat(0))?, None);
-        assert_eq!(within_limit(&b"short"[..])?, Some(b"short".to_vec()));
+    fn what_is_too_long_is_not_read() -> io::Result<()> {
+        let file = tempfile::tempfile()?;
+        file.set_len(LONGEST)?;
+        assert_eq!(whole(file.try_clone()?)?.map(|bytes| bytes.len()), Some(LONGEST as usize));
+        file.set_len(LONGEST + 1)?;
+        assert_eq!(whole(file)?, None);
         Ok(())
     }
 }

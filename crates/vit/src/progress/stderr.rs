@@ -3,16 +3,17 @@
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread::Builder;
 use std::time::Duration;
 
-/// What a pipe takes at once where it takes anything: POSIX's `PIPE_BUF` of Linux, a multiple of others'.
-const PART: usize = 4096;
 /// Between two looks whether the program is to end.
 const PAUSE: Duration = Duration::from_millis(50);
 
 static HURRIES: AtomicBool = AtomicBool::new(false);
-/// Whether something has been dropped: nobody reads.
-static IS_UNREAD: AtomicBool = AtomicBool::new(false);
+/// Started with the first text.
+static WRITER: Mutex<Option<Writer>> = Mutex::new(None);
 
 /// From now on what cannot be written soon is dropped: the program is to end.
 pub(crate) fn hurry() {
@@ -20,51 +21,62 @@ pub(crate) fn hurry() {
 }
 
 /// Writes, and waits for who reads as long as the program does not [`hurry`].
-pub(super) fn write(bytes: &[u8]) -> io::Result<()> {
-    for part in bytes.chunks(PART) {
-        if !is_read() {
+pub(super) fn write(text: &[u8]) -> io::Result<()> {
+    let mut writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
+    if writer.is_none() {
+        *writer = Writer::start().ok();
+    }
+    match &mut *writer {
+        Some(writer) => writer.write(text),
+        None => io::stderr().write_all(text),
+    }
+}
+
+/// A thread that writes: it alone is held up where nobody reads. Whether a terminal takes a whole line cannot be asked.
+struct Writer {
+    texts: Sender<Vec<u8>>,
+    written: Receiver<io::Result<()>>,
+    /// Whether it has a text that it has not written.
+    is_busy: bool,
+}
+
+impl Writer {
+    fn start() -> io::Result<Self> {
+        let (texts, to_write) = channel::<Vec<u8>>();
+        let (done, written) = channel();
+        Builder::new().name("stderr".to_owned()).spawn(move || {
+            for text in to_write {
+                if done.send(io::stderr().write_all(&text)).is_err() {
+                    break;
+                }
+            }
+        })?;
+        Ok(Self { texts, written, is_busy: false })
+    }
+
+    fn write(&mut self, text: &[u8]) -> io::Result<()> {
+        // One more pause for who is slow, and none for who did not read what came before.
+        let patience = if HURRIES.load(Ordering::SeqCst) { Duration::ZERO } else { PAUSE };
+        self.wait(patience)?;
+        if self.is_busy || self.texts.send(text.to_vec()).is_err() {
             return Ok(());
         }
-        io::stderr().write_all(part)?;
+        self.is_busy = true;
+        self.wait(PAUSE)
     }
-    Ok(())
-}
 
-/// Waits until stderr takes something, or never will.
-fn is_read() -> bool {
-    loop {
-        // One more pause for who is slow, and none for who does not read at all.
-        let (hurries, is_unread) = (is_set(&HURRIES), is_set(&IS_UNREAD));
-        let pause = if hurries && is_unread { Duration::ZERO } else { PAUSE };
-        if takes_within(pause) {
-            IS_UNREAD.store(false, Ordering::SeqCst);
-            return true;
+    /// Waits until it has written what it has, or nobody will read that soon.
+    fn wait(&mut self, patience: Duration) -> io::Result<()> {
+        while self.is_busy {
+            match self.written.recv_timeout(patience) {
+                Ok(written) => {
+                    self.is_busy = false;
+                    return written;
+                }
+                Err(RecvTimeoutError::Timeout) if !HURRIES.load(Ordering::SeqCst) => {}
+                Err(_) => break,
+            }
         }
-        if hurries {
-            IS_UNREAD.store(true, Ordering::SeqCst);
-            return false;
-        }
+        Ok(())
     }
-}
-
-fn is_set(flag: &AtomicBool) -> bool {
-    flag.load(Ordering::SeqCst)
-}
-
-#[cfg(unix)]
-fn takes_within(pause: Duration) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let stderr = io::stderr();
-    let timeout = Timespec { tv_sec: 0, tv_nsec: pause.as_nanos() as _ };
-    let found = poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&timeout));
-    // A signal is no answer; what cannot be asked is written to.
-    match found {
-        Err(rustix::io::Errno::INTR) => false,
-        found => found.map_or(true, |ready| ready > 0),
-    }
-}
-
-#[cfg(not(unix))]
-fn takes_within(_pause: Duration) -> bool {
-    true
 }

@@ -25,7 +25,7 @@ pub(crate) fn of_this_machine<F>(set_up: &SetUp<F>) -> Map<String, Value> {
         ("cores", json!(cores)),
         ("threads", json!(set_up.threads)),
         ("dataset", json!(set_up.found.dataset.name())),
-        ("dataset_sha256", json!(set_up.digest_of_dataset().to_string())),
+        ("dataset_sha256", json!(set_up.found.digest().to_string())),
     ];
     let known = facts.into_iter().filter(|(_, value)| !value.is_null());
     known.map(|(name, value)| (name.to_owned(), value)).collect()

@@ -7,7 +7,6 @@ use vit_patch::ImageSize;
 use vit_train::Batch;
 
 use crate::cli::DataArgs;
-use crate::commands::eval::check_fit;
 use crate::commands::train::batch_of;
 use crate::dataset;
 use crate::failure::{Exit, Failure, Result};
@@ -34,8 +33,7 @@ impl Images {
         config: &VitConfig,
     ) -> Result<Self> {
         let Some(name) = &args.dataset else { return Self::noise(noise, config) };
-        let found = dataset::named(name, &args.place)?;
-        check_fit(&found.dataset, config)?;
+        let found = dataset::named(name, &args.place, config)?;
         let examples = found.dataset.split(split);
         Ok(Self { name: found.to_string(), examples, size: config.image })
     }

@@ -43,6 +43,8 @@ pub(super) struct Run<'a> {
     pub(super) since: Instant,
     /// Whether the last step was slow.
     pub(super) is_slow: bool,
+    /// From a step that is done to its checkpoint: the end waits for that.
+    pub(super) step: Option<Writing>,
 }
 
 impl Run<'_> {
@@ -91,6 +93,7 @@ impl Observer for Run<'_> {
     }
 
     fn evaluating(&mut self) {
+        self.step = None;
         self.bars.doing("testing");
     }
 
@@ -120,7 +123,7 @@ impl Observer for Run<'_> {
         if is_prefix || is_due || is_held {
             // The end may come while it is copied and be waited for until it is written.
             let is_end = interrupt::asked() && at.is_last();
-            let _writing = (is_end || is_held).then(Writing::begin);
+            let writing = (is_end || is_held).then(Writing::begin);
             let state = state()?;
             if is_prefix {
                 self.note_prefix(at.step(), &state)?;
@@ -138,9 +141,11 @@ impl Observer for Run<'_> {
             if is_end {
                 self.saver.finish()?;
                 interrupt::is_safe();
+                drop((writing, self.step.take()));
                 interrupt::tell();
             }
         }
+        self.step = None;
         self.since = Instant::now();
         Ok(())
     }
@@ -152,7 +157,9 @@ impl Observer for Run<'_> {
     fn after_step(&mut self, _step: u64) -> Result<ControlFlow<()>> {
         self.is_slow = self.since.elapsed() > SLOW;
         // Until what came before this step is on the disk, it is not taken for done: an interval is all that can be lost.
-        self.saver.finish()?;
+        // One that waits for a slow disk is still to be saved.
+        self.step = Some(Writing::begin());
+        self.saver.keep()?;
         Ok(if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use vit_files::{Digest, open_file, text_of_at_most, write_atomically};
 use vit_model::Layout;
-use vit_train::{Forward, RunFolder, SavedState, newest_checkpoints};
+use vit_train::{Forward, RunFolder, SavedState, TrainState, newest_checkpoints};
 
 use super::set_up::SetUp;
 use crate::differences::differences;
@@ -80,9 +80,7 @@ pub(crate) fn check_settings(path: &Path, saved: &SavedState, settings: &Setting
     let of_checkpoint = Settings::of_run(path)?.to_table();
     let different = differences(&[&of_checkpoint, &settings.to_table()]);
     if different.is_empty() {
-        let fit = Layout::Timm.import(&saved.state.parameters, &settings.model);
-        let about = |error| Failure::from(error).exit(Exit::File).about(path.display());
-        return fit.map(drop).map_err(about);
+        return check_tensors(path, saved, settings);
     }
     let different: Vec<String> = different
         .into_iter()
@@ -92,8 +90,26 @@ pub(crate) fn check_settings(path: &Path, saved: &SavedState, settings: &Setting
     Err(Failure::new(Exit::File, message).hint("put back the config.toml of the run"))
 }
 
+/// Whether parameters, averages and moments are of the settings' model.
+fn check_tensors(path: &Path, saved: &SavedState, settings: &Settings) -> Result<()> {
+    let TrainState { parameters, averages, moments, .. } = &saved.state;
+    let moments = moments.iter().flatten().map(|moments| ("moments", moments));
+    let averages = averages.iter().map(|averages| ("averages", averages));
+    for (what, tensors) in [("parameters", parameters)].into_iter().chain(averages).chain(moments) {
+        Layout::Timm.import(tensors, &settings.model).map_err(|error| {
+            let message = error.to_string();
+            let problems = message.split_once('\n').map_or(message.as_str(), |(_, rest)| rest);
+            let path = path.display();
+            let message = format!("the {what} of {path} are not of its settings:\n{problems}");
+            Failure::new(Exit::File, message)
+                .hint("it was changed, and its digests with it: go on from a copy that was not")
+        })?;
+    }
+    Ok(())
+}
+
 /// Bytes of what is said of a machine.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: u64 = 1 << 16;
 
 /// What the run goes on with here; a warning where that is not what it began with.
 pub(super) fn environment(

@@ -1,6 +1,7 @@
 //! Checkpoints, written on a thread of their own, beside the step that comes next.
 
 use std::fs::OpenOptions;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ pub(super) struct Saver {
     saved: Instant,
     /// What is being written.
     pending: Option<JoinHandle<Result<()>>>,
+    /// Hears that its checkpoint is on the disk; the run's model and what is removed come after that.
+    kept: Option<Receiver<()>>,
 }
 
 /// Where a checkpoint goes, and what goes into each.
@@ -48,7 +51,7 @@ impl Saver {
         let (model, settings) = (settings.model.clone(), settings.to_toml());
         let (newest, held) = (Mutex::new(0), Mutex::new(None));
         let target = Arc::new(Target { folder, settings, model, keep, newest, held });
-        Self { target, every, saved: Instant::now(), pending: None }
+        Self { target, every, saved: Instant::now(), pending: None, kept: None }
     }
 
     /// Whether the run is to be saved here.
@@ -73,20 +76,36 @@ impl Saver {
         let target = Arc::clone(&self.target);
         let thread = thread::Builder::new().name("saver".to_owned());
         let writing = Writing::begin();
+        let (keeps, kept) = channel();
         let write = move || {
             let _writing = writing;
-            let written = target.write(&state);
+            // Nobody may wait for it.
+            let written = target.write(&state, || {
+                let _ = keeps.send(());
+            });
             // Said while the end still waits for it.
             if is_last && written.is_ok() {
                 interrupt::is_safe();
             }
             written.map_err(|failure| unwritable(&target.folder, failure))
         };
-        let pending = thread.spawn(write).map_err(|error| {
+        let thread = thread.spawn(write).map_err(|error| {
             Failure::new(Exit::Internal, format!("cannot start a thread that saves: {error}"))
-        });
-        self.pending = Some(pending?);
+        })?;
+        (self.pending, self.kept) = (Some(thread), Some(kept));
         Ok(())
+    }
+
+    /// Waits until the checkpoint that is being written is on the disk.
+    ///
+    /// # Errors
+    /// If it could not be written.
+    pub(super) fn keep(&mut self) -> Result<()> {
+        match self.kept.take().map(|kept| kept.recv()) {
+            // It ended before.
+            Some(Err(_)) => self.finish(),
+            _ => Ok(()),
+        }
     }
 
     /// Keeps a state, or none, to be saved by [`what_saves_at_once`](Self::what_saves_at_once).
@@ -99,7 +118,7 @@ impl Saver {
         let target = Arc::clone(&self.target);
         move || {
             let Some(state) = locked(&target.held).take() else { return Ok(false) };
-            writing(|| target.write(&state))?;
+            writing(|| target.write(&state, || {}))?;
             Ok(true)
         }
     }
@@ -118,7 +137,8 @@ impl Saver {
 }
 
 impl Target {
-    fn write(&self, state: &SavedState) -> Result<()> {
+    /// Writes a checkpoint, and says when it is kept.
+    fn write(&self, state: &SavedState, kept: impl FnOnce()) -> Result<()> {
         let mut newest = locked(&self.newest);
         let step = state.state.place.step;
         if step < *newest {
@@ -132,6 +152,7 @@ impl Target {
         let files =
             [("config.toml", self.settings.as_bytes()), ("model.safetensors", model.as_slice())];
         let path = state.write(folder, &files)?;
+        kept();
         // Whenever this ends, the run's model is that of a checkpoint.
         write_atomically(&folder.model(), &model)?;
         folder.point_last_to(&path)?;

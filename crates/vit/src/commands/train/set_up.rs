@@ -1,15 +1,13 @@
 //! What a run needs before its first step: the dataset, the parameters, the trainer.
 
 use candle_core::{DType, Device, Tensor};
-use vit_data::IdxFile;
-use vit_files::{Digest, Hasher};
 use vit_layers::{Mode, Parameters};
 use vit_model::{Layout, ModelFile, VisionTransformer};
 use vit_train::{Forward, Trainer};
 
 use super::images::Images;
 use crate::cli::DataPlace;
-use crate::commands::{eval, threads_on};
+use crate::commands::threads_on;
 use crate::dataset::{self, Found};
 use crate::failure::{Failure, Result};
 use crate::settings::Settings;
@@ -27,21 +25,23 @@ pub(crate) struct SetUp<F> {
 }
 
 impl SetUp<()> {
-    /// Finds the dataset, and makes a new model and its trainer.
+    /// Finds the dataset, and makes a new model and its trainer. Before there is a model, which may be large, `check` is asked.
     ///
     /// # Errors
-    /// If the dataset cannot be had or is not for this model, or the settings are out of range.
+    /// If the dataset cannot be had or is not for this model, the settings are out of range, or `check` fails.
     pub(crate) fn new(
         mut settings: Settings,
         place: &DataPlace,
         device: Device,
         threads: Option<u16>,
+        check: &dyn Fn(&Found) -> Result<()>,
     ) -> Result<SetUp<impl Forward + use<>>> {
         let found = match &settings.dataset {
-            Some(name) => dataset::named(name, place)?,
+            Some(name) => dataset::named(name, place, &settings.model)?,
             None => dataset::any(place)?,
         };
-        eval::check_fit(&found.dataset, &settings.model)?;
+        dataset::check_fit(&found.dataset, &settings.model)?;
+        check(&found)?;
         settings.dataset = Some(found.dataset.name().to_owned());
         let images = Images::new(&found, &settings, device.clone());
         images.check(&settings)?;
@@ -58,10 +58,9 @@ impl<F> SetUp<F> {
     /// # Errors
     /// If it cannot be read, or is of another model.
     pub(crate) fn initialise(&self) -> Result<()> {
-        let Some(path) = &self.settings.init else { return Ok(()) };
+        let Some((file, layout)) = initial(&self.settings)? else { return Ok(()) };
+        let path = file.path();
         let about = |error: vit_model::Error| Failure::from(error).about(path.display());
-        let file = ModelFile::open(path)?;
-        let layout = Layout::recognise(file.infos().keys()).map_err(about)?;
         let values = layout.import_file(&file, &self.settings.model).map_err(about)?;
         for (name, var) in self.parameters.sorted() {
             var.set(&values[&name].to_dtype(var.dtype())?.to_device(var.device())?)?;
@@ -69,16 +68,19 @@ impl<F> SetUp<F> {
         tracing::info!("began with {} ({layout} layout)", path.display());
         Ok(())
     }
+}
 
-    /// The SHA-256 of all images and labels, as the bytes of their IDX files one after the other.
-    pub(crate) fn digest_of_dataset(&self) -> Digest {
-        let mut hasher = Hasher::new();
-        for file in IdxFile::ALL {
-            let written = self.found.dataset.write_idx(file, &mut hasher);
-            written.expect("a digest takes all bytes");
-        }
-        hasher.finish()
-    }
+/// The file that the parameters are to begin as, if there is one, and whose names it has.
+///
+/// # Errors
+/// If it cannot be read, or is of another model.
+pub(crate) fn initial(settings: &Settings) -> Result<Option<(ModelFile, Layout)>> {
+    let Some(path) = &settings.init else { return Ok(None) };
+    let about = |error: vit_model::Error| Failure::from(error).about(path.display());
+    let file = ModelFile::open(path)?;
+    let layout = Layout::recognise(file.infos().keys()).map_err(about)?;
+    layout.check(file.infos(), &settings.model).map_err(about)?;
+    Ok(Some((file, layout)))
 }
 
 /// Those of a model's parameters that are matrices by their shape alone, and stay where they are drawn.
