@@ -67,6 +67,30 @@ fn a_progressive_picture_that_announces_too_many_pixels_is_refused() {
     assert!(refusal.hint.contains("PNG"), "{refusal:?}");
 }
 
+/// Ten bytes each, and each a pass over all pixels.
+#[test]
+fn a_picture_of_many_scans_is_refused() {
+    let sandbox = sandbox_with_run();
+    let whole = include_bytes!("fixtures/jpeg/progressive.jpg");
+    let scan = whole.windows(2).position(|pair| pair == [0xFF, 0xDA]).unwrap();
+    let length = usize::from(u16::from_be_bytes([whole[scan + 2], whole[scan + 3]]));
+    let (before, header) = (&whole[..scan], &whole[scan..scan + 2 + length]);
+    sandbox.write("scans.jpg", [before, &header.repeat(5000), &[0xFF, 0xD9]].concat());
+    let says = ["scans.jpg: expected at most 100 scans, got 5000"];
+    sandbox.refuses(3, "predict run scans.jpg").saying(&says);
+}
+
+/// Of which the decoder keeps a copy.
+#[test]
+fn a_picture_of_large_profiles_is_refused() {
+    let sandbox = sandbox_with_run();
+    let whole = jpeg(16);
+    let profile = [&[0xFF, 0xE2, 0xFF, 0xFF][..], &[0; 0xFFFD]].concat();
+    sandbox.write("profiles.jpg", [&whole[..2], &profile.repeat(200), &whole[2..]].concat());
+    let says = ["profiles.jpg: expected at most 8388608 bytes of profiles"];
+    sandbox.refuses(3, "predict run profiles.jpg").saying(&says);
+}
+
 #[test]
 fn a_picture_that_is_not_whole_is_refused() {
     let sandbox = sandbox_with_run();

@@ -228,3 +228,31 @@ fn a_terminal_that_is_closed_ends_its_run_soon_and_well() {
     assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
     sandbox.run("verify run").succeeded();
 }
+
+/// It stays open and is full: what is drawn on it does not get there, and neither does what is logged. The run that stands still
+/// for it is saved all the same.
+#[test]
+fn a_terminal_that_nobody_reads_does_not_hold_up_an_interrupted_run() {
+    for words in ["-vv train", "train"] {
+        let sandbox = Sandbox::new();
+        let words = format!("{words} --dataset digits --epochs 1000 --log-every 1 --run-dir run");
+        let [controller, terminal] = sides();
+        let mut command = sandbox.command(&words);
+        command.stdout(Stdio::null()).stderr(Stdio::from(terminal));
+        command.env("TERM", "xterm-256color");
+        let mut training = Running::start(&mut command);
+        drop(command);
+        let metrics = sandbox.path("run/metrics.jsonl");
+        training.wait_until(|| metrics.metadata().is_ok_and(|metrics| metrics.len() > 0));
+        // Until it is full with -vv; with bars alone, of which there are ten in a second, it is not.
+        thread::sleep(Duration::from_secs(1));
+        let begun = Instant::now();
+        send("INT", &mut training);
+        assert_eq!(training.child().wait().unwrap().code(), Some(130));
+        assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
+        let recorded = json_lines(sandbox.read("run/metrics.jsonl"));
+        let last = recorded.last().unwrap()["step"].as_u64().unwrap();
+        assert!(sandbox.path(format!("run/checkpoints/step-{last:06}")).exists(), "{last} steps");
+        drop(controller);
+    }
+}

@@ -112,6 +112,26 @@ mod tests {
         }
     }
 
+    /// By Adobe's marker, where the names of the components say otherwise and there is no JFIF.
+    #[test]
+    fn red_green_and_blue_are_what_they_are() {
+        let path = "../../tests/fixtures/jpeg/444.jpg";
+        let whole = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("a fixture");
+        let jfif = whole.windows(2).position(|pair| pair == [0xFF, 0xE0]).expect("JFIF");
+        let length = usize::from(u16::from_be_bytes([whole[jfif + 2], whole[jfif + 3]]));
+        let rest = &whole[jfif + 2 + length..];
+        let adobe = |transform| {
+            let marker = [&b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"[..], &[transform]].concat();
+            decode(&[&whole[..jfif], &marker, rest].concat(), 256).expect("a picture").planes(3)
+        };
+        let as_before = decode(&whole, 256).expect("a picture").planes(3);
+        assert_eq!(adobe(1), as_before);
+        let [red, blue] = [&adobe(0)[0], &adobe(0)[2]];
+        // What was light is red, and what was little colour is half of green and blue.
+        let mean = |plane: &Plane| plane.iter().sum::<f32>() / plane.len() as f32;
+        assert!(mean(red) > 0.5 && (mean(blue) - 0.5).abs() < 0.1, "{}", mean(blue));
+    }
+
     #[test]
     fn a_picture_is_turned_as_image_turns_it() {
         let (width, height) = (3, 2);
