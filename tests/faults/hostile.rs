@@ -220,26 +220,29 @@ fn datasets() {
     }
 }
 
+/// An IDX file of this header, so many zeros, and these bytes, gzipped.
+fn packed(header: &[u32], zeros: u64, rest: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    header.iter().for_each(|word| encoder.write_all(&word.to_be_bytes()).unwrap());
+    let zeros = std::io::repeat(0).take(zeros);
+    std::io::copy(&mut zeros.chain(rest), &mut encoder).unwrap();
+    encoder.finish().unwrap()
+}
+
 /// 784 MB of black images in less than eight, with the labels that belong to them and without.
 #[test]
 fn bombs() {
     const COUNT: u32 = 1_000_000;
     let sandbox = sandbox();
-    let packed = |header: &[u32], zeros: u64| {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        header.iter().for_each(|word| encoder.write_all(&word.to_be_bytes()).unwrap());
-        std::io::copy(&mut std::io::repeat(0).take(zeros), &mut encoder).unwrap();
-        encoder.finish().unwrap()
-    };
     let count = u64::from(COUNT);
-    let images = packed(&[0x803, COUNT, 28, 28], count * 28 * 28);
+    let images = packed(&[0x803, COUNT, 28, 28], count * 28 * 28, &[]);
     let length = images.len() as u64;
     std::fs::remove_file(sandbox.path("tiny/train-images-idx3-ubyte")).unwrap();
     sandbox.write("tiny/train-images-idx3-ubyte.gz", images);
     let words = "train --dataset tiny --batch-size 9";
     refused(&sandbox, 3, words, "got a header that announces 784000016", length);
     std::fs::remove_file(sandbox.path("tiny/train-labels-idx1-ubyte")).unwrap();
-    sandbox.write("tiny/train-labels-idx1-ubyte.gz", packed(&[0x801, COUNT], count));
+    sandbox.write("tiny/train-labels-idx1-ubyte.gz", packed(&[0x801, COUNT], count, &[]));
     refused(&sandbox, 3, words, "bytes unpacked, got a header that announces 784000016", length);
 }
 
@@ -248,20 +251,14 @@ fn bombs() {
 fn what_is_packed_and_wrong_at_its_end() {
     const COUNT: u32 = 82_000;
     let sandbox = sandbox();
-    let packed = |header: &[u32], zeros: u64, last: u8| {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        header.iter().for_each(|word| encoder.write_all(&word.to_be_bytes()).unwrap());
-        let zeros = std::io::repeat(0).take(zeros - 1);
-        std::io::copy(&mut zeros.chain(&[last][..]), &mut encoder).unwrap();
-        encoder.finish().unwrap()
-    };
     for name in ["images-idx3-ubyte", "labels-idx1-ubyte"] {
         std::fs::remove_file(sandbox.path(format!("tiny/train-{name}"))).unwrap();
     }
     let write = |name: &str, bytes: &[u8]| sandbox.write(&format!("tiny/train-{name}.gz"), bytes);
     let count = u64::from(COUNT);
-    let images = packed(&[0x803, COUNT, 28, 28], count * 28 * 28, 0);
-    let (right, wrong) = (packed(&[0x801, COUNT], count, 9), packed(&[0x801, COUNT], count, 10));
+    let images = packed(&[0x803, COUNT, 28, 28], count * 28 * 28, &[]);
+    let labels = |last| packed(&[0x801, COUNT], count - 1, &[last]);
+    let (right, wrong) = (labels(9), labels(10));
     let words = "train --dataset tiny --batch-size 9";
     let length = (images.len() + right.len()) as u64;
     write("images-idx3-ubyte", &images);
@@ -282,13 +279,8 @@ fn what_is_packed_and_wrong_at_its_end() {
 #[test]
 fn datasets_of_other_sizes() {
     let sandbox = sandbox();
-    let packed = |header: &[u32], zeros: u64| {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        header.iter().for_each(|word| encoder.write_all(&word.to_be_bytes()).unwrap());
-        std::io::copy(&mut std::io::repeat(0).take(zeros), &mut encoder).unwrap();
-        encoder.finish().unwrap()
-    };
-    let (images, labels) = (packed(&[0x803, 1, 8000, 8000], 64_000_000), packed(&[0x801, 1], 1));
+    let (images, labels) =
+        (packed(&[0x803, 1, 8000, 8000], 64_000_000, &[]), packed(&[0x801, 1], 1, &[]));
     for split in ["train", "t10k"] {
         for (name, bytes) in [("images-idx3-ubyte", &images), ("labels-idx1-ubyte", &labels)] {
             std::fs::remove_file(sandbox.path(format!("tiny/{split}-{name}"))).unwrap();
