@@ -1,11 +1,14 @@
 //! JPEG, at the scale at which it is used: of eight pixels in a row the decoder makes 8, 4, 2 or 1.
 
+use std::sync::OnceLock;
+
 use image::metadata::Orientation;
 use jpeg_decoder::{CodingProcess, ColorTransform, Decoder, ImageInfo, PixelFormat};
-use rayon::ThreadPoolBuilder;
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
 use super::decode::{Decoded, check_size};
 use super::error::Error;
+use super::guarded::guarded;
 use super::planes::{Kind, Shrinking};
 
 /// What a progressive picture may take: all its coefficients are kept until the last scan is read.
@@ -51,17 +54,20 @@ pub(super) fn decode(bytes: &[u8], least: u32) -> Result<Decoded, Error> {
     // The smallest whose longest side is no less.
     let side = u16::try_from(least).unwrap_or(u16::MAX);
     let (width, height) = decoder.scale(side, side)?;
-    let samples = on_this_thread(|| decoder.decode())??;
+    let samples = on_one_thread(|| decoder.decode())??;
     let scaled = (width.into(), height.into());
     let pixels = shrunk(&samples, scaled, info.pixel_format, least);
     let orientation = decoder.exif_data().and_then(Orientation::from_exif_chunk);
     Ok(Decoded { size, pixels, orientation })
 }
 
-/// The decoder would use a thread for each core, each of which takes memory.
-fn on_this_thread<T: Send>(decode: impl FnOnce() -> T + Send) -> Result<T, Error> {
-    let pool = ThreadPoolBuilder::new().num_threads(1).build();
-    Ok(pool.map_err(|error| Error::Undecodable(error.into()))?.install(decode))
+/// The decoder would use a thread for each core, each of which takes memory: what it takes is not to depend on the machine.
+fn on_one_thread<T: Send>(decode: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    static THREAD: OnceLock<Result<ThreadPool, ThreadPoolBuildError>> = OnceLock::new();
+    let thread = THREAD.get_or_init(|| ThreadPoolBuilder::new().num_threads(1).build());
+    let thread = thread.as_ref().map_err(|error| Error::Undecodable(error.to_string().into()))?;
+    // A panic there is told there.
+    thread.install(|| guarded(decode)).ok_or(Error::DecoderFails)
 }
 
 fn shrunk(bytes: &[u8], size: (u32, u32), format: PixelFormat, least: u32) -> Shrinking {
