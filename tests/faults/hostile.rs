@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use super::rewrite;
 use crate::memory::{Measured, measured};
 use crate::png_file::{Header, png};
 use crate::support::Sandbox;
@@ -297,15 +298,9 @@ fn datasets_of_other_sizes() {
 #[test]
 fn checkpoints_and_what_lies_beside_them() {
     let sandbox = sandbox();
-    let state =
-        String::from_utf8(sandbox.read("whole/checkpoints/step-000040/state.json")).unwrap();
-    let run = sandbox.path("whole");
-    let path = run.join("checkpoints/step-000040");
-    let whole: Vec<(&str, Vec<u8>)> =
-        ["config.toml", "model.safetensors", "state.json", "state.safetensors"]
-            .map(|name| (name, std::fs::read(path.join(name)).unwrap()))
-            .into();
-    // Each is as its digests say, so that its content alone is wrong.
+    let read = |name: &str| sandbox.read(&format!("whole/checkpoints/step-000040/{name}"));
+    let (sound_state, sound_tensors) = (read("state.json"), read("state.safetensors"));
+    let state = String::from_utf8(sound_state.clone()).unwrap();
     let deep = "[".repeat(1_000_000);
     for (name, bytes) in [
         ("state.json", state.replace("\"step\": 40", "\"step\": -1").into_bytes()),
@@ -321,20 +316,13 @@ fn checkpoints_and_what_lies_beside_them() {
         ("state.safetensors", safetensors(&many_tensors(50_000_000), 0)),
         ("state.safetensors", safetensors("{}", 0)),
     ] {
-        let files: Vec<(&str, &[u8])> = whole
-            .iter()
-            .map(|(other, old)| {
-                (*other, if *other == name { bytes.as_slice() } else { old.as_slice() })
-            })
-            .collect();
-        vit_files::write_folder_atomically(&path, &run, &files).unwrap();
+        rewrite(&sandbox, name, &bytes);
         // A file without tensors is sound by itself.
         let says = if bytes == safetensors("{}", 0) { "missing, expected shape" } else { name };
         refused(&sandbox, 4, "train --resume whole", says, bytes.len() as u64);
+        rewrite(&sandbox, "state.json", &sound_state);
+        rewrite(&sandbox, "state.safetensors", &sound_tensors);
     }
-    let files: Vec<(&str, &[u8])> =
-        whole.iter().map(|(name, old)| (*name, old.as_slice())).collect();
-    vit_files::write_folder_atomically(&path, &run, &files).unwrap();
     for name in ["config.toml", "metrics.jsonl"] {
         let before = sandbox.read(&format!("whole/{name}"));
         for bytes in [deep.clone().into_bytes(), vec![0xff; 1000], Vec::new()] {
@@ -350,23 +338,12 @@ fn checkpoints_and_what_lies_beside_them() {
 #[test]
 fn checkpoints_of_a_large_model() {
     let sandbox = sandbox();
-    let run = sandbox.path("whole");
-    let path = run.join("checkpoints/step-000040");
-    let read = |name: &str| std::fs::read(path.join(name)).unwrap();
-    let (model, state, tensors) =
-        (read("model.safetensors"), read("state.json"), read("state.safetensors"));
-    let config = String::from_utf8(read("config.toml")).unwrap();
+    let config = String::from_utf8(sandbox.read("whole/config.toml")).unwrap();
     for (name, small, large) in [("dim", 32, 8192), ("mlp_dim", 128, 16384)] {
         let line = |width| format!("\n{name} = {width}\n");
         assert!(config.contains(&line(small)), "{config}");
         let config = config.replace(&line(small), &line(large));
-        let files = [
-            ("config.toml", config.as_bytes()),
-            ("model.safetensors", &model),
-            ("state.json", &state),
-            ("state.safetensors", &tensors),
-        ];
-        vit_files::write_folder_atomically(&path, &run, &files).unwrap();
+        rewrite(&sandbox, "config.toml", config.as_bytes());
         sandbox.write("whole/config.toml", &config);
         for command in ["train --resume", "verify"] {
             let says =
@@ -381,8 +358,6 @@ fn checkpoints_of_a_large_model() {
 fn checkpoints_that_are_wrong_at_their_end() {
     const SIZE: usize = 100_000_000;
     let sandbox = sandbox();
-    let run = sandbox.path("whole");
-    let path = run.join("checkpoints/step-000040");
     let header = format!(
         r#"{{"parameters/a":{{"dtype":"F32","shape":[{}],"data_offsets":[0,{SIZE}]}},"b":{{"dtype":"U8","shape":[1],"data_offsets":[{SIZE},{}]}}}}"#,
         SIZE / 4,
@@ -390,16 +365,7 @@ fn checkpoints_that_are_wrong_at_their_end() {
     );
     let bytes = safetensors(&header, SIZE + 1);
     let length = bytes.len() as u64;
-    let read = |name: &str| std::fs::read(path.join(name)).unwrap();
-    let (config, model, state) =
-        (read("config.toml"), read("model.safetensors"), read("state.json"));
-    let files = [
-        ("config.toml", config.as_slice()),
-        ("model.safetensors", &model),
-        ("state.json", &state),
-        ("state.safetensors", &bytes),
-    ];
-    vit_files::write_folder_atomically(&path, &run, &files).unwrap();
+    rewrite(&sandbox, "state.safetensors", &bytes);
     drop(bytes);
     let says = "state.safetensors: b: expected F32 or F64, got U8";
     refused(&sandbox, 4, "train --resume whole", says, length);

@@ -112,6 +112,18 @@ fn checkpoints(sandbox: &Sandbox, run: &str) -> Vec<u64> {
     steps
 }
 
+/// Writes the last checkpoint of the run `whole` again, with these bytes as one of its files and with digests that say so: its
+/// content alone is wrong.
+fn rewrite(sandbox: &Sandbox, name: &str, bytes: &[u8]) {
+    let run = sandbox.path("whole");
+    let path = run.join("checkpoints/step-000040");
+    let names = ["config.toml", "model.safetensors", "state.json", "state.safetensors"];
+    let old = names.map(|name| (name, fs::read(path.join(name)).unwrap()));
+    let files =
+        old.each_ref().map(|(other, old)| (*other, if *other == name { bytes } else { old }));
+    vit_files::write_folder_atomically(&path, &run, &files).unwrap();
+}
+
 /// Nothing that was being written is left.
 #[track_caller]
 fn assert_nothing_temporary(sandbox: &Sandbox) {

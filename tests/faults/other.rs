@@ -2,25 +2,14 @@
 
 use std::fs;
 
-use vit_files::write_folder_atomically;
-
-use super::{sandbox, uninterrupted};
+use super::{rewrite, sandbox, uninterrupted};
 use crate::idx_folder::IdxFolder;
 use crate::support::Sandbox;
 
-/// Writes a checkpoint again with one of its files changed: as it would be had another version written it.
-fn rewrite(sandbox: &Sandbox, name: &str, change: impl Fn(String) -> String) {
-    let run = sandbox.path("whole");
-    let path = run.join("checkpoints/step-000040");
-    let names = ["config.toml", "model.safetensors", "state.json", "state.safetensors"];
-    let files = names.map(|name| (name, fs::read(path.join(name)).unwrap()));
-    let files = files.map(|(file, bytes)| {
-        let changed = || change(String::from_utf8(bytes.clone()).unwrap()).into_bytes();
-        (file, if file == name { changed() } else { bytes })
-    });
-    let files: Vec<(&str, &[u8])> =
-        files.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
-    write_folder_atomically(&path, &run, &files).unwrap();
+/// Changes the text of a checkpoint's file: as it would be had another version written it.
+fn change(sandbox: &Sandbox, name: &str, change: impl Fn(String) -> String) {
+    let text = sandbox.read(&format!("whole/checkpoints/step-000040/{name}"));
+    rewrite(sandbox, name, change(String::from_utf8(text).unwrap()).as_bytes());
 }
 
 #[test]
@@ -41,11 +30,11 @@ fn another_configuration_is_told_by_field() {
 fn another_version_is_named() {
     let sandbox = sandbox();
     uninterrupted(&sandbox);
-    rewrite(&sandbox, "state.json", |text| text.replace("\"format\": 1", "\"format\": 2"));
+    change(&sandbox, "state.json", |text| text.replace("\"format\": 1", "\"format\": 2"));
     sandbox
         .refuses(4, "train --resume whole")
         .saying(&["step-000040/state.json: expected format 1, got 2"]);
-    rewrite(&sandbox, "state.json", |text| {
+    change(&sandbox, "state.json", |text| {
         text.replace("\"format\": 2", "\"format\": 1").replace("of_epoch\"", "of_era\"")
     });
     sandbox.refuses(4, "train --resume whole").saying(&["state.json: unknown field `step_of_era`"]);
