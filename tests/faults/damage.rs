@@ -80,7 +80,33 @@ fn a_damaged_checkpoint_does_not_outlive_whole_ones() {
     assert_eq!(checkpoints(&sandbox, "whole"), [32]);
     sandbox.run(words).succeeded();
     assert_eq!(checkpoints(&sandbox, "whole"), [40]);
+    for step in [36, 40] {
+        let aside = sandbox.path(format!("whole/checkpoints/aside-step-{step:06}/state.json"));
+        assert_eq!(fs::read(aside).unwrap(), b"{}");
+    }
     assert_eq!(outcome(&sandbox, "whole"), whole);
+}
+
+/// A length that no disk has, and no model of the run's settings either.
+#[cfg(unix)]
+#[test]
+fn a_file_of_two_terabytes_is_refused_without_reading_it() {
+    let (sandbox, _) = trained();
+    for name in ["state.json", "model.safetensors", "SHA256SUMS"] {
+        let path = sandbox.path("whole/checkpoints/step-000040").join(name);
+        let bytes = fs::read(&path).unwrap();
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(2 << 40).unwrap();
+        let verified = sandbox.run("verify whole --files-only");
+        assert_eq!(verified.code, Some(4), "{}", verified.stderr);
+        assert!(verified.stdout.contains(name), "{}", verified.stdout);
+        fs::write(&path, bytes).unwrap();
+    }
+    for name in ["model.safetensors", "best.safetensors"] {
+        let path = sandbox.path("whole").join(name);
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(2 << 40).unwrap();
+    }
+    let verified = sandbox.run("verify whole --files-only");
+    assert_eq!(verified.stdout.matches("got 2199023255552").count(), 2, "{}", verified.stdout);
 }
 
 #[test]
@@ -92,7 +118,7 @@ fn where_none_is_whole_the_run_is_refused() {
     let outcome = sandbox.run("train --resume whole");
     assert_eq!(outcome.code, Some(4), "{}", outcome.stderr);
     // Before the oldest there is none.
-    assert_eq!(outcome.stderr.matches("looking at the one before").count(), 2);
+    assert_eq!(outcome.stderr.matches("trying the checkpoint before").count(), 2);
     assert!(
         outcome
             .stderr
@@ -112,16 +138,42 @@ fn where_none_is_whole_the_run_is_refused() {
     assert_eq!(verified.stdout.matches("BAD").count(), 3, "{}", verified.stdout);
 }
 
+/// The run goes on from its newest checkpoint; of the metrics it keeps what an older one vouches for.
 #[test]
-fn metrics_that_were_changed_are_found() {
-    let (sandbox, _) = trained();
-    let metrics = String::from_utf8(sandbox.read("whole/metrics.jsonl")).unwrap();
-    sandbox.write("whole/metrics.jsonl", metrics.replacen("loss", "boss", 1));
-    for words in ["-q train --resume whole", "verify whole --files-only"] {
-        let outcome = sandbox.run(words);
-        assert_eq!(outcome.code, Some(4), "{}", outcome.stderr);
-        let said = outcome.stdout + &outcome.stderr;
-        assert!(said.contains("expected to begin with"), "{said}");
+fn damaged_or_missing_metrics_cost_records_and_not_the_run() {
+    let (sandbox, whole) = trained();
+    let lines = String::from_utf8(sandbox.read("whole/metrics.jsonl")).unwrap();
+    let state = sandbox.read("whole/checkpoints/step-000032/state.json");
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    let vouched = state["metrics"]["bytes"].as_u64().unwrap() as usize;
+    let changed = |at: usize| {
+        let mut bytes = lines.clone().into_bytes();
+        bytes[at] ^= 1;
+        Some(bytes)
+    };
+    for (metrics, kept) in [(None, 0), (changed(0), 0), (changed(vouched + 1), vouched)] {
+        copy(&sandbox.path("whole"), &sandbox.path("run"));
+        fs::remove_dir_all(sandbox.path("run/checkpoints/step-000040")).unwrap();
+        match &metrics {
+            None => fs::remove_file(sandbox.path("run/metrics.jsonl")).unwrap(),
+            Some(bytes) => sandbox.write("run/metrics.jsonl", bytes),
+        }
+        let verified = sandbox.run("verify run --files-only");
+        assert_eq!(verified.code, Some(4), "{}", verified.stderr);
+        assert!(verified.stdout.contains("expected to begin with"), "{}", verified.stdout);
+        let said = sandbox.run("train --resume run").succeeded().stderr;
+        assert!(said.contains(&format!("the first {kept} bytes of it")), "{said}");
+        assert!(said.contains("going on from run/checkpoints/step-000036"), "{said}");
+        let now = outcome(&sandbox, "run");
+        assert_eq!((&now.model, &now.best), (&whole.model, &whole.best));
+        let before = lines[..kept].lines().count();
+        let since = now.metrics.len() - before;
+        assert_eq!(now.metrics[..before], whole.metrics[..before]);
+        assert_eq!(now.metrics[before..], whole.metrics[whole.metrics.len() - since..]);
+        assert!(since > 0);
+        assert_eq!(fs::read(sandbox.path("run/metrics-aside.jsonl")).ok(), metrics);
+        sandbox.run("verify run --files-only").succeeded();
+        fs::remove_dir_all(sandbox.path("run")).unwrap();
     }
 }
 

@@ -9,6 +9,7 @@ mod every_step;
 #[cfg(target_os = "linux")]
 mod hostile;
 mod interrupted;
+mod kept;
 mod kill;
 mod other;
 mod place;

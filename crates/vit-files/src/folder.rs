@@ -3,7 +3,6 @@
 //! The files go into a temporary folder and reach the disk, then the names in it do; it takes its own name in one step,
 //! and then that reaches the disk too. [`SUMS`] lies beside them.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
@@ -23,7 +22,7 @@ use crate::{Digest, Error, system};
 /// # let run = run.path();
 /// let path = run.join("checkpoint");
 /// vit_files::write_folder_atomically(&path, run, &[("weights", b"12"), ("step", b"7")])?;
-/// vit_files::check_folder(&path)?;
+/// vit_files::check_folder(&path, &["weights", "step"], 1 << 20)?;
 /// # Ok::<(), vit_files::Error>(())
 /// ```
 ///
@@ -70,40 +69,43 @@ pub fn create_folder_atomically(path: &Path, files: &[(&str, &[u8])]) -> Result<
     system::sync_folder(above).map_err(Error::io("sync", above))
 }
 
-/// Holds a folder to be as [`write_folder_atomically`] wrote it: its files, no other, and each of their bits.
+/// Checks that these files of a folder, and all others that its [`SUMS`] list, have the bytes that
+/// [`write_folder_atomically`] wrote. Files that are not listed are ignored, unless they are among these.
+///
+/// A file of more than `most_bytes` is altered, and is not read.
 ///
 /// # Errors
-/// If it is not, or cannot be read.
-pub fn check_folder(path: &Path) -> Result<(), Error> {
+/// [`Error::Altered`] if a file is missing or has other bytes; any other error means that the folder cannot be read now,
+/// and says nothing about it.
+pub fn check_folder(path: &Path, files: &[&str], most_bytes: u64) -> Result<(), Error> {
     let sums = sums::read(&path.join(SUMS))?;
-    let altered = |name: &str, expected: &str, got: String| Error::Altered {
-        path: path.join(name),
-        expected: expected.to_owned(),
-        got,
-    };
-    let listed: BTreeSet<&str> = sums.keys().map(String::as_str).chain([SUMS]).collect();
-    let mut seen = BTreeSet::new();
-    for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
-        let entry = entry.map_err(Error::io("read", path))?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let kind = entry.file_type().map_err(Error::io("read", path))?;
-        if !listed.contains(&*name) {
-            return Err(altered(&name, &format!("only what {SUMS} lists"), "another".to_owned()));
-        }
-        if !kind.is_file() {
-            return Err(altered(&name, "a file", "something else".to_owned()));
-        }
-        seen.insert(name.into_owned());
+    if let Some(name) = files.iter().find(|&&name| !sums.contains_key(name)) {
+        let (path, expected) = (path.join(SUMS), format!("the digest of {name}"));
+        return Err(Error::Altered { path, expected, got: "none".to_owned() });
     }
-    for (name, digest) in &sums {
-        // Whatever else is listed, such as a path to elsewhere, is not opened.
-        if !seen.contains(name) {
-            return Err(altered(name, "a file of the folder's", "none".to_owned()));
+    for (name, digest) in sums {
+        let file = path.join(&name);
+        let altered = |expected: String, got: &str| {
+            Err(Error::Altered { path: file.clone(), expected, got: got.to_owned() })
+        };
+        // A listed path to elsewhere is not opened.
+        if Path::new(&name).file_name() != Some(name.as_ref()) {
+            return altered("a file of the folder".to_owned(), "a path to another");
         }
-        let got = Digest::of_file(&path.join(name))?;
-        if got != *digest {
-            return Err(altered(name, &format!("SHA-256 {digest}"), got.to_string()));
+        let length = match fs::symlink_metadata(&file) {
+            Ok(metadata) if metadata.is_file() => metadata.len(),
+            Ok(_) => return altered("a file".to_owned(), "something else"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return altered("a file".to_owned(), "none");
+            }
+            Err(error) => return Err(Error::io("read", &file)(error)),
+        };
+        if length > most_bytes {
+            return altered(format!("at most {most_bytes} bytes"), &length.to_string());
+        }
+        let got = Digest::of_file(&file)?;
+        if got != digest {
+            return altered(format!("SHA-256 {digest}"), &got.to_string());
         }
     }
     Ok(())
@@ -153,7 +155,10 @@ fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
     use std::path::PathBuf;
+
+    const MOST: u64 = 1000;
 
     /// A folder of two files, and what it lies in.
     fn written() -> (TempDir, PathBuf) {
@@ -178,8 +183,11 @@ mod tests {
             sums.insert(name.to_owned(), Digest::of_bytes(b"third"));
             let (other, whole) = (sums::render(&sums), fs::read(path.join(SUMS)).unwrap());
             fs::write(path.join(SUMS), other).unwrap();
-            let error = check_folder(&path).unwrap_err().to_string();
-            assert!(error.ends_with("expected a file of the folder's, got none"), "{error}");
+            let error = check_folder(&path, &["a", "b"], MOST).unwrap_err().to_string();
+            assert!(
+                error.ends_with("expected a file of the folder, got a path to another"),
+                "{error}"
+            );
             fs::write(path.join(SUMS), whole).unwrap();
         }
     }
@@ -188,9 +196,9 @@ mod tests {
     fn a_folder_is_written_whole_and_replaced() {
         let (above, path) = written();
         assert_eq!(names_in(&path), ["SHA256SUMS", "a", "b"].map(str::to_owned).into());
-        check_folder(&path).unwrap();
+        check_folder(&path, &["a", "b"], MOST).unwrap();
         write_folder_atomically(&path, above.path(), &[("c", b"other")]).unwrap();
-        check_folder(&path).unwrap();
+        check_folder(&path, &["c"], MOST).unwrap();
         assert_eq!(names_in(&path), ["SHA256SUMS", "c"].map(str::to_owned).into());
         assert_eq!(names_in(above.path()), ["checkpoint".to_owned()].into());
     }
@@ -210,7 +218,7 @@ mod tests {
         let (above, path) = written();
         let error = write_folder_atomically(&path, above.path(), &[("no/such", b"")]).unwrap_err();
         assert!(error.to_string().contains("checkpoint/no/such"), "{error}");
-        check_folder(&path).unwrap();
+        check_folder(&path, &["a", "b"], MOST).unwrap();
         assert_eq!(names_in(above.path()), ["checkpoint".to_owned()].into());
     }
 
@@ -240,11 +248,14 @@ mod tests {
                 let mut other = whole.clone();
                 other[bit / 8] ^= 1 << (bit % 8);
                 fs::write(path.join(name), other).unwrap();
-                assert!(check_folder(&path).is_err(), "bit {bit} of {name} is not seen");
+                assert!(
+                    check_folder(&path, &["a", "b"], MOST).is_err(),
+                    "bit {bit} of {name} is not seen"
+                );
             }
             fs::write(path.join(name), whole).unwrap();
         }
-        check_folder(&path).unwrap();
+        check_folder(&path, &["a", "b"], MOST).unwrap();
     }
 
     #[test]
@@ -254,21 +265,56 @@ mod tests {
             let whole = fs::read(path.join(name)).unwrap();
             for len in 0..whole.len() {
                 fs::write(path.join(name), &whole[..len]).unwrap();
-                assert!(check_folder(&path).is_err(), "{name} cut to {len} is not seen");
+                assert!(
+                    check_folder(&path, &["a", "b"], MOST).is_err(),
+                    "{name} cut to {len} is not seen"
+                );
             }
             fs::write(path.join(name), whole).unwrap();
         }
     }
 
     #[test]
-    fn a_file_that_is_missing_or_too_many_is_named() {
+    fn a_missing_file_is_named_and_an_unlisted_one_ignored() {
         let (_above, path) = written();
-        fs::remove_file(path.join("a")).unwrap();
-        assert!(check_folder(&path).unwrap_err().to_string().contains("checkpoint/a"));
-        fs::write(path.join("a"), "first").unwrap();
-        fs::write(path.join("d"), "").unwrap();
-        let error = check_folder(&path).unwrap_err().to_string();
-        assert!(error.ends_with("checkpoint/d: expected only what SHA256SUMS lists, got another"));
+        for other in [".DS_Store", ".nfs0001", "notes.txt"] {
+            fs::write(path.join(other), "of somebody else").unwrap();
+        }
+        fs::create_dir(path.join("@eaDir")).unwrap();
+        check_folder(&path, &["a", "b"], MOST).unwrap();
+        for name in ["a", SUMS] {
+            let bytes = fs::read(path.join(name)).unwrap();
+            fs::remove_file(path.join(name)).unwrap();
+            let error = check_folder(&path, &["a", "b"], MOST).unwrap_err();
+            assert!(matches!(error, Error::Altered { .. }), "{error}");
+            let expected = format!("checkpoint/{name}: expected a file, got none");
+            assert!(error.to_string().ends_with(&expected), "{error}");
+            fs::write(path.join(name), bytes).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_too_long_is_not_read() {
+        let (_above, path) = written();
+        let file = fs::File::options().write(true).open(path.join("a")).unwrap();
+        // Sparse: no disk and no patience would do for its bytes.
+        file.set_len(1 << 40).unwrap();
+        let error = check_folder(&path, &["a", "b"], MOST).unwrap_err().to_string();
+        assert!(error.ends_with("a: expected at most 1000 bytes, got 1099511627776"), "{error}");
+    }
+
+    /// What cannot be read now is not damaged.
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_called_altered() {
+        use std::os::unix::fs::symlink;
+        let (_above, path) = written();
+        let aside = path.with_file_name("aside");
+        fs::rename(&path, &aside).unwrap();
+        // A loop of links: the system's error, whoever asks.
+        symlink(&path, &path).unwrap();
+        let error = check_folder(&path, &["a", "b"], MOST).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{error}");
     }
 
     #[cfg(unix)]

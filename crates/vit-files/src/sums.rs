@@ -1,6 +1,7 @@
 //! The digests of a folder's files, in the format of `sha256sum`.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::{Digest, Error, open_file, text_of_at_most};
@@ -20,19 +21,28 @@ pub(crate) fn render(sums: &Sums) -> String {
 }
 
 /// Reads what [`render`] writes, and nothing else: any other byte is an error.
+///
+/// # Errors
+/// [`Error::Altered`] if it is missing or other text; [`Error::Io`] if it cannot be read now.
 pub(crate) fn read(path: &Path) -> Result<Sums, Error> {
+    let altered = |expected: &str, got: &str| Error::Altered {
+        path: path.to_owned(),
+        expected: expected.to_owned(),
+        got: got.to_owned(),
+    };
+    let other_text = || altered("lines of a digest and a name, sorted", "something else");
     let text = open_file(path).and_then(|file| text_of_at_most(MOST_BYTES, file));
-    let text = text.map_err(Error::io("read", path))?;
+    let text = text.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => altered("a file", "none"),
+        ErrorKind::InvalidData => other_text(),
+        _ => Error::io("read", path)(error),
+    })?;
     let sums = text.lines().map(|line| {
         let (digest, name) = line.split_once("  ")?;
         Some((name.to_owned(), Digest::from_hex(digest)?))
     });
     let sums: Option<Sums> = sums.collect();
-    sums.filter(|sums| render(sums) == text).ok_or_else(|| Error::Altered {
-        path: path.to_owned(),
-        expected: "lines of a digest and a name, sorted".to_owned(),
-        got: "something else".to_owned(),
-    })
+    sums.filter(|sums| render(sums) == text).ok_or_else(other_text)
 }
 
 #[cfg(test)]

@@ -88,7 +88,6 @@ pub fn read(path: &Path) -> Result<Metrics, Error> {
 fn read_lines(file: &File, path: &Path, mut take: impl FnMut(Line)) -> Result<(), Error> {
     for (index, line) in lines_of_at_most(LONGEST_LINE, BufReader::new(file)).enumerate() {
         let (line, parsed) = match line {
-            Ok(line) if line.trim_ascii().is_empty() => continue,
             Ok(line) => {
                 let parsed = serde_json::from_slice(&line);
                 (line, parsed)

@@ -8,12 +8,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use vit_files::{open_file, sync_folder, text_of_at_most};
 
+use crate::run_folder::free_name;
 use crate::{Error, MetricsMark, Place, RunFolder, Tensors, TrainState, saved_tensors};
 
 /// What `state.json` and `state.safetensors` mean; other numbers are of other versions.
 const FORMAT: u64 = 1;
 /// The folder in a run's that holds them.
 const FOLDER: &str = "checkpoints";
+/// The link to the newest.
+const LAST: &str = "last";
 const STATE: &str = "state.json";
 const TENSORS: &str = "state.safetensors";
 /// Bytes of `state.json`, a hundred times what it has: what is said of the run is parsed into many times its size.
@@ -90,12 +93,13 @@ impl SavedState {
         Ok(path)
     }
 
-    /// Reads a checkpoint, each of whose files must be as it was written.
+    /// Reads a checkpoint, each of whose files must have the bytes that were written, and at most `most_bytes`
+    /// ([`most_bytes_of`]). `others` are the names of the program's own files.
     ///
     /// # Errors
-    /// If it is not, or is of another version.
-    pub fn read(path: &Path) -> Result<Self, Error> {
-        vit_files::check_folder(path)?;
+    /// If one has not ([`Error::is_damage`]), cannot be read now, or is of another version.
+    pub fn read(path: &Path, others: &[&str], most_bytes: u64) -> Result<Self, Error> {
+        vit_files::check_folder(path, &[&[STATE, TENSORS], others].concat(), most_bytes)?;
         let unreadable =
             |name: &str, what: String| Error::Unreadable { path: path.join(name), what };
         let text =
@@ -138,6 +142,12 @@ impl SavedState {
     }
 }
 
+/// The bytes that the largest file of a checkpoint has at most: four tensors of `f64` for each parameter, and a header.
+#[must_use]
+pub const fn most_bytes_of(parameters: u64) -> u64 {
+    parameters.saturating_mul(4 * 8).saturating_add(8 + LONGEST_HEADER)
+}
+
 fn name_of(step: u64) -> String {
     format!("step-{step:06}")
 }
@@ -177,40 +187,48 @@ impl RunFolder {
         self.path().join(FOLDER)
     }
 
-    /// Removes all checkpoints but the newest `keep`.
+    /// Removes all checkpoints but the newest `keep`. Nothing else removes one.
     ///
     /// # Errors
     /// If one cannot be removed.
     pub fn prune_checkpoints(&self, keep: usize) -> Result<(), Error> {
-        let mut old = newest_checkpoints(self.path())?.into_iter().skip(keep);
-        old.try_for_each(|path| self.remove_checkpoint(&path))
+        for path in newest_checkpoints(self.path())?.into_iter().skip(keep) {
+            // Renamed first: half a checkpoint never lies among the others.
+            let name = path.file_name().unwrap_or_default().display();
+            let aside = self.path().join(format!(".tmp-{name}"));
+            let removed = fs::rename(&path, &aside).and_then(|()| fs::remove_dir_all(&aside));
+            removed.map_err(|source| Error::Write { path, source })?;
+        }
+        Ok(())
     }
 
-    /// Removes a checkpoint.
+    /// Gives a folder among the checkpoints a name under which it is not taken for one: `aside-step-000937`, or with a
+    /// number where that exists.
     ///
     /// # Errors
-    /// If it cannot be removed.
-    pub fn remove_checkpoint(&self, path: &Path) -> Result<(), Error> {
-        // Renamed first: half a checkpoint never lies among the others.
+    /// If it cannot be renamed.
+    pub fn set_checkpoint_aside(&self, path: &Path) -> Result<PathBuf, Error> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let aside = self.path().join(format!(".tmp-{name}"));
-        let removed = fs::rename(path, &aside).and_then(|()| fs::remove_dir_all(&aside));
-        removed.map_err(|source| Error::Write { path: path.to_owned(), source })
+        let aside = free_name(&self.checkpoints(), &format!("aside-{name}"), "");
+        let renamed = fs::rename(path, &aside);
+        renamed.map_err(|source| Error::Write { path: path.to_owned(), source })?;
+        Ok(aside)
     }
 
     /// Makes `checkpoints/last` a link to a checkpoint; where the system or its disk has no such links, there is none.
     ///
+    /// A folder of that name, which a copy of the run has where links were followed, is set aside.
+    ///
     /// # Errors
-    /// If it cannot be put in the place of the one before.
+    /// If the link cannot be put in the place of the one before.
     pub fn point_last_to(&self, checkpoint: &Path) -> Result<(), Error> {
         #[cfg(unix)]
         {
             let name = checkpoint.file_name().unwrap_or_default();
             let aside = self.path().join(".tmp-last");
-            let last = self.checkpoints().join("last");
-            // As a copy of the run has one that was made with links followed.
+            let last = self.checkpoints().join(LAST);
             if fs::symlink_metadata(&last).is_ok_and(|metadata| metadata.is_dir()) {
-                self.remove_checkpoint(&last)?;
+                self.set_checkpoint_aside(&last)?;
             }
             if std::os::unix::fs::symlink(name, &aside).is_ok() {
                 let renamed = fs::rename(&aside, &last).inspect_err(|_| {
@@ -232,6 +250,8 @@ mod tests {
     use crate::{Best, Sums};
     use candle_core::{Device, Tensor};
     use tempfile::TempDir;
+
+    const MOST: u64 = most_bytes_of(2);
 
     fn run() -> (TempDir, RunFolder) {
         let above = tempfile::tempdir().expect("a temporary folder");
@@ -270,7 +290,7 @@ mod tests {
         let saved = saved(937);
         let path = saved.write(&run, &[("config.toml", b"x = 1\n")]).expect("a writable folder");
         assert!(path.ends_with("checkpoints/step-000937"));
-        let again = SavedState::read(&path).expect("as written");
+        let again = SavedState::read(&path, &[], MOST).expect("as written");
         assert_eq!(again.state.place, saved.state.place);
         assert_eq!((&again.state.order, &again.about), (&saved.state.order, &saved.about));
         assert_eq!(again.metrics, saved.metrics);
@@ -307,11 +327,24 @@ mod tests {
             fs::write(last.join(STATE), "{}").expect("a writable folder");
             run.point_last_to(&run.checkpoints().join(name_of(1_000_000))).expect("a link again");
             assert!(last.is_symlink());
+            assert!(run.checkpoints().join("aside-last").join(STATE).exists());
         }
         run.prune_checkpoints(2).expect("a writable folder");
         assert_eq!(names(), ["step-1000000", "step-000020"]);
         #[cfg(unix)]
-        assert!(SavedState::read(&run.checkpoints().join("last")).is_ok());
+        assert!(SavedState::read(&run.checkpoints().join("last"), &[], MOST).is_ok());
+    }
+
+    #[test]
+    fn a_checkpoint_that_is_set_aside_keeps_its_files_and_is_none() {
+        let (_above, run) = run();
+        for name in ["aside-step-000007", "aside-step-000007-2"] {
+            let path = saved(7).write(&run, &[]).expect("a writable folder");
+            let aside = run.set_checkpoint_aside(&path).expect("a writable folder");
+            assert_eq!(aside, run.checkpoints().join(name));
+            assert!(SavedState::read(&aside, &[], MOST).is_ok());
+            assert!(newest_checkpoints(run.path()).expect("a readable folder").is_empty());
+        }
     }
 
     #[test]
@@ -323,7 +356,7 @@ mod tests {
         let tensors = fs::read(path.join(TENSORS)).expect("the file");
         let files = [(STATE, other.as_bytes()), (TENSORS, tensors.as_slice())];
         vit_files::write_folder_atomically(&path, run.path(), &files).expect("a writable folder");
-        let error = SavedState::read(&path).unwrap_err().to_string();
+        let error = SavedState::read(&path, &[], MOST).unwrap_err().to_string();
         assert!(error.ends_with("state.json: expected format 1, got 2"), "{error}");
     }
 }

@@ -98,3 +98,12 @@ pub enum Error {
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
+
+impl Error {
+    /// Whether bytes of a run were read and are not those that were written. Any other error says nothing about them: the
+    /// next attempt may read them.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        matches!(self, Self::File(vit_files::Error::Altered { .. }))
+    }
+}

@@ -23,7 +23,7 @@ mod threads;
 mod trainer;
 
 pub use best::Best;
-pub use checkpoint::{SavedState, newest_checkpoints};
+pub use checkpoint::{SavedState, most_bytes_of, newest_checkpoints};
 pub use config::TrainConfig;
 pub use error::Error;
 pub use evaluation::{Confusion, EVALUATION_BATCH, Evaluation, argmax, evaluate};

@@ -1,13 +1,14 @@
 //! What is recorded of a run: `metrics.jsonl`, one object a line.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vit_files::{Digest, Hasher, lines_of_at_most, open_file};
 
 use crate::Error;
+use crate::run_folder::free_name;
 
 /// A line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,24 +92,38 @@ impl MetricsFile {
     /// The file, cut to what had been written at a mark.
     ///
     /// # Errors
-    /// If it cannot be written, or what it holds is not what it held.
+    /// If it cannot be written, or does not begin with that ([`Error::is_damage`]).
     pub fn open_at(path: &Path, mark: &MetricsMark) -> Result<Self, Error> {
         let unwritable = |source| Error::Write { path: path.to_owned(), source };
-        open_file(path).map_err(unwritable)?;
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(unwritable)?;
-        let hasher = held_to(mark, &file, path)?;
+        let hasher = mark.check(path)?;
+        let mut file = OpenOptions::new().write(true).open(path).map_err(unwritable)?;
         file.set_len(mark.bytes).map_err(unwritable)?;
+        file.seek(SeekFrom::End(0)).map_err(unwritable)?;
         Ok(Self { path: path.to_owned(), file, bytes: mark.bytes, hasher })
     }
 
-    /// Holds a file to begin with what had been written at a mark.
+    /// Puts what had been written at a mark in the place of a file that does not go on as it should, or is missing. What
+    /// was there gets the name that is returned: `metrics-aside.jsonl`, or with a number where that exists.
     ///
     /// # Errors
-    /// If it does not, or cannot be read.
-    pub fn check(path: &Path, mark: &MetricsMark) -> Result<(), Error> {
-        let unreadable =
-            |error: io::Error| Error::Unreadable { path: path.to_owned(), what: error.to_string() };
-        held_to(mark, &open_file(path).map_err(unreadable)?, path).map(drop)
+    /// If it cannot be written, or does not begin with what had been written at the mark.
+    pub fn replace_at(path: &Path, mark: &MetricsMark) -> Result<Option<PathBuf>, Error> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let aside = free_name(folder, "metrics-aside", ".jsonl");
+        let mut kept = Vec::new();
+        let aside = match fs::copy(path, &aside) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            copied => {
+                copied.map_err(|source| Error::Write { path: aside.clone(), source })?;
+                mark.check(&aside)?;
+                let file = open_file(&aside).map_err(vit_files::Error::io("read", &aside))?;
+                let read = file.take(mark.bytes).read_to_end(&mut kept);
+                read.map_err(vit_files::Error::io("read", &aside))?;
+                Some(aside)
+            }
+        };
+        vit_files::write_atomically(path, &kept)?;
+        Ok(aside)
     }
 
     /// Appends a line, with one write, so that a reader sees whole lines.
@@ -132,20 +147,31 @@ impl MetricsFile {
     }
 }
 
-/// Reads what had been written at a mark, and leaves the file's position behind it.
-fn held_to(mark: &MetricsMark, file: &File, path: &Path) -> Result<Hasher, Error> {
-    let unreadable = |what: String| Error::Unreadable { path: path.to_owned(), what };
-    let mut hasher = Hasher::new();
-    let bytes = io::copy(&mut file.take(mark.bytes), &mut hasher)
-        .map_err(|error| unreadable(error.to_string()))?;
-    let sha256 = hasher.clone().finish().to_string();
-    if bytes == mark.bytes && sha256 == mark.sha256 {
-        return Ok(hasher);
+impl MetricsMark {
+    /// Checks that a file begins with what had been written at this mark, and hashes that.
+    ///
+    /// # Errors
+    /// If it does not, or is missing ([`Error::is_damage`]); any other error means that it cannot be read now.
+    pub fn check(&self, path: &Path) -> Result<Hasher, Error> {
+        let altered = |got: String| {
+            let expected = format!("to begin with {} bytes of SHA-256 {}", self.bytes, self.sha256);
+            vit_files::Error::Altered { path: path.to_owned(), expected, got }.into()
+        };
+        let unreadable = |error: io::Error| Error::from(vit_files::Error::io("read", path)(error));
+        let file = match open_file(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(altered("no file".to_owned()));
+            }
+            file => file.map_err(unreadable)?,
+        };
+        let mut hasher = Hasher::new();
+        let bytes = io::copy(&mut file.take(self.bytes), &mut hasher).map_err(unreadable)?;
+        let sha256 = hasher.clone().finish().to_string();
+        if bytes == self.bytes && sha256 == self.sha256 {
+            return Ok(hasher);
+        }
+        Err(altered(format!("{bytes} of {sha256}")))
     }
-    Err(unreadable(format!(
-        "expected to begin with {} bytes of SHA-256 {}, got {bytes} of {sha256}",
-        mark.bytes, mark.sha256
-    )))
 }
 
 /// Parsed, a line takes many times its size; no record has a hundredth of this.
@@ -223,10 +249,34 @@ mod tests {
         assert_eq!(records(&path), [record(1), record(3)]);
         let changed = std::fs::read_to_string(&path).expect("the file").replace("2.5", "2.6");
         std::fs::write(&path, &changed).expect("a writable folder");
-        let error = MetricsFile::open_at(&path, &mark).unwrap_err().to_string();
-        assert!(error.contains("expected to begin with"), "{error}");
+        let error = MetricsFile::open_at(&path, &mark).unwrap_err();
+        assert!(error.is_damage(), "{error}");
+        assert!(error.to_string().contains("expected to begin with"), "{error}");
         assert_eq!(std::fs::read_to_string(&path).expect("the file"), changed);
         std::fs::write(&path, "").expect("a writable folder");
         assert!(MetricsFile::open_at(&path, &mark).is_err());
+    }
+
+    #[test]
+    fn a_damaged_file_is_kept_aside_and_replaced_by_what_is_sound() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("metrics.jsonl");
+        std::fs::write(&path, "").expect("a writable folder");
+        let mut file = MetricsFile::open_at(&path, &MetricsMark::default()).expect("the file");
+        file.append(&record(1)).expect("a writable file");
+        let sound = file.mark();
+        file.append(&record(2)).expect("a writable file");
+        let damaged = std::fs::read_to_string(&path).expect("the file").replace(":2,", ":9,");
+        std::fs::write(&path, &damaged).expect("a writable folder");
+        assert!(file.mark().check(&path).expect_err("another step").is_damage());
+        let aside = MetricsFile::replace_at(&path, &sound).expect("a writable folder");
+        let aside = aside.expect("there was a file");
+        assert_eq!(std::fs::read_to_string(aside).expect("the damaged file"), damaged);
+        assert_eq!(records(&path), [record(1)]);
+        std::fs::remove_file(&path).expect("the file");
+        assert!(sound.check(&path).expect_err("no file").is_damage());
+        let none = MetricsFile::replace_at(&path, &MetricsMark::default());
+        assert_eq!(none.expect("a writable folder"), None);
+        assert_eq!(records(&path), []);
     }
 }

@@ -1,6 +1,6 @@
 //! The folder that a run leaves behind.
 
-use std::fs;
+use std::fs::{self, FileType};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -61,34 +61,35 @@ impl RunFolder {
         }
     }
 
-    /// Opens the folder of a run to go on with it, and clears away what a process that died was still writing.
+    /// Opens the folder of a run to go on with it, and changes nothing in it but the lock.
     ///
     /// # Errors
     /// If there is none, another process trains in it, or an entry of it is a link: what is written there could lie
     /// anywhere.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let unreadable = |what: String| Error::Unreadable { path: path.to_owned(), what };
-        let entries = fs::read_dir(path).map_err(|error| unreadable(error.to_string()))?;
-        let mut temporary = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|error| unreadable(error.to_string()))?;
-            let kind = entry.file_type().map_err(|error| unreadable(error.to_string()))?;
-            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-                // A link too: that to the last checkpoint is made under such a name.
-                temporary.push((entry.path(), kind.is_dir()));
-                continue;
-            }
-            if kind.is_symlink() {
+        for (entry, kind) in entries_of(path)? {
+            if kind.is_symlink() && !is_temporary(&entry) {
                 let what = "expected a file or folder of this run, got a symbolic link".to_owned();
-                return Err(Error::Unreadable { path: entry.path(), what });
+                return Err(Error::Unreadable { path: entry, what });
             }
         }
-        let folder = Self::locked(path)?;
-        for (path, is_dir) in temporary {
-            let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(|source| Error::Write { path, source })?;
+        Self::locked(path)
+    }
+
+    /// Removes what a process that died was still writing.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn remove_temporary(&self) -> Result<(), Error> {
+        for (path, kind) in entries_of(&self.path)? {
+            if is_temporary(&path) {
+                // A link is removed as a file is: that to the last checkpoint is made under such a name.
+                let removed =
+                    if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                removed.map_err(|source| Error::Write { path, source })?;
+            }
         }
-        Ok(folder)
+        Ok(())
     }
 
     fn locked(path: &Path) -> Result<Self, Error> {
@@ -122,6 +123,31 @@ impl RunFolder {
     }
 }
 
+/// What lies in a folder.
+fn entries_of(folder: &Path) -> Result<Vec<(PathBuf, FileType)>, Error> {
+    let entries = fs::read_dir(folder).and_then(|entries| {
+        entries
+            .map(|entry| entry.and_then(|entry| Ok((entry.path(), entry.file_type()?))))
+            .collect()
+    });
+    entries.map_err(|error| Error::Unreadable { path: folder.to_owned(), what: error.to_string() })
+}
+
+fn is_temporary(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY))
+}
+
+/// The first of `name.extension`, `name-2.extension`, ... that does not exist in a folder which nobody else writes.
+pub(crate) fn free_name(folder: &Path, name: &str, extension: &str) -> PathBuf {
+    let names = (2_u64..).map(|number| format!("{name}-{number}{extension}"));
+    let mut paths =
+        std::iter::once(format!("{name}{extension}")).chain(names).map(|name| folder.join(name));
+    let is_free = |path: &PathBuf| {
+        fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    };
+    paths.find(is_free).expect("a folder has an end")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +178,8 @@ mod tests {
         #[cfg(unix)]
         std::os::unix::fs::symlink("step-000001", path.join(".tmp-last")).expect("a link");
         let held = RunFolder::open(&path).expect("nobody holds it");
+        assert!(path.join(".tmp-b/c").exists());
+        held.remove_temporary().expect("a writable folder");
         for name in [".tmp-a", ".tmp-b", ".tmp-last"] {
             assert!(fs::symlink_metadata(path.join(name)).is_err(), "{name}");
         }

@@ -22,7 +22,8 @@ use vit_train::{Forward, MetricsFile, MetricsMark, Record, RunFolder, read_recor
 
 pub(super) use self::images::batch_of;
 pub(super) use self::observer::{BEST, digest};
-pub(super) use self::resume::{check_dataset, check_settings};
+pub(super) use self::resume::{check_dataset, check_settings, most_bytes, run_of};
+pub(super) use self::saver::BESIDE;
 pub(crate) use self::set_up::SetUp;
 pub(super) use self::set_up::trainer;
 
@@ -72,31 +73,35 @@ fn begin(args: &cli::Train) -> Result<ExitCode> {
 }
 
 fn resume(args: &cli::Train, path: &Path) -> Result<ExitCode> {
-    let settings = Settings::of_run(path)?;
-    let folder = RunFolder::open(path)?;
+    let path = resume::run_of(path)?;
+    let settings = Settings::of_run(&path)?;
+    let folder = RunFolder::open(&path)?;
     let device = args.device.open()?;
-    let resumed = Resumed::of(&folder, &settings)?;
-    let check = |found: &Found| match &resumed {
-        Some(resumed) => resume::check_dataset(&resumed.saved, &found.digest()),
+    let resumed = Resumed::find(&folder, &settings)?;
+    let check = |found: &Found| match &resumed.checkpoint {
+        Some((_, saved)) => resume::check_dataset(saved, &found.digest()),
         None => Ok(()),
     };
     let mut set_up = SetUp::new(settings, &args.data.place, device, args.threads, &check)?;
+    match &resumed.checkpoint {
+        Some((_, saved)) => set_up.trainer.resume(&saved.state)?,
+        None => set_up.initialise()?,
+    }
+    // All checks have passed: from here on the folder changes.
+    let metrics = resumed.repair(&folder)?;
     let environment = resume::environment(&folder, &set_up)?;
-    let (mark, about) = match resumed {
-        Some(Resumed { path, saved }) => {
-            set_up.trainer.resume(&saved.state)?;
+    let about = match resumed.checkpoint {
+        Some((checkpoint, saved)) => {
             // Of a run that had ended, it may be all that is missing.
             vit_model::write(&folder.model(), saved.state.kept(), &set_up.settings.model)?;
-            tracing::info!("going on from {}", path.display());
-            (saved.metrics, saved.about)
+            tracing::info!("going on from {}", checkpoint.display());
+            saved.about
         }
         None => {
-            set_up.initialise()?;
             tracing::info!("{} has no checkpoint yet: beginning again", path.display());
-            (MetricsMark::default(), about(&environment))
+            about(&environment)
         }
     };
-    let metrics = MetricsFile::open_at(&folder.metrics(), &mark)?;
     let trace = args.trace.as_deref().map(ChromeTrace::begin).transpose()?;
     interrupt::training_begins();
     let events = events_folder(&folder);

@@ -6,14 +6,16 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use serde_json::Value;
-use vit_files::{Digest, FileLock};
+use vit_files::{Digest, FileLock, open_file};
 use vit_model::ModelFile;
 use vit_train::{
-    Best, Checkpoint, LOCK, MetricsFile, Observer, Record, SavedState, TrainState,
-    newest_checkpoints, read_epochs,
+    Best, Checkpoint, LOCK, Observer, Record, SavedState, TrainState, newest_checkpoints,
+    read_epochs,
 };
 
-use super::train::{BEST, SetUp, check_dataset, check_settings, digest};
+use super::train::{
+    BESIDE, BEST, SetUp, check_dataset, check_settings, digest, most_bytes, run_of,
+};
 use crate::dataset::Found;
 use crate::failure::{Exit, Failure, Result};
 use crate::settings::Settings;
@@ -38,20 +40,25 @@ impl Finding {
 }
 
 pub(super) fn run(args: &cli::Verify) -> Result<ExitCode> {
-    let settings = Settings::of_run(&args.run)?;
-    // Of a folder that cannot be written nobody trains in.
-    if let Ok(None) = FileLock::try_acquire(&args.run.join(LOCK)) {
-        return Err(vit_train::Error::InUse { path: args.run.clone() }.into());
+    let run = &run_of(&args.run)?;
+    let settings = Settings::of_run(run)?;
+    let lock = run.join(LOCK);
+    // Nobody trains in a folder without the lock, or one that cannot be written.
+    if lock.exists()
+        && let Ok(None) = FileLock::try_acquire(&lock)
+    {
+        return Err(vit_train::Error::InUse { path: run.clone() }.into());
     }
+    let most_bytes = most_bytes(&settings)?;
     let mut findings = Vec::new();
     let (mut newest, mut whole) = (None::<SavedState>, Vec::new());
-    for path in newest_checkpoints(&args.run)? {
-        let checked = SavedState::read(&path).map_err(Failure::from);
+    for path in newest_checkpoints(run)? {
+        let checked = SavedState::read(&path, &BESIDE, most_bytes).map_err(Failure::from);
         let checked = checked.and_then(|saved| {
             check_settings(&path, &saved, &settings)?;
             Ok(saved)
         });
-        let part = path.strip_prefix(&args.run).unwrap_or(&path).display().to_string();
+        let part = path.strip_prefix(run).unwrap_or(&path).display().to_string();
         let found = checked.map(|saved| {
             newest.get_or_insert(saved);
             whole.push(path.clone());
@@ -61,17 +68,17 @@ pub(super) fn run(args: &cli::Verify) -> Result<ExitCode> {
     }
     let Some(newest) = newest else {
         if findings.is_empty() {
-            let message = format!("{} has no checkpoint", args.run.display());
+            let message = format!("{} has no checkpoint", run.display());
             return Err(
                 Failure::new(Exit::File, message).hint("train longer, or with --save-every")
             );
         }
         return tell(args, &findings);
     };
-    findings.push(Finding::of("metrics.jsonl", metrics(&args.run, &newest)));
-    findings.push(Finding::of("model.safetensors", model(&args.run, &whole)));
+    findings.push(Finding::of("metrics.jsonl", metrics(run, &newest)));
+    findings.push(Finding::of("model.safetensors", model(run, &whole, most_bytes)));
     if let Some(digest) = newest.about.get(BEST) {
-        findings.push(Finding::of("best.safetensors", best(&args.run, &newest, digest)));
+        findings.push(Finding::of("best.safetensors", best(run, &newest, digest, most_bytes)));
     }
     if !args.files_only {
         findings.push(Finding::of("first steps", first_steps(args, settings, &newest)?));
@@ -100,17 +107,17 @@ fn tell(args: &cli::Verify, findings: &[Finding]) -> Result<ExitCode> {
 
 /// Whether the metrics begin with what they were at the newest checkpoint.
 fn metrics(run: &Path, newest: &SavedState) -> Result<&'static str> {
-    MetricsFile::check(&run.join("metrics.jsonl"), &newest.metrics)?;
+    newest.metrics.check(&run.join("metrics.jsonl"))?;
     Ok("as they were at the newest checkpoint")
 }
 
 /// Whether the run's model is that of a checkpoint: of the newest, unless the program was ended before it was written.
-fn model(run: &Path, whole: &[PathBuf]) -> Result<String> {
+fn model(run: &Path, whole: &[PathBuf], most_bytes: u64) -> Result<String> {
     let path = run.join("model.safetensors");
     if !path.exists() {
         return Ok("not written yet: `vit train --resume` does so".to_owned());
     }
-    let got = Digest::of_file(&path)?;
+    let got = digest_of(&path, most_bytes)?;
     for (age, checkpoint) in whole.iter().enumerate() {
         if Digest::of_file(&checkpoint.join("model.safetensors"))? == got {
             let name = checkpoint.file_name().unwrap_or_default().display();
@@ -123,9 +130,9 @@ fn model(run: &Path, whole: &[PathBuf]) -> Result<String> {
 
 /// Whether the best epoch's weights are those of when the newest checkpoint was written. Where the run came to a better epoch after
 /// that, they are of that one, or of another that a model can be read from: there is no digest of it yet.
-fn best(run: &Path, newest: &SavedState, digest: &Value) -> Result<&'static str> {
+fn best(run: &Path, newest: &SavedState, digest: &Value, most_bytes: u64) -> Result<&'static str> {
     let path = run.join("best.safetensors");
-    let got = Digest::of_file(&path)?.to_string();
+    let got = digest_of(&path, most_bytes)?.to_string();
     if *digest == got {
         return Ok("as it was at the newest checkpoint");
     }
@@ -137,6 +144,17 @@ fn best(run: &Path, newest: &SavedState, digest: &Value) -> Result<&'static str>
         Exit::File,
         format!("expected SHA-256 {}, got {got}", digest.as_str().unwrap_or("none")),
     ))
+}
+
+/// The digest of a model's file, if that is no longer than one of this run.
+fn digest_of(path: &Path, most_bytes: u64) -> Result<Digest> {
+    let file = open_file(path).map_err(vit_files::Error::io("open", path))?;
+    let length = file.metadata().map_err(vit_files::Error::io("read", path))?.len();
+    if length > most_bytes {
+        let message = format!("expected at most {most_bytes} bytes, got {length}");
+        return Err(Failure::new(Exit::File, message).about(path.display()));
+    }
+    Ok(Digest::of_file(path)?)
 }
 
 /// Takes the first steps again. What prevents that is an error; another outcome is an unsound part.

@@ -1,58 +1,179 @@
-//! Taking a run up again: which checkpoint, and whether it is of this run.
+//! Resuming a run: which checkpoint, whether it is of this run, and what is damaged. Nothing is changed before all is checked.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
-use vit_files::{Digest, open_file, text_of_at_most, write_atomically};
-use vit_model::Layout;
-use vit_train::{Forward, RunFolder, SavedState, TrainState, newest_checkpoints};
+use vit_files::{Digest, SUMS, open_file, text_of_at_most, write_atomically};
+use vit_model::{Layout, Summary};
+use vit_train::{
+    Forward, MetricsFile, MetricsMark, RunFolder, SavedState, TrainState, most_bytes_of,
+    newest_checkpoints,
+};
 
+use super::saver::BESIDE;
 use super::set_up::SetUp;
 use crate::differences::differences;
 use crate::failure::{Exit, Failure, Result};
 use crate::report::environment;
 use crate::settings::Settings;
 
-/// The checkpoint that a run goes on with.
+/// The folder of the run that a path names: itself, or the one above if it is the run's newest checkpoint.
+///
+/// # Errors
+/// If it is another checkpoint.
+pub(crate) fn run_of(path: &Path) -> Result<PathBuf> {
+    let sums = path.join(SUMS);
+    match fs::symlink_metadata(&sums) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(path.to_owned()),
+        Err(error) => return Err(vit_files::Error::io("read", &sums)(error).into()),
+    }
+    let (shown, init) = (path.display(), path.join("model.safetensors"));
+    let init = format!("`vit train --init {}` begins a new run with its weights", init.display());
+    let named = fs::canonicalize(path).map_err(vit_files::Error::io("read", path))?;
+    let run_above = |path: &Path| {
+        let above = path.parent().filter(|above| above.ends_with("checkpoints"))?;
+        above.parent().filter(|run| !run.as_os_str().is_empty()).map(Path::to_owned)
+    };
+    // As the user wrote it, if that says it.
+    let Some(run) = run_above(path).or_else(|| run_above(&named)) else {
+        let message = format!("expected a run folder, got a checkpoint outside of one: {shown}");
+        return Err(Failure::new(Exit::Usage, message).hint(init));
+    };
+    let newest = newest_checkpoints(&run)?.into_iter().next();
+    let newest = newest.as_deref().and_then(Path::file_name).unwrap_or_default();
+    if named.file_name() != Some(newest) {
+        let message = format!(
+            "expected the newest checkpoint of {}, {}, got {shown}",
+            run.display(),
+            newest.display()
+        );
+        return Err(Failure::new(Exit::Usage, message).hint(init));
+    }
+    Ok(run)
+}
+
+/// What a run goes on from.
 pub(crate) struct Resumed {
-    pub(crate) path: PathBuf,
-    pub(crate) saved: SavedState,
+    /// None where the run has no checkpoint yet.
+    pub(crate) checkpoint: Option<(PathBuf, SavedState)>,
+    /// Newer checkpoints than that, which are damaged.
+    damaged: Vec<PathBuf>,
+    /// What `metrics.jsonl` is held to: less than the checkpoint says where the file is damaged.
+    metrics: MetricsMark,
+    are_metrics_damaged: bool,
 }
 
 impl Resumed {
-    /// The newest one that is whole, with a warning for each that is not; none where there are no checkpoints.
+    /// Finds the newest checkpoint that is whole, and how much of the metrics is. Changes nothing.
     ///
     /// # Errors
-    /// If none is whole, or the newest that is whole is of other settings or another version.
-    pub(crate) fn of(folder: &RunFolder, settings: &Settings) -> Result<Option<Self>> {
-        let mut damaged: Vec<(PathBuf, Failure)> = Vec::new();
+    /// If there are checkpoints and none is whole, one cannot be read now, or the newest that is whole is of other settings
+    /// or another version.
+    pub(crate) fn find(folder: &RunFolder, settings: &Settings) -> Result<Self> {
+        let most_bytes = most_bytes(settings)?;
+        let read = |path: &Path| SavedState::read(path, &BESIDE, most_bytes);
+        let mut damaged = Vec::new();
         let mut checkpoints = newest_checkpoints(folder.path())?.into_iter().peekable();
         while let Some(path) = checkpoints.next() {
-            match SavedState::read(&path) {
+            match read(&path) {
                 Ok(saved) => {
                     check_settings(&path, &saved, settings)?;
-                    // They would be taken for the newest, and whole ones go to make room.
-                    damaged.iter().try_for_each(|(path, _)| folder.remove_checkpoint(path))?;
-                    return Ok(Some(Self { path, saved }));
+                    let older = checkpoints.map(|path| read(&path));
+                    let (metrics, are_metrics_damaged) =
+                        sound_metrics(&folder.metrics(), &saved.metrics, older)?;
+                    let checkpoint = Some((path, saved));
+                    return Ok(Self { checkpoint, damaged, metrics, are_metrics_damaged });
                 }
-                Err(error @ vit_train::Error::File(_)) => {
+                Err(error) if error.is_damage() => {
                     let failure = Failure::from(error);
-                    if checkpoints.peek().is_some() {
-                        tracing::warn!("{}; looking at the one before", failure.message());
+                    if checkpoints.peek().is_none() {
+                        let hint =
+                            "no checkpoint of this run is whole; train again into another folder";
+                        return Err(failure.hint(hint));
                     }
-                    damaged.push((path, failure));
+                    tracing::warn!("{}; trying the checkpoint before", failure.message());
+                    damaged.push(path);
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        match damaged.pop() {
-            None => Ok(None),
-            Some((_, failure)) => {
-                Err(failure
-                    .hint("no checkpoint of this run is whole; train again into another folder"))
-            }
+        if folder.model().exists() {
+            let (run, model) = (folder.path().display(), folder.model());
+            let message = format!("{run} has a model and no checkpoint to resume from");
+            let hint = format!("`vit train --init {}` begins with it", model.display());
+            return Err(Failure::new(Exit::File, message).hint(hint));
+        }
+        let metrics = MetricsMark::default();
+        let are_metrics_damaged = is_damaged(&metrics, &folder.metrics())?;
+        Ok(Self { checkpoint: None, damaged, metrics, are_metrics_damaged })
+    }
+
+    /// Makes the run's folder one to go on in: sets aside what is damaged. To be called once all checks have passed.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) fn repair(&self, folder: &RunFolder) -> Result<MetricsFile> {
+        folder.remove_temporary()?;
+        for path in &self.damaged {
+            let aside = folder.set_checkpoint_aside(path)?;
+            tracing::warn!("{} is damaged; it is now {}", path.display(), aside.display());
+        }
+        let path = folder.metrics();
+        if self.are_metrics_damaged {
+            let aside = MetricsFile::replace_at(&path, &self.metrics)?;
+            let aside = aside.map_or_else(
+                || "missing".to_owned(),
+                |aside| format!("damaged; it is now {}", aside.display()),
+            );
+            let bytes = self.metrics.bytes;
+            tracing::warn!(
+                "{} is {aside}; the run goes on with the first {bytes} bytes of it, and the report \
+                 lacks what came between",
+                path.display()
+            );
+        }
+        Ok(MetricsFile::open_at(&path, &self.metrics)?)
+    }
+}
+
+/// The longest beginning of the metrics that a checkpoint vouches for, the newest first; whether it is less than the newest
+/// does.
+fn sound_metrics(
+    path: &Path,
+    newest: &MetricsMark,
+    older: impl Iterator<Item = std::result::Result<SavedState, vit_train::Error>>,
+) -> Result<(MetricsMark, bool)> {
+    if !is_damaged(newest, path)? {
+        return Ok((newest.clone(), false));
+    }
+    for saved in older {
+        match saved {
+            Ok(saved) if !is_damaged(&saved.metrics, path)? => return Ok((saved.metrics, true)),
+            Ok(_) => {}
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error.into()),
         }
     }
+    Ok((MetricsMark::default(), true))
+}
+
+fn is_damaged(mark: &MetricsMark, metrics: &Path) -> Result<bool> {
+    match mark.check(metrics) {
+        Ok(_) => Ok(false),
+        Err(error) if error.is_damage() => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The bytes that a file of a run's checkpoint has at most.
+///
+/// # Errors
+/// If the settings are of no model.
+pub(crate) fn most_bytes(settings: &Settings) -> Result<u64> {
+    Ok(most_bytes_of(Summary::of(&settings.model)?.parameters() as u64))
 }
 
 /// Of the environment: the digest of all images and labels.
@@ -111,15 +232,22 @@ fn check_tensors(path: &Path, saved: &SavedState, settings: &Settings) -> Result
 /// Bytes of what is said of a machine.
 const LONGEST: u64 = 1 << 16;
 
-/// What the run goes on with here; a warning where that is not what it began with.
+/// What the run goes on with here; a warning where that is not what it began with. An `env.json` that is missing or no JSON is
+/// written anew.
+///
+/// # Errors
+/// If it cannot be read or written.
 pub(super) fn environment(
     folder: &RunFolder,
     set_up: &SetUp<impl Forward>,
 ) -> Result<Map<String, Value>> {
     let here = environment::of_this_machine(set_up);
     let path = folder.path().join(environment::FILE);
-    let began = open_file(&path).and_then(|file| text_of_at_most(LONGEST, file));
-    let began = began.ok().and_then(|text| serde_json::from_str(&text).ok());
+    let began = match open_file(&path).and_then(|file| text_of_at_most(LONGEST, file)) {
+        Ok(text) => serde_json::from_str(&text).ok(),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => None,
+        Err(error) => return Err(vit_files::Error::io("read", &path)(error).into()),
+    };
     let Some(Value::Object(began)) = began else {
         write_atomically(&path, environment::to_text(&here).as_bytes())?;
         return Ok(here);

@@ -16,6 +16,9 @@ use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::{self, Writing, writing};
 use crate::settings::Settings;
 
+/// Our own files of a checkpoint, which make it a model to use: settings and weights.
+pub(crate) const BESIDE: [&str; 2] = ["config.toml", "model.safetensors"];
+
 /// Saves a run.
 pub(super) struct Saver {
     target: Arc<Target>,
@@ -149,8 +152,8 @@ impl Target {
         let synced = OpenOptions::new().write(true).open(&metrics).and_then(|file| file.sync_all());
         synced.map_err(vit_files::Error::io("sync", &metrics))?;
         let model = vit_model::to_bytes(state.state.kept(), &self.model)?;
-        let files =
-            [("config.toml", self.settings.as_bytes()), ("model.safetensors", model.as_slice())];
+        let [settings_file, model_file] = BESIDE;
+        let files = [(settings_file, self.settings.as_bytes()), (model_file, model.as_slice())];
         let path = state.write(folder, &files)?;
         kept();
         // Whenever this ends, the run's model is that of a checkpoint.
