@@ -33,6 +33,7 @@ fn a_run_without_a_checkpoint_begins_again() {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
     fs::remove_dir_all(sandbox.path("whole/checkpoints")).unwrap();
+    fs::remove_file(sandbox.path("whole/model.safetensors")).unwrap();
     let said = sandbox.run("train --resume whole").succeeded().stderr;
     assert!(said.contains("whole has no checkpoint yet: beginning again"), "{said}");
     assert_eq!(outcome(&sandbox, "whole"), whole);

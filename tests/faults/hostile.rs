@@ -1,5 +1,6 @@
 //! Files made to do harm: each is an error that names it, soon, in little memory.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,10 @@ fn refused(sandbox: &Sandbox, code: i32, words: &str, says: &str, input: u64) {
 fn sandbox() -> Sandbox {
     let sandbox = super::sandbox();
     super::uninterrupted(&sandbox);
+    // One checkpoint: where it is wrong, there is none to go on from.
+    for step in [32, 36] {
+        fs::remove_dir_all(sandbox.path(format!("whole/checkpoints/step-{step:06}"))).unwrap();
+    }
     sandbox
 }
 
@@ -323,15 +328,17 @@ fn checkpoints_and_what_lies_beside_them() {
         rewrite(&sandbox, "state.json", &sound_state);
         rewrite(&sandbox, "state.safetensors", &sound_tensors);
     }
-    for name in ["config.toml", "metrics.jsonl"] {
-        let before = sandbox.read(&format!("whole/{name}"));
-        for bytes in [deep.clone().into_bytes(), vec![0xff; 1000], Vec::new()] {
-            sandbox.write(&format!("whole/{name}"), &bytes);
-            refused(&sandbox, 4, "train --resume whole", name, bytes.len() as u64);
-        }
-        sandbox.write(&format!("whole/{name}"), before);
+    let before = sandbox.read("whole/config.toml");
+    for bytes in [deep.clone().into_bytes(), vec![0xff; 1000], Vec::new()] {
+        sandbox.write("whole/config.toml", &bytes);
+        refused(&sandbox, 4, "train --resume whole", "config.toml", bytes.len() as u64);
     }
-    sandbox.run("-q train --resume whole").succeeded();
+    sandbox.write("whole/config.toml", before);
+    for bytes in [deep.into_bytes(), vec![0xff; 1000], Vec::new()] {
+        sandbox.write("whole/metrics.jsonl", &bytes);
+        let said = sandbox.run("train --resume whole").succeeded().stderr;
+        assert!(said.contains("metrics.jsonl is damaged"), "{said}");
+    }
 }
 
 /// Whose settings, and those of the run, ask for a model of four gigabytes.
@@ -353,10 +360,10 @@ fn checkpoints_of_a_large_model() {
     }
 }
 
-/// Of a hundred megabytes, which are right but for their last.
+/// Of as many megabytes as the run's model allows, which are right but for their last.
 #[test]
 fn checkpoints_that_are_wrong_at_their_end() {
-    const SIZE: usize = 100_000_000;
+    const SIZE: usize = 4_000_000;
     let sandbox = sandbox();
     let header = format!(
         r#"{{"parameters/a":{{"dtype":"F32","shape":[{}],"data_offsets":[0,{SIZE}]}},"b":{{"dtype":"U8","shape":[1],"data_offsets":[{SIZE},{}]}}}}"#,

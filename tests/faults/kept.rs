@@ -10,14 +10,20 @@ use super::{checkpoints, copy, outcome, sandbox, uninterrupted};
 use crate::idx_folder::IdxFolder;
 use crate::support::Sandbox;
 
-/// Every file below a folder, with its bytes.
+/// Every file below a folder, with its bytes; of a link, where it leads.
 fn files_below(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
-        let entry = entry.unwrap();
-        match entry.file_type().unwrap().is_dir() {
-            true => files.extend(files_below(&entry.path())),
-            false => drop(files.insert(entry.path(), fs::read(entry.path()).unwrap())),
+        let path = entry.unwrap().path();
+        let kind = fs::symlink_metadata(&path).unwrap();
+        if kind.is_dir() {
+            files.extend(files_below(&path));
+        } else if kind.is_symlink() {
+            let target = fs::read_link(&path).unwrap();
+            files.insert(path, target.into_os_string().into_encoded_bytes());
+        } else {
+            let bytes = fs::read(&path).unwrap();
+            files.insert(path, bytes);
         }
     }
     files
@@ -69,7 +75,8 @@ fn a_run_goes_on_from_the_checkpoint_that_is_named_or_is_refused() {
     let refusal = sandbox.refuses(2, "train --resume copied");
     assert!(refusal.hint.contains(&init("copied")), "{refusal:?}");
     refusal.saying(&["expected a run folder, got a checkpoint outside of one: copied"]);
-    sandbox.run("verify whole/checkpoints/step-000036 --files-only").succeeded();
+    let verified = sandbox.run("verify whole/checkpoints/step-000036 --files-only").stdout;
+    assert!(verified.contains("ok   checkpoints/step-000032  "), "{verified}");
     assert_eq!(files_below(&sandbox.path("")), before);
     let newest = sandbox.path("whole/checkpoints/step-000036");
     let listed = files_below(&newest);
