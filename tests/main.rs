@@ -46,6 +46,7 @@ mod run_folder;
 mod said;
 mod same_bits;
 mod shell;
+mod strangers;
 mod streams;
 mod tensorboard;
 #[cfg(target_os = "linux")]

@@ -147,6 +147,7 @@ impl Sandbox {
 }
 
 /// How a command ended.
+#[derive(Debug)]
 pub(crate) struct Outcome {
     /// None where a signal ended it.
     pub(crate) code: Option<i32>,

@@ -26,7 +26,8 @@ impl Fetch {
     pub(crate) fn run(self) -> Result<()> {
         let source = Source::named(&self.dataset).context("no such dataset")?;
         let folder = source.folder(&data_root(self.data_dir)?);
-        let options = Options { mirrors: user_mirrors(self.mirror), ..Options::default() };
+        let options =
+            Options { mirrors: user_mirrors(self.mirror.as_deref())?, ..Options::default() };
         let bar = progress_bar();
         let outcome = vit_fetch::fetch(source, &folder, &options, &mut |event| show(&bar, event))?;
         let how = match outcome {

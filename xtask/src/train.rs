@@ -98,7 +98,8 @@ impl Download {
 
     fn fetch(self) -> Result<Outcome> {
         let folder = self.source.folder(&data_root(self.data_dir)?);
-        let options = Options { mirrors: user_mirrors(self.mirror), ..Options::default() };
+        let options =
+            Options { mirrors: user_mirrors(self.mirror.as_deref())?, ..Options::default() };
         // Silent, since the terminal is the build's meanwhile.
         Ok(vit_fetch::fetch(self.source, &folder, &options, &mut |_| {})?)
     }

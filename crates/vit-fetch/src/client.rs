@@ -9,15 +9,24 @@ use std::time::{Duration, Instant};
 use ureq::http::{Response, Uri, header};
 use ureq::{Agent, Body, Timeout};
 
-use crate::{Options, Reason};
+use crate::{Options, Reason, redacted};
 
 /// Talks to mirrors, within the limits of the options.
 pub(crate) struct Client {
     agent: Agent,
     connect: Duration,
     stall: Duration,
+    min_rate: u64,
+    rate_window: Duration,
     total: Duration,
     deadline: Instant,
+}
+
+/// How long a mirror may take for a file.
+#[derive(Clone, Copy)]
+struct Turn {
+    until: Instant,
+    share: Duration,
 }
 
 /// Why there is no download, and what that says about the part file.
@@ -55,21 +64,25 @@ impl Client {
             agent: config.new_agent(),
             connect: options.connect,
             stall: options.stall,
+            min_rate: options.min_rate,
+            rate_window: options.rate_window,
             total: options.total,
             deadline,
         }
     }
 
-    /// Downloads what `part` lacks of the file at `url`, or all of it if the server cannot resume.
-    /// `on_bytes` hears how many bytes are there and how many there will be.
+    /// Downloads what `part` lacks of the file at `url`, or all of it if the server cannot resume, until the mirror's turn
+    /// is over. `on_bytes` hears how many bytes are there and how many there will be.
     pub(crate) fn download(
         &self,
         url: &str,
         part: &Path,
         limit: u64,
+        until: Instant,
         on_bytes: &mut dyn FnMut(u64, Option<u64>),
     ) -> Result<(), Failure> {
-        let (response, start) = self.request(url, len_of(part)?).map_err(Failure::Stopped)?;
+        let turn = Turn { until, share: until.saturating_duration_since(Instant::now()) };
+        let (response, start) = self.request(url, len_of(part)?, turn).map_err(Failure::Stopped)?;
         let total = response.body().content_length().map(|rest| start + rest);
         if total.is_some_and(|total| total > limit) {
             return Err(Failure::Stopped(Reason::TooLong { limit }));
@@ -77,6 +90,7 @@ impl Client {
         let mut file = open_at(part, start).map_err(vit_files::Error::io("open", part))?;
         let mut body = response.into_body().into_reader();
         let mut received = start;
+        let (mut window, mut received_before) = (Instant::now(), start);
         let mut buffer = vec![0; 1 << 16];
         loop {
             on_bytes(received, total);
@@ -84,7 +98,7 @@ impl Client {
                 Ok(0) => return Ok(()),
                 Ok(count) => count,
                 Err(error) => {
-                    return Err(Failure::Stopped(self.broken_off(error, received, total)));
+                    return Err(Failure::Stopped(self.broken_off(error, received, total, turn)));
                 }
             };
             received += count as u64;
@@ -92,24 +106,33 @@ impl Client {
                 return Err(Failure::Spoilt(Reason::TooLong { limit }));
             }
             file.write_all(&buffer[..count]).map_err(vit_files::Error::io("write", part))?;
+            let over = window.elapsed();
+            if over >= self.rate_window {
+                let got = ((received - received_before) as f64 / over.as_secs_f64()) as u64;
+                if got < self.min_rate {
+                    let expected = self.min_rate;
+                    return Err(Failure::Stopped(Reason::TooSlow { got, expected, over }));
+                }
+                (window, received_before) = (Instant::now(), received);
+            }
         }
     }
 
     /// Asks for the file from byte `start` on; says from which byte on it comes.
-    fn request(&self, url: &str, start: u64) -> Result<(Response<Body>, u64), Reason> {
-        let response = self.get(url, start).map_err(|error| self.reason(error))?;
+    fn request(&self, url: &str, start: u64, turn: Turn) -> Result<(Response<Body>, u64), Reason> {
+        let response = self.get(url, start, turn).map_err(|error| self.reason(error, turn))?;
         match response.status().as_u16() {
             200 if is_html(&response) => Err(Reason::HtmlPage),
             200 => Ok((response, 0)),
             206 if start > 0 && range_start(&response) == Some(start) => Ok((response, start)),
             // The server has another range than the one asked for, or none: all of it, then.
-            206 | 416 if start > 0 => self.request(url, 0),
+            206 | 416 if start > 0 => self.request(url, 0, turn),
             status => Err(Reason::Status(status)),
         }
     }
 
-    fn get(&self, url: &str, start: u64) -> Result<Response<Body>, ureq::Error> {
-        let time_left = self.deadline.saturating_duration_since(Instant::now());
+    fn get(&self, url: &str, start: u64, turn: Turn) -> Result<Response<Body>, ureq::Error> {
+        let time_left = turn.until.saturating_duration_since(Instant::now());
         let mut request = self.agent.get(url);
         if start > 0 {
             request = request.header(header::RANGE, format!("bytes={start}-"));
@@ -122,22 +145,25 @@ impl Client {
     }
 
     /// Why the body ended before its end.
-    fn broken_off(&self, error: io::Error, got: u64, total: Option<u64>) -> Reason {
+    fn broken_off(&self, error: io::Error, got: u64, total: Option<u64>, turn: Turn) -> Reason {
         match (error.kind(), total) {
             (io::ErrorKind::UnexpectedEof, Some(expected)) => Reason::Truncated { expected, got },
-            _ => self.reason(error.into()),
+            _ => self.reason(error.into(), turn),
         }
     }
 
-    fn reason(&self, error: ureq::Error) -> Reason {
+    fn reason(&self, error: ureq::Error, turn: Turn) -> Reason {
         match error {
+            ureq::Error::Timeout(Timeout::Global) if turn.until < self.deadline => {
+                Reason::TurnOver(turn.share)
+            }
             ureq::Error::Timeout(Timeout::Global) => Reason::OutOfTime(self.total),
             ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
                 Reason::NoConnection(self.connect)
             }
             ureq::Error::Timeout(_) => Reason::Stalled(self.stall),
-            ureq::Error::Io(error) => Reason::Transport(error.to_string()),
-            error => Reason::Transport(error.to_string()),
+            ureq::Error::Io(error) => Reason::Transport(redacted(&error.to_string()).into_owned()),
+            error => Reason::Transport(redacted(&error.to_string()).into_owned()),
         }
     }
 }

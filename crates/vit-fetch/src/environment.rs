@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use etcetera::BaseStrategy;
 
-use crate::Error;
+use crate::{Error, Mirror};
 
 /// The folder that holds a folder for each dataset: the explicit one, else the environment's
 /// `VIT_DATA`, else `vit` in the platform's cache folder.
@@ -25,8 +25,10 @@ pub fn data_root(explicit: Option<PathBuf>) -> Result<PathBuf, Error> {
 
 /// The mirrors that the user wants asked before the built-in ones: the explicit one, else the
 /// environment's `VIT_MIRROR`.
-#[must_use]
-pub fn user_mirrors(explicit: Option<String>) -> Vec<String> {
-    let from_environment = || env::var("VIT_MIRROR").ok().filter(|mirror| !mirror.is_empty());
-    explicit.or_else(from_environment).into_iter().collect()
+///
+/// # Errors
+/// [`Error::Mirror`] if it is no address of the web.
+pub fn user_mirrors(explicit: Option<&str>) -> Result<Vec<Mirror>, Error> {
+    let from_environment = env::var("VIT_MIRROR").ok().filter(|mirror| !mirror.is_empty());
+    explicit.or(from_environment.as_deref()).into_iter().map(str::parse).collect()
 }

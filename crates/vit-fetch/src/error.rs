@@ -16,7 +16,7 @@ pub enum Error {
     /// A mirror that the user gave is no address of the web.
     #[error("expected a mirror as http://... or https://..., got {url:?}")]
     Mirror {
-        /// What was given.
+        /// What was given, without what may be a user, a password or a query.
         url: String,
     },
     /// A file is there and is not what it should be.
@@ -80,7 +80,7 @@ impl Error {
 /// A mirror that was asked, and why it was of no use.
 #[derive(Debug)]
 pub struct Attempt {
-    /// The address of the file there.
+    /// The address of the file there, without user, password and query.
     pub url: String,
     /// Why it was of no use.
     pub reason: Reason,
@@ -119,9 +119,22 @@ pub enum Reason {
     /// It sent nothing more for too long.
     #[error("sent nothing for {0:?}")]
     Stalled(Duration),
+    /// It sent less than it had to for too long.
+    #[error("sent {got} bytes/s over {over:?}, expected at least {expected}")]
+    TooSlow {
+        /// The bytes that it sent each second.
+        got: u64,
+        /// Those that it had to send.
+        expected: u64,
+        /// For how long.
+        over: Duration,
+    },
     /// Its address or a connection could not be had in time.
     #[error("no connection within {0:?}")]
     NoConnection(Duration),
+    /// Its share of the time is over, and other mirrors are left.
+    #[error("was not done within its share of the time, {0:?}")]
+    TurnOver(Duration),
     /// The time for the whole fetch is over.
     #[error("the time for the whole download, {0:?}, is over")]
     OutOfTime(Duration),

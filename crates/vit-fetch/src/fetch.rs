@@ -10,6 +10,7 @@ use vit_files::{FileLock, write_atomically};
 
 use crate::check::check_packed;
 use crate::client::{Client, Failure};
+use crate::mirror::{Address, Mirror};
 use crate::presence::verify_file;
 use crate::{Attempt, Error, Event, Known, Options, Presence, Source, SourceFile, verify};
 
@@ -41,14 +42,13 @@ pub fn fetch(
     options: &Options,
     on_event: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, Error> {
-    options.check()?;
     if verify(source, folder)? == Presence::Verified {
         return Ok(Outcome::AlreadyThere);
     }
     let deadline = Instant::now() + options.total;
     fs::create_dir_all(folder).map_err(vit_files::Error::io("create", folder))?;
     let _lock = lock(folder, options, deadline, on_event)?;
-    let mut job = Job::new(source, folder, options, deadline, on_event);
+    let mut job = Job::new(source, folder, options, deadline, on_event)?;
     let mut files = 0;
     for file in source.files {
         // Another process may have fetched it while this one waited.
@@ -89,8 +89,10 @@ struct Job<'a> {
     dataset: &'static str,
     folder: &'a Path,
     client: Client,
+    /// When all must be over.
+    deadline: Instant,
     /// In the order in which they are asked.
-    mirrors: VecDeque<&'a str>,
+    mirrors: VecDeque<Mirror>,
     on_event: &'a mut dyn FnMut(Event<'_>),
 }
 
@@ -101,27 +103,34 @@ impl<'a> Job<'a> {
         options: &'a Options,
         deadline: Instant,
         on_event: &'a mut dyn FnMut(Event<'_>),
-    ) -> Self {
-        let own = options.mirrors.iter().map(String::as_str);
-        Self {
+    ) -> Result<Self, Error> {
+        let mut mirrors: VecDeque<Mirror> = options.mirrors.iter().cloned().collect();
+        for mirror in source.mirrors {
+            mirrors.push_back(mirror.parse()?);
+        }
+        Ok(Self {
             dataset: source.name,
             folder,
             client: Client::new(options, deadline),
-            mirrors: own.chain(source.mirrors.iter().copied()).collect(),
+            deadline,
+            mirrors,
             on_event,
-        }
+        })
     }
 
     /// Installs a file from the first mirror that has it.
     fn fetch(&mut self, file: &SourceFile) -> Result<(), Error> {
         let mut attempts = Vec::new();
-        for _ in 0..self.mirrors.len() {
-            let url = format!("{}/{}", self.mirrors[0].trim_end_matches('/'), file.packed_name());
-            match self.fetch_from(&url, file) {
+        for left in (1..=self.mirrors.len()).rev() {
+            let address = self.mirrors[0].file(&file.packed_name());
+            let now = Instant::now();
+            // One that never ends leaves the others time.
+            let until = now + self.deadline.saturating_duration_since(now) / left as u32;
+            match self.fetch_from(&address, file, until) {
                 Ok(bytes) => return self.install(file, &bytes),
                 Err(Failure::Disk(error)) => return Err(error.into()),
                 Err(Failure::Stopped(reason) | Failure::Spoilt(reason)) => {
-                    let attempt = Attempt { url, reason };
+                    let attempt = Attempt { url: address.shown, reason };
                     (self.on_event)(Event::MirrorFailed(&attempt));
                     attempts.push(attempt);
                     // It is asked last for the files to come, too: a dead one costs its time once.
@@ -133,28 +142,46 @@ impl<'a> Job<'a> {
     }
 
     /// The bytes to install, checked.
-    fn fetch_from(&mut self, url: &str, file: &SourceFile) -> Result<Vec<u8>, Failure> {
+    fn fetch_from(
+        &mut self,
+        address: &Address,
+        file: &SourceFile,
+        until: Instant,
+    ) -> Result<Vec<u8>, Failure> {
         let was_begun = self.part_of(file).exists();
-        match self.attempt(url, file) {
+        match self.attempt(address, file, until) {
             // What was there may be the beginning of a differently packed file, which no rest fits.
-            Err(Failure::Spoilt(_)) if was_begun => self.attempt(url, file),
+            Err(Failure::Spoilt(_)) if was_begun => self.attempt(address, file, until),
             result => result,
         }
     }
 
     /// Downloads and checks; wrong bytes are gone afterwards.
-    fn attempt(&mut self, url: &str, file: &SourceFile) -> Result<Vec<u8>, Failure> {
+    fn attempt(
+        &mut self,
+        address: &Address,
+        file: &SourceFile,
+        until: Instant,
+    ) -> Result<Vec<u8>, Failure> {
         let part = self.part_of(file);
-        let bytes = self.download(url, file, &part).and_then(|()| checked_bytes(file, &part));
+        let downloaded = self.download(address, file, &part, until);
+        let bytes = downloaded.and_then(|()| checked_bytes(file, &part));
         if let Err(Failure::Spoilt(_)) = bytes {
             fs::remove_file(&part).map_err(vit_files::Error::io("delete", &part))?;
         }
         bytes
     }
 
-    fn download(&mut self, url: &str, file: &SourceFile, part: &Path) -> Result<(), Failure> {
-        self.client.download(url, part, file.longest_packed(), &mut |received, total| {
-            (self.on_event)(Event::Downloading { file: file.name, url, received, total });
+    fn download(
+        &mut self,
+        address: &Address,
+        file: &SourceFile,
+        part: &Path,
+        until: Instant,
+    ) -> Result<(), Failure> {
+        let Address { url, shown } = address;
+        self.client.download(url, part, file.longest_packed(), until, &mut |received, total| {
+            (self.on_event)(Event::Downloading { file: file.name, url: shown, received, total });
         })
     }
 

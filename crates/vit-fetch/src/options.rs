@@ -3,18 +3,23 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::{Attempt, Error};
+use crate::{Attempt, Mirror};
 
 /// How [`fetch`](crate::fetch) goes about it.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Addresses of folders to ask before the built-in mirrors, in order.
-    pub mirrors: Vec<String>,
+    pub mirrors: Vec<Mirror>,
     /// The longest wait for a host's address, and again for a connection to it.
     pub connect: Duration,
     /// The longest wait for the next bytes of an answer.
     pub stall: Duration,
-    /// The longest a fetch may take, the wait for another process included.
+    /// The fewest bytes a second that a mirror may send, over each [`rate_window`](Self::rate_window).
+    pub min_rate: u64,
+    /// How long a mirror may be slower.
+    pub rate_window: Duration,
+    /// The longest a fetch may take, the wait for another process included. What is left of it is divided among the
+    /// mirrors that have not been asked for a file.
     pub total: Duration,
 }
 
@@ -26,18 +31,9 @@ impl Default for Options {
             mirrors: Vec::new(),
             connect: Duration::from_secs(4),
             stall: Duration::from_secs(10),
+            min_rate: 1000,
+            rate_window: Duration::from_secs(20),
             total: Duration::from_secs(600),
-        }
-    }
-}
-
-impl Options {
-    /// Refuses what can only be a slip of the pen, instead of quietly asking the built-in mirrors.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        let is_web = |url: &str| url.starts_with("http://") || url.starts_with("https://");
-        match self.mirrors.iter().find(|url| !is_web(url)) {
-            Some(url) => Err(Error::Mirror { url: url.clone() }),
-            None => Ok(()),
         }
     }
 }
@@ -55,7 +51,7 @@ pub enum Event<'a> {
     Downloading {
         /// The file's name.
         file: &'static str,
-        /// Where it comes from.
+        /// Where it comes from, without user, password and query.
         url: &'a str,
         /// Bytes there so far, those of an earlier download included.
         received: u64,

@@ -146,7 +146,7 @@ pub enum Error {
         length: u64,
     },
     /// A tensor in a file that cannot be used, such as one of a dtype that candle has not.
-    #[error("{}: cannot use the tensor {name}", path.display())]
+    #[error("{}: cannot use the tensor {name:?}", path.display())]
     Unusable {
         /// The file.
         path: PathBuf,

@@ -4,6 +4,7 @@ pub(crate) mod augmentation;
 pub(crate) mod bench;
 mod foreign;
 pub(crate) mod recipe;
+mod usage;
 
 use std::path::PathBuf;
 
@@ -13,10 +14,11 @@ use vit_model::Layout;
 use crate::device::Device;
 pub(crate) use foreign::Import;
 use foreign::Untold;
+pub(crate) use usage::parse;
 
 /// A shallow Vision Transformer: trained, inspected and used
 #[derive(Debug, Parser)]
-#[command(name = "vit", version, max_term_width = 80, after_help = EXIT_CODES)]
+#[command(name = "vit", bin_name = "vit", version, max_term_width = 80, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) logging: Logging,

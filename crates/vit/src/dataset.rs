@@ -197,7 +197,8 @@ fn obtain(
     place: &DataPlace,
     hub_patience: Duration,
 ) -> Result<()> {
-    let options = Options { mirrors: user_mirrors(place.mirror.clone()), ..Options::default() };
+    let mirrors = user_mirrors(place.mirror.as_deref())?;
+    let options = Options { mirrors, ..Options::default() };
     let bar = Counter::new(source.name, None, output::megabytes);
     let fetched = vit_fetch::fetch(source, folder, &options, &mut |event| match event {
         Event::Downloading { file, received, total, .. } => {

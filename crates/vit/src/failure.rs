@@ -33,8 +33,10 @@ impl From<Exit> for ExitCode {
 pub(crate) struct Failure {
     exit: Exit,
     message: String,
+    /// What the message counts up, a line each.
+    details: Vec<String>,
     hint: Option<String>,
-    divergence: Option<Divergence>,
+    divergence: Option<Box<Divergence>>,
 }
 
 /// Where a run's numbers ceased to be finite.
@@ -52,12 +54,18 @@ pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hint: None, divergence: None }
+        let (message, details) = (message.into(), Vec::new());
+        Self { exit, message, details, hint: None, divergence: None }
     }
 
     /// What to try.
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// What the message counts up: each is a line below it.
+    pub(crate) fn details(self, details: Vec<String>) -> Self {
+        Self { details, ..self }
     }
 
     /// Says first what the error is about.
@@ -75,14 +83,17 @@ impl Failure {
         )
     }
 
-    /// What it says, without the hint.
-    pub(crate) fn message(&self) -> &str {
-        &self.message
+    /// What it says on one line, without the hint.
+    pub(crate) fn message(&self) -> String {
+        match &self.details[..] {
+            [] => self.message.clone(),
+            details => format!("{}: {}", self.message, details.join("; ")),
+        }
     }
 
     /// Where numbers ceased to be finite, if that is why.
-    pub(crate) const fn divergence(&self) -> Option<&Divergence> {
-        self.divergence.as_ref()
+    pub(crate) fn divergence(&self) -> Option<&Divergence> {
+        self.divergence.as_deref()
     }
 
     /// Whether it ends the program so.
@@ -98,7 +109,11 @@ impl Failure {
     /// Prints the failure on stderr.
     pub(crate) fn log(&self) {
         if self.exit != Exit::ClosedPipe {
-            tracing::error!("{}", self.message);
+            let colon = if self.details.is_empty() { "" } else { ":" };
+            tracing::error!("{}{colon}", self.message);
+            for detail in &self.details {
+                tracing::error!(target: DETAIL, "{detail}");
+            }
             if let Some(hint) = &self.hint {
                 tracing::error!(target: HINT, "{hint}");
             }
@@ -115,13 +130,25 @@ impl Failure {
 /// The target of log events that are hints.
 pub(crate) const HINT: &str = "hint";
 
+/// The target of log events that belong to the error before them.
+pub(crate) const DETAIL: &str = "detail";
+
 /// The error and its causes on one line, without those that it has quoted already.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |&error| error.source());
-    causes.fold(error.to_string(), |said, cause| {
-        let cause = cause.to_string();
+    causes.fold(said(error), |said, cause| {
+        let cause = self::said(cause);
         if said.contains(&cause) { said } else { format!("{said}: {cause}") }
     })
+}
+
+/// What an error says, without the backtrace that candle appends where `RUST_BACKTRACE` asks for it.
+fn said(error: &(dyn Error + 'static)) -> String {
+    let boxed = error.downcast_ref::<Box<candle_core::Error>>().map(|error| &**error);
+    match error.downcast_ref().or(boxed) {
+        Some(candle_core::Error::WithBacktrace { inner, .. }) => said(&**inner),
+        _ => error.to_string(),
+    }
 }
 
 /// What to do where the system does not let a file be written.
@@ -154,12 +181,17 @@ const OUT_OF_MEMORY: [&str; 2] = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALL
 impl From<candle_core::Error> for Failure {
     fn from(error: candle_core::Error) -> Self {
         let said = chain(&error);
+        let backtrace = match &error {
+            candle_core::Error::WithBacktrace { backtrace, .. } => backtrace.to_string(),
+            _ => String::new(),
+        };
+        let backtrace: Vec<String> = backtrace.lines().map(str::to_owned).collect();
         if OUT_OF_MEMORY.iter().any(|name| said.contains(name)) {
             let message = format!("the GPU has too little free memory: {said}");
             let hint = "see with `nvidia-smi` who uses it, or pass --device cpu";
-            return Self::new(Exit::Device, message).hint(hint);
+            return Self::new(Exit::Device, message).details(backtrace).hint(hint);
         }
-        Self::new(Exit::Internal, said)
+        Self::new(Exit::Internal, said).details(backtrace)
     }
 }
 
@@ -288,7 +320,12 @@ impl From<vit_model::Error> for Failure {
             ),
             _ => (Exit::File, mend(&error)),
         };
-        Self { hint: hint.map(str::to_owned), ..Self::new(exit, chain(&error)) }
+        let hint = hint.map(str::to_owned);
+        if let Error::Parameters { layout, problems } = error {
+            let message = format!("{layout} parameters do not fit the configuration");
+            return Self { hint, ..Self::new(exit, message).details(problems) };
+        }
+        Self { hint, ..Self::new(exit, chain(&error)) }
     }
 }
 
@@ -319,9 +356,12 @@ impl From<vit_train::Error> for Failure {
             _ => (Exit::Internal, None),
         };
         let divergence = match &error {
-            Error::NotFinite { step, epoch, what, value } => {
-                Some(Divergence { step: *step, epoch: *epoch, what: what.clone(), value: *value })
-            }
+            Error::NotFinite { step, epoch, what, value } => Some(Box::new(Divergence {
+                step: *step,
+                epoch: *epoch,
+                what: what.clone(),
+                value: *value,
+            })),
             _ => None,
         };
         let hint = hint.map(str::to_owned);

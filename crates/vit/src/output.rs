@@ -1,16 +1,18 @@
 //! Results on stdout, and how numbers are written.
 
-use std::io::{self, Write};
+use std::io;
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// Prints a line. A closed stdout is an error that `failure` takes for success.
+use crate::terminal::{escaped, escaped_in_json, stdout};
+
+/// Prints one line, whatever the text holds. A closed stdout is an error that `failure` takes for success.
 ///
 /// # Errors
 /// If stdout cannot be written.
 pub(crate) fn line(text: impl std::fmt::Display) -> io::Result<()> {
-    writeln!(io::stdout(), "{text}")
+    stdout::write(&format!("{}\n", escaped(&text.to_string())))
 }
 
 /// Prints one line of JSON.
@@ -18,15 +20,17 @@ pub(crate) fn line(text: impl std::fmt::Display) -> io::Result<()> {
 /// # Errors
 /// If stdout cannot be written.
 pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
-    line(serde_json::to_string(value).expect("results are plain data"))
+    let line = serde_json::to_string(value).expect("results are plain data");
+    stdout::write(&format!("{}\n", escaped_in_json(&line)))
 }
 
-/// Prints what is made of lines already.
+/// Prints lines of our own, such as a script.
 ///
 /// # Errors
 /// If stdout cannot be written.
-pub(crate) fn bytes(bytes: &[u8]) -> io::Result<()> {
-    io::stdout().write_all(bytes)
+pub(crate) fn lines(text: &str) -> io::Result<()> {
+    let lines = text.lines().map(|line| format!("{}\n", escaped(line)));
+    stdout::write(&lines.collect::<String>())
 }
 
 /// `41418` as `41,418`.

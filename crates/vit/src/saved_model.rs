@@ -10,6 +10,7 @@ use vit_model::{Layout, ModelFile, Output, Tensors, VisionTransformer, VitConfig
 use crate::any_model::is_foreign_folder;
 use crate::failure::{Exit, Failure, Result};
 use crate::settings::Settings;
+use crate::terminal::quoted;
 
 /// A model's file, whose header has been read and checked.
 pub(crate) struct SavedFile {
@@ -35,7 +36,7 @@ impl SavedFile {
     /// # Errors
     /// If there is no model, or it is another library's, or it is not what its configuration says.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let import = format!("`vit import {} -o OUT.safetensors`", path.display());
+        let import = format!("`vit import {} -o OUT.safetensors`", quoted(path));
         if is_foreign_folder(path) {
             let message = format!("{} is the folder of another library's model", path.display());
             return Err(
@@ -48,9 +49,11 @@ impl SavedFile {
         let unfinished = is_run && !path.exists() && path.with_file_name("checkpoints").exists();
         let file = ModelFile::open(&path).map_err(|error| {
             let failure = Failure::from(error);
-            let run = path.parent().unwrap_or(&path).display();
+            let run = path.parent().unwrap_or(&path);
             let hint = format!(
-                "the run has not ended: name {run}/checkpoints/last, or go on with `vit train --resume {run}`"
+                "the run has not ended: name {}, or go on with `vit train --resume {}`",
+                run.join("checkpoints/last").display(),
+                quoted(run)
             );
             if unfinished { failure.hint(hint) } else { failure }
         })?;

@@ -4,7 +4,7 @@ mod file;
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 use vit_data::Augment;
@@ -15,6 +15,7 @@ use vit_train::{Decay, OptimizerConfig, OptimizerKind};
 use crate::cli;
 use crate::failure::{Exit, Failure, Result};
 use crate::nearest;
+use crate::terminal::is_hidden;
 pub(crate) use file::Settings;
 use file::{Misread, one_line, parse};
 
@@ -75,6 +76,11 @@ impl Settings {
     pub(crate) fn check(&self) -> Result<()> {
         self.train.check()?;
         self.augment.check()?;
+        if let Some(path) = self.init.as_ref().filter(|path| path.to_str().is_none()) {
+            let message =
+                format!("expected init in UTF-8, as config.toml is, got {}", path.display());
+            return Err(Failure::new(Exit::Usage, message));
+        }
         if !(0.0..1.0).contains(&self.val_split) {
             let message = format!("expected val_split in [0, 1), got {}", self.val_split);
             return Err(Failure::new(Exit::Usage, message));
@@ -96,6 +102,19 @@ impl Settings {
             Value::Table(table).try_into().map_err(|error| bad_value(&path, &error))
         });
         settings.map_err(|failure| failure.exit(Exit::File))
+    }
+
+    /// The file that repeats the run, for a terminal: hidden characters are written as TOML's escapes.
+    pub(crate) fn to_visible_toml(&self) -> String {
+        let mut settings = self.clone();
+        let dataset = settings.dataset.take_if(|name| name.contains(is_hidden));
+        let is_hidden_path = |path: &mut PathBuf| path.to_string_lossy().contains(is_hidden);
+        let init = settings.init.take_if(is_hidden_path);
+        let init = init.map(|path| path.to_string_lossy().into_owned());
+        // What is quoted here stands before all tables, as it may.
+        let quoted = [("dataset", dataset), ("init", init)].into_iter();
+        let quoted = quoted.filter_map(|(key, text)| Some(format!("{key} = {}\n", basic(&text?))));
+        quoted.collect::<String>() + &settings.to_toml()
     }
 
     fn override_by(&mut self, args: &cli::Train) {
@@ -150,6 +169,16 @@ impl Settings {
             mixup: flags.augment_mixup.unwrap_or(mixup),
         };
     }
+}
+
+/// A basic string of TOML, with each hidden character as its number.
+fn basic(text: &str) -> String {
+    let escaped = text.chars().map(|character| match character {
+        '"' | '\\' => format!("\\{character}"),
+        character if is_hidden(character) => format!("\\U{:08X}", character as u32),
+        character => character.to_string(),
+    });
+    format!("\"{}\"", escaped.collect::<String>())
 }
 
 /// Bytes, ten times those of a file that sets everything: the parser takes up to eight hundred for each.
@@ -307,6 +336,22 @@ mod tests {
                 Settings { val_split, dataset: Some(dataset), init: Some(init.into()), ..settings }
             });
         (numbered, any::<bool>()).prop_map(|(settings, shuffle)| Settings { shuffle, ..settings })
+    }
+
+    #[test]
+    fn settings_that_a_terminal_shows_are_the_same_settings() {
+        let mut settings = Settings::of_preset(Preset::Shallow);
+        for text in ["mnist", "a'\"\\b", "\u{1b}]0;x\u{7}\n'\"\\\u{202e}\u{e0041}\u{7f}"] {
+            settings.dataset = Some(text.to_owned());
+            settings.init = Some(text.into());
+            let visible = settings.to_visible_toml();
+            assert!(!visible.replace('\n', "").contains(is_hidden), "{visible:?}");
+            let again: Settings = toml::from_str(&visible).expect("TOML");
+            assert_eq!(again, settings);
+        }
+        settings.dataset = Some("\u{202e}".to_owned());
+        settings.init = None;
+        assert!(settings.to_visible_toml().starts_with("dataset = \"\\U0000202E\"\npreset = "));
     }
 
     proptest! {

@@ -52,7 +52,7 @@ impl Bench {
             eprintln!("{NO_VENV}");
         }
         let data = data_root(None)?;
-        let options = Options { mirrors: user_mirrors(None), ..Options::default() };
+        let options = Options { mirrors: user_mirrors(None)?, ..Options::default() };
         vit_fetch::fetch(&MNIST, &MNIST.folder(&data), &options, &mut |_| {})?;
         let programs = Programs::new(&build_vit()?, self.venv.as_deref(), &data)?;
         let machine = Machine::look(&programs)?;

@@ -81,6 +81,7 @@ fn pip() -> Command {
     pip
 }
 
+#[expect(clippy::disallowed_methods, reason = "what it takes is another program's")]
 fn run_pip(folder: &Path, requirements: &Path) -> Result<()> {
     eprintln!("installing {} Python packages, 104 MB to fetch", PACKAGES.len());
     let mut install = pip();

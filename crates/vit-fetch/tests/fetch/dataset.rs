@@ -66,10 +66,11 @@ fn unpacked(name: &'static str, bytes: &[u8]) -> SourceFile {
 /// Asks these mirrors, and gives them time even where the tests' machine is busy.
 pub(crate) fn options(mirrors: &[String]) -> Options {
     Options {
-        mirrors: mirrors.to_vec(),
+        mirrors: mirrors.iter().map(|mirror| mirror.parse().unwrap()).collect(),
         connect: Duration::from_secs(5),
         stall: Duration::from_secs(5),
         total: Duration::from_secs(20),
+        ..Options::default()
     }
 }
 

@@ -21,8 +21,8 @@ pub(crate) enum Reply {
     Html,
     /// A few bytes, and silence.
     Stalling,
-    /// A byte now and then.
-    Dripping,
+    /// A byte of the file now and then.
+    Dripping(Vec<u8>),
     /// Bytes without end, and without an announced size.
     Endless,
 }
@@ -31,6 +31,7 @@ pub(crate) enum Reply {
 pub(crate) struct Server {
     address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
+    authorizations: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
@@ -44,15 +45,17 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
+        let authorizations = Arc::new(Mutex::new(Vec::new()));
         let (reply_to, seen) = (Arc::new(reply_to), requests.clone());
+        let proven = authorizations.clone();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (reply_to, seen) = (reply_to.clone(), seen.clone());
+                let (reply_to, seen, proven) = (reply_to.clone(), seen.clone(), proven.clone());
                 // A client that has heard enough hangs up, which is an error here and no failure.
-                thread::spawn(move || _ = serve(stream, &*reply_to, &seen));
+                thread::spawn(move || _ = serve(stream, &*reply_to, &seen, &proven));
             }
         });
-        Self { address, requests }
+        Self { address, requests, authorizations }
     }
 
     /// The address of a server that is gone, so that connections to it are refused.
@@ -70,12 +73,18 @@ impl Server {
     pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
+
+    /// What requests proved themselves with, in lower case.
+    pub(crate) fn authorizations(&self) -> Vec<String> {
+        self.authorizations.lock().unwrap().clone()
+    }
 }
 
 fn serve(
     stream: TcpStream,
     reply_to: &dyn Fn(&str) -> Reply,
     seen: &Mutex<Vec<String>>,
+    proven: &Mutex<Vec<String>>,
 ) -> io::Result<()> {
     let mut input = BufReader::new(stream.try_clone()?);
     let mut output = stream;
@@ -84,7 +93,8 @@ fn serve(
         if input.read_line(&mut line)? == 0 {
             return Ok(());
         }
-        let start = range_start(&mut input)?;
+        let Headers { start, authorization } = headers(&mut input)?;
+        proven.lock().unwrap().extend(authorization);
         let (method, target) = line.split_once(' ').unwrap();
         let target = target.split(' ').next().unwrap();
         if method == "CONNECT" {
@@ -98,18 +108,29 @@ fn serve(
     }
 }
 
-/// Reads the headers to their end; the start of the range that they ask for.
-fn range_start(input: &mut impl BufRead) -> io::Result<Option<usize>> {
-    let mut start = None;
+/// What is heeded of a request's headers.
+#[derive(Default)]
+struct Headers {
+    /// The start of the range that they ask for.
+    start: Option<usize>,
+    authorization: Option<String>,
+}
+
+/// Reads the headers to their end.
+fn headers(input: &mut impl BufRead) -> io::Result<Headers> {
+    let mut headers = Headers::default();
     loop {
         let mut line = String::new();
         input.read_line(&mut line)?;
         let line = line.trim_end().to_ascii_lowercase();
         if line.is_empty() {
-            return Ok(start);
+            return Ok(headers);
         }
         if let Some(range) = line.strip_prefix("range: bytes=") {
-            start = range.trim_end_matches('-').parse().ok();
+            headers.start = range.trim_end_matches('-').parse().ok();
+        }
+        if let Some(proof) = line.strip_prefix("authorization: ") {
+            headers.authorization = Some(proof.to_owned());
         }
     }
 }
@@ -151,12 +172,13 @@ fn answer(output: &mut TcpStream, reply: Reply, start: usize) -> io::Result<()> 
             // Until the client hangs up.
             output.read(&mut [0]).map(drop)
         }
-        Reply::Dripping => {
-            head(output, "200 OK", &length(1000))?;
-            loop {
-                output.write_all(&[0x1f])?;
+        Reply::Dripping(file) => {
+            head(output, "200 OK", &length(file.len()))?;
+            for byte in file {
+                output.write_all(&[byte])?;
                 thread::sleep(Duration::from_millis(20));
             }
+            Ok(())
         }
         Reply::Endless => {
             head(output, "200 OK", "")?;

@@ -179,7 +179,8 @@ impl Layout {
         }
         let unexpected = infos.iter().filter(|(name, _)| !expected.contains_key(name));
         problems.extend(
-            unexpected.map(|(name, info)| format!("{name}: unexpected, of shape {:?}", info.shape)),
+            unexpected
+                .map(|(name, info)| format!("{name:?}: unexpected, of shape {:?}", info.shape)),
         );
         if problems.is_empty() { Ok(()) } else { Err(Error::Parameters { layout: self, problems }) }
     }
@@ -312,7 +313,7 @@ mod tests {
             "head.bias: missing, expected shape [10]",
             "norm.weight: expected shape [32], got [1, 16, 32]",
             "norm.bias: expected floating-point numbers, got U8",
-            "tail.bias: unexpected, of shape [32]",
+            "\"tail.bias\": unexpected, of shape [32]",
         ] {
             assert!(error.contains(line), "{error}");
         }

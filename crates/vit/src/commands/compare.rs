@@ -10,6 +10,7 @@ use crate::differences::differences;
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, percent};
 use crate::settings::Settings;
+use crate::terminal::escaped;
 
 pub(super) fn run(args: &cli::Compare) -> Result<()> {
     let runs = args.runs.iter().map(|path| Run::open(path)).collect::<Result<Vec<_>>>()?;
@@ -126,13 +127,16 @@ fn rows(columns: &[(&str, Vec<Option<String>>)]) -> Vec<Vec<String>> {
 
 /// The first column to the left, the others to the right.
 fn print(table: &[Vec<String>]) -> Result<()> {
+    // Before they are measured.
+    let visible = |row: &Vec<String>| row.iter().map(|cell| escaped(cell).into_owned()).collect();
+    let table: Vec<Vec<String>> = table.iter().map(visible).collect();
     let columns = table.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = table.iter().filter_map(|row| row.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
-    for row in table {
+    for row in &table {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
             if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
         });

@@ -9,5 +9,6 @@ use crate::output;
 pub(super) fn run(args: &cli::Completions) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "vit", &mut script);
-    Ok(output::bytes(&script)?)
+    let script = String::from_utf8(script).expect("scripts are text");
+    Ok(output::lines(&script)?)
 }

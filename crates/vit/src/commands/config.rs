@@ -10,5 +10,5 @@ pub(super) fn run(args: &cli::Train) -> Result<()> {
     if args.json {
         return Ok(output::json(&settings)?);
     }
-    Ok(output::bytes(settings.to_toml().as_bytes())?)
+    Ok(output::lines(&settings.to_visible_toml())?)
 }

@@ -33,7 +33,7 @@ pub(super) fn run(args: &cli::Info) -> Result<()> {
         thousands(summary.multiply_adds())
     ))?;
     output::line("")?;
-    Ok(output::line(toml::to_string(&config).expect("a configuration is plain data").trim_end())?)
+    Ok(output::lines(&toml::to_string(&config).expect("a configuration is plain data"))?)
 }
 
 fn as_json(layout: Layout, config: &VitConfig, summary: &Summary) -> serde_json::Value {

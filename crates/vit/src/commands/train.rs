@@ -40,6 +40,7 @@ use crate::output::thousands;
 use crate::report;
 use crate::saved_model::SavedModel;
 use crate::settings::Settings;
+use crate::terminal::quoted;
 
 /// Checkpoints carry the digest of the parameters after so many steps, or the last one of a shorter run: `vit verify`
 /// takes them again.
@@ -181,7 +182,7 @@ fn train(
         let Some(divergence) = failure.divergence() else { return Err(failure) };
         let write = || diverged::write(&folder, divergence, &set_up);
         let written = interrupt::writing(write)?.display().to_string();
-        let resume = format!("`vit train --resume {}`", folder.path().display());
+        let resume = format!("`vit train --resume {}`", quoted(folder.path()));
         return Err(failure.hint(format!(
             "try a smaller --lr; {written} says on which images, and {resume} comes to them again"
         )));

@@ -33,7 +33,7 @@ impl Finding {
     fn of(part: impl Into<String>, found: Result<impl Into<String>>) -> Self {
         let (sound, found) = match found {
             Ok(found) => (true, found.into()),
-            Err(failure) => (false, failure.message().to_owned()),
+            Err(failure) => (false, failure.message()),
         };
         Self { part: part.into(), sound, found }
     }

@@ -1,6 +1,9 @@
 //! A line of progress, in the columns that there are.
 
+use std::borrow::Cow;
+
 use super::Style;
+use crate::terminal::escaped;
 
 /// What comes between the parts of a line.
 const GAP: &str = "  ";
@@ -20,20 +23,22 @@ pub(crate) struct Line {
 impl Line {
     /// The line in at most so many columns.
     pub(super) fn fitted(&self, columns: usize, style: Style) -> String {
+        let name = escaped(&self.name);
+        let shown: Vec<Cow<'_, str>> = self.details.iter().map(|text| escaped(text)).collect();
         let width = |text: &str| text.chars().count();
         let bar = if self.done.is_some() { GAP.len() + SHORTEST_BAR } else { 0 };
-        let taken = width(&self.name) + bar;
-        let details = (0..=self.details.len()).rev().map(|count| self.details[..count].join(", "));
+        let taken = width(&name) + bar;
+        let details = (0..=shown.len()).rev().map(|count| shown[..count].join(", "));
         let details =
             details.map(|text| if text.is_empty() { text } else { format!("{GAP}{text}") });
         let fitting = details.into_iter().find(|text| taken + width(text) <= columns);
         match (fitting, self.done) {
             (Some(details), Some(done)) => {
-                let columns = columns - width(&self.name) - width(&details) - GAP.len();
-                format!("{}{GAP}{}{details}", self.name, drawn(done, columns, style))
+                let columns = columns - width(&name) - width(&details) - GAP.len();
+                format!("{name}{GAP}{}{details}", drawn(done, columns, style))
             }
-            (Some(details), None) => format!("{}{details}", self.name),
-            (None, _) => self.name.chars().take(columns).collect(),
+            (Some(details), None) => format!("{name}{details}"),
+            (None, _) => name.chars().take(columns).collect(),
         }
     }
 }
@@ -75,6 +80,15 @@ mod tests {
                 assert!(line(done).fitted(columns, PLAIN).chars().count() <= columns);
             }
         }
+    }
+
+    #[test]
+    fn names_of_files_are_escaped() {
+        let line = Line { name: "a\r\u{1b}[2Jb".to_owned(), ..line(None) };
+        assert_eq!(
+            line.fitted(80, PLAIN),
+            "a\\r\\u{1b}[2Jb  loss 0.5000, 90.00 %, 41,203 images/s"
+        );
     }
 
     #[test]

@@ -6,16 +6,16 @@
 
 mod count;
 mod line;
-mod stderr;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 pub(crate) use count::Counter;
 pub(crate) use line::Line;
-pub(crate) use stderr::hurry;
+
+use crate::terminal::stderr;
 
 /// Between two drawings.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -50,7 +50,7 @@ fn screen() -> MutexGuard<'static, Screen> {
 /// From now on what is shown is drawn, if stderr is a terminal that can move its cursor.
 pub(crate) fn allow(style: Style) {
     let is_dumb = std::env::var_os("TERM").is_some_and(|name| name == "dumb");
-    if io::stderr().is_terminal() && !is_dumb {
+    if stderr::is_terminal() && !is_dumb {
         screen().style = Some(style);
     }
 }
@@ -124,8 +124,7 @@ impl Screen {
     fn drawing(&self) -> String {
         let (Some(style), Some(source)) = (self.style, &self.shown) else { return String::new() };
         let lines = source();
-        let size = terminal_size::terminal_size_of(io::stderr());
-        let (width, height) = size.map_or((80, 24), |(width, height)| (width.0, height.0));
+        let (width, height) = stderr::size().unwrap_or((80, 24));
         // The last column stays free, where terminals differ in when they wrap; and one row, for the cursor.
         let lines = lines.iter().take(usize::from(height).saturating_sub(1));
         let texts = lines.map(|line| line.fitted(usize::from(width).saturating_sub(1), style));
@@ -159,6 +158,6 @@ impl Write for AboveLines {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }

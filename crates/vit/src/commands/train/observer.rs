@@ -20,6 +20,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::{self, Writing, writing};
 use crate::output::{percent, thousands};
 use crate::settings::Settings;
+use crate::terminal::quoted;
 
 /// A step that takes longer may not be done when the program has to end: what came before it is held ready. It takes no more
 /// time, beside such a step, than a copy of parameters and moments does.
@@ -169,10 +170,10 @@ pub(super) fn unwritable(folder: &RunFolder, failure: Failure) -> Failure {
     if !failure.is(Exit::File) {
         return failure;
     }
-    let shown = folder.path().display();
     failure.hint(if folder.path().exists() {
-        format!("once it can be written, go on with `vit train --resume {shown}`")
+        format!("once it can be written, go on with `vit train --resume {}`", quoted(folder.path()))
     } else {
+        let shown = folder.path().display();
         format!("{shown} is gone: if it was moved, go on there with `vit train --resume`")
     })
 }

@@ -20,7 +20,7 @@ pub(super) fn print(
     let best = best.and_then(|best| epochs.iter().find(|epoch| epoch.epoch == best));
     if as_json {
         let mut result = json!({
-            "run": folder.path(),
+            "run": folder.path().display().to_string(),
             "preset": settings.preset,
             "dataset": found.dataset.name(),
             "epoch": epoch.epoch,

@@ -218,11 +218,14 @@ fn check_tensors(path: &Path, saved: &SavedState, settings: &Settings) -> Result
     let averages = averages.iter().map(|averages| ("averages", averages));
     for (what, tensors) in [("parameters", parameters)].into_iter().chain(averages).chain(moments) {
         Layout::Timm.import(tensors, &settings.model).map_err(|error| {
-            let message = error.to_string();
-            let problems = message.split_once('\n').map_or(message.as_str(), |(_, rest)| rest);
+            let problems = match error {
+                vit_model::Error::Parameters { problems, .. } => problems,
+                other => vec![other.to_string()],
+            };
             let path = path.display();
-            let message = format!("the {what} of {path} are not of its settings:\n{problems}");
+            let message = format!("the {what} of {path} are not of its settings");
             Failure::new(Exit::File, message)
+                .details(problems)
                 .hint("it was changed, and its digests with it: go on from a copy that was not")
         })?;
     }

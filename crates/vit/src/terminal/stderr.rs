@@ -1,7 +1,7 @@
 //! Stderr, which whoever reads it may stop to read without closing it. A program that goes on waits for them, as any does; one
 //! that is to end does not.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Stderr, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, PoisonError};
@@ -20,15 +20,37 @@ pub(crate) fn hurry() {
     HURRIES.store(true, Ordering::SeqCst);
 }
 
-/// Writes, and waits for who reads as long as the program does not [`hurry`].
-pub(super) fn write(text: &[u8]) -> io::Result<()> {
+#[expect(clippy::disallowed_methods, reason = "everything else goes through here")]
+fn stderr() -> Stderr {
+    io::stderr()
+}
+
+/// Whether a terminal shows it.
+pub(crate) fn is_terminal() -> bool {
+    stderr().is_terminal()
+}
+
+/// The columns and rows of the terminal, where there is one.
+pub(crate) fn size() -> Option<(u16, u16)> {
+    let (width, height) = terminal_size::terminal_size_of(stderr())?;
+    Some((width.0, height.0))
+}
+
+/// Writes without waiting for what is being written, which a panic may have left behind.
+pub(super) fn write_at_once(text: &str) {
+    // There is nobody left to tell.
+    let _ = stderr().write_all(text.as_bytes());
+}
+
+/// Writes, and waits for who reads as long as the program does not [`hurry`]. What is not ours is escaped already.
+pub(crate) fn write(text: &[u8]) -> io::Result<()> {
     let mut writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
     if writer.is_none() {
         *writer = Writer::start().ok();
     }
     match &mut *writer {
         Some(writer) => writer.write(text),
-        None => io::stderr().write_all(text),
+        None => stderr().write_all(text),
     }
 }
 
@@ -46,7 +68,7 @@ impl Writer {
         let (done, written) = channel();
         Builder::new().name("stderr".to_owned()).spawn(move || {
             for text in to_write {
-                if done.send(io::stderr().write_all(&text)).is_err() {
+                if done.send(stderr().write_all(&text)).is_err() {
                     break;
                 }
             }

@@ -1,0 +1,43 @@
+//! Panics, which can quote anything, told as every other message is.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::Display;
+use std::panic;
+use std::thread;
+
+use super::{escaped, stderr};
+
+/// From now on a panic is told here, with a backtrace where `RUST_BACKTRACE` asks for it.
+pub(crate) fn tell_panics() {
+    panic::set_hook(Box::new(|info| {
+        let thread = thread::current();
+        let place = info.location().map_or_else(String::new, ToString::to_string);
+        let message = info.payload_as_str().unwrap_or("a value that is no text");
+        stderr::write_at_once(&told(thread.name(), &place, message, &Backtrace::capture()));
+    }));
+}
+
+fn told(thread: Option<&str>, place: &str, message: &str, backtrace: &Backtrace) -> String {
+    let thread = thread.unwrap_or("without a name");
+    let mut lines = vec![format!("error: thread {thread} panicked at {place}: {message}")];
+    lines.push("hint: this is an error of the program: report it, with the command".to_owned());
+    if backtrace.status() == BacktraceStatus::Captured {
+        let frames: &dyn Display = backtrace;
+        lines.extend(frames.to_string().lines().map(str::to_owned));
+    }
+    lines.iter().map(|line| escaped(line).into_owned() + "\n").collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_line_and_a_hint_whatever_it_quotes() {
+        let message = "index of x\nhint: run\u{1b}[2J";
+        let told = told(Some("saver"), "src/x.rs:1:2", message, &Backtrace::disabled());
+        let expected = "error: thread saver panicked at src/x.rs:1:2: index of x\\nhint: run\\u{1b}[2J\n\
+                        hint: this is an error of the program: report it, with the command\n";
+        assert_eq!(told, expected);
+    }
+}
