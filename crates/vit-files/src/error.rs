@@ -20,6 +20,14 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
+    /// A path begins with `~` and leads to no home folder that is known.
+    #[error("cannot expand {}: {expected}", path.display())]
+    Home {
+        /// The path.
+        path: PathBuf,
+        /// What to write instead.
+        expected: String,
+    },
     /// A file of a folder is not as it was written, or should not be there.
     #[error("{}: expected {expected}, got {got}", path.display())]
     Altered {
