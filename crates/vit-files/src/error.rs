@@ -41,6 +41,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a link, pipe, device or folder lies where a regular file was expected.
+    #[must_use]
+    pub fn is_not_regular(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput)
+    }
+
     /// Names the operation and the path that a system error belongs to, for `map_err`.
     ///
     /// ```

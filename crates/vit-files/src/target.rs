@@ -1,6 +1,6 @@
 //! What lies where a user wants something written, links followed.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Component, Path, PathBuf};
 
@@ -25,7 +25,7 @@ impl FileId {
     /// Of what the metadata are of.
     #[cfg(unix)]
     #[must_use]
-    pub fn of_metadata(metadata: &Metadata) -> Self {
+    pub fn of_metadata(metadata: &fs::Metadata) -> Self {
         use std::os::unix::fs::MetadataExt;
         Self((metadata.dev(), metadata.ino()))
     }

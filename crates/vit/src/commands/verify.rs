@@ -39,9 +39,11 @@ impl Finding {
 
 pub(super) fn run(args: &cli::Verify) -> Result<ExitCode> {
     let settings = Settings::of_run(&args.run)?;
-    // Of a folder that cannot be written nobody trains in.
-    if let Ok(None) = FileLock::try_acquire(&args.run.join(LOCK)) {
-        return Err(vit_train::Error::InUse { path: args.run.clone() }.into());
+    match FileLock::try_acquire(&args.run.join(LOCK)) {
+        Ok(None) => return Err(vit_train::Error::InUse { path: args.run.clone() }.into()),
+        Err(error) if error.is_not_regular() => return Err(error.into()),
+        // Of a folder that cannot be written nobody trains in.
+        Ok(Some(_)) | Err(_) => {}
     }
     let mut findings = Vec::new();
     let (mut newest, mut whole) = (None::<SavedState>, Vec::new());
