@@ -33,7 +33,7 @@ fn it_says_and_draws_what_is_predicted() {
         }
         // The same again is the same file.
         let first = sandbox.read("out.png");
-        sandbox.run("explain run digit.png -o out.png").succeeded();
+        sandbox.run("explain run digit.png -o out.png --force").succeeded();
         assert_eq!(sandbox.read("out.png"), first);
     }
 }

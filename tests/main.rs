@@ -30,12 +30,15 @@ mod explain;
 mod export;
 mod faults;
 mod help;
+mod home;
 mod hostile_pictures;
 mod info;
 mod interchange;
 #[cfg(unix)]
 mod interrupt;
 mod newcomer;
+#[cfg(unix)]
+mod outputs;
 mod photos;
 mod pictures;
 mod prediction;

@@ -39,6 +39,13 @@ impl Running {
         }
     }
 
+    /// Waits for its end, and gives what it printed.
+    #[cfg(unix)]
+    pub(crate) fn end_in_bytes(mut self) -> Vec<u8> {
+        let child = self.child.take().expect("it has not ended yet");
+        child.wait_with_output().unwrap().stdout
+    }
+
     /// Waits for its end.
     pub(crate) fn end(mut self) -> Outcome {
         let child = self.child.take().expect("it has not ended yet");

@@ -4,7 +4,7 @@ use crate::files::test_file;
 use crate::support::Sandbox;
 
 /// Each is tried in the same folder, after those before it.
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 33] = [
     "train --dataset digits --max-steps 120 --run-dir run",
     "train --dataset digits --max-steps 1 --run-dir run",
     "train --dataset digits --epochs 0",
@@ -25,11 +25,14 @@ const COMMANDS: [&str; 30] = [
     "predict run text.png",
     "predict run --top-k 0",
     "explain run digit.png -o out.png",
-    "explain run text.png -o out.png",
+    "explain run digit.png -o out.png",
+    "explain run digit.png -o digit.png --force",
+    "explain run text.png -o text-explained.png",
     "explain run text.png",
     "export run --layout timm -o out.safetensors",
     "train -q --dataset digits --max-steps 1 --seed 1 --run-dir other",
     "compare run other",
+    "compare run other -o run/compare.html",
     "compare run absent",
     "verify run",
     "train --config rising.toml --run-dir diverged",

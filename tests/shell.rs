@@ -64,5 +64,7 @@ fn each_command_has_a_man_page() {
 fn man_pages_that_cannot_be_written() {
     let sandbox = Sandbox::new();
     sandbox.write("file", "");
-    sandbox.refuses(4, "man -o file").saying(&["cannot write man pages into file: "]);
+    sandbox
+        .refuses(4, "man -o file")
+        .saying(&["cannot write into file: expected a folder, got a file"]);
 }

@@ -30,7 +30,7 @@ fn is_within(inner: &Value, outer: &Value) -> bool {
 fn the_first_steps_are_traced_by_thread() {
     let sandbox = Sandbox::new();
     sandbox.write("trace.json", "what was there before");
-    sandbox.train_digits("--max-steps 80 --threads 2 --trace trace.json");
+    sandbox.train_digits("--max-steps 80 --threads 2 --trace trace.json --force");
     let spans = spans(&sandbox, "trace.json");
     let steps: Vec<&Value> = named(&spans, "step").collect();
     let numbers = steps.iter().map(|step| step["args"]["step"].as_u64().unwrap());

@@ -39,9 +39,14 @@ fn in_a_namespace(sandbox: &Sandbox, script: &str, words: &str) -> Option<Outcom
 
 /// `vit` without the right of root to write where nobody may; none where that cannot be laid down.
 fn unprivileged(sandbox: &Sandbox, words: &str) -> Option<Outcome> {
+    unprivileged_after(sandbox, ":", words)
+}
+
+/// The same after a command of the shell's.
+fn unprivileged_after(sandbox: &Sandbox, first: &str, words: &str) -> Option<Outcome> {
     fs::create_dir_all(sandbox.path("probe")).unwrap();
     forbid(sandbox, "probe");
-    let script = format!("[ ! -w probe ] || exit {SKIPPED}; exec \"$0\" \"$@\"");
+    let script = format!("[ ! -w probe ] || exit {SKIPPED}; {first}; exec \"$0\" \"$@\"");
     let lesser = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
     for within in [&[][..], &lesser] {
         let Ok(output) = sandbox.script(within, &script, words).output() else { continue };
@@ -156,13 +161,17 @@ fn a_folder_that_may_not_be_written_is_named_and_left_as_it_is() {
 fn a_file_system_that_cannot_be_written_is_named() {
     let sandbox = sandbox();
     uninterrupted(&sandbox);
+    fs::create_dir(sandbox.path("closed")).unwrap();
     let script = format!(
-        "mount --bind whole whole && mount -o remount,bind,ro whole || exit {SKIPPED}
+        "for folder in whole closed; do
+            mount --bind $folder $folder && mount -o remount,bind,ro $folder || exit {SKIPPED}
+        done
         exec \"$0\" \"$@\""
     );
     for (words, told) in [
         ("-q train --resume whole", "cannot open whole/.lock"),
-        ("-q train --config small.toml --run-dir whole/run", "cannot write whole/run"),
+        ("-q train --config small.toml --run-dir closed/run", "cannot write closed/run"),
+        ("-q compare whole -o closed/compare.html", "cannot write closed/compare.html"),
     ] {
         let Some(refused) = in_a_namespace(&sandbox, &script, words) else { return };
         assert_eq!(refused.code, Some(4), "{}", refused.stderr);
@@ -208,4 +217,72 @@ fn places_that_cannot_be_written_are_told_before_training() {
         let words = format!("train --config small.toml --run-dir {place}");
         sandbox.refuses(4, &words).saying(&["cannot"]);
     }
+}
+
+/// The permission is asked for before a model is looked for.
+#[test]
+fn an_output_in_a_folder_that_may_not_be_written_is_refused_before_any_work() {
+    let sandbox = sandbox();
+    fs::create_dir(sandbox.path("closed")).unwrap();
+    forbid(&sandbox, "closed");
+    for words in [
+        "explain absent absent.png -o closed/out.png",
+        "compare absent -o closed/out.html",
+        "export absent --layout notebook -o closed/out.safetensors",
+        "export absent --layout hf -o closed/hf",
+        "import absent -o closed/out.safetensors",
+        "man -o closed/man1",
+        "train --dataset absent --trace closed/trace.json",
+    ] {
+        let Some(refused) = unprivileged(&sandbox, &format!("-q {words}")) else { return };
+        assert_eq!(refused.code, Some(4), "{words}: {}", refused.stderr);
+        let said = &refused.stderr;
+        assert!(said.starts_with("error: cannot write closed/"), "{words}: {said}");
+        assert!(said.contains("Permission denied"), "{words}: {said}");
+    }
+    allow(&sandbox, "closed");
+    assert!(fs::read_dir(sandbox.path("closed")).unwrap().next().is_none());
+}
+
+/// The folder that a run is made in cannot be looked into by its own maker.
+#[test]
+fn a_umask_that_takes_every_right_away_leaves_nothing_behind() {
+    let sandbox = sandbox();
+    let words = "-q train --config small.toml --run-dir runs/run";
+    fs::create_dir(sandbox.path("runs")).unwrap();
+    let Some(refused) = unprivileged_after(&sandbox, "umask 777", words) else { return };
+    assert_eq!(refused.code, Some(4), "{}", refused.stderr);
+    assert!(refused.stderr.contains("Permission denied"), "{}", refused.stderr);
+    assert!(fs::read_dir(sandbox.path("runs")).unwrap().next().is_none());
+}
+
+/// The cache folder below a file, and one that may not be written.
+#[test]
+fn without_a_cache_folder_training_goes_on_with_digits_and_says_why() {
+    let sandbox = Sandbox::new();
+    sandbox.write("file", "");
+    fs::create_dir(sandbox.path("closed")).unwrap();
+    forbid(&sandbox, "closed");
+    for cache in ["file", "closed"] {
+        let first = format!("export XDG_CACHE_HOME=$PWD/{cache}");
+        let words = format!("train --max-steps 1 --run-dir {cache}-run");
+        let Some(trained) = unprivileged_after(&sandbox, &first, &words) else { return };
+        let trained = trained.succeeded();
+        let lines: Vec<&str> = trained.stderr.lines().collect();
+        let why = |line: &&str| {
+            line.starts_with("warning: MNIST has no place to be kept (cannot ")
+                && line.contains(&format!("/{cache}/vit/mnist"))
+                && line.ends_with(": this run is on built-in digits")
+        };
+        assert_eq!(lines.iter().filter(|line| why(line)).count(), 2, "{}", trained.stderr);
+        assert!(lines.last().is_some_and(why), "{}", trained.stderr);
+        assert!(trained.stdout.starts_with("dataset         digits (built in, not MNIST)\n"));
+        // By name it is MNIST or nothing.
+        let words = "-q train --dataset mnist --max-steps 1 --run-dir other";
+        let Some(refused) = unprivileged_after(&sandbox, &first, words) else { return };
+        assert_eq!(refused.code, Some(4), "{}", refused.stderr);
+        assert!(refused.stderr.contains("--data-dir DIR"), "{}", refused.stderr);
+        assert!(!sandbox.path("other").exists());
+    }
+    allow(&sandbox, "closed");
 }

@@ -9,10 +9,14 @@ mod every_step;
 #[cfg(target_os = "linux")]
 mod hostile;
 mod interrupted;
+#[cfg(unix)]
+mod irregular;
 mod kept;
 mod kill;
 mod other;
 mod place;
+#[cfg(target_os = "linux")]
+mod temporary;
 
 use std::fs;
 use std::path::Path;

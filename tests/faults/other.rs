@@ -64,6 +64,7 @@ fn settings_are_those_of_the_run() {
         let name = flag.split(' ').next().unwrap();
         let said = format!("'--resume <RUN>' cannot be used with '{name} <");
         assert!(refused.stderr.contains(&said), "{}", refused.stderr);
+        assert!(refused.stderr.contains("vit train --init RUN/"), "{}", refused.stderr);
     }
     sandbox.refuses(4, "train --resume whole").saying(&["cannot read whole/config.toml"]);
 }

@@ -32,7 +32,7 @@ const LAYERS: &[Layer] = &[
         ours: &["vit-ops", "vit-patch", "vit-layers", "vit-files"],
         candle: CANDLE_ALONE,
     },
-    Layer { name: "vit-data", ours: &["vit-random"], candle: ANY_CANDLE },
+    Layer { name: "vit-data", ours: &["vit-random", "vit-files"], candle: ANY_CANDLE },
     Layer { name: "vit-fetch", ours: &["vit-files"], candle: NO_CANDLE },
     Layer {
         name: "vit-train",

@@ -2,11 +2,12 @@
 //!
 //! No memory is taken on the word of a header alone: it is believed as far as the file's size bears it out.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
+use vit_files::open_file;
 
 use crate::error::{Error, Result};
 
@@ -171,7 +172,7 @@ impl IdxReader {
     /// The same file, opened anew, behind its header.
     fn again(&self, header: u64) -> Result<Self> {
         let unreadable = |source| Error::Unreadable { path: self.path.clone(), source };
-        let file = File::open(&self.path).map_err(unreadable)?;
+        let file = open_file(&self.path).map_err(unreadable)?;
         let mut bytes = decoded(file, self.is_packed);
         io::copy(&mut (&mut bytes).take(header), &mut io::sink()).map_err(unreadable)?;
         Ok(Self { path: self.path.clone(), bytes, ..*self })
@@ -301,12 +302,9 @@ fn write_header(out: &mut dyn Write, magic: u32, dims: &[usize]) -> io::Result<(
 
 /// The file and its size, or `None` where there is no such file.
 fn open(path: &Path) -> Result<Option<(File, u64)>> {
-    let opened = fs::metadata(path).and_then(|metadata| {
-        // A pipe that nobody writes to would keep us waiting.
-        if !metadata.is_file() {
-            return Err(io::Error::new(ErrorKind::InvalidInput, "expected a file"));
-        }
-        Ok((File::open(path)?, metadata.len()))
+    let opened = open_file(path).and_then(|file| {
+        let size = file.metadata()?.len();
+        Ok((file, size))
     });
     match opened {
         Ok(file) => Ok(Some(file)),

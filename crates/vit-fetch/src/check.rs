@@ -1,11 +1,10 @@
 //! Whether a file holds the bytes that are known of it.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
-use vit_files::{Digest, Hasher};
+use vit_files::{Digest, Hasher, open_file};
 
 use crate::{Known, Mismatch, SourceFile};
 
@@ -81,7 +80,7 @@ fn read(
     limit: u64,
     sink: &mut dyn Write,
 ) -> Result<Result<Content, Mismatch>, vit_files::Error> {
-    let file = File::open(path).map_err(vit_files::Error::io("open", path))?;
+    let file = open_file(path).map_err(vit_files::Error::io("open", path))?;
     let mut file = BufReader::with_capacity(1 << 16, file);
     let read = match form {
         Form::Plain => copy(&mut file, limit, sink),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ureq::http::{Response, Uri, header};
 use ureq::{Agent, Body, Timeout};
+use vit_files::open_own_file;
 
 use crate::{Options, Reason, redacted};
 
@@ -169,18 +170,22 @@ impl Client {
 }
 
 fn len_of(part: &Path) -> Result<u64, vit_files::Error> {
-    match fs::metadata(part) {
-        Ok(metadata) => Ok(metadata.len()),
+    match fs::symlink_metadata(part) {
+        Ok(metadata) if metadata.is_file() => Ok(metadata.len()),
+        // The error that says what it is, before any mirror is asked.
+        Ok(_) => open_at(part, 1).map(|_| 0).map_err(vit_files::Error::io("open", part)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(vit_files::Error::io("look at", part)(error)),
     }
 }
 
 fn open_at(part: &Path, start: u64) -> io::Result<File> {
+    let mut options = File::options();
     match start {
-        0 => File::create(part),
-        _ => File::options().append(true).open(part),
-    }
+        0 => options.write(true).create(true).truncate(true),
+        _ => options.append(true),
+    };
+    open_own_file(part, &mut options)
 }
 
 /// A captive portal answers anything with its own page, and with status 200.

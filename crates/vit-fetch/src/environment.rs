@@ -8,14 +8,14 @@ use etcetera::BaseStrategy;
 use crate::{Error, Mirror};
 
 /// The folder that holds a folder for each dataset: the explicit one, else the environment's
-/// `VIT_DATA`, else `vit` in the platform's cache folder.
+/// `VIT_DATA`, else `vit` in the platform's cache folder. A leading `~` is the home folder.
 ///
 /// # Errors
-/// When nothing is said and the platform names no home folder.
+/// When nothing is said and the platform names no home folder, or a path begins with `~` that cannot be expanded.
 pub fn data_root(explicit: Option<PathBuf>) -> Result<PathBuf, Error> {
     let from_environment = || env::var_os("VIT_DATA").filter(|root| !root.is_empty());
     match explicit.or_else(|| from_environment().map(PathBuf::from)) {
-        Some(root) => Ok(root),
+        Some(root) => Ok(vit_files::expand_home(&root)?),
         None => match etcetera::base_strategy::choose_native_strategy() {
             Ok(folders) => Ok(folders.cache_dir().join("vit")),
             Err(_) => Err(Error::NoHome),

@@ -4,11 +4,11 @@
 //! only), reach the disk, and take the target's name in one step; then the folder, which holds
 //! that name, reaches the disk too. Without either sync a power cut can leave an empty file.
 
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use tempfile::NamedTempFile;
-
+use crate::temporary::Temporary;
 use crate::{Error, system};
 
 /// Replaces the file at `path` by `bytes`, or leaves it as it was.
@@ -41,14 +41,28 @@ pub fn write_atomically_with(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Error> {
+    put(path, write, system::rename)
+}
+
+/// Makes a file at `path` of these bytes, or nothing: one that lies there already stays.
+///
+/// # Errors
+/// When the system refuses a step; then no temporary file is left. Where a file lies there, the source is of
+/// [`io::ErrorKind::AlreadyExists`].
+pub fn create_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    put(path, |file| file.write_all(bytes), system::rename_to_new)
+}
+
+fn put(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    rename: impl FnOnce(&Path, &Path) -> io::Result<()>,
+) -> Result<(), Error> {
     let folder = folder_of(path);
-    let file = temporary_file_in(folder).map_err(system::without_path);
-    let mut file = file.map_err(Error::io("write", path))?;
-    write_and_sync(&mut file, write).map_err(Error::io("write", path))?;
-    let temporary = file.into_temp_path();
-    system::rename(&temporary, path).map_err(Error::io("replace", path))?;
-    // It has no longer the name under which it would be removed.
-    let _ = temporary.keep();
+    let mut temporary = Temporary::file_in(folder).map_err(Error::io("write", path))?;
+    let written = temporary.file().and_then(|file| write_and_sync(file, write));
+    written.map_err(Error::io("write", path))?;
+    temporary.into_place(|from| rename(from, path)).map_err(Error::io("replace", path))?;
     system::sync_folder(folder).map_err(Error::io("sync", folder))
 }
 
@@ -60,26 +74,16 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
     }
 }
 
-fn temporary_file_in(folder: &Path) -> io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".tmp-");
-    // A temporary file is private by default, which the target would inherit; this asks for what
-    // any new file gets, from which the system takes the user's umask.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
-}
-
 fn write_and_sync(
-    file: &mut NamedTempFile,
+    file: &mut File,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut buffered = BufWriter::new(file.as_file_mut());
+    let mut buffered = BufWriter::new(&mut *file);
     write(&mut buffered)?;
     // Dropping the buffer would swallow the error of its last write.
     buffered.flush()?;
     drop(buffered);
-    system::sync_file(file.as_file())
+    system::sync_file(file)
 }
 
 #[cfg(test)]
@@ -98,6 +102,19 @@ mod tests {
             write_atomically(&path, bytes).unwrap();
             assert_eq!(fs::read(&path).unwrap(), bytes);
         }
+        assert_eq!(names_in(folder.path()), ["file"]);
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_not_created_again() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("file");
+        create_atomically(&path, b"first").unwrap();
+        let error = create_atomically(&path, b"second").unwrap_err();
+        assert!(
+            matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists)
+        );
+        assert_eq!(fs::read(&path).unwrap(), b"first");
         assert_eq!(names_in(folder.path()), ["file"]);
     }
 

@@ -20,6 +20,14 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
+    /// A path begins with `~` and leads to no home folder that is known.
+    #[error("cannot expand {}: {expected}", path.display())]
+    Home {
+        /// The path.
+        path: PathBuf,
+        /// What to write instead.
+        expected: String,
+    },
     /// A file of a folder is not as it was written, or should not be there.
     #[error("{}: expected {expected}, got {got}", path.display())]
     Altered {
@@ -33,6 +41,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a link, pipe, device or folder lies where a regular file was expected.
+    #[must_use]
+    pub fn is_not_regular(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput)
+    }
+
     /// Names the operation and the path that a system error belongs to, for `map_err`.
     ///
     /// ```

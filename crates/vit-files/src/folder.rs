@@ -7,10 +7,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use tempfile::TempDir;
-
 use crate::atomic::folder_of;
 use crate::sums::{self, SUMS, Sums};
+use crate::temporary::Temporary;
 use crate::{Digest, Error, system};
 
 /// Puts a folder of these files at `path`, or leaves what was there. It is written in `beside`, a folder of the same
@@ -38,11 +37,22 @@ pub fn write_folder_atomically(
     let sums = sums::render(&sums);
     let files = files.iter().copied().chain([(SUMS, sums.as_bytes())]);
     let temporary = write_temporary(path, beside, files)?;
-    let replaced = set_aside(path, beside)?;
-    system::rename(temporary.path(), path).map_err(Error::io("create", path))?;
-    // It has no longer the name under which it would be removed.
-    let _ = temporary.keep();
-    drop(replaced);
+    let aside = if fs::symlink_metadata(path).is_ok() {
+        Some(Temporary::folder_in(beside).map_err(Error::io("write", path))?)
+    } else {
+        None
+    };
+    let swapped = temporary.into_place(|from| {
+        let Some(aside) = &aside else { return system::rename(from, path) };
+        let replaced = aside.path().join("replaced");
+        system::rename(path, &replaced)?;
+        system::rename(from, path).inspect_err(|_| {
+            // That it cannot be replaced is what is told.
+            let _ = fs::rename(&replaced, path);
+        })
+    });
+    let operation = if aside.is_some() { "replace" } else { "create" };
+    swapped.map_err(Error::io(operation, path))?;
     let above = folder_of(path);
     system::sync_folder(above).map_err(Error::io("sync", above))
 }
@@ -60,12 +70,12 @@ pub fn create_folder_atomically(path: &Path, files: &[(&str, &[u8])]) -> Result<
     }
     let above = folder_of(path);
     let temporary = write_temporary(path, above, files.iter().copied())?;
-    system::rename(temporary.path(), path).map_err(|error| match error.kind() {
+    let renamed = temporary.into_place(|from| system::rename(from, path));
+    renamed.map_err(|error| match error.kind() {
         // Somebody made one meanwhile.
         io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory => exists(),
         _ => Error::io("create", path)(error),
     })?;
-    let _ = temporary.keep();
     system::sync_folder(above).map_err(Error::io("sync", above))
 }
 
@@ -116,8 +126,8 @@ fn write_temporary<'a>(
     path: &Path,
     beside: &Path,
     files: impl Iterator<Item = (&'a str, &'a [u8])>,
-) -> Result<TempDir, Error> {
-    let temporary = temporary_folder_in(beside).map_err(Error::io("write", path))?;
+) -> Result<Temporary, Error> {
+    let temporary = Temporary::folder_in(beside).map_err(Error::io("write", path))?;
     for (name, bytes) in files {
         // The name that it is to have says more than the one it has.
         write_file(&temporary.path().join(name), bytes)
@@ -125,25 +135,6 @@ fn write_temporary<'a>(
     }
     system::sync_folder(temporary.path()).map_err(Error::io("sync", path))?;
     Ok(temporary)
-}
-
-/// What lies at `path`, under another name until it is dropped.
-fn set_aside(path: &Path, beside: &Path) -> Result<Option<TempDir>, Error> {
-    if fs::symlink_metadata(path).is_err() {
-        return Ok(None);
-    }
-    let aside = temporary_folder_in(beside).map_err(Error::io("write", path))?;
-    system::rename(path, &aside.path().join("replaced")).map_err(Error::io("replace", path))?;
-    Ok(Some(aside))
-}
-
-fn temporary_folder_in(folder: &Path) -> io::Result<TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".tmp-");
-    // Private by default: this asks for what any new folder gets, from which the system takes the user's umask.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-    builder.tempdir_in(folder).map_err(system::without_path)
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -157,6 +148,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
     use std::path::PathBuf;
+    use tempfile::TempDir;
 
     const MOST: u64 = 1000;
 

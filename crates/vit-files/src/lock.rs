@@ -3,12 +3,13 @@
 use std::fs::{File, TryLockError};
 use std::path::Path;
 
-use crate::Error;
+use crate::{Error, open_own_file};
 
 /// An exclusive advisory lock on a file, held until it is dropped or its process ends.
 ///
 /// The file is created where it does not exist, its content is neither read nor changed, and it
 /// stays: whoever deleted it could take the name away from under someone who waits for it.
+/// It must be a regular file: a link is not followed, and a pipe is an error at once.
 #[derive(Debug)]
 #[must_use = "the lock is released when this is dropped"]
 pub struct FileLock {
@@ -42,12 +43,7 @@ impl FileLock {
 }
 
 fn open(path: &Path) -> Result<File, Error> {
-    File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(Error::io("open", path))
+    open_own_file(path, File::options().write(true).create(true)).map_err(Error::io("open", path))
 }
 
 #[cfg(test)]
@@ -103,5 +99,24 @@ mod tests {
         let path = folder.path().join("missing").join("lock");
         let error = FileLock::acquire(&path).unwrap_err();
         assert_eq!(error.to_string(), format!("cannot open {}", path.display()));
+    }
+
+    /// A file made through a link would lie wherever the link's maker likes.
+    #[cfg(unix)]
+    #[test]
+    fn only_a_regular_file_is_locked() {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("lock");
+        std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+        for lock in [FileLock::acquire(&path).map(Some), FileLock::try_acquire(&path)] {
+            let error = lock.unwrap_err();
+            let source = std::error::Error::source(&error).unwrap().to_string();
+            assert_eq!(source, "expected a regular file, got a symbolic link");
+        }
+        assert!(!folder.path().join("elsewhere").exists());
+        fs::remove_file(&path).unwrap();
+        crate::open::tests::make_pipe(&path);
+        assert!(FileLock::acquire(&path).is_err());
+        assert!(FileLock::try_acquire(&path).is_err());
     }
 }

@@ -1,19 +1,6 @@
-//! Reading what somebody else may have written: no more than is asked for, and nothing that keeps its reader waiting.
+//! Reading what somebody else may have written: no more than is asked for.
 
-use std::fs::{self, File};
 use std::io::{self, BufRead, ErrorKind, Read};
-use std::path::Path;
-
-/// Opens a file. What is none, such as a pipe that nobody writes to, is an error.
-///
-/// # Errors
-/// If it is no file, or cannot be opened.
-pub fn open_file(path: &Path) -> io::Result<File> {
-    if fs::metadata(path)?.is_file() {
-        return File::open(path);
-    }
-    Err(io::Error::new(ErrorKind::InvalidInput, "expected a file, got a folder, pipe or device"))
-}
 
 /// The whole text, which has at most so many bytes. A longer one is not read to its end.
 ///
@@ -82,20 +69,5 @@ mod tests {
         let long = Err("expected at most 4 bytes, got more".to_owned());
         assert_eq!(read(b"a\nbcde\nf\n"), [ok("a\n"), long]);
         assert_eq!(read(b""), []);
-    }
-
-    #[test]
-    fn what_is_no_file_is_not_opened() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(open_file(folder.path()).unwrap_err().kind(), ErrorKind::InvalidInput);
-        let absent = open_file(&folder.path().join("absent")).unwrap_err();
-        assert_eq!(absent.kind(), ErrorKind::NotFound);
-        #[cfg(unix)]
-        {
-            let pipe = folder.path().join("pipe");
-            let made = std::process::Command::new("mkfifo").arg(&pipe).status();
-            assert!(made.unwrap().success());
-            assert_eq!(open_file(&pipe).unwrap_err().kind(), ErrorKind::InvalidInput);
-        }
     }
 }

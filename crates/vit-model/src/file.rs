@@ -144,14 +144,13 @@ pub fn to_bytes(tensors: &Tensors, config: &VitConfig) -> Result<Vec<u8>, Error>
     serialized(tensors, CONFIG_KEY, json)
 }
 
-/// Writes tensors for transformers, which up to version 4 opens no file whose metadata, where there is any, does not
+/// The bytes of a file for transformers, which up to version 4 opens none whose metadata, where there is any, does not
 /// say `format = pt`. The configuration goes into a file of its own: [`hf_config_json`](crate::hf_config_json).
 ///
 /// # Errors
-/// As [`write()`].
-pub fn write_hf(path: &Path, tensors: &Tensors) -> Result<(), Error> {
-    let bytes = serialized(tensors, "format", "pt".to_owned())?;
-    Ok(vit_files::write_atomically(path, &bytes)?)
+/// If a tensor cannot be read from its device.
+pub fn to_hf_bytes(tensors: &Tensors) -> Result<Vec<u8>, Error> {
+    serialized(tensors, "format", "pt".to_owned())
 }
 
 fn serialized(tensors: &Tensors, key: &str, value: String) -> Result<Vec<u8>, Error> {
@@ -194,7 +193,8 @@ mod tests {
         let first = fs::read(&path).expect("the file");
         write(&path, &tensors(), &config).expect("a writable folder");
         assert_eq!(fs::read(&path).expect("the file"), first, "the same content, other bytes");
-        write_hf(&path, &tensors()).expect("a writable folder");
+        let bytes = to_hf_bytes(&tensors()).expect("tensors on the CPU");
+        fs::write(&path, bytes).expect("a writable folder");
         let file = ModelFile::open(&path).expect("what was written");
         assert_eq!((file.config(), file.infos().len()), (None, 2));
     }

@@ -14,7 +14,7 @@ mod summary;
 
 pub use config::{DropoutConfig, Output, Pool, VitConfig};
 pub use error::Error;
-pub use file::{ModelFile, TensorInfo, TensorInfos, to_bytes, write, write_hf};
+pub use file::{ModelFile, TensorInfo, TensorInfos, to_bytes, to_hf_bytes, write};
 pub use foreign::{Documents, Foreign, Known, Normalization, hf_config_json, hf_preprocessor_json};
 pub use layout::{Layout, Tensors};
 pub use model::VisionTransformer;

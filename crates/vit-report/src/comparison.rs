@@ -1,9 +1,6 @@
 //! `compare.html`: the curves of several runs over one another.
 
-use std::path::Path;
-
 use crate::chart::{Colour, Legend, Marks, Series, Stroke};
-use crate::error::Error;
 use crate::metrics::{Epoch, Metrics};
 use crate::page::{escape, page, section};
 use crate::report::{by_epoch, of_epochs};
@@ -41,11 +38,9 @@ const COLOURS: [Colour; 8] = [
 ];
 const STROKES: [Stroke; 3] = [Stroke::Solid, Stroke::Dashed, Stroke::Dotted];
 
-/// Writes a page with the tables and the curves of the runs over one another. One that is there is replaced.
-///
-/// # Errors
-/// If the page cannot be written.
-pub fn write_comparison(path: &Path, comparison: &Comparison) -> Result<(), Error> {
+/// A page with the tables and the curves of the runs over one another.
+#[must_use]
+pub fn comparison_page(comparison: &Comparison) -> String {
     let title = format!("{} runs compared", comparison.runs.len());
     let body = [
         format!("<h1>{title}</h1>\n"),
@@ -56,7 +51,7 @@ pub fn write_comparison(path: &Path, comparison: &Comparison) -> Result<(), Erro
             differences => section("Settings that differ", &table(differences)),
         },
     ];
-    Ok(vit_files::write_atomically(path, page(&title, &body.concat()).as_bytes())?)
+    page(&title, &body.concat())
 }
 
 fn curves(runs: &[ComparedRun]) -> String {
@@ -149,21 +144,16 @@ mod tests {
 
     #[test]
     fn settings_that_do_not_differ_have_no_section() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("compare.html");
         let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
         let mut comparison = Comparison {
             runs: vec![run("a", &[0.5])],
             table: vec![row(["run", "test"]), row(["a", "50 %"])],
             differences: vec![row(["setting", "a"])],
         };
-        write_comparison(&path, &comparison).unwrap();
-        let page = std::fs::read_to_string(&path).unwrap();
+        let page = comparison_page(&comparison);
         assert!(page.contains("<td>50 %</td>") && !page.contains("Settings that differ"));
         comparison.differences.push(row(["train.seed", "1"]));
-        write_comparison(&path, &comparison).unwrap();
-        assert!(
-            std::fs::read_to_string(&path).unwrap().contains("<td class=\"name\">train.seed</td>")
-        );
+        let page = comparison_page(&comparison);
+        assert!(page.contains("<td class=\"name\">train.seed</td>"));
     }
 }

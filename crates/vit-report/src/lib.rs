@@ -12,7 +12,7 @@ mod picture;
 mod plots;
 mod report;
 
-pub use comparison::{ComparedRun, Comparison, write_comparison};
+pub use comparison::{ComparedRun, Comparison, comparison_page};
 pub use csv::write_csv;
 pub use error::Error;
 pub use events::EventFile;

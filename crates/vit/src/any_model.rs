@@ -82,6 +82,11 @@ impl AnyModel {
     }
 }
 
+/// What is read where this path is named: itself, and the JSON beside a file.
+pub(crate) fn files_of(path: &Path) -> [PathBuf; 3] {
+    [path.to_owned(), path.with_file_name(CONFIG), path.with_file_name(PREPROCESSOR)]
+}
+
 /// Whether this is the folder of a foreign model: a run's has a `config.toml` instead.
 pub(crate) fn is_foreign_folder(path: &Path) -> bool {
     let holds = |name: &str| path.join(name).exists();

@@ -4,7 +4,6 @@
 //! along with the run, such as tracing-chrome's, leaves half a file where the program is ended.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
@@ -19,16 +18,16 @@ use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::registry::LookupSpan;
-use vit_files::write_atomically;
 
 use crate::failure::Result;
+use crate::outputs::Output;
 
 /// How many steps are traced: enough for all that happens at the first alone to be over.
 pub(crate) const STEPS: usize = 50;
 
 /// A trace being taken. Where it is dropped, since the run has failed, what there is of it is written.
 pub(crate) struct ChromeTrace {
-    path: PathBuf,
+    output: Output,
     is_written: bool,
 }
 
@@ -37,11 +36,14 @@ impl ChromeTrace {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub(crate) fn begin(path: &Path) -> Result<Self> {
-        write_atomically(path, Recorder::begun_now().to_json().as_bytes())?;
+    pub(crate) fn begin(mut output: Output) -> Result<Self> {
+        // A pipe's reader gets the trace once.
+        if output.is_file() {
+            output.write(Recorder::begun_now().to_json().as_bytes())?;
+        }
         *recorder() = Some(Recorder::begun_now());
         enter(Stage::Steps);
-        Ok(Self { path: path.to_owned(), is_written: false })
+        Ok(Self { output, is_written: false })
     }
 
     /// Ends the trace, and writes it where it has not been.
@@ -63,7 +65,7 @@ impl ChromeTrace {
         }
         self.is_written = true;
         let text = recorder().take().map(|recorder| recorder.to_json());
-        Ok(write_atomically(&self.path, text.unwrap_or_default().as_bytes())?)
+        self.output.write(text.unwrap_or_default().as_bytes())
     }
 }
 

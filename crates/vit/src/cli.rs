@@ -3,6 +3,7 @@
 pub(crate) mod augmentation;
 pub(crate) mod bench;
 mod foreign;
+pub(crate) mod path;
 pub(crate) mod recipe;
 mod usage;
 
@@ -12,8 +13,10 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use vit_model::Layout;
 
 use crate::device::Device;
+use crate::outputs::Existing;
 pub(crate) use foreign::Import;
 use foreign::Untold;
+use path::{path, path_or_name};
 pub(crate) use usage::parse;
 
 /// A shallow Vision Transformer: trained, inspected and used
@@ -147,7 +150,7 @@ pub(crate) struct Train {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: Device,
     /// Begin with the parameters of this file: of any layout that `vit export` writes
-    #[arg(long, value_name = "FILE.safetensors")]
+    #[arg(long, value_name = "FILE.safetensors", value_parser = path())]
     pub(crate) init: Option<PathBuf>,
     /// Take the training images in the order of their file
     #[arg(long)]
@@ -162,18 +165,20 @@ pub(crate) struct Train {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) keep: u16,
     /// Go on with the run in this folder, from its newest checkpoint and with its settings
-    #[arg(long, value_name = "RUN", conflicts_with_all = SETTINGS)]
+    #[arg(long, value_name = "RUN", conflicts_with_all = SETTINGS, value_parser = path())]
     pub(crate) resume: Option<PathBuf>,
     /// The folder to leave behind, which must not exist [default: runs/DATASET-PRESET-N]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub(crate) run_dir: Option<PathBuf>,
     /// Write the metrics as a TensorBoard event file too, into `tensorboard` in the run folder
     #[arg(long)]
     pub(crate) tensorboard: bool,
-    /// Trace the first 50 steps and the evaluation after them into this file, for Perfetto or Chrome's tracing; one that
-    /// exists is overwritten
-    #[arg(long, value_name = "FILE.json")]
+    /// Trace the first 50 steps and the evaluation after them into this file, for Perfetto or Chrome's tracing
+    #[arg(long, value_name = "FILE.json", value_parser = path())]
     pub(crate) trace: Option<PathBuf>,
+    /// Replace the file of --trace if it exists
+    #[arg(long, requires = "trace")]
+    force: bool,
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -191,6 +196,7 @@ Without --dataset, the one that the run was trained on is used; for a file, MNIS
 #[command(after_help = MEASURED_ON)]
 pub(crate) struct Eval {
     /// A run folder, or a safetensors file that carries its configuration
+    #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) data: DataArgs,
@@ -219,9 +225,10 @@ fn whole_number() -> clap::builder::RangedU64ValueParser {
 )]
 pub(crate) struct Predict {
     /// A run folder, or a safetensors file that carries its configuration
+    #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
     /// PNG or JPEG files, folders of them, or - for stdin, unless --dataset is given
-    #[arg(value_name = "IMAGE", required_unless_present = "dataset", conflicts_with = "dataset")]
+    #[arg(value_name = "IMAGE", required_unless_present = "dataset", conflicts_with = "dataset", value_parser = path())]
     pub(crate) images: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) pictures: Pictures,
@@ -281,14 +288,18 @@ pub(crate) enum Split {
 #[command(after_help = EXPLAINED)]
 pub(crate) struct Explain {
     /// A run folder, or a safetensors file that carries its configuration
+    #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
     /// A PNG or JPEG file, or - for stdin
+    #[arg(value_parser = path())]
     pub(crate) image: PathBuf,
     #[command(flatten)]
     pub(crate) pictures: Pictures,
     /// The PNG file to write
-    #[arg(short, long, value_name = "PNG")]
+    #[arg(short, long, value_name = "PNG", value_parser = path())]
     pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) force: Force,
     /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: Device,
@@ -302,6 +313,7 @@ The picture shows the image as the model sees it, how much of each patch reaches
 #[derive(Debug, Args)]
 pub(crate) struct Info {
     /// A run folder, a safetensors file of any layout, or a folder that timm or transformers saved
+    #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
     /// Print as JSON
     #[arg(long)]
@@ -314,11 +326,13 @@ pub(crate) struct Info {
 #[derive(Debug, Args)]
 pub(crate) struct Compare {
     /// Run folders
-    #[arg(value_name = "RUN", required = true)]
+    #[arg(value_name = "RUN", required = true, value_parser = path())]
     pub(crate) runs: Vec<PathBuf>,
     /// An HTML page to write, with the curves over one another
-    #[arg(short, long, value_name = "HTML")]
+    #[arg(short, long, value_name = "HTML", value_parser = path())]
     pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) force: Force,
     /// Print as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -328,13 +342,16 @@ pub(crate) struct Compare {
 #[derive(Debug, Args)]
 pub(crate) struct Export {
     /// A run folder, or a safetensors file that carries its configuration
+    #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
     /// Whose names: timm's, Hugging Face transformers' or the seed's notebook's
     #[arg(long)]
     pub(crate) layout: LayoutName,
     /// The safetensors file to write; for hf, the folder
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, value_name = "PATH", value_parser = path())]
     pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) force: Force,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -367,6 +384,7 @@ pub(crate) struct Fetch {
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
     /// A run folder
+    #[arg(value_parser = path())]
     pub(crate) run: PathBuf,
     /// Check the files alone, and train nothing
     #[arg(long)]
@@ -399,8 +417,31 @@ For bash: vit completions bash > ~/.local/share/bash-completion/completions/vit"
 #[derive(Debug, Args)]
 pub(crate) struct Man {
     /// The folder to write them into, such as ~/.local/share/man/man1
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR", value_parser = path())]
     pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) force: Force,
+}
+
+impl Train {
+    /// Whether --trace may replace a file.
+    pub(crate) const fn existing(&self) -> Existing {
+        Existing::of_flag(self.force)
+    }
+}
+
+/// Whether an output may replace a file.
+#[derive(Debug, Args)]
+pub(crate) struct Force {
+    /// Replace the output if it exists; a file that the command reads, or one of a run, is never replaced
+    #[arg(long, requires = "output")]
+    force: bool,
+}
+
+impl Force {
+    pub(crate) const fn existing(&self) -> Existing {
+        Existing::of_flag(self.force)
+    }
 }
 
 /// Which settings to begin with.
@@ -411,7 +452,7 @@ pub(crate) struct SettingsArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<String>,
     /// Settings from a TOML file, such as a run's config.toml; flags override them
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub(crate) config: Option<PathBuf>,
 }
 
@@ -419,7 +460,7 @@ pub(crate) struct SettingsArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DataArgs {
     /// mnist, fashion-mnist, digits, or a folder of the four IDX files
-    #[arg(long, value_name = "NAME|DIR")]
+    #[arg(long, value_name = "NAME|DIR", value_parser = path_or_name())]
     pub(crate) dataset: Option<String>,
     #[command(flatten)]
     pub(crate) place: DataPlace,
@@ -429,7 +470,7 @@ pub(crate) struct DataArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DataPlace {
     /// The folder that holds a folder for each named dataset [default: VIT_DATA, else the cache folder]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub(crate) data_dir: Option<PathBuf>,
     /// The address of a folder of the dataset's .gz files, asked first [default: VIT_MIRROR]
     #[arg(long, value_name = "URL")]
@@ -484,6 +525,7 @@ mod tests {
             "resume",
             "tensorboard",
             "trace",
+            "force",
             "json",
         ];
         let command = Cli::command();

@@ -1,6 +1,7 @@
 //! Finding the dataset that was asked for, or one to go on with.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
@@ -29,7 +30,7 @@ pub(crate) struct Found {
     origin: Origin,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Origin {
     /// Its bytes are the published ones.
     Verified,
@@ -37,18 +38,18 @@ enum Origin {
     Unverified,
     /// Drawn by the program because it was asked for.
     BuiltIn,
-    /// Drawn by the program because MNIST could not be had.
-    InsteadOfMnist,
+    /// Drawn by the program because MNIST could not be had, and why.
+    InsteadOfMnist(String),
 }
 
 impl fmt::Display for Found {
     /// The dataset's name, with what there is to say of it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let remark = match self.origin {
+        let remark = match &self.origin {
             Origin::Verified => "verified",
             Origin::Unverified => "unverified",
             Origin::BuiltIn => "built in",
-            Origin::InsteadOfMnist => "built in, not MNIST",
+            Origin::InsteadOfMnist(_) => "built in, not MNIST",
         };
         write!(f, "{} ({remark})", self.dataset.name())
     }
@@ -66,9 +67,9 @@ impl Found {
     }
 
     /// What must be said first and last, where the dataset is not what was hoped for.
-    pub(crate) fn warning(&self) -> Option<&'static str> {
-        (self.origin == Origin::InsteadOfMnist)
-            .then_some("MNIST is neither here nor reachable: this run is on built-in digits")
+    pub(crate) fn warning(&self) -> Option<String> {
+        let Origin::InsteadOfMnist(why) = &self.origin else { return None };
+        Some(format!("{why}: this run is on built-in digits"))
     }
 }
 
@@ -142,22 +143,78 @@ fn unfit(message: String) -> Failure {
 /// MNIST if it is there or can be fetched, else what is built in.
 ///
 /// # Errors
-/// If MNIST is there and is not what was published, or it is not for want of a network that it cannot be had.
+/// If MNIST is there and is not what was published, or cannot be read.
 pub(crate) fn any(place: &DataPlace) -> Result<Found> {
-    let source = &vit_fetch::MNIST;
-    let folder = source.folder(&data_root(place.data_dir.clone())?);
-    if vit_fetch::verify(source, &folder)? != Presence::Verified
-        && let Err(failure) = obtain(source, &folder, place, HUB_PATIENCE_UNASKED)
-    {
-        if !failure.is(Exit::Data) {
-            return Err(failure);
+    match mnist_or_why_not(place)? {
+        Ok(folder) => load_published(&vit_fetch::MNIST, &folder),
+        Err(why) => {
+            let found = built_in(Origin::InsteadOfMnist(why))?;
+            tracing::warn!("{}", found.warning().unwrap_or_default());
+            Ok(found)
         }
-        tracing::debug!("{failure:?}");
-        let found = built_in(Origin::InsteadOfMnist)?;
-        tracing::warn!("{}", found.warning().unwrap_or_default());
-        return Ok(found);
     }
-    load_published(source, &folder)
+}
+
+/// The folder that MNIST is in now, or why training goes on without it.
+fn mnist_or_why_not(place: &DataPlace) -> Result<std::result::Result<PathBuf, String>> {
+    let source = &vit_fetch::MNIST;
+    let unkept = |error: vit_fetch::Error| {
+        let why = Failure::from(error);
+        tracing::debug!("{why:?}");
+        Ok(Err(format!("MNIST has no place to be kept ({})", why.message())))
+    };
+    let folder = match data_root(place.data_dir.clone()) {
+        Ok(root) => source.folder(&root),
+        Err(error @ vit_fetch::Error::NoHome) => return unkept(error),
+        Err(error) => return Err(error.into()),
+    };
+    match vit_fetch::verify(source, &folder) {
+        Ok(Presence::Verified) => return Ok(Ok(folder)),
+        Ok(_) => {}
+        // Files that are there and cannot be read are an error.
+        Err(vit_fetch::Error::Files(error)) if is_of_place(&error, "look for") => {
+            return unkept(error.into());
+        }
+        Err(error) => return Err(error.into()),
+    }
+    match obtain(source, &folder, place, HUB_PATIENCE_UNASKED) {
+        Ok(()) => Ok(Ok(folder)),
+        Err(vit_fetch::Error::Files(error)) if is_of_place(&error, "") => unkept(error.into()),
+        Err(error) => {
+            let failure = Failure::from(error);
+            if !failure.is(Exit::Data) {
+                return Err(failure);
+            }
+            tracing::debug!("{failure:?}");
+            Ok(Err("MNIST is neither here nor reachable".to_owned()))
+        }
+    }
+}
+
+/// Whether it is the place that is to blame: it may not be written, is none, or is full. `operation` is what was tried, if only
+/// that counts.
+fn is_of_place(error: &vit_files::Error, operation: &str) -> bool {
+    let vit_files::Error::Io { operation: tried, source, .. } = error else { return false };
+    let place_is_to_blame = matches!(
+        source.kind(),
+        ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::FileTooLarge
+            | ErrorKind::NotFound
+            | ErrorKind::NotADirectory
+            | ErrorKind::AlreadyExists
+    );
+    place_is_to_blame && (operation.is_empty() || operation == *tried)
+}
+
+/// The folder that a dataset is read from; none of what is built in.
+pub(crate) fn folder_of(name: &str, place: &DataPlace) -> Option<PathBuf> {
+    match Source::named(name) {
+        Some(source) => Some(source.folder(&data_root(place.data_dir.clone()).ok()?)),
+        None => (name != DIGITS).then(|| name.into()),
+    }
 }
 
 /// Fetches a named dataset where it is missing, and gives its folder.
@@ -166,11 +223,22 @@ pub(crate) fn any(place: &DataPlace) -> Result<Found> {
 /// If it cannot be had.
 pub(crate) fn fetch(source: &'static Source, place: &DataPlace) -> Result<PathBuf> {
     let folder = source.folder(&data_root(place.data_dir.clone())?);
-    if vit_fetch::verify(source, &folder)? != Presence::Verified {
-        obtain(source, &folder, place, HUB_PATIENCE)?;
-    }
+    let fetched = vit_fetch::verify(source, &folder).and_then(|presence| match presence {
+        Presence::Verified => Ok(()),
+        Presence::Incomplete { .. } => obtain(source, &folder, place, HUB_PATIENCE),
+    });
+    fetched.map_err(|error| {
+        let is_of_place =
+            matches!(&error, vit_fetch::Error::Files(error) if is_of_place(error, ""));
+        let failure = Failure::from(error);
+        if is_of_place { failure.hint(ANOTHER_PLACE) } else { failure }
+    })?;
     Ok(folder)
 }
+
+/// What to do where a dataset cannot be kept.
+const ANOTHER_PLACE: &str =
+    "make it writable and have room there, or name another folder with --data-dir DIR or VIT_DATA";
 
 fn published(source: &'static Source, place: &DataPlace) -> Result<Found> {
     load_published(source, &fetch(source, place)?)
@@ -196,7 +264,7 @@ fn obtain(
     folder: &Path,
     place: &DataPlace,
     hub_patience: Duration,
-) -> Result<()> {
+) -> std::result::Result<(), vit_fetch::Error> {
     let mirrors = user_mirrors(place.mirror.as_deref())?;
     let options = Options { mirrors, ..Options::default() };
     let bar = Counter::new(source.name, None, output::megabytes);
@@ -212,15 +280,15 @@ fn obtain(
         _ => {}
     });
     drop(bar);
-    match fetched {
-        Err(vit_fetch::Error::Download { .. }) if source.name == vit_fetch::MNIST.name => {
-            from_hub(source, folder, hub_patience, vit_data::load_hub_mnist).map_err(|hub| {
-                tracing::debug!("{hub:?}");
-                fetched.expect_err("the download failed").into()
-            })
+    if let Err(vit_fetch::Error::Download { .. }) = fetched
+        && source.name == vit_fetch::MNIST.name
+    {
+        match from_hub(source, folder, hub_patience, vit_data::load_hub_mnist) {
+            Ok(()) => return Ok(()),
+            Err(hub) => tracing::debug!("{hub:?}"),
         }
-        fetched => Ok(fetched.map(|_| ())?),
     }
+    fetched.map(|_| ())
 }
 
 /// Takes a dataset from the hub, through candle-datasets, if its bytes are the published ones.

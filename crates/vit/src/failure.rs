@@ -256,7 +256,11 @@ impl From<vit_data::Error> for Failure {
 
 impl From<vit_files::Error> for Failure {
     fn from(error: vit_files::Error) -> Self {
-        Self { hint: mend(&error).map(str::to_owned), ..Self::new(Exit::File, chain(&error)) }
+        let exit = match error {
+            vit_files::Error::Home { .. } => Exit::Usage,
+            _ => Exit::File,
+        };
+        Self { hint: mend(&error).map(str::to_owned), ..Self::new(exit, chain(&error)) }
     }
 }
 
@@ -270,7 +274,9 @@ impl From<vit_fetch::Error> for Failure {
     fn from(error: vit_fetch::Error) -> Self {
         use vit_fetch::Error;
         let exit = match &error {
-            Error::Mirror { .. } | Error::NoHome => Exit::Usage,
+            Error::Mirror { .. } | Error::NoHome | Error::Files(vit_files::Error::Home { .. }) => {
+                Exit::Usage
+            }
             Error::Files(_) => Exit::File,
             _ => Exit::Data,
         };

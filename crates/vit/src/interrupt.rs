@@ -132,10 +132,12 @@ fn leave_soon() {
 
 fn leave() -> ! {
     briefly(progress::end);
+    // Last, since a thread that still writes waits from then on.
+    briefly(vit_files::remove_temporaries);
     std::process::exit(Exit::Interrupted as i32);
 }
 
-/// Does what waits for whoever reads stderr, who may never do so.
+/// Does what may wait for ever, such as for whoever reads stderr.
 fn briefly(what: fn()) {
     let (done, is_done) = channel();
     let thread = Builder::new().name("last words".to_owned()).spawn(move || {

@@ -13,6 +13,7 @@ mod interrupt;
 mod logging;
 mod nearest;
 mod output;
+mod outputs;
 mod pictures;
 mod progress;
 mod report;

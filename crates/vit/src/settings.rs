@@ -64,9 +64,17 @@ impl Settings {
         let mut settings = merged.map_err(|error| bad_value(path, &error))?;
         preset.name().clone_into(&mut settings.preset);
         if let Some(path) = &args.config {
+            settings.expand_home().map_err(|failure| failure.about(path.display()))?;
             settings.check().map_err(|failure| failure.about(path.display()))?;
         }
         Ok(settings)
+    }
+
+    /// Expands the `~` that the paths in a file may begin with.
+    fn expand_home(&mut self) -> Result<()> {
+        self.dataset = self.dataset.as_deref().map(cli::path::expand).transpose()?;
+        self.init = self.init.as_deref().map(vit_files::expand_home).transpose()?;
+        Ok(())
     }
 
     /// Checks the ranges.

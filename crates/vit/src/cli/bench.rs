@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::path::path;
 use super::{DataArgs, SettingsArgs};
 
 const NOISE: &str = "\
@@ -87,7 +88,7 @@ pub(crate) struct Latency {
 #[derive(Debug, Args)]
 pub(crate) struct ModelArgs {
     /// A run folder, or a safetensors file that carries its configuration [default: a new model]
-    #[arg(conflicts_with_all = ["preset", "config"])]
+    #[arg(conflicts_with_all = ["preset", "config"], value_parser = path())]
     pub(crate) model: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,

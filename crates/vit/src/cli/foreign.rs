@@ -6,7 +6,8 @@ use std::str::FromStr;
 use clap::Args;
 use vit_model::{Known, Normalization, VitConfig};
 
-use super::LayoutName;
+use super::path::path;
+use super::{Force, LayoutName};
 
 const SCALING: &str = "\
 What stands in the folder's JSON is heeded. Pixels scaled otherwise than to [-1, 1] are \
@@ -17,10 +18,13 @@ accounted for in the patch embedding, exactly.";
 #[command(after_help = SCALING)]
 pub(crate) struct Import {
     /// A safetensors file, or a folder that timm or Hugging Face transformers saved
+    #[arg(value_parser = path())]
     pub(crate) path: PathBuf,
     /// The safetensors file to write
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, value_name = "PATH", value_parser = path())]
     pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) force: Force,
     /// Expect this layout, which the names of the parameters tell anyway
     #[arg(long)]
     pub(crate) layout: Option<LayoutName>,

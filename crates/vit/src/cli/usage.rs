@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 use vit_fetch::redacted;
 
@@ -13,7 +13,23 @@ use crate::terminal::escaped;
 /// What the program was started with; if that is wrong, this says so and ends the program.
 pub(crate) fn parse() -> Cli {
     let args: Vec<OsString> = env::args_os().collect();
-    Cli::try_parse_from(&args).unwrap_or_else(|error| shown(&error, &args).exit())
+    Cli::try_parse_from(&args).unwrap_or_else(|error| with_tip(shown(&error, &args)).exit())
+}
+
+/// What to do instead of resuming with other settings.
+const TIP: &str = "a resumed run keeps its settings; to train its weights further with others, begin a new run with \
+                   `vit train --init RUN/model.safetensors`";
+
+/// With a tip where a flag was given that a resumed run has from its folder.
+fn with_tip(mut error: clap::Error) -> clap::Error {
+    let is_resume = matches!(
+        error.get(ContextKind::InvalidArg),
+        Some(ContextValue::String(arg)) if arg.starts_with("--resume ")
+    );
+    if error.kind() == ErrorKind::ArgumentConflict && is_resume {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![TIP.into()]));
+    }
+    error
 }
 
 /// The same error as a terminal may show it. Errors quote arguments between colours of their own, so that it is made of escaped

@@ -1,20 +1,26 @@
 //! `vit compare`: several runs side by side.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use vit_report::{Comparison, metrics};
+use vit_report::{Comparison, comparison_page, metrics};
 
 use crate::cli;
 use crate::differences::differences;
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, percent};
+use crate::outputs::{Inputs, Output};
 use crate::settings::Settings;
 use crate::terminal::escaped;
 
 pub(super) fn run(args: &cli::Compare) -> Result<()> {
+    let output = args.output.as_deref().map(|path| {
+        let inputs = Inputs::of(args.runs.iter().map(PathBuf::as_path));
+        Output::new(path, &inputs, args.force.existing())
+    });
+    let output = output.transpose()?;
     let runs = args.runs.iter().map(|path| Run::open(path)).collect::<Result<Vec<_>>>()?;
-    if let Some(path) = &args.output {
+    if let Some(mut output) = output {
         let compared = runs.iter().map(|run| vit_report::ComparedRun {
             name: run.name.clone(),
             metrics: run.metrics.clone(),
@@ -24,7 +30,7 @@ pub(super) fn run(args: &cli::Compare) -> Result<()> {
             table: table(&runs),
             differences: different_settings(&runs),
         };
-        vit_report::write_comparison(path, &comparison)?;
+        output.write(comparison_page(&comparison).as_bytes())?;
     }
     if args.json {
         return Ok(output::json(&runs.iter().map(Run::as_json).collect::<Vec<_>>())?);

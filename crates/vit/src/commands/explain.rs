@@ -7,13 +7,16 @@ use vit_report::Picture;
 use crate::cli;
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, percent};
+use crate::outputs::{Inputs, Output};
 use crate::pictures::Preparation;
 use crate::report;
 use crate::saved_model::SavedModel;
 
 pub(super) fn run(args: &cli::Explain) -> Result<()> {
+    let inputs = Inputs::of([args.model.as_path(), &args.image]);
+    let mut output = Output::new(&args.output, &inputs, args.force.existing())?;
     let is_png = args.output.extension().is_some_and(|end| end.eq_ignore_ascii_case("png"));
-    if !is_png {
+    if output.is_file() && !is_png {
         let got = args.output.display();
         return Err(Failure::new(
             Exit::Usage,
@@ -32,7 +35,7 @@ pub(super) fn run(args: &cli::Explain) -> Result<()> {
         return Err(Failure::new(Exit::File, message).about(args.model.display()));
     }
     let drawn = vit_report::explanation(&attention, &probabilities);
-    vit_files::write_atomically(&args.output, &drawn.png())?;
+    output.write(&drawn.png())?;
     let (class, probability) = attention.prediction;
     output::line(format!("class        {class}"))?;
     output::line(format!("probability  {}", percent(probability.into())))?;

@@ -1,36 +1,45 @@
 //! `vit export`: a model under the names of another library.
 
-use std::path::Path;
-
-use vit_files::write_atomically;
-use vit_model::{Layout, Tensors, VitConfig, hf_config_json, hf_preprocessor_json};
+use vit_model::{Layout, hf_config_json, hf_preprocessor_json, to_bytes, to_hf_bytes};
 
 use crate::cli;
 use crate::failure::Result;
 use crate::output;
+use crate::outputs::{Inputs, Output, OutputFolder};
 use crate::saved_model::{SavedFile, SavedModel};
+
+/// The files that transformers looks for.
+const HF_FILES: [&str; 3] = ["model.safetensors", "config.json", "preprocessor_config.json"];
+
+/// Where the model goes.
+enum Place {
+    File(Output),
+    HfFolder(OutputFolder),
+}
 
 pub(super) fn run(args: &cli::Export) -> Result<()> {
     let layout = Layout::from(args.layout);
+    let (inputs, existing) = (Inputs::of([args.model.as_path()]), args.force.existing());
+    let place = match layout {
+        Layout::Hf => {
+            Place::HfFolder(OutputFolder::new(&args.output, &HF_FILES, &inputs, existing)?)
+        }
+        Layout::Timm | Layout::Notebook => {
+            Place::File(Output::new(&args.output, &inputs, existing)?)
+        }
+    };
     // Before the parameters are read.
     layout.check_expressible(&SavedFile::open(&args.model)?.config)?;
     let model = SavedModel::open(&args.model)?;
-    let tensors = layout.export(&model.parameters, &model.config)?;
-    match layout {
-        Layout::Hf => write_hf_folder(&args.output, &tensors, &model.config)?,
-        Layout::Timm | Layout::Notebook => {
-            vit_model::write(&args.output, &tensors, &model.config)?;
-        }
+    let (tensors, config) = (layout.export(&model.parameters, &model.config)?, &model.config);
+    match place {
+        Place::File(mut output) => output.write(&to_bytes(&tensors, config)?)?,
+        Place::HfFolder(folder) => folder.write(&[
+            &to_hf_bytes(&tensors)?,
+            hf_config_json(config).as_bytes(),
+            hf_preprocessor_json(config).as_bytes(),
+        ])?,
     }
     tracing::info!("{} tensors in the {layout} layout", tensors.len());
     Ok(output::line(args.output.display())?)
-}
-
-/// The three files that transformers looks for.
-fn write_hf_folder(folder: &Path, tensors: &Tensors, config: &VitConfig) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(vit_files::Error::io("create", folder))?;
-    vit_model::write_hf(&folder.join("model.safetensors"), tensors)?;
-    let write = |name: &str, text: String| write_atomically(&folder.join(name), text.as_bytes());
-    write("config.json", hf_config_json(config))?;
-    Ok(write("preprocessor_config.json", hf_preprocessor_json(config))?)
 }

@@ -1,13 +1,19 @@
 //! `vit import`: another library's model as one of ours.
 
-use vit_model::{Layout, Normalization, VitConfig, resize};
+use std::path::PathBuf;
 
-use crate::any_model::AnyModel;
+use vit_model::{Layout, Normalization, VitConfig, resize, to_bytes};
+
+use crate::any_model::{self, AnyModel};
 use crate::cli;
 use crate::failure::{Exit, Failure, Result};
 use crate::output;
+use crate::outputs::{Inputs, Output};
 
 pub(super) fn run(args: &cli::Import) -> Result<()> {
+    let inputs = any_model::files_of(&args.path);
+    let inputs = Inputs::of(inputs.iter().map(PathBuf::as_path));
+    let mut output = Output::new(&args.output, &inputs, args.force.existing())?;
     let model = AnyModel::open(&args.path, &args.untold.known())?;
     if let Some(asked) = args.layout.map(Layout::from).filter(|&asked| asked != model.layout) {
         let path = args.path.display();
@@ -27,7 +33,7 @@ pub(super) fn run(args: &cli::Import) -> Result<()> {
             "pixels were scaled by mean {mean:?} and std {std:?}: folded into patch_embed.proj"
         );
     }
-    vit_model::write(&args.output, &parameters, &config)?;
+    output.write(&to_bytes(&parameters, &config)?)?;
     tracing::info!("{} tensors, out of the {} layout", parameters.len(), model.layout);
     Ok(output::line(args.output.display())?)
 }

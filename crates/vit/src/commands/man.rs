@@ -1,20 +1,35 @@
 //! `vit man`: the help of every command as a man page.
 
-use std::fs;
-
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
+use clap_mangen::Man;
 
 use crate::cli::{self, Cli};
 use crate::failure::{Exit, Failure, Result};
 use crate::output;
+use crate::outputs::{Inputs, OutputFolder};
 
 pub(super) fn run(args: &cli::Man) -> Result<()> {
-    let folder = &args.output;
-    let written =
-        fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(Cli::command(), folder));
-    written.map_err(|error| {
-        let message = format!("cannot write man pages into {}: {error}", folder.display());
-        Failure::new(Exit::File, message)
-    })?;
-    Ok(output::line(folder.display())?)
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    let mut pages = Vec::new();
+    collect(&command, &mut pages);
+    let names: Vec<String> = pages.iter().map(Man::get_filename).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let folder = OutputFolder::new(&args.output, &names, &Inputs::of([]), args.force.existing())?;
+    let pages = pages.iter().map(|page| {
+        let mut text = Vec::new();
+        page.render(&mut text).map(|()| text)
+    });
+    let pages = pages.collect::<std::io::Result<Vec<_>>>();
+    let pages = pages.map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
+    folder.write(&pages.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+    Ok(output::line(args.output.display())?)
+}
+
+/// A page for a command and each that it has.
+fn collect(command: &Command, pages: &mut Vec<Man>) {
+    for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+        collect(command, pages);
+    }
+    pages.push(Man::new(command.clone()));
 }

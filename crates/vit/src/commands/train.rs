@@ -10,7 +10,7 @@ mod saver;
 mod set_up;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -33,10 +33,11 @@ use self::resume::Resumed;
 use self::saver::Saver;
 use crate::chrome_trace::ChromeTrace;
 use crate::cli;
-use crate::dataset::Found;
+use crate::dataset::{self, Found};
 use crate::failure::{Exit, Result};
 use crate::interrupt;
 use crate::output::thousands;
+use crate::outputs::{self, Inputs, Output};
 use crate::report;
 use crate::saved_model::SavedModel;
 use crate::settings::Settings;
@@ -57,10 +58,11 @@ fn begin(args: &cli::Train) -> Result<ExitCode> {
     let settings = Settings::resolve(args)?;
     let device = args.device.open()?;
     refuse_existing(args.run_dir.as_deref())?;
+    let trace = trace_of(args, &settings)?;
     set_up::initial(&settings)?;
     let set_up = SetUp::new(settings, &args.data.place, device, args.threads, &|_| Ok(()))?;
     set_up.initialise()?;
-    let trace = args.trace.as_deref().map(ChromeTrace::begin).transpose()?;
+    let trace = trace.map(ChromeTrace::begin).transpose()?;
     interrupt::training_begins();
     let environment = report::environment::of_this_machine(&set_up);
     let make = || make_folder(args.run_dir.as_deref(), &set_up.settings, &environment);
@@ -76,6 +78,7 @@ fn begin(args: &cli::Train) -> Result<ExitCode> {
 fn resume(args: &cli::Train, path: &Path) -> Result<ExitCode> {
     let path = resume::run_of(path)?;
     let settings = Settings::of_run(&path)?;
+    let trace = trace_of(args, &settings)?;
     let folder = RunFolder::open(&path)?;
     let device = args.device.open()?;
     let resumed = Resumed::find(&folder, &settings)?;
@@ -103,7 +106,7 @@ fn resume(args: &cli::Train, path: &Path) -> Result<ExitCode> {
             about(&environment)
         }
     };
-    let trace = args.trace.as_deref().map(ChromeTrace::begin).transpose()?;
+    let trace = trace.map(ChromeTrace::begin).transpose()?;
     interrupt::training_begins();
     let events = events_folder(&folder);
     let events = (args.tensorboard || events.exists())
@@ -219,8 +222,19 @@ fn refuse_existing(run_dir: Option<&Path>) -> Result<()> {
         Some(path) if fs::symlink_metadata(path).is_ok() => {
             Err(vit_train::Error::RunFolderExists { path: path.to_owned() }.into())
         }
-        _ => Ok(()),
+        Some(path) => outputs::check_new_run(path),
+        None => Ok(()),
     }
+}
+
+/// The file of `--trace`, which is none that is read.
+fn trace_of(args: &cli::Train, settings: &Settings) -> Result<Option<Output>> {
+    let Some(path) = &args.trace else { return Ok(None) };
+    let dataset = settings.dataset.as_deref().unwrap_or(vit_fetch::MNIST.name);
+    let dataset = dataset::folder_of(dataset, &args.data.place);
+    let files = [&args.settings.config, &settings.init, &dataset].into_iter().flatten();
+    let inputs = Inputs::of(files.map(PathBuf::as_path));
+    Output::new(path, &inputs, args.existing()).map(Some)
 }
 
 fn events_folder(folder: &RunFolder) -> std::path::PathBuf {

@@ -1,5 +1,6 @@
 //! `vit verify`: whether a run folder holds what was written, and its first steps can be taken again to the same bits.
 
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -43,11 +44,13 @@ pub(super) fn run(args: &cli::Verify) -> Result<ExitCode> {
     let run = &run_of(&args.run)?;
     let settings = Settings::of_run(run)?;
     let lock = run.join(LOCK);
-    // Nobody trains in a folder without the lock, or one that cannot be written.
-    if lock.exists()
-        && let Ok(None) = FileLock::try_acquire(&lock)
-    {
-        return Err(vit_train::Error::InUse { path: run.clone() }.into());
+    // Nobody trains where there is no lock, or in a folder that cannot be written.
+    if fs::symlink_metadata(&lock).is_ok() {
+        match FileLock::try_acquire(&lock) {
+            Ok(None) => return Err(vit_train::Error::InUse { path: run.clone() }.into()),
+            Err(error) if error.is_not_regular() => return Err(error.into()),
+            Ok(Some(_)) | Err(_) => {}
+        }
     }
     let most_bytes = most_bytes(&settings)?;
     let mut findings = Vec::new();

@@ -41,7 +41,7 @@ pub(crate) fn look_at(
     let preset = saved.run.as_ref().map_or("a model", |run| &run.preset);
     Ok(Report {
         title: format!("{preset} on {}", found.dataset.name()),
-        notes: found.warning().into_iter().map(str::to_owned).collect(),
+        notes: found.warning().into_iter().collect(),
         facts: vec![
             ("parameters".to_owned(), thousands(summary.parameters() as u64)),
             ("dataset".to_owned(), found.to_string()),

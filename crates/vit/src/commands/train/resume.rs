@@ -18,6 +18,7 @@ use crate::differences::differences;
 use crate::failure::{Exit, Failure, Result};
 use crate::report::environment;
 use crate::settings::Settings;
+use crate::terminal::quoted;
 
 /// The folder of the run that a path names: itself, or the one above if it is the run's newest checkpoint.
 ///
@@ -31,7 +32,7 @@ pub(crate) fn run_of(path: &Path) -> Result<PathBuf> {
         Err(error) => return Err(vit_files::Error::io("read", &sums)(error).into()),
     }
     let (shown, init) = (path.display(), path.join("model.safetensors"));
-    let init = format!("`vit train --init {}` begins a new run with its weights", init.display());
+    let init = format!("`vit train --init {}` begins a new run with its weights", quoted(&init));
     let named = fs::canonicalize(path).map_err(vit_files::Error::io("read", path))?;
     let run_above = |path: &Path| {
         let above = path.parent().filter(|above| above.ends_with("checkpoints"))?;
@@ -103,7 +104,7 @@ impl Resumed {
         if folder.model().exists() {
             let (run, model) = (folder.path().display(), folder.model());
             let message = format!("{run} has a model and no checkpoint to resume from");
-            let hint = format!("`vit train --init {}` begins with it", model.display());
+            let hint = format!("`vit train --init {}` begins with it", quoted(&model));
             return Err(Failure::new(Exit::File, message).hint(hint));
         }
         let metrics = MetricsMark::default();

@@ -1,0 +1,84 @@
+//! Temporary files: gone when the process that writes them is ended, or when the next one writes there.
+#![expect(clippy::print_stderr, reason = "it is said why a test was skipped")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use crate::interrupt::send;
+use crate::running::Running;
+use crate::support::Sandbox;
+
+/// What stands between a program and the disk, which takes half a minute for each file.
+const SLOW_DISK: &str = "\
+#include <unistd.h>
+int fsync(int file) { sleep(30); return 0; }
+";
+
+/// A page that is being written to a slow disk; none where there is no compiler.
+fn writing(sandbox: &Sandbox) -> Option<Running> {
+    sandbox.write("disk.c", SLOW_DISK);
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o", "disk.so", "disk.c"])
+        .current_dir(sandbox.path(""))
+        .output();
+    if !compiled.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: there is no C compiler");
+        return None;
+    }
+    fs::create_dir_all(sandbox.path("pages")).unwrap();
+    let mut command = sandbox.command("compare run -o pages/compare.html");
+    let mut writing = Running::start(command.env("LD_PRELOAD", sandbox.path("disk.so")));
+    writing.wait_until(|| !pages(sandbox).is_empty());
+    Some(writing)
+}
+
+fn pages(sandbox: &Sandbox) -> Vec<PathBuf> {
+    let entries = fs::read_dir(sandbox.path("pages")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn a_signal_while_a_file_is_written_leaves_no_part_of_it() {
+    for signal in ["INT", "TERM"] {
+        let sandbox = Sandbox::new();
+        sandbox.train_digits("--max-steps 1");
+        let Some(mut writing) = writing(&sandbox) else { return };
+        send(signal, &mut writing);
+        let ended = writing.end();
+        assert_eq!(ended.code, Some(130), "{}", ended.stderr);
+        assert_eq!(pages(&sandbox), [PathBuf::new(); 0], "SIG{signal}");
+    }
+}
+
+#[test]
+fn what_a_killed_process_left_goes_when_the_next_one_writes_there() {
+    let sandbox = Sandbox::new();
+    sandbox.train_digits("--max-steps 1");
+    let Some(writing) = writing(&sandbox) else { return };
+    // It is killed.
+    drop(writing);
+    let left = pages(&sandbox);
+    assert_eq!(left.len(), 1, "{left:?}");
+    sandbox.run("-q compare run -o pages/first.html").succeeded();
+    assert!(left[0].exists(), "it is too young to be surely nobody's");
+    let old = SystemTime::now() - Duration::from_secs(120);
+    fs::File::options().write(true).open(&left[0]).unwrap().set_modified(old).unwrap();
+    sandbox.run("-q compare run -o pages/second.html").succeeded();
+    assert!(!left[0].exists());
+    assert_eq!(pages(&sandbox).len(), 2);
+}
+
+#[test]
+fn what_another_process_still_writes_stays() {
+    let sandbox = Sandbox::new();
+    sandbox.train_digits("--max-steps 1");
+    let Some(mut writing) = writing(&sandbox) else { return };
+    let written = pages(&sandbox).remove(0);
+    let old = SystemTime::now() - Duration::from_secs(120);
+    fs::File::options().write(true).open(&written).unwrap().set_modified(old).unwrap();
+    sandbox.run("-q compare run -o pages/second.html").succeeded();
+    assert!(written.exists());
+    writing.assert_goes_on();
+}
