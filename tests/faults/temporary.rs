@@ -51,7 +51,7 @@ fn a_signal_while_a_file_is_written_leaves_no_part_of_it() {
         send(signal, &mut writing);
         let ended = writing.end();
         assert_eq!(ended.code, Some(130), "{}", ended.stderr);
-        assert_eq!(pages(&sandbox), [PathBuf::new(); 0], "SIG{signal}");
+        assert!(pages(&sandbox).is_empty(), "SIG{signal}: {:?}", pages(&sandbox));
     }
 }
 

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use vit_files::{FileId, Target, create_atomically, write_atomically, write_through};
 
 use crate::failure::{Exit, Failure, Result};
+#[cfg(unix)]
+use crate::terminal::stdout;
 
 /// What becomes of a file that lies where an output is to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,22 +219,16 @@ fn run_around(path: &Path) -> Option<PathBuf> {
 /// beginning again.
 #[cfg(unix)]
 fn is_stdout(path: &Path) -> bool {
-    let stdout = stdout().and_then(|stdout| stdout.metadata());
+    let stdout = stdout::file().and_then(|stdout| stdout.metadata());
     let id = |metadata| FileId::of_metadata(&metadata);
     matches!((stdout.map(id), FileId::of(path)), (Ok(stdout), Ok(file)) if stdout == file)
-}
-
-#[cfg(unix)]
-fn stdout() -> io::Result<fs::File> {
-    use std::os::fd::AsFd;
-    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
 }
 
 #[cfg(unix)]
 fn write_stdout(bytes: &[u8]) -> io::Result<()> {
     use std::io::Write;
     // As they are: results that are text are printed elsewhere.
-    stdout()?.write_all(bytes)
+    stdout::file()?.write_all(bytes)
 }
 
 #[cfg(not(unix))]

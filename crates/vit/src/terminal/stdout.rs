@@ -10,3 +10,14 @@ use std::io::{self, Write};
 pub(crate) fn write(text: &str) -> io::Result<()> {
     io::stdout().write_all(text.as_bytes())
 }
+
+/// The file behind it, for an output whose path leads there: its bytes are the user's to send to a terminal.
+///
+/// # Errors
+/// If it is closed.
+#[cfg(unix)]
+#[expect(clippy::disallowed_methods, reason = "for bytes that are no text")]
+pub(crate) fn file() -> io::Result<std::fs::File> {
+    use std::os::fd::AsFd;
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
+}
