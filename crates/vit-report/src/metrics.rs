@@ -149,7 +149,7 @@ mod tests {
     fn steps_and_epochs_are_read_and_the_rest_is_left() {
         let metrics = read_text(concat!(
             r#"{"kind":"step","step":100,"epoch":1,"loss":2.25,"lr":3e-4}"#,
-            "\n\n",
+            "\n",
             r#"{"kind":"saved","path":"checkpoints/step-000100"}"#,
             "\r\n",
             r#"{"epoch":1,"train_accuracy":0.5,"test_accuracy":0.75,"kind":"epoch","seconds":3}"#,
@@ -179,11 +179,16 @@ mod tests {
 
     #[test]
     fn a_wrong_line_is_named_by_its_number() {
-        let error = read_text(&format!("{STEP}\n\n{{\"kind\":\"step\"}}\n")).unwrap_err();
+        let error = read_text(&format!("{STEP}\n{{\"kind\":\"step\"}}\n")).unwrap_err();
         let message = error.to_string();
-        let end = r#"metrics.jsonl:3: expected a line of metrics, got "{\"kind\":\"step\"}""#;
+        let end = r#"metrics.jsonl:2: expected a line of metrics, got "{\"kind\":\"step\"}""#;
         assert!(message.ends_with(end), "{message}");
         assert!(error.source().unwrap().to_string().starts_with("missing field `step`"));
+        let blank = read_text(&format!("{STEP}\n\n{STEP}\n")).unwrap_err().to_string();
+        assert!(
+            blank.ends_with(r#"metrics.jsonl:2: expected a line of metrics, got """#),
+            "{blank}"
+        );
     }
 
     #[test]
