@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use vit_files::FileLock;
 
 use crate::Error;
+use crate::names::{BEST, LOCK, METRICS, MODEL};
 
 /// A folder of its own for one run, in which nobody else trains as long as this is held.
 #[derive(Debug)]
@@ -14,9 +15,6 @@ pub struct RunFolder {
     path: PathBuf,
     _lock: FileLock,
 }
-
-/// The file in a run's folder that is locked by who trains there.
-pub const LOCK: &str = ".lock";
 
 /// What the names of temporary files and folders begin with (vit-files).
 const TEMPORARY: &str = ".tmp-";
@@ -29,14 +27,13 @@ impl RunFolder {
     /// If it exists, or cannot be made.
     pub fn create(path: &Path, files: &[(&str, &[u8])]) -> Result<Self, Error> {
         if let Some(above) = path.parent() {
-            let error = |source| Error::Write { path: above.to_owned(), source };
-            fs::create_dir_all(above).map_err(error)?;
+            fs::create_dir_all(above).map_err(vit_files::Error::io("create", above))?;
         }
         let mut files = files.to_vec();
-        files.push(("metrics.jsonl", b""));
+        files.push((METRICS, b""));
         vit_files::create_folder_atomically(path, &files).map_err(|error| match error {
             vit_files::Error::Io { source, .. } if source.kind() == ErrorKind::AlreadyExists => {
-                Error::RunFolderExists { path: path.to_owned() }
+                Error::Exists { path: path.to_owned() }
             }
             other => other.into(),
         })?;
@@ -55,7 +52,7 @@ impl RunFolder {
         let mut number = 1_u64;
         loop {
             match Self::create(&above.join(format!("{name}-{number}")), files) {
-                Err(Error::RunFolderExists { .. }) => number += 1,
+                Err(Error::Exists { .. }) => number += 1,
                 made => return made,
             }
         }
@@ -69,8 +66,7 @@ impl RunFolder {
     pub fn open(path: &Path) -> Result<Self, Error> {
         for (entry, kind) in entries_of(path)? {
             if kind.is_symlink() && !is_temporary(&entry) {
-                let what = "expected a file or folder of this run, got a symbolic link".to_owned();
-                return Err(Error::Unreadable { path: entry, what });
+                return Err(Error::Link { path: entry });
             }
         }
         Self::locked(path)
@@ -86,7 +82,7 @@ impl RunFolder {
                 // A link is removed as a file is: that to the last checkpoint is made under such a name.
                 let removed =
                     if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-                removed.map_err(|source| Error::Write { path, source })?;
+                removed.map_err(vit_files::Error::io("remove", &path))?;
             }
         }
         Ok(())
@@ -107,19 +103,19 @@ impl RunFolder {
     /// The metrics, one object a line.
     #[must_use]
     pub fn metrics(&self) -> PathBuf {
-        self.path.join("metrics.jsonl")
+        self.path.join(METRICS)
     }
 
     /// The weights of the epoch that was the best on the validation images, where there are some.
     #[must_use]
     pub fn best(&self) -> PathBuf {
-        self.path.join("best.safetensors")
+        self.path.join(BEST)
     }
 
     /// The weights of the last step.
     #[must_use]
     pub fn model(&self) -> PathBuf {
-        self.path.join("model.safetensors")
+        self.path.join(MODEL)
     }
 }
 
@@ -130,7 +126,7 @@ fn entries_of(folder: &Path) -> Result<Vec<(PathBuf, FileType)>, Error> {
             .map(|entry| entry.and_then(|entry| Ok((entry.path(), entry.file_type()?))))
             .collect()
     });
-    entries.map_err(|error| Error::Unreadable { path: folder.to_owned(), what: error.to_string() })
+    Ok(entries.map_err(vit_files::Error::io("read", folder))?)
 }
 
 fn is_temporary(path: &Path) -> bool {
@@ -161,7 +157,7 @@ mod tests {
         assert_eq!(fs::read(path.join("config.toml")).expect("the file"), b"x = 1");
         assert!(made.metrics().exists());
         let error = RunFolder::create(&path, &[]).unwrap_err();
-        assert!(matches!(error, Error::RunFolderExists { .. }), "{error}");
+        assert!(matches!(error, Error::Exists { .. }), "{error}");
         let next = RunFolder::create_numbered(&above.path().join("runs"), "a", &[]);
         assert!(next.expect("a writable folder").path().ends_with("runs/a-2"));
     }
@@ -184,10 +180,7 @@ mod tests {
             assert!(fs::symlink_metadata(path.join(name)).is_err(), "{name}");
         }
         drop(held);
-        assert!(matches!(
-            RunFolder::open(above.path().join("no").as_path()),
-            Err(Error::Unreadable { .. })
-        ));
+        assert!(matches!(RunFolder::open(&above.path().join("no")), Err(Error::File(_))));
     }
 
     #[cfg(unix)]

@@ -1,66 +1,14 @@
-//! What is recorded of a run: `metrics.jsonl`, one object a line.
+//! `metrics.jsonl`, being written, and how far a checkpoint vouches for it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vit_files::{Digest, Hasher, lines_of_at_most, open_file};
+use vit_files::{Digest, Hasher, open_file};
 
-use crate::Error;
-use crate::run_folder::free_name;
-
-/// A line of `metrics.jsonl`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Record {
-    /// Some steps.
-    Step(StepMetrics),
-    /// An epoch.
-    Epoch(EpochMetrics),
-}
-
-/// What the steps since the last such record gave.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StepMetrics {
-    /// The last of these steps, from 1 over the whole run.
-    pub step: u64,
-    /// Its epoch, from 1.
-    pub epoch: u64,
-    /// Mean loss of a sample over these steps.
-    pub loss: f64,
-    /// Learning rate of the last of these steps.
-    pub lr: f64,
-}
-
-/// What an epoch gave.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct EpochMetrics {
-    /// The epoch, from 1.
-    pub epoch: u64,
-    /// The last step of it.
-    pub step: u64,
-    /// Mean loss of a training sample over the epoch, in training mode.
-    pub train_loss: f64,
-    /// Share of training samples classified right over the epoch, in training mode; of mixed ones, by the label of the
-    /// larger share.
-    pub train_accuracy: f64,
-    /// Mean loss of a validation sample after the epoch, where there are some.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub val_loss: Option<f64>,
-    /// Share of validation samples classified right after the epoch, where there are some.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub val_accuracy: Option<f64>,
-    /// Mean loss of a test sample after the epoch.
-    pub test_loss: f64,
-    /// Share of test samples classified right after the epoch.
-    pub test_accuracy: f64,
-    /// Samples trained on a second of the epoch's loop: with batching, optimiser and logging, without
-    /// evaluation. None of them where all had been trained on before the run was taken up again.
-    pub images_per_second: f64,
-    /// Seconds of the epoch's loop and evaluation.
-    pub seconds: f64,
-}
+use crate::folder::free_name;
+use crate::{Error, Record};
 
 /// Up to where a run's metrics have been written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +42,7 @@ impl MetricsFile {
     /// # Errors
     /// If it cannot be written, or does not begin with that ([`Error::is_damage`]).
     pub fn open_at(path: &Path, mark: &MetricsMark) -> Result<Self, Error> {
-        let unwritable = |source| Error::Write { path: path.to_owned(), source };
+        let unwritable = |source| vit_files::Error::io("write", path)(source);
         let hasher = mark.check(path)?;
         let mut file = OpenOptions::new().write(true).open(path).map_err(unwritable)?;
         file.set_len(mark.bytes).map_err(unwritable)?;
@@ -114,7 +62,7 @@ impl MetricsFile {
         let aside = match fs::copy(path, &aside) {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             copied => {
-                copied.map_err(|source| Error::Write { path: aside.clone(), source })?;
+                copied.map_err(vit_files::Error::io("write", &aside))?;
                 mark.check(&aside)?;
                 let file = open_file(&aside).map_err(vit_files::Error::io("read", &aside))?;
                 let read = file.take(mark.bytes).read_to_end(&mut kept);
@@ -134,7 +82,7 @@ impl MetricsFile {
         let mut line = serde_json::to_string(record).expect("a record is plain data");
         line.push('\n');
         let written = self.file.write_all(line.as_bytes());
-        written.map_err(|source| Error::Write { path: self.path.clone(), source })?;
+        written.map_err(vit_files::Error::io("write", &self.path))?;
         self.bytes += line.len() as u64;
         self.hasher.update(line.as_bytes());
         Ok(())
@@ -174,51 +122,19 @@ impl MetricsMark {
     }
 }
 
-/// Parsed, a line takes many times its size; no record has a hundredth of this.
-const LONGEST_LINE: u64 = 1 << 16;
-
-/// The records of a file, one after the other, up to the first line that is none. An error of reading is the last.
-///
-/// # Errors
-/// If it cannot be opened.
-pub fn read_records(
-    path: &Path,
-) -> Result<impl Iterator<Item = Result<Record, Error>> + use<>, Error> {
-    let owned = path.to_owned();
-    let unreadable =
-        move |error: io::Error| Error::Unreadable { path: owned.clone(), what: error.to_string() };
-    let file = open_file(path).map_err(&unreadable)?;
-    let lines = lines_of_at_most(LONGEST_LINE, BufReader::new(file));
-    Ok(lines.map_while(move |line| match line {
-        Ok(line) => serde_json::from_slice(&line).ok().map(Ok),
-        Err(error) if error.kind() == ErrorKind::InvalidData => None,
-        Err(error) => Some(Err(unreadable(error))),
-    }))
-}
-
-/// The epochs of a file, as [`read_records`] reads it.
-///
-/// # Errors
-/// If it cannot be read.
-pub fn read_epochs(path: &Path) -> Result<Vec<EpochMetrics>, Error> {
-    let epochs = read_records(path)?.filter_map(|record| match record {
-        Ok(Record::Epoch(epoch)) => Some(Ok(epoch)),
-        Ok(Record::Step(_)) => None,
-        Err(error) => Some(Err(error)),
-    });
-    epochs.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{StepMetrics, read_records};
 
     fn records(path: &Path) -> Vec<Record> {
-        read_records(path).expect("the file").collect::<Result<_, _>>().expect("records")
+        let mut records = Vec::new();
+        read_records(path, |record| records.push(record)).expect("records");
+        records
     }
 
     fn record(step: u64) -> Record {
-        Record::Step(StepMetrics { step, epoch: 1, loss: 2.5, lr: 3e-4 })
+        Record::Step(StepMetrics { step, epoch: 1, loss: 2.5, lr: Some(3e-4) })
     }
 
     #[test]

@@ -1,0 +1,205 @@
+//! The checkpoints of a run: a folder each, whole or absent, with the digests of its files.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use vit_files::sync_folder;
+
+use crate::folder::free_name;
+use crate::names::{CHECKPOINTS, CONFIG, LAST, MODEL, STATE, TENSORS};
+use crate::{Error, RunFolder};
+
+fn name_of(step: u64) -> String {
+    format!("step-{step:06}")
+}
+
+/// The checkpoints of the run in a folder, the newest first. Whatever else lies among them is left out.
+///
+/// # Errors
+/// If their folder cannot be read.
+pub fn newest_checkpoints(run: &Path) -> Result<Vec<PathBuf>, Error> {
+    let above = run.join(CHECKPOINTS);
+    let unreadable = |error: io::Error| vit_files::Error::io("read", &above)(error);
+    let entries = match fs::read_dir(&above) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(unreadable)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(unreadable)?;
+        let name = entry.file_name();
+        let step = name.to_str().and_then(|name| name.strip_prefix("step-"));
+        let step = step.and_then(|digits| digits.parse::<u64>().ok());
+        if let Some(step) = step.filter(|&step| name.to_str() == Some(&name_of(step)))
+            && entry.file_type().map_err(unreadable)?.is_dir()
+        {
+            found.push((step, entry.path()));
+        }
+    }
+    found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Checks that each file of a checkpoint has the bytes that were written, and at most `most_bytes`.
+///
+/// # Errors
+/// If one has not ([`Error::is_damage`]), or cannot be read now.
+pub fn check_checkpoint(path: &Path, most_bytes: u64) -> Result<(), Error> {
+    Ok(vit_files::check_folder(path, &[CONFIG, MODEL, STATE, TENSORS], most_bytes)?)
+}
+
+impl RunFolder {
+    /// The checkpoints, a folder each.
+    #[must_use]
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path().join(CHECKPOINTS)
+    }
+
+    /// Writes a checkpoint of these files: `checkpoints/step-000937` after 937 steps. Until it is whole it lies elsewhere, and
+    /// those before it stay.
+    ///
+    /// # Errors
+    /// If it cannot be written; then nothing of it is left.
+    pub fn write_checkpoint(&self, step: u64, files: &[(&str, &[u8])]) -> Result<PathBuf, Error> {
+        let above = self.checkpoints();
+        match fs::create_dir(&above) {
+            Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {}
+            made => {
+                let made = made.and_then(|()| sync_folder(self.path()));
+                made.map_err(vit_files::Error::io("create", &above))?;
+            }
+        }
+        let path = above.join(name_of(step));
+        vit_files::write_folder_atomically(&path, self.path(), files)?;
+        Ok(path)
+    }
+
+    /// Removes all checkpoints but the newest `keep`. Nothing else removes one.
+    ///
+    /// # Errors
+    /// If one cannot be removed.
+    pub fn prune_checkpoints(&self, keep: usize) -> Result<(), Error> {
+        for path in newest_checkpoints(self.path())?.into_iter().skip(keep) {
+            // Renamed first: half a checkpoint never lies among the others.
+            let name = path.file_name().unwrap_or_default().display();
+            let aside = self.path().join(format!(".tmp-{name}"));
+            let removed = fs::rename(&path, &aside).and_then(|()| fs::remove_dir_all(&aside));
+            removed.map_err(vit_files::Error::io("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a folder among the checkpoints a name under which it is not taken for one: `aside-step-000937`, or with a
+    /// number where that exists.
+    ///
+    /// # Errors
+    /// If it cannot be renamed.
+    pub fn set_checkpoint_aside(&self, path: &Path) -> Result<PathBuf, Error> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let aside = free_name(&self.checkpoints(), &format!("aside-{name}"), "");
+        fs::rename(path, &aside).map_err(vit_files::Error::io("rename", path))?;
+        Ok(aside)
+    }
+
+    /// Makes `checkpoints/last` a link to a checkpoint; where the system or its disk has no such links, there is none.
+    ///
+    /// A folder of that name, which a copy of the run has where links were followed, is set aside.
+    ///
+    /// # Errors
+    /// If the link cannot be put in the place of the one before.
+    pub fn point_last_to(&self, checkpoint: &Path) -> Result<(), Error> {
+        #[cfg(unix)]
+        {
+            let name = checkpoint.file_name().unwrap_or_default();
+            let aside = self.path().join(".tmp-last");
+            let last = self.checkpoints().join(LAST);
+            if fs::symlink_metadata(&last).is_ok_and(|metadata| metadata.is_dir()) {
+                self.set_checkpoint_aside(&last)?;
+            }
+            if std::os::unix::fs::symlink(name, &aside).is_ok() {
+                let renamed = fs::rename(&aside, &last).inspect_err(|_| {
+                    // That it cannot be put there is what is told.
+                    let _ = fs::remove_file(&aside);
+                });
+                renamed.map_err(vit_files::Error::io("replace", &last))?;
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = checkpoint;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    const MOST: u64 = 1000;
+    const FILES: [(&str, &[u8]); 4] =
+        [(CONFIG, b"x = 1\n"), (MODEL, b"1"), (STATE, b"{}"), (TENSORS, b"2")];
+
+    fn run() -> (TempDir, RunFolder) {
+        let above = tempfile::tempdir().expect("a temporary folder");
+        let run = RunFolder::create(&above.path().join("run"), &[]).expect("a writable folder");
+        (above, run)
+    }
+
+    fn write(run: &RunFolder, step: u64) -> PathBuf {
+        run.write_checkpoint(step, &FILES).expect("a writable folder")
+    }
+
+    #[test]
+    fn the_newest_come_first_and_the_oldest_go() {
+        let (_above, run) = run();
+        assert!(newest_checkpoints(run.path()).expect("none").is_empty());
+        for step in [5, 1_000_000, 20] {
+            run.point_last_to(&write(&run, step)).expect("a writable folder");
+        }
+        fs::create_dir(run.checkpoints().join("step-7")).expect("a writable folder");
+        let names = || -> Vec<String> {
+            let paths = newest_checkpoints(run.path()).expect("a readable folder");
+            let name = |path: &PathBuf| path.file_name().expect("a name").display().to_string();
+            paths.iter().map(name).collect()
+        };
+        assert_eq!(names(), ["step-1000000", "step-000020", "step-000005"]);
+        // A copy that followed the link.
+        #[cfg(unix)]
+        {
+            let last = run.checkpoints().join(LAST);
+            fs::remove_file(&last).expect("the link");
+            fs::create_dir(&last).expect("a writable folder");
+            fs::write(last.join(STATE), "{}").expect("a writable folder");
+            run.point_last_to(&run.checkpoints().join(name_of(1_000_000))).expect("a link again");
+            assert!(last.is_symlink());
+            assert!(run.checkpoints().join("aside-last").join(STATE).exists());
+        }
+        run.prune_checkpoints(2).expect("a writable folder");
+        assert_eq!(names(), ["step-1000000", "step-000020"]);
+        #[cfg(unix)]
+        check_checkpoint(&run.checkpoints().join(LAST), MOST).expect("the newest");
+    }
+
+    #[test]
+    fn a_checkpoint_that_is_set_aside_keeps_its_files_and_is_none() {
+        let (_above, run) = run();
+        for name in ["aside-step-000007", "aside-step-000007-2"] {
+            let aside = run.set_checkpoint_aside(&write(&run, 7)).expect("a writable folder");
+            assert_eq!(aside, run.checkpoints().join(name));
+            check_checkpoint(&aside, MOST).expect("as it was");
+            assert!(newest_checkpoints(run.path()).expect("a readable folder").is_empty());
+        }
+    }
+
+    #[test]
+    fn each_of_the_four_files_belongs_to_a_checkpoint() {
+        let (_above, run) = run();
+        for (name, _) in FILES {
+            let others: Vec<_> = FILES.into_iter().filter(|(other, _)| *other != name).collect();
+            let path = run.write_checkpoint(1, &others).expect("a writable folder");
+            let error = check_checkpoint(&path, MOST).expect_err("a file is missing");
+            assert!(error.is_damage() && error.to_string().contains(name), "{error}");
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The names of what lies in a run folder and in its checkpoints. No other file spells them.
+
+/// Settings that repeat the run; also in each checkpoint.
+pub const CONFIG: &str = "config.toml";
+/// What the run takes place on.
+pub const ENVIRONMENT: &str = "env.json";
+/// Steps and epochs, one object a line.
+pub const METRICS: &str = "metrics.jsonl";
+/// The same as a table.
+pub const TABLE: &str = "metrics.csv";
+/// The weights of the last step; also in each checkpoint.
+pub const MODEL: &str = "model.safetensors";
+/// The weights of the epoch with the best validation accuracy, where there is a validation split.
+pub const BEST: &str = "best.safetensors";
+/// The folder of checkpoints.
+pub const CHECKPOINTS: &str = "checkpoints";
+/// The link to the newest checkpoint, among them.
+pub const LAST: &str = "last";
+/// How far a checkpoint's run had come.
+pub const STATE: &str = "state.json";
+/// The parameters, their moving average and the optimiser's moments, in a checkpoint.
+pub const TENSORS: &str = "state.safetensors";
+/// The page that shows the run.
+pub const REPORT: &str = "report.html";
+/// The folder of figures.
+pub const PLOTS: &str = "plots";
+/// The folder of TensorBoard's event files.
+pub const EVENTS: &str = "tensorboard";
+/// Where a run's numbers ceased to be finite.
+pub const DIVERGED: &str = "diverged.json";
+/// The file that is locked by the process that trains.
+pub const LOCK: &str = ".lock";
