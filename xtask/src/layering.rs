@@ -23,6 +23,7 @@ const ANY_CANDLE: &[&str] = &["candle-core", "candle-nn", "candle-datasets"];
 const LAYERS: &[Layer] = &[
     Layer { name: "vit-random", ours: &[], candle: NO_CANDLE },
     Layer { name: "vit-files", ours: &[], candle: NO_CANDLE },
+    Layer { name: "vit-run", ours: &["vit-files"], candle: NO_CANDLE },
     Layer { name: "vit-device", ours: &[], candle: NO_CANDLE },
     Layer { name: "vit-ops", ours: &["vit-random"], candle: CANDLE_ALONE },
     Layer { name: "vit-patch", ours: &["vit-ops"], candle: CANDLE_ALONE },
@@ -36,10 +37,10 @@ const LAYERS: &[Layer] = &[
     Layer { name: "vit-fetch", ours: &["vit-files"], candle: NO_CANDLE },
     Layer {
         name: "vit-train",
-        ours: &["vit-ops", "vit-random", "vit-files"],
+        ours: &["vit-ops", "vit-random", "vit-run", "vit-files"],
         candle: CANDLE_ALONE,
     },
-    Layer { name: "vit-report", ours: &["vit-files"], candle: NO_CANDLE },
+    Layer { name: "vit-report", ours: &["vit-run", "vit-files"], candle: NO_CANDLE },
     Layer {
         name: "vit",
         ours: &[
@@ -54,6 +55,7 @@ const LAYERS: &[Layer] = &[
             "vit-fetch",
             "vit-train",
             "vit-report",
+            "vit-run",
         ],
         candle: ANY_CANDLE,
     },

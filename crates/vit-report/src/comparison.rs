@@ -1,9 +1,10 @@
 //! `compare.html`: the curves of several runs over one another.
 
+use vit_run::{EpochMetrics, Metrics};
+
 use crate::chart::{Colour, Legend, Marks, Series, Stroke};
-use crate::metrics::{Epoch, Metrics};
 use crate::page::{escape, page, section};
-use crate::report::{by_epoch, of_epochs};
+use crate::report::{by_epoch, of_epochs, told};
 
 /// Runs, and what is said of them.
 #[derive(Clone, Debug, Default)]
@@ -55,14 +56,14 @@ pub fn comparison_page(comparison: &Comparison) -> String {
 }
 
 fn curves(runs: &[ComparedRun]) -> String {
-    type Value = fn(&Epoch) -> Option<f64>;
+    type Value = fn(&EpochMetrics) -> Option<f64>;
     let percent: [(&'static str, Value); 3] = [
         ("Training accuracy", |epoch| Some(100.0 * epoch.train_accuracy)),
         ("Validation accuracy", |epoch| Some(100.0 * epoch.val_accuracy?)),
         ("Test accuracy", |epoch| Some(100.0 * epoch.test_accuracy?)),
     ];
     let loss: [(&'static str, Value); 3] = [
-        ("Training loss", |epoch| epoch.train_loss),
+        ("Training loss", |epoch| told(epoch.train_loss)),
         ("Validation loss", |epoch| epoch.val_loss),
         ("Test loss", |epoch| epoch.test_loss),
     ];
@@ -80,7 +81,7 @@ fn curves(runs: &[ComparedRun]) -> String {
 }
 
 /// A line for each run.
-fn series(runs: &[ComparedRun], value: impl Fn(&Epoch) -> Option<f64>) -> Vec<Series> {
+fn series(runs: &[ComparedRun], value: impl Fn(&EpochMetrics) -> Option<f64>) -> Vec<Series> {
     let line = |(at, run): (usize, &ComparedRun)| Series {
         name: run.name.clone().into(),
         colour: COLOURS[at % COLOURS.len()],
@@ -111,10 +112,10 @@ mod tests {
     use super::*;
 
     fn run(name: &str, accuracies: &[f64]) -> ComparedRun {
-        let epoch = |(at, &train_accuracy): (usize, &f64)| Epoch {
+        let epoch = |(at, &train_accuracy): (usize, &f64)| EpochMetrics {
             epoch: at as u64 + 1,
             train_accuracy,
-            ..Epoch::default()
+            ..EpochMetrics::default()
         };
         let epochs = accuracies.iter().enumerate().map(epoch).collect();
         ComparedRun { name: name.to_owned(), metrics: Metrics { epochs, ..Metrics::default() } }

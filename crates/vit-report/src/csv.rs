@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use vit_files::{lines_of_at_most, open_file};
+use vit_run::{LONGEST_LINE, METRICS, TABLE};
 
 use crate::error::Error;
-use crate::metrics::LONGEST_LINE;
 
 /// Columns beyond these are left out: no run has a tenth of them.
 const MOST_COLUMNS: usize = 256;
@@ -18,7 +18,7 @@ const MOST_COLUMNS: usize = 256;
 /// # Errors
 /// If the metrics cannot be read or the table cannot be written.
 pub fn write_csv(run_dir: &Path) -> Result<PathBuf, Error> {
-    let source = run_dir.join("metrics.jsonl");
+    let source = run_dir.join(METRICS);
     let unreadable = |error| Error::Io { operation: "read", path: source.clone(), source: error };
     // Columns that tell which line it is come first, the others as they are met.
     let mut columns = ["kind", "step", "epoch"].map(str::to_owned).to_vec();
@@ -31,7 +31,7 @@ pub fn write_csv(run_dir: &Path) -> Result<PathBuf, Error> {
         Ok(())
     });
     read.map_err(unreadable)?;
-    let path = run_dir.join("metrics.csv");
+    let path = run_dir.join(TABLE);
     vit_files::write_atomically_with(&path, |table| {
         writeln!(table, "{}", columns.join(","))?;
         records(&source, |record| {
@@ -82,7 +82,7 @@ mod tests {
             "\n",
             r#"{"kind":"st"#,
         );
-        fs::write(run.path().join("metrics.jsonl"), lines).unwrap();
+        fs::write(run.path().join(METRICS), lines).unwrap();
         let table = fs::read_to_string(write_csv(run.path()).unwrap()).unwrap();
         let expected = "kind,step,epoch,loss,lr,note,test_accuracy\n\
                         step,1,1,2.5,0.0003,,\n\

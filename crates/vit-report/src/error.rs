@@ -16,18 +16,9 @@ pub enum Error {
         /// The system's error.
         source: std::io::Error,
     },
-    /// A line of the metrics is not such a line.
-    #[error("{}:{line}: expected a line of metrics, got {got:?}", path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line's number, from 1.
-        line: usize,
-        /// The line, or its beginning.
-        got: String,
-        /// What is wrong with it, and at which column.
-        source: serde_json::Error,
-    },
+    /// The run folder cannot be read.
+    #[error(transparent)]
+    Run(#[from] vit_run::Error),
     /// A figure could not be written.
     #[error(transparent)]
     Files(#[from] vit_files::Error),

@@ -6,7 +6,6 @@ mod csv;
 mod error;
 mod events;
 mod explanation;
-pub mod metrics;
 mod page;
 mod picture;
 mod plots;

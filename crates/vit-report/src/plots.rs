@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use vit_run::{METRICS, Metrics, PLOTS, read_metrics};
+
 use crate::chart::{Axis, Chart, Colour, Marks, Series, Stroke, Ticks};
 use crate::error::Error;
-use crate::metrics::{self, Metrics};
 
 /// Draws the figures of a run from its `metrics.jsonl` into its folder `plots`, and tells their
 /// paths.
@@ -18,8 +19,8 @@ use crate::metrics::{self, Metrics};
 /// # Errors
 /// If the metrics cannot be read or a figure cannot be written.
 pub fn write_plots(run_dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let metrics = metrics::read(&run_dir.join("metrics.jsonl"))?;
-    let folder = run_dir.join("plots");
+    let metrics = read_metrics(&run_dir.join(METRICS))?;
+    let folder = run_dir.join(PLOTS);
     fs::create_dir_all(&folder).map_err(|source| Error::Io {
         operation: "create",
         path: folder.clone(),
@@ -83,7 +84,7 @@ mod tests {
 
     fn run(lines: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("metrics.jsonl"), lines.join("\n")).unwrap();
+        fs::write(folder.path().join(METRICS), lines.join("\n")).unwrap();
         folder
     }
 
@@ -97,7 +98,7 @@ mod tests {
         for _ in 0..2 {
             let written = write_plots(run.path()).unwrap();
             let names = ["training-accuracy.svg", "training-loss.svg"];
-            assert_eq!(written, names.map(|name| run.path().join("plots").join(name)));
+            assert_eq!(written, names.map(|name| run.path().join(PLOTS).join(name)));
             for path in written {
                 assert!(fs::read_to_string(path).unwrap().ends_with("</svg>\n"));
             }
@@ -107,7 +108,7 @@ mod tests {
     #[test]
     fn accuracies_are_per_cents_of_both_sets() {
         let run = run(&[STEP, EPOCH, UNTESTED]);
-        let chart = accuracy(&metrics::read(&run.path().join("metrics.jsonl")).unwrap());
+        let chart = accuracy(&read_metrics(&run.path().join(METRICS)).unwrap());
         let points = chart.series.iter().map(|series| series.points.clone()).collect::<Vec<_>>();
         assert_eq!(points, [vec![(1.0, 60.0)], vec![(1.0, 50.0), (2.0, 70.0)]]);
     }
@@ -116,6 +117,6 @@ mod tests {
     fn a_figure_without_a_point_is_not_written() {
         let run = run(&[EPOCH]);
         let written = write_plots(run.path()).unwrap();
-        assert_eq!(written, [run.path().join("plots/training-accuracy.svg")]);
+        assert_eq!(written, [run.path().join(PLOTS).join("training-accuracy.svg")]);
     }
 }

@@ -34,13 +34,13 @@ pub struct StepMetrics {
     /// Mean loss of a sample over these steps; NaN where it was not finite, which JSON cannot say.
     #[serde(deserialize_with = "finite_or_nan")]
     pub loss: f64,
-    /// Learning rate of the last of these steps.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lr: Option<f64>,
+    /// Learning rate of the last of these steps; NaN where a file does not have it.
+    #[serde(default = "not_told", deserialize_with = "finite_or_nan")]
+    pub lr: f64,
 }
 
-/// What an epoch gave. Accuracies are fractions.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// What an epoch gave. Accuracies are fractions; a number that a file does not have, or that was not finite, is NaN.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochMetrics {
     /// The epoch, from 1.
     pub epoch: u64,
@@ -48,8 +48,8 @@ pub struct EpochMetrics {
     #[serde(default)]
     pub step: u64,
     /// Mean loss of a training sample over the epoch, in training mode.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub train_loss: Option<f64>,
+    #[serde(default = "not_told", deserialize_with = "finite_or_nan")]
+    pub train_loss: f64,
     /// Share of training samples classified right over the epoch, in training mode; of mixed ones, by the label of the
     /// larger share.
     pub train_accuracy: f64,
@@ -67,11 +67,33 @@ pub struct EpochMetrics {
     pub test_accuracy: Option<f64>,
     /// Samples trained on a second of the epoch's loop: with batching, optimiser and logging, without evaluation. None of
     /// them where all had been trained on before the run was resumed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub images_per_second: Option<f64>,
+    #[serde(default = "not_told", deserialize_with = "finite_or_nan")]
+    pub images_per_second: f64,
     /// Seconds of the epoch's loop and evaluation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seconds: Option<f64>,
+    #[serde(default = "not_told", deserialize_with = "finite_or_nan")]
+    pub seconds: f64,
+}
+
+impl Default for EpochMetrics {
+    /// Nothing is told.
+    fn default() -> Self {
+        Self {
+            epoch: 0,
+            step: 0,
+            train_loss: f64::NAN,
+            train_accuracy: 0.0,
+            val_loss: None,
+            val_accuracy: None,
+            test_loss: None,
+            test_accuracy: None,
+            images_per_second: f64::NAN,
+            seconds: f64::NAN,
+        }
+    }
+}
+
+const fn not_told() -> f64 {
+    f64::NAN
 }
 
 fn finite_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
@@ -87,8 +109,8 @@ pub struct Metrics {
     pub epochs: Vec<EpochMetrics>,
 }
 
-/// Parsed, a line takes many times its bytes; no record has a hundredth of this.
-const LONGEST_LINE: u64 = 1 << 16;
+/// The most bytes of a line. Parsed, it takes many times that; no record has a hundredth of it.
+pub const LONGEST_LINE: u64 = 1 << 16;
 
 /// A longer file is checked once before any of it is kept: in memory it may be more than on the disk.
 const TRUSTED: u64 = 4 << 20;
@@ -180,18 +202,13 @@ mod tests {
             r#"{"kind":"epoch","epoch":2,"train_accuracy":1,"test_accuracy":null}"#,
         ));
         let metrics = metrics.unwrap();
-        assert_eq!(metrics.steps, [StepMetrics { step: 100, epoch: 1, loss: 2.25, lr: Some(3e-4) }]);
-        let epoch = |epoch, train_accuracy, test_accuracy, seconds| EpochMetrics {
-            epoch,
-            train_accuracy,
-            test_accuracy,
-            seconds,
-            ..EpochMetrics::default()
-        };
-        assert_eq!(
-            metrics.epochs,
-            [epoch(1, 0.5, Some(0.75), Some(3.0)), epoch(2, 1.0, None, None)]
-        );
+        assert_eq!(metrics.steps, [StepMetrics { step: 100, epoch: 1, loss: 2.25, lr: 3e-4 }]);
+        let known = metrics.epochs.iter().map(|epoch| {
+            (epoch.epoch, epoch.train_accuracy, epoch.test_accuracy, epoch.seconds.to_bits())
+        });
+        let nan = f64::NAN.to_bits();
+        let expected = [(1, 0.5, Some(0.75), 3.0_f64.to_bits()), (2, 1.0, None, nan)];
+        assert_eq!(known.collect::<Vec<_>>(), expected);
     }
 
     #[test]

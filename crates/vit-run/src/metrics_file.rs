@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn record(step: u64) -> Record {
-        Record::Step(StepMetrics { step, epoch: 1, loss: 2.5, lr: Some(3e-4) })
+        Record::Step(StepMetrics { step, epoch: 1, loss: 2.5, lr: 3e-4 })
     }
 
     #[test]

@@ -1,24 +1,17 @@
 //! Checkpoints on disk: a folder each, whole or absent, with the digests of its files.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use vit_files::{open_file, sync_folder, text_of_at_most};
+use vit_files::{open_file, text_of_at_most};
+use vit_run::{MetricsMark, RunFolder, STATE, TENSORS, check_checkpoint};
 
-use crate::run_folder::free_name;
-use crate::{Error, MetricsMark, Place, RunFolder, Tensors, TrainState, saved_tensors};
+use crate::{Error, Place, Tensors, TrainState, saved_tensors};
 
 /// What `state.json` and `state.safetensors` mean; other numbers are of other versions.
 const FORMAT: u64 = 1;
-/// The folder in a run's that holds them.
-const FOLDER: &str = "checkpoints";
-/// The link to the newest.
-const LAST: &str = "last";
-const STATE: &str = "state.json";
-const TENSORS: &str = "state.safetensors";
 /// Bytes of `state.json`, a hundred times what it has: what is said of the run is parsed into many times its size.
 const LONGEST_STATE: u64 = 1 << 18;
 /// Bytes of the other's header: that of a model of 512 blocks.
@@ -64,21 +57,10 @@ impl SavedState {
     /// # Errors
     /// If it cannot be written; then nothing of it is left.
     pub fn write(&self, run: &RunFolder, others: &[(&str, &[u8])]) -> Result<PathBuf, Error> {
-        let above = run.checkpoints();
-        match fs::create_dir(&above) {
-            Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {}
-            made => {
-                let made = made.and_then(|()| sync_folder(run.path()));
-                made.map_err(|source| Error::Write { path: above.clone(), source })?;
-            }
-        }
-        let path = above.join(name_of(self.state.place.step));
-        let tensors = self.tensors();
-        let unwritable = |error: safetensors::SafeTensorError| {
-            let source = io::Error::other(error);
-            Error::Write { path: path.join(TENSORS), source }
-        };
-        let tensors = safetensors::serialize(&tensors, None).map_err(unwritable)?;
+        let tensors = safetensors::serialize(self.tensors(), None).map_err(|error| {
+            let path = run.checkpoints().join(TENSORS);
+            vit_run::Error::from(vit_files::Error::io("write", &path)(io::Error::other(error)))
+        })?;
         let state = StateFile {
             format: FORMAT,
             place: self.state.place,
@@ -89,17 +71,16 @@ impl SavedState {
         let state = serde_json::to_string_pretty(&state).expect("a state is plain data");
         let mut files = vec![(STATE, state.as_bytes()), (TENSORS, tensors.as_slice())];
         files.extend(others);
-        vit_files::write_folder_atomically(&path, run.path(), &files)?;
-        Ok(path)
+        Ok(run.write_checkpoint(self.state.place.step, &files)?)
     }
 
     /// Reads a checkpoint, each of whose files must have the bytes that were written, and at most `most_bytes`
-    /// ([`most_bytes_of`]). `others` are the names of the program's own files.
+    /// ([`most_bytes_of`]).
     ///
     /// # Errors
     /// If one has not ([`Error::is_damage`]), cannot be read now, or is of another version.
-    pub fn read(path: &Path, others: &[&str], most_bytes: u64) -> Result<Self, Error> {
-        vit_files::check_folder(path, &[&[STATE, TENSORS], others].concat(), most_bytes)?;
+    pub fn read(path: &Path, most_bytes: u64) -> Result<Self, Error> {
+        check_checkpoint(path, most_bytes)?;
         let unreadable =
             |name: &str, what: String| Error::Unreadable { path: path.join(name), what };
         let text =
@@ -148,109 +129,16 @@ pub const fn most_bytes_of(parameters: u64) -> u64 {
     parameters.saturating_mul(4 * 8).saturating_add(8 + LONGEST_HEADER)
 }
 
-fn name_of(step: u64) -> String {
-    format!("step-{step:06}")
-}
-
-/// The checkpoints of the run in a folder, the newest first. Whatever else lies among them is left out.
-///
-/// # Errors
-/// If their folder cannot be read.
-pub fn newest_checkpoints(run: &Path) -> Result<Vec<PathBuf>, Error> {
-    let above = run.join(FOLDER);
-    let unreadable =
-        |error: io::Error| Error::Unreadable { path: above.clone(), what: error.to_string() };
-    let entries = match fs::read_dir(&above) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(unreadable)?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(unreadable)?;
-        let name = entry.file_name();
-        let step = name.to_str().and_then(|name| name.strip_prefix("step-"));
-        let step = step.and_then(|digits| digits.parse::<u64>().ok());
-        if let Some(step) = step.filter(|&step| name.to_str() == Some(&name_of(step)))
-            && entry.file_type().map_err(unreadable)?.is_dir()
-        {
-            found.push((step, entry.path()));
-        }
-    }
-    found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
-    Ok(found.into_iter().map(|(_, path)| path).collect())
-}
-
-impl RunFolder {
-    /// The checkpoints, a folder each.
-    #[must_use]
-    pub fn checkpoints(&self) -> PathBuf {
-        self.path().join(FOLDER)
-    }
-
-    /// Removes all checkpoints but the newest `keep`. Nothing else removes one.
-    ///
-    /// # Errors
-    /// If one cannot be removed.
-    pub fn prune_checkpoints(&self, keep: usize) -> Result<(), Error> {
-        for path in newest_checkpoints(self.path())?.into_iter().skip(keep) {
-            // Renamed first: half a checkpoint never lies among the others.
-            let name = path.file_name().unwrap_or_default().display();
-            let aside = self.path().join(format!(".tmp-{name}"));
-            let removed = fs::rename(&path, &aside).and_then(|()| fs::remove_dir_all(&aside));
-            removed.map_err(|source| Error::Write { path, source })?;
-        }
-        Ok(())
-    }
-
-    /// Gives a folder among the checkpoints a name under which it is not taken for one: `aside-step-000937`, or with a
-    /// number where that exists.
-    ///
-    /// # Errors
-    /// If it cannot be renamed.
-    pub fn set_checkpoint_aside(&self, path: &Path) -> Result<PathBuf, Error> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let aside = free_name(&self.checkpoints(), &format!("aside-{name}"), "");
-        let renamed = fs::rename(path, &aside);
-        renamed.map_err(|source| Error::Write { path: path.to_owned(), source })?;
-        Ok(aside)
-    }
-
-    /// Makes `checkpoints/last` a link to a checkpoint; where the system or its disk has no such links, there is none.
-    ///
-    /// A folder of that name, which a copy of the run has where links were followed, is set aside.
-    ///
-    /// # Errors
-    /// If the link cannot be put in the place of the one before.
-    pub fn point_last_to(&self, checkpoint: &Path) -> Result<(), Error> {
-        #[cfg(unix)]
-        {
-            let name = checkpoint.file_name().unwrap_or_default();
-            let aside = self.path().join(".tmp-last");
-            let last = self.checkpoints().join(LAST);
-            if fs::symlink_metadata(&last).is_ok_and(|metadata| metadata.is_dir()) {
-                self.set_checkpoint_aside(&last)?;
-            }
-            if std::os::unix::fs::symlink(name, &aside).is_ok() {
-                let renamed = fs::rename(&aside, &last).inspect_err(|_| {
-                    // That it cannot be put there is what is told.
-                    let _ = fs::remove_file(&aside);
-                });
-                renamed.map_err(|source| Error::Write { path: last, source })?;
-            }
-        }
-        #[cfg(not(unix))]
-        let _ = checkpoint;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+
     use crate::{Best, Sums};
     use candle_core::{Device, Tensor};
     use tempfile::TempDir;
 
+    const OTHERS: [(&str, &[u8]); 2] = [(vit_run::CONFIG, b"x = 1\n"), (vit_run::MODEL, b"1")];
     const MOST: u64 = most_bytes_of(2);
 
     fn run() -> (TempDir, RunFolder) {
@@ -288,9 +176,9 @@ mod tests {
     fn what_is_written_is_read_again_to_the_bit() {
         let (_above, run) = run();
         let saved = saved(937);
-        let path = saved.write(&run, &[("config.toml", b"x = 1\n")]).expect("a writable folder");
+        let path = saved.write(&run, &OTHERS).expect("a writable folder");
         assert!(path.ends_with("checkpoints/step-000937"));
-        let again = SavedState::read(&path, &[], MOST).expect("as written");
+        let again = SavedState::read(&path, MOST).expect("as written");
         assert_eq!(again.state.place, saved.state.place);
         assert_eq!((&again.state.order, &again.about), (&saved.state.order, &saved.about));
         assert_eq!(again.metrics, saved.metrics);
@@ -302,61 +190,15 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_come_first_and_the_oldest_go() {
-        let (_above, run) = run();
-        assert!(newest_checkpoints(run.path()).expect("none").is_empty());
-        for step in [5, 1_000_000, 20] {
-            let path = saved(step).write(&run, &[]).expect("a writable folder");
-            run.point_last_to(&path).expect("a writable folder");
-        }
-        fs::create_dir(run.checkpoints().join("step-7")).expect("a writable folder");
-        let names = || -> Vec<String> {
-            let paths = newest_checkpoints(run.path()).expect("a readable folder");
-            paths
-                .iter()
-                .map(|path| path.file_name().expect("a name").display().to_string())
-                .collect()
-        };
-        assert_eq!(names(), ["step-1000000", "step-000020", "step-000005"]);
-        // A copy that followed the link.
-        #[cfg(unix)]
-        {
-            let last = run.checkpoints().join("last");
-            fs::remove_file(&last).expect("the link");
-            fs::create_dir(&last).expect("a writable folder");
-            fs::write(last.join(STATE), "{}").expect("a writable folder");
-            run.point_last_to(&run.checkpoints().join(name_of(1_000_000))).expect("a link again");
-            assert!(last.is_symlink());
-            assert!(run.checkpoints().join("aside-last").join(STATE).exists());
-        }
-        run.prune_checkpoints(2).expect("a writable folder");
-        assert_eq!(names(), ["step-1000000", "step-000020"]);
-        #[cfg(unix)]
-        assert!(SavedState::read(&run.checkpoints().join("last"), &[], MOST).is_ok());
-    }
-
-    #[test]
-    fn a_checkpoint_that_is_set_aside_keeps_its_files_and_is_none() {
-        let (_above, run) = run();
-        for name in ["aside-step-000007", "aside-step-000007-2"] {
-            let path = saved(7).write(&run, &[]).expect("a writable folder");
-            let aside = run.set_checkpoint_aside(&path).expect("a writable folder");
-            assert_eq!(aside, run.checkpoints().join(name));
-            assert!(SavedState::read(&aside, &[], MOST).is_ok());
-            assert!(newest_checkpoints(run.path()).expect("a readable folder").is_empty());
-        }
-    }
-
-    #[test]
     fn another_version_is_named() {
         let (_above, run) = run();
-        let path = saved(1).write(&run, &[]).expect("a writable folder");
+        let path = saved(1).write(&run, &OTHERS).expect("a writable folder");
         let state = fs::read_to_string(path.join(STATE)).expect("the file");
         let other = state.replace("\"format\": 1", "\"format\": 2");
         let tensors = fs::read(path.join(TENSORS)).expect("the file");
-        let files = [(STATE, other.as_bytes()), (TENSORS, tensors.as_slice())];
-        vit_files::write_folder_atomically(&path, run.path(), &files).expect("a writable folder");
-        let error = SavedState::read(&path, &[], MOST).unwrap_err().to_string();
+        let files = [&OTHERS[..], &[(STATE, other.as_bytes()), (TENSORS, &tensors)]].concat();
+        run.write_checkpoint(1, &files).expect("a writable folder");
+        let error = SavedState::read(&path, MOST).unwrap_err().to_string();
         assert!(error.ends_with("state.json: expected format 1, got 2"), "{error}");
     }
 }

@@ -60,32 +60,12 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
-    /// A run that another process is training.
-    #[error("another process is training in {}", path.display())]
-    InUse {
-        /// The run's folder.
-        path: PathBuf,
-    },
     /// Samples that are two mixed, in training on a GPU, which has one label for each.
     #[error("expected samples that are not mixed (mixup) in training on a GPU, got mixed ones")]
     MixedOnGpu,
-    /// A run folder that would be written over.
-    #[error("run folder {} exists already", path.display())]
-    RunFolderExists {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// A file or folder that cannot be written.
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A file that cannot be written whole.
+    /// A run folder that cannot be read or written, or is not as it was written.
     #[error(transparent)]
-    File(#[from] vit_files::Error),
+    Run(#[from] vit_run::Error),
     /// Threads that cannot be started.
     #[error("cannot start {threads} threads")]
     Threads {
@@ -100,10 +80,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether bytes of a run were read and are not those that were written. Any other error says nothing about them: the
-    /// next attempt may read them.
+    /// Whether bytes of a run were read and are not those that were written ([`vit_run::Error::is_damage`]).
     #[must_use]
     pub const fn is_damage(&self) -> bool {
-        matches!(self, Self::File(vit_files::Error::Altered { .. }))
+        matches!(self, Self::Run(error) if error.is_damage())
     }
 }

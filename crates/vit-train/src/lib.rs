@@ -8,12 +8,10 @@ mod error;
 mod evaluation;
 mod gradients;
 mod interface;
-mod metrics;
 mod mixed;
 #[cfg_attr(not(feature = "cuda"), path = "no_gpu.rs")]
 mod on_gpu;
 mod optimizer;
-mod run_folder;
 mod saved_tensors;
 mod schedule;
 mod shards;
@@ -23,22 +21,19 @@ mod threads;
 mod trainer;
 
 pub use best::Best;
-pub use checkpoint::{SavedState, most_bytes_of, newest_checkpoints};
+pub use checkpoint::{SavedState, most_bytes_of};
 pub use config::TrainConfig;
 pub use error::Error;
 pub use evaluation::{Confusion, EVALUATION_BATCH, Evaluation, argmax, evaluate};
 pub use gradients::clip_gradients;
 pub use interface::{Batch, Bytes, Checkpoint, Data, Forward, Observer, Progress};
-pub use metrics::{
-    EpochMetrics, MetricsFile, MetricsMark, Record, StepMetrics, read_epochs, read_records,
-};
 pub use mixed::Mixed;
 pub use optimizer::{Decay, Optimizer, OptimizerConfig, OptimizerKind};
-pub use run_folder::{LOCK, RunFolder};
 pub use schedule::{Schedule, ScheduleKind};
 pub use state::{Place, Tensors, TrainState};
 pub use sums::Sums;
 pub use trainer::Trainer;
+pub use vit_run::{EpochMetrics, MetricsMark, Record, RunFolder, StepMetrics};
 
 /// Parameters by name, sorted.
 pub type Parameters = Vec<(String, candle_core::Var)>;

@@ -284,8 +284,8 @@ impl<F: Forward> Trainer<F> {
             train_accuracy: at.of_epoch.accuracy(),
             val_loss: validated.then(|| val.loss()),
             val_accuracy: validated.then(|| val.accuracy()),
-            test_loss: test.loss(),
-            test_accuracy: test.accuracy(),
+            test_loss: Some(test.loss()),
+            test_accuracy: Some(test.accuracy()),
             images_per_second: (at.of_epoch.samples - before) as f64 / loop_seconds,
             seconds: since.elapsed().as_secs_f64(),
         };

@@ -9,7 +9,7 @@ use vit_model::{Documents, Foreign, Known, Layout, ModelFile, Tensors, VitConfig
 use crate::failure::{Exit, Failure, Result};
 use crate::saved_model::SavedFile;
 
-const WEIGHTS: &str = "model.safetensors";
+const WEIGHTS: &str = vit_run::MODEL;
 const CONFIG: &str = "config.json";
 const PREPROCESSOR: &str = "preprocessor_config.json";
 const OF_ANOTHER: &str =
@@ -91,7 +91,7 @@ pub(crate) fn files_of(path: &Path) -> [PathBuf; 3] {
 pub(crate) fn is_foreign_folder(path: &Path) -> bool {
     let holds = |name: &str| path.join(name).exists();
     path.is_dir()
-        && !holds("config.toml")
+        && !holds(vit_run::CONFIG)
         && (holds(CONFIG)
             || holds(WEIGHTS)
             || index_in(path).is_some()

@@ -12,10 +12,31 @@ use vit_fetch::{Event, Known, Options, Presence, Source, data_root, user_mirrors
 use vit_files::{Digest, Hasher, write_atomically_with};
 use vit_model::VitConfig;
 
-use crate::cli::DataPlace;
+use crate::args::{path, path_or_name};
 use crate::failure::{Exit, Failure, Result};
 use crate::output;
 use crate::progress::Counter;
+
+/// Which dataset, and where it lies.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DataArgs {
+    /// mnist, fashion-mnist, digits, or a folder of the four IDX files
+    #[arg(long, value_name = "NAME|DIR", value_parser = path_or_name())]
+    pub(crate) dataset: Option<String>,
+    #[command(flatten)]
+    pub(crate) place: DataPlace,
+}
+
+/// Where named datasets lie, and where they come from.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DataPlace {
+    /// The folder that holds a folder for each named dataset [default: VIT_DATA, else the cache folder]
+    #[arg(long, value_name = "DIR", value_parser = path())]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The address of a folder of the dataset's .gz files, asked first [default: VIT_MIRROR]
+    #[arg(long, value_name = "URL")]
+    pub(crate) mirror: Option<String>,
+}
 
 /// The name of the dataset that is built in.
 pub(crate) const DIGITS: &str = "digits";

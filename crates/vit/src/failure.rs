@@ -335,16 +335,29 @@ impl From<vit_model::Error> for Failure {
     }
 }
 
+impl From<vit_run::Error> for Failure {
+    fn from(error: vit_run::Error) -> Self {
+        use vit_run::Error;
+        let (exit, hint) = match &error {
+            Error::Exists { .. } => {
+                (Exit::Usage, Some("pass another --run-dir, or none to have one chosen"))
+            }
+            Error::InUse { .. } => (Exit::File, Some("wait for it, or end it first")),
+            _ => (Exit::File, mend(&error)),
+        };
+        Self { hint: hint.map(str::to_owned), ..Self::new(exit, chain(&error)) }
+    }
+}
+
 impl From<vit_train::Error> for Failure {
     fn from(error: vit_train::Error) -> Self {
         use vit_train::Error;
-        if let Error::Tensor(error) = error {
-            return error.into();
-        }
+        let error = match error {
+            Error::Tensor(error) => return error.into(),
+            Error::Run(error) => return error.into(),
+            error => error,
+        };
         let (exit, hint) = match &error {
-            Error::RunFolderExists { .. } => {
-                (Exit::Usage, Some("pass another --run-dir, or none to have one chosen"))
-            }
             Error::NoBatch { .. } => (Exit::Usage, Some("pass a smaller --batch-size")),
             Error::Setting { .. } => (
                 Exit::Usage,
@@ -353,11 +366,7 @@ impl From<vit_train::Error> for Failure {
             Error::MixedOnGpu => {
                 (Exit::Usage, Some("pass --device cpu, or --augment-mixup 0 to train without it"))
             }
-            Error::Write { .. }
-            | Error::File(_)
-            | Error::Unreadable { .. }
-            | Error::State { .. } => (Exit::File, mend(&error)),
-            Error::InUse { .. } => (Exit::File, Some("wait for it, or end it first")),
+            Error::Unreadable { .. } | Error::State { .. } => (Exit::File, mend(&error)),
             Error::NotFinite { .. } => (Exit::Diverged, Some("try a smaller --lr")),
             _ => (Exit::Internal, None),
         };

@@ -17,10 +17,30 @@ use tracing_subscriber::util::SubscriberInitExt;
 use vit_fetch::redacted;
 
 use crate::chrome_trace;
-use crate::cli::{LogFormat, Logging};
 use crate::failure::{DETAIL, HINT};
 use crate::progress::{self, AboveLines};
 use crate::terminal::{escaped, escaped_in_json, stderr};
+
+/// What goes to stderr.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Logging")]
+pub(crate) struct Logging {
+    /// Log only errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Log more; twice for all, libraries too
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// How log lines are written
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
 
 /// Starts logging as the command line says, and progress where a person reads along. `NO_COLOR` turns colours off.
 pub(crate) fn start(options: &Logging) {

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use vit_files::{FileId, Target, create_atomically, write_atomically, write_through};
 
+use vit_run::{CONFIG, METRICS, STATE};
+
 use crate::failure::{Exit, Failure, Result};
 #[cfg(unix)]
 use crate::terminal::stdout;
@@ -24,6 +26,20 @@ pub(crate) enum Existing {
 impl Existing {
     pub(crate) const fn of_flag(force: bool) -> Self {
         if force { Self::Replaced } else { Self::Kept }
+    }
+}
+
+/// Whether an output may replace a file.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Force {
+    /// Replace the output if it exists; a file that the command reads, or one of a run, is never replaced
+    #[arg(long, requires = "output")]
+    force: bool,
+}
+
+impl Force {
+    pub(crate) const fn existing(&self) -> Existing {
+        Existing::of_flag(self.force)
     }
 }
 
@@ -206,7 +222,7 @@ pub(crate) fn check_new_run(path: &Path) -> Result<()> {
 fn run_around(path: &Path) -> Option<PathBuf> {
     let is_run = |folder: &&Path| {
         let holds = |name: &str| folder.join(name).exists();
-        holds("config.toml") && (holds("metrics.jsonl") || holds("state.json"))
+        holds(CONFIG) && (holds(METRICS) || holds(STATE))
     };
     // The outermost: of a checkpoint, its run.
     let run = path.ancestors().skip(1).filter(is_run).last()?;

@@ -7,6 +7,8 @@ use candle_nn::VarBuilder;
 use vit_layers::Mode;
 use vit_model::{Layout, ModelFile, Output, Tensors, VisionTransformer, VitConfig};
 
+use vit_run::{CHECKPOINTS, MODEL};
+
 use crate::any_model::is_foreign_folder;
 use crate::failure::{Exit, Failure, Result};
 use crate::settings::Settings;
@@ -45,8 +47,8 @@ impl SavedFile {
         }
         let is_run = path.is_dir();
         let run = if is_run { Some(Settings::of_run(path)?) } else { None };
-        let path = if is_run { path.join("model.safetensors") } else { path.to_owned() };
-        let unfinished = is_run && !path.exists() && path.with_file_name("checkpoints").exists();
+        let path = if is_run { path.join(MODEL) } else { path.to_owned() };
+        let unfinished = is_run && !path.exists() && path.with_file_name(CHECKPOINTS).exists();
         let file = ModelFile::open(&path).map_err(|error| {
             let failure = Failure::from(error);
             let run = path.parent().unwrap_or(&path);

@@ -7,35 +7,34 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
-use vit_data::Augment;
 use vit_files::{open_file, text_of_at_most};
 use vit_model::Preset;
-use vit_train::{Decay, OptimizerConfig, OptimizerKind};
 
-use crate::cli;
+use crate::args::{self, path};
 use crate::failure::{Exit, Failure, Result};
 use crate::nearest;
 use crate::terminal::is_hidden;
 pub(crate) use file::Settings;
 use file::{Misread, one_line, parse};
 
-impl Settings {
-    /// What the command line of `vit train` and its configuration file ask for, checked.
-    ///
-    /// # Errors
-    /// If the file cannot be read, has an unknown key, or a setting is out of range.
-    pub(crate) fn resolve(args: &cli::Train) -> Result<Self> {
-        let mut settings = Self::begin(&args.settings)?;
-        settings.override_by(args);
-        settings.check()?;
-        Ok(settings)
-    }
+/// Which settings to begin with.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SettingsArgs {
+    /// The model: notebook (the seed's code, every quirk of it), shallow, or one of the papers': vit-ti16, vit-s16,
+    /// vit-b16, vit-b32 or vit-l16 [default: shallow]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) preset: Option<String>,
+    /// Settings from a TOML file, such as a run's config.toml; flags override them
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub(crate) config: Option<PathBuf>,
+}
 
+impl Settings {
     /// The preset and what the configuration file says, checked, before any other flag.
     ///
     /// # Errors
     /// If the file cannot be read, has an unknown key, or a setting is out of range.
-    pub(crate) fn begin(args: &cli::SettingsArgs) -> Result<Self> {
+    pub(crate) fn begin(args: &SettingsArgs) -> Result<Self> {
         let file = args
             .config
             .as_deref()
@@ -72,7 +71,7 @@ impl Settings {
 
     /// Expands the `~` that the paths in a file may begin with.
     fn expand_home(&mut self) -> Result<()> {
-        self.dataset = self.dataset.as_deref().map(cli::path::expand).transpose()?;
+        self.dataset = self.dataset.as_deref().map(args::expand).transpose()?;
         self.init = self.init.as_deref().map(vit_files::expand_home).transpose()?;
         Ok(())
     }
@@ -105,7 +104,7 @@ impl Settings {
     /// # Errors
     /// If its `config.toml` cannot be read.
     pub(crate) fn of_run(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.toml");
+        let path = folder.join(vit_run::CONFIG);
         let settings = read_table(&path, open_file).and_then(|table| {
             Value::Table(table).try_into().map_err(|error| bad_value(&path, &error))
         });
@@ -123,59 +122,6 @@ impl Settings {
         let quoted = [("dataset", dataset), ("init", init)].into_iter();
         let quoted = quoted.filter_map(|(key, text)| Some(format!("{key} = {}\n", basic(&text?))));
         quoted.collect::<String>() + &settings.to_toml()
-    }
-
-    fn override_by(&mut self, args: &cli::Train) {
-        fn set<T: Clone>(field: &mut T, flag: Option<&T>) {
-            if let Some(flag) = flag {
-                field.clone_from(flag);
-            }
-        }
-        set(&mut self.train.epochs, args.epochs.as_ref());
-        set(&mut self.train.batch_size, args.batch_size.as_ref());
-        set(&mut self.train.optimizer.lr, args.lr.as_ref());
-        set(&mut self.train.seed, args.seed.as_ref());
-        set(&mut self.train.log_every, args.log_every.as_ref());
-        self.override_recipe_by(&args.recipe);
-        self.override_augment_by(&args.augmentation);
-        self.train.max_steps = args.max_steps.or(self.train.max_steps);
-        self.dataset = args.data.dataset.clone().or_else(|| self.dataset.take());
-        self.init = args.init.clone().or_else(|| self.init.take());
-        self.shuffle &= !args.no_shuffle;
-        if let Some(rate) = args.dropout {
-            self.model = self.model.clone().with_dropout(rate);
-        }
-    }
-
-    fn override_recipe_by(&mut self, recipe: &cli::recipe::Recipe) {
-        let train = &mut self.train;
-        let schedule = &mut train.schedule;
-        schedule.kind = recipe.schedule.map_or(schedule.kind, Into::into);
-        schedule.warmup = recipe.warmup.or(schedule.warmup);
-        schedule.min_lr = recipe.min_lr.or(schedule.min_lr);
-        if let Some(weight_decay) = recipe.weight_decay {
-            let (kind, decay) = (OptimizerKind::AdamW, Decay::Matrices);
-            train.optimizer = OptimizerConfig { kind, decay, weight_decay, ..train.optimizer };
-        }
-        train.clip = recipe.clip.or(train.clip);
-        train.accumulate = recipe.accumulate.unwrap_or(train.accumulate);
-        train.label_smoothing = recipe.label_smoothing.unwrap_or(train.label_smoothing);
-        train.ema = recipe.ema.or(train.ema);
-        train.patience = recipe.patience.or(train.patience);
-        self.val_split = recipe.val_split.unwrap_or(self.val_split);
-    }
-
-    fn override_augment_by(&mut self, flags: &cli::augmentation::Augmentation) {
-        let Augment { shift, rotation, scale, shear, elastic, erase, mixup } = self.augment;
-        self.augment = Augment {
-            shift: flags.augment_shift.unwrap_or(shift),
-            rotation: flags.augment_rotation.unwrap_or(rotation),
-            scale: flags.augment_scale.unwrap_or(scale),
-            shear: flags.augment_shear.unwrap_or(shear),
-            elastic: flags.augment_elastic.unwrap_or(elastic),
-            erase: flags.augment_erase.unwrap_or(erase),
-            mixup: flags.augment_mixup.unwrap_or(mixup),
-        };
     }
 }
 
@@ -238,88 +184,8 @@ fn place_of(key: &str, table: &Table) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
-    use vit_train::ScheduleKind;
-
-    fn train(args: &str) -> cli::Train {
-        let words = ["vit", "train"].into_iter().chain(args.split_whitespace());
-        match cli::Cli::parse_from(words).command {
-            cli::Command::Train(train) => *train,
-            _ => unreachable!("the words say train"),
-        }
-    }
-
-    #[test]
-    fn flags_go_before_the_file_and_the_file_before_the_preset() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("c.toml");
-        std::fs::write(&path, "preset = 'notebook'\n[train]\nepochs = 3\nseed = 5\n[train.optimizer]\nlr = 1\n[model]\ndepth = 2\n")
-            .expect("a writable folder");
-        let args = train(&format!("--config {} --epochs 7 --dropout 0", path.display()));
-        let settings = Settings::resolve(&args).expect("sound settings");
-        assert_eq!(settings.preset, "notebook");
-        assert_eq!((settings.train.epochs, settings.train.seed), (7, 5));
-        assert_eq!(settings.train.optimizer.lr, 1.0);
-        assert_eq!((settings.model.depth, settings.model.dropout.mlp), (2, 0.0));
-        assert_eq!(settings.model.output, Preset::Notebook.config().output);
-    }
-
-    #[test]
-    fn a_run_s_own_file_repeats_its_settings() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let first =
-            Settings::resolve(&train("--preset notebook --lr 0.01 --no-shuffle --max-steps 3"));
-        let first = first.expect("sound settings");
-        let path = folder.path().join("config.toml");
-        std::fs::write(&path, first.to_toml()).expect("a writable folder");
-        let again = Settings::resolve(&train(&format!("--config {}", path.display())));
-        assert_eq!(again.expect("sound settings"), first);
-        assert_eq!(Settings::of_run(folder.path()).expect("sound settings"), first);
-    }
-
-    #[test]
-    fn flags_of_augmentation_go_before_the_file_one_by_one() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("c.toml");
-        std::fs::write(&path, "[augment]\nshift = 2\nshear = 3.0\n").expect("a writable folder");
-        let words = "--augment-shift 1 --augment-rotation 10 --augment-scale 0.1 --augment-elastic 0.5 \
-                     --augment-erase 0.2 --augment-mixup 0.3";
-        let args = train(&format!("--config {} {words}", path.display()));
-        let settings = Settings::resolve(&args).expect("sound settings");
-        let want = Augment {
-            shift: 1.0,
-            rotation: 10.0,
-            scale: 0.1,
-            shear: 3.0,
-            elastic: 0.5,
-            erase: 0.2,
-            mixup: 0.3,
-        };
-        assert_eq!(settings.augment, want);
-        let again: Settings = toml::from_str(&settings.to_toml()).expect("as written");
-        assert_eq!(again, settings);
-    }
-
-    #[test]
-    fn the_flags_of_a_recipe_are_in_the_file_that_repeats_it() {
-        let words = "--schedule one-cycle --warmup 30 --min-lr 0.00001 --weight-decay 0.05 --clip 1 \
-                     --accumulate 2 --label-smoothing 0.1 --ema 0.99";
-        let settings = Settings::resolve(&train(words)).expect("sound settings");
-        let train = &settings.train;
-        assert_eq!(
-            (train.schedule.kind, train.schedule.warmup),
-            (ScheduleKind::OneCycle, Some(30))
-        );
-        assert_eq!(
-            (train.optimizer.kind, train.optimizer.decay),
-            (OptimizerKind::AdamW, Decay::Matrices)
-        );
-        assert_eq!((train.clip, train.accumulate, train.ema), (Some(1.0), 2, Some(0.99)));
-        let again: Settings = toml::from_str(&settings.to_toml()).expect("as written");
-        assert_eq!(again, settings);
-    }
 
     /// Numbers that a file can tell, sound or not.
     fn any_settings() -> impl Strategy<Value = Settings> {

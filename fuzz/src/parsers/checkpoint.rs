@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use vit_files::{Digest, SUMS};
+use vit_run::{CONFIG, MODEL, STATE, TENSORS};
 use vit_train::SavedState;
 
 use super::scratch::Scratch;
@@ -12,9 +13,6 @@ use super::scratch::Scratch;
 thread_local! {
     static FOLDER: Scratch = Scratch::new();
 }
-
-const STATE: &str = "state.json";
-const TENSORS: &str = "state.safetensors";
 
 /// After one step of nothing.
 const RIGHT_STATE: &str = r#"{"format":1,"place":{"step":1,"epoch":1,"step_of_epoch":1,
@@ -30,12 +28,17 @@ pub(super) fn read(bytes: &[u8]) -> bool {
         if which % 2 == 0 { (bytes, RIGHT_TENSORS) } else { (RIGHT_STATE.as_bytes(), bytes) };
     FOLDER.with(|folder| {
         let mut sums = String::new();
-        for (name, bytes) in BTreeMap::from([(STATE, state), (TENSORS, tensors)]) {
+        let others = [(CONFIG, &b""[..]), (MODEL, b"")];
+        for (name, bytes) in [(STATE, state), (TENSORS, tensors)]
+            .into_iter()
+            .chain(others)
+            .collect::<BTreeMap<_, _>>()
+        {
             folder.write(name, bytes);
             sums += &format!("{}  {name}\n", Digest::of_bytes(bytes));
         }
         folder.write(SUMS, sums.as_bytes());
-        let Ok(SavedState { state, .. }) = SavedState::read(folder.path(), &[], 1 << 30) else {
+        let Ok(SavedState { state, .. }) = SavedState::read(folder.path(), 1 << 30) else {
             return false;
         };
         let size = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();

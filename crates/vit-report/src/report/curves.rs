@@ -1,20 +1,27 @@
 //! How training went: the last figures, and all of them as curves.
 
+use vit_run::{EpochMetrics, Metrics};
+
 use crate::chart::{Axis, Chart, Colour, Legend, Marks, Series, Stroke, Ticks};
-use crate::metrics::{Epoch, Metrics};
 use crate::page::{percent, thousands};
+
+/// A number that the file has.
+pub(crate) fn told(number: f64) -> Option<f64> {
+    Some(number).filter(|number| !number.is_nan())
+}
 
 /// The last epoch's figures.
 pub(super) fn facts(metrics: &Metrics) -> Vec<(String, String)> {
     let Some(last) = metrics.epochs.last() else { return Vec::new() };
-    let seconds: f64 = metrics.epochs.iter().filter_map(|epoch| epoch.seconds).sum();
+    let seconds: f64 =
+        metrics.epochs.iter().map(|epoch| epoch.seconds).filter(|told| told.is_finite()).sum();
     let facts = [
         ("test accuracy", last.test_accuracy.map(percent)),
         ("validation accuracy", last.val_accuracy.map(percent)),
         ("training accuracy", Some(percent(last.train_accuracy))),
         ("epochs", Some(last.epoch.to_string())),
         ("time", (seconds > 0.0).then(|| duration(seconds))),
-        ("images a second", last.images_per_second.map(|speed| thousands(speed as usize))),
+        ("images a second", told(last.images_per_second).map(|speed| thousands(speed as usize))),
     ];
     facts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
@@ -35,7 +42,7 @@ pub(super) fn charts(metrics: &Metrics) -> String {
     let train_accuracy = || of_epochs(metrics, |epoch| Some(100.0 * epoch.train_accuracy));
     let test_accuracy = of_epochs(metrics, |epoch| Some(100.0 * epoch.test_accuracy?));
     let val_accuracy = of_epochs(metrics, |epoch| Some(100.0 * epoch.val_accuracy?));
-    let train_loss = || of_epochs(metrics, |epoch| epoch.train_loss);
+    let train_loss = || of_epochs(metrics, |epoch| told(epoch.train_loss));
     let test_loss = of_epochs(metrics, |epoch| epoch.test_loss);
     let val_loss = of_epochs(metrics, |epoch| epoch.val_loss);
     let mut charts = vec![
@@ -77,7 +84,7 @@ pub(super) fn charts(metrics: &Metrics) -> String {
             colour: Colour::Purple,
             stroke: Stroke::Solid,
             marks: Marks::Line,
-            points: steps().filter_map(|step| Some((step.step as f64, step.lr?))).collect(),
+            points: steps().filter_map(|step| Some((step.step as f64, told(step.lr)?))).collect(),
         },
     ));
     let figures: String =
@@ -88,7 +95,7 @@ pub(super) fn charts(metrics: &Metrics) -> String {
 /// A value of every epoch that has it.
 pub(crate) fn of_epochs(
     metrics: &Metrics,
-    value: impl Fn(&Epoch) -> Option<f64>,
+    value: impl Fn(&EpochMetrics) -> Option<f64>,
 ) -> Vec<(f64, f64)> {
     metrics.epochs.iter().filter_map(|epoch| Some((epoch.epoch as f64, value(epoch)?))).collect()
 }
@@ -123,7 +130,11 @@ mod tests {
 
     #[test]
     fn the_seeds_two_curves_come_first() {
-        let epoch = Epoch { test_accuracy: Some(0.5), val_loss: Some(1.0), ..Epoch::default() };
+        let epoch = EpochMetrics {
+            test_accuracy: Some(0.5),
+            val_loss: Some(1.0),
+            ..EpochMetrics::default()
+        };
         let charts = charts(&Metrics { epochs: vec![epoch], ..Metrics::default() });
         let titles: Vec<&str> =
             charts.split("<b>").skip(1).map(|rest| rest.split('<').next().unwrap()).collect();

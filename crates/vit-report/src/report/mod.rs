@@ -4,13 +4,14 @@ mod classes;
 mod curves;
 mod models;
 
-pub(crate) use curves::{by_epoch, of_epochs};
+pub(crate) use curves::{by_epoch, of_epochs, told};
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use vit_run::{CONFIG, METRICS, REPORT, read_metrics};
+
 use crate::error::Error;
-use crate::metrics;
 use crate::page::{escape, page, section};
 use crate::picture::Picture;
 
@@ -91,8 +92,8 @@ pub struct Attention {
 /// # Errors
 /// If the metrics or the configuration cannot be read, or the page cannot be written.
 pub fn write_report(run_dir: &Path, report: &Report) -> Result<PathBuf, Error> {
-    let metrics = metrics::read(&run_dir.join("metrics.jsonl"))?;
-    let config = run_dir.join("config.toml");
+    let metrics = read_metrics(&run_dir.join(METRICS))?;
+    let config = run_dir.join(CONFIG);
     let config = fs::read_to_string(&config).map_err(|source| Error::Io {
         operation: "read",
         path: config,
@@ -110,7 +111,7 @@ pub fn write_report(run_dir: &Path, report: &Report) -> Result<PathBuf, Error> {
         section("Configuration", &format!("<pre>{}</pre>\n", escape(&config))),
         section("Environment", &table(&report.environment)),
     ];
-    let path = run_dir.join("report.html");
+    let path = run_dir.join(REPORT);
     vit_files::write_atomically(&path, page(&report.title, &body.concat()).as_bytes())?;
     Ok(path)
 }
@@ -142,8 +143,8 @@ mod tests {
     fn run() -> tempfile::TempDir {
         let run = tempfile::tempdir().unwrap();
         let metrics = r#"{"kind":"epoch","epoch":1,"train_loss":1.5,"train_accuracy":0.5}"#;
-        fs::write(run.path().join("metrics.jsonl"), metrics).unwrap();
-        fs::write(run.path().join("config.toml"), "dataset = '<b>'\n").unwrap();
+        fs::write(run.path().join(METRICS), metrics).unwrap();
+        fs::write(run.path().join(CONFIG), "dataset = '<b>'\n").unwrap();
         run
     }
 
@@ -156,7 +157,7 @@ mod tests {
         let run = run();
         let report = Report { title: "a & b".to_owned(), ..Report::default() };
         let path = write_report(run.path(), &report).unwrap();
-        assert_eq!(path, run.path().join("report.html"));
+        assert_eq!(path, run.path().join(REPORT));
         let page = fs::read_to_string(path).unwrap();
         assert!(
             page.contains("<h1>a &amp; b</h1>") && page.contains("dataset = &#39;&lt;b&gt;&#39;")

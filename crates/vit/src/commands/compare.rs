@@ -3,17 +3,34 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use vit_report::{Comparison, comparison_page, metrics};
+use vit_report::{Comparison, comparison_page};
+use vit_run::{EpochMetrics, METRICS, Metrics, read_metrics};
 
-use crate::cli;
+use crate::args::path;
 use crate::differences::differences;
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, percent};
-use crate::outputs::{Inputs, Output};
+use crate::outputs::{Force, Inputs, Output};
 use crate::settings::Settings;
 use crate::terminal::escaped;
 
-pub(super) fn run(args: &cli::Compare) -> Result<()> {
+/// Compares runs: how each ended, and which settings differ
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Run folders
+    #[arg(value_name = "RUN", required = true, value_parser = path())]
+    pub(crate) runs: Vec<PathBuf>,
+    /// An HTML page to write, with the curves over one another
+    #[arg(short, long, value_name = "HTML", value_parser = path())]
+    pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) force: Force,
+    /// Print as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
     let output = args.output.as_deref().map(|path| {
         let inputs = Inputs::of(args.runs.iter().map(PathBuf::as_path));
         Output::new(path, &inputs, args.force.existing())
@@ -48,14 +65,14 @@ pub(super) fn run(args: &cli::Compare) -> Result<()> {
 struct Run {
     name: String,
     settings: toml::Table,
-    metrics: metrics::Metrics,
+    metrics: Metrics,
 }
 
 impl Run {
     fn open(path: &Path) -> Result<Self> {
         let settings = Settings::of_run(path)?;
         let settings = settings.to_toml().parse().expect("settings are plain data");
-        let metrics = metrics::read(&path.join("metrics.jsonl"))?;
+        let metrics = read_metrics(&path.join(METRICS))?;
         if metrics.epochs.is_empty() {
             let message = "expected an epoch in metrics.jsonl, got none";
             return Err(Failure::new(Exit::File, message).about(path.display()));
@@ -63,13 +80,14 @@ impl Run {
         Ok(Self { name: path.display().to_string(), settings, metrics })
     }
 
-    fn last(&self) -> &metrics::Epoch {
+    fn last(&self) -> &EpochMetrics {
         self.metrics.epochs.last().expect("a run without an epoch is refused")
     }
 
     /// Of all epochs, where each tells it.
     fn seconds(&self) -> Option<f64> {
-        self.metrics.epochs.iter().map(|epoch| epoch.seconds).sum()
+        let seconds: f64 = self.metrics.epochs.iter().map(|epoch| epoch.seconds).sum();
+        Some(seconds).filter(|seconds| seconds.is_finite())
     }
 
     fn as_json(&self) -> Value {
@@ -157,11 +175,11 @@ mod tests {
 
     fn run(name: &str, settings: &str, test_accuracy: Option<f64>) -> Run {
         let epoch =
-            metrics::Epoch { epoch: 3, train_accuracy: 0.5, test_accuracy, ..Default::default() };
+            EpochMetrics { epoch: 3, train_accuracy: 0.5, test_accuracy, ..Default::default() };
         Run {
             name: name.to_owned(),
             settings: settings.parse().expect("sound settings"),
-            metrics: metrics::Metrics { epochs: vec![epoch], ..Default::default() },
+            metrics: Metrics { epochs: vec![epoch], ..Default::default() },
         }
     }
 

@@ -1,12 +1,11 @@
 //! `vit config`: the settings that a run would have.
 
-use crate::cli;
+use super::train;
 use crate::failure::Result;
 use crate::output;
-use crate::settings::Settings;
 
-pub(super) fn run(args: &cli::Train) -> Result<()> {
-    let settings = Settings::resolve(args)?;
+pub(super) fn run(args: &train::Args) -> Result<()> {
+    let settings = args.resolve()?;
     if args.json {
         return Ok(output::json(&settings)?);
     }

@@ -1,18 +1,45 @@
 //! `vit eval`: accuracy, each class, and which is taken for which.
 
+use std::path::PathBuf;
+
 use candle_core::DType;
 use serde_json::json;
 use vit_data::Split;
 use vit_train::{Batch, Confusion, Evaluation};
 
-use crate::cli;
+use crate::args::path;
+use crate::dataset::DataArgs;
 use crate::dataset::{self, Found};
+use crate::device::Device;
 use crate::failure::Result;
 use crate::output::{self, percent, thousands};
 use crate::progress::Counter;
 use crate::saved_model::SavedModel;
 
-pub(super) fn run(args: &cli::Eval) -> Result<()> {
+/// Measures a model on a dataset's test images
+#[derive(Debug, clap::Args)]
+#[command(after_help = MEASURED_ON)]
+pub(crate) struct Args {
+    /// A run folder, or a safetensors file that carries its configuration
+    #[arg(value_parser = path())]
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: Device,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const MEASURED_ON: &str = "\
+Without --dataset, the one that the run was trained on is used; for a file, MNIST.";
+
+pub(super) fn run(args: &Args) -> Result<()> {
     let device = args.device.open()?;
     let saved = SavedModel::open(&args.model)?;
     let of_run = saved.run.as_ref().and_then(|run| run.dataset.as_deref());

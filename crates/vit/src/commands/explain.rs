@@ -1,18 +1,47 @@
 //! `vit explain`: a picture of what a model makes of an image.
 
+use std::path::PathBuf;
+
 use candle_core::Tensor;
 use vit_patch::ImageSize;
 use vit_report::Picture;
 
-use crate::cli;
+use crate::args::path;
+use crate::device::Device;
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, percent};
-use crate::outputs::{Inputs, Output};
-use crate::pictures::Preparation;
+use crate::outputs::{Force, Inputs, Output};
+use crate::pictures::{self, Preparation};
 use crate::report;
 use crate::saved_model::SavedModel;
 
-pub(super) fn run(args: &cli::Explain) -> Result<()> {
+/// Draws what a model makes of a picture: the probabilities, and what they rest on
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXPLAINED)]
+pub(crate) struct Args {
+    /// A run folder, or a safetensors file that carries its configuration
+    #[arg(value_parser = path())]
+    pub(crate) model: PathBuf,
+    /// A PNG or JPEG file, or - for stdin
+    #[arg(value_parser = path())]
+    pub(crate) image: PathBuf,
+    #[command(flatten)]
+    pub(crate) pictures: pictures::Args,
+    /// The PNG file to write
+    #[arg(short, long, value_name = "PNG", value_parser = path())]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) force: Force,
+    /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: Device,
+}
+
+const EXPLAINED: &str = "\
+The picture shows the image as the model sees it, how much of each patch reaches the token that the head reads \
+(attention rollout), and the probabilities of the classes.";
+
+pub(super) fn run(args: &Args) -> Result<()> {
     let inputs = Inputs::of([args.model.as_path(), &args.image]);
     let mut output = Output::new(&args.output, &inputs, args.force.existing())?;
     let is_png = args.output.extension().is_some_and(|end| end.eq_ignore_ascii_case("png"));

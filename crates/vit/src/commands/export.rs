@@ -1,11 +1,13 @@
 //! `vit export`: a model under the names of another library.
 
+use std::path::PathBuf;
+
 use vit_model::{Layout, hf_config_json, hf_preprocessor_json, to_bytes, to_hf_bytes};
 
-use crate::cli;
+use crate::args::path;
 use crate::failure::Result;
 use crate::output;
-use crate::outputs::{Inputs, Output, OutputFolder};
+use crate::outputs::{Force, Inputs, Output, OutputFolder};
 use crate::saved_model::{SavedFile, SavedModel};
 
 /// The files that transformers looks for.
@@ -17,7 +19,40 @@ enum Place {
     HfFolder(OutputFolder),
 }
 
-pub(super) fn run(args: &cli::Export) -> Result<()> {
+/// Writes a model's parameters under the names of another library
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A run folder, or a safetensors file that carries its configuration
+    #[arg(value_parser = path())]
+    pub(crate) model: PathBuf,
+    /// Whose names: timm's, Hugging Face transformers' or the seed's notebook's
+    #[arg(long)]
+    pub(crate) layout: LayoutName,
+    /// The safetensors file to write; for hf, the folder
+    #[arg(short, long, value_name = "PATH", value_parser = path())]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) force: Force,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum LayoutName {
+    Timm,
+    Hf,
+    Notebook,
+}
+
+impl From<LayoutName> for Layout {
+    fn from(name: LayoutName) -> Self {
+        match name {
+            LayoutName::Timm => Self::Timm,
+            LayoutName::Hf => Self::Hf,
+            LayoutName::Notebook => Self::Notebook,
+        }
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
     let layout = Layout::from(args.layout);
     let (inputs, existing) = (Inputs::of([args.model.as_path()]), args.force.existing());
     let place = match layout {

@@ -2,11 +2,20 @@
 
 use vit_fetch::{DATASETS, Source};
 
-use crate::cli;
+use crate::dataset::DataPlace;
 use crate::failure::{Exit, Failure, Result};
 use crate::{dataset, output};
 
-pub(super) fn run(args: &cli::Fetch) -> Result<()> {
+/// Downloads a dataset where it is missing, and verifies it
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// mnist or fashion-mnist
+    pub(crate) dataset: String,
+    #[command(flatten)]
+    pub(crate) place: DataPlace,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
     let Some(source) = Source::named(&args.dataset) else {
         let message = format!("no dataset is called {:?}", args.dataset);
         let names = DATASETS.map(|source| source.name).join(", ");

@@ -5,12 +5,37 @@ use std::path::PathBuf;
 use vit_model::{Layout, Normalization, VitConfig, resize, to_bytes};
 
 use crate::any_model::{self, AnyModel};
-use crate::cli;
+use crate::args::path;
+use crate::commands::export::LayoutName;
 use crate::failure::{Exit, Failure, Result};
 use crate::output;
-use crate::outputs::{Inputs, Output};
+use crate::outputs::{Force, Inputs, Output};
+use crate::untold::Untold;
 
-pub(super) fn run(args: &cli::Import) -> Result<()> {
+const SCALING: &str = "\
+What stands in the folder's JSON is heeded. Pixels scaled otherwise than to [-1, 1] are \
+accounted for in the patch embedding, exactly.";
+
+/// Makes another library's model one of ours: a file that every command takes
+#[derive(Debug, clap::Args)]
+#[command(after_help = SCALING)]
+pub(crate) struct Args {
+    /// A safetensors file, or a folder that timm or Hugging Face transformers saved
+    #[arg(value_parser = path())]
+    pub(crate) path: PathBuf,
+    /// The safetensors file to write
+    #[arg(short, long, value_name = "PATH", value_parser = path())]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) force: Force,
+    /// Expect this layout, which the names of the parameters tell anyway
+    #[arg(long)]
+    pub(crate) layout: Option<LayoutName>,
+    #[command(flatten)]
+    pub(crate) untold: Untold,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
     let inputs = any_model::files_of(&args.path);
     let inputs = Inputs::of(inputs.iter().map(PathBuf::as_path));
     let mut output = Output::new(&args.output, &inputs, args.force.existing())?;

@@ -1,14 +1,30 @@
 //! `vit info`: what a model is made of.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 use vit_model::{Layout, Summary, VitConfig};
 
 use crate::any_model::AnyModel;
-use crate::cli;
+use crate::args::path;
 use crate::failure::Result;
 use crate::output::{self, thousands};
+use crate::untold::Untold;
 
-pub(super) fn run(args: &cli::Info) -> Result<()> {
+/// Shows a model: its configuration, the parameters and the multiply-adds of each part
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A run folder, a safetensors file of any layout, or a folder that timm or transformers saved
+    #[arg(value_parser = path())]
+    pub(crate) model: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) untold: Untold,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
     let model = AnyModel::open(&args.model, &args.untold.known())?;
     let config = args.untold.at_asked_size(&model.config);
     let summary = Summary::of(&config)?;

@@ -1,15 +1,27 @@
 //! `vit man`: the help of every command as a man page.
 
-use clap::{Command, CommandFactory};
+use std::path::PathBuf;
+
+use clap::Command;
 use clap_mangen::Man;
 
-use crate::cli::{self, Cli};
+use crate::args::path;
 use crate::failure::{Exit, Failure, Result};
 use crate::output;
-use crate::outputs::{Inputs, OutputFolder};
+use crate::outputs::{Force, Inputs, OutputFolder};
 
-pub(super) fn run(args: &cli::Man) -> Result<()> {
-    let mut command = Cli::command().disable_help_subcommand(true);
+/// Writes the man pages, one for each command
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The folder to write them into, such as ~/.local/share/man/man1
+    #[arg(short, long, value_name = "DIR", value_parser = path())]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) force: Force,
+}
+
+pub(super) fn run(args: &Args, program: Command) -> Result<()> {
+    let mut command = program.disable_help_subcommand(true);
     command.build();
     let mut pages = Vec::new();
     collect(&command, &mut pages);

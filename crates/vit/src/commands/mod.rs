@@ -18,15 +18,42 @@ mod verify;
 use std::process::ExitCode;
 
 use candle_core::Device;
+use clap::Subcommand;
 
-use crate::cli::Command;
 use crate::failure::Result;
 
-/// Runs a command.
+/// A command and its arguments.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Train(Box<train::Args>),
+    #[command(about = CONFIG, after_help = CONFIGURED)]
+    Config(Box<train::Args>),
+    Eval(eval::Args),
+    Predict(predict::Args),
+    Explain(explain::Args),
+    Info(info::Args),
+    Compare(compare::Args),
+    Verify(verify::Args),
+    Export(export::Args),
+    Import(import::Args),
+    Fetch(fetch::Args),
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+const CONFIG: &str =
+    "Prints the settings that `vit train` would take with the same flags, and touches no data";
+
+const CONFIGURED: &str = "\
+The output is a file for `vit train --config`. Flags that set no numbers, such as --threads and --run-dir, are not in it.";
+
+/// Runs a command of a program with this command line.
 ///
 /// # Errors
 /// Whatever it fails with.
-pub(crate) fn run(command: Command) -> Result<ExitCode> {
+pub(crate) fn run(command: Command, program: clap::Command) -> Result<ExitCode> {
     match command {
         Command::Train(args) => return train::run(&args),
         Command::Config(args) => config::run(&args)?,
@@ -40,8 +67,8 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::Import(args) => import::run(&args)?,
         Command::Fetch(args) => fetch::run(&args)?,
         Command::Bench(args) => bench::run(&args)?,
-        Command::Completions(args) => completions::run(&args)?,
-        Command::Man(args) => man::run(&args)?,
+        Command::Completions(args) => completions::run(&args, program)?,
+        Command::Man(args) => man::run(&args, program)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,9 +6,11 @@ use serde::Serialize;
 use vit_data::Split;
 use vit_train::EVALUATION_BATCH;
 
-use crate::cli;
+use crate::args::path;
+use crate::dataset::DataArgs;
+use crate::device::Device;
 use crate::failure::{Exit, Failure, Result};
-use crate::pictures::{Preparation, expand};
+use crate::pictures::{self, Preparation, expand};
 use crate::saved_model::{SavedModel, probabilities};
 use crate::{dataset, output};
 
@@ -40,7 +42,42 @@ struct Ranked {
     probability: f32,
 }
 
-pub(super) fn run(args: &cli::Predict) -> Result<()> {
+/// Classifies pictures, or a dataset's images: a line of JSON each
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = pictures::HELP,
+    group = clap::ArgGroup::new("inverted").arg("invert").conflicts_with("dataset"),
+    group = clap::ArgGroup::new("fitted").arg("fit").conflicts_with("dataset"),
+)]
+pub(crate) struct Args {
+    /// A run folder, or a safetensors file that carries its configuration
+    #[arg(value_parser = path())]
+    pub(crate) model: PathBuf,
+    /// PNG or JPEG files, folders of them, or - for stdin, unless --dataset is given
+    #[arg(value_name = "IMAGE", required_unless_present = "dataset", conflicts_with = "dataset", value_parser = path())]
+    pub(crate) images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) pictures: pictures::Args,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Which images of the dataset
+    #[arg(long, requires = "dataset", default_value = "test")]
+    pub(crate) split: SplitName,
+    /// Add the K most probable classes, the first first
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) top_k: Option<u16>,
+    /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: Device,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum SplitName {
+    Train,
+    Test,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
     let device = args.device.open()?;
     let saved = SavedModel::open(&args.model)?;
     let model = saved.build(&device)?;
@@ -61,8 +98,8 @@ pub(super) fn run(args: &cli::Predict) -> Result<()> {
     let Some(name) = &args.data.dataset else { return Ok(()) };
     let found = dataset::named(name, &args.data.place, &saved.config)?;
     let split = match args.split {
-        cli::Split::Train => Split::Train,
-        cli::Split::Test => Split::Test,
+        SplitName::Train => Split::Train,
+        SplitName::Test => Split::Test,
     };
     let examples = found.dataset.split(split);
     let indices: Vec<u32> = (0..examples.len() as u32).collect();

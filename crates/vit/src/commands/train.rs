@@ -1,9 +1,13 @@
 //! `vit train`: settings, dataset, model and trainer, put together.
 
+mod args;
+mod augmentation;
 mod bars;
 mod diverged;
+mod environment;
 mod images;
 mod observer;
+mod recipe;
 mod result;
 mod resume;
 mod saver;
@@ -18,21 +22,23 @@ use std::time::Instant;
 use serde_json::{Map, Value};
 use vit_model::Summary;
 use vit_report::EventFile;
-use vit_train::{Forward, MetricsFile, MetricsMark, Record, RunFolder, read_records};
+use vit_run::{
+    CONFIG, ENVIRONMENT, EVENTS, Environment, MetricsFile, MetricsMark, RunFolder, read_records,
+};
+use vit_train::Forward;
 
+pub(super) use self::args::Args;
 pub(super) use self::images::batch_of;
 pub(super) use self::observer::{BEST, digest};
 pub(super) use self::resume::{check_dataset, check_settings, most_bytes, run_of};
-pub(super) use self::saver::BESIDE;
 pub(crate) use self::set_up::SetUp;
 pub(super) use self::set_up::trainer;
 
 use self::bars::Bars;
-use self::observer::Run;
+use self::observer::{Run, as_json};
 use self::resume::Resumed;
 use self::saver::Saver;
 use crate::chrome_trace::ChromeTrace;
-use crate::cli;
 use crate::dataset::{self, Found};
 use crate::failure::{Exit, Result};
 use crate::interrupt;
@@ -43,19 +49,15 @@ use crate::saved_model::SavedModel;
 use crate::settings::Settings;
 use crate::terminal::quoted;
 
-/// Checkpoints carry the digest of the parameters after so many steps, or the last one of a shorter run: `vit verify`
-/// takes them again.
-const PREFIX: u64 = 10;
-
-pub(super) fn run(args: &cli::Train) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     match &args.resume {
         Some(folder) => resume(args, folder),
         None => begin(args),
     }
 }
 
-fn begin(args: &cli::Train) -> Result<ExitCode> {
-    let settings = Settings::resolve(args)?;
+fn begin(args: &Args) -> Result<ExitCode> {
+    let settings = args.resolve()?;
     let device = args.device.open()?;
     refuse_existing(args.run_dir.as_deref())?;
     let trace = trace_of(args, &settings)?;
@@ -64,7 +66,7 @@ fn begin(args: &cli::Train) -> Result<ExitCode> {
     set_up.initialise()?;
     let trace = trace.map(ChromeTrace::begin).transpose()?;
     interrupt::training_begins();
-    let environment = report::environment::of_this_machine(&set_up);
+    let environment = environment::of_this_machine(&set_up);
     let make = || make_folder(args.run_dir.as_deref(), &set_up.settings, &environment);
     let folder = interrupt::writing(make)?;
     let metrics = MetricsFile::open_at(&folder.metrics(), &MetricsMark::default())?;
@@ -75,7 +77,7 @@ fn begin(args: &cli::Train) -> Result<ExitCode> {
     train(args, set_up, folder, Begun { environment, metrics, events, about, trace })
 }
 
-fn resume(args: &cli::Train, path: &Path) -> Result<ExitCode> {
+fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
     let path = resume::run_of(path)?;
     let settings = Settings::of_run(&path)?;
     let trace = trace_of(args, &settings)?;
@@ -118,15 +120,19 @@ fn resume(args: &cli::Train, path: &Path) -> Result<ExitCode> {
 /// TensorBoard's events of all that has been recorded.
 fn written_again(events: &Path, folder: &RunFolder) -> Result<EventFile> {
     let mut events = EventFile::replace(events)?;
-    for record in read_records(&folder.metrics())? {
-        events.append(&as_json(&record?))?;
-    }
+    let mut written = Ok(());
+    read_records(&folder.metrics(), |record| {
+        if written.is_ok() {
+            written = events.append(&as_json(&record));
+        }
+    })?;
+    written?;
     Ok(events)
 }
 
 /// What a run has when its first step, or the first after it was taken up again, is taken.
 struct Begun {
-    environment: Map<String, Value>,
+    environment: Environment,
     metrics: MetricsFile,
     events: Option<EventFile>,
     about: Map<String, Value>,
@@ -134,13 +140,13 @@ struct Begun {
 }
 
 /// What every checkpoint says of a run that begins on this.
-fn about(environment: &Map<String, Value>) -> Map<String, Value> {
+fn about(environment: &Environment) -> Map<String, Value> {
     let facts = ["vit", "device", resume::DATASET].into_iter();
-    facts.filter_map(|name| Some((name.to_owned(), environment.get(name)?.clone()))).collect()
+    facts.filter_map(|name| Some((name.to_owned(), environment.0.get(name)?.clone()))).collect()
 }
 
 fn train(
-    args: &cli::Train,
+    args: &Args,
     mut set_up: SetUp<impl Forward>,
     folder: RunFolder,
     begun: Begun,
@@ -202,7 +208,7 @@ fn train(
         vit_report::write_plots(folder.path())?;
         vit_report::write_csv(folder.path())
     })?;
-    write_report(&folder, &set_up, report::environment::rows(&environment))?;
+    write_report(&folder, &set_up, environment.rows())?;
     drop(run);
     traced.transpose()?;
     if let Some(warning) = set_up.found.warning() {
@@ -220,7 +226,7 @@ fn train(
 fn refuse_existing(run_dir: Option<&Path>) -> Result<()> {
     match run_dir {
         Some(path) if fs::symlink_metadata(path).is_ok() => {
-            Err(vit_train::Error::RunFolderExists { path: path.to_owned() }.into())
+            Err(vit_run::Error::Exists { path: path.to_owned() }.into())
         }
         Some(path) => outputs::check_new_run(path),
         None => Ok(()),
@@ -228,7 +234,7 @@ fn refuse_existing(run_dir: Option<&Path>) -> Result<()> {
 }
 
 /// The file of `--trace`, which is none that is read.
-fn trace_of(args: &cli::Train, settings: &Settings) -> Result<Option<Output>> {
+fn trace_of(args: &Args, settings: &Settings) -> Result<Option<Output>> {
     let Some(path) = &args.trace else { return Ok(None) };
     let dataset = settings.dataset.as_deref().unwrap_or(vit_fetch::MNIST.name);
     let dataset = dataset::folder_of(dataset, &args.data.place);
@@ -238,25 +244,18 @@ fn trace_of(args: &cli::Train, settings: &Settings) -> Result<Option<Output>> {
 }
 
 fn events_folder(folder: &RunFolder) -> std::path::PathBuf {
-    folder.path().join("tensorboard")
-}
-
-fn as_json(record: &Record) -> Value {
-    serde_json::to_value(record).expect("a record is plain data")
+    folder.path().join(EVENTS)
 }
 
 /// With settings, and beside them what does not set the numbers but is asked when they differ.
 fn make_folder(
     run_dir: Option<&Path>,
     settings: &Settings,
-    environment: &Map<String, Value>,
+    environment: &Environment,
 ) -> Result<RunFolder> {
     let settings_text = settings.to_toml();
-    let environment = report::environment::to_text(environment);
-    let files = [
-        ("config.toml", settings_text.as_bytes()),
-        (report::environment::FILE, environment.as_bytes()),
-    ];
+    let environment = environment.to_text();
+    let files = [(CONFIG, settings_text.as_bytes()), (ENVIRONMENT, environment.as_bytes())];
     if let Some(path) = run_dir {
         return Ok(RunFolder::create(path, &files)?);
     }

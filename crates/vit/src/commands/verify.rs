@@ -9,18 +9,17 @@ use serde::Serialize;
 use serde_json::Value;
 use vit_files::{Digest, FileLock, open_file};
 use vit_model::ModelFile;
-use vit_train::{
-    Best, Checkpoint, LOCK, Observer, Record, SavedState, TrainState, newest_checkpoints,
-    read_epochs,
-};
+use vit_run::{LOCK, METRICS, MODEL, Record, newest_checkpoints, read_metrics};
+use vit_train::{Best, Checkpoint, Observer, SavedState, TrainState};
 
-use super::train::{
-    BESIDE, BEST, SetUp, check_dataset, check_settings, digest, most_bytes, run_of,
-};
+use super::train::{BEST, SetUp, check_dataset, check_settings, digest, most_bytes, run_of};
+use crate::args::path;
+use crate::dataset::DataPlace;
 use crate::dataset::Found;
+use crate::device::Device;
 use crate::failure::{Exit, Failure, Result};
 use crate::settings::Settings;
-use crate::{cli, device, output};
+use crate::{device, output};
 
 /// What was found of a part of a run.
 #[derive(Serialize)]
@@ -40,14 +39,36 @@ impl Finding {
     }
 }
 
-pub(super) fn run(args: &cli::Verify) -> Result<ExitCode> {
+/// Checks a run folder, and whether its first steps give the same parameters again
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A run folder
+    #[arg(value_parser = path())]
+    pub(crate) run: PathBuf,
+    /// Check the files alone, and train nothing
+    #[arg(long)]
+    pub(crate) files_only: bool,
+    #[command(flatten)]
+    pub(crate) place: DataPlace,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: Device,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let run = &run_of(&args.run)?;
     let settings = Settings::of_run(run)?;
     let lock = run.join(LOCK);
     // Nobody trains where there is no lock, or in a folder that cannot be written.
     if fs::symlink_metadata(&lock).is_ok() {
         match FileLock::try_acquire(&lock) {
-            Ok(None) => return Err(vit_train::Error::InUse { path: run.clone() }.into()),
+            Ok(None) => return Err(vit_run::Error::InUse { path: run.clone() }.into()),
             Err(error) if error.is_not_regular() => return Err(error.into()),
             Ok(Some(_)) | Err(_) => {}
         }
@@ -56,7 +77,7 @@ pub(super) fn run(args: &cli::Verify) -> Result<ExitCode> {
     let mut findings = Vec::new();
     let (mut newest, mut whole) = (None::<SavedState>, Vec::new());
     for path in newest_checkpoints(run)? {
-        let checked = SavedState::read(&path, &BESIDE, most_bytes).map_err(Failure::from);
+        let checked = SavedState::read(&path, most_bytes).map_err(Failure::from);
         let checked = checked.and_then(|saved| {
             check_settings(&path, &saved, &settings)?;
             Ok(saved)
@@ -78,10 +99,10 @@ pub(super) fn run(args: &cli::Verify) -> Result<ExitCode> {
         }
         return tell(args, &findings);
     };
-    findings.push(Finding::of("metrics.jsonl", metrics(run, &newest)));
-    findings.push(Finding::of("model.safetensors", model(run, &whole, most_bytes)));
+    findings.push(Finding::of(METRICS, metrics(run, &newest)));
+    findings.push(Finding::of(MODEL, model(run, &whole, most_bytes)));
     if let Some(digest) = newest.about.get(BEST) {
-        findings.push(Finding::of("best.safetensors", best(run, &newest, digest, most_bytes)));
+        findings.push(Finding::of(vit_run::BEST, best(run, &newest, digest, most_bytes)));
     }
     if !args.files_only {
         findings.push(Finding::of("first steps", first_steps(args, settings, &newest)?));
@@ -89,7 +110,7 @@ pub(super) fn run(args: &cli::Verify) -> Result<ExitCode> {
     tell(args, &findings)
 }
 
-fn tell(args: &cli::Verify, findings: &[Finding]) -> Result<ExitCode> {
+fn tell(args: &Args, findings: &[Finding]) -> Result<ExitCode> {
     if args.json {
         output::json(&findings)?;
     } else {
@@ -110,19 +131,19 @@ fn tell(args: &cli::Verify, findings: &[Finding]) -> Result<ExitCode> {
 
 /// Whether the metrics begin with what they were at the newest checkpoint.
 fn metrics(run: &Path, newest: &SavedState) -> Result<&'static str> {
-    newest.metrics.check(&run.join("metrics.jsonl"))?;
+    newest.metrics.check(&run.join(METRICS))?;
     Ok("as they were at the newest checkpoint")
 }
 
 /// Whether the run's model is that of a checkpoint: of the newest, unless the program was ended before it was written.
 fn model(run: &Path, whole: &[PathBuf], most_bytes: u64) -> Result<String> {
-    let path = run.join("model.safetensors");
+    let path = run.join(MODEL);
     if !path.exists() {
         return Ok("not written yet: `vit train --resume` does so".to_owned());
     }
     let got = digest_of(&path, most_bytes)?;
     for (age, checkpoint) in whole.iter().enumerate() {
-        if Digest::of_file(&checkpoint.join("model.safetensors"))? == got {
+        if Digest::of_file(&checkpoint.join(MODEL))? == got {
             let name = checkpoint.file_name().unwrap_or_default().display();
             let of = if age == 0 { "the newest checkpoint".to_owned() } else { name.to_string() };
             return Ok(format!("that of {of}"));
@@ -134,12 +155,12 @@ fn model(run: &Path, whole: &[PathBuf], most_bytes: u64) -> Result<String> {
 /// Whether the best epoch's weights are those of when the newest checkpoint was written. Where the run came to a better epoch after
 /// that, they are of that one, or of another that a model can be read from: there is no digest of it yet.
 fn best(run: &Path, newest: &SavedState, digest: &Value, most_bytes: u64) -> Result<&'static str> {
-    let path = run.join("best.safetensors");
+    let path = run.join(vit_run::BEST);
     let got = digest_of(&path, most_bytes)?.to_string();
     if *digest == got {
         return Ok("as it was at the newest checkpoint");
     }
-    let best = Best::of(&read_epochs(&run.join("metrics.jsonl"))?);
+    let best = Best::of(&read_metrics(&run.join(METRICS))?.epochs);
     if best.epoch() != newest.state.place.best.epoch() && ModelFile::open(&path).is_ok() {
         return Ok("of an epoch after the newest checkpoint: `vit train --resume` makes it anew");
     }
@@ -161,11 +182,7 @@ fn digest_of(path: &Path, most_bytes: u64) -> Result<Digest> {
 }
 
 /// Takes the first steps again. What prevents that is an error; another outcome is an unsound part.
-fn first_steps(
-    args: &cli::Verify,
-    settings: Settings,
-    newest: &SavedState,
-) -> Result<Result<String>> {
+fn first_steps(args: &Args, settings: Settings, newest: &SavedState) -> Result<Result<String>> {
     let prefix = newest.about.get("prefix");
     let known = prefix.and_then(|prefix| {
         Some((prefix["steps"].as_u64()?, prefix["parameters"].as_str()?.to_owned()))

@@ -1,5 +1,6 @@
 //! Picture files as a model's input.
 
+mod args;
 mod decode;
 mod error;
 mod guarded;
@@ -16,10 +17,11 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use vit_patch::ImageSize;
 
-use crate::cli;
 use crate::dataset::DIGITS;
 use crate::failure::{Exit, Failure, Result};
 use crate::saved_model::SavedModel;
+pub(crate) use args::{Args, HELP};
+use args::{Fit, Invert};
 pub(crate) use error::Error;
 use planes::Plane;
 pub(crate) use source::expand;
@@ -30,8 +32,8 @@ const WORKING_SIDE: u32 = 256;
 /// How pictures are made like the images that a model was trained on.
 pub(crate) struct Preparation {
     size: ImageSize,
-    invert: cli::Invert,
-    fit: cli::Fit,
+    invert: Invert,
+    fit: Fit,
     /// Whether the model knows light strokes on a dark ground.
     knows_strokes: bool,
 }
@@ -46,14 +48,14 @@ pub(crate) struct Seen {
 impl Preparation {
     /// # Errors
     /// If the model wants channels that pictures have not, or is to be given strokes in colour.
-    pub(crate) fn new(args: &cli::Pictures, saved: &SavedModel) -> Result<Self> {
+    pub(crate) fn new(args: &Args, saved: &SavedModel) -> Result<Self> {
         let size = saved.config.image;
         if ![1, 3].contains(&size.channels) {
             let message =
                 format!("a picture has 1 or 3 channels, the model expects {}", size.channels);
             return Err(Failure::new(Exit::Data, message));
         }
-        if size.channels != 1 && args.fit == Some(cli::Fit::Mnist) {
+        if size.channels != 1 && args.fit == Some(Fit::Mnist) {
             let message = "--fit mnist is for models of grey images, this one takes colour";
             return Err(Failure::new(Exit::Usage, message).hint("pass --fit pad or stretch"));
         }
@@ -61,7 +63,7 @@ impl Preparation {
         let of_run = saved.run.as_ref().and_then(|run| run.dataset.as_deref());
         let of_digits = of_run.is_none_or(|name| [vit_fetch::MNIST.name, DIGITS].contains(&name));
         let knows_strokes = size.channels == 1 && of_digits;
-        let usual = if knows_strokes { cli::Fit::Mnist } else { cli::Fit::Stretch };
+        let usual = if knows_strokes { Fit::Mnist } else { Fit::Stretch };
         Ok(Self { size, invert: args.invert, fit: args.fit.unwrap_or(usual), knows_strokes })
     }
 
@@ -82,13 +84,13 @@ impl Preparation {
 
         let mut done = Vec::new();
         let inverted = match self.invert {
-            cli::Invert::Always => true,
-            cli::Invert::Never => false,
-            cli::Invert::Auto => self.knows_strokes && polarity::is_dark_on_light(&planes[0]),
+            Invert::Always => true,
+            Invert::Never => false,
+            Invert::Auto => self.knows_strokes && polarity::is_dark_on_light(&planes[0]),
         };
         if inverted {
             planes.iter_mut().for_each(planes::invert);
-            let automatic = matches!(self.invert, cli::Invert::Auto);
+            let automatic = matches!(self.invert, Invert::Auto);
             done.push(if automatic { "dark on light, inverted" } else { "inverted" });
         }
         let fits = dimensions == (width, height);
@@ -109,14 +111,14 @@ impl Preparation {
 
     /// Brings the planes to a size, and says how.
     fn fit_all(&self, planes: &mut [Plane], size: (u32, u32), path: &Path) -> &'static str {
-        if self.fit == cli::Fit::Mnist {
+        if self.fit == Fit::Mnist {
             if let Some(ink) = strokes::of(&planes[0]) {
                 planes[0] = placement::as_mnist(&ink, size);
                 return "strokes placed as MNIST's in";
             }
             tracing::warn!("{}: no strokes stand out from the background", path.display());
         }
-        let stretch = self.fit == cli::Fit::Stretch;
+        let stretch = self.fit == Fit::Stretch;
         for plane in planes {
             let fit = if stretch { placement::stretched } else { placement::padded };
             *plane = fit(plane, size);

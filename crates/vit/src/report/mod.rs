@@ -1,7 +1,6 @@
 //! The report of a run: its saved model looked at once more, with the images that it was tested on.
 
 mod attention;
-pub(crate) mod environment;
 mod tested;
 
 use candle_core::{D, Device, Tensor};

@@ -8,14 +8,36 @@ use vit_data::Split;
 use vit_model::Summary;
 
 use super::images::Images;
-use super::model::Model;
+use super::model::{Model, ModelArgs};
 use super::times::{Times, milliseconds, rate};
-use crate::cli::bench::Eval;
 use crate::commands;
+use crate::dataset::DataArgs;
 use crate::failure::Result;
 use crate::output::{self, thousands};
 
-pub(super) fn run(args: &Eval) -> Result<()> {
+/// Times what `vit eval` does once model and images are loaded
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::NOISE)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Images of noise
+    #[arg(long, value_name = "N", default_value = "1000", conflicts_with = "dataset", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) images: u32,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Evaluations to time; one more goes before
+    #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
     let model = Model::open(&args.model)?;
     let images = Images::load(&args.data, Split::Test, args.images as usize, &model.config)?;
     let threads = commands::threads(args.threads);

@@ -6,9 +6,8 @@ use vit_model::VitConfig;
 use vit_patch::ImageSize;
 use vit_train::Batch;
 
-use crate::cli::DataArgs;
 use crate::commands::train::batch_of;
-use crate::dataset;
+use crate::dataset::{self, DataArgs};
 use crate::failure::{Exit, Failure, Result};
 
 /// A byte a value; no benchmark needs more.

@@ -8,9 +8,8 @@ use vit_layers::Mode;
 use vit_model::Summary;
 
 use super::images::Images;
-use super::model::Model;
+use super::model::{Model, ModelArgs};
 use super::times::{Times, microseconds};
-use crate::cli::bench::Latency;
 use crate::commands;
 use crate::failure::Result;
 use crate::output;
@@ -18,7 +17,26 @@ use crate::output;
 /// One pass in so many is made before the clock starts.
 const WARM_UP: u32 = 10;
 
-pub(super) fn run(args: &Latency) -> Result<()> {
+/// Times a forward pass of a loaded model, as `vit predict` makes it
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Images in a pass
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch_size: u32,
+    /// Threads that large operations are split over [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Passes to time; a tenth as many go before
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) iterations: u32,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
     let threads = NonZero::new(commands::threads(args.threads)).unwrap_or(NonZero::<usize>::MIN);
     assert!(vit_ops::set_threads(threads), "the first operation is still to come");
     let model = Model::open(&args.model)?;

@@ -7,8 +7,21 @@ mod model;
 mod times;
 mod train;
 
-use crate::cli::bench::Bench;
+use clap::Subcommand;
+
 use crate::failure::Result;
+
+/// Times training, evaluation or single forward passes
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    Train(train::Args),
+    Eval(eval::Args),
+    Latency(latency::Args),
+}
+
+/// What is measured without a dataset.
+const NOISE: &str = "\
+Without --dataset, images of noise in the model's size are taken.";
 
 pub(super) fn run(bench: &Bench) -> Result<()> {
     match bench {

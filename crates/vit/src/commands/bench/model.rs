@@ -1,14 +1,25 @@
 //! The model that is measured in evaluation.
 
+use std::path::PathBuf;
+
 use candle_core::{DType, Device};
 use vit_layers::Parameters;
 use vit_model::{VisionTransformer, VitConfig};
 
-use crate::cli::SettingsArgs;
-use crate::cli::bench::ModelArgs;
+use crate::args::path;
 use crate::failure::Result;
 use crate::saved_model::SavedModel;
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsArgs};
+
+/// Which model: one on disk, or a new one.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ModelArgs {
+    /// A run folder, or a safetensors file that carries its configuration [default: a new model]
+    #[arg(conflicts_with_all = ["preset", "config"], value_parser = path())]
+    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
 
 /// A model without gradients, and what results call it.
 pub(super) struct Model {

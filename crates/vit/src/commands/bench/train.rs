@@ -13,16 +13,41 @@ use vit_train::{Batch, Data, Observer, Record};
 use super::images::Images;
 use super::model;
 use super::times::{Times, milliseconds, rate};
-use crate::cli::bench::Train;
 use crate::commands;
+use crate::dataset::DataArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{self, thousands};
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsArgs};
 
 /// Batches in an epoch of noise: several, so that no batch lies in the nearest cache from the step before.
 const BATCHES_OF_NOISE: usize = 16;
 
-pub(super) fn run(args: &Train) -> Result<()> {
+/// Times the steps that `vit train` takes; leaves nothing behind
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::NOISE)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Images in a step [default: 64]
+    #[arg(long, value_name = "N")]
+    pub(crate) batch_size: Option<usize>,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Steps to time
+    #[arg(long, value_name = "N", default_value = "300", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) steps: u32,
+    /// Steps before them that are not timed
+    #[arg(long, value_name = "N", default_value = "50")]
+    pub(crate) warmup: u32,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
     let settings = settings(args)?;
     let batch_size = settings.train.batch_size;
     let noise = BATCHES_OF_NOISE.saturating_mul(batch_size);
@@ -65,7 +90,7 @@ pub(super) fn run(args: &Train) -> Result<()> {
 }
 
 /// Those of a run that ends after the last step to be timed.
-fn settings(args: &Train) -> Result<Settings> {
+fn settings(args: &Args) -> Result<Settings> {
     let mut settings = Settings::begin(&args.settings)?;
     if let Some(batch_size) = args.batch_size {
         settings.train.batch_size = batch_size;

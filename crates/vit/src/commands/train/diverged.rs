@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 use vit_files::write_atomically;
-use vit_train::{Data, Forward, RunFolder};
+use vit_run::{DIVERGED, RunFolder};
+use vit_train::{Data, Forward};
 
 use super::set_up::SetUp;
 use crate::failure::{Divergence, Result};
@@ -29,7 +30,7 @@ pub(super) fn write(
         "seed": set_up.settings.train.seed,
         "samples": samples,
     });
-    let path = folder.path().join("diverged.json");
+    let path = folder.path().join(DIVERGED);
     write_atomically(&path, format!("{facts:#}\n").as_bytes())?;
     Ok(path)
 }

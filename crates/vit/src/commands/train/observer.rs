@@ -7,20 +7,20 @@ use serde_json::{Map, Value, json};
 use vit_files::Digest;
 use vit_model::Tensors;
 use vit_report::EventFile;
-use vit_train::{
-    Checkpoint, EpochMetrics, MetricsFile, Observer, Parameters, Progress, Record, RunFolder,
-    SavedState, TrainState,
-};
+use vit_run::{EpochMetrics, MetricsFile, Record, RunFolder};
+use vit_train::{Checkpoint, Observer, Parameters, Progress, SavedState, TrainState};
 
 use super::bars::Bars;
-use super::saver::Saver;
-use super::{PREFIX, as_json};
+use super::saver::{Saver, unwritable};
 use crate::chrome_trace::ChromeTrace;
-use crate::failure::{Exit, Failure, Result};
+use crate::failure::{Failure, Result};
 use crate::interrupt::{self, Writing, writing};
 use crate::output::{percent, thousands};
 use crate::settings::Settings;
-use crate::terminal::quoted;
+
+/// Checkpoints carry the digest of the parameters after so many steps, or the last one of a shorter run: `vit verify`
+/// takes them again.
+const PREFIX: u64 = 10;
 
 /// A step that takes longer may not be done when the program has to end: what came before it is held ready. It takes no more
 /// time, beside such a step, than a copy of parameters and moments does.
@@ -85,6 +85,7 @@ impl Observer for Run<'_> {
                     writing(|| trace.write_when_over())?;
                 }
             }
+            Record::Other => {}
         }
         Ok(())
     }
@@ -165,17 +166,8 @@ impl Observer for Run<'_> {
     }
 }
 
-/// A file of a run that cannot be written ends it; it is said how it goes on.
-pub(super) fn unwritable(folder: &RunFolder, failure: Failure) -> Failure {
-    if !failure.is(Exit::File) {
-        return failure;
-    }
-    failure.hint(if folder.path().exists() {
-        format!("once it can be written, go on with `vit train --resume {}`", quoted(folder.path()))
-    } else {
-        let shown = folder.path().display();
-        format!("{shown} is gone: if it was moved, go on there with `vit train --resume`")
-    })
+pub(super) fn as_json(record: &Record) -> Value {
+    serde_json::to_value(record).expect("a record is plain data")
 }
 
 /// A line for an epoch.
@@ -184,18 +176,21 @@ fn tell(epoch: &EpochMetrics, epochs: u64) {
         .val_loss
         .zip(epoch.val_accuracy)
         .map(|(loss, accuracy)| format!("; validation loss {loss:.4}, {}", percent(accuracy)));
+    let tested = epoch
+        .test_loss
+        .zip(epoch.test_accuracy)
+        .map(|(loss, accuracy)| format!("; test loss {loss:.4}, {}", percent(accuracy)));
     let so_far = interrupt::asked().then(|| format!(", up to step {}", epoch.step));
     let speed = epoch.images_per_second as u64;
     let speed = (speed > 0).then(|| format!("; {} images/s", thousands(speed)));
     tracing::info!(
-        "epoch {}/{epochs}{}: loss {:.4}, {}{}; test loss {:.4}, {}{}",
+        "epoch {}/{epochs}{}: loss {:.4}, {}{}{}{}",
         epoch.epoch,
         so_far.unwrap_or_default(),
         epoch.train_loss,
         percent(epoch.train_accuracy),
         validated.unwrap_or_default(),
-        epoch.test_loss,
-        percent(epoch.test_accuracy),
+        tested.unwrap_or_default(),
         speed.unwrap_or_default()
     );
 }

@@ -1,7 +1,7 @@
 //! What is printed of a run that has ended.
 
 use serde_json::json;
-use vit_train::{RunFolder, read_epochs};
+use vit_run::{RunFolder, read_metrics};
 
 use crate::dataset::Found;
 use crate::failure::Result;
@@ -14,7 +14,7 @@ pub(super) fn print(
     found: &Found,
     folder: &RunFolder,
 ) -> Result<()> {
-    let epochs = read_epochs(&folder.metrics())?;
+    let epochs = read_metrics(&folder.metrics())?.epochs;
     let Some(epoch) = epochs.last() else { return Ok(()) };
     let best = vit_train::Best::of(&epochs).epoch();
     let best = best.and_then(|best| epochs.iter().find(|epoch| epoch.epoch == best));
@@ -44,13 +44,17 @@ pub(super) fn print(
     if let Some(accuracy) = epoch.val_accuracy {
         output::line(format!("val accuracy    {}", percent(accuracy)))?;
     }
-    output::line(format!("test accuracy   {}", percent(epoch.test_accuracy)))?;
+    if let Some(accuracy) = epoch.test_accuracy {
+        output::line(format!("test accuracy   {}", percent(accuracy)))?;
+    }
     if let Some((best, accuracy)) = best.and_then(|best| Some((best, best.val_accuracy?))) {
         output::line(format!(
-            "best epoch      {}: val {}, test {}, in {}",
+            "best epoch      {}: val {}{}, in {}",
             best.epoch,
             percent(accuracy),
-            percent(best.test_accuracy),
+            best.test_accuracy
+                .map(|share| format!(", test {}", percent(share)))
+                .unwrap_or_default(),
             folder.best().display()
         ))?;
     }

@@ -4,19 +4,18 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
-use vit_files::{Digest, SUMS, open_file, text_of_at_most, write_atomically};
+use serde_json::Value;
+use vit_files::{Digest, SUMS};
 use vit_model::{Layout, Summary};
-use vit_train::{
-    Forward, MetricsFile, MetricsMark, RunFolder, SavedState, TrainState, most_bytes_of,
-    newest_checkpoints,
+use vit_run::{
+    CHECKPOINTS, Environment, MODEL, MetricsFile, MetricsMark, RunFolder, newest_checkpoints,
 };
+use vit_train::{Forward, SavedState, TrainState, most_bytes_of};
 
-use super::saver::BESIDE;
+use super::environment;
 use super::set_up::SetUp;
 use crate::differences::differences;
 use crate::failure::{Exit, Failure, Result};
-use crate::report::environment;
 use crate::settings::Settings;
 use crate::terminal::quoted;
 
@@ -31,11 +30,11 @@ pub(crate) fn run_of(path: &Path) -> Result<PathBuf> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(path.to_owned()),
         Err(error) => return Err(vit_files::Error::io("read", &sums)(error).into()),
     }
-    let (shown, init) = (path.display(), path.join("model.safetensors"));
+    let (shown, init) = (path.display(), path.join(MODEL));
     let init = format!("`vit train --init {}` begins a new run with its weights", quoted(&init));
     let named = fs::canonicalize(path).map_err(vit_files::Error::io("read", path))?;
     let run_above = |path: &Path| {
-        let above = path.parent().filter(|above| above.ends_with("checkpoints"))?;
+        let above = path.parent().filter(|above| above.ends_with(CHECKPOINTS))?;
         above.parent().filter(|run| !run.as_os_str().is_empty()).map(Path::to_owned)
     };
     // As the user wrote it, if that says it.
@@ -75,7 +74,7 @@ impl Resumed {
     /// or another version.
     pub(crate) fn find(folder: &RunFolder, settings: &Settings) -> Result<Self> {
         let most_bytes = most_bytes(settings)?;
-        let read = |path: &Path| SavedState::read(path, &BESIDE, most_bytes);
+        let read = |path: &Path| SavedState::read(path, most_bytes);
         let mut damaged = Vec::new();
         let mut checkpoints = newest_checkpoints(folder.path())?.into_iter().peekable();
         while let Some(path) = checkpoints.next() {
@@ -233,33 +232,21 @@ fn check_tensors(path: &Path, saved: &SavedState, settings: &Settings) -> Result
     Ok(())
 }
 
-/// Bytes of what is said of a machine.
-const LONGEST: u64 = 1 << 16;
-
 /// What the run goes on with here; a warning where that is not what it began with. An `env.json` that is missing or no JSON is
 /// written anew.
 ///
 /// # Errors
 /// If it cannot be read or written.
-pub(super) fn environment(
-    folder: &RunFolder,
-    set_up: &SetUp<impl Forward>,
-) -> Result<Map<String, Value>> {
+pub(super) fn environment(folder: &RunFolder, set_up: &SetUp<impl Forward>) -> Result<Environment> {
     let here = environment::of_this_machine(set_up);
-    let path = folder.path().join(environment::FILE);
-    let began = match open_file(&path).and_then(|file| text_of_at_most(LONGEST, file)) {
-        Ok(text) => serde_json::from_str(&text).ok(),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => None,
-        Err(error) => return Err(vit_files::Error::io("read", &path)(error).into()),
-    };
-    let Some(Value::Object(began)) = began else {
-        write_atomically(&path, environment::to_text(&here).as_bytes())?;
+    let Some(began) = Environment::read(folder)? else {
+        here.write(folder)?;
         return Ok(here);
     };
     for name in ["vit", "commit", "system", "processor", "device"] {
-        if began.get(name) != here.get(name) {
+        if began.0.get(name) != here.0.get(name) {
             let text = |value: Option<&Value>| value.unwrap_or(&Value::Null).to_string();
-            let (began, here) = (text(began.get(name)), text(here.get(name)));
+            let (began, here) = (text(began.0.get(name)), text(here.0.get(name)));
             tracing::warn!(
                 "the run began with {name} {began} and goes on with {here}: last bits may differ"
             );

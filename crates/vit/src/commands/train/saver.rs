@@ -1,6 +1,7 @@
 //! Checkpoints, written on a thread of their own, beside the step that comes next.
 
 use std::fs::OpenOptions;
+use std::str::FromStr;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -8,16 +9,37 @@ use std::time::{Duration, Instant};
 
 use vit_files::write_atomically;
 use vit_model::VitConfig;
-use vit_train::{Checkpoint, RunFolder, SavedState};
+use vit_run::{CONFIG, MODEL, RunFolder};
+use vit_train::{Checkpoint, SavedState};
 
-use super::observer::unwritable;
-use crate::cli::SaveEvery;
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt::{self, Writing, writing};
 use crate::settings::Settings;
+use crate::terminal::quoted;
 
-/// Our own files of a checkpoint, which make it a model to use: settings and weights.
-pub(crate) const BESIDE: [&str; 2] = ["config.toml", "model.safetensors"];
+/// How often the model is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SaveEvery {
+    Steps(u64),
+    Seconds(u64),
+}
+
+impl FromStr for SaveEvery {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (number, kind): (_, fn(u64) -> Self) = match text.strip_suffix('s') {
+            Some(seconds) => (seconds, Self::Seconds),
+            None => (text, Self::Steps),
+        };
+        match number.parse() {
+            Ok(number) if number > 0 => Ok(kind(number)),
+            _ => {
+                Err("expected a number of steps such as 500, or of seconds such as 30s".to_owned())
+            }
+        }
+    }
+}
 
 /// Saves a run.
 pub(super) struct Saver {
@@ -152,8 +174,7 @@ impl Target {
         let synced = OpenOptions::new().write(true).open(&metrics).and_then(|file| file.sync_all());
         synced.map_err(vit_files::Error::io("sync", &metrics))?;
         let model = vit_model::to_bytes(state.state.kept(), &self.model)?;
-        let [settings_file, model_file] = BESIDE;
-        let files = [(settings_file, self.settings.as_bytes()), (model_file, model.as_slice())];
+        let files = [(CONFIG, self.settings.as_bytes()), (MODEL, model.as_slice())];
         let path = state.write(folder, &files)?;
         kept();
         // Whenever this ends, the run's model is that of a checkpoint.
@@ -165,6 +186,33 @@ impl Target {
     }
 }
 
+/// A file of a run that cannot be written ends it; it is said how it goes on.
+pub(super) fn unwritable(folder: &RunFolder, failure: Failure) -> Failure {
+    if !failure.is(Exit::File) {
+        return failure;
+    }
+    failure.hint(if folder.path().exists() {
+        format!("once it can be written, go on with `vit train --resume {}`", quoted(folder.path()))
+    } else {
+        let shown = folder.path().display();
+        format!("{shown} is gone: if it was moved, go on there with `vit train --resume`")
+    })
+}
+
 fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
     what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn saving_is_by_steps_or_seconds() {
+        assert_eq!("20".parse(), Ok(SaveEvery::Steps(20)));
+        assert_eq!("30s".parse(), Ok(SaveEvery::Seconds(30)));
+        for wrong in ["", "0", "s", "-1", "1m", "0s"] {
+            assert!(wrong.parse::<SaveEvery>().is_err(), "{wrong}");
+        }
+    }
 }

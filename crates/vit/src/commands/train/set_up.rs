@@ -6,9 +6,8 @@ use vit_model::{Layout, ModelFile, VisionTransformer};
 use vit_train::{Forward, Trainer};
 
 use super::images::Images;
-use crate::cli::DataPlace;
 use crate::commands::threads_on;
-use crate::dataset::{self, Found};
+use crate::dataset::{self, DataPlace, Found};
 use crate::failure::{Failure, Result};
 use crate::settings::Settings;
 

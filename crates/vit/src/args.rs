@@ -1,4 +1,4 @@
-//! Arguments that are paths. A shell leaves `~` as it is in quotes and after `=`, so it is expanded here.
+//! Values of arguments. A shell leaves `~` as it is in quotes and after `=`, so it is expanded here.
 
 use std::path::{Path, PathBuf};
 
@@ -26,4 +26,9 @@ pub(crate) fn expand(text: &str) -> Result<String, Error> {
         path: text.into(),
         expected: "expected a home folder whose path is UTF-8".to_owned(),
     })
+}
+
+/// Any that a configuration file can hold, which has no larger ones.
+pub(crate) fn whole_number() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(..=i64::MAX as u64)
 }

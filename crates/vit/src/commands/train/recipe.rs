@@ -1,9 +1,10 @@
 //! The flags of `vit train` that make a recipe.
 
 use clap::{Args, ValueEnum};
-use vit_train::ScheduleKind;
+use vit_train::{Decay, OptimizerConfig, OptimizerKind, ScheduleKind};
 
-use super::whole_number;
+use crate::args::whole_number;
+use crate::settings::Settings;
 
 /// How training goes beyond the seed's recipe.
 #[derive(Debug, Args)]
@@ -39,6 +40,26 @@ pub(crate) struct Recipe {
     /// End after N epochs without one that is better on the images held out
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) patience: Option<u64>,
+}
+
+impl Recipe {
+    pub(super) fn override_settings(&self, settings: &mut Settings) {
+        let train = &mut settings.train;
+        let schedule = &mut train.schedule;
+        schedule.kind = self.schedule.map_or(schedule.kind, Into::into);
+        schedule.warmup = self.warmup.or(schedule.warmup);
+        schedule.min_lr = self.min_lr.or(schedule.min_lr);
+        if let Some(weight_decay) = self.weight_decay {
+            let (kind, decay) = (OptimizerKind::AdamW, Decay::Matrices);
+            train.optimizer = OptimizerConfig { kind, decay, weight_decay, ..train.optimizer };
+        }
+        train.clip = self.clip.or(train.clip);
+        train.accumulate = self.accumulate.unwrap_or(train.accumulate);
+        train.label_smoothing = self.label_smoothing.unwrap_or(train.label_smoothing);
+        train.ema = self.ema.or(train.ema);
+        train.patience = self.patience.or(train.patience);
+        settings.val_split = self.val_split.unwrap_or(settings.val_split);
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -2,16 +2,14 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
+use vit_run::Environment;
 
-use crate::commands::train::SetUp;
+use super::set_up::SetUp;
 use crate::device;
 
-/// The file's name in a run folder.
-pub(crate) const FILE: &str = "env.json";
-
 /// What a reader wants to know who sees another speed, or other last bits. Nothing that tells whose machine it is.
-pub(crate) fn of_this_machine<F>(set_up: &SetUp<F>) -> Map<String, Value> {
+pub(super) fn of_this_machine<F>(set_up: &SetUp<F>) -> Environment {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let begun = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let facts = [
@@ -28,18 +26,7 @@ pub(crate) fn of_this_machine<F>(set_up: &SetUp<F>) -> Map<String, Value> {
         ("dataset_sha256", json!(set_up.found.digest().to_string())),
     ];
     let known = facts.into_iter().filter(|(_, value)| !value.is_null());
-    known.map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-/// As the file has it.
-pub(crate) fn to_text(environment: &Map<String, Value>) -> String {
-    format!("{}\n", serde_json::to_string_pretty(environment).expect("plain data"))
-}
-
-/// As names and values to be read.
-pub(crate) fn rows(environment: &Map<String, Value>) -> Vec<(String, String)> {
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    environment.iter().map(|(name, value)| (name.clone(), text(value))).collect()
+    Environment(known.map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 /// The processor's name, where Linux tells it.
@@ -77,13 +64,5 @@ mod tests {
         assert_eq!(utc(951_782_400), "2000-02-29 00:00:00 UTC");
         assert_eq!(utc(1_735_689_599), "2024-12-31 23:59:59 UTC");
         assert_eq!(utc(4_107_542_400), "2100-03-01 00:00:00 UTC");
-    }
-
-    #[test]
-    fn what_is_known_is_read_as_text() {
-        let known = [("threads".to_owned(), json!(3)), ("vit".to_owned(), json!("0.1.0"))];
-        let expected = [("threads", "3"), ("vit", "0.1.0")];
-        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(rows(&Map::from_iter(known)), expected);
     }
 }

@@ -1,6 +1,7 @@
 //! The flags of `vit train` that change training images.
 
 use clap::Args;
+use vit_data::Augment;
 
 /// How training images are changed, anew in each epoch: the fields of [`vit_data::Augment`].
 #[derive(Debug, Args)]
@@ -27,4 +28,19 @@ pub(crate) struct Augmentation {
     /// Mix each with another, and their labels too, by a share of Beta(F, F), such as 0.2; on the CPU alone [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_mixup: Option<f64>,
+}
+
+impl Augmentation {
+    pub(super) fn override_augment(&self, augment: &mut Augment) {
+        let Augment { shift, rotation, scale, shear, elastic, erase, mixup } = *augment;
+        *augment = Augment {
+            shift: self.augment_shift.unwrap_or(shift),
+            rotation: self.augment_rotation.unwrap_or(rotation),
+            scale: self.augment_scale.unwrap_or(scale),
+            shear: self.augment_shear.unwrap_or(shear),
+            elastic: self.augment_elastic.unwrap_or(elastic),
+            erase: self.augment_erase.unwrap_or(erase),
+            mixup: self.augment_mixup.unwrap_or(mixup),
+        };
+    }
 }

@@ -1,36 +1,9 @@
-//! Arguments on models of other libraries.
+//! Arguments that say what a foreign file may not.
 
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
 use vit_model::{Known, Normalization, VitConfig};
-
-use super::path::path;
-use super::{Force, LayoutName};
-
-const SCALING: &str = "\
-What stands in the folder's JSON is heeded. Pixels scaled otherwise than to [-1, 1] are \
-accounted for in the patch embedding, exactly.";
-
-/// Makes another library's model one of ours: a file that every command takes
-#[derive(Debug, Args)]
-#[command(after_help = SCALING)]
-pub(crate) struct Import {
-    /// A safetensors file, or a folder that timm or Hugging Face transformers saved
-    #[arg(value_parser = path())]
-    pub(crate) path: PathBuf,
-    /// The safetensors file to write
-    #[arg(short, long, value_name = "PATH", value_parser = path())]
-    pub(crate) output: PathBuf,
-    #[command(flatten)]
-    pub(crate) force: Force,
-    /// Expect this layout, which the names of the parameters tell anyway
-    #[arg(long)]
-    pub(crate) layout: Option<LayoutName>,
-    #[command(flatten)]
-    pub(crate) untold: Untold,
-}
 
 /// What a foreign file may leave untold.
 #[derive(Debug, Args)]

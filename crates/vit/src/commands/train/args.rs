@@ -1,0 +1,240 @@
+//! The arguments of `vit train`, and the settings that they ask for.
+
+use std::path::PathBuf;
+
+use super::augmentation::Augmentation;
+use super::recipe::Recipe;
+use super::saver::SaveEvery;
+use crate::args::{path, whole_number};
+use crate::dataset::DataArgs;
+use crate::device::Device;
+use crate::failure::Result;
+use crate::outputs::Existing;
+use crate::settings::{Settings, SettingsArgs};
+
+const TRAINED_ON: &str = "\
+Without --dataset, MNIST is used if it is there or can be fetched, else the digits that are built in.";
+
+/// Trains a model and leaves a run folder behind
+#[derive(Debug, clap::Args)]
+#[command(after_help = TRAINED_ON)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Passes over the training images [default: 20]
+    #[arg(long, group = "settings", value_name = "N", value_parser = whole_number())]
+    pub(crate) epochs: Option<u64>,
+    /// End after this many steps
+    #[arg(long, group = "settings", value_name = "N", value_parser = whole_number())]
+    pub(crate) max_steps: Option<u64>,
+    /// Images in a step [default: 64]
+    #[arg(long, group = "settings", value_name = "N")]
+    pub(crate) batch_size: Option<usize>,
+    /// Learning rate [default: 0.0003]
+    #[arg(long, group = "settings", value_name = "F", allow_negative_numbers = true)]
+    pub(crate) lr: Option<f64>,
+    /// Dropout of attention weights, projections and feed-forwards [default: the preset's, of shallow 0.2]
+    #[arg(long, group = "settings", value_name = "F", allow_negative_numbers = true)]
+    pub(crate) dropout: Option<f64>,
+    /// Seed of everything random [default: 0]
+    #[arg(long, group = "settings", value_name = "N", value_parser = whole_number())]
+    pub(crate) seed: Option<u64>,
+    /// Threads; the result does not depend on it [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: Device,
+    /// Begin with the parameters of this file: of any layout that `vit export` writes
+    #[arg(long, group = "settings", value_name = "FILE.safetensors", value_parser = path())]
+    pub(crate) init: Option<PathBuf>,
+    /// Take the training images in the order of their file
+    #[arg(long, group = "settings")]
+    pub(crate) no_shuffle: bool,
+    /// Record the mean loss of every N steps [default: 100]
+    #[arg(long, group = "settings", value_name = "N", value_parser = whole_number())]
+    pub(crate) log_every: Option<u64>,
+    /// Save a checkpoint every N steps, or every N seconds as `30s` [default: after each epoch]
+    #[arg(long, value_name = "N|Ns")]
+    pub(crate) save_every: Option<SaveEvery>,
+    /// Keep so many checkpoints, the newest
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) keep: u16,
+    /// Go on with the run in this folder, from its newest checkpoint and with its settings
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["settings", "SettingsArgs", "dataset", "Recipe", "Augmentation"], value_parser = path())]
+    pub(crate) resume: Option<PathBuf>,
+    /// The folder to leave behind, which must not exist [default: runs/DATASET-PRESET-N]
+    #[arg(long, group = "settings", value_name = "DIR", value_parser = path())]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Write the metrics as a TensorBoard event file too, into `tensorboard` in the run folder
+    #[arg(long)]
+    pub(crate) tensorboard: bool,
+    /// Trace the first 50 steps and the evaluation after them into this file, for Perfetto or Chrome's tracing
+    #[arg(long, value_name = "FILE.json", value_parser = path())]
+    pub(crate) trace: Option<PathBuf>,
+    /// Replace the file of --trace if it exists
+    #[arg(long, requires = "trace")]
+    force: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) recipe: Recipe,
+    #[command(flatten)]
+    pub(crate) augmentation: Augmentation,
+}
+
+impl Args {
+    /// The settings that they and the configuration file ask for, checked.
+    ///
+    /// # Errors
+    /// If the file cannot be read, has an unknown key, or a setting is out of range.
+    pub(crate) fn resolve(&self) -> Result<Settings> {
+        let mut settings = Settings::begin(&self.settings)?;
+        self.override_settings(&mut settings);
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn override_settings(&self, settings: &mut Settings) {
+        fn set<T: Clone>(field: &mut T, flag: Option<&T>) {
+            if let Some(flag) = flag {
+                field.clone_from(flag);
+            }
+        }
+        set(&mut settings.train.epochs, self.epochs.as_ref());
+        set(&mut settings.train.batch_size, self.batch_size.as_ref());
+        set(&mut settings.train.optimizer.lr, self.lr.as_ref());
+        set(&mut settings.train.seed, self.seed.as_ref());
+        set(&mut settings.train.log_every, self.log_every.as_ref());
+        self.recipe.override_settings(settings);
+        self.augmentation.override_augment(&mut settings.augment);
+        settings.train.max_steps = self.max_steps.or(settings.train.max_steps);
+        settings.dataset = self.data.dataset.clone().or_else(|| settings.dataset.take());
+        settings.init = self.init.clone().or_else(|| settings.init.take());
+        settings.shuffle &= !self.no_shuffle;
+        if let Some(rate) = self.dropout {
+            settings.model = settings.model.clone().with_dropout(rate);
+        }
+    }
+
+    /// Whether --trace may replace a file.
+    pub(crate) const fn existing(&self) -> Existing {
+        Existing::of_flag(self.force)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, Parser};
+    use vit_data::Augment;
+    use vit_model::Preset;
+    use vit_train::{Decay, OptimizerKind, ScheduleKind};
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        train: Args,
+    }
+
+    fn train(args: &str) -> Args {
+        Program::parse_from(["train"].into_iter().chain(args.split_whitespace())).train
+    }
+
+    /// What a new flag is to be beside `--resume` has to be decided.
+    #[test]
+    fn a_flag_is_a_setting_or_goes_with_resume() {
+        let with_resume = [
+            "data_dir",
+            "mirror",
+            "threads",
+            "device",
+            "save_every",
+            "keep",
+            "resume",
+            "tensorboard",
+            "trace",
+            "force",
+            "json",
+        ];
+        let command = Program::command();
+        let flag = |name: &str| command.get_arguments().find(|flag| flag.get_id() == name);
+        let settings = command.get_arg_conflicts_with(flag("resume").expect("it is there"));
+        for flag in command.get_arguments().map(clap::Arg::get_id) {
+            let is_setting = settings.iter().any(|setting| setting.get_id() == flag);
+            assert!(is_setting != with_resume.contains(&flag.as_str()), "{flag}");
+        }
+    }
+
+    #[test]
+    fn flags_go_before_the_file_and_the_file_before_the_preset() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("c.toml");
+        std::fs::write(&path, "preset = 'notebook'\n[train]\nepochs = 3\nseed = 5\n[train.optimizer]\nlr = 1\n[model]\ndepth = 2\n")
+            .expect("a writable folder");
+        let args = train(&format!("--config {} --epochs 7 --dropout 0", path.display()));
+        let settings = args.resolve().expect("sound settings");
+        assert_eq!(settings.preset, "notebook");
+        assert_eq!((settings.train.epochs, settings.train.seed), (7, 5));
+        assert_eq!(settings.train.optimizer.lr, 1.0);
+        assert_eq!((settings.model.depth, settings.model.dropout.mlp), (2, 0.0));
+        assert_eq!(settings.model.output, Preset::Notebook.config().output);
+    }
+
+    #[test]
+    fn a_run_s_own_file_repeats_its_settings() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let first = train("--preset notebook --lr 0.01 --no-shuffle --max-steps 3").resolve();
+        let first = first.expect("sound settings");
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, first.to_toml()).expect("a writable folder");
+        let again = train(&format!("--config {}", path.display())).resolve();
+        assert_eq!(again.expect("sound settings"), first);
+        assert_eq!(Settings::of_run(folder.path()).expect("sound settings"), first);
+    }
+
+    #[test]
+    fn flags_of_augmentation_go_before_the_file_one_by_one() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("c.toml");
+        std::fs::write(&path, "[augment]\nshift = 2\nshear = 3.0\n").expect("a writable folder");
+        let words = "--augment-shift 1 --augment-rotation 10 --augment-scale 0.1 --augment-elastic 0.5 \
+                     --augment-erase 0.2 --augment-mixup 0.3";
+        let args = train(&format!("--config {} {words}", path.display()));
+        let settings = args.resolve().expect("sound settings");
+        let want = Augment {
+            shift: 1.0,
+            rotation: 10.0,
+            scale: 0.1,
+            shear: 3.0,
+            elastic: 0.5,
+            erase: 0.2,
+            mixup: 0.3,
+        };
+        assert_eq!(settings.augment, want);
+        let again: Settings = toml::from_str(&settings.to_toml()).expect("as written");
+        assert_eq!(again, settings);
+    }
+
+    #[test]
+    fn the_flags_of_a_recipe_are_in_the_file_that_repeats_it() {
+        let words = "--schedule one-cycle --warmup 30 --min-lr 0.00001 --weight-decay 0.05 --clip 1 \
+                     --accumulate 2 --label-smoothing 0.1 --ema 0.99";
+        let settings = train(words).resolve().expect("sound settings");
+        let train = &settings.train;
+        assert_eq!(
+            (train.schedule.kind, train.schedule.warmup),
+            (ScheduleKind::OneCycle, Some(30))
+        );
+        assert_eq!(
+            (train.optimizer.kind, train.optimizer.decay),
+            (OptimizerKind::AdamW, Decay::Matrices)
+        );
+        assert_eq!((train.clip, train.accumulate, train.ema), (Some(1.0), 2, Some(0.99)));
+        let again: Settings = toml::from_str(&settings.to_toml()).expect("as written");
+        assert_eq!(again, settings);
+    }
+}

@@ -1,0 +1,38 @@
+//! The `vit` command as a library: parses, resolves, composes and prints. What it does is done by the crates below it.
+
+mod any_model;
+mod args;
+mod candle_threads;
+mod chrome_trace;
+mod cli;
+mod commands;
+mod dataset;
+mod device;
+mod differences;
+mod failure;
+mod interrupt;
+mod logging;
+mod nearest;
+mod output;
+mod outputs;
+mod pictures;
+mod progress;
+mod report;
+mod saved_model;
+mod settings;
+mod terminal;
+mod untold;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+
+/// Runs the program with the arguments that it was started with.
+pub fn run() -> ExitCode {
+    candle_threads::leave_unused();
+    terminal::tell_panics();
+    let cli = cli::parse();
+    logging::start(&cli.logging);
+    let done = interrupt::listen().and_then(|()| commands::run(cli.command, cli::Cli::command()));
+    done.unwrap_or_else(|failure| failure.report())
+}
