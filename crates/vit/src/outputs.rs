@@ -200,14 +200,17 @@ pub(crate) fn check_new_run(path: &Path) -> Result<()> {
     }
 }
 
-/// The folder of the run or checkpoint that a real path lies in.
+/// The folder of the run or checkpoint that a real path lies in, as seen from the current folder where it lies below it.
 fn run_around(path: &Path) -> Option<PathBuf> {
     let is_run = |folder: &&Path| {
         let holds = |name: &str| folder.join(name).exists();
         holds("config.toml") && (holds("metrics.jsonl") || holds("state.json"))
     };
     // The outermost: of a checkpoint, its run.
-    path.ancestors().skip(1).filter(is_run).last().map(Path::to_owned)
+    let run = path.ancestors().skip(1).filter(is_run).last()?;
+    let here = std::env::current_dir().and_then(fs::canonicalize).unwrap_or_default();
+    let below = run.strip_prefix(here).ok().filter(|below| !below.as_os_str().is_empty());
+    Some(below.unwrap_or(run).to_owned())
 }
 
 /// Whether a path leads to stdout, such as `/dev/stdout`: opened anew, a file that stdout goes to would be written from its
