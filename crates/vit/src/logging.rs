@@ -3,13 +3,13 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use tracing::field::Field;
+use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::fmt::format::{self, FmtSpan, Writer};
+use tracing_subscriber::fmt::format::{FmtSpan, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::{LookupSpan, Scope};
@@ -43,8 +43,7 @@ pub(crate) fn start(options: &Logging) {
         .log_internal_errors(false);
     let lines = match options.log_format {
         LogFormat::Text => {
-            let fields = format::debug_fn(write_field).delimited(" ");
-            lines.fmt_fields(fields).event_format(Plain).with_writer(|| AboveLines).boxed()
+            lines.fmt_fields(Fields).event_format(Plain).with_writer(|| AboveLines).boxed()
         }
         LogFormat::Json => lines.json().with_writer(|| JsonLines).boxed(),
     };
@@ -82,10 +81,38 @@ impl Write for JsonLines {
     }
 }
 
-fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
-    match field.name() {
-        "message" => write!(writer, "{value:?}"),
-        name => write!(writer, "{name}={value:?}"),
+/// `message field=value` as it is: what is hidden in it is escaped once, with all of the line.
+struct Fields;
+
+impl<'writer> FormatFields<'writer> for Fields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut visitor = FieldVisitor { writer, is_first: true, written: Ok(()) };
+        fields.record(&mut visitor);
+        visitor.written
+    }
+}
+
+struct FieldVisitor<'writer> {
+    writer: Writer<'writer>,
+    is_first: bool,
+    written: fmt::Result,
+}
+
+impl Visit for FieldVisitor<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        // A message has no quotes.
+        match field.name() {
+            "message" => self.record_debug(field, &format_args!("{value}")),
+            _ => self.record_debug(field, &value),
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let gap = if std::mem::take(&mut self.is_first) { "" } else { " " };
+        self.written = self.written.and_then(|()| match field.name() {
+            "message" => write!(self.writer, "{gap}{value:?}"),
+            name => write!(self.writer, "{gap}{name}={value:?}"),
+        });
     }
 }
 

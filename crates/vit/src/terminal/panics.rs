@@ -1,7 +1,6 @@
 //! Panics, which can quote anything, told as every other message is.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::fmt::Display;
 use std::panic;
 use std::thread;
 
@@ -22,8 +21,7 @@ fn told(thread: Option<&str>, place: &str, message: &str, backtrace: &Backtrace)
     let mut lines = vec![format!("error: thread {thread} panicked at {place}: {message}")];
     lines.push("hint: this is an error of the program: report it, with the command".to_owned());
     if backtrace.status() == BacktraceStatus::Captured {
-        let frames: &dyn Display = backtrace;
-        lines.extend(frames.to_string().lines().map(str::to_owned));
+        lines.extend(backtrace.to_string().lines().map(str::to_owned));
     }
     lines.iter().map(|line| escaped(line).into_owned() + "\n").collect()
 }
