@@ -34,13 +34,12 @@ fn step() -> impl Strategy<Value = StepMetrics> {
 }
 
 fn epoch() -> impl Strategy<Value = EpochMetrics> {
-    let validated = [(); 2].map(|()| option::of(finite()));
-    let numbers = [(); 6].map(|()| finite());
-    (any::<u64>(), any::<u64>(), validated, numbers).prop_map(
-        |(epoch, step, validated, numbers)| {
-            let [val_loss, val_accuracy] = validated;
-            let [train_loss, train_accuracy, test_loss, test_accuracy, images_per_second, seconds] =
-                numbers;
+    let evaluated = [(); 4].map(|()| option::of(finite()));
+    let numbers = [(); 4].map(|()| finite());
+    (any::<u64>(), any::<u64>(), evaluated, numbers).prop_map(
+        |(epoch, step, evaluated, numbers)| {
+            let [train_loss, train_accuracy, images_per_second, seconds] = numbers;
+            let [val_loss, val_accuracy, test_loss, test_accuracy] = evaluated;
             EpochMetrics {
                 epoch,
                 step,

@@ -61,8 +61,8 @@ mod tests {
             train_accuracy: 0.5,
             val_loss: validated.map(|(_, loss)| loss),
             val_accuracy: validated.map(|(accuracy, _)| accuracy),
-            test_loss: 1.0 / epoch as f64,
-            test_accuracy: 0.5,
+            test_loss: Some(1.0 / epoch as f64),
+            test_accuracy: Some(0.5),
             images_per_second: 1.0,
             seconds: 1.0,
         }

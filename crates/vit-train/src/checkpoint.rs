@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use vit_files::{open_file, sync_folder, text_of_at_most};
 
-use crate::{Error, MetricsMark, Place, RunFolder, Tensors, TrainState, saved_tensors};
+use crate::{Error, MetricsMark, RunFolder, RunProgress, Tensors, TrainState, saved_tensors};
 
 /// What `state.json` and `state.safetensors` mean; other numbers are of other versions.
 const FORMAT: u64 = 1;
@@ -42,7 +42,8 @@ pub struct SavedState {
 #[serde(deny_unknown_fields)]
 struct StateFile {
     format: u64,
-    place: Place,
+    #[serde(rename = "place")]
+    progress: RunProgress,
     order: String,
     metrics: MetricsMark,
     about: Map<String, Value>,
@@ -69,7 +70,7 @@ impl SavedState {
                 made.map_err(|source| Error::Write { path: above.clone(), source })?;
             }
         }
-        let path = above.join(name_of(self.state.place.step));
+        let path = above.join(name_of(self.state.progress.step));
         let tensors = self.tensors();
         let unwritable = |error: safetensors::SafeTensorError| {
             let source = io::Error::other(error);
@@ -78,7 +79,7 @@ impl SavedState {
         let tensors = safetensors::serialize(&tensors, None).map_err(unwritable)?;
         let state = StateFile {
             format: FORMAT,
-            place: self.state.place,
+            progress: self.state.progress,
             order: self.state.order.clone(),
             metrics: self.metrics.clone(),
             about: self.about.clone(),
@@ -115,9 +116,9 @@ impl SavedState {
             });
             Some(named.collect::<Tensors>()).filter(|tensors| !tensors.is_empty())
         };
-        let moments = of(MOMENTS[0]).zip(of(MOMENTS[1])).map(<[Tensors; 2]>::from);
+        let moments = MOMENTS.iter().map_while(|kind| of(kind)).collect();
         let state = TrainState {
-            place: file.place,
+            progress: file.progress,
             order: file.order,
             parameters: of(PARAMETERS).unwrap_or_default(),
             averages: of(AVERAGES),
@@ -128,7 +129,7 @@ impl SavedState {
 
     fn tensors(&self) -> Tensors {
         let TrainState { parameters, averages, moments, .. } = &self.state;
-        let moments = moments.iter().flat_map(|moments| MOMENTS.into_iter().zip(moments));
+        let moments = MOMENTS.into_iter().zip(moments);
         let averages = averages.iter().map(|averages| (AVERAGES, averages));
         let all = [(PARAMETERS, parameters)].into_iter().chain(averages).chain(moments);
         all.flat_map(|(kind, tensors)| {
@@ -245,20 +246,21 @@ mod tests {
             Tensors::from([("w".to_owned(), tensor)])
         };
         let sums = Sums { loss_sum: 0.1 + 0.2, correct: 3, samples: 7 };
-        let place = Place {
+        let progress = RunProgress {
             step,
             epoch: 2,
             step_of_epoch: 1,
             of_epoch: sums,
             since_record: Sums { loss_sum: 1.0 / 3.0, ..sums },
             best: Best::default(),
+            lr_scale: 1.0,
         };
         let state = TrainState {
-            place,
+            progress,
             order: "0".repeat(64),
             parameters: tensors(1.0),
             averages: Some(tensors(2.0)),
-            moments: Some([tensors(3.0), tensors(4.0)]),
+            moments: vec![tensors(3.0), tensors(4.0)],
         };
         let about = Map::from_iter([("dataset".to_owned(), "digits".into())]);
         SavedState { state, metrics: MetricsMark::default(), about }
@@ -271,7 +273,7 @@ mod tests {
         let path = saved.write(&run, &[("config.toml", b"x = 1\n")]).expect("a writable folder");
         assert!(path.ends_with("checkpoints/step-000937"));
         let again = SavedState::read(&path).expect("as written");
-        assert_eq!(again.state.place, saved.state.place);
+        assert_eq!(again.state.progress, saved.state.progress);
         assert_eq!((&again.state.order, &again.about), (&saved.state.order, &saved.about));
         assert_eq!(again.metrics, saved.metrics);
         let numbers = |saved: &SavedState| -> Vec<Vec<f32>> {

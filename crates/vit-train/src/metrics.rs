@@ -50,10 +50,12 @@ pub struct EpochMetrics {
     /// Share of validation samples classified right after the epoch, where there are some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_accuracy: Option<f64>,
-    /// Mean loss of a test sample after the epoch.
-    pub test_loss: f64,
-    /// Share of test samples classified right after the epoch.
-    pub test_accuracy: f64,
+    /// Mean loss of a test sample after the epoch, where it was evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_loss: Option<f64>,
+    /// Share of test samples classified right after the epoch, where it was evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_accuracy: Option<f64>,
     /// Samples trained on a second of the epoch's loop: with batching, optimiser and logging, without
     /// evaluation. None of them where all had been trained on before the run was taken up again.
     pub images_per_second: f64,

@@ -310,6 +310,7 @@ impl From<vit_train::Error> for Failure {
             Error::MixedOnGpu => {
                 (Exit::Usage, Some("pass --device cpu, or --augment-mixup 0 to train without it"))
             }
+            Error::OnGpu { .. } => (Exit::Usage, Some("pass --device cpu")),
             Error::Write { .. }
             | Error::File(_)
             | Error::Unreadable { .. }

@@ -18,7 +18,7 @@ use std::time::Instant;
 use serde_json::{Map, Value};
 use vit_model::Summary;
 use vit_report::EventFile;
-use vit_train::{Forward, MetricsFile, MetricsMark, Record, RunFolder, read_records};
+use vit_train::{MetricsFile, MetricsMark, Record, RunFolder, read_records};
 
 pub(super) use self::images::batch_of;
 pub(super) use self::observer::{BEST, digest};
@@ -86,7 +86,7 @@ fn resume(args: &cli::Train, path: &Path) -> Result<ExitCode> {
         Some(Resumed { path, saved }) => {
             set_up.trainer.resume(&saved.state)?;
             // Of a run that had ended, it may be all that is missing.
-            vit_model::write(&folder.model(), saved.state.kept(), &set_up.settings.model)?;
+            vit_model::write(&folder.model(), saved.state.weights(), &set_up.settings.model)?;
             tracing::info!("going on from {}", path.display());
             (saved.metrics, saved.about)
         }
@@ -132,7 +132,7 @@ fn about(environment: &Map<String, Value>) -> Map<String, Value> {
 
 fn train(
     args: &cli::Train,
-    mut set_up: SetUp<impl Forward>,
+    mut set_up: SetUp,
     folder: RunFolder,
     begun: Begun,
 ) -> Result<ExitCode> {
@@ -148,13 +148,13 @@ fn train(
     let folder = Arc::new(folder);
     let Begun { environment, metrics, events, about, trace } = begun;
     let saver = Saver::new(Arc::clone(&folder), settings, args.save_every, args.keep.into());
-    let kept = set_up.trainer.kept();
+    let weights = set_up.trainer.weights().clone();
     let bars = Bars::new(settings.train.epochs, settings.train.samples_of_step());
     interrupt::trains_in(folder.path(), saver.what_saves_at_once());
     let mut run = Run {
         folder: &folder,
         settings,
-        kept,
+        weights,
         saver,
         metrics,
         events,
@@ -249,7 +249,7 @@ fn make_folder(
 /// The page of the run, from what it has left in its folder.
 fn write_report(
     folder: &RunFolder,
-    set_up: &SetUp<impl Forward>,
+    set_up: &SetUp,
     environment: Vec<(String, String)>,
 ) -> Result<()> {
     let saved = SavedModel::open(folder.path())?;

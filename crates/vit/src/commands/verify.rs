@@ -1,6 +1,5 @@
 //! `vit verify`: whether a run folder holds what was written, and its first steps can be taken again to the same bits.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,7 +8,7 @@ use serde_json::Value;
 use vit_files::{Digest, FileLock};
 use vit_model::ModelFile;
 use vit_train::{
-    Best, Checkpoint, LOCK, MetricsFile, Observer, Record, SavedState, TrainState,
+    AfterStep, Best, Checkpoint, LOCK, MetricsFile, Observer, SavedState, TrainState,
     newest_checkpoints, read_epochs,
 };
 
@@ -130,7 +129,7 @@ fn best(run: &Path, newest: &SavedState, digest: &Value) -> Result<&'static str>
         return Ok("as it was at the newest checkpoint");
     }
     let best = Best::of(&read_epochs(&run.join("metrics.jsonl"))?);
-    if best.epoch() != newest.state.place.best.epoch() && ModelFile::open(&path).is_ok() {
+    if best.epoch() != newest.state.progress.best.epoch() && ModelFile::open(&path).is_ok() {
         return Ok("of an epoch after the newest checkpoint: `vit train --resume` makes it anew");
     }
     Err(Failure::new(
@@ -183,10 +182,6 @@ struct FirstSteps {
 impl Observer for FirstSteps {
     type Error = Failure;
 
-    fn record(&mut self, _record: &Record) -> Result<()> {
-        Ok(())
-    }
-
     fn checkpoint(
         &mut self,
         at: Checkpoint,
@@ -198,7 +193,10 @@ impl Observer for FirstSteps {
         Ok(())
     }
 
-    fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>> {
-        Ok(if step >= self.steps { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    fn after_step(&mut self, step: &mut AfterStep<'_>) -> Result<()> {
+        if step.step() >= self.steps {
+            step.stop();
+        }
+        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use crate::device;
 pub(crate) const FILE: &str = "env.json";
 
 /// What a reader wants to know who sees another speed, or other last bits. Nothing that tells whose machine it is.
-pub(crate) fn of_this_machine<F>(set_up: &SetUp<F>) -> Map<String, Value> {
+pub(crate) fn of_this_machine(set_up: &SetUp) -> Map<String, Value> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let begun = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let facts = [

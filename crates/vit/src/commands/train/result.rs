@@ -44,13 +44,16 @@ pub(super) fn print(
     if let Some(accuracy) = epoch.val_accuracy {
         output::line(format!("val accuracy    {}", percent(accuracy)))?;
     }
-    output::line(format!("test accuracy   {}", percent(epoch.test_accuracy)))?;
-    if let Some((best, accuracy)) = best.and_then(|best| Some((best, best.val_accuracy?))) {
+    if let Some(accuracy) = epoch.test_accuracy {
+        output::line(format!("test accuracy   {}", percent(accuracy)))?;
+    }
+    let best = best.and_then(|best| Some((best, best.val_accuracy?, best.test_accuracy?)));
+    if let Some((best, accuracy, test_accuracy)) = best {
         output::line(format!(
             "best epoch      {}: val {}, test {}, in {}",
             best.epoch,
             percent(accuracy),
-            percent(best.test_accuracy),
+            percent(test_accuracy),
             folder.best().display()
         ))?;
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use vit_files::{Digest, open_file, text_of_at_most, write_atomically};
 use vit_model::Layout;
-use vit_train::{Forward, RunFolder, SavedState, TrainState, newest_checkpoints};
+use vit_train::{RunFolder, SavedState, TrainState, newest_checkpoints};
 
 use super::set_up::SetUp;
 use crate::differences::differences;
@@ -93,7 +93,7 @@ pub(crate) fn check_settings(path: &Path, saved: &SavedState, settings: &Setting
 /// Whether parameters, averages and moments are of the settings' model.
 fn check_tensors(path: &Path, saved: &SavedState, settings: &Settings) -> Result<()> {
     let TrainState { parameters, averages, moments, .. } = &saved.state;
-    let moments = moments.iter().flatten().map(|moments| ("moments", moments));
+    let moments = moments.iter().map(|moments| ("moments", moments));
     let averages = averages.iter().map(|averages| ("averages", averages));
     for (what, tensors) in [("parameters", parameters)].into_iter().chain(averages).chain(moments) {
         Layout::Timm.import(tensors, &settings.model).map_err(|error| {
@@ -112,10 +112,7 @@ fn check_tensors(path: &Path, saved: &SavedState, settings: &Settings) -> Result
 const LONGEST: u64 = 1 << 16;
 
 /// What the run goes on with here; a warning where that is not what it began with.
-pub(super) fn environment(
-    folder: &RunFolder,
-    set_up: &SetUp<impl Forward>,
-) -> Result<Map<String, Value>> {
+pub(super) fn environment(folder: &RunFolder, set_up: &SetUp) -> Result<Map<String, Value>> {
     let here = environment::of_this_machine(set_up);
     let path = folder.path().join(environment::FILE);
     let began = open_file(&path).and_then(|file| text_of_at_most(LONGEST, file));
