@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use vit_layers::{Mode, Random};
 use vit_model::{ModelFile, Tensors, VisionTransformer, VitConfig};
 use vit_ops::cross_entropy_sum;
-use vit_train::{OptimizerConfig, Parameters};
+use vit_train::{NamedVars, OptimizerConfig};
 
 use crate::files::test_file;
 
@@ -66,7 +66,7 @@ impl Fixture {
             .parameters()
             .into_iter()
             .map(|(name, tensor)| Ok((name, Var::from_tensor(&tensor)?)))
-            .collect::<Result<Parameters>>()?;
+            .collect::<Result<NamedVars>>()?;
         let tracked = parameters.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone()));
         let images = self.tensor("images");
         let (dtype, device) = (images.dtype(), images.device());
@@ -139,7 +139,7 @@ impl Fixture {
 /// A model of a fixture's configuration and parameters.
 pub(crate) struct Model {
     forward: VisionTransformer,
-    pub(crate) parameters: Parameters,
+    pub(crate) parameters: NamedVars,
 }
 
 /// The piece of a parameter whose exact gradient is zero.

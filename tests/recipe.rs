@@ -1,4 +1,4 @@
-//! Schedules, groups of weight decay and clipped gradients are PyTorch's; a recipe's settings repeat its run.
+//! Schedules, parameter groups, clipped gradients and steps of SGD are PyTorch's; a recipe's settings repeat its run.
 //!
 //! The fixture is written by `tests/reference/recipe_fixtures.py`.
 
@@ -6,7 +6,7 @@ use std::fs;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use serde_json::Value;
-use vit_train::{Decay, Optimizer, OptimizerConfig, Parameters, Schedule, clip_gradients};
+use vit_train::{Decay, Group, NamedVars, Optimizer, OptimizerConfig, Schedule, clip_gradients};
 
 use crate::files::test_file;
 use crate::support::{Sandbox, json_lines, timeless};
@@ -62,10 +62,14 @@ fn groups_of_weight_decay_and_clipped_gradients_are_pytorchs() -> Result<()> {
     let parameters = initial
         .iter()
         .map(|(name, values)| Ok((name.clone(), Var::from_tensor(&tensor(values)?)?)));
-    let parameters = parameters.collect::<Result<Parameters>>()?;
+    let parameters = parameters.collect::<Result<NamedVars>>()?;
     let config = OptimizerConfig::adamw(number("lr"), number("weight_decay"));
     let config = OptimizerConfig { decay: Decay::Matrices, ..config };
-    let mut optimizer = Optimizer::sparing(config, &parameters, &["pos_embed"]).unwrap();
+    let groups = |name: &str, _: &Tensor| match name {
+        "pos_embed" => Group::new().with_weight_decay(0.0),
+        _ => Group::new(),
+    };
+    let mut optimizer = Optimizer::with_groups(config, &parameters, groups).unwrap();
     let mut cut = 0;
     for step in fixture["steps"].as_array().unwrap() {
         let gradients = parameters.iter().map(|(name, _)| tensor(&step["gradients"][name]));
@@ -80,6 +84,36 @@ fn groups_of_weight_decay_and_clipped_gradients_are_pytorchs() -> Result<()> {
         let got = var.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
         for (got, want) in got.iter().zip(flat(&fixture["final"][name])) {
             assert!((got - want).abs() <= TOLERANCE, "{name}: {got} {want}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn steps_of_sgd_are_pytorchs() -> Result<()> {
+    let fixture = fixture();
+    let cases = fixture["sgd"].as_array().unwrap();
+    assert_eq!(cases.len(), 4);
+    for case in cases {
+        let config: OptimizerConfig = serde_json::from_value(case["optimizer"].clone()).unwrap();
+        let initial = case["initial"].as_object().unwrap().iter();
+        let parameters = initial
+            .map(|(name, values)| Ok((name.clone(), Var::from_tensor(&tensor(values)?)?)))
+            .collect::<Result<NamedVars>>()?;
+        let groups = |name: &str, _: &Tensor| match name {
+            "head" => Group::new().with_lr_scale(2.0).with_weight_decay(0.0),
+            _ => Group::new(),
+        };
+        let mut optimizer = Optimizer::with_groups(config, &parameters, groups).unwrap();
+        for gradients in case["steps"].as_array().unwrap() {
+            let gradients = parameters.iter().map(|(name, _)| tensor(&gradients[name]));
+            optimizer.step(&gradients.collect::<Result<Vec<_>>>()?)?;
+        }
+        for (name, var) in &parameters {
+            let got = var.flatten_all()?.to_vec1::<f64>()?;
+            for (got, want) in got.iter().zip(flat(&case["final"][name])) {
+                assert!((got - want).abs() <= TOLERANCE, "{config:?} {name}: {got} {want}");
+            }
         }
     }
     Ok(())
@@ -140,6 +174,31 @@ fn flags_of_augmentation_are_their_settings_and_mixup_repeats_on_any_number_of_t
     let without = "train --config run/config.toml --augment-mixup 0 --run-dir without";
     sandbox.run(without).succeeded();
     assert_ne!(sandbox.read("without/model.safetensors"), sandbox.read("run/model.safetensors"));
+}
+
+/// With SGD, and with evaluations that are further apart than epochs.
+#[test]
+fn sgd_resumes_to_the_bits_of_an_uninterrupted_run() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "c.toml",
+        "[train]\nepochs = 3\nevaluate_every = 2\nbatch_size = 2000\n[train.optimizer]\nkind = 'sgd'\nlr = 0.1\nmomentum = 0.9\n",
+    );
+    sandbox.train_digits("--config c.toml");
+    let metrics = sandbox.read("run/metrics.jsonl");
+    let epochs = json_lines(metrics.clone());
+    let tested: Vec<bool> = epochs.iter().map(|epoch| epoch.get("test_loss").is_some()).collect();
+    assert_eq!(tested, [false, true, true]);
+    let settings = String::from_utf8(sandbox.read("run/config.toml")).unwrap();
+    assert!(settings.contains("kind = \"sgd\"") && settings.contains("evaluate_every = 2"));
+    sandbox
+        .run("train --dataset digits --config c.toml --run-dir again --save-every 7")
+        .succeeded();
+    let last = std::fs::read_link(sandbox.path("again/checkpoints/last")).unwrap();
+    std::fs::remove_dir_all(sandbox.path("again/checkpoints").join(last)).unwrap();
+    sandbox.run("train --resume again").succeeded();
+    assert_eq!(sandbox.read("again/model.safetensors"), sandbox.read("run/model.safetensors"));
+    assert_eq!(timeless(&sandbox.read("again/metrics.jsonl")), timeless(&metrics));
 }
 
 /// What the epoch's line tells of is what lies in the folder.

@@ -1,6 +1,6 @@
 //! The built-in digits as a trainer sees them, on either device.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result};
 use vit_data::{Dataset, Examples, Order, Split};
 use vit_train::{Batch, Bytes, Data};
 
@@ -29,7 +29,7 @@ impl Digits {
 
     fn batch(&self, examples: &Examples, indices: &[u32]) -> Result<Batch> {
         let (images, labels) = examples.batch(indices, &self.device, DType::F32)?;
-        Ok(Batch { images, labels, mixed: None })
+        Ok(Batch::new(images, labels))
     }
 }
 
@@ -44,7 +44,7 @@ impl Data for Digits {
 
     fn train_bytes(&self) -> Option<Bytes> {
         let (pixels, labels) = self.train.bytes();
-        let [pixels, labels] = [pixels, labels].map(Tensor::clone);
+        let (pixels, labels) = (pixels.clone(), labels.to_dtype(DType::U32).ok()?);
         let (table, shape) = (Examples::normalisation(), self.train.shape());
         (self.way == Way::Kept).then_some(Bytes { pixels, labels, table, shape })
     }

@@ -1,7 +1,5 @@
 //! Training: recorded steps on the GPU against the loop on the CPU.
 
-use std::ops::ControlFlow;
-
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use vit_layers::{Mode, Parameters, Random};
@@ -9,8 +7,8 @@ use vit_model::{Preset, VisionTransformer, VitConfig};
 use vit_ops::cross_entropy_sum;
 use vit_ops::cuda::Tape;
 use vit_train::{
-    Data, Error, Forward, Observer, OptimizerConfig, Record, Schedule, ScheduleKind, TrainConfig,
-    Trainer,
+    Data, Error, Group, Observer, OptimizerConfig, Record, Schedule, ScheduleKind, TrainConfig,
+    Trainer, TrainerBuilder,
 };
 
 use crate::digits::{Digits, Way};
@@ -35,10 +33,6 @@ impl Observer for Records {
         self.0.push(record.clone());
         Ok(())
     }
-
-    fn after_step(&mut self, _step: u64) -> Result<ControlFlow<()>, Error> {
-        Ok(ControlFlow::Continue(()))
-    }
 }
 
 /// What a run leaves: its records and its parameters.
@@ -60,14 +54,15 @@ fn model(preset: Preset) -> VitConfig {
     preset.config().with_dropout(0.2)
 }
 
-fn forward(config: &VitConfig, parameters: &Parameters, device: &Device) -> impl Forward + use<> {
-    let layers = |vb: &_| VisionTransformer::new(config, vb).expect("a sound configuration");
-    let trained = layers(&parameters.builder(DType::F32, device));
-    let evaluated = layers(&parameters.detached_builder(DType::F32, device));
-    move |images: &Tensor, mode: Mode| match mode {
-        Mode::Eval => evaluated.forward(images, mode),
-        Mode::Train(_) => trained.forward(images, mode),
-    }
+/// A trainer of a new model.
+fn trainer(builder: TrainerBuilder, model: &VitConfig, device: &Device) -> Result<Trainer, Error> {
+    #[expect(unsafe_code, reason = "what the model reads is known here")]
+    // SAFETY: the model holds what it reads and replaces none of it; tests of one device run one after the other.
+    let builder = unsafe { builder.threads(2).record_steps() };
+    builder.build(&Parameters::seeded(5).builder(DType::F32, device), |vb| {
+        let model = VisionTransformer::new(model, &vb)?;
+        Ok(move |images: &Tensor, mode: Mode| model.forward(images, mode))
+    })
 }
 
 fn run(config: &TrainConfig, model: &VitConfig, device: &Device, way: Way) -> Result<Run, Error> {
@@ -82,17 +77,18 @@ fn runs(
     device: &Device,
     way: Way,
 ) -> Result<Run, Error> {
-    let parameters = Parameters::seeded(config.seed);
-    let forward = forward(model, &parameters, device);
-    let mut trainer = Trainer::new(config.clone(), forward, parameters.sorted(), 2)?;
+    let mut trainer = trainer(Trainer::builder(config.clone()), model, device)?;
     let mut records = Records::default();
     for _ in 0..times {
         trainer.run(&Digits::new(SAMPLES, device, way), &mut records)?;
     }
-    let values = trainer
-        .kept()
-        .into_iter()
-        .map(|(name, var)| Ok((name, var.as_detached_tensor().flatten_all()?.to_vec1::<f32>()?)));
+    left(records, &trainer)
+}
+
+fn left(records: Records, trainer: &Trainer) -> Result<Run, Error> {
+    let values = trainer.weights().iter().map(|(name, var)| {
+        Ok((name.clone(), var.as_detached_tensor().flatten_all()?.to_vec1::<f32>()?))
+    });
     Ok(Run { records: records.0, parameters: values.collect::<candle_core::Result<_>>()? })
 }
 
@@ -110,7 +106,7 @@ impl Run {
         let epochs = self.records.iter().filter_map(|record| match record {
             Record::Step(_) => None,
             Record::Epoch(e) => {
-                Some([e.train_loss, e.train_accuracy, e.test_loss, e.test_accuracy])
+                Some([e.train_loss, e.train_accuracy, e.test_loss?, e.test_accuracy?])
             }
         });
         epochs.collect()
@@ -186,6 +182,38 @@ fn the_same_seed_gives_the_same_bits_however_the_gpu_gets_its_images() -> Result
     Ok(())
 }
 
+/// Rates and decays of their own, a frozen part, and steps that are launched one by one.
+#[test]
+fn groups_are_those_of_the_cpu_and_steps_that_are_not_recorded_too() -> Result<(), Error> {
+    let config = TrainConfig { optimizer: OptimizerConfig::adamw(1e-3, 0.1), ..config() };
+    let groups = |name: &str, _: &Tensor| match name {
+        name if name.starts_with("head.") => Group::new().with_lr_scale(2.0),
+        name if name.starts_with("blocks.0.") => Group::frozen(),
+        name if name.ends_with("bias") => Group::new().with_weight_decay(0.0),
+        _ => Group::new(),
+    };
+    let run = |device: &Device, is_recorded: bool| {
+        let builder = Trainer::builder(config.clone()).groups(groups);
+        let model = model(Preset::Shallow);
+        let mut trainer = if is_recorded {
+            trainer(builder, &model, device)?
+        } else {
+            builder.build(&Parameters::seeded(5).builder(DType::F32, device), |vb| {
+                let model = VisionTransformer::new(&model, &vb)?;
+                Ok(move |images: &Tensor, mode: Mode| model.forward(images, mode))
+            })?
+        };
+        let mut records = Records::default();
+        trainer.run(&Digits::new(SAMPLES, device, Way::Kept), &mut records)?;
+        left(records, &trainer)
+    };
+    let want = run(&Device::Cpu, false)?;
+    let recorded = run(&gpu(), true)?;
+    assert_close(&recorded, &want, "groups");
+    assert!(run(&gpu(), false)?.parameters == recorded.parameters, "recording changes bits");
+    Ok(())
+}
+
 #[test]
 fn a_second_run_goes_on_with_the_moments_of_the_first() -> Result<(), Error> {
     let config = TrainConfig { epochs: 1, max_steps: None, ..config() };
@@ -215,11 +243,12 @@ fn records_that_are_rare_add_up_to_those_of_every_step() -> Result<(), Error> {
 fn the_presets_need_nothing_of_candles_backward_pass() -> candle_core::Result<()> {
     for preset in [Preset::Shallow, Preset::Notebook] {
         let parameters = Parameters::seeded(1);
-        let forward = forward(&model(preset), &parameters, &gpu());
+        let vb = parameters.builder(DType::F32, &gpu());
+        let model = VisionTransformer::new(&model(preset), &vb)?;
         let batch = Digits::new(64, &gpu(), Way::Given).train_batch(1, &[0, 1, 2, 3])?;
         let (loss, tape) = Tape::of(|| {
-            let logits = forward(&batch.images, Mode::Train(Random::new(1)))?;
-            cross_entropy_sum(&logits, &batch.labels)
+            let logits = model.forward(&batch.inputs, Mode::Train(Random::new(1)))?;
+            cross_entropy_sum(&logits, &batch.targets[0])
         })?;
         let parameters = parameters.sorted();
         let variables = || parameters.iter().map(|(_, var)| var);

@@ -1,4 +1,4 @@
-"""Write tests/fixtures/recipe.json: PyTorch's learning rates, decay groups and clipped gradients.
+"""Write tests/fixtures/recipe.json: PyTorch's learning rates, parameter groups, clipped gradients and steps of SGD.
 
     python recipe_fixtures.py [--out FILE]
 
@@ -80,11 +80,39 @@ def groups() -> dict:
     return {"lr": LR, "weight_decay": 0.1, "clip": 3.5, "initial": initial, "steps": steps, "final": final}
 
 
+def sgd() -> list[dict]:
+    """Ten steps of SGD in float64 for each case's settings, under vit-train's names, over two groups: `head` learns twice as
+    fast and does not decay."""
+    cases = [
+        {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0},
+        {"momentum": 0.0, "nesterov": False, "weight_decay": 0.1},
+        {"momentum": 0.9, "nesterov": False, "weight_decay": 0.1},
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+    ]
+    results = []
+    for case in cases:
+        generator = torch.Generator().manual_seed(2)
+        draw = lambda shape: torch.randn(shape, generator=generator, dtype=torch.float64)
+        parameters = {name: nn.Parameter(draw(shape)) for name, shape in {"head": (3, 2), "trunk": (2, 4)}.items()}
+        initial = {name: p.tolist() for name, p in parameters.items()}
+        head = {"params": [parameters["head"]], "lr": 2 * LR, "weight_decay": 0.0}
+        optimizer = torch.optim.SGD([head, {"params": [parameters["trunk"]]}], lr=LR, **case)
+        steps = []
+        for _ in range(10):
+            for p in parameters.values():
+                p.grad = draw(p.shape)
+            steps.append({name: p.grad.tolist() for name, p in parameters.items()})
+            optimizer.step()
+        final = {name: p.tolist() for name, p in parameters.items()}
+        results.append({"optimizer": {"kind": "sgd", "lr": LR, **case}, "initial": initial, "steps": steps, "final": final})
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=FIXTURE)
     args = parser.parse_args()
-    args.out.write_text(json.dumps({"schedules": schedules(), "groups": groups()}, indent=1) + "\n")
+    args.out.write_text(json.dumps({"schedules": schedules(), "groups": groups(), "sgd": sgd()}, indent=1) + "\n")
     print(f"{args.out}: {args.out.stat().st_size} bytes")
 
 

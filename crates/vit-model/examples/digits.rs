@@ -6,7 +6,6 @@
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
 use std::error::Error;
-use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use vit_data::{Examples, Order, Split};
@@ -19,21 +18,18 @@ const SEED: u64 = 42;
 fn main() -> Result<(), Box<dyn Error>> {
     let config = Preset::Shallow.config().with_dropout(0.0);
     let parameters = Parameters::seeded(SEED);
-    let trained = VisionTransformer::new(&config, &parameters.builder(DType::F32, &Device::Cpu))?;
-    // The same parameters, without a record for a backward pass.
-    let vb = parameters.detached_builder(DType::F32, &Device::Cpu);
-    let evaluated = VisionTransformer::new(&config, &vb)?;
-    let model = move |images: &Tensor, mode: Mode| match mode {
-        Mode::Eval => evaluated.forward(images, mode),
-        Mode::Train(_) => trained.forward(images, mode),
-    };
+    let vb = parameters.builder(DType::F32, &Device::Cpu);
 
     let digits = vit_data::digits()?;
     let images = Images { train: digits.split(Split::Train), test: digits.split(Split::Test) };
     let train = TrainConfig { seed: SEED, ..TrainConfig::new(3, OptimizerConfig::adam(2e-3)) };
     let threads = std::thread::available_parallelism()?.get();
     let mut printed = Printed { test_accuracy: 0.0 };
-    Trainer::new(train, model, parameters.sorted(), threads)?.run(&images, &mut printed)?;
+    let trainer = Trainer::builder(train).threads(threads).build(&vb, |vb| {
+        let model = VisionTransformer::new(&config, &vb)?;
+        Ok(move |images: &Tensor, mode: Mode| model.forward(images, mode))
+    });
+    trainer?.run(&images, &mut printed)?;
     if printed.test_accuracy < 0.8 {
         return Err(
             format!("expected at least 80 %, got {:.1} %", 100.0 * printed.test_accuracy).into()
@@ -50,7 +46,7 @@ struct Images {
 
 fn batch(examples: &Examples, indices: &[u32]) -> candle_core::Result<Batch> {
     let (images, labels) = examples.batch(indices, &Device::Cpu, DType::F32)?;
-    Ok(Batch { images, labels, mixed: None })
+    Ok(Batch::new(images, labels))
 }
 
 impl Data for Images {
@@ -81,14 +77,11 @@ impl Observer for Printed {
 
     fn record(&mut self, record: &Record) -> Result<(), Self::Error> {
         if let Record::Epoch(epoch) = record {
-            let (train, test) = (100.0 * epoch.train_accuracy, 100.0 * epoch.test_accuracy);
+            let test_accuracy = epoch.test_accuracy.unwrap_or_default();
+            let (train, test) = (100.0 * epoch.train_accuracy, 100.0 * test_accuracy);
             println!("epoch {}: {train:.1} % in training, {test:.1} % in the test", epoch.epoch);
-            self.test_accuracy = epoch.test_accuracy;
+            self.test_accuracy = test_accuracy;
         }
         Ok(())
-    }
-
-    fn after_step(&mut self, _step: u64) -> Result<ControlFlow<()>, Self::Error> {
-        Ok(ControlFlow::Continue(()))
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{Result, Var};
 use rayon::prelude::*;
 
-use crate::Parameters;
+use crate::NamedVars;
 use crate::gradients::PARAMETERS_AT_ONCE;
 
 /// `e = e + (1 - d) (p - e)` after each step, `d` being `min(decay, n / (n + 9))` after `n` steps before: the first
@@ -13,27 +13,22 @@ use crate::gradients::PARAMETERS_AT_ONCE;
 #[derive(Debug)]
 pub(crate) struct Averages {
     decay: f64,
-    steps: u64,
-    averages: Parameters,
+    /// In the order of the trained parameters.
+    averages: NamedVars,
 }
 
 impl Averages {
     /// Averages over no step yet, which hold the parameters' values.
-    pub(crate) fn new(decay: f64, parameters: &Parameters) -> Result<Self> {
+    pub(crate) fn new(decay: f64, trained: &NamedVars) -> Result<Self> {
         // A copy: a variable of the same tensor would share its storage.
         let copy = |var: &Var| Var::from_tensor(&var.as_detached_tensor().copy()?);
-        let averages = parameters.iter().map(|(name, var)| Ok((name.clone(), copy(var)?)));
-        Ok(Self { decay, steps: 0, averages: averages.collect::<Result<_>>()? })
+        let averages = trained.iter().map(|(name, var)| Ok((name.clone(), copy(var)?)));
+        Ok(Self { decay, averages: averages.collect::<Result<_>>()? })
     }
 
     /// The averages, under the names of the parameters.
-    pub(crate) const fn parameters(&self) -> &Parameters {
+    pub(crate) const fn parameters(&self) -> &NamedVars {
         &self.averages
-    }
-
-    /// Goes on with averages over so many steps.
-    pub(crate) const fn resume(&mut self, steps: u64) {
-        self.steps = steps;
     }
 
     /// How far the averages go to the parameters after `before` steps and one more.
@@ -42,11 +37,10 @@ impl Averages {
         1.0 - self.decay.min(before / (before + 9.0))
     }
 
-    /// Takes in the parameters after a step.
-    pub(crate) fn update(&mut self, parameters: &Parameters) -> Result<()> {
-        let share = self.share(self.steps);
-        self.steps += 1;
-        let each = self.averages.par_iter().zip(parameters).with_min_len(PARAMETERS_AT_ONCE);
+    /// Takes in the parameters after a step, from 1 over all that were averaged.
+    pub(crate) fn update(&self, step: u64, trained: &NamedVars) -> Result<()> {
+        let share = self.share(step - 1);
+        let each = self.averages.par_iter().zip(trained).with_min_len(PARAMETERS_AT_ONCE);
         each.try_for_each(|((_, average), (_, var))| {
             let old = average.as_detached_tensor();
             let moved = ((var.as_detached_tensor() - &old)? * share)?;
@@ -55,11 +49,11 @@ impl Averages {
     }
 
     /// Exchanges parameters and averages, value by value; twice is nothing.
-    pub(crate) fn swap(&self, parameters: &Parameters) -> Result<()> {
-        for ((_, average), (_, var)) in self.averages.iter().zip(parameters) {
-            let trained = var.as_detached_tensor().copy()?;
+    pub(crate) fn swap(&self, trained: &NamedVars) -> Result<()> {
+        for ((_, average), (_, var)) in self.averages.iter().zip(trained) {
+            let value = var.as_detached_tensor().copy()?;
             var.set(&average.as_detached_tensor())?;
-            average.set(&trained)?;
+            average.set(&value)?;
         }
         Ok(())
     }
@@ -70,24 +64,24 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    fn parameters(value: f64) -> Result<Parameters> {
+    fn parameters(value: f64) -> Result<NamedVars> {
         Ok(vec![("p".to_owned(), Var::new(&[value], &Device::Cpu)?)])
     }
 
-    fn value(parameters: &Parameters) -> Result<f64> {
+    fn value(parameters: &NamedVars) -> Result<f64> {
         parameters[0].1.squeeze(0)?.to_scalar()
     }
 
     #[test]
     fn the_average_follows_its_formula() -> Result<()> {
         let parameters = parameters(7.0)?;
-        let mut averages = Averages::new(0.15, &parameters)?;
+        let averages = Averages::new(0.15, &parameters)?;
         let mut expected = 7.0;
         // Decays of 0, 1/10, then 2/11 would be more than what is asked for.
-        for (step, decay) in [(1, 0.0), (2, 0.1), (3, 0.15), (4, 0.15)] {
+        for (step, decay) in [(1_u32, 0.0), (2, 0.1), (3, 0.15), (4, 0.15)] {
             let trained = f64::from(step).sin();
             parameters[0].1.set(&candle_core::Tensor::new(&[trained], &Device::Cpu)?)?;
-            averages.update(&parameters)?;
+            averages.update(step.into(), &parameters)?;
             expected = decay * expected + (1.0 - decay) * trained;
             assert!((value(averages.parameters())? - expected).abs() < 1e-15);
         }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use vit_files::{open_file, text_of_at_most};
 use vit_run::{MetricsMark, RunFolder, STATE, TENSORS, check_checkpoint};
 
-use crate::{Error, Place, Tensors, TrainState, saved_tensors};
+use crate::{Error, RunProgress, Tensors, TrainState, saved_tensors};
 
 /// What `state.json` and `state.safetensors` mean; other numbers are of other versions.
 const FORMAT: u64 = 1;
@@ -38,7 +38,8 @@ pub struct SavedState {
 #[serde(deny_unknown_fields)]
 struct StateFile {
     format: u64,
-    place: Place,
+    #[serde(rename = "place")]
+    progress: RunProgress,
     order: String,
     metrics: MetricsMark,
     about: Map<String, Value>,
@@ -63,7 +64,7 @@ impl SavedState {
         })?;
         let state = StateFile {
             format: FORMAT,
-            place: self.state.place,
+            progress: self.state.progress,
             order: self.state.order.clone(),
             metrics: self.metrics.clone(),
             about: self.about.clone(),
@@ -71,7 +72,7 @@ impl SavedState {
         let state = serde_json::to_string_pretty(&state).expect("a state is plain data");
         let mut files = vec![(STATE, state.as_bytes()), (TENSORS, tensors.as_slice())];
         files.extend(others);
-        Ok(run.write_checkpoint(self.state.place.step, &files)?)
+        Ok(run.write_checkpoint(self.state.progress.step, &files)?)
     }
 
     /// Reads a checkpoint, each of whose files must have the bytes that were written, and at most `most_bytes`
@@ -100,9 +101,9 @@ impl SavedState {
             });
             Some(named.collect::<Tensors>()).filter(|tensors| !tensors.is_empty())
         };
-        let moments = of(MOMENTS[0]).zip(of(MOMENTS[1])).map(<[Tensors; 2]>::from);
+        let moments = MOMENTS.iter().map_while(|kind| of(kind)).collect();
         let state = TrainState {
-            place: file.place,
+            progress: file.progress,
             order: file.order,
             parameters: of(PARAMETERS).unwrap_or_default(),
             averages: of(AVERAGES),
@@ -113,7 +114,7 @@ impl SavedState {
 
     fn tensors(&self) -> Tensors {
         let TrainState { parameters, averages, moments, .. } = &self.state;
-        let moments = moments.iter().flat_map(|moments| MOMENTS.into_iter().zip(moments));
+        let moments = MOMENTS.into_iter().zip(moments);
         let averages = averages.iter().map(|averages| (AVERAGES, averages));
         let all = [(PARAMETERS, parameters)].into_iter().chain(averages).chain(moments);
         all.flat_map(|(kind, tensors)| {
@@ -153,20 +154,21 @@ mod tests {
             Tensors::from([("w".to_owned(), tensor)])
         };
         let sums = Sums { loss_sum: 0.1 + 0.2, correct: 3, samples: 7 };
-        let place = Place {
+        let progress = RunProgress {
             step,
             epoch: 2,
             step_of_epoch: 1,
             of_epoch: sums,
             since_record: Sums { loss_sum: 1.0 / 3.0, ..sums },
             best: Best::default(),
+            lr_scale: 1.0,
         };
         let state = TrainState {
-            place,
+            progress,
             order: "0".repeat(64),
             parameters: tensors(1.0),
             averages: Some(tensors(2.0)),
-            moments: Some([tensors(3.0), tensors(4.0)]),
+            moments: vec![tensors(3.0), tensors(4.0)],
         };
         let about = Map::from_iter([("dataset".to_owned(), "digits".into())]);
         SavedState { state, metrics: MetricsMark::default(), about }
@@ -179,7 +181,7 @@ mod tests {
         let path = saved.write(&run, &OTHERS).expect("a writable folder");
         assert!(path.ends_with("checkpoints/step-000937"));
         let again = SavedState::read(&path, MOST).expect("as written");
-        assert_eq!(again.state.place, saved.state.place);
+        assert_eq!(again.state.progress, saved.state.progress);
         assert_eq!((&again.state.order, &again.about), (&saved.state.order, &saved.about));
         assert_eq!(again.metrics, saved.metrics);
         let numbers = |saved: &SavedState| -> Vec<Vec<f32>> {

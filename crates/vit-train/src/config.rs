@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, OptimizerConfig, Schedule};
 
 /// How training goes. With the same configuration, parameters and data, every number comes out the same, whatever
-/// the number of threads.
+/// the number of threads. Fields may be added: begin with [`new`](Self::new), `TrainConfig { seed: 7, ..TrainConfig::new(3, optimizer) }`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
@@ -26,14 +26,17 @@ pub struct TrainConfig {
     /// `n` times as many shards, to the bit, in the memory of one.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub accumulate: u64,
-    /// The share of each label that is spread over all classes in training.
+    /// Epochs between two evaluations; the last epoch is always evaluated. Default: 1.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub evaluate_every: u64,
+    /// The share of each label that is spread over all classes in training, with the default loss.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub label_smoothing: f64,
     /// What the norm of all gradients together is cut down to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
-    /// The decay of a moving average of the parameters, which is then what is evaluated and kept
-    /// ([`Trainer::kept`](crate::Trainer::kept)). Training goes on with the parameters themselves, which are lost at
+    /// The decay of an EMA (exponential moving average) of the weights, which is then evaluated and saved
+    /// ([`Trainer::weights`](crate::Trainer::weights)). Training goes on with the parameters themselves, which are lost at
     /// its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
@@ -72,6 +75,7 @@ impl TrainConfig {
             seed: 0,
             log_every: 100,
             accumulate: 1,
+            evaluate_every: 1,
             label_smoothing: 0.0,
             clip: None,
             ema: None,
@@ -100,6 +104,7 @@ impl TrainConfig {
             ("shards", self.shards as u64),
             ("log_every", self.log_every),
             ("accumulate", self.accumulate),
+            ("evaluate_every", self.evaluate_every),
             ("patience", self.patience.unwrap_or(1)),
         ];
         for (field, value) in counts {

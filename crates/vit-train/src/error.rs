@@ -36,6 +36,15 @@ pub enum Error {
         /// Its value.
         value: String,
     },
+    /// Nothing to train.
+    #[error("expected at least one parameter to train, got {}", match frozen {
+        0 => "none: a model's parameters are variables, which it is given".to_owned(),
+        frozen => format!("{frozen}, all of them frozen"),
+    })]
+    NoParameters {
+        /// How many frozen parameters there are.
+        frozen: usize,
+    },
     /// Fewer training samples than a batch.
     #[error("expected at least one batch of {batch_size} training samples, got {samples} samples")]
     NoBatch {
@@ -63,6 +72,14 @@ pub enum Error {
     /// Samples that are two mixed, in training on a GPU, which has one label for each.
     #[error("expected samples that are not mixed (mixup) in training on a GPU, got mixed ones")]
     MixedOnGpu,
+    /// What steps on a GPU do not compute.
+    #[error("expected {expected} in training on a GPU, got {got}")]
+    OnGpu {
+        /// What they compute.
+        expected: &'static str,
+        /// What was asked for.
+        got: &'static str,
+    },
     /// A run folder that cannot be read or written, or is not as it was written.
     #[error(transparent)]
     Run(#[from] vit_run::Error),

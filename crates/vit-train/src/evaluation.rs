@@ -1,88 +1,90 @@
 //! How well a model does on samples whose labels are known.
 
-use candle_core::{DType, Result as TensorResult, Tensor};
+use candle_core::Result as TensorResult;
 use rayon::prelude::*;
 use tracing::{Span, trace_span};
-use vit_ops::{Mode, cross_entropy_sum};
+use vit_ops::Mode;
 
+use crate::loss::{predictions, scalar};
 use crate::threads::thread_pool;
-use crate::{Batch, Error, Forward};
+use crate::{Batch, CrossEntropy, Error, Loss, Model, Scores};
 
 /// Samples that are evaluated at once on one thread: of the presets, as many as keep every operation's tensors in a
-/// second cache of 1 MB. What order sums have may depend on it, so whoever evaluates elsewhere takes as many. A trainer on a
+/// second cache of 1 MB. The order of sums depends on it, so an evaluation elsewhere takes as many. A trainer on a
 /// GPU takes more at a time.
 pub const EVALUATION_BATCH: usize = 50;
 
 /// Whether an evaluation is to be broken off.
 pub(crate) type IsOver<'a> = &'a (dyn Fn() -> bool + Sync);
 
-/// Evaluates samples `0..len` of those that `batch` gives, in order, on so many threads.
+/// Evaluates a classifier on samples `0..len` of those that `batch` gives, in order, on so many threads.
 ///
 /// # Errors
 /// If the model or a batch fails, or the threads cannot be started.
 pub fn evaluate(
-    forward: &impl Forward,
+    model: &impl Model,
     len: usize,
     threads: usize,
     batch: impl Fn(&[u32]) -> TensorResult<Batch> + Sync,
 ) -> Result<Evaluation, Error> {
-    let whole = thread_pool(threads)?.install(|| evaluate_here(forward, len, &batch, &|| false))?;
-    Ok(whole.expect("nothing breaks it off"))
-}
-
-/// The same on the current thread pool; none if it is broken off, which is asked before each part.
-pub(crate) fn evaluate_here(
-    forward: &impl Forward,
-    len: usize,
-    batch: impl Fn(&[u32]) -> TensorResult<Batch> + Sync,
-    is_over: IsOver<'_>,
-) -> TensorResult<Option<Evaluation>> {
-    let indices: Vec<u32> = (0..len as u32).collect();
-    let batches = indices.par_chunks(EVALUATION_BATCH);
-    let of_evaluation = Span::current();
-    let parts: Vec<Option<Evaluation>> = batches
-        .map(|indices| {
-            if is_over() {
-                return Ok(None);
-            }
-            let _part = trace_span!(parent: &of_evaluation, "part", first = indices[0]).entered();
-            evaluate_batch(forward, &batch(indices)?).map(Some)
+    let evaluate = |indices: &[u32]| {
+        let Batch { inputs, targets } = batch(indices)?;
+        let outputs = model.forward(&inputs, Mode::Eval)?; // (batch, classes)
+        let loss = CrossEntropy::default().evaluation_sum(&outputs, &targets)?;
+        Ok(Evaluation {
+            loss_sum: scalar(&loss)?,
+            predictions: predictions(&outputs)?,
+            labels: targets[0].to_vec1()?,
         })
-        .collect::<TensorResult<_>>()?;
+    };
+    let parts = thread_pool(threads)?.install(|| in_parallel(len, &evaluate))?;
     let mut whole = Evaluation::default();
-    for part in parts {
-        let Some(part) = part else { return Ok(None) };
-        whole.extend(part);
-    }
-    Ok(Some(whole))
+    parts.into_iter().for_each(|part| whole.extend(part));
+    Ok(whole)
 }
 
-/// The same on a GPU, which one thread keeps busy with `at_once` samples at a time.
-pub(crate) fn evaluate_on_gpu(
-    forward: &impl Forward,
+/// Evaluates samples `0..len` on the current thread pool, in order.
+pub(crate) fn in_parallel<T: Send>(
     len: usize,
-    at_once: usize,
-    batch: impl Fn(&[u32]) -> TensorResult<Batch>,
-    is_over: IsOver<'_>,
-) -> TensorResult<Option<Evaluation>> {
+    batch: &(impl Fn(&[u32]) -> TensorResult<T> + Sync + ?Sized),
+) -> TensorResult<Vec<T>> {
     let indices: Vec<u32> = (0..len as u32).collect();
-    let mut whole = Evaluation::default();
-    for indices in indices.chunks(at_once) {
-        if is_over() {
-            return Ok(None);
-        }
-        whole.extend(evaluate_batch(forward, &batch(indices)?)?);
-    }
-    Ok(Some(whole))
+    let of_evaluation = Span::current();
+    let batches = indices.par_chunks(EVALUATION_BATCH);
+    let parts = batches.map(|indices| {
+        let _part = trace_span!(parent: &of_evaluation, "part", first = indices[0]).entered();
+        batch(indices)
+    });
+    parts.collect()
 }
 
-fn evaluate_batch(forward: &impl Forward, batch: &Batch) -> TensorResult<Evaluation> {
-    let logits = forward(&batch.images, Mode::Eval)?; // (batch, classes)
-    Ok(Evaluation {
-        loss_sum: scalar(&cross_entropy_sum(&logits, &batch.labels)?)?,
-        predictions: predictions(&logits)?,
-        labels: batch.labels.to_vec1()?,
+/// What a model's outputs come to on a batch.
+pub(crate) fn score(
+    (model, loss): (&dyn Model, &dyn Loss),
+    batch: Batch,
+    keeps_outputs: bool,
+) -> TensorResult<Scores> {
+    let Batch { inputs, targets } = batch;
+    let outputs = model.forward(&inputs, Mode::Eval)?; // (batch, ...)
+    Ok(Scores {
+        loss_sum: scalar(&loss.evaluation_sum(&outputs, &targets)?)?,
+        correct: loss.correct(&outputs, &targets)?,
+        samples: inputs.dim(0)?,
+        outputs: if keeps_outputs { vec![(outputs.detach(), targets)] } else { Vec::new() },
     })
+}
+
+/// All of them together; none if one is missing.
+pub(crate) fn total(parts: Vec<Option<Scores>>) -> Option<Scores> {
+    let mut whole = Scores::default();
+    for part in parts {
+        let Scores { loss_sum, correct, samples, outputs } = part?;
+        whole.loss_sum += loss_sum;
+        whole.correct += correct;
+        whole.samples += samples;
+        whole.outputs.extend(outputs);
+    }
+    Some(whole)
 }
 
 /// Predictions beside labels, in the order of the samples.
@@ -147,17 +149,6 @@ impl Evaluation {
         }
         Confusion { counts }
     }
-}
-
-/// The class with the largest output for each sample.
-pub(crate) fn predictions(logits: &Tensor) -> TensorResult<Vec<u32>> {
-    let rows = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-    Ok(rows.iter().map(|row| argmax(row)).collect())
-}
-
-/// A loss as a number.
-pub(crate) fn scalar(loss: &Tensor) -> TensorResult<f64> {
-    loss.to_dtype(DType::F64)?.to_scalar()
 }
 
 /// The first index of the largest value; values that are no numbers are never the largest.

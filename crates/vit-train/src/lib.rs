@@ -1,20 +1,25 @@
 #![doc = include_str!("../README.md")]
 
 mod averages;
+mod backend;
 mod best;
 mod checkpoint;
 mod config;
+mod cpu;
+mod data;
 mod error;
 mod evaluation;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod gradients;
-mod interface;
+mod group;
+mod loss;
 mod mixed;
-#[cfg_attr(not(feature = "cuda"), path = "no_gpu.rs")]
-mod on_gpu;
+mod model;
+mod observer;
 mod optimizer;
 mod saved_tensors;
 mod schedule;
-mod shards;
 mod state;
 mod sums;
 mod threads;
@@ -23,17 +28,22 @@ mod trainer;
 pub use best::Best;
 pub use checkpoint::{SavedState, most_bytes_of};
 pub use config::TrainConfig;
+pub use data::{Batch, Bytes, Data};
 pub use error::Error;
 pub use evaluation::{Confusion, EVALUATION_BATCH, Evaluation, argmax, evaluate};
 pub use gradients::clip_gradients;
-pub use interface::{Batch, Bytes, Checkpoint, Data, Forward, Observer, Progress};
-pub use mixed::Mixed;
+pub use group::Group;
+pub use loss::{CrossEntropy, Loss};
+pub use mixed::MixedCrossEntropy;
+pub use model::Model;
+pub use observer::{AfterStep, Checkpoint, Evaluated, Observer, Progress, Scores};
 pub use optimizer::{Decay, Optimizer, OptimizerConfig, OptimizerKind};
 pub use schedule::{Schedule, ScheduleKind};
-pub use state::{Place, Tensors, TrainState};
+pub use state::{RunProgress, Tensors, TrainState};
 pub use sums::Sums;
-pub use trainer::Trainer;
+pub use trainer::{Trainer, TrainerBuilder};
+pub use vit_ops::Mode;
 pub use vit_run::{EpochMetrics, MetricsMark, Record, RunFolder, StepMetrics};
 
-/// Parameters by name, sorted.
-pub type Parameters = Vec<(String, candle_core::Var)>;
+/// Variables by name.
+pub type NamedVars = Vec<(String, candle_core::Var)>;

@@ -1,32 +1,69 @@
 //! Samples that are two mixed: their loss, and what counts as right.
 
 use candle_core::{Result, Tensor, bail};
-use vit_ops::soft_cross_entropy_sum;
+use vit_ops::{cross_entropy_sum, soft_cross_entropy_sum};
 
-/// The second labels of samples that are two mixed each (mixup, Zhang et al., arXiv 1710.09412), with shares of their
-/// own, as in timm's mode `elem`.
+use crate::Loss;
+use crate::loss::{correct, one};
+
+/// Cross entropy to two labels of each sample with a share of its own (mixup, Zhang et al., arXiv 1710.09412), as in timm's
+/// mode `elem`.
 ///
-/// A sample's loss is `(1 - s) l[a] + s l[b]`, of its two labels' losses and the share of the second. It counts as
-/// classified right if the output is largest for the label of the larger share, of equals the first.
-#[derive(Clone, Debug)]
-pub struct Mixed {
-    /// (batch) of `u32`
-    pub labels: Tensor,
-    /// How much of each sample is the second: (batch) of `f32`, in `[0, 1]`
-    pub shares: Tensor,
+/// The targets are labels (batch) of `u32`, second labels (batch) of `u32`, and how much of each sample is the second:
+/// (batch) of `f32`, in `[0, 1]`. A sample's loss is `(1 - s) l[a] + s l[b]`, of its two labels' losses and that share. It
+/// counts as classified right if the output is largest for the label of the larger share, of equals the first. In
+/// evaluation the only target is the label.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MixedCrossEntropy {
+    smoothing: f64,
+}
+
+impl MixedCrossEntropy {
+    /// With this share of each label spread over all classes in training, in `[0, 1)`; 0 for none.
+    #[must_use]
+    pub const fn smoothed(smoothing: f64) -> Self {
+        Self { smoothing }
+    }
+}
+
+impl Loss for MixedCrossEntropy {
+    fn sum(&self, outputs: &Tensor, targets: &[Tensor]) -> Result<Tensor> {
+        Pairs::of(targets)?.loss_sum(outputs, self.smoothing)
+    }
+
+    fn evaluation_sum(&self, outputs: &Tensor, targets: &[Tensor]) -> Result<Tensor> {
+        cross_entropy_sum(outputs, one(targets)?)
+    }
+
+    /// In evaluation alone: in training a sample has two.
+    fn labels<'a>(&self, targets: &'a [Tensor]) -> Option<&'a Tensor> {
+        one(targets).ok()
+    }
+
+    fn correct(&self, outputs: &Tensor, targets: &[Tensor]) -> Result<usize> {
+        match self.labels(targets) {
+            Some(labels) => correct(outputs, labels.to_vec1::<u32>()?),
+            None => correct(outputs, Pairs::of(targets)?.larger()),
+        }
+    }
 }
 
 /// Both labels of each sample, and the share of the second.
-pub(crate) struct Pairs(Vec<([u32; 2], f32)>);
+struct Pairs(Vec<([u32; 2], f32)>);
 
 impl Pairs {
-    /// Of samples with these first labels.
+    /// Of these targets.
     ///
     /// # Errors
     /// If shapes do not fit, or a share is out of range.
-    pub(crate) fn of(labels: &Tensor, mixed: &Mixed) -> Result<Self> {
+    fn of(targets: &[Tensor]) -> Result<Self> {
+        let [labels, others, shares] = targets else {
+            bail!(
+                "expected labels, second labels and shares of mixed samples, got {} targets",
+                targets.len()
+            );
+        };
         let count = labels.dims1()?;
-        let Mixed { labels: others, shares } = mixed;
         if others.dims() != [count] || shares.dims() != [count] {
             let (others, shares) = (others.dims(), shares.dims());
             bail!("expected {count} labels and shares to mix, got {others:?} and {shares:?}");
@@ -40,7 +77,7 @@ impl Pairs {
     }
 
     /// The label of the larger share of each sample.
-    pub(crate) fn larger(&self) -> impl Iterator<Item = u32> {
+    fn larger(&self) -> impl Iterator<Item = u32> {
         self.0.iter().map(|&([label, other], share)| if share > 0.5 { other } else { label })
     }
 
@@ -48,7 +85,7 @@ impl Pairs {
     ///
     /// # Errors
     /// If a label is not a class, or an operation fails.
-    pub(crate) fn loss_sum(&self, logits: &Tensor, smoothing: f64) -> Result<Tensor> {
+    fn loss_sum(&self, logits: &Tensor, smoothing: f64) -> Result<Tensor> {
         let (batch, classes) = logits.dims2()?;
         let smoothing = smoothing as f32;
         let mut targets = vec![smoothing / classes as f32; batch * classes];
@@ -71,9 +108,8 @@ mod tests {
     use candle_core::{DType, Device};
     use vit_ops::smoothed_cross_entropy_sum;
 
-    fn mixed(others: &[u32], shares: &[f32]) -> Result<Mixed> {
-        let device = &Device::Cpu;
-        Ok(Mixed { labels: Tensor::new(others, device)?, shares: Tensor::new(shares, device)? })
+    fn mixed(first: &[u32], second: &[u32], shares: &[f32]) -> Result<[Tensor; 3]> {
+        Ok([labels(first)?, labels(second)?, Tensor::new(shares, &Device::Cpu)?])
     }
 
     fn labels(labels: &[u32]) -> Result<Tensor> {
@@ -96,7 +132,7 @@ mod tests {
                 want += (1.0 - share) * loss(sample, first[sample])?;
                 want += share * loss(sample, second[sample])?;
             }
-            let pairs = Pairs::of(&labels(&first)?, &mixed(&second, &shares)?)?;
+            let pairs = Pairs::of(&mixed(&first, &second, &shares)?)?;
             let got = pairs.loss_sum(&logits, smoothing)?.to_scalar::<f64>()?;
             assert!((got - want).abs() < 1e-6, "{got} {want}");
         }
@@ -108,7 +144,7 @@ mod tests {
     #[test]
     fn a_smoothed_loss_is_pytorchs() -> Result<()> {
         let logits = Tensor::new(&[[1.0_f64, -2.0, 0.5], [0.25, 3.0, -1.0]], &Device::Cpu)?;
-        let pairs = Pairs::of(&labels(&[2, 1])?, &mixed(&[0, 1], &[0.25, 0.75])?)?;
+        let pairs = Pairs::of(&mixed(&[2, 1], &[0, 1], &[0.25, 0.75])?)?;
         let got = pairs.loss_sum(&logits, 0.25)?.to_scalar::<f64>()?;
         assert!((got - 1.7190497704130496).abs() < 1e-6, "{got}");
         Ok(())
@@ -116,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_counts_is_the_label_of_the_larger_share() -> Result<()> {
-        let pairs = Pairs::of(&labels(&[1, 2, 3])?, &mixed(&[4, 5, 6], &[0.4, 0.6, 0.5])?)?;
+        let pairs = Pairs::of(&mixed(&[1, 2, 3], &[4, 5, 6], &[0.4, 0.6, 0.5])?)?;
         assert!(pairs.larger().eq([1, 5, 3]));
         Ok(())
     }
@@ -124,12 +160,12 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_named() -> Result<()> {
         let message = |error: Option<candle_core::Error>| error.expect("an error").to_string();
-        let first = labels(&[1, 2])?;
-        let error = message(Pairs::of(&first, &mixed(&[1], &[0.5, 0.5])?).err());
+        let first = [1, 2];
+        let error = message(Pairs::of(&mixed(&first, &[1], &[0.5, 0.5])?).err());
         assert!(error.contains("expected 2 labels and shares to mix, got [1] and [2]"), "{error}");
-        let error = message(Pairs::of(&first, &mixed(&[1, 2], &[0.5, 1.5])?).err());
+        let error = message(Pairs::of(&mixed(&first, &[1, 2], &[0.5, 1.5])?).err());
         assert!(error.contains("expected shares in [0, 1], got 1.5"), "{error}");
-        let pairs = Pairs::of(&first, &mixed(&[1, 3], &[0.5, 0.5])?)?;
+        let pairs = Pairs::of(&mixed(&first, &[1, 3], &[0.5, 0.5])?)?;
         let logits = Tensor::zeros((2, 3), DType::F32, &Device::Cpu)?;
         let error = message(pairs.loss_sum(&logits, 0.0).err());
         assert!(error.contains("expected labels below 3, got 3"), "{error}");

@@ -8,7 +8,7 @@ use vit_files::Digest;
 
 use crate::best::Best;
 use crate::sums::Sums;
-use crate::{Error, Parameters};
+use crate::{Error, NamedVars};
 
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, Tensor>;
@@ -17,21 +17,22 @@ pub type Tensors = BTreeMap<String, Tensor>;
 #[derive(Clone, Debug)]
 pub struct TrainState {
     /// How far it has come.
-    pub place: Place,
+    pub progress: RunProgress,
     /// SHA-256 of the order of the epoch's samples, as little-endian `u32`.
     pub order: String,
-    /// The parameters that are trained.
+    /// The parameters, frozen ones too.
     pub parameters: Tensors,
-    /// Their moving average, where one is kept.
+    /// The EMA of the weights where there is one, with frozen parameters as they are.
     pub averages: Option<Tensors>,
-    /// First and second moments of the optimiser, after the first step.
-    pub moments: Option<[Tensors; 2]>,
+    /// The optimiser's moments of the parameters that are trained, after the first step: of Adam the first and the
+    /// second, of SGD the momentum.
+    pub moments: Vec<Tensors>,
 }
 
-/// How far a run has come, and what it has told so far.
+/// How far a run has come, and what it has recorded so far.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Place {
+pub struct RunProgress {
     /// Steps taken.
     pub step: u64,
     /// The epoch of the next step, from 1; after the last one it is one more.
@@ -44,20 +45,37 @@ pub struct Place {
     pub since_record: Sums,
     /// The best epoch so far, on the validation samples.
     pub best: Best,
+    /// What an observer has the schedule's learning rate multiplied by.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub lr_scale: f64,
 }
 
-impl Place {
-    /// At the beginning of an epoch, after so many steps.
-    pub(crate) fn before_epoch(epoch: u64, step: u64, best: Best) -> Self {
+const fn one() -> f64 {
+    1.0
+}
+
+const fn is_one(value: &f64) -> bool {
+    *value == 1.0
+}
+
+impl RunProgress {
+    /// At the beginning of a run.
+    pub(crate) fn new(step: u64) -> Self {
         let (of_epoch, since_record) = (Sums::default(), Sums::default());
-        Self { step, epoch, step_of_epoch: 0, of_epoch, since_record, best }
+        let best = Best::default();
+        Self { step, epoch: 1, step_of_epoch: 0, of_epoch, since_record, best, lr_scale: 1.0 }
+    }
+
+    /// At the beginning of an epoch, with the best one before it.
+    pub(crate) fn before_epoch(&self, epoch: u64, best: Best) -> Self {
+        Self { epoch, best, lr_scale: self.lr_scale, ..Self::new(self.step) }
     }
 }
 
 impl TrainState {
-    /// The parameters that are to be kept: their moving average where there is one.
+    /// The weights to evaluate and save: the EMA of the weights where there is one.
     #[must_use]
-    pub fn kept(&self) -> &Tensors {
+    pub fn weights(&self) -> &Tensors {
         self.averages.as_ref().unwrap_or(&self.parameters)
     }
 }
@@ -69,7 +87,7 @@ pub(crate) fn digest_of_order(order: &[u32]) -> String {
 }
 
 /// Copies of what the variables hold.
-pub(crate) fn values(parameters: &Parameters) -> TensorResult<Tensors> {
+pub(crate) fn values(parameters: &NamedVars) -> TensorResult<Tensors> {
     let value = |var: &Var| {
         let tensor = var.as_detached_tensor();
         // Onto the CPU is a copy already, but from there.
@@ -81,7 +99,7 @@ pub(crate) fn values(parameters: &Parameters) -> TensorResult<Tensors> {
 /// One for each parameter, in their order.
 pub(crate) fn in_order<'a>(
     tensors: &'a Tensors,
-    parameters: &Parameters,
+    parameters: &NamedVars,
     what: &str,
 ) -> Result<Vec<&'a Tensor>, Error> {
     let state = |expected: String, got: String| Error::State { expected, got };
@@ -107,7 +125,7 @@ pub(crate) fn in_order<'a>(
 }
 
 /// Gives the variables these values.
-pub(crate) fn set(parameters: &Parameters, tensors: &Tensors, what: &str) -> Result<(), Error> {
+pub(crate) fn set(parameters: &NamedVars, tensors: &Tensors, what: &str) -> Result<(), Error> {
     for ((_, var), tensor) in parameters.iter().zip(in_order(tensors, parameters, what)?) {
         var.set(&tensor.to_dtype(var.dtype())?.to_device(var.device())?)?;
     }

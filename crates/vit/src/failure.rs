@@ -366,6 +366,7 @@ impl From<vit_train::Error> for Failure {
             Error::MixedOnGpu => {
                 (Exit::Usage, Some("pass --device cpu, or --augment-mixup 0 to train without it"))
             }
+            Error::OnGpu { .. } => (Exit::Usage, Some("pass --device cpu")),
             Error::Unreadable { .. } | Error::State { .. } => (Exit::File, mend(&error)),
             Error::NotFinite { .. } => (Exit::Diverged, Some("try a smaller --lr")),
             _ => (Exit::Internal, None),

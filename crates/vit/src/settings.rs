@@ -167,6 +167,7 @@ fn in_another_table(message: &str) -> Option<String> {
     settings.augment.shift = 1.0;
     let train = &mut settings.train;
     (train.max_steps, train.patience, train.clip) = (Some(1), Some(1), Some(1.0));
+    (train.evaluate_every, train.optimizer.momentum) = (2, 0.5);
     (train.ema, train.schedule.warmup, train.schedule.min_lr) = (Some(0.5), Some(1), Some(1.0));
     let place = place_of(key, &settings.to_table())?;
     Some(format!("it belongs in another table: {place}"))

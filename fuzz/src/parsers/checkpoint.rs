@@ -42,7 +42,7 @@ pub(super) fn read(bytes: &[u8]) -> bool {
             return false;
         };
         let size = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
-        let moments = state.moments.iter().flatten();
+        let moments = &state.moments;
         let all = [&state.parameters].into_iter().chain(&state.averages).chain(moments);
         let held: usize = all.flat_map(BTreeMap::values).map(size).sum();
         assert!(held <= tensors.len(), "{held} bytes of tensors in {}", tensors.len());

@@ -19,7 +19,7 @@ impl Examples {
     /// The images `pixels` and their `labels`, taken to the GPU.
     ///
     /// # Shapes
-    /// `pixels` u8 (count, channels * height * width), `labels` u8 (count)
+    /// `pixels` u8 (count, channels * height * width), `labels` u32 (count)
     ///
     /// # Errors
     /// If the shapes do not fit, or the GPU has no room.
@@ -30,10 +30,10 @@ impl Examples {
         device: &Device,
     ) -> Result<Self> {
         let (count, len) = pixels.dims2()?;
-        let bytes = [pixels, labels].iter().all(|tensor| tensor.dtype() == DType::U8);
-        if !bytes || len != shape.0 * shape.1 * shape.2 || labels.dims() != [count] {
+        let is_typed = pixels.dtype() == DType::U8 && labels.dtype() == DType::U32;
+        if !is_typed || len != shape.0 * shape.1 * shape.2 || labels.dims() != [count] {
             bail!(
-                "examples: expected bytes of {count} images of {shape:?} and their labels, got {:?} of {:?} and {:?} of {:?}",
+                "examples: expected bytes of {count} images of {shape:?} and labels of u32, got {:?} of {:?} and {:?} of {:?}",
                 pixels.dims(),
                 pixels.dtype(),
                 labels.dims(),
@@ -83,7 +83,7 @@ impl Examples {
             (room::<f32>(&device, batch * len)?, room::<u32>(&device, batch)?);
         kernel!(&device, ROWS, "gather")
             .read(&held(&self.pixels).elements::<u8>()?)
-            .read(&held(&self.labels).elements::<u8>()?)
+            .read(&held(&self.labels).elements::<u32>()?)
             .read(&held(order).elements::<u32>()?)
             .count(order.elem_count())
             .count(self.len())

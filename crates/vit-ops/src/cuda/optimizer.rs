@@ -15,8 +15,8 @@ use super::launch::{ByValue, Grid, held, kernel, zeros};
 pub struct AdamSlot {
     /// What is moved.
     pub parameter: Var,
-    /// Whether weight decay acts on it.
-    pub decays: bool,
+    /// The row of the [updates](Step::set_updates) that moves it.
+    pub row: usize,
     /// Its moving average, if one is kept.
     pub average: Option<Var>,
 }
@@ -78,8 +78,10 @@ pub struct Step {
     device: CudaDevice,
     slots: Vec<AdamSlot>,
     moments: Vec<(CudaSlice<f32>, CudaSlice<f32>)>,
-    /// Of each step of an epoch, for parameters that decay and for those that do not.
-    updates: [CudaSlice<AdamUpdate>; 2],
+    /// (rows, steps), for each step of an epoch.
+    updates: CudaSlice<AdamUpdate>,
+    rows: usize,
+    steps: usize,
     /// Parts of the gradients' squared norm.
     squares: CudaSlice<f64>,
     /// [`Tally`] as the kernels have it.
@@ -96,7 +98,8 @@ struct Slot {
     v: u64,
     average: u64,
     len: u32,
-    decays: u32,
+    /// Of the updates.
+    row: u32,
 }
 
 /// As many as one launch takes.
@@ -126,10 +129,11 @@ impl Step {
         let moments = moments.collect::<Result<Vec<_>>>()?;
         let blocks = blocks_of(&slots);
         let squares = zeros(&device, slots.len() * blocks)?;
-        let updates = [zeros(&device, 1)?, zeros(&device, 1)?];
+        let rows = slots.iter().map(|slot| slot.row + 1).max().unwrap_or(1);
+        let updates = zeros(&device, rows)?;
         let mut tally = zeros(&device, EMPTY.len())?;
         device.memcpy_htod(&EMPTY, &mut tally)?;
-        Ok(Self { device, slots, moments, updates, squares, tally })
+        Ok(Self { device, slots, moments, updates, rows, steps: 1, squares, tally })
     }
 
     /// The first and second moment of each parameter, flattened. It waits for the steps so far.
@@ -166,26 +170,30 @@ impl Step {
     /// # Errors
     /// If the GPU has no room.
     pub fn make_room(&mut self, steps: usize) -> Result<()> {
-        for table in &mut self.updates {
-            if table.len() < steps {
-                *table = zeros(&self.device, steps)?;
-            }
+        if self.steps < steps {
+            self.updates = zeros(&self.device, self.rows * steps)?;
+            self.steps = steps;
         }
         Ok(())
     }
 
-    /// Sets the numbers of the steps of an epoch, of parameters that decay and of those that do not.
+    /// Sets the numbers of the steps of an epoch, row by row.
     ///
     /// # Errors
-    /// If there are more than there is room for.
-    pub fn set_updates(&mut self, decaying: &[AdamUpdate], others: &[AdamUpdate]) -> Result<()> {
-        for (table, updates) in self.updates.iter_mut().zip([decaying, others]) {
-            if updates.len() > table.len() {
-                bail!("step: expected at most {} updates, got {}", table.len(), updates.len());
-            }
-            self.device.memcpy_htod(updates, &mut table.slice_mut(..updates.len()))?;
+    /// If there are not as many rows as the slots name, or one has more than there is room for.
+    pub fn set_updates(&mut self, updates: &[Vec<AdamUpdate>]) -> Result<()> {
+        if updates.len() != self.rows {
+            bail!("step: expected {} rows of updates, got {}", self.rows, updates.len());
         }
-        Ok(())
+        if let Some(row) = updates.iter().find(|row| row.len() > self.steps) {
+            bail!("step: expected at most {} updates, got {}", self.steps, row.len());
+        }
+        // In one copy: each is as long as the room for it.
+        let rows = updates.iter().flat_map(|row| {
+            let rest = std::iter::repeat_n(AdamUpdate::default(), self.steps - row.len());
+            row.iter().copied().chain(rest)
+        });
+        self.device.memcpy_htod(&rows.collect::<Vec<_>>(), &mut self.updates)
     }
 
     /// Moves each parameter by `scale` times its gradient, all cut to a norm if there is one to cut to. Where the loss or
@@ -217,8 +225,8 @@ impl Step {
         for (table, count) in &tables {
             kernel!(&self.device, OPTIMIZER, "adam")
                 .value(*table)
-                .read(&self.updates[0])
-                .read(&self.updates[1])
+                .read(&self.updates)
+                .count(self.steps)
                 .float(scale as f32)
                 .read_if(clip.map(|_| &self.squares))
                 .count(self.slots.len() * blocks)
@@ -315,11 +323,11 @@ impl Step {
                 v: v.device_ptr(&stream).0,
                 average: slot.average.as_ref().map_or(Ok(0), |average| place(average))?,
                 len: gradient.elem_count() as u32,
-                decays: slot.decays.into(),
+                row: slot.row as u32,
             })
         });
         let slots = slots.collect::<Result<Vec<_>>>()?;
-        let none = Slot { parameter: 0, gradient: 0, m: 0, v: 0, average: 0, len: 0, decays: 0 };
+        let none = Slot { parameter: 0, gradient: 0, m: 0, v: 0, average: 0, len: 0, row: 0 };
         let tables = slots.chunks(SLOTS).map(|slots| {
             let mut table = Slots([none; SLOTS]);
             table.0[..slots.len()].copy_from_slice(slots);

@@ -4,25 +4,58 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// The optimiser's settings.
+/// The optimiser's settings. Fields may be added: begin with a constructor, `OptimizerConfig { eps, ..OptimizerConfig::adam(lr) }`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimizerConfig {
-    /// What weight decay acts on.
+    /// The update rule.
     pub kind: OptimizerKind,
     /// Learning rate.
     pub lr: f64,
-    /// Decay of the first moment.
+    /// Decay of the first moment, of Adam and AdamW.
+    #[serde(default = "beta1")]
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay of the second moment, of Adam and AdamW.
+    #[serde(default = "beta2")]
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the root of the second moment, of Adam and AdamW.
+    #[serde(default = "eps")]
     pub eps: f64,
-    /// How strongly parameters are drawn to zero, `λ`.
+    /// How much of the last update goes into the next one, of SGD.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub momentum: f64,
+    /// Whether the gradient is taken ahead of the momentum (Nesterov), of SGD.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub nesterov: bool,
+    /// Weight decay, `λ`.
     pub weight_decay: f64,
-    /// Which parameters that are.
+    /// Which parameters it acts on, where their [`Group`](crate::Group) has none of its own.
     #[serde(default, skip_serializing_if = "Decay::is_all")]
     pub decay: Decay,
+}
+
+const BETA1: f64 = 0.9;
+const BETA2: f64 = 0.999;
+const EPS: f64 = 1e-8;
+
+const fn beta1() -> f64 {
+    BETA1
+}
+
+const fn beta2() -> f64 {
+    BETA2
+}
+
+const fn eps() -> f64 {
+    EPS
+}
+
+const fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Which parameters weight decay acts on.
@@ -32,7 +65,7 @@ pub enum Decay {
     /// All, as PyTorch does with one group.
     #[default]
     All,
-    /// Those of rank 2 or more that are not spared by name: no norm, bias or scale.
+    /// Those of rank 2 or more: no norm, bias or scale.
     Matrices,
 }
 
@@ -40,21 +73,21 @@ impl Decay {
     const fn is_all(&self) -> bool {
         matches!(self, Self::All)
     }
-
-    /// Whether it is on a parameter of this name and rank, where those named in `spared` are spared.
-    pub(super) fn acts_on(self, name: &str, rank: usize, spared: &[&str]) -> bool {
-        self == Self::All || (rank > 1 && !spared.contains(&name))
-    }
 }
 
-/// What weight decay acts on; without it the two are one.
+/// How a gradient moves a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
-    /// The gradient: `g = g + λ p`. PyTorch equivalent: `torch.optim.Adam`.
+    /// Adam (Kingma, Ba, arXiv 1412.6980), its weight decay on the gradient: `g = g + λ p`. PyTorch equivalent:
+    /// `torch.optim.Adam`.
     Adam,
-    /// The parameter: `p = p - lr λ p`. PyTorch equivalent: `torch.optim.AdamW`.
+    /// Adam with weight decay on the parameter: `p = p - lr λ p` (Loshchilov, Hutter, arXiv 1711.05101). PyTorch
+    /// equivalent: `torch.optim.AdamW`.
     AdamW,
+    /// Stochastic gradient descent with momentum, its weight decay on the gradient. PyTorch equivalent:
+    /// `torch.optim.SGD`.
+    Sgd,
 }
 
 impl OptimizerConfig {
@@ -64,9 +97,11 @@ impl OptimizerConfig {
         Self {
             kind: OptimizerKind::Adam,
             lr,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
+            beta1: BETA1,
+            beta2: BETA2,
+            eps: EPS,
+            momentum: 0.0,
+            nesterov: false,
             weight_decay: 0.0,
             decay: Decay::All,
         }
@@ -78,6 +113,20 @@ impl OptimizerConfig {
         Self { kind: OptimizerKind::AdamW, weight_decay, ..Self::adam(lr) }
     }
 
+    /// `torch.optim.SGD(lr=lr, momentum=momentum)`.
+    #[must_use]
+    pub const fn sgd(lr: f64, momentum: f64) -> Self {
+        Self { kind: OptimizerKind::Sgd, momentum, ..Self::adam(lr) }
+    }
+
+    /// How many tensors the optimiser remembers for each parameter.
+    pub(crate) fn moments(&self) -> usize {
+        match self.kind {
+            OptimizerKind::Adam | OptimizerKind::AdamW => 2,
+            OptimizerKind::Sgd => usize::from(self.momentum != 0.0),
+        }
+    }
+
     /// Checks the ranges that PyTorch checks.
     ///
     /// # Errors
@@ -85,11 +134,20 @@ impl OptimizerConfig {
     pub fn check(&self) -> Result<(), Error> {
         let not_negative = |value: f64| value >= 0.0 && value.is_finite();
         let below_one = |value: f64| (0.0..1.0).contains(&value);
+        let is_sgd = self.kind == OptimizerKind::Sgd;
         let settings = [
             ("lr", self.lr, not_negative(self.lr), "of at least 0"),
             ("beta1", self.beta1, below_one(self.beta1), "in [0, 1)"),
             ("beta2", self.beta2, below_one(self.beta2), "in [0, 1)"),
             ("eps", self.eps, not_negative(self.eps), "of at least 0"),
+            ("momentum", self.momentum, below_one(self.momentum), "in [0, 1)"),
+            ("momentum", self.momentum, is_sgd || self.momentum == 0.0, "only with kind sgd"),
+            (
+                "momentum",
+                self.momentum,
+                !self.nesterov || self.momentum > 0.0,
+                "above 0 with nesterov",
+            ),
             ("weight_decay", self.weight_decay, not_negative(self.weight_decay), "of at least 0"),
         ];
         match settings.into_iter().find(|(_, _, holds, _)| !holds) {

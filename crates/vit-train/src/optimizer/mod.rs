@@ -1,4 +1,4 @@
-//! Adam (Kingma, Ba, arXiv 1412.6980) and AdamW (Loshchilov, Hutter, arXiv 1711.05101), to PyTorch's formulas.
+//! Adam, AdamW and SGD with momentum, to PyTorch's formulas.
 
 mod config;
 mod update;
@@ -7,16 +7,35 @@ use candle_core::{CpuStorage, Device, Result, Shape, Storage, Tensor, Var, bail}
 use rayon::prelude::*;
 
 pub use self::config::{Decay, OptimizerConfig, OptimizerKind};
-use self::update::{InPlace, Update, composed};
+pub(crate) use self::update::Update;
+use self::update::{InPlace, composed};
 use crate::gradients::PARAMETERS_AT_ONCE;
-use crate::{Error, Parameters};
+use crate::{Error, Group, NamedVars};
 
 /// Parameters with their moments.
 ///
-/// With gradient `g` at step `t`: `m = m + (1 - β₁)(g - m)`, `v = β₂ v + (1 - β₂) g²`,
-/// `p = p - lr / (1 - β₁ᵗ) · m / (sqrt(v) / sqrt(1 - β₂ᵗ) + eps)`.
+/// With gradient `g` at step `t`, Adam is `m = m + (1 - β₁)(g - m)`, `v = β₂ v + (1 - β₂) g²`,
+/// `p = p - lr / (1 - β₁ᵗ) · m / (sqrt(v) / sqrt(1 - β₂ᵗ) + eps)`. SGD is `b = μ b + g`, `p = p - lr b`, or with Nesterov's
+/// momentum `p = p - lr (g + μ b)`.
 ///
-/// PyTorch equivalent: `torch.optim.Adam`, `torch.optim.AdamW`.
+/// PyTorch equivalent: `torch.optim.Adam`, `torch.optim.AdamW`, `torch.optim.SGD`.
+///
+/// ```
+/// use candle_core::{Device, Tensor, Var};
+/// use vit_train::{Optimizer, OptimizerConfig};
+///
+/// # fn main() -> Result<(), vit_train::Error> {
+/// let weight = Var::new(&[1.0_f64, -1.0], &Device::Cpu)?;
+/// let parameters = vec![("weight".to_owned(), weight.clone())];
+/// let mut optimizer = Optimizer::new(OptimizerConfig::sgd(0.1, 0.9), &parameters)?;
+/// for _ in 0..2 {
+///     optimizer.step(&[Tensor::new(&[1.0_f64, 0.0], &Device::Cpu)?])?;
+/// }
+/// // 0.1 in the first step, 0.1 (1 + 0.9) in the second.
+/// assert!((weight.to_vec1::<f64>()?[0] - 0.71).abs() < 1e-15);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
@@ -24,21 +43,21 @@ pub struct Optimizer {
     slots: Vec<Slot>,
 }
 
-/// A parameter and its moments.
+/// A parameter, its settings and its moments.
 #[derive(Debug)]
 struct Slot {
     var: Var,
-    decays: bool,
+    group: Group,
     /// None before the first step.
     moments: Option<Moments>,
 }
 
-/// First and second moment, where they are used.
+/// As many as the update rule remembers, where they are used.
 #[derive(Debug)]
 enum Moments {
-    F32(Vec<f32>, Vec<f32>),
-    F64(Vec<f64>, Vec<f64>),
-    Tensors(Tensor, Tensor),
+    F32(Vec<Vec<f32>>),
+    F64(Vec<Vec<f64>>),
+    Tensors(Vec<Tensor>),
 }
 
 impl Optimizer {
@@ -48,57 +67,59 @@ impl Optimizer {
     /// If a setting is out of range.
     pub fn new(
         config: OptimizerConfig,
-        parameters: &Parameters,
+        parameters: &NamedVars,
     ) -> std::result::Result<Self, Error> {
-        Self::sparing(config, parameters, &[])
+        Self::with_groups(config, parameters, |_, _| Group::new())
     }
 
-    /// The same; [`Decay::Matrices`] leaves the parameters of these names alone too.
-    ///
-    /// PyTorch equivalent: two groups of parameters, one with `weight_decay=0`.
+    /// The same, with a [`Group`] for each parameter by its name and value.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
-    pub fn sparing(
+    /// If a setting is out of range.
+    pub fn with_groups(
         config: OptimizerConfig,
-        parameters: &Parameters,
-        spared: &[&str],
+        parameters: &NamedVars,
+        groups: impl Fn(&str, &Tensor) -> Group,
+    ) -> std::result::Result<Self, Error> {
+        let groups = parameters.iter().map(|(name, var)| groups(name, var)).collect::<Vec<_>>();
+        Self::of(config, parameters, &groups)
+    }
+
+    /// The same, with the groups in the order of the parameters.
+    pub(crate) fn of(
+        config: OptimizerConfig,
+        parameters: &NamedVars,
+        groups: &[Group],
     ) -> std::result::Result<Self, Error> {
         config.check()?;
-        let slots = parameters.iter().map(|(name, var)| {
-            let decays = config.decay.acts_on(name, var.rank(), spared);
-            Slot { var: var.clone(), decays, moments: None }
-        });
+        groups.iter().try_for_each(Group::check)?;
+        let slots = parameters.iter().zip(groups);
+        let slots =
+            slots.map(|((_, var), group)| Slot { var: var.clone(), group: *group, moments: None });
         Ok(Self { config, step: 0, slots: slots.collect() })
     }
 
-    /// Whether weight decay acts on each parameter.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn decays(&self) -> impl Iterator<Item = bool> {
-        self.slots.iter().map(|slot| slot.decays)
-    }
-
-    /// The numbers of a step (from 1) at this learning rate, for parameters that decay and for those that do not.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn updates(&self, step: u64, lr: f64) -> [vit_ops::cuda::AdamUpdate; 2] {
-        let with = OptimizerConfig { lr, ..self.config };
-        let without = OptimizerConfig { weight_decay: 0.0, ..with };
-        [with, without].map(|config| Update::new(&config, step).on_gpu())
-    }
-
-    /// The first and second moment of each parameter, in the order given to [`new`](Self::new), on the CPU; none before
-    /// the first step. With the number of steps they are all that an optimiser remembers.
+    /// The moments, each in the order given to [`new`](Self::new), on the CPU: of Adam the first and the second, of SGD the
+    /// momentum if it has any; none before the first step. With the number of steps they are all that an optimiser
+    /// remembers.
     ///
-    /// PyTorch equivalent: `exp_avg` and `exp_avg_sq` of `optimizer.state_dict()`.
+    /// PyTorch equivalent: `exp_avg` and `exp_avg_sq`, or `momentum_buffer`, of `optimizer.state_dict()`.
     ///
     /// # Errors
     /// If they cannot be read from their device.
-    pub fn moments(&self) -> Result<Option<Vec<[Tensor; 2]>>> {
-        let each = self.slots.iter().map(|slot| {
-            let moments = slot.moments.as_ref();
-            moments.map(|moments| moments.tensors(slot.var.shape())).transpose()
-        });
-        each.collect::<Result<Option<_>>>()
+    pub fn moments(&self) -> Result<Vec<Vec<Tensor>>> {
+        let mut all = vec![Vec::with_capacity(self.slots.len()); self.config.moments()];
+        for slot in &self.slots {
+            let moments = match &slot.moments {
+                Some(moments) => moments.tensors(slot.var.shape())?,
+                None if slot.group.frozen => vec![slot.var.zeros_like()?; all.len()],
+                None => return Ok(Vec::new()),
+            };
+            for (all, moment) in all.iter_mut().zip(moments) {
+                all.push(moment);
+            }
+        }
+        Ok(all)
     }
 
     /// Goes on after so many steps with their moments, as [`moments`](Self::moments) gave them.
@@ -106,24 +127,28 @@ impl Optimizer {
     /// PyTorch equivalent: `optimizer.load_state_dict()`.
     ///
     /// # Errors
-    /// If there are not as many as parameters, or one has another shape.
-    pub fn resume(&mut self, step: u64, moments: Option<&[[Tensor; 2]]>) -> Result<()> {
+    /// If there are not as many as the update rule and the parameters want, or one has another shape.
+    pub fn resume(&mut self, step: u64, moments: &[Vec<Tensor>]) -> Result<()> {
         self.step = step;
-        let Some(moments) = moments else {
+        if moments.is_empty() {
             self.slots.iter_mut().for_each(|slot| slot.moments = None);
             return Ok(());
-        };
-        if moments.len() != self.slots.len() {
-            let (want, got) = (self.slots.len(), moments.len());
-            bail!("optimiser: expected the moments of {want} parameters, got {got}");
         }
-        for (slot, moments) in self.slots.iter_mut().zip(moments) {
-            slot.moments = Some(Moments::of(&slot.var, moments)?);
+        let (kinds, parameters) = (self.config.moments(), self.slots.len());
+        if moments.len() != kinds {
+            bail!("optimiser: expected {kinds} moments for each parameter, got {}", moments.len());
+        }
+        if let Some(of) = moments.iter().find(|of| of.len() != parameters) {
+            bail!("optimiser: expected the moments of {parameters} parameters, got {}", of.len());
+        }
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let moments: Vec<&Tensor> = moments.iter().map(|of| &of[index]).collect();
+            slot.moments = Some(Moments::of(&slot.var, &moments)?);
         }
         Ok(())
     }
 
-    /// The learning rate of the next step.
+    /// The learning rate of the next step, before the scale of a group.
     #[must_use]
     pub const fn lr(&self) -> f64 {
         self.config.lr
@@ -134,7 +159,8 @@ impl Optimizer {
         self.config.lr = lr;
     }
 
-    /// Moves each parameter by its gradient; both are in the order given to [`new`](Self::new).
+    /// Moves each parameter by its gradient; both are in the order given to [`new`](Self::new). Those of frozen parameters
+    /// are not used.
     ///
     /// # Errors
     /// If there are not as many gradients as parameters, or a gradient has another shape.
@@ -143,85 +169,94 @@ impl Optimizer {
             bail!("optimiser: expected {} gradients, got {}", self.slots.len(), gradients.len());
         }
         self.step += 1;
-        let update = Update::new(&self.config, self.step);
-        let without = OptimizerConfig { weight_decay: 0.0, ..self.config };
-        let without_decay = Update::new(&without, self.step);
+        let (config, step) = (self.config, self.step);
         let each = self.slots.par_iter_mut().zip(gradients).with_min_len(PARAMETERS_AT_ONCE);
         each.try_for_each(|(slot, gradient)| {
             if gradient.shape() != slot.var.shape() {
                 let (want, got) = (slot.var.shape(), gradient.shape());
                 bail!("optimiser: expected a gradient of shape {want:?}, got {got:?}");
             }
-            slot.step(gradient, if slot.decays { &update } else { &without_decay })
+            slot.step(&config, step, gradient)
         })
     }
 }
 
+/// What is to be computed with slices and what with tensors.
+macro_rules! by_storage {
+    ($var:expr, $f32:expr, $f64:expr, $other:expr) => {{
+        let (storage, _) = $var.storage_and_layout();
+        match &*storage {
+            Storage::Cpu(CpuStorage::F32(_)) => Moments::F32($f32),
+            Storage::Cpu(CpuStorage::F64(_)) => Moments::F64($f64),
+            _ => Moments::Tensors($other),
+        }
+    }};
+}
+
 impl Moments {
-    fn zeros(var: &Var) -> Result<Self> {
+    fn zeros(var: &Var, count: usize) -> Result<Self> {
         let len = var.elem_count();
-        let (storage, _) = var.storage_and_layout();
-        Ok(match &*storage {
-            Storage::Cpu(CpuStorage::F32(_)) => Self::F32(vec![0.0; len], vec![0.0; len]),
-            Storage::Cpu(CpuStorage::F64(_)) => Self::F64(vec![0.0; len], vec![0.0; len]),
-            _ => Self::Tensors(var.zeros_like()?, var.zeros_like()?),
-        })
+        Ok(by_storage!(
+            var,
+            vec![vec![0.0; len]; count],
+            vec![vec![0.0; len]; count],
+            (0..count).map(|_| var.zeros_like()).collect::<Result<_>>()?
+        ))
     }
 
     /// Those of a parameter, given as tensors on any device.
-    fn of(var: &Var, moments: &[Tensor; 2]) -> Result<Self> {
-        let [m, v] = moments.each_ref().map(|moment| {
+    fn of(var: &Var, moments: &[&Tensor]) -> Result<Self> {
+        let moments = moments.iter().map(|moment| {
             if moment.shape() != var.shape() {
                 let (want, got) = (var.shape(), moment.shape());
                 bail!("optimiser: expected a moment of shape {want:?}, got {got:?}");
             }
             moment.to_dtype(var.dtype())?.to_device(var.device())
         });
-        let (m, v) = (m?, v?);
-        let (storage, _) = var.storage_and_layout();
-        Ok(match &*storage {
-            Storage::Cpu(CpuStorage::F32(_)) => {
-                Self::F32(m.flatten_all()?.to_vec1()?, v.flatten_all()?.to_vec1()?)
-            }
-            Storage::Cpu(CpuStorage::F64(_)) => {
-                Self::F64(m.flatten_all()?.to_vec1()?, v.flatten_all()?.to_vec1()?)
-            }
-            _ => Self::Tensors(m.copy()?, v.copy()?),
-        })
+        let moments = moments.collect::<Result<Vec<_>>>()?;
+        let each = moments.iter();
+        Ok(by_storage!(
+            var,
+            each.map(|moment| moment.flatten_all()?.to_vec1()).collect::<Result<_>>()?,
+            each.map(|moment| moment.flatten_all()?.to_vec1()).collect::<Result<_>>()?,
+            each.map(Tensor::copy).collect::<Result<_>>()?
+        ))
     }
 
-    fn tensors(&self, shape: &Shape) -> Result<[Tensor; 2]> {
+    fn tensors(&self, shape: &Shape) -> Result<Vec<Tensor>> {
         let cpu = &Device::Cpu;
-        Ok(match self {
-            Self::F32(m, v) => [
-                Tensor::from_slice(m, shape.clone(), cpu)?,
-                Tensor::from_slice(v, shape.clone(), cpu)?,
-            ],
-            Self::F64(m, v) => [
-                Tensor::from_slice(m, shape.clone(), cpu)?,
-                Tensor::from_slice(v, shape.clone(), cpu)?,
-            ],
-            Self::Tensors(m, v) => [m.to_device(cpu)?, v.to_device(cpu)?],
-        })
+        match self {
+            Self::F32(of) => {
+                of.iter().map(|of| Tensor::from_slice(of, shape.clone(), cpu)).collect()
+            }
+            Self::F64(of) => {
+                of.iter().map(|of| Tensor::from_slice(of, shape.clone(), cpu)).collect()
+            }
+            Self::Tensors(of) => of.iter().map(|of| of.to_device(cpu)).collect(),
+        }
     }
 }
 
 impl Slot {
-    fn step(&mut self, gradient: &Tensor, update: &Update) -> Result<()> {
+    fn step(&mut self, config: &OptimizerConfig, step: u64, gradient: &Tensor) -> Result<()> {
+        if self.group.frozen {
+            return Ok(());
+        }
+        let weight_decay = self.group.decay(config, self.var.rank());
+        let update = Update::new(config, step, config.lr * self.group.lr_scale, weight_decay);
         let moments = match &mut self.moments {
             Some(moments) => moments,
-            none => none.insert(Moments::zeros(&self.var)?),
+            none => none.insert(Moments::zeros(&self.var, config.moments())?),
         };
         match moments {
-            Moments::F32(m, v) => {
-                let op = InPlace::new(update.map(|x| x as f32), gradient, m, v);
+            Moments::F32(moments) => {
+                let op = InPlace::new(update.map(|x| x as f32), gradient, moments);
                 self.var.inplace_op1(&op)
             }
-            Moments::F64(m, v) => {
-                let op = InPlace::new(update.map(|x| x), gradient, m, v);
-                self.var.inplace_op1(&op)
+            Moments::F64(moments) => {
+                self.var.inplace_op1(&InPlace::new(update.map(|x| x), gradient, moments))
             }
-            Moments::Tensors(m, v) => composed::step(&self.var, gradient, m, v, update),
+            Moments::Tensors(moments) => composed::step(&self.var, gradient, moments, &update),
         }
     }
 }
@@ -231,7 +266,7 @@ mod tests {
     use super::*;
     use candle_core::DType;
 
-    fn parameters(dtype: DType) -> Result<Parameters> {
+    fn parameters(dtype: DType) -> Result<NamedVars> {
         let values = Tensor::new(&[0.5_f64, -1.0, 2.0], &Device::Cpu)?.to_dtype(dtype)?;
         Ok(vec![("p".to_owned(), Var::from_tensor(&values)?)])
     }
@@ -241,21 +276,33 @@ mod tests {
         Tensor::new(&[t.sin(), 0.1 * t, -1e-3], &Device::Cpu)?.to_dtype(dtype)
     }
 
+    fn kinds() -> [OptimizerConfig; 5] {
+        let sgd = OptimizerConfig { weight_decay: 0.05, ..OptimizerConfig::sgd(0.1, 0.9) };
+        [
+            OptimizerConfig::adam(0.1),
+            OptimizerConfig::adamw(0.1, 0.05),
+            sgd,
+            OptimizerConfig { nesterov: true, ..sgd },
+            OptimizerConfig { momentum: 0.0, ..sgd },
+        ]
+    }
+
     #[test]
     fn in_place_and_composed_steps_agree() -> std::result::Result<(), Error> {
-        for config in [OptimizerConfig::adam(0.1), OptimizerConfig::adamw(0.1, 0.05)] {
+        for config in kinds() {
             let (fused, composed) = (parameters(DType::F64)?, parameters(DType::F64)?);
             let mut optimizer = Optimizer::new(config, &fused)?;
             let var = &composed[0].1;
-            let (mut m, mut v) = (var.zeros_like()?, var.zeros_like()?);
+            let mut moments = vec![var.zeros_like()?; config.moments()];
             for step in 1..=10 {
                 let gradient = gradient(step, DType::F64)?;
                 optimizer.step(std::slice::from_ref(&gradient))?;
-                composed::step(var, &gradient, &mut m, &mut v, &Update::new(&config, step))?;
+                let update = Update::new(&config, step, config.lr, config.weight_decay);
+                composed::step(var, &gradient, &mut moments, &update)?;
             }
             let [fused, composed] = [&fused[0].1, var].map(|var| var.to_vec1::<f64>());
             for (fused, composed) in fused?.into_iter().zip(composed?) {
-                assert!((fused - composed).abs() < 1e-14, "{fused} {composed}");
+                assert!((fused - composed).abs() < 1e-14, "{config:?}: {fused} {composed}");
             }
         }
         Ok(())
@@ -263,11 +310,13 @@ mod tests {
 
     #[test]
     fn an_optimiser_goes_on_from_its_moments_to_the_bit() -> std::result::Result<(), Error> {
-        for dtype in [DType::F32, DType::F64, DType::BF16] {
+        for (dtype, config) in [DType::F32, DType::F64, DType::BF16]
+            .into_iter()
+            .flat_map(|dtype| kinds().map(|config| (dtype, config)))
+        {
             let (whole, parted) = (parameters(dtype)?, parameters(dtype)?);
-            let config = OptimizerConfig::adamw(0.1, 0.05);
             let mut optimizer = Optimizer::new(config, &whole)?;
-            assert!(optimizer.moments()?.is_none());
+            assert!(config.moments() == 0 || optimizer.moments()?.is_empty());
             for step in 1..=6 {
                 optimizer.step(&[gradient(step, dtype)?])?;
             }
@@ -276,13 +325,13 @@ mod tests {
                 first.step(&[gradient(step, dtype)?])?;
             }
             let mut second = Optimizer::new(config, &parted)?;
-            second.resume(3, first.moments()?.as_deref())?;
+            second.resume(3, &first.moments()?)?;
             for step in 4..=6 {
                 second.step(&[gradient(step, dtype)?])?;
             }
             let [whole, parted] =
                 [&whole, &parted].map(|of| of[0].1.to_dtype(DType::F64)?.to_vec1::<f64>());
-            assert_eq!(whole?, parted?, "{dtype:?}");
+            assert_eq!(whole?, parted?, "{dtype:?} {config:?}");
         }
         Ok(())
     }
@@ -291,24 +340,44 @@ mod tests {
     fn moments_of_other_parameters_are_refused() -> std::result::Result<(), Error> {
         let parameters = parameters(DType::F32)?;
         let mut optimizer = Optimizer::new(OptimizerConfig::adam(0.1), &parameters)?;
+        let mut refused =
+            |moments: &[Vec<Tensor>]| optimizer.resume(1, moments).unwrap_err().to_string();
         let moment = Tensor::zeros(2, DType::F32, &Device::Cpu)?;
-        let error = optimizer.resume(1, Some(&[[moment.clone(), moment]])).unwrap_err();
-        assert!(error.to_string().contains("expected a moment of shape [3], got [2]"), "{error}");
-        assert!(optimizer.resume(1, Some(&[])).is_err());
+        let error = refused(&[vec![moment.clone()], vec![moment.clone()]]);
+        assert!(error.contains("expected a moment of shape [3], got [2]"), "{error}");
+        let error = refused(&[vec![moment]]);
+        assert!(error.contains("expected 2 moments for each parameter, got 1"), "{error}");
+        let error = refused(&[vec![], vec![]]);
+        assert!(error.contains("expected the moments of 1 parameters, got 0"), "{error}");
         Ok(())
     }
 
     #[test]
-    fn norms_biases_and_what_is_named_do_not_decay() -> std::result::Result<(), Error> {
+    fn groups_set_rate_and_decay_and_freeze() -> std::result::Result<(), Error> {
         let one = |shape: &[usize]| Var::ones(shape, DType::F64, &Device::Cpu);
-        let shapes: [(&str, &[usize]); 3] = [("b", &[2]), ("pos", &[1, 2]), ("w", &[2, 1])];
+        let shapes: [(&str, &[usize]); 6] = [
+            ("bias", &[2]),
+            ("decaying bias", &[2]),
+            ("frozen", &[2, 1]),
+            ("pos", &[1, 2]),
+            ("slow", &[2, 1]),
+            ("w", &[2, 1]),
+        ];
         let parameters = shapes.map(|(name, shape)| Ok((name.to_owned(), one(shape)?)));
-        let parameters = parameters.into_iter().collect::<Result<Parameters>>()?;
+        let parameters = parameters.into_iter().collect::<Result<NamedVars>>()?;
         let zeros = parameters.iter().map(|(_, var)| var.zeros_like());
         let config = OptimizerConfig { decay: Decay::Matrices, ..OptimizerConfig::adamw(0.5, 0.1) };
-        Optimizer::sparing(config, &parameters, &["pos"])?
+        let groups = |name: &str, _: &Tensor| match name {
+            "decaying bias" => Group::new().with_weight_decay(0.1),
+            "frozen" => Group::frozen(),
+            "pos" => Group::new().with_weight_decay(0.0),
+            "slow" => Group::new().with_lr_scale(0.5),
+            _ => Group::new(),
+        };
+        Optimizer::with_groups(config, &parameters, groups)?
             .step(&zeros.collect::<Result<Vec<_>>>()?)?;
-        for ((name, var), expected) in parameters.iter().zip([1.0, 1.0, 0.95]) {
+        let expected = [1.0, 0.95, 1.0, 1.0, 0.975, 0.95];
+        for ((name, var), expected) in parameters.iter().zip(expected) {
             assert_eq!(var.flatten_all()?.to_vec1::<f64>()?, [expected; 2], "{name}");
         }
         Ok(())
@@ -332,5 +401,9 @@ mod tests {
         assert_eq!(message(OptimizerConfig::adam(f64::NAN)), "expected lr of at least 0, got NaN");
         let config = OptimizerConfig { beta2: 1.0, ..OptimizerConfig::adam(0.1) };
         assert_eq!(message(config), "expected beta2 in [0, 1), got 1");
+        let config = OptimizerConfig { momentum: 0.9, ..OptimizerConfig::adam(0.1) };
+        assert_eq!(message(config), "expected momentum only with kind sgd, got 0.9");
+        let config = OptimizerConfig { nesterov: true, ..OptimizerConfig::sgd(0.1, 0.0) };
+        assert_eq!(message(config), "expected momentum above 0 with nesterov, got 0");
     }
 }

@@ -6,34 +6,53 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor, bail}
 
 use super::{OptimizerConfig, OptimizerKind};
 
-/// The numbers of one step, as PyTorch rounds them: computed in `f64`, then cast.
+/// The numbers of one step for one group, as PyTorch rounds them: computed in `f64`, then cast.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Update<T = f64> {
+pub(crate) enum Update<T = f64> {
+    Adam(Adam<T>),
+    Sgd(Sgd<T>),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Adam<T> {
     /// `1 - β₁`
-    first: T,
-    beta2: T,
+    pub(crate) first: T,
+    pub(crate) beta2: T,
     /// `1 - β₂`
-    second: T,
+    pub(crate) second: T,
     /// `lr / (1 - β₁ᵗ)`
-    step_size: T,
+    pub(crate) step_size: T,
     /// `sqrt(1 - β₂ᵗ)`
-    second_correction: T,
-    eps: T,
+    pub(crate) second_correction: T,
+    pub(crate) eps: T,
     /// What is added to the gradient for each unit of the parameter.
-    gradient_decay: T,
+    pub(crate) gradient_decay: T,
     /// `1 - lr λ`
-    shrink: T,
+    pub(crate) shrink: T,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sgd<T> {
+    lr: T,
+    /// `μ`; without it nothing is remembered.
+    momentum: T,
+    nesterov: bool,
+    gradient_decay: T,
 }
 
 impl Update {
-    pub(super) fn new(config: &OptimizerConfig, step: u64) -> Self {
-        let OptimizerConfig { kind, lr, beta1, beta2, eps, weight_decay, decay: _ } = *config;
+    /// Of step `step`, from 1, at this learning rate and weight decay.
+    pub(crate) fn new(config: &OptimizerConfig, step: u64, lr: f64, weight_decay: f64) -> Self {
+        let OptimizerConfig { kind, beta1, beta2, eps, momentum, nesterov, .. } = *config;
         let (gradient_decay, shrink) = match kind {
+            OptimizerKind::Sgd => {
+                return Self::Sgd(Sgd { lr, momentum, nesterov, gradient_decay: weight_decay });
+            }
             OptimizerKind::Adam => (weight_decay, 1.0),
             OptimizerKind::AdamW => (0.0, 1.0 - lr * weight_decay),
         };
         let power = |beta: f64| beta.powf(step as f64);
-        Self {
+        Self::Adam(Adam {
             first: 1.0 - beta1,
             beta2,
             second: 1.0 - beta2,
@@ -42,27 +61,25 @@ impl Update {
             eps,
             gradient_decay,
             shrink,
-        }
-    }
-
-    #[cfg(feature = "cuda")]
-    pub(super) fn on_gpu(&self) -> vit_ops::cuda::AdamUpdate {
-        let update = self.map(|x| x as f32);
-        vit_ops::cuda::AdamUpdate {
-            first: update.first,
-            beta2: update.beta2,
-            second: update.second,
-            step_size: update.step_size,
-            second_correction: update.second_correction,
-            eps: update.eps,
-            gradient_decay: update.gradient_decay,
-            shrink: update.shrink,
-            average_share: 0.0,
-        }
+        })
     }
 
     pub(super) fn map<T>(&self, cast: impl Fn(f64) -> T) -> Update<T> {
-        Update {
+        match *self {
+            Self::Adam(adam) => Update::Adam(adam.map(cast)),
+            Self::Sgd(Sgd { lr, momentum, nesterov, gradient_decay }) => Update::Sgd(Sgd {
+                lr: cast(lr),
+                momentum: cast(momentum),
+                nesterov,
+                gradient_decay: cast(gradient_decay),
+            }),
+        }
+    }
+}
+
+impl Adam<f64> {
+    pub(crate) fn map<T>(&self, cast: impl Fn(f64) -> T) -> Adam<T> {
+        Adam {
             first: cast(self.first),
             beta2: cast(self.beta2),
             second: cast(self.second),
@@ -79,17 +96,12 @@ impl Update {
 pub(super) struct InPlace<'a, T> {
     update: Update<T>,
     gradient: &'a Tensor,
-    moments: RefCell<(&'a mut [T], &'a mut [T])>,
+    moments: RefCell<&'a mut [Vec<T>]>,
 }
 
 impl<'a, T> InPlace<'a, T> {
-    pub(super) fn new(
-        update: Update<T>,
-        gradient: &'a Tensor,
-        m: &'a mut [T],
-        v: &'a mut [T],
-    ) -> Self {
-        Self { update, gradient, moments: RefCell::new((m, v)) }
+    pub(super) fn new(update: Update<T>, gradient: &'a Tensor, moments: &'a mut [Vec<T>]) -> Self {
+        Self { update, gradient, moments: RefCell::new(moments) }
     }
 }
 
@@ -98,7 +110,7 @@ macro_rules! in_place {
     ($float:ty, $variant:ident) => {
         impl InplaceOp1 for InPlace<'_, $float> {
             fn name(&self) -> &'static str {
-                "adam"
+                "optimizer"
             }
 
             fn cpu_fwd(&self, parameter: &mut CpuStorage, layout: &Layout) -> Result<()> {
@@ -119,20 +131,32 @@ macro_rules! in_place {
                     bail!("optimiser: expected a gradient of the parameter's dtype and device");
                 };
                 let gradient = &gradient[gradient_start..][..end - start];
-                let mut moments = self.moments.borrow_mut();
-                let (m, v) = &mut *moments;
-                let u = &self.update;
-                let each = parameter[start..end]
-                    .iter_mut()
-                    .zip(gradient)
-                    .zip(m.iter_mut())
-                    .zip(v.iter_mut());
-                for (((p, &g), m), v) in each {
-                    let g = g + u.gradient_decay * *p;
-                    *m += u.first * (g - *m);
-                    *v = u.beta2 * *v + u.second * g * g;
-                    let scale = v.sqrt() / u.second_correction + u.eps;
-                    *p = u.shrink * *p - u.step_size * (*m / scale);
+                let each = parameter[start..end].iter_mut().zip(gradient);
+                match (&self.update, &mut **self.moments.borrow_mut()) {
+                    (Update::Adam(u), [m, v]) => {
+                        for (((p, &g), m), v) in each.zip(m).zip(v) {
+                            let g = g + u.gradient_decay * *p;
+                            *m += u.first * (g - *m);
+                            *v = u.beta2 * *v + u.second * g * g;
+                            let scale = v.sqrt() / u.second_correction + u.eps;
+                            *p = u.shrink * *p - u.step_size * (*m / scale);
+                        }
+                    }
+                    (Update::Sgd(u), [momentum]) => {
+                        for ((p, &g), b) in each.zip(momentum) {
+                            let g = g + u.gradient_decay * *p;
+                            *b = u.momentum * *b + g;
+                            *p -= u.lr * if u.nesterov { g + u.momentum * *b } else { *b };
+                        }
+                    }
+                    (Update::Sgd(u), []) => {
+                        for (p, &g) in each {
+                            *p -= u.lr * (g + u.gradient_decay * *p);
+                        }
+                    }
+                    (_, moments) => {
+                        bail!("optimiser: expected moments of its kind, got {}", moments.len())
+                    }
                 }
                 Ok(())
             }
@@ -143,23 +167,40 @@ in_place!(f32, F32);
 in_place!(f64, F64);
 
 pub(super) mod composed {
-    use super::{Result, Tensor, Update};
+    use super::{Result, Tensor, Update, bail};
     use candle_core::Var;
 
     /// The same step out of candle's tensor operations, for other devices and dtypes.
     pub(in crate::optimizer) fn step(
         var: &Var,
         gradient: &Tensor,
-        m: &mut Tensor,
-        v: &mut Tensor,
+        moments: &mut [Tensor],
         update: &Update,
     ) -> Result<()> {
         let parameter = var.as_detached_tensor();
-        let gradient = (gradient + (&parameter * update.gradient_decay)?)?;
-        *m = (&*m + ((&gradient - &*m)? * update.first)?)?;
-        *v = ((&*v * update.beta2)? + (gradient.sqr()? * update.second)?)?;
-        let scale = ((v.sqrt()? / update.second_correction)? + update.eps)?;
-        let moved = ((&*m / scale)? * update.step_size)?;
-        var.set(&((parameter * update.shrink)? - moved)?)
+        match (update, moments) {
+            (Update::Adam(u), [m, v]) => {
+                let gradient = (gradient + (&parameter * u.gradient_decay)?)?;
+                *m = (&*m + ((&gradient - &*m)? * u.first)?)?;
+                *v = ((&*v * u.beta2)? + (gradient.sqr()? * u.second)?)?;
+                let scale = ((v.sqrt()? / u.second_correction)? + u.eps)?;
+                let moved = ((&*m / scale)? * u.step_size)?;
+                var.set(&((parameter * u.shrink)? - moved)?)
+            }
+            (Update::Sgd(u), moments) => {
+                let gradient = (gradient + (&parameter * u.gradient_decay)?)?;
+                let direction = match moments {
+                    [] => gradient,
+                    [b, ..] => {
+                        *b = ((&*b * u.momentum)? + &gradient)?;
+                        if u.nesterov { (gradient + (&*b * u.momentum)?)? } else { b.clone() }
+                    }
+                };
+                var.set(&(parameter - (direction * u.lr)?)?)
+            }
+            (Update::Adam(_), moments) => {
+                bail!("optimiser: expected two moments, got {}", moments.len())
+            }
+        }
     }
 }

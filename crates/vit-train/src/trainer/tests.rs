@@ -3,8 +3,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::{Batch, Mixed, OptimizerConfig, Schedule, ScheduleKind};
-use candle_core::{Device, Result as TensorResult, Tensor, Var};
+use crate::{Group, Loss, MixedCrossEntropy, OptimizerConfig, Schedule, ScheduleKind};
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::{Init, VarBuilder};
+use vit_layers::Parameters;
+use vit_ops::Mode;
 
 /// Points on a line, labelled by their side of zero.
 struct Line;
@@ -13,11 +16,10 @@ fn line(indices: &[u32]) -> TensorResult<Batch> {
     let xs: Vec<f32> = indices.iter().map(|&i| (i as f32 * 0.618).fract() - 0.5).collect();
     let labels: Vec<u32> = xs.iter().map(|&x| u32::from(x > 0.0)).collect();
     let len = xs.len();
-    Ok(Batch {
-        images: Tensor::from_vec(xs, (len, 1), &Device::Cpu)?,
-        labels: Tensor::from_vec(labels, len, &Device::Cpu)?,
-        mixed: None,
-    })
+    Ok(Batch::new(
+        Tensor::from_vec(xs, (len, 1), &Device::Cpu)?,
+        Tensor::from_vec(labels, len, &Device::Cpu)?,
+    ))
 }
 
 impl Data for Line {
@@ -51,8 +53,11 @@ impl Observer for Vec<Record> {
         self.push(record.clone());
         Ok(())
     }
-    fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>, Error> {
-        Ok(if step == 20 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    fn after_step(&mut self, step: &mut AfterStep<'_>) -> Result<(), Error> {
+        if step.step() == 20 {
+            step.stop();
+        }
+        Ok(())
     }
 }
 
@@ -70,9 +75,9 @@ impl Data for MixedLine {
         let shares: Vec<f32> = indices.iter().map(|&index| (self.share)(index)).collect();
         let (batch, others, shares) =
             (line(indices)?, line(&next)?, Tensor::new(shares, &Device::Cpu)?);
-        let moved = (others.images - &batch.images)?.broadcast_mul(&shares.unsqueeze(1)?)?;
-        let mixed = Some(Mixed { labels: others.labels, shares });
-        Ok(Batch { images: (batch.images + moved)?, labels: batch.labels, mixed })
+        let moved = (others.inputs - &batch.inputs)?.broadcast_mul(&shares.unsqueeze(1)?)?;
+        let targets = [batch.targets, others.targets, vec![shares]].concat();
+        Ok(Batch::with_targets((batch.inputs + moved)?, targets))
     }
     fn test_len(&self) -> usize {
         Line.test_len()
@@ -95,8 +100,13 @@ fn run_on(
     let parameters = vec![("w".to_owned(), weight.clone())];
     let tracked = weight.as_tensor().clone();
     let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
+    let smoothing = config.label_smoothing;
     let mut records = Vec::new();
-    Trainer::new(config, forward, parameters, threads)?.run(data, &mut records)?;
+    let mut trainer = Trainer::builder(config).threads(threads);
+    if data.train_batch(1, &[0])?.targets.len() > 1 {
+        trainer = trainer.loss(MixedCrossEntropy::smoothed(smoothing));
+    }
+    trainer.model(forward, parameters)?.run(data, &mut records)?;
     Ok((weight.flatten_all()?.to_vec1()?, records))
 }
 
@@ -122,9 +132,9 @@ impl Observer for Calls {
         self.0.push(format!("checkpoint at {}", at.step()));
         Ok(())
     }
-    fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>, Error> {
-        self.0.push(format!("step {step}"));
-        Ok(ControlFlow::Continue(()))
+    fn after_step(&mut self, step: &mut AfterStep<'_>) -> Result<(), Error> {
+        self.0.push(format!("step {}", step.step()));
+        Ok(())
     }
 }
 
@@ -318,7 +328,9 @@ fn the_average_is_evaluated_and_training_does_not_see_it() -> Result<(), Error> 
     let with = |ema| run(TrainConfig { ema, ..config() }, 1);
     let tests = |records: &[Record]| -> Vec<(f64, f64)> {
         let epoch = |record: &Record| match record {
-            Record::Epoch(epoch) => Some((epoch.train_loss, epoch.test_loss?)),
+            Record::Epoch(epoch) => {
+                Some((epoch.train_loss, epoch.test_loss.expect("every epoch is evaluated")))
+            }
             _ => None,
         };
         records.iter().filter_map(epoch).collect()
@@ -365,9 +377,6 @@ impl Observer for Keeper {
         self.records.push(record.clone());
         Ok(())
     }
-    fn after_step(&mut self, _step: u64) -> Result<ControlFlow<()>, Error> {
-        Ok(ControlFlow::Continue(()))
-    }
     fn checkpoint(
         &mut self,
         at: Checkpoint,
@@ -405,7 +414,7 @@ fn kept(
     }
     let mut keeper = Keeper { at, state: None, records: Vec::new(), told: 0 };
     trainer.run(&Line, &mut keeper)?;
-    let kept = trainer.kept()[0].1.flatten_all()?.to_vec1::<f32>()?;
+    let kept = trainer.weights()[0].1.flatten_all()?.to_vec1::<f32>()?;
     Ok((kept.into_iter().map(f32::to_bits).collect(), keeper))
 }
 
@@ -430,16 +439,24 @@ fn a_run_goes_on_from_any_step_to_the_same_bits() -> Result<(), Error> {
         batch_size: 4,
         ..config()
     };
+    let sgd = OptimizerConfig::sgd(0.1, 0.9);
+    for optimizer in [config.optimizer, sgd, OptimizerConfig { momentum: 0.0, ..sgd }] {
+        goes_on_from_any_step(&TrainConfig { optimizer, ..config.clone() })?;
+    }
+    Ok(())
+}
+
+fn goes_on_from_any_step(config: &TrainConfig) -> Result<(), Error> {
     let never = Checkpoint::Step { step: 0, is_last: false };
-    let (whole, all) = kept(&config, None, never)?;
+    let (whole, all) = kept(config, None, never)?;
     let places = (1..=18).map(|step| match step {
         6 | 12 | 18 => Checkpoint::Epoch { step, is_last: step == 18 },
         _ => Checkpoint::Step { step, is_last: false },
     });
     for at in places {
-        let (_, first) = kept(&config, None, at)?;
+        let (_, first) = kept(config, None, at)?;
         let state = first.state.unwrap_or_else(|| panic!("no state at {at:?}"));
-        let (resumed, rest) = kept(&config, Some(&state), never)?;
+        let (resumed, rest) = kept(config, Some(&state), never)?;
         assert_eq!(resumed, whole, "{at:?}");
         let records = [&first.records[..first.told], &rest.records].concat();
         assert_eq!(timeless(&records), timeless(&all.records), "{at:?}");
@@ -475,8 +492,11 @@ impl Observer for Ender {
         let (asked, after) = (Arc::clone(&self.asked), self.after);
         Box::new(move || asked.fetch_add(1, Ordering::Relaxed) >= after)
     }
-    fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>, Error> {
-        Ok(if step == self.step { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    fn after_step(&mut self, step: &mut AfterStep<'_>) -> Result<(), Error> {
+        if step.step() == self.step {
+            step.stop();
+        }
+        Ok(())
     }
     fn checkpoint(
         &mut self,
@@ -508,7 +528,7 @@ fn averaged(
     }
     trainer.run(&Line, &mut ender)?;
     let values = |var: &Var| var.flatten_all()?.to_vec1::<f32>();
-    Ok(([values(&weight)?, values(&trainer.kept()[0].1)?], ender))
+    Ok(([values(&weight)?, values(&trainer.weights()[0].1)?], ender))
 }
 
 /// With a step of any place in its epoch or the last of all, in an evaluation, or behind it.
@@ -554,4 +574,252 @@ fn a_state_of_another_run_is_refused() -> Result<(), Error> {
     other.parameters.clear();
     assert_eq!(refused(&config(), &other), "a parameter of w of shape [2, 1]; none");
     Ok(())
+}
+
+/// Two layers, of which the first is the trunk.
+fn two_layers(vb: &VarBuilder) -> TensorResult<impl Model + use<>> {
+    let init = Init::Uniform { lo: -1.0, up: 1.0 };
+    let trunk = vb.pp("trunk").get_with_hints((4, 1), "weight", init)?;
+    let head = vb.pp("head").get_with_hints((2, 4), "weight", init)?;
+    Ok(move |xs: &Tensor, _: Mode| {
+        vit_ops::linear(&vit_ops::linear(xs, &trunk, None)?, &head, None)
+    })
+}
+
+fn freeze_trunk(name: &str, _: &Tensor) -> Group {
+    if name.starts_with("trunk.") { Group::frozen() } else { Group::new() }
+}
+
+#[test]
+fn evaluation_and_frozen_parameters_record_nothing_for_a_backward_pass() -> Result<(), Error> {
+    let vb = Parameters::seeded(1).builder(DType::F32, &Device::Cpu);
+    let build = |vb: VarBuilder<'static>| two_layers(&vb);
+    let live = Trainer::builder(config()).build(&vb, build)?;
+    let frozen = Trainer::builder(config()).groups(freeze_trunk).build(&vb, build)?;
+    let xs = Tensor::ones((3, 1), DType::F32, &Device::Cpu)?;
+    let train = Mode::Train(vit_random::Random::new(1));
+    for (trainer, trains_trunk) in [(live, true), (frozen, false)] {
+        let model = &trainer.task.model;
+        assert!(!model.forward(&xs, Mode::Eval)?.track_op());
+        let gradients = model.forward(&xs, train)?.sum_all()?.backward()?;
+        let reached: Vec<bool> =
+            trainer.parameters.iter().map(|(_, var)| gradients.get(var).is_some()).collect();
+        // By name: head, trunk.
+        assert_eq!(reached, [true, trains_trunk]);
+    }
+    Ok(())
+}
+
+#[test]
+fn frozen_parameters_stay_and_are_in_checkpoints() -> Result<(), Error> {
+    let parameters = Parameters::seeded(1);
+    let vb = parameters.builder(DType::F32, &Device::Cpu);
+    for config in [config(), TrainConfig { ema: Some(0.9), ..config() }] {
+        let builder = Trainer::builder(config.clone()).groups(freeze_trunk);
+        let mut trainer = builder.build(&vb, |vb| two_layers(&vb))?;
+        let before = state::values(trainer.weights())?;
+        let at = Checkpoint::Step { step: 8, is_last: false };
+        let mut keeper = Keeper { at, state: None, records: Vec::new(), told: 0 };
+        trainer.run(&Line, &mut keeper)?;
+        let state = keeper.state.expect("eight steps were taken");
+        let values = |tensors: &crate::Tensors, name: &str| {
+            tensors[name].flatten_all().and_then(|tensor| tensor.to_vec1::<f32>())
+        };
+        for tensors in [&state.parameters, state.weights()] {
+            assert_eq!(values(tensors, "trunk.weight")?, values(&before, "trunk.weight")?);
+            assert_ne!(values(tensors, "head.weight")?, values(&before, "head.weight")?);
+        }
+        assert!(state.moments.iter().all(|moments| moments.keys().eq(["head.weight"])));
+        let whole = state::values(trainer.weights())?;
+        // Of another beginning, which the state replaces.
+        let vb = Parameters::seeded(2).builder(DType::F32, &Device::Cpu);
+        let builder = Trainer::builder(config).groups(freeze_trunk);
+        let mut trainer = builder.build(&vb, |vb| two_layers(&vb))?;
+        trainer.resume(&state)?;
+        trainer.run(&Line, &mut Vec::new())?;
+        let again = state::values(trainer.weights())?;
+        for name in ["head.weight", "trunk.weight"] {
+            assert_eq!(values(&again, name)?, values(&whole, name)?, "{name}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_built_model_trains_to_the_bits_of_one_that_is_given() -> Result<(), Error> {
+    let parameters = Parameters::seeded(3);
+    let vb = parameters.builder(DType::F32, &Device::Cpu);
+    let mut built = Trainer::builder(recipe()).build(&vb, |vb| two_layers(&vb))?;
+    built.run(&Line, &mut Vec::new())?;
+    let parameters = Parameters::seeded(3);
+    let model = two_layers(&parameters.builder(DType::F32, &Device::Cpu))?;
+    let mut given = Trainer::new(recipe(), model, parameters.sorted(), 2)?;
+    given.run(&Line, &mut Vec::new())?;
+    for ((name, built), (_, given)) in built.weights().iter().zip(given.weights()) {
+        let [built, given] = [built, given].map(|var| var.flatten_all()?.to_vec1::<f32>());
+        assert_eq!(built?, given?, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_to_train_is_an_error() -> Result<(), Error> {
+    let forward = |xs: &Tensor, _: Mode| Ok(xs.clone());
+    let message = |trainer: Result<Trainer, Error>| trainer.err().expect("an error").to_string();
+    let none = message(Trainer::new(config(), forward, Vec::new(), 1));
+    assert!(none.starts_with("expected at least one parameter to train, got none"), "{none}");
+    let vb = Parameters::seeded(1).builder(DType::F32, &Device::Cpu);
+    let frozen = Trainer::builder(config()).groups(|_, _| Group::frozen());
+    let frozen = message(frozen.build(&vb, |vb| two_layers(&vb)));
+    assert_eq!(frozen, "expected at least one parameter to train, got 2, all of them frozen");
+    let constants = VarBuilder::zeros(DType::F32, &Device::Cpu);
+    let constant = message(Trainer::builder(config()).build(&constants, |vb| two_layers(&vb)));
+    assert!(constant.contains("parameter trunk.weight: expected a variable"), "{constant}");
+    let out_of_range = Trainer::builder(config()).groups(|_, _| Group::new().with_lr_scale(-1.0));
+    let out_of_range = message(out_of_range.build(&vb, |vb| two_layers(&vb)));
+    assert_eq!(out_of_range, "expected lr_scale of a group of at least 0, got -1");
+    Ok(())
+}
+
+/// Halves the rate after step 4, asks for evaluations, and looks at what they see.
+#[derive(Default)]
+struct Steering {
+    evaluations: Vec<(u64, f64)>,
+    records: Vec<Record>,
+    state: Option<TrainState>,
+}
+
+impl Observer for Steering {
+    type Error = Error;
+    fn after_step(&mut self, step: &mut AfterStep<'_>) -> Result<(), Error> {
+        if step.step() == 4 {
+            step.set_lr_scale(0.5);
+        }
+        if matches!(step.step(), 5 | 12) {
+            step.evaluate();
+        }
+        Ok(())
+    }
+    fn record(&mut self, record: &Record) -> Result<(), Error> {
+        self.records.push(record.clone());
+        Ok(())
+    }
+    fn wants_outputs(&self) -> bool {
+        true
+    }
+    fn evaluated(&mut self, evaluated: &Evaluated<'_>) -> Result<(), Error> {
+        let (test, weight) = (evaluated.test, &evaluated.weights[0].1);
+        let mut samples = 0;
+        for (outputs, targets) in &test.outputs {
+            let batch = line(&(samples..samples + targets[0].dim(0)? as u32).collect::<Vec<_>>())?;
+            samples += targets[0].dim(0)? as u32;
+            let want = vit_ops::linear(&batch.inputs, &weight.as_detached_tensor(), None)?;
+            assert_eq!(outputs.to_vec2::<f32>()?, want.to_vec2::<f32>()?);
+        }
+        assert_eq!(samples, 33);
+        self.evaluations.push((evaluated.step, test.loss()));
+        Ok(())
+    }
+    fn checkpoint(
+        &mut self,
+        at: Checkpoint,
+        state: &mut dyn FnMut() -> Result<TrainState, Error>,
+    ) -> Result<(), Error> {
+        if at.step() == 8 {
+            self.state = Some(state()?);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn an_observer_sets_the_rate_and_evaluates_the_average_when_it_asks() -> Result<(), Error> {
+    let config = TrainConfig { log_every: 1, evaluate_every: 3, ema: Some(0.9), ..config() };
+    let trainer = || {
+        let weight = Var::new(&[[0.1_f32], [-0.2]], &Device::Cpu)?;
+        let tracked = weight.as_tensor().clone();
+        let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
+        Trainer::new(config.clone(), forward, vec![("w".to_owned(), weight)], 2)
+    };
+    let mut whole = Steering::default();
+    trainer()?.run(&Line, &mut whole)?;
+    // Epochs of six steps: in the middle of the first, at the end of the second, and the last.
+    let steps: Vec<u64> = whole.evaluations.iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps, [5, 12, 18]);
+    let mut tested = Vec::new();
+    for record in &whole.records {
+        match record {
+            Record::Step(step) => assert_eq!(step.lr, if step.step > 4 { 0.05 } else { 0.1 }),
+            Record::Epoch(epoch) => tested.push(epoch.test_loss),
+            Record::Other => {}
+        }
+    }
+    assert_eq!(tested, [None, Some(whole.evaluations[1].1), Some(whole.evaluations[2].1)]);
+    // A run goes on with the rate that was set.
+    let state = whole.state.expect("eight steps were taken");
+    assert_eq!(state.progress.lr_scale, 0.5);
+    let mut rest = Steering::default();
+    let mut resumed = trainer()?;
+    resumed.resume(&state)?;
+    resumed.run(&Line, &mut rest)?;
+    assert_eq!(rest.evaluations, whole.evaluations[1..]);
+    Ok(())
+}
+
+/// Squared error.
+struct Squares;
+
+impl Loss for Squares {
+    fn sum(&self, outputs: &Tensor, targets: &[Tensor]) -> TensorResult<Tensor> {
+        (outputs - &targets[0])?.sqr()?.sum_all()
+    }
+}
+
+/// Numbers, and three times each.
+struct Regression;
+
+impl Data for Regression {
+    fn order(&self, epoch: u64) -> Vec<u32> {
+        Line.order(epoch)
+    }
+    fn train_batch(&self, _epoch: u64, indices: &[u32]) -> TensorResult<Batch> {
+        let xs = line(indices)?.inputs;
+        Ok(Batch::new(xs.clone(), (xs * 3.0)?))
+    }
+    fn test_len(&self) -> usize {
+        20
+    }
+    fn test_batch(&self, indices: &[u32]) -> TensorResult<Batch> {
+        self.train_batch(1, indices)
+    }
+}
+
+#[test]
+fn targets_and_loss_may_be_any() -> Result<(), Error> {
+    let weight = Var::new(&[[0.0_f32]], &Device::Cpu)?;
+    let tracked = weight.as_tensor().clone();
+    let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
+    let config = TrainConfig { epochs: 30, ..config() };
+    let mut records = KeepAll::default();
+    let parameters = vec![("w".to_owned(), weight.clone())];
+    Trainer::builder(config)
+        .loss(Squares)
+        .model(forward, parameters)?
+        .run(&Regression, &mut records)?;
+    let weight = weight.flatten_all()?.to_vec1::<f32>()?[0];
+    assert!((weight - 3.0).abs() < 0.01, "{weight}");
+    let Some(Record::Epoch(last)) = records.0.last() else { panic!("no epoch at the end") };
+    assert!(last.test_loss < Some(1e-4) && last.test_accuracy == Some(0.0), "{last:?}");
+    Ok(())
+}
+
+#[derive(Default)]
+struct KeepAll(Vec<Record>);
+
+impl Observer for KeepAll {
+    type Error = Error;
+    fn record(&mut self, record: &Record) -> Result<(), Error> {
+        self.0.push(record.clone());
+        Ok(())
+    }
 }

@@ -55,7 +55,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         |indices| {
             let (images, labels) = test.batch(indices, &device, DType::F32)?;
             bar.add(indices.len() as u64);
-            Ok(Batch { images, labels, mixed: None })
+            Ok(Batch::new(images, labels))
         },
     );
     drop(bar);

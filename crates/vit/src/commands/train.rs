@@ -25,7 +25,6 @@ use vit_report::EventFile;
 use vit_run::{
     CONFIG, ENVIRONMENT, EVENTS, Environment, MetricsFile, MetricsMark, RunFolder, read_records,
 };
-use vit_train::Forward;
 
 pub(super) use self::args::Args;
 pub(super) use self::images::batch_of;
@@ -99,7 +98,7 @@ fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
     let about = match resumed.checkpoint {
         Some((checkpoint, saved)) => {
             // Of a run that had ended, it may be all that is missing.
-            vit_model::write(&folder.model(), saved.state.kept(), &set_up.settings.model)?;
+            vit_model::write(&folder.model(), saved.state.weights(), &set_up.settings.model)?;
             tracing::info!("going on from {}", checkpoint.display());
             saved.about
         }
@@ -145,12 +144,7 @@ fn about(environment: &Environment) -> Map<String, Value> {
     facts.filter_map(|name| Some((name.to_owned(), environment.0.get(name)?.clone()))).collect()
 }
 
-fn train(
-    args: &Args,
-    mut set_up: SetUp<impl Forward>,
-    folder: RunFolder,
-    begun: Begun,
-) -> Result<ExitCode> {
+fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Result<ExitCode> {
     let (settings, threads) = (&set_up.settings, set_up.threads);
     tracing::info!(
         "training {} ({} parameters) on {}, {}, in {}",
@@ -163,13 +157,13 @@ fn train(
     let folder = Arc::new(folder);
     let Begun { environment, metrics, events, about, trace } = begun;
     let saver = Saver::new(Arc::clone(&folder), settings, args.save_every, args.keep.into());
-    let kept = set_up.trainer.kept();
+    let weights = set_up.trainer.weights().clone();
     let bars = Bars::new(settings.train.epochs, settings.train.samples_of_step());
     interrupt::trains_in(folder.path(), saver.what_saves_at_once());
     let mut run = Run {
         folder: &folder,
         settings,
-        kept,
+        weights,
         saver,
         metrics,
         events,
@@ -268,7 +262,7 @@ fn make_folder(
 /// The page of the run, from what it has left in its folder.
 fn write_report(
     folder: &RunFolder,
-    set_up: &SetUp<impl Forward>,
+    set_up: &SetUp,
     environment: Vec<(String, String)>,
 ) -> Result<()> {
     let saved = SavedModel::open(folder.path())?;

@@ -1,7 +1,6 @@
 //! `vit verify`: whether a run folder holds what was written, and its first steps can be taken again to the same bits.
 
 use std::fs;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,8 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 use vit_files::{Digest, FileLock, open_file};
 use vit_model::ModelFile;
-use vit_run::{LOCK, METRICS, MODEL, Record, newest_checkpoints, read_metrics};
-use vit_train::{Best, Checkpoint, Observer, SavedState, TrainState};
+use vit_run::{LOCK, METRICS, MODEL, newest_checkpoints, read_metrics};
+use vit_train::{AfterStep, Best, Checkpoint, Observer, SavedState, TrainState};
 
 use super::train::{BEST, SetUp, check_dataset, check_settings, digest, most_bytes, run_of};
 use crate::args::path;
@@ -161,7 +160,7 @@ fn best(run: &Path, newest: &SavedState, digest: &Value, most_bytes: u64) -> Res
         return Ok("as it was at the newest checkpoint");
     }
     let best = Best::of(&read_metrics(&run.join(METRICS))?.epochs);
-    if best.epoch() != newest.state.place.best.epoch() && ModelFile::open(&path).is_ok() {
+    if best.epoch() != newest.state.progress.best.epoch() && ModelFile::open(&path).is_ok() {
         return Ok("of an epoch after the newest checkpoint: `vit train --resume` makes it anew");
     }
     Err(Failure::new(
@@ -221,10 +220,6 @@ struct FirstSteps {
 impl Observer for FirstSteps {
     type Error = Failure;
 
-    fn record(&mut self, _record: &Record) -> Result<()> {
-        Ok(())
-    }
-
     fn checkpoint(
         &mut self,
         at: Checkpoint,
@@ -236,7 +231,10 @@ impl Observer for FirstSteps {
         Ok(())
     }
 
-    fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>> {
-        Ok(if step >= self.steps { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    fn after_step(&mut self, step: &mut AfterStep<'_>) -> Result<()> {
+        if step.step() >= self.steps {
+            step.stop();
+        }
+        Ok(())
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn tested(
         threads,
         |indices| {
             let (images, labels) = test.batch(indices, device, DType::F32)?;
-            Ok(Batch { images, labels, mixed: None })
+            Ok(Batch::new(images, labels))
         },
     )?;
     let wrong = (0..).zip(evaluation.labels.iter().zip(&evaluation.predictions));

@@ -9,7 +9,7 @@ struct Slot {
     float *m, *v;
     float *average;  // or none
     unsigned len;
-    unsigned decays;
+    unsigned row;  // of the updates
 };
 
 constexpr unsigned SLOTS = 64;
@@ -55,8 +55,9 @@ extern "C" __global__ void look_at_gradients(Slots slots, unsigned first_slot, c
 }
 
 // m = m + (1 - b1)(g - m), v = b2 v + (1 - b2) g^2, p = p - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps); then
-// the average follows the parameter. `squares`, if there, holds `parts` of the squared norm, which is cut to `norm`.
-extern "C" __global__ void adam(Slots slots, const Update *updates, const Update *without_decay, float scale,
+// the average follows the parameter. Updates are (rows, steps). `squares`, if there, holds `parts` of the squared norm,
+// which is cut to `norm`.
+extern "C" __global__ void adam(Slots slots, const Update *updates, unsigned steps, float scale,
                                 const double *squares, unsigned parts, double norm, const Tally *tally,
                                 const Clock *clock) {
     __shared__ double room[32];
@@ -69,7 +70,7 @@ extern "C" __global__ void adam(Slots slots, const Update *updates, const Update
         if (cut < 1.0) scale *= (float)cut;
     }
     const Slot &slot = slots.slot[blockIdx.y];
-    const Update u = (slot.decays ? updates : without_decay)[clock->index];
+    const Update u = updates[(unsigned long long)slot.row * steps + clock->index];
     for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < slot.len; i += gridDim.x * blockDim.x) {
         float p = slot.parameter[i], g = slot.gradient[i] * scale + u.gradient_decay * p;
         float m = slot.m[i] + u.first * (g - slot.m[i]);

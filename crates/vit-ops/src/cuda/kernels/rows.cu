@@ -52,7 +52,7 @@ extern "C" __global__ void add_each(const float *xs, const float *shared, float 
 
 // A batch: the images and labels that the epoch's order names for this step, each byte through a table. Where it names
 // none of them, or has ended, what is no number.
-extern "C" __global__ void gather(const unsigned char *pixels, const unsigned char *classes, const unsigned *order,
+extern "C" __global__ void gather(const unsigned char *pixels, const unsigned *classes, const unsigned *order,
                                   unsigned order_len, unsigned count, const float *table, float *images,
                                   unsigned *labels, unsigned first, unsigned batch, unsigned samples_of_step,
                                   unsigned image_len, const Clock *clock) {

@@ -86,7 +86,7 @@ impl Images {
         let augmented =
             self.examples.augmented_batch(indices, among, augment, at, &Device::Cpu, DType::F32)?;
         let batch = batch_of(augmented);
-        let images = batch.images.reshape((indices.len(), channels, height, width))?;
-        Ok(Batch { images, ..batch })
+        let inputs = batch.inputs.reshape((indices.len(), channels, height, width))?;
+        Ok(Batch::with_targets(inputs, batch.targets))
     }
 }

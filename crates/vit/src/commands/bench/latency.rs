@@ -43,7 +43,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let batch_size = args.batch_size;
     let images = Images::noise(batch_size as usize, &model.config)?;
     let indices: Vec<u32> = (0..batch_size).collect();
-    let images = images.batch(&indices)?.images;
+    let images = images.batch(&indices)?.inputs;
     tracing::info!("timing {} passes of {}", args.iterations, model.name);
     let forward = || {
         let begun = Instant::now();

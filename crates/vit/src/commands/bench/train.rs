@@ -1,6 +1,5 @@
 //! `vit bench train`: the steps that `vit train` takes, timed.
 
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
@@ -8,7 +7,7 @@ use serde_json::json;
 use vit_data::{Augment, Order, Split};
 use vit_layers::Parameters;
 use vit_model::Summary;
-use vit_train::{Batch, Data, Observer, Record};
+use vit_train::{AfterStep, Batch, Data, Observer, Record};
 
 use super::images::Images;
 use super::model;
@@ -151,12 +150,12 @@ impl Observer for Stopwatch {
         Ok(())
     }
 
-    fn after_step(&mut self, step: u64) -> Result<ControlFlow<()>> {
+    fn after_step(&mut self, step: &mut AfterStep<'_>) -> Result<()> {
         let now = Instant::now();
-        if step > self.warmup {
+        if step.step() > self.warmup {
             self.times.push(now - self.begun);
         }
         self.begun = now;
-        Ok(ControlFlow::Continue(()))
+        Ok(())
     }
 }

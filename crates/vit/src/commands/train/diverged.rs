@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 use vit_files::write_atomically;
 use vit_run::{DIVERGED, RunFolder};
-use vit_train::{Data, Forward};
+use vit_train::Data;
 
 use super::set_up::SetUp;
 use crate::failure::{Divergence, Result};
@@ -14,7 +14,7 @@ use crate::failure::{Divergence, Result};
 pub(super) fn write(
     folder: &RunFolder,
     divergence: &Divergence,
-    set_up: &SetUp<impl Forward>,
+    set_up: &SetUp,
 ) -> Result<PathBuf> {
     let Divergence { step, epoch, what, value } = divergence;
     let order = set_up.images.order(*epoch);

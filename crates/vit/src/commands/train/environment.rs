@@ -9,7 +9,7 @@ use super::set_up::SetUp;
 use crate::device;
 
 /// What a reader wants to know who sees another speed, or other last bits. Nothing that tells whose machine it is.
-pub(super) fn of_this_machine<F>(set_up: &SetUp<F>) -> Environment {
+pub(super) fn of_this_machine(set_up: &SetUp) -> Environment {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let begun = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let facts = [

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 use vit_data::{Augment, Augmented, Examples, Order, Split, hold_out};
-use vit_train::{Batch, Bytes, Data, Mixed};
+use vit_train::{Batch, Bytes, Data};
 
 use crate::dataset::Found;
 use crate::failure::{Exit, Failure, Result};
@@ -58,15 +58,15 @@ impl Images {
 
     fn batch(&self, examples: &Examples, indices: &[u32]) -> candle_core::Result<Batch> {
         let (images, labels) = examples.batch(indices, &self.device, DType::F32)?;
-        Ok(Batch { images, labels, mixed: None })
+        Ok(Batch::new(images, labels))
     }
 }
 
 /// As the trainer takes it.
 pub(in crate::commands) fn batch_of(augmented: Augmented) -> Batch {
     let Augmented { images, labels, mixed } = augmented;
-    let mixed = mixed.map(|vit_data::Mixed { labels, shares }| Mixed { labels, shares });
-    Batch { images, labels, mixed }
+    let mixed = mixed.into_iter().flat_map(|vit_data::Mixed { labels, shares }| [labels, shares]);
+    Batch::with_targets(images, [labels].into_iter().chain(mixed).collect())
 }
 
 impl Data for Images {
@@ -84,14 +84,15 @@ impl Data for Images {
     }
 
     fn train_bytes(&self) -> Option<Bytes> {
-        self.augment.is_none().then(|| {
-            let (pixels, labels) = self.examples.bytes();
-            Bytes {
-                pixels: pixels.clone(),
-                labels: labels.clone(),
-                table: Examples::normalisation(),
-                shape: self.examples.shape(),
-            }
+        if !self.augment.is_none() {
+            return None;
+        }
+        let (pixels, labels) = self.examples.bytes();
+        Some(Bytes {
+            pixels: pixels.clone(),
+            labels: labels.to_dtype(DType::U32).ok()?,
+            table: Examples::normalisation(),
+            shape: self.examples.shape(),
         })
     }
 

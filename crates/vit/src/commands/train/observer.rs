@@ -1,6 +1,5 @@
 //! What is done with a run as it goes: metrics and checkpoints are written, epochs are told of, Ctrl-C is heard.
 
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
@@ -8,7 +7,7 @@ use vit_files::Digest;
 use vit_model::Tensors;
 use vit_report::EventFile;
 use vit_run::{EpochMetrics, MetricsFile, Record, RunFolder};
-use vit_train::{Checkpoint, Observer, Parameters, Progress, SavedState, TrainState};
+use vit_train::{AfterStep, Checkpoint, NamedVars, Observer, Progress, SavedState, TrainState};
 
 use super::bars::Bars;
 use super::saver::{Saver, unwritable};
@@ -30,8 +29,8 @@ const SLOW: Duration = Duration::from_millis(500);
 pub(super) struct Run<'a> {
     pub(super) folder: &'a RunFolder,
     pub(super) settings: &'a Settings,
-    /// The parameters that are kept.
-    pub(super) kept: Parameters,
+    /// The weights that are evaluated and saved.
+    pub(super) weights: NamedVars,
     pub(super) saver: Saver,
     pub(super) metrics: MetricsFile,
     /// The same for TensorBoard, where it is asked for.
@@ -100,9 +99,9 @@ impl Observer for Run<'_> {
     }
 
     fn best(&mut self, _epoch: &EpochMetrics) -> Result<()> {
-        let kept = self.kept.iter();
+        let weights = self.weights.iter();
         let tensors: Tensors =
-            kept.map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
+            weights.map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
         let bytes = vit_model::to_bytes(&tensors, &self.settings.model)?;
         let digest = Digest::of_bytes(&bytes).to_string();
         self.about.insert(BEST.to_owned(), digest.into());
@@ -156,13 +155,16 @@ impl Observer for Run<'_> {
         Box::new(interrupt::asked)
     }
 
-    fn after_step(&mut self, _step: u64) -> Result<ControlFlow<()>> {
+    fn after_step(&mut self, step: &mut AfterStep<'_>) -> Result<()> {
         self.is_slow = self.since.elapsed() > SLOW;
         // Until what came before this step is on the disk, it is not taken for done: an interval is all that can be lost.
         // One that waits for a slow disk is still to be saved.
         self.step = Some(Writing::begin());
         self.saver.keep()?;
-        Ok(if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        if interrupt::asked() {
+            step.stop();
+        }
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use vit_model::{Layout, Summary};
 use vit_run::{
     CHECKPOINTS, Environment, MODEL, MetricsFile, MetricsMark, RunFolder, newest_checkpoints,
 };
-use vit_train::{Forward, SavedState, TrainState, most_bytes_of};
+use vit_train::{SavedState, TrainState, most_bytes_of};
 
 use super::environment;
 use super::set_up::SetUp;
@@ -214,7 +214,7 @@ pub(crate) fn check_settings(path: &Path, saved: &SavedState, settings: &Setting
 /// Whether parameters, averages and moments are of the settings' model.
 fn check_tensors(path: &Path, saved: &SavedState, settings: &Settings) -> Result<()> {
     let TrainState { parameters, averages, moments, .. } = &saved.state;
-    let moments = moments.iter().flatten().map(|moments| ("moments", moments));
+    let moments = moments.iter().map(|moments| ("moments", moments));
     let averages = averages.iter().map(|averages| ("averages", averages));
     for (what, tensors) in [("parameters", parameters)].into_iter().chain(averages).chain(moments) {
         Layout::Timm.import(tensors, &settings.model).map_err(|error| {
@@ -237,7 +237,7 @@ fn check_tensors(path: &Path, saved: &SavedState, settings: &Settings) -> Result
 ///
 /// # Errors
 /// If it cannot be read or written.
-pub(super) fn environment(folder: &RunFolder, set_up: &SetUp<impl Forward>) -> Result<Environment> {
+pub(super) fn environment(folder: &RunFolder, set_up: &SetUp) -> Result<Environment> {
     let here = environment::of_this_machine(set_up);
     let Some(began) = Environment::read(folder)? else {
         here.write(folder)?;

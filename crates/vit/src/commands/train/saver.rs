@@ -165,7 +165,7 @@ impl Target {
     /// Writes a checkpoint, and says when it is kept.
     fn write(&self, state: &SavedState, kept: impl FnOnce()) -> Result<()> {
         let mut newest = locked(&self.newest);
-        let step = state.state.place.step;
+        let step = state.state.progress.step;
         if step < *newest {
             return Ok(());
         }
@@ -173,7 +173,7 @@ impl Target {
         // What the checkpoint says of the metrics must hold after a power cut too.
         let synced = OpenOptions::new().write(true).open(&metrics).and_then(|file| file.sync_all());
         synced.map_err(vit_files::Error::io("sync", &metrics))?;
-        let model = vit_model::to_bytes(state.state.kept(), &self.model)?;
+        let model = vit_model::to_bytes(state.state.weights(), &self.model)?;
         let files = [(CONFIG, self.settings.as_bytes()), (MODEL, model.as_slice())];
         let path = state.write(folder, &files)?;
         kept();

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use vit_layers::{Mode, Parameters};
 use vit_model::{Layout, ModelFile, VisionTransformer};
-use vit_train::{Forward, Trainer};
+use vit_train::{CrossEntropy, Decay, Group, Loss, MixedCrossEntropy, Trainer};
 
 use super::images::Images;
 use crate::commands::threads_on;
@@ -12,18 +12,18 @@ use crate::failure::{Failure, Result};
 use crate::settings::Settings;
 
 /// A run that has taken no step.
-pub(crate) struct SetUp<F> {
+pub(crate) struct SetUp {
     /// With the dataset's name.
     pub(crate) settings: Settings,
     pub(crate) found: Found,
     pub(crate) images: Images,
     pub(crate) parameters: Parameters,
-    pub(crate) trainer: Trainer<F>,
+    pub(crate) trainer: Trainer,
     pub(crate) device: Device,
     pub(crate) threads: usize,
 }
 
-impl SetUp<()> {
+impl SetUp {
     /// Finds the dataset, and makes a new model and its trainer. Before there is a model, which may be large, `check` is asked.
     ///
     /// # Errors
@@ -34,7 +34,7 @@ impl SetUp<()> {
         device: Device,
         threads: Option<u16>,
         check: &dyn Fn(&Found) -> Result<()>,
-    ) -> Result<SetUp<impl Forward + use<>>> {
+    ) -> Result<Self> {
         let found = match &settings.dataset {
             Some(name) => dataset::named(name, place, &settings.model)?,
             None => dataset::any(place)?,
@@ -47,11 +47,9 @@ impl SetUp<()> {
         let parameters = Parameters::seeded(settings.train.seed);
         let threads = threads_on(&device, threads);
         let trainer = trainer(&settings, &parameters, &device, threads)?;
-        Ok(SetUp { settings, found, images, parameters, trainer, device, threads })
+        Ok(Self { settings, found, images, parameters, trainer, device, threads })
     }
-}
 
-impl<F> SetUp<F> {
     /// Gives the parameters the values of the file that they are to begin as, of whatever layout, if there is one.
     ///
     /// # Errors
@@ -82,7 +80,8 @@ pub(crate) fn initial(settings: &Settings) -> Result<Option<(ModelFile, Layout)>
     Ok(Some((file, layout)))
 }
 
-/// Those of a model's parameters that are matrices by their shape alone, and stay where they are drawn.
+/// A model's parameters of rank 2 or more that weight decay leaves alone where it acts on matrices: they are no weights of a
+/// product.
 const NO_DECAY: [&str; 3] = ["cls_token", "pos_embed", "reg_token"];
 
 /// A trainer of a new model, whose variables are made in `parameters`.
@@ -94,14 +93,27 @@ pub(crate) fn trainer(
     parameters: &Parameters,
     device: &Device,
     threads: usize,
-) -> Result<Trainer<impl Forward + use<>>> {
-    let trained = VisionTransformer::new(&settings.model, &parameters.builder(DType::F32, device))?;
-    let evaluated =
-        VisionTransformer::new(&settings.model, &parameters.detached_builder(DType::F32, device))?;
-    let forward = move |images: &Tensor, mode: Mode| match mode {
-        Mode::Eval => evaluated.forward(images, mode),
-        Mode::Train(_) => trained.forward(images, mode),
+) -> Result<Trainer> {
+    let (train, model) = (&settings.train, &settings.model);
+    let is_spared = |name: &str| NO_DECAY.contains(&name);
+    let decay = train.optimizer.decay;
+    let groups = move |name: &str, _: &Tensor| match decay {
+        Decay::Matrices if is_spared(name) => Group::new().with_weight_decay(0.0),
+        _ => Group::new(),
     };
-    let trainer = Trainer::new(settings.train.clone(), forward, parameters.sorted(), threads)?;
-    Ok(trainer.sparing(&NO_DECAY)?)
+    let loss: Box<dyn Loss> = if settings.augment.mixup > 0.0 {
+        Box::new(MixedCrossEntropy::smoothed(train.label_smoothing))
+    } else {
+        Box::new(CrossEntropy::smoothed(train.label_smoothing))
+    };
+    let trainer = Trainer::builder(train.clone()).threads(threads).groups(groups).loss(loss);
+    #[expect(unsafe_code, reason = "what this model reads is known here")]
+    // SAFETY: a Vision Transformer computes the same operations each time, of its images, its parameters and constants that
+    // its layers hold and never replace; the losses hold no tensor. The trainer's thread alone uses the device until the run
+    // has ended: what saves and draws meanwhile works on copies on the CPU.
+    let trainer = unsafe { trainer.record_steps() };
+    Ok(trainer.build(&parameters.builder(DType::F32, device), |vb| {
+        let model = VisionTransformer::new(model, &vb)?;
+        Ok(move |images: &Tensor, mode: Mode| model.forward(images, mode))
+    })?)
 }

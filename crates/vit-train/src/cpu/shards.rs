@@ -1,0 +1,62 @@
+//! The pieces of a batch that are computed each on one thread. Their borders depend on the batch's size and the
+//! number of shards, never on threads.
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+use tracing::trace_span;
+use vit_ops::Mode;
+
+use crate::backend::Task;
+use crate::loss::scalar;
+use crate::{Batch, Error, gradients};
+
+/// The shards of a batch, in order: as equal as can be, none empty.
+pub(super) fn shards(batch: usize, count: usize) -> Vec<Range<usize>> {
+    let count = count.min(batch);
+    (0..count).map(|index| index * batch / count..(index + 1) * batch / count).collect()
+}
+
+/// What a shard's forward and backward pass gives.
+pub(super) struct Shard {
+    pub(super) loss_sum: f64,
+    pub(super) correct: usize,
+    /// In the order of the trained parameters.
+    pub(super) gradients: Vec<Tensor>,
+    /// Whether frozen parameters had a gradient computed, which is lost time.
+    pub(super) computes_frozen: bool,
+}
+
+/// Runs one shard forward and backward.
+///
+/// # Errors
+/// If a tensor operation fails, or a parameter has no gradient.
+pub(super) fn train_shard(task: &Task, batch: &Batch, mode: Mode) -> Result<Shard, Error> {
+    let Batch { inputs, targets } = batch;
+    let outputs = trace_span!("forward").in_scope(|| task.model.forward(inputs, mode))?; // (batch, ...)
+    let loss = task.loss.sum(&outputs, targets)?;
+    let gradients = trace_span!("backward").in_scope(|| loss.backward())?;
+    let computes_frozen = task.frozen.iter().any(|(_, var)| gradients.get(var).is_some());
+    let gradients = gradients::in_order(gradients, &task.trained)?;
+    let correct = task.loss.correct(&outputs, targets)?;
+    Ok(Shard { loss_sum: scalar(&loss)?, correct, gradients, computes_frozen })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shards;
+
+    #[test]
+    fn shards_cover_the_batch_in_order_and_differ_by_one_at_most() {
+        for batch in 0..40 {
+            for count in 1..10 {
+                let shards = shards(batch, count);
+                assert!(shards.iter().cloned().flatten().eq(0..batch));
+                let sizes = || shards.iter().map(ExactSizeIterator::len);
+                assert!(sizes().all(|size| size > 0));
+                let spread = sizes().max().unwrap_or(0) - sizes().min().unwrap_or(0);
+                assert!(spread <= 1, "{shards:?}");
+            }
+        }
+    }
+}

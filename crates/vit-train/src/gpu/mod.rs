@@ -1,0 +1,367 @@
+//! Steps on a GPU: the first is run and recorded as a CUDA graph, the others repeat it with one launch each.
+//!
+//! A batch is one shard there. Nothing waits for a step: what it gives is added up on the GPU, and taken when it is asked
+//! for. Where a loss or a gradient is not finite, parameters stay what they were before that step.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Result as TensorResult, Tensor};
+use vit_ops::Mode;
+use vit_ops::cuda::{AdamSlot, AdamUpdate, Clock, Examples, Fault, Graph, Step, Tally, Tape};
+use vit_random::Random;
+
+use crate::backend::{EvaluateBatch, StepBackend, StepToTake, Task};
+use crate::optimizer::Update;
+use crate::sums::Sums;
+use crate::{Batch, Bytes, Data, Error, OptimizerKind, Scores, gradients};
+
+/// Takes steps on the thread that it is called on.
+pub(crate) struct GpuBackend {
+    device: Device,
+    clock: Clock,
+    step: Step,
+    samples: Samples,
+    /// How a step is taken again.
+    replay: Replay,
+    /// Steps whose numbers have not been taken.
+    untaken: usize,
+}
+
+/// How a step is taken again.
+enum Replay {
+    /// Each step launches its kernels.
+    Never,
+    /// The next step is recorded.
+    Next,
+    /// By one launch.
+    Graph(Graph),
+}
+
+/// What a step reads: it must lie where it lay when the step was recorded.
+enum Samples {
+    /// All images, and the order of an epoch.
+    Resident { examples: Examples, order: Tensor },
+    /// The batches of a step, put there before each.
+    Copied(Vec<Batch>),
+}
+
+impl GpuBackend {
+    /// Whether it takes the steps: all that is trained is `f32` on a GPU of NVIDIA's.
+    pub(crate) fn suits(task: &Task) -> bool {
+        task.trained.iter().all(|(_, var)| var.device().is_cuda() && var.dtype() == DType::F32)
+    }
+
+    /// A backend that has taken no step. It records the first one only where the contract of
+    /// [`TrainerBuilder::record_steps`](crate::TrainerBuilder::record_steps) holds.
+    ///
+    /// # Errors
+    /// If a setting is not for a GPU, or it has no room.
+    pub(crate) fn new(task: &Task, records_steps: bool) -> Result<Self, Error> {
+        if task.config.optimizer.kind == OptimizerKind::Sgd {
+            return Err(Error::OnGpu { expected: "adam or adamw", got: "sgd" });
+        }
+        task.config.optimizer.check()?;
+        let device = task.trained[0].1.device().clone();
+        Ok(Self {
+            clock: Clock::new(&device)?,
+            step: step_of(task, &device)?,
+            samples: Samples::Copied(Vec::new()),
+            replay: if records_steps { Replay::Next } else { Replay::Never },
+            untaken: 0,
+            device,
+        })
+    }
+}
+
+impl StepBackend for GpuBackend {
+    /// What is recorded belongs to the thread that recorded it.
+    fn is_pooled(&self) -> bool {
+        false
+    }
+
+    fn begin_run(&mut self, task: &Task, data: &dyn Data) -> Result<(), Error> {
+        let of_step = task.config.samples_of_step();
+        let steps = data.order(1).len() / of_step;
+        self.step.make_room(steps)?;
+        self.samples = Samples::of(data, steps * of_step, &self.device)?;
+        // What was recorded before read other memory.
+        if let Replay::Graph(_) = self.replay {
+            self.replay = Replay::Next;
+        }
+        Ok(())
+    }
+
+    fn begin_epoch(
+        &mut self,
+        task: &Task,
+        first: u64,
+        rates: &[f64],
+        order: &[u32],
+    ) -> Result<(), Error> {
+        self.set_rates(task, first, rates)?;
+        self.clock.set(first as u32, 0)?;
+        if let Samples::Resident { order: resident, examples } = &self.samples {
+            let order = &order[..rates.len() * task.config.samples_of_step()];
+            let count = examples.len();
+            if let Some(index) = order.iter().find(|&&index| index as usize >= count) {
+                let message = format!("expected indices below {count}, got {index}");
+                return Err(candle_core::Error::Msg(message).into());
+            }
+            if !order.is_empty() {
+                resident.slice_set(&Tensor::new(order, &self.device)?, 0, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_rates(&mut self, task: &Task, first: u64, rates: &[f64]) -> Result<(), Error> {
+        let config = &task.config.optimizer;
+        let (rows, _) = rows(task);
+        let updates = rows.into_iter().map(|(lr_scale, weight_decay)| {
+            let updates = (first..).zip(rates).map(|(step, lr)| {
+                let share = task.averages.as_ref().map_or(0.0, |them| them.share(step - 1));
+                update(&Update::new(config, step, lr * lr_scale, weight_decay), share)
+            });
+            updates.collect::<Vec<AdamUpdate>>()
+        });
+        Ok(self.step.set_updates(&updates.collect::<Vec<_>>())?)
+    }
+
+    fn step(&mut self, task: &Task, step: &StepToTake<'_>, data: &dyn Data) -> Result<Sums, Error> {
+        if let Samples::Copied(batches) = &mut self.samples {
+            let each = step.samples.chunks(task.config.batch_size);
+            let each = each.map(|indices| data.train_batch(step.epoch, indices));
+            copy(batches, each.collect::<TensorResult<_>>()?)?;
+        }
+        self.untaken += 1;
+        match &mut self.replay {
+            Replay::Graph(graph) => {
+                #[expect(
+                    unsafe_code,
+                    reason = "what a step reads is known here and to the trainer's caller"
+                )]
+                // SAFETY: the step reads and writes
+                // - clock, moments and samples, which are fields beside the graph: `begin_run`, which replaces samples and
+                //   may replace the table of rates, and `resume`, which replaces the moments, drop the graph;
+                // - trained parameters and their averages, whose variables the slots of `step` hold;
+                // - what else model and loss hold, which stays by the contract of `TrainerBuilder::record_steps`, without
+                //   which no graph is recorded.
+                // It is launched by the thread that recorded it, since a run stays on its thread and begins a new graph.
+                unsafe { graph.launch() }?;
+            }
+            Replay::Next => {
+                let Self { device, clock, step, samples, .. } = self;
+                let recorded = Graph::warmed_up(device, || {
+                    clock.during(|| whole_step(task, samples, (clock, &mut *step)))
+                })?;
+                self.replay = Replay::Graph(recorded);
+            }
+            Replay::Never => {
+                let Self { clock, step, samples, .. } = self;
+                clock.during(|| whole_step(task, samples, (clock, step)))?;
+            }
+        }
+        if step.is_due { self.take_sums(task, step.epoch) } else { Ok(Sums::default()) }
+    }
+
+    /// Waits for the steps so far.
+    fn take_sums(&mut self, task: &Task, epoch: u64) -> Result<Sums, Error> {
+        let Tally { loss_sum, correct, fault } = self.step.take()?;
+        if let Some(Fault { step, parameter, value }) = fault {
+            let of = |parameter: usize| format!("gradient of {}", task.trained[parameter].0);
+            let what = parameter.map_or_else(|| "loss".to_owned(), of);
+            return Err(Error::NotFinite { step: step.into(), epoch, what, value });
+        }
+        let samples = std::mem::take(&mut self.untaken) * task.config.samples_of_step();
+        Ok(Sums { loss_sum, correct: correct as usize, samples })
+    }
+
+    fn moments(&self, task: &Task) -> Result<Vec<Vec<Tensor>>, Error> {
+        let [mut first, mut second] = [Vec::new(), Vec::new()];
+        for ([m, v], (_, var)) in self.step.moments()?.into_iter().zip(&task.trained) {
+            first.push(Tensor::from_vec(m, var.shape(), &Device::Cpu)?);
+            second.push(Tensor::from_vec(v, var.shape(), &Device::Cpu)?);
+        }
+        Ok(vec![first, second])
+    }
+
+    fn resume(&mut self, task: &Task, _step: u64, moments: Vec<Vec<Tensor>>) -> Result<(), Error> {
+        // The graph reads the moments of before.
+        if let Replay::Graph(_) = self.replay {
+            self.replay = Replay::Next;
+        }
+        self.step = step_of(task, &self.device)?;
+        self.untaken = 0;
+        if let [first, second] = &moments[..] {
+            let values = |moment: &Tensor| moment.flatten_all()?.to_vec1();
+            let moments = first.iter().zip(second).map(|(m, v)| Ok([values(m)?, values(v)?]));
+            self.step.set_moments(&moments.collect::<TensorResult<Vec<_>>>()?)?;
+        }
+        Ok(())
+    }
+
+    fn evaluate(
+        &self,
+        task: &Task,
+        len: usize,
+        batch: EvaluateBatch<'_>,
+    ) -> TensorResult<Vec<Option<Scores>>> {
+        // A pass that records nothing takes less memory than a step of as many samples, for each block after the first.
+        let at_once = 1000.min(4 * task.config.batch_size);
+        let indices: Vec<u32> = (0..len as u32).collect();
+        let mut parts = Vec::new();
+        for indices in indices.chunks(at_once) {
+            let part = batch(indices)?;
+            let is_over = part.is_none();
+            parts.push(part);
+            if is_over {
+                break;
+            }
+        }
+        Ok(parts)
+    }
+}
+
+/// The end of steps on the trained parameters, without moments yet.
+fn step_of(task: &Task, device: &Device) -> TensorResult<Step> {
+    let averages = |index: usize| {
+        task.averages.as_ref().map(|averages| averages.parameters()[index].1.clone())
+    };
+    let (_, row_of) = rows(task);
+    let slots = task.trained.iter().zip(row_of).enumerate();
+    let slots = slots.map(|(index, ((_, var), row))| AdamSlot {
+        parameter: var.clone(),
+        row,
+        average: averages(index),
+    });
+    Step::new(device, slots.collect())
+}
+
+/// The different pairs of learning-rate scale and weight decay, and which of them each trained parameter has.
+fn rows(task: &Task) -> (Vec<(f64, f64)>, Vec<usize>) {
+    let mut rows = Vec::new();
+    let row_of = task.trained.iter().zip(&task.groups).map(|((_, var), group)| {
+        let row = (group.lr_scale, group.decay(&task.config.optimizer, var.rank()));
+        rows.iter().position(|known| *known == row).unwrap_or_else(|| {
+            rows.push(row);
+            rows.len() - 1
+        })
+    });
+    let row_of = row_of.collect();
+    (rows, row_of)
+}
+
+/// The numbers of a step, as the kernels take them.
+fn update(update: &Update, average_share: f64) -> AdamUpdate {
+    let Update::Adam(adam) = update else { unreachable!("no other optimiser has such a backend") };
+    let adam = adam.map(|x| x as f32);
+    AdamUpdate {
+        first: adam.first,
+        beta2: adam.beta2,
+        second: adam.second,
+        step_size: adam.step_size,
+        second_correction: adam.second_correction,
+        eps: adam.eps,
+        gradient_decay: adam.gradient_decay,
+        shrink: adam.shrink,
+        average_share: average_share as f32,
+    }
+}
+
+/// Puts batches where those of the step before lie.
+fn copy(to: &mut Vec<Batch>, from: Vec<Batch>) -> TensorResult<()> {
+    if to.is_empty() {
+        // Copies: who gave a batch may give parts of the same tensors again.
+        let copy = |Batch { inputs, targets }| {
+            let targets = targets.iter().map(Tensor::copy).collect::<TensorResult<_>>()?;
+            Ok(Batch::with_targets(inputs.copy()?, targets))
+        };
+        *to = from.into_iter().map(copy).collect::<TensorResult<_>>()?;
+        return Ok(());
+    }
+    for (to, from) in to.iter().zip(from) {
+        to.inputs.slice_set(&from.inputs, 0, 0)?;
+        if to.targets.len() != from.targets.len() {
+            let (want, got) = (to.targets.len(), from.targets.len());
+            candle_core::bail!("expected {want} targets, as in the first batch, got {got}");
+        }
+        for (to, from) in to.targets.iter().zip(&from.targets) {
+            to.slice_set(from, 0, 0)?;
+        }
+    }
+    Ok(())
+}
+
+/// All that a step computes, its batches one after the other.
+fn whole_step(
+    task: &Task,
+    samples: &Samples,
+    (clock, end): (&Clock, &mut Step),
+) -> Result<(), Error> {
+    let Task { config, model, loss, trained, .. } = task;
+    let of_step = config.samples_of_step();
+    // The clock says which step it is.
+    let random = Random::new(config.seed).at_step(0);
+    let mut total: Option<(Tensor, Vec<Tensor>)> = None;
+    let mut counted = Vec::new();
+    for (index, first) in (0..of_step).step_by(config.batch_size).enumerate() {
+        let range = first..(first + config.batch_size).min(of_step);
+        let Batch { inputs, targets } = samples.batch(index, range, of_step)?;
+        let Some(labels) = loss.labels(&targets).cloned() else {
+            return Err(Error::OnGpu {
+                expected: "a loss with one label for each sample",
+                got: "other targets",
+            });
+        };
+        let ((outputs, loss), tape) = Tape::of(|| {
+            let outputs = model.forward(&inputs, Mode::Train(random.from_sample(first as u32)))?; // (batch, classes)
+            let loss = loss.sum(&outputs, &targets)?;
+            Ok::<_, candle_core::Error>((outputs, loss))
+        })?;
+        let gradients = tape.backward(&loss, trained.iter().map(|(_, var)| var))?;
+        let gradients = gradients::in_order(gradients, trained)?;
+        let (loss, outputs) = (loss.detach(), outputs.detach());
+        total = Some(match total {
+            None => (loss.clone(), gradients),
+            Some((losses, sums)) => {
+                let sums = sums.iter().zip(&gradients).map(|(sum, gradient)| sum + gradient);
+                ((losses + &loss)?, sums.collect::<TensorResult<_>>()?)
+            }
+        });
+        counted.push((loss, outputs, labels));
+    }
+    let (loss, gradients) = total.expect("a step has a batch");
+    end.update(clock, (&loss, &gradients), 1.0 / of_step as f64, config.clip)?;
+    for (left, (loss, outputs, labels)) in (0..counted.len()).rev().zip(&counted) {
+        end.count(clock, (loss, outputs, labels), left == 0)?;
+    }
+    Ok(())
+}
+
+impl Samples {
+    /// Those of epochs of at most `count` samples.
+    fn of(data: &dyn Data, count: usize, device: &Device) -> TensorResult<Self> {
+        let Some(Bytes { pixels, labels, table, shape }) = data.train_bytes() else {
+            return Ok(Self::Copied(Vec::new()));
+        };
+        match Examples::new((&pixels, &labels), table, shape, device) {
+            Ok(examples) => {
+                Ok(Self::Resident { examples, order: Tensor::zeros(count, DType::U32, device)? })
+            }
+            // There may be memory for batches where there is none for all.
+            Err(_) => Ok(Self::Copied(Vec::new())),
+        }
+    }
+
+    /// A batch of a step.
+    fn batch(&self, index: usize, range: Range<usize>, of_step: usize) -> TensorResult<Batch> {
+        match self {
+            Self::Copied(batches) => Ok(batches[index].clone()),
+            Self::Resident { examples, order } => {
+                let (inputs, labels) =
+                    examples.batch(order, (range.start, range.len()), of_step)?;
+                Ok(Batch::new(inputs, labels))
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What training makes small.
+
+use candle_core::{DType, Result, Tensor, bail};
+use vit_ops::{cross_entropy_sum, smoothed_cross_entropy_sum};
+
+use crate::evaluation::argmax;
+
+/// A loss, as a sum over samples, so that the losses of shards add up to that of their batch. The trainer divides by the
+/// number of samples.
+///
+/// ```
+/// use candle_core::{Device, Result, Tensor};
+/// use vit_train::Loss;
+///
+/// /// Half the squared distance to the first target.
+/// struct SquaredError;
+///
+/// impl Loss for SquaredError {
+///     fn sum(&self, outputs: &Tensor, targets: &[Tensor]) -> Result<Tensor> {
+///         (outputs - &targets[0])?.sqr()?.sum_all()? * 0.5
+///     }
+/// }
+///
+/// # fn main() -> Result<()> {
+/// let [outputs, targets] = [[[1.0_f32], [2.0]], [[0.0], [4.0]]].map(|xs| Tensor::new(&xs, &Device::Cpu));
+/// let loss = SquaredError.sum(&outputs?, &[targets?])?;
+/// assert_eq!(loss.to_scalar::<f32>()?, 2.5);
+/// # Ok(())
+/// # }
+/// ```
+pub trait Loss: Send + Sync {
+    /// The loss in training, summed over the samples.
+    ///
+    /// # Shapes
+    /// `outputs` (batch, ...), `targets` each (batch, ...), as in [`Batch`](crate::Batch) -> ()
+    ///
+    /// # Errors
+    /// If outputs and targets do not fit.
+    fn sum(&self, outputs: &Tensor, targets: &[Tensor]) -> Result<Tensor>;
+
+    /// The loss in evaluation, summed over the samples; by default as in training.
+    ///
+    /// # Errors
+    /// As [`sum`](Self::sum).
+    fn evaluation_sum(&self, outputs: &Tensor, targets: &[Tensor]) -> Result<Tensor> {
+        self.sum(outputs, targets)
+    }
+
+    /// The labels that accuracy is counted by, (batch) of `u32`: by default the first target, if it is such a one.
+    fn labels<'a>(&self, targets: &'a [Tensor]) -> Option<&'a Tensor> {
+        targets.first().filter(|target| target.rank() == 1 && target.dtype() == DType::U32)
+    }
+
+    /// How many samples are classified right: by default those whose output is largest for their label, the first of equals;
+    /// none where there are no [`labels`](Self::labels).
+    ///
+    /// # Errors
+    /// If outputs and targets do not fit.
+    fn correct(&self, outputs: &Tensor, targets: &[Tensor]) -> Result<usize> {
+        self.labels(targets).map_or(Ok(0), |labels| correct(outputs, labels.to_vec1::<u32>()?))
+    }
+}
+
+impl<L: Loss + ?Sized> Loss for Box<L> {
+    fn sum(&self, outputs: &Tensor, targets: &[Tensor]) -> Result<Tensor> {
+        (**self).sum(outputs, targets)
+    }
+
+    fn evaluation_sum(&self, outputs: &Tensor, targets: &[Tensor]) -> Result<Tensor> {
+        (**self).evaluation_sum(outputs, targets)
+    }
+
+    fn labels<'a>(&self, targets: &'a [Tensor]) -> Option<&'a Tensor> {
+        (**self).labels(targets)
+    }
+
+    fn correct(&self, outputs: &Tensor, targets: &[Tensor]) -> Result<usize> {
+        (**self).correct(outputs, targets)
+    }
+}
+
+/// Cross entropy to labels of `u32`; in training, labels may be smoothed.
+///
+/// PyTorch equivalent: `CrossEntropyLoss(label_smoothing=ε, reduction="sum")`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CrossEntropy {
+    smoothing: f64,
+}
+
+impl CrossEntropy {
+    /// With this share of each label spread over all classes in training, in `[0, 1)`; 0 for none.
+    #[must_use]
+    pub const fn smoothed(smoothing: f64) -> Self {
+        Self { smoothing }
+    }
+}
+
+impl Loss for CrossEntropy {
+    fn sum(&self, outputs: &Tensor, targets: &[Tensor]) -> Result<Tensor> {
+        smoothed_cross_entropy_sum(outputs, one(targets)?, self.smoothing)
+    }
+
+    fn evaluation_sum(&self, outputs: &Tensor, targets: &[Tensor]) -> Result<Tensor> {
+        cross_entropy_sum(outputs, one(targets)?)
+    }
+}
+
+/// The only target.
+pub(crate) fn one(targets: &[Tensor]) -> Result<&Tensor> {
+    match targets {
+        [target] => Ok(target),
+        _ => bail!("cross entropy: expected one target, the labels, got {}", targets.len()),
+    }
+}
+
+/// How many outputs are largest for their label.
+pub(crate) fn correct(outputs: &Tensor, labels: impl IntoIterator<Item = u32>) -> Result<usize> {
+    let predictions = predictions(outputs)?;
+    Ok(predictions.into_iter().zip(labels).filter(|(guess, label)| guess == label).count())
+}
+
+/// The class with the largest output for each sample.
+pub(crate) fn predictions(outputs: &Tensor) -> Result<Vec<u32>> {
+    let rows = outputs.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    Ok(rows.iter().map(|row| argmax(row)).collect())
+}
+
+/// A loss as a number.
+pub(crate) fn scalar(loss: &Tensor) -> Result<f64> {
+    loss.to_dtype(DType::F64)?.to_scalar()
+}

@@ -1,0 +1,203 @@
+//! The parts of a trainer, put together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{Result as TensorResult, Tensor};
+use candle_nn::VarBuilder;
+
+use super::Trainer;
+use crate::averages::Averages;
+use crate::backend::{StepBackend, Task};
+use crate::cpu::CpuBackend;
+use crate::model::{Built, GroupOf};
+use crate::threads::thread_pool;
+use crate::{CrossEntropy, Error, Group, Loss, Model, NamedVars, TrainConfig, model};
+
+/// The parts of a trainer: a loss, parameter groups, threads, and at last the model.
+///
+/// ```
+/// use candle_core::{Device, Tensor, Var};
+/// use vit_train::{CrossEntropy, Group, Mode, OptimizerConfig, TrainConfig, Trainer};
+///
+/// # fn main() -> Result<(), vit_train::Error> {
+/// let weight = Var::new(&[[0.1_f32], [-0.2]], &Device::Cpu)?; // (classes, inputs)
+/// let tracked = weight.as_tensor().clone();
+/// let model = move |xs: &Tensor, _mode: Mode| vit_ops::linear(xs, &tracked, None);
+/// let trainer = Trainer::builder(TrainConfig::new(3, OptimizerConfig::sgd(0.1, 0.9)))
+///     .threads(2)
+///     .loss(CrossEntropy::smoothed(0.1))
+///     .groups(|_, _| Group::new().with_lr_scale(0.5))
+///     .model(model, vec![("weight".to_owned(), weight)])?;
+/// # let _ = trainer;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use]
+pub struct TrainerBuilder {
+    config: TrainConfig,
+    threads: usize,
+    loss: Option<Arc<dyn Loss>>,
+    groups: Arc<GroupOf>,
+    records_steps: bool,
+}
+
+impl TrainerBuilder {
+    pub(super) fn new(config: TrainConfig) -> Self {
+        let groups: Arc<GroupOf> = Arc::new(|_: &str, _: &Tensor| Group::new());
+        Self { config, threads: 1, loss: None, groups, records_steps: false }
+    }
+
+    /// Computes shards on so many threads, at least one. Default: 1. They change no bit.
+    pub fn threads(self, threads: usize) -> Self {
+        Self { threads, ..self }
+    }
+
+    /// Trains with this loss. Default: [`CrossEntropy`], with the configuration's `label_smoothing`.
+    pub fn loss(self, loss: impl Loss + 'static) -> Self {
+        Self { loss: Some(Arc::new(loss)), ..self }
+    }
+
+    /// Puts each parameter into a group, by its name and value. Default: all in [`Group::new`].
+    pub fn groups(self, groups: impl Fn(&str, &Tensor) -> Group + Send + Sync + 'static) -> Self {
+        Self { groups: Arc::new(groups), ..self }
+    }
+
+    /// Records the first step on a GPU as a CUDA graph, and repeats it with one launch a step: a small model trains many
+    /// times as fast. Without this, and on a CPU, each step calls the model.
+    ///
+    /// # Safety
+    /// In training, the model and the loss
+    /// - compute what depends on their arguments and the trained parameters alone, and launch the same each time;
+    /// - hold every other tensor that they read for as long as the trainer lives, and never put another in its place.
+    ///
+    /// While a trainer runs, no other thread uses its device, and its parameters are set by nobody else.
+    #[allow(
+        unsafe_code,
+        reason = "the contract of a recorded graph: what it reads stays where it lay"
+    )]
+    pub unsafe fn record_steps(self) -> Self {
+        Self { records_steps: true, ..self }
+    }
+
+    /// Builds the model from the variables of `vb`, and trains all that it asks for.
+    ///
+    /// `new` is called twice, for two views of the same variables: evaluation records nothing for a backward pass, and in
+    /// training none is computed for [frozen](Group::frozen) parameters.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use candle_nn::{Init, VarBuilder};
+    /// use vit_train::{Group, Mode, OptimizerConfig, TrainConfig, Trainer};
+    /// # use std::{collections::BTreeMap, sync::Mutex};
+    /// # use candle_core::{Result, Shape, Var};
+    /// # use candle_nn::var_builder::SimpleBackend;
+    /// # #[derive(Default)]
+    /// # struct Zeros(Mutex<BTreeMap<String, Var>>);
+    /// # impl SimpleBackend for Zeros {
+    /// #     fn get(&self, s: Shape, name: &str, _: Init, t: DType, d: &Device) -> Result<Tensor> {
+    /// #         let mut vars = self.0.lock().unwrap();
+    /// #         if !vars.contains_key(name) { vars.insert(name.to_owned(), Var::zeros(s, t, d)?); }
+    /// #         Ok(vars[name].as_tensor().clone())
+    /// #     }
+    /// #     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+    /// #         Ok(self.0.lock().unwrap()[name].as_tensor().clone())
+    /// #     }
+    /// #     fn contains_tensor(&self, name: &str) -> bool { self.0.lock().unwrap().contains_key(name) }
+    /// # }
+    /// # fn variables() -> VarBuilder<'static> {
+    /// #     VarBuilder::from_backend(Box::new(Zeros::default()), DType::F32, Device::Cpu)
+    /// # }
+    ///
+    /// # fn main() -> std::result::Result<(), vit_train::Error> {
+    /// // For example `vit_layers::Parameters::seeded(42).builder(DType::F32, &Device::Cpu)`.
+    /// let vb: VarBuilder<'static> = variables();
+    /// let trainer = Trainer::builder(TrainConfig::new(3, OptimizerConfig::adam(1e-3)))
+    ///     .groups(|name, _| if name.starts_with("trunk.") { Group::frozen() } else { Group::new() })
+    ///     .build(&vb, |vb| {
+    ///         let trunk = vb.pp("trunk").get_with_hints((8, 4), "weight", Init::Const(0.1))?;
+    ///         let head = vb.pp("head").get_with_hints((2, 8), "weight", Init::Const(0.1))?;
+    ///         Ok(move |xs: &Tensor, _mode: Mode| {
+    ///             vit_ops::linear(&vit_ops::linear(xs, &trunk, None)?.relu()?, &head, None)
+    ///         })
+    ///     })?;
+    /// assert_eq!(trainer.weights().len(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// If the model cannot be built, it asks for what is no variable, nothing is to be trained, a setting is out of range, or
+    /// the threads cannot be started.
+    pub fn build<M: Model + 'static>(
+        self,
+        vb: &VarBuilder<'static>,
+        new: impl Fn(VarBuilder<'static>) -> TensorResult<M>,
+    ) -> Result<Trainer, Error> {
+        self.config.check()?;
+        let built = model::build(vb, &self.groups, new)?;
+        self.finish(built)
+    }
+
+    /// Trains these parameters, which `model` uses. Its evaluation records what a backward pass would need, and the backward
+    /// pass of frozen parameters is computed, unless the model sees to it: [`build`](Self::build) does.
+    ///
+    /// # Errors
+    /// If nothing is to be trained, a setting is out of range, or the threads cannot be started.
+    pub fn model(
+        self,
+        model: impl Model + 'static,
+        mut parameters: NamedVars,
+    ) -> Result<Trainer, Error> {
+        self.config.check()?;
+        parameters.sort_by(|(name, _), (other, _)| name.cmp(other));
+        let groups = parameters.iter().map(|(name, var)| (self.groups)(name, var)).collect();
+        self.finish(Built { model: Arc::new(model), parameters, groups })
+    }
+
+    fn finish(self, built: Built) -> Result<Trainer, Error> {
+        let Self { config, threads, loss, records_steps, .. } = self;
+        let Built { model, parameters, groups } = built;
+        groups.iter().try_for_each(Group::check)?;
+        let is_trained = groups.iter().map(|group| !group.frozen);
+        let (trained, frozen): (Vec<_>, Vec<_>) =
+            parameters.iter().cloned().zip(is_trained).partition(|(_, is_trained)| *is_trained);
+        let [trained, frozen]: [NamedVars; 2] =
+            [trained, frozen].map(|of| of.into_iter().map(|(named, _)| named).collect());
+        if trained.is_empty() {
+            return Err(Error::NoParameters { frozen: frozen.len() });
+        }
+        let averages = config.ema.map(|decay| Averages::new(decay, &trained)).transpose()?;
+        let averaged: BTreeMap<_, _> =
+            averages.iter().flat_map(Averages::parameters).map(|(name, var)| (name, var)).collect();
+        let weights = parameters.iter().map(|(name, var)| {
+            (name.clone(), averaged.get(name).map_or_else(|| var.clone(), |&var| var.clone()))
+        });
+        let weights = weights.collect();
+        let loss = loss.unwrap_or_else(|| Arc::new(CrossEntropy::smoothed(config.label_smoothing)));
+        let groups = groups.into_iter().filter(|group| !group.frozen).collect();
+        let task = Task { config, model, loss, trained, groups, frozen, averages };
+        let backend = backend(&task, records_steps)?;
+        let threads = Arc::new(thread_pool(threads)?);
+        Ok(Trainer {
+            task,
+            backend,
+            parameters,
+            weights,
+            threads,
+            step: 0,
+            resumed: None,
+            steps: 0,
+        })
+    }
+}
+
+/// How steps are taken where the parameters are.
+fn backend(task: &Task, records_steps: bool) -> Result<Box<dyn StepBackend>, Error> {
+    #[cfg(feature = "cuda")]
+    if crate::gpu::GpuBackend::suits(task) {
+        return Ok(Box::new(crate::gpu::GpuBackend::new(task, records_steps)?));
+    }
+    let _ = records_steps;
+    Ok(Box::new(CpuBackend::new(task)?))
+}
