@@ -3,7 +3,8 @@
 use vit_run::{EpochMetrics, Metrics};
 
 use crate::chart::{Colour, Legend, Marks, Series, Stroke};
-use crate::page::{escape, page, section};
+use crate::escape::escape;
+use crate::page::{page, section};
 use crate::report::{by_epoch, of_epochs, told};
 
 /// Runs, and what is said of them.

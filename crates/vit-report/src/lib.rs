@@ -4,6 +4,7 @@ mod chart;
 mod comparison;
 mod csv;
 mod error;
+mod escape;
 mod events;
 mod explanation;
 mod page;

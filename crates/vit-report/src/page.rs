@@ -1,8 +1,7 @@
 //! An HTML page that stands alone: its style is in it, and it asks for nothing.
 
-use std::borrow::Cow;
-
 use crate::chart;
+use crate::escape::escape;
 
 /// A whole page, light or dark as the viewer's screen is.
 pub(crate) fn page(title: &str, body: &str) -> String {
@@ -23,25 +22,6 @@ pub(crate) fn section(heading: &str, content: &str) -> String {
         return String::new();
     }
     format!("<section>\n<h2>{heading}</h2>\n{content}</section>\n")
-}
-
-/// Text as it stands between tags and in quoted attributes.
-pub(crate) fn escape(text: &str) -> Cow<'_, str> {
-    if !text.contains(['&', '<', '>', '"', '\'']) {
-        return Cow::Borrowed(text);
-    }
-    let escaped = text.chars().fold(String::new(), |mut escaped, letter| {
-        match letter {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            other => escaped.push(other),
-        }
-        escaped
-    });
-    Cow::Owned(escaped)
 }
 
 /// `41418` as `41,418`.

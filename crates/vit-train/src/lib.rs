@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod argmax;
 mod averages;
 mod backend;
 mod best;
@@ -25,12 +26,13 @@ mod sums;
 mod threads;
 mod trainer;
 
+pub use argmax::argmax;
 pub use best::Best;
 pub use checkpoint::{SavedState, most_bytes_of};
 pub use config::TrainConfig;
 pub use data::{Batch, Bytes, Data};
 pub use error::Error;
-pub use evaluation::{Confusion, EVALUATION_BATCH, Evaluation, argmax, evaluate};
+pub use evaluation::{Confusion, EVALUATION_BATCH, Evaluation, evaluate};
 pub use gradients::clip_gradients;
 pub use group::Group;
 pub use loss::{CrossEntropy, Loss};

@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor, bail};
 use vit_ops::{cross_entropy_sum, smoothed_cross_entropy_sum};
 
-use crate::evaluation::argmax;
+use crate::argmax::argmax;
 
 /// A loss, as a sum over samples, so that the losses of shards add up to that of their batch. The trainer divides by the
 /// number of samples.

@@ -7,11 +7,11 @@ use vit_files::{open_file, text_of_at_most};
 use vit_model::{Documents, Foreign, Known, Layout, ModelFile, Tensors, VitConfig};
 
 use crate::failure::{Exit, Failure, Result};
+use crate::foreign_folder::{
+    CONFIG, PREPROCESSOR, WEIGHTS, index_in, is_foreign_folder, pickle_in,
+};
 use crate::saved_model::SavedFile;
 
-const WEIGHTS: &str = vit_run::MODEL;
-const CONFIG: &str = "config.json";
-const PREPROCESSOR: &str = "preprocessor_config.json";
 const OF_ANOTHER: &str =
     "look whether the config.json beside it, and what you say of it, are this file's";
 
@@ -87,17 +87,6 @@ pub(crate) fn files_of(path: &Path) -> [PathBuf; 3] {
     [path.to_owned(), path.with_file_name(CONFIG), path.with_file_name(PREPROCESSOR)]
 }
 
-/// Whether this is the folder of a foreign model: a run's has a `config.toml` instead.
-pub(crate) fn is_foreign_folder(path: &Path) -> bool {
-    let holds = |name: &str| path.join(name).exists();
-    path.is_dir()
-        && !holds(vit_run::CONFIG)
-        && (holds(CONFIG)
-            || holds(WEIGHTS)
-            || index_in(path).is_some()
-            || pickle_in(path).is_some())
-}
-
 /// Bytes, several times those of a configuration that names a thousand classes: the parser takes up to a hundred and fifty for
 /// each.
 const LONGEST_DOCUMENT: u64 = 1 << 18;
@@ -136,13 +125,4 @@ fn refuse_other_formats(path: &Path) -> Result<()> {
 fn is_pickle(path: &PathBuf) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str());
     ending.is_some_and(|ending| ["bin", "pth", "pt", "ckpt", "tar"].contains(&ending))
-}
-
-fn pickle_in(folder: &Path) -> Option<PathBuf> {
-    let named = |name: &str| Some(folder.join(name)).filter(|path| path.exists());
-    named("pytorch_model.bin").or_else(|| named("pytorch_model.bin.index.json"))
-}
-
-fn index_in(folder: &Path) -> Option<PathBuf> {
-    Some(folder.join("model.safetensors.index.json")).filter(|path| path.exists())
 }

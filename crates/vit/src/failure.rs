@@ -4,9 +4,6 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
-use crate::output::thousands;
-use crate::pictures;
-
 /// What the program ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -134,7 +131,7 @@ pub(crate) const HINT: &str = "hint";
 pub(crate) const DETAIL: &str = "detail";
 
 /// The error and its causes on one line, without those that it has quoted already.
-fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |&error| error.source());
     causes.fold(said(error), |said, cause| {
         let cause = self::said(cause);
@@ -166,15 +163,6 @@ fn mend(error: &(dyn Error + 'static)) -> Option<&'static str> {
     }
 }
 
-impl From<io::Error> for Failure {
-    /// Of writing to stdout: every other error names its file.
-    fn from(error: io::Error) -> Self {
-        let closed = error.kind() == io::ErrorKind::BrokenPipe;
-        let exit = if closed { Exit::ClosedPipe } else { Exit::File };
-        Self::new(exit, format!("cannot write the result: {error}"))
-    }
-}
-
 /// The driver's and cuBLAS's names of the error, which candle passes on as text alone.
 const OUT_OF_MEMORY: [&str; 2] = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"];
 
@@ -192,48 +180,6 @@ impl From<candle_core::Error> for Failure {
             return Self::new(Exit::Device, message).details(backtrace).hint(hint);
         }
         Self::new(Exit::Internal, said).details(backtrace)
-    }
-}
-
-impl From<pictures::Error> for Failure {
-    fn from(error: pictures::Error) -> Self {
-        use pictures::Error;
-        let (message, hint) = match error {
-            Error::NoPicture => (
-                "expected a PNG or JPEG picture, got something else".to_owned(),
-                Some("convert it to PNG first"),
-            ),
-            Error::TooLarge { most, width, height } => (
-                format!("expected at most {} pixels, got {width}x{height}", thousands(most)),
-                Some("scale it down first"),
-            ),
-            Error::TooLargeProgressive { most, width, height } => (
-                format!(
-                    "expected at most {} pixels of a progressive JPEG, got {width}x{height}",
-                    thousands(most)
-                ),
-                Some("save it as PNG or as a baseline JPEG, or scale it down"),
-            ),
-            Error::TooLong { most, width, height } => (
-                format!(
-                    "expected sides of at most {} pixels, got {width}x{height}",
-                    thousands(most.into())
-                ),
-                Some("cut it, or scale it down first"),
-            ),
-            Error::CutOff => ("the picture is cut off: it has no end".to_owned(), None),
-            Error::TooShort { length, width, height } => {
-                let length = thousands(length);
-                let announced = format!("the {width}x{height} px they announce");
-                (format!("{length} bytes cannot hold {announced}"), None)
-            }
-            Error::Undecodable(error) => (chain(&*error), None),
-            Error::DecoderFails => (
-                "the decoder fails at this picture".to_owned(),
-                Some("open it elsewhere and save it anew"),
-            ),
-        };
-        Self { hint: hint.map(str::to_owned), ..Self::new(Exit::Data, message) }
     }
 }
 

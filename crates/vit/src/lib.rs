@@ -10,6 +10,7 @@ mod dataset;
 mod device;
 mod differences;
 mod failure;
+mod foreign_folder;
 mod interrupt;
 mod logging;
 mod nearest;
@@ -35,4 +36,12 @@ pub fn run() -> ExitCode {
     logging::start(&cli.logging);
     let done = interrupt::listen().and_then(|()| commands::run(cli.command, cli::Cli::command()));
     done.unwrap_or_else(|failure| failure.report())
+}
+
+/// Parsers that are the program's own, for fuzzing: each asserts what must hold whatever the bytes are, and says whether it takes
+/// them.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::pictures::fuzzing::read as picture;
+    pub use crate::settings::fuzzing::read as settings;
 }

@@ -1,36 +1,48 @@
 //! Results on stdout, and how numbers are written.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::failure::{Exit, Failure, Result};
 use crate::terminal::{escaped, escaped_in_json, stdout};
 
 /// Prints one line, whatever the text holds. A closed stdout is an error that `failure` takes for success.
 ///
 /// # Errors
 /// If stdout cannot be written.
-pub(crate) fn line(text: impl std::fmt::Display) -> io::Result<()> {
-    stdout::write(&format!("{}\n", escaped(&text.to_string())))
+pub(crate) fn line(text: impl std::fmt::Display) -> Result<()> {
+    write(&format!("{}\n", escaped(&text.to_string())))
 }
 
 /// Prints one line of JSON.
 ///
 /// # Errors
 /// If stdout cannot be written.
-pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     let line = serde_json::to_string(value).expect("results are plain data");
-    stdout::write(&format!("{}\n", escaped_in_json(&line)))
+    write(&format!("{}\n", escaped_in_json(&line)))
 }
 
 /// Prints lines of our own, such as a script.
 ///
 /// # Errors
 /// If stdout cannot be written.
-pub(crate) fn lines(text: &str) -> io::Result<()> {
+pub(crate) fn lines(text: &str) -> Result<()> {
     let lines = text.lines().map(|line| format!("{}\n", escaped(line)));
-    stdout::write(&lines.collect::<String>())
+    write(&lines.collect::<String>())
+}
+
+fn write(text: &str) -> Result<()> {
+    stdout::write(text).map_err(|error| unwritable(&error))
+}
+
+/// A closed stdout is no failure: whoever reads has seen enough.
+pub(crate) fn unwritable(error: &io::Error) -> Failure {
+    let is_closed = error.kind() == ErrorKind::BrokenPipe;
+    let exit = if is_closed { Exit::ClosedPipe } else { Exit::File };
+    Failure::new(exit, format!("cannot write the result: {error}"))
 }
 
 /// `41418` as `41,418`.

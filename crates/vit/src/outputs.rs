@@ -12,6 +12,7 @@ use vit_files::{FileId, Target, create_atomically, write_atomically, write_throu
 use vit_run::{CONFIG, METRICS, STATE};
 
 use crate::failure::{Exit, Failure, Result};
+use crate::output;
 #[cfg(unix)]
 use crate::terminal::stdout;
 
@@ -134,7 +135,7 @@ impl Output {
     /// If the system refuses, or a file was made there meanwhile.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         if self.is_stdout {
-            return Ok(write_stdout(bytes)?);
+            return write_stdout(bytes).map_err(|error| output::unwritable(&error));
         }
         match &self.target {
             Target::File(real) => write_atomically(real, bytes).map_err(|error| self.named(error)),

@@ -9,8 +9,8 @@ use vit_model::{Layout, ModelFile, Output, Tensors, VisionTransformer, VitConfig
 
 use vit_run::{CHECKPOINTS, MODEL};
 
-use crate::any_model::is_foreign_folder;
 use crate::failure::{Exit, Failure, Result};
+use crate::foreign_folder::is_foreign_folder;
 use crate::settings::Settings;
 use crate::terminal::quoted;
 

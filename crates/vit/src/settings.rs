@@ -1,6 +1,7 @@
 //! The settings of a run: flags over the configuration file over the preset's defaults.
 
 mod file;
+pub(crate) mod fuzzing;
 
 use std::fs::File;
 use std::io;

@@ -8,10 +8,8 @@ mod foreign;
 mod idx;
 mod metrics;
 mod model_config;
-mod pictures;
 mod safetensors;
 mod scratch;
-mod settings;
 mod sums;
 
 /// A parser by the name of its target.
@@ -27,8 +25,8 @@ pub(crate) const ALL: [Parser; 9] = [
     Parser { name: "idx", read: idx::read },
     Parser { name: "metrics", read: metrics::read },
     Parser { name: "model_config", read: model_config::read },
-    Parser { name: "pictures", read: pictures::read },
+    Parser { name: "pictures", read: vit::fuzzing::picture },
     Parser { name: "safetensors", read: safetensors::read },
-    Parser { name: "settings", read: settings::read },
+    Parser { name: "settings", read: vit::fuzzing::settings },
     Parser { name: "sums", read: sums::read },
 ];

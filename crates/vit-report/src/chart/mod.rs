@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use frame::{Frame, Size};
 use thin::{Pixel, thin};
 
-use crate::page::escape;
+use crate::escape::escape;
 
 pub(crate) use frame::STYLE;
 pub(crate) use scale::Ticks;

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use vit_run::{CONFIG, METRICS, REPORT, read_metrics};
 
 use crate::error::Error;
-use crate::page::{escape, page, section};
+use crate::escape::escape;
+use crate::page::{page, section};
 use crate::picture::Picture;
 
 /// What a report shows beside what lies in the run folder. What is not known is left empty, and not shown.

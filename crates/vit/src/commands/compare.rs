@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         output.write(comparison_page(&comparison).as_bytes())?;
     }
     if args.json {
-        return Ok(output::json(&runs.iter().map(Run::as_json).collect::<Vec<_>>())?);
+        return output::json(&runs.iter().map(Run::as_json).collect::<Vec<_>>());
     }
     print(&table(&runs))?;
     let differences = different_settings(&runs);

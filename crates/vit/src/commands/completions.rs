@@ -18,5 +18,5 @@ pub(super) fn run(args: &Args, mut program: clap::Command) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut program, "vit", &mut script);
     let script = String::from_utf8(script).expect("scripts are text");
-    Ok(output::lines(&script)?)
+    output::lines(&script)
 }

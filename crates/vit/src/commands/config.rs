@@ -7,7 +7,7 @@ use crate::output;
 pub(super) fn run(args: &train::Args) -> Result<()> {
     let settings = args.resolve()?;
     if args.json {
-        return Ok(output::json(&settings)?);
+        return output::json(&settings);
     }
-    Ok(output::lines(&settings.to_visible_toml())?)
+    output::lines(&settings.to_visible_toml())
 }

@@ -66,7 +66,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let confusion = evaluation.confusion(saved.config.classes);
     if args.json {
-        return Ok(output::json(&as_json(&found, &evaluation, &confusion))?);
+        return output::json(&as_json(&found, &evaluation, &confusion));
     }
     print(&found, &evaluation, &confusion)
 }

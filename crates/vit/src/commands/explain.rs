@@ -68,7 +68,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let (class, probability) = attention.prediction;
     output::line(format!("class        {class}"))?;
     output::line(format!("probability  {}", percent(probability.into())))?;
-    Ok(output::line(format!("picture      {}", args.output.display()))?)
+    output::line(format!("picture      {}", args.output.display()))
 }
 
 /// The image as the model sees it, in bytes again.

@@ -6,12 +6,13 @@ use vit_model::{Layout, hf_config_json, hf_preprocessor_json, to_bytes, to_hf_by
 
 use crate::args::path;
 use crate::failure::Result;
+use crate::foreign_folder::{CONFIG, PREPROCESSOR, WEIGHTS};
 use crate::output;
 use crate::outputs::{Force, Inputs, Output, OutputFolder};
 use crate::saved_model::{SavedFile, SavedModel};
 
 /// The files that transformers looks for.
-const HF_FILES: [&str; 3] = ["model.safetensors", "config.json", "preprocessor_config.json"];
+const HF_FILES: [&str; 3] = [WEIGHTS, CONFIG, PREPROCESSOR];
 
 /// Where the model goes.
 enum Place {
@@ -76,5 +77,5 @@ pub(super) fn run(args: &Args) -> Result<()> {
         ])?,
     }
     tracing::info!("{} tensors in the {layout} layout", tensors.len());
-    Ok(output::line(args.output.display())?)
+    output::line(args.output.display())
 }

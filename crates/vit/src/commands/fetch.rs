@@ -23,5 +23,5 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let folder = dataset::fetch(source, &args.place)?;
     tracing::info!("{} is there and verified", source.name);
-    Ok(output::line(folder.display())?)
+    output::line(folder.display())
 }

@@ -60,7 +60,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     output.write(&to_bytes(&parameters, &config)?)?;
     tracing::info!("{} tensors, out of the {} layout", parameters.len(), model.layout);
-    Ok(output::line(args.output.display())?)
+    output::line(args.output.display())
 }
 
 /// Patches in a column and in a row.

@@ -29,7 +29,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let config = args.untold.at_asked_size(&model.config);
     let summary = Summary::of(&config)?;
     if args.json {
-        return Ok(output::json(&as_json(model.layout, &config, &summary))?);
+        return output::json(&as_json(model.layout, &config, &summary));
     }
     output::line(format!("{} ({} layout)", model.file.path().display(), model.layout))?;
     output::line("")?;
@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         thousands(summary.multiply_adds())
     ))?;
     output::line("")?;
-    Ok(output::lines(&toml::to_string(&config).expect("a configuration is plain data"))?)
+    output::lines(&toml::to_string(&config).expect("a configuration is plain data"))
 }
 
 fn as_json(layout: Layout, config: &VitConfig, summary: &Summary) -> serde_json::Value {

@@ -35,7 +35,7 @@ pub(super) fn run(args: &Args, program: Command) -> Result<()> {
     let pages = pages.collect::<std::io::Result<Vec<_>>>();
     let pages = pages.map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
     folder.write(&pages.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-    Ok(output::line(args.output.display())?)
+    output::line(args.output.display())
 }
 
 /// A page for a command and each that it has.

@@ -81,9 +81,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let device = args.device.open()?;
     let saved = SavedModel::open(&args.model)?;
     let model = saved.build(&device)?;
-    let print = |subject, row| {
-        output::json(&Prediction::of(subject, row, args.top_k)?).map_err(Failure::from)
-    };
+    let print = |subject, row| output::json(&Prediction::of(subject, row, args.top_k)?);
     if !args.images.is_empty() {
         let preparation = Preparation::new(&args.pictures, &saved)?;
         each_picture(&args.images, |path| {

@@ -2,27 +2,11 @@
 //! large picture is shrunk while it is decoded.
 
 use image::ImageFormat;
-use image::imageops::{flip_horizontal, flip_vertical, rotate90, rotate180, rotate270};
-use image::metadata::Orientation;
 
+use super::decoded::Decoded;
 use super::error::Error;
 use super::guarded::guarded;
-use super::planes::{Plane, Shrinking};
 use super::{jpeg, png};
-
-/// 8192 x 8192: more than cameras make.
-const MOST_PIXELS: u64 = 1 << 26;
-/// As a JPEG file can say. Rows are decoded whole.
-const LONGEST_SIDE: u32 = 0xFFFF;
-
-/// A picture as it lies in its file.
-pub(super) struct Decoded {
-    /// Width and height, in the file.
-    pub(super) size: (u32, u32),
-    pub(super) pixels: Shrinking,
-    /// How it is to be turned.
-    pub(super) orientation: Option<Orientation>,
-}
 
 /// Decodes a PNG or JPEG picture; one whose longest side is `least` or more is shrunk to no less than that.
 ///
@@ -38,52 +22,11 @@ pub(super) fn decode(bytes: &[u8], least: u32) -> Result<Decoded, Error> {
     guarded(|| decode(bytes, least)).unwrap_or(Err(Error::DecoderFails))
 }
 
-/// Refuses what is larger than any picture.
-pub(super) fn check_size((width, height): (u32, u32)) -> Result<(), Error> {
-    if width.max(height) > LONGEST_SIDE {
-        return Err(Error::TooLong { most: LONGEST_SIDE, width, height });
-    }
-    if u64::from(width) * u64::from(height) > MOST_PIXELS {
-        return Err(Error::TooLarge { most: MOST_PIXELS, width, height });
-    }
-    Ok(())
-}
-
-impl Decoded {
-    /// Width and height of the picture when it stands upright.
-    pub(super) fn upright_size(&self) -> (u32, u32) {
-        use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
-        let (width, height) = self.size;
-        match self.orientation {
-            Some(Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH) => (height, width),
-            _ => (width, height),
-        }
-    }
-
-    /// The planes, upright, one of grey or three of colour.
-    pub(super) fn planes(&self, channels: usize) -> Vec<Plane> {
-        let planes = self.pixels.planes(channels).into_iter();
-        planes.map(|plane| upright(plane, self.orientation)).collect()
-    }
-}
-
-fn upright(plane: Plane, orientation: Option<Orientation>) -> Plane {
-    match orientation {
-        None | Some(Orientation::NoTransforms) => plane,
-        Some(Orientation::Rotate90) => rotate90(&plane),
-        Some(Orientation::Rotate180) => rotate180(&plane),
-        Some(Orientation::Rotate270) => rotate270(&plane),
-        Some(Orientation::FlipHorizontal) => flip_horizontal(&plane),
-        Some(Orientation::FlipVertical) => flip_vertical(&plane),
-        Some(Orientation::Rotate90FlipH) => flip_horizontal(&rotate90(&plane)),
-        Some(Orientation::Rotate270FlipH) => flip_horizontal(&rotate270(&plane)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::planes::Kind;
+    use super::super::planes::{Kind, Plane, Shrinking};
     use super::*;
+    use image::metadata::Orientation;
     use std::fs;
     use std::path::Path;
 

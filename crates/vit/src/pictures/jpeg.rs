@@ -6,7 +6,7 @@ use image::metadata::Orientation;
 use jpeg_decoder::{CodingProcess, ColorTransform, Decoder, ImageInfo, PixelFormat};
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
-use super::decode::{Decoded, check_size};
+use super::decoded::{Decoded, check_size};
 use super::error::Error;
 use super::guarded::guarded;
 use super::planes::{Kind, Shrinking};

@@ -2,7 +2,9 @@
 
 mod args;
 mod decode;
+mod decoded;
 mod error;
+pub(crate) mod fuzzing;
 mod guarded;
 mod jpeg;
 mod placement;
@@ -22,7 +24,6 @@ use crate::failure::{Exit, Failure, Result};
 use crate::saved_model::SavedModel;
 pub(crate) use args::{Args, HELP};
 use args::{Fit, Invert};
-pub(crate) use error::Error;
 use planes::Plane;
 pub(crate) use source::expand;
 

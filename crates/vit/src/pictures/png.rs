@@ -5,7 +5,7 @@ use std::io::Cursor;
 use image::metadata::Orientation;
 use png::{BitDepth, Decoder, Limits, Transformations};
 
-use super::decode::{Decoded, check_size};
+use super::decoded::{Decoded, check_size};
 use super::error::Error;
 use super::planes::{Kind, Shrinking};
 

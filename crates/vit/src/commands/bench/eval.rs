@@ -54,7 +54,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let images_per_second = rate(images.len(), times.median());
     let [median, p10, p90] = [times.median(), times.p10(), times.p90()].map(milliseconds);
     if args.json {
-        return Ok(output::json(&json!({
+        return output::json(&json!({
             "workload": "eval",
             "model": name,
             "parameters": Summary::of(&model.config)?.parameters(),
@@ -66,10 +66,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
             "p10_ms": p10,
             "p90_ms": p90,
             "images_per_second": images_per_second,
-        }))?);
+        }));
     }
     let samples = thousands(images.len() as u64);
     output::line(format!("{samples} images  {median:.1} ms, p10 {p10:.1}, p90 {p90:.1}"))?;
     output::line(format!("images/s  {}", thousands(images_per_second as u64)))?;
-    Ok(output::line(format!("threads   {threads}"))?)
+    output::line(format!("threads   {threads}"))
 }

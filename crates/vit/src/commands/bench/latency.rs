@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let times = Times::new((0..args.iterations).map(|_| forward()).collect::<Result<_>>()?);
     let [median, p10, p90] = [times.median(), times.p10(), times.p90()].map(microseconds);
     if args.json {
-        return Ok(output::json(&json!({
+        return output::json(&json!({
             "workload": "latency",
             "model": model.name,
             "parameters": Summary::of(&model.config)?.parameters(),
@@ -66,8 +66,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
             "median_us": median,
             "p10_us": p10,
             "p90_us": p90,
-        }))?);
+        }));
     }
     output::line(format!("a pass    {median:.1} us, p10 {p10:.1}, p90 {p90:.1}"))?;
-    Ok(output::line(format!("threads   {threads}"))?)
+    output::line(format!("threads   {threads}"))
 }

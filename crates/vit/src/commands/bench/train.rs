@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let images_per_second = rate(batch_size, times.median());
     let [median, p10, p90] = [times.median(), times.p10(), times.p90()].map(milliseconds);
     if args.json {
-        return Ok(output::json(&json!({
+        return output::json(&json!({
             "workload": "train",
             "model": name,
             "parameters": Summary::of(&settings.model)?.parameters(),
@@ -81,11 +81,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
             "p10_ms": p10,
             "p90_ms": p90,
             "images_per_second": images_per_second,
-        }))?);
+        }));
     }
     output::line(format!("a step    {median:.3} ms, p10 {p10:.3}, p90 {p90:.3}"))?;
     output::line(format!("images/s  {}", thousands(images_per_second as u64)))?;
-    Ok(output::line(format!("threads   {threads}"))?)
+    output::line(format!("threads   {threads}"))
 }
 
 /// Those of a run that ends after the last step to be timed.

@@ -37,7 +37,7 @@ pub(super) fn print(
             result["best_val_accuracy"] = best.val_accuracy.into();
             result["best_test_accuracy"] = best.test_accuracy.into();
         }
-        return Ok(output::json(&result)?);
+        return output::json(&result);
     }
     output::line(format!("dataset         {found}"))?;
     output::line(format!("train accuracy  {}", percent(epoch.train_accuracy)))?;
@@ -58,5 +58,5 @@ pub(super) fn print(
             folder.best().display()
         ))?;
     }
-    Ok(output::line(format!("run folder      {}", folder.path().display()))?)
+    output::line(format!("run folder      {}", folder.path().display()))
 }

@@ -1,19 +1,15 @@
-//! Settings files, as the program reads them: its own files, since a program is no library.
-
-#[path = "../../../crates/vit/src/settings/file.rs"]
-mod file;
-#[path = "../../../crates/vit/src/nearest.rs"]
-mod nearest;
+//! Settings files, as the program reads them.
 
 use std::str;
 
 use toml::Value;
 use vit_model::{Preset, VitConfig};
 
-use self::file::{Misread, Settings, one_line, parse};
+use super::file::{Misread, Settings, one_line, parse};
+use crate::nearest;
 
-/// Errors are a line and name a place; settings that are taken are written and read again to the same text.
-pub(super) fn read(bytes: &[u8]) -> bool {
+/// Reads settings, and says whether they are taken: errors are a line and name a place; settings that are taken are written and read again to the same text.
+pub fn read(bytes: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(bytes) else { return false };
     let table = match parse(text) {
         Ok(table) => table,

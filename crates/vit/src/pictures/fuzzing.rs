@@ -1,34 +1,16 @@
-//! PNG and JPEG files, up to what a model is given: the program's own files, since a program is no library.
+//! PNG and JPEG files, up to what a model is given.
 
-#[path = "../../../crates/vit/src/pictures/decode.rs"]
-mod decode;
-#[path = "../../../crates/vit/src/pictures/error.rs"]
-mod error;
-#[path = "../../../crates/vit/src/pictures/guarded.rs"]
-mod guarded;
-#[path = "../../../crates/vit/src/pictures/jpeg.rs"]
-mod jpeg;
-#[path = "../../../crates/vit/src/pictures/placement.rs"]
-mod placement;
-#[path = "../../../crates/vit/src/pictures/planes.rs"]
-mod planes;
-#[path = "../../../crates/vit/src/pictures/png.rs"]
-mod png;
-#[path = "../../../crates/vit/src/pictures/polarity.rs"]
-mod polarity;
-#[path = "../../../crates/vit/src/pictures/strokes.rs"]
-mod strokes;
-
-use self::error::Error;
-use self::planes::Plane;
+use super::error::Error;
+use super::planes::Plane;
+use super::{decode, placement, planes, polarity, strokes};
 
 /// The size of MNIST's images.
 const SIZE: (u32, u32) = (28, 28);
 /// To which large pictures are shrunk first.
 const LEAST: u32 = 256;
 
-/// A refusal says the truth, and a picture becomes finite numbers of the model's size, however it is fitted.
-pub(super) fn read(bytes: &[u8]) -> bool {
+/// Reads a picture, and says whether it is one: a refusal says the truth, and a picture becomes finite numbers of the model's size, however it is fitted.
+pub fn read(bytes: &[u8]) -> bool {
     let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
     let picture = match decode::decode(bytes, LEAST) {
         Ok(picture) => picture,
