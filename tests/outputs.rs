@@ -222,3 +222,48 @@ fn folders_get_new_files_and_keep_those_that_they_have() {
         sandbox.run(&format!("-q {words}")).succeeded();
     }
 }
+
+/// What comes through stdin is read, too.
+#[test]
+fn the_file_behind_stdin_is_not_written() {
+    let sandbox = sandbox();
+    let before = everything(&sandbox);
+    let mut explain = sandbox.command("-q explain run - -o digit.png --force");
+    explain.stdin(fs::File::open(sandbox.path("digit.png")).unwrap());
+    let outcome = Outcome::of(&explain.output().unwrap());
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("this command reads it"), "{}", outcome.stderr);
+    assert!(everything(&sandbox) == before);
+}
+
+/// It can be resumed, and so is worth keeping.
+#[test]
+fn a_run_that_lacks_files_is_still_one() {
+    let sandbox = sandbox();
+    for lost in ["metrics.jsonl", "config.toml", "env.json"] {
+        let kept = sandbox.read(&format!("run/{lost}"));
+        fs::remove_file(sandbox.path("run").join(lost)).unwrap();
+        let before = everything(&sandbox);
+        for target in ["run/config.toml", "run/metrics.jsonl", "run/checkpoints/new"] {
+            let words = format!("-q import model.safetensors -o {target} --force");
+            let outcome = sandbox.run(&words);
+            assert_eq!(outcome.code, Some(2), "{words}: {}", outcome.stderr);
+            assert!(outcome.stderr.contains("run is the folder of a run"), "{}", outcome.stderr);
+        }
+        assert!(everything(&sandbox) == before);
+        sandbox.write(&format!("run/{lost}"), kept);
+    }
+}
+
+#[test]
+fn data_are_not_fetched_into_a_run() {
+    let sandbox = sandbox();
+    for folder in ["run", "run/checkpoints/last"] {
+        for command in ["fetch mnist", "train", "train --dataset mnist"] {
+            let words = format!("{command} --data-dir {folder}");
+            let refusal = sandbox.refuses(2, &words);
+            assert_eq!(refusal.hint, "pass a --data-dir outside of it", "{words}");
+            refusal.saying(&["run is the folder of a run"]);
+        }
+    }
+}

@@ -3,7 +3,10 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
+use std::thread;
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -151,6 +154,28 @@ fn secrets_of_a_mirrors_address_are_told_nowhere() {
     let shown = "warning: http://127.0.0.1:9/d/train-images-idx3-ubyte.gz: ";
     assert!(said.stderr.contains(shown), "{}", said.stderr);
     let mut all = said.stdout + &said.stderr;
+
+    for mirror in ["http://us er:SECRET@h/", "http://u:\"SECRET@h/", "http://u:a>SECRET@h/"] {
+        let outcome = vit(&sandbox, "fetch mnist --mirror", &[mirror]);
+        assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("got \"http://...\""), "{}", outcome.stderr);
+        all += &outcome.stderr;
+    }
+    // With all that libraries say of a request that is answered.
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in server.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+        }
+    });
+    let answered = format!("http://user:SECRET@127.0.0.1:{port}/d?token=SECRET");
+    let said = vit(&sandbox, "-vv fetch mnist --mirror", &[&answered]).stderr;
+    assert!(said.contains("answered with HTTP status 404"), "{said}");
+    // As a dump of bytes has it.
+    all += &said.replace([' ', '\n'], "");
 
     let mut fetch = sandbox.command("fetch mnist");
     all += &Outcome::of(&fetch.env("VIT_MIRROR", mirror).output().unwrap()).stderr;

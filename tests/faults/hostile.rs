@@ -337,7 +337,7 @@ fn checkpoints_and_what_lies_beside_them() {
     for bytes in [deep.into_bytes(), vec![0xff; 1000], Vec::new()] {
         sandbox.write("whole/metrics.jsonl", &bytes);
         let said = sandbox.run("train --resume whole").succeeded().stderr;
-        assert!(said.contains("metrics.jsonl is damaged"), "{said}");
+        assert!(said.contains("metrics.jsonl was damaged"), "{said}");
     }
 }
 

@@ -94,12 +94,45 @@ fn a_run_goes_on_from_the_checkpoint_that_is_named_or_is_refused() {
     assert!(within.status.success(), "{}", String::from_utf8_lossy(&within.stderr));
 }
 
+/// What marks a checkpoint is missing: it is one all the same, and nothing is trained in it.
+#[test]
+fn nothing_is_written_into_a_checkpoint_that_lacks_files() {
+    let (sandbox, _) = trained();
+    for names in [&["SHA256SUMS"][..], &["SHA256SUMS", "model.safetensors"], &["state.json"]] {
+        copy(&sandbox.path("whole"), &sandbox.path("run"));
+        let newest = sandbox.path("run/checkpoints/step-000040");
+        names.iter().for_each(|name| fs::remove_file(newest.join(name)).unwrap());
+        let before = files_below(&newest);
+        let said = sandbox.run("train --resume run/checkpoints/step-000040").succeeded().stderr;
+        assert!(said.contains("going on from run/checkpoints/step-000036"), "{said}");
+        let aside = files_below(&sandbox.path("run/checkpoints/aside-step-000040"));
+        assert_eq!(
+            aside.into_values().collect::<Vec<_>>(),
+            before.into_values().collect::<Vec<_>>()
+        );
+        fs::remove_dir_all(sandbox.path("run")).unwrap();
+    }
+}
+
+#[test]
+fn temporary_files_of_other_programs_stay() {
+    let (sandbox, whole) = trained();
+    sandbox.write("whole/.tmp-work/thesis.txt", "of somebody else");
+    sandbox.write("whole/.tmp-mynotes", "of somebody else");
+    sandbox.write("whole/.tmp-vit-aB3xyz", "half of ours");
+    sandbox.run("train --resume whole").succeeded();
+    assert_eq!(outcome(&sandbox, "whole"), whole);
+    assert!(sandbox.path("whole/.tmp-work/thesis.txt").exists());
+    assert!(sandbox.path("whole/.tmp-mynotes").exists());
+    assert!(!sandbox.path("whole/.tmp-vit-aB3xyz").exists());
+}
+
 #[test]
 fn nothing_is_changed_before_all_checks_have_passed() {
     let (sandbox, _) = trained();
     sandbox.write("whole/checkpoints/step-000040/state.json", "{}");
     sandbox.write("whole/metrics.jsonl", "");
-    sandbox.write("whole/.tmp-x", "");
+    sandbox.write("whole/.tmp-vit-aB3xyz", "");
     fs::remove_file(sandbox.path("whole/env.json")).unwrap();
     IdxFolder { train: 60, ..IdxFolder::default() }.write(&sandbox, "tiny");
     let before = files_below(&sandbox.path("whole"));

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::cargo::metadata;
-use crate::tree;
+use crate::{circles, tree};
 
 /// What a crate may depend on. Dev-dependencies are free, since no user of a crate builds them.
 struct Layer {
@@ -66,6 +66,7 @@ const LAYERS: &[Layer] = &[
 pub(crate) fn check() -> Result<()> {
     let violations = violations(&metadata()?);
     ensure!(violations.is_empty(), "{}", violations.join("; "));
+    circles::check()?;
     tree::check()
 }
 

@@ -6,6 +6,7 @@ mod api;
 mod bench;
 mod cargo;
 mod ci;
+mod circles;
 mod deny;
 mod examples;
 mod failure;

@@ -43,11 +43,12 @@ impl FromStr for Mirror {
     /// # Errors
     /// [`Error::Mirror`] if this is no address of the web.
     fn from_str(text: &str) -> Result<Self, Error> {
+        // Of what is no address, the part that is secret is anybody's guess.
         parse(text).ok_or_else(|| {
-            // Of what is no address, the part that is secret is anybody's guess.
-            let text = if text.contains("://") { text.into() } else { format!("://{text}") };
-            let url = redacted(&text);
-            Error::Mirror { url: url.strip_prefix("://").unwrap_or(&url).to_owned() }
+            let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+            let is_scheme = |scheme: &&str| scheme.chars().all(|it| it.is_ascii_alphanumeric());
+            let scheme = scheme.filter(is_scheme).map(|scheme| format!("{scheme}://"));
+            Error::Mirror { url: scheme.unwrap_or_default() + "..." }
         })
     }
 }

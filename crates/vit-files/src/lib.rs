@@ -24,4 +24,4 @@ pub use read::{lines_of_at_most, text_of_at_most};
 pub use sums::SUMS;
 pub use system::sync_folder;
 pub use target::{FileId, Target, write_through};
-pub use temporary::remove_temporaries;
+pub use temporary::{is_temporary, remove_temporaries};

@@ -134,13 +134,15 @@ fn remove(path: &Path) {
 fn remove_stale(folder: &Path, now: SystemTime) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
-        if is_ours(&entry.file_name().to_string_lossy()) && is_stale(&entry, now) {
+        if is_temporary(&entry.file_name().to_string_lossy()) && is_stale(&entry, now) {
             remove(&entry.path());
         }
     }
 }
 
-fn is_ours(name: &str) -> bool {
+/// Whether a file or folder of this name is a temporary one of this crate's.
+#[must_use]
+pub fn is_temporary(name: &str) -> bool {
     name.strip_prefix(PREFIX).is_some_and(|random| {
         random.len() == RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
     })

@@ -10,6 +10,11 @@ use crate::folder::free_name;
 use crate::names::{CHECKPOINTS, CONFIG, LAST, MODEL, STATE, TENSORS};
 use crate::{Error, RunFolder};
 
+/// A checkpoint that is being removed has a name that begins so.
+pub(crate) const OLD_CHECKPOINT: &str = ".tmp-vit-step-";
+/// The link to the newest checkpoint, before it is put in the place of the one before.
+pub(crate) const NEW_LAST: &str = ".tmp-vit-last";
+
 fn name_of(step: u64) -> String {
     format!("step-{step:06}")
 }
@@ -82,8 +87,9 @@ impl RunFolder {
     pub fn prune_checkpoints(&self, keep: usize) -> Result<(), Error> {
         for path in newest_checkpoints(self.path())?.into_iter().skip(keep) {
             // Renamed first: half a checkpoint never lies among the others.
-            let name = path.file_name().unwrap_or_default().display();
-            let aside = self.path().join(format!(".tmp-{name}"));
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let step = name.strip_prefix("step-").unwrap_or(&name);
+            let aside = self.path().join(format!("{OLD_CHECKPOINT}{step}"));
             let removed = fs::rename(&path, &aside).and_then(|()| fs::remove_dir_all(&aside));
             removed.map_err(vit_files::Error::io("remove", &path))?;
         }
@@ -112,7 +118,7 @@ impl RunFolder {
         #[cfg(unix)]
         {
             let name = checkpoint.file_name().unwrap_or_default();
-            let aside = self.path().join(".tmp-last");
+            let aside = self.path().join(NEW_LAST);
             let last = self.checkpoints().join(LAST);
             if fs::symlink_metadata(&last).is_ok_and(|metadata| metadata.is_dir()) {
                 self.set_checkpoint_aside(&last)?;

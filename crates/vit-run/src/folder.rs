@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use vit_files::FileLock;
 
 use crate::Error;
+use crate::checkpoints::{NEW_LAST, OLD_CHECKPOINT};
 use crate::names::{BEST, LOCK, METRICS, MODEL};
 
 /// A folder of its own for one run, in which nobody else trains as long as this is held.
@@ -16,9 +17,6 @@ pub struct RunFolder {
     _lock: FileLock,
 }
 
-/// What the names of temporary files and folders begin with (vit-files).
-const TEMPORARY: &str = ".tmp-";
-
 impl RunFolder {
     /// Makes a folder that must not exist yet, and those above it, with these files and a `metrics.jsonl` without lines:
     /// whenever it is there, so are they.
@@ -27,7 +25,7 @@ impl RunFolder {
     /// If it exists, or cannot be made.
     pub fn create(path: &Path, files: &[(&str, &[u8])]) -> Result<Self, Error> {
         if let Some(above) = path.parent() {
-            fs::create_dir_all(above).map_err(vit_files::Error::io("create", above))?;
+            fs::create_dir_all(above).map_err(vit_files::Error::io("write", above))?;
         }
         let mut files = files.to_vec();
         files.push((METRICS, b""));
@@ -129,8 +127,10 @@ fn entries_of(folder: &Path) -> Result<Vec<(PathBuf, FileType)>, Error> {
     Ok(entries.map_err(vit_files::Error::io("read", folder))?)
 }
 
+/// Whether we made it, to be renamed or removed: another program's temporary files are not ours to remove.
 fn is_temporary(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY))
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    vit_files::is_temporary(&name) || name.starts_with(OLD_CHECKPOINT) || name == NEW_LAST
 }
 
 /// The first of `name.extension`, `name-2.extension`, ... that does not exist in a folder which nobody else writes.
@@ -169,16 +169,18 @@ mod tests {
         let held = RunFolder::create(&path, &[]).expect("a writable folder");
         assert!(matches!(RunFolder::open(&path).unwrap_err(), Error::InUse { .. }));
         drop(held);
-        fs::write(path.join(".tmp-a"), b"half").expect("a writable folder");
-        fs::create_dir_all(path.join(".tmp-b/c")).expect("a writable folder");
+        fs::write(path.join(".tmp-vit-aB3xyz"), b"half").expect("a writable folder");
+        fs::create_dir_all(path.join(".tmp-vit-step-000007/c")).expect("a writable folder");
+        fs::create_dir_all(path.join(".tmp-work")).expect("a writable folder");
         #[cfg(unix)]
-        std::os::unix::fs::symlink("step-000001", path.join(".tmp-last")).expect("a link");
+        std::os::unix::fs::symlink("step-000001", path.join(".tmp-vit-last")).expect("a link");
         let held = RunFolder::open(&path).expect("nobody holds it");
-        assert!(path.join(".tmp-b/c").exists());
+        assert!(path.join(".tmp-vit-step-000007/c").exists());
         held.remove_temporary().expect("a writable folder");
-        for name in [".tmp-a", ".tmp-b", ".tmp-last"] {
+        for name in [".tmp-vit-aB3xyz", ".tmp-vit-step-000007", ".tmp-vit-last"] {
             assert!(fs::symlink_metadata(path.join(name)).is_err(), "{name}");
         }
+        assert!(path.join(".tmp-work").exists(), "it is another program's");
         drop(held);
         assert!(matches!(RunFolder::open(&above.path().join("no")), Err(Error::File(_))));
     }

@@ -15,7 +15,7 @@ pub use folder::RunFolder;
 pub use metrics::{
     EpochMetrics, LONGEST_LINE, Metrics, Record, StepMetrics, read_metrics, read_records,
 };
-pub use metrics_file::{MetricsFile, MetricsMark};
+pub use metrics_file::{MetricsFile, MetricsMark, Rebuilt};
 pub use names::{
     BEST, CHECKPOINTS, CONFIG, DIVERGED, ENVIRONMENT, EVENTS, LAST, LOCK, METRICS, MODEL, PLOTS,
     REPORT, STATE, TABLE, TENSORS,

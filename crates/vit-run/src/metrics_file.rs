@@ -1,14 +1,14 @@
 //! `metrics.jsonl`, being written, and how far a checkpoint vouches for it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vit_files::{Digest, Hasher, open_file};
+use vit_files::{Digest, Hasher, lines_of_at_most, open_file};
 
 use crate::folder::free_name;
-use crate::{Error, Record};
+use crate::{Error, LONGEST_LINE, Record};
 
 /// Up to where a run's metrics have been written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,15 @@ impl Default for MetricsMark {
     fn default() -> Self {
         Self { bytes: 0, sha256: Digest::of_bytes(b"").to_string() }
     }
+}
+
+/// How [`MetricsFile::rebuild`] left the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// What was there; none where it was missing.
+    pub aside: Option<PathBuf>,
+    /// What is there now.
+    pub mark: MetricsMark,
 }
 
 /// `metrics.jsonl`, being written.
@@ -50,12 +59,13 @@ impl MetricsFile {
         Ok(Self { path: path.to_owned(), file, bytes: mark.bytes, hasher })
     }
 
-    /// Puts what had been written at a mark in the place of a file that does not go on as it should, or is missing. What
-    /// was there gets the name that is returned: `metrics-aside.jsonl`, or with a number where that exists.
+    /// Replaces a file that is damaged or missing by what is left of it: what a mark vouches for, and of what follows each line
+    /// that is a record of a step up to `last_step`. What was there gets the name that is returned: `metrics-aside.jsonl`, or
+    /// with a number where that exists.
     ///
     /// # Errors
-    /// If it cannot be written, or does not begin with what had been written at the mark.
-    pub fn replace_at(path: &Path, mark: &MetricsMark) -> Result<Option<PathBuf>, Error> {
+    /// If it cannot be read or written, or does not begin with what had been written at the mark.
+    pub fn rebuild(path: &Path, mark: &MetricsMark, last_step: u64) -> Result<Rebuilt, Error> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let aside = free_name(folder, "metrics-aside", ".jsonl");
         let mut kept = Vec::new();
@@ -64,14 +74,24 @@ impl MetricsFile {
             copied => {
                 copied.map_err(vit_files::Error::io("write", &aside))?;
                 mark.check(&aside)?;
-                let file = open_file(&aside).map_err(vit_files::Error::io("read", &aside))?;
-                let read = file.take(mark.bytes).read_to_end(&mut kept);
-                read.map_err(vit_files::Error::io("read", &aside))?;
+                let unreadable = |error| vit_files::Error::io("read", &aside)(error);
+                let mut file = BufReader::new(open_file(&aside).map_err(unreadable)?);
+                (&mut file).take(mark.bytes).read_to_end(&mut kept).map_err(unreadable)?;
+                let lines = lines_of_at_most(LONGEST_LINE, file).map_while(Result::ok);
+                let is_record = |line: &Vec<u8>| match serde_json::from_slice(line) {
+                    Ok(Record::Step(step)) => step.step <= last_step,
+                    Ok(Record::Epoch(epoch)) => epoch.step <= last_step,
+                    Ok(Record::Other) | Err(_) => false,
+                };
+                lines
+                    .filter(|line| line.ends_with(b"\n") && is_record(line))
+                    .for_each(|line| kept.extend(line));
                 Some(aside)
             }
         };
         vit_files::write_atomically(path, &kept)?;
-        Ok(aside)
+        let sha256 = Digest::of_bytes(&kept).to_string();
+        Ok(Rebuilt { aside, mark: MetricsMark { bytes: kept.len() as u64, sha256 } })
     }
 
     /// Appends a line, with one write, so that a reader sees whole lines.
@@ -174,25 +194,30 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_kept_aside_and_replaced_by_what_is_sound() {
+    fn a_damaged_file_is_kept_aside_and_loses_what_is_no_record() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("metrics.jsonl");
         std::fs::write(&path, "").expect("a writable folder");
         let mut file = MetricsFile::open_at(&path, &MetricsMark::default()).expect("the file");
         file.append(&record(1)).expect("a writable file");
         let sound = file.mark();
-        file.append(&record(2)).expect("a writable file");
-        let damaged = std::fs::read_to_string(&path).expect("the file").replace(":2,", ":9,");
+        for step in 2..=5 {
+            file.append(&record(step)).expect("a writable file");
+        }
+        let whole = std::fs::read_to_string(&path).expect("the file");
+        let damaged =
+            whole.replace("{\"kind\":\"step\",\"step\":3", "{\"kind\":\"stop\"\"step\":3");
         std::fs::write(&path, &damaged).expect("a writable folder");
-        assert!(file.mark().check(&path).expect_err("another step").is_damage());
-        let aside = MetricsFile::replace_at(&path, &sound).expect("a writable folder");
-        let aside = aside.expect("there was a file");
+        assert!(file.mark().check(&path).expect_err("another line").is_damage());
+        let rebuilt = MetricsFile::rebuild(&path, &sound, 4).expect("a writable folder");
+        let aside = rebuilt.aside.expect("there was a file");
         assert_eq!(std::fs::read_to_string(aside).expect("the damaged file"), damaged);
-        assert_eq!(records(&path), [record(1)]);
+        assert_eq!(records(&path), [1, 2, 4].map(record));
+        rebuilt.mark.check(&path).expect("what was written");
         std::fs::remove_file(&path).expect("the file");
         assert!(sound.check(&path).expect_err("no file").is_damage());
-        let none = MetricsFile::replace_at(&path, &MetricsMark::default());
-        assert_eq!(none.expect("a writable folder"), None);
+        let rebuilt = MetricsFile::rebuild(&path, &MetricsMark::default(), 4);
+        assert_eq!(rebuilt.expect("a writable folder").aside, None);
         assert_eq!(records(&path), []);
     }
 }

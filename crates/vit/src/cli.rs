@@ -1,12 +1,11 @@
 //! The command line: logging and a command.
 
-mod usage;
+pub(crate) mod usage;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
-use crate::commands::Command;
+use crate::commands::{Command, train};
 use crate::logging::Logging;
-pub(crate) use usage::parse;
 
 /// A shallow Vision Transformer: trained, inspected and used
 #[derive(Debug, Parser)]
@@ -22,13 +21,17 @@ const EXIT_CODES: &str = "\
 Exit codes: 0 ok, 1 internal error, 2 usage or configuration, 3 data, \
 4 model file or disk, 5 training diverged, 6 device, 130 interrupted.";
 
+/// The program's command line, as clap takes it.
+pub(crate) fn program() -> clap::Command {
+    Cli::command().mut_subcommand("train", train::without_settings_beside_resume)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        program().debug_assert();
     }
 }

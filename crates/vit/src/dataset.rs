@@ -14,8 +14,8 @@ use vit_model::VitConfig;
 
 use crate::args::{path, path_or_name};
 use crate::failure::{Exit, Failure, Result};
-use crate::output;
 use crate::progress::Counter;
+use crate::{output, outputs};
 
 /// Which dataset, and where it lies.
 #[derive(Debug, clap::Args)]
@@ -189,6 +189,7 @@ fn mnist_or_why_not(place: &DataPlace) -> Result<std::result::Result<PathBuf, St
         Err(error @ vit_fetch::Error::NoHome) => return unkept(error),
         Err(error) => return Err(error.into()),
     };
+    outputs::check_outside_of_runs(&folder, "--data-dir")?;
     match vit_fetch::verify(source, &folder) {
         Ok(Presence::Verified) => return Ok(Ok(folder)),
         Ok(_) => {}
@@ -244,6 +245,7 @@ pub(crate) fn folder_of(name: &str, place: &DataPlace) -> Option<PathBuf> {
 /// If it cannot be had.
 pub(crate) fn fetch(source: &'static Source, place: &DataPlace) -> Result<PathBuf> {
     let folder = source.folder(&data_root(place.data_dir.clone())?);
+    outputs::check_outside_of_runs(&folder, "--data-dir")?;
     let fetched = vit_fetch::verify(source, &folder).and_then(|presence| match presence {
         Presence::Verified => Ok(()),
         Presence::Incomplete { .. } => obtain(source, &folder, place, HUB_PATIENCE),

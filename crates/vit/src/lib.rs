@@ -22,19 +22,18 @@ mod report;
 mod saved_model;
 mod settings;
 mod terminal;
+mod threads;
 mod untold;
 
 use std::process::ExitCode;
-
-use clap::CommandFactory;
 
 /// Runs the program with the arguments that it was started with.
 pub fn run() -> ExitCode {
     candle_threads::leave_unused();
     terminal::tell_panics();
-    let cli = cli::parse();
+    let cli = cli::usage::parse();
     logging::start(&cli.logging);
-    let done = interrupt::listen().and_then(|()| commands::run(cli.command, cli::Cli::command()));
+    let done = interrupt::listen().and_then(|()| commands::run(cli.command, cli::program()));
     done.unwrap_or_else(|failure| failure.report())
 }
 

@@ -52,8 +52,9 @@ pub(crate) fn start(options: &Logging) {
     };
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let all = level == LevelFilter::TRACE;
-    let wanted =
-        filter_fn(move |metadata| *metadata.level() <= level && (all || is_ours(metadata)));
+    let wanted = filter_fn(move |metadata| {
+        *metadata.level() <= level && (is_ours(metadata) || (all && is_fit(metadata)))
+    });
     // How long what takes long has taken is for those who want more than what happens.
     let spans = if level >= LevelFilter::DEBUG { FmtSpan::CLOSE } else { FmtSpan::NONE };
     let lines = tracing_subscriber::fmt::layer()
@@ -84,6 +85,11 @@ fn is_ours(metadata: &Metadata<'_>) -> bool {
         || target == "vit"
         || target.starts_with("vit_")
         || target.starts_with("vit::")
+}
+
+/// Whether a library's line may be shown: of requests as bytes, secrets cannot be taken out.
+fn is_fit(metadata: &Metadata<'_>) -> bool {
+    !metadata.target().starts_with("ureq_proto")
 }
 
 /// Lines of JSON, as a terminal may show them.

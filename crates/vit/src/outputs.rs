@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use vit_files::{FileId, Target, create_atomically, write_atomically, write_through};
 
-use vit_run::{CONFIG, METRICS, STATE};
+use vit_run::{CHECKPOINTS, CONFIG, ENVIRONMENT, LOCK, METRICS, STATE, TENSORS};
 
 use crate::failure::{Exit, Failure, Result};
 use crate::output;
@@ -59,10 +59,23 @@ impl Inputs {
                 files.push(path.to_owned());
             }
         }
-        let is_file = |path: &PathBuf| path.is_file();
-        let ids = files.iter().filter(|path| is_file(path)).map(|path| FileId::of(path));
-        Self(ids.flatten().collect())
+        let ids = files.iter().filter(|path| path.is_file()).map(|path| FileId::of(path));
+        Self(ids.flatten().chain(stdin()).collect())
     }
+}
+
+/// The file that stdin comes from, if it is one: any command may read it.
+#[cfg(unix)]
+fn stdin() -> Option<FileId> {
+    use std::os::fd::AsFd;
+    let stdin = fs::File::from(io::stdin().as_fd().try_clone_to_owned().ok()?);
+    let metadata = stdin.metadata().ok()?;
+    metadata.is_file().then(|| FileId::of_metadata(&metadata))
+}
+
+#[cfg(not(unix))]
+fn stdin() -> Option<FileId> {
+    None
 }
 
 /// A file, pipe or device that may be written.
@@ -199,11 +212,11 @@ impl OutputFolder {
     }
 }
 
-/// Refuses a new run in the folder of another.
+/// Refuses a folder in that of a run, as the one of a new run or of data; `flag` names it.
 ///
 /// # Errors
 /// If it would lie there.
-pub(crate) fn check_new_run(path: &Path) -> Result<()> {
+pub(crate) fn check_outside_of_runs(path: &Path, flag: &str) -> Result<()> {
     // A path that leads nowhere is told by who makes the folder.
     let Ok(target) = Target::of(path) else { return Ok(()) };
     match run_around(target.path()) {
@@ -214,7 +227,7 @@ pub(crate) fn check_new_run(path: &Path) -> Result<()> {
                 path.display(),
                 run.display()
             );
-            Err(Failure::new(Exit::Usage, message).hint("pass a --run-dir outside of it"))
+            Err(Failure::new(Exit::Usage, message).hint(format!("pass a {flag} outside of it")))
         }
     }
 }
@@ -223,7 +236,10 @@ pub(crate) fn check_new_run(path: &Path) -> Result<()> {
 fn run_around(path: &Path) -> Option<PathBuf> {
     let is_run = |folder: &&Path| {
         let holds = |name: &str| folder.join(name).exists();
-        holds(CONFIG) && (holds(METRICS) || holds(STATE))
+        let parts = [CONFIG, METRICS, ENVIRONMENT, CHECKPOINTS, STATE, TENSORS, LOCK];
+        // A run that lacks a file is one all the same.
+        (holds(CONFIG) || holds(METRICS) || holds(STATE))
+            && parts.into_iter().filter(|name| holds(name)).count() > 1
     };
     // The outermost: of a checkpoint, its run.
     let run = path.ancestors().skip(1).filter(is_run).last()?;

@@ -3,17 +3,22 @@
 use std::env;
 use std::ffi::OsString;
 
+use clap::FromArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser};
 use vit_fetch::redacted;
 
-use super::Cli;
+use super::{Cli, program};
 use crate::terminal::escaped;
 
 /// What the program was started with; if that is wrong, this says so and ends the program.
 pub(crate) fn parse() -> Cli {
     let args: Vec<OsString> = env::args_os().collect();
-    Cli::try_parse_from(&args).unwrap_or_else(|error| with_tip(shown(&error, &args)).exit())
+    parsed(&args).unwrap_or_else(|error| with_tip(shown(&error, &args)).exit())
+}
+
+fn parsed(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> clap::error::Result<Cli> {
+    let matches = program().try_get_matches_from(args)?;
+    Cli::from_arg_matches(&matches)
 }
 
 /// What to do instead of resuming with other settings.
@@ -36,14 +41,14 @@ fn with_tip(mut error: clap::Error) -> clap::Error {
 /// arguments rather than escaped itself.
 fn shown(error: &clap::Error, args: &[OsString]) -> clap::Error {
     let visible = |arg: &OsString| escaped(&redacted(&arg.to_string_lossy())).into_owned();
-    match Cli::try_parse_from(args.iter().map(visible)) {
+    match parsed(args.iter().map(visible)) {
         Err(again) if again.kind() == error.kind() => again,
         // Bytes that are no UTF-8, which escaped ones are.
         _ if error.kind() == ErrorKind::InvalidUtf8 => {
             let message = "expected arguments in UTF-8, got other bytes";
-            Cli::command().error(ErrorKind::InvalidUtf8, message)
+            program().error(ErrorKind::InvalidUtf8, message)
         }
-        _ => Cli::command().error(error.kind(), escaped(&redacted(&error.to_string()))),
+        _ => program().error(error.kind(), escaped(&redacted(&error.to_string()))),
     }
 }
 
@@ -53,7 +58,7 @@ mod tests {
 
     fn told(words: &[&str]) -> String {
         let args: Vec<OsString> = ["vit"].iter().chain(words).map(OsString::from).collect();
-        let error = Cli::try_parse_from(&args).expect_err("wrong on purpose");
+        let error = parsed(&args).expect_err("wrong on purpose");
         shown(&error, &args).to_string()
     }
 

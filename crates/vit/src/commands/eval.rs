@@ -15,6 +15,7 @@ use crate::failure::Result;
 use crate::output::{self, percent, thousands};
 use crate::progress::Counter;
 use crate::saved_model::SavedModel;
+use crate::threads::threads_on;
 
 /// Measures a model on a dataset's test images
 #[derive(Debug, clap::Args)]
@@ -51,7 +52,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let evaluation = vit_train::evaluate(
         &|images: &candle_core::Tensor, mode| model.forward(images, mode),
         test.len(),
-        super::threads_on(&device, args.threads),
+        threads_on(&device, args.threads),
         |indices| {
             let (images, labels) = test.batch(indices, &device, DType::F32)?;
             bar.add(indices.len() as u64);

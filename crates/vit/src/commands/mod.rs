@@ -17,7 +17,6 @@ mod verify;
 
 use std::process::ExitCode;
 
-use candle_core::Device;
 use clap::Subcommand;
 
 use crate::failure::Result;
@@ -71,15 +70,4 @@ pub(crate) fn run(command: Command, program: clap::Command) -> Result<ExitCode> 
         Command::Man(args) => man::run(&args, program)?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// As many as asked for, else one for each core; on a GPU, which one keeps busy, one.
-fn threads_on(device: &Device, asked: Option<u16>) -> usize {
-    if device.is_cpu() { threads(asked) } else { 1 }
-}
-
-/// As many as asked for, else one for each core.
-fn threads(asked: Option<u16>) -> usize {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    asked.map_or_else(cores, usize::from)
 }

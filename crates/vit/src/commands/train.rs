@@ -27,6 +27,7 @@ use vit_run::{
 };
 
 pub(super) use self::args::Args;
+pub(crate) use self::args::without_settings_beside_resume;
 pub(super) use self::images::batch_of;
 pub(super) use self::observer::{BEST, digest};
 pub(super) use self::resume::{check_dataset, check_settings, most_bytes, run_of};
@@ -82,7 +83,7 @@ fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
     let trace = trace_of(args, &settings)?;
     let folder = RunFolder::open(&path)?;
     let device = args.device.open()?;
-    let resumed = Resumed::find(&folder, &settings)?;
+    let mut resumed = Resumed::find(&folder, &settings)?;
     let check = |found: &Found| match &resumed.checkpoint {
         Some((_, saved)) => resume::check_dataset(saved, &found.digest()),
         None => Ok(()),
@@ -222,7 +223,7 @@ fn refuse_existing(run_dir: Option<&Path>) -> Result<()> {
         Some(path) if fs::symlink_metadata(path).is_ok() => {
             Err(vit_run::Error::Exists { path: path.to_owned() }.into())
         }
-        Some(path) => outputs::check_new_run(path),
+        Some(path) => outputs::check_outside_of_runs(path, "--run-dir"),
         None => Ok(()),
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Line, Shown, show};
+use super::line::Line;
+use super::screen::{Shown, show};
 
 /// A bar of how many are done, until it is dropped.
 pub(crate) struct Counter {

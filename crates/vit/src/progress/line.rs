@@ -2,13 +2,18 @@
 
 use std::borrow::Cow;
 
-use super::Style;
 use crate::terminal::escaped;
 
 /// What comes between the parts of a line.
 const GAP: &str = "  ";
 /// A bar that is shorter says nothing.
 const SHORTEST_BAR: usize = 8;
+
+/// How lines are drawn.
+#[derive(Clone, Copy)]
+pub(crate) struct Style {
+    pub(crate) colours: bool,
+}
 
 /// A name, a bar, and what else is known.
 #[derive(Clone, Debug, Default)]

@@ -66,7 +66,7 @@ pub(crate) fn attention(
     let rollout = of_read_token(config, &weights.rollout()?.squeeze(0)?)?;
     let class = argmax(&probabilities) as usize;
     let prediction = (class, probabilities[class]);
-    let grid = super::grid(config);
+    let grid = config.patch_config().grid();
     Ok((Attention { picture, label: None, prediction, grid, layers, rollout }, probabilities))
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn attention(
 /// `weights` (tokens, tokens) -> one for each patch
 fn of_read_token(config: &VitConfig, weights: &Tensor) -> candle_core::Result<Vec<f32>> {
     let tokens = weights.dim(0)?;
-    let (rows, columns) = super::grid(config);
+    let (rows, columns) = config.patch_config().grid();
     let patches = rows * columns;
     let prefix = tokens - patches;
     let to_patches = weights.narrow(1, prefix, patches)?; // (tokens, patches)

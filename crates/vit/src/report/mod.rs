@@ -5,7 +5,7 @@ mod tested;
 
 use candle_core::{D, Device, Tensor};
 use vit_data::Split;
-use vit_model::{Summary, VitConfig};
+use vit_model::Summary;
 use vit_patch::Position;
 use vit_report::{Positions, Report};
 
@@ -60,7 +60,7 @@ fn positions(saved: &SavedModel) -> Result<Option<Positions>> {
         return Ok(None);
     };
     let table = table.squeeze(0)?; // (rows, dim)
-    let grid = grid(config);
+    let grid = config.patch_config().grid();
     let patches = grid.0 * grid.1;
     let table = table.narrow(0, table.dim(0)? - patches, patches)?;
     let norms = table.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
@@ -73,9 +73,4 @@ fn positions(saved: &SavedModel) -> Result<Option<Positions>> {
 /// `unit` (patches, dim) -> (patches, patches)
 fn cosines(unit: &Tensor) -> candle_core::Result<Tensor> {
     unit.matmul(&unit.t()?)
-}
-
-/// Rows and columns of patches.
-fn grid(config: &VitConfig) -> (usize, usize) {
-    (config.image.height / config.patch.height, config.image.width / config.patch.width)
 }

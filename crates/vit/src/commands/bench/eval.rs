@@ -7,17 +7,17 @@ use serde_json::json;
 use vit_data::Split;
 use vit_model::Summary;
 
-use super::images::Images;
+use super::images::{Images, NOISE};
 use super::model::{Model, ModelArgs};
 use super::times::{Times, milliseconds, rate};
-use crate::commands;
 use crate::dataset::DataArgs;
 use crate::failure::Result;
 use crate::output::{self, thousands};
+use crate::threads::threads;
 
 /// Times what `vit eval` does once model and images are loaded
 #[derive(Debug, clap::Args)]
-#[command(after_help = super::NOISE)]
+#[command(after_help = NOISE)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -40,7 +40,7 @@ pub(crate) struct Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     let model = Model::open(&args.model)?;
     let images = Images::load(&args.data, Split::Test, args.images as usize, &model.config)?;
-    let threads = commands::threads(args.threads);
+    let threads = threads(args.threads);
     let name = &model.name;
     tracing::info!("timing {} evaluations of {name} on {}", args.rounds, images.name);
     let evaluate = || {

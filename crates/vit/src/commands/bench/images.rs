@@ -10,6 +10,10 @@ use crate::commands::train::batch_of;
 use crate::dataset::{self, DataArgs};
 use crate::failure::{Exit, Failure, Result};
 
+/// What is measured without a dataset.
+pub(super) const NOISE: &str = "\
+Without --dataset, images of noise in the model's size are taken.";
+
 /// A byte a value; no benchmark needs more.
 const MOST_NOISE: usize = 4_000_000_000;
 

@@ -10,9 +10,9 @@ use vit_model::Summary;
 use super::images::Images;
 use super::model::{Model, ModelArgs};
 use super::times::{Times, microseconds};
-use crate::commands;
 use crate::failure::Result;
 use crate::output;
+use crate::threads::threads;
 
 /// One pass in so many is made before the clock starts.
 const WARM_UP: u32 = 10;
@@ -37,7 +37,7 @@ pub(crate) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let threads = NonZero::new(commands::threads(args.threads)).unwrap_or(NonZero::<usize>::MIN);
+    let threads = NonZero::new(threads(args.threads)).unwrap_or(NonZero::<usize>::MIN);
     assert!(vit_ops::set_threads(threads), "the first operation is still to come");
     let model = Model::open(&args.model)?;
     let batch_size = args.batch_size;

@@ -19,10 +19,6 @@ pub(crate) enum Bench {
     Latency(latency::Args),
 }
 
-/// What is measured without a dataset.
-const NOISE: &str = "\
-Without --dataset, images of noise in the model's size are taken.";
-
 pub(super) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Train(args) => train::run(args),

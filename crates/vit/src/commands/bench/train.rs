@@ -9,21 +9,22 @@ use vit_layers::Parameters;
 use vit_model::Summary;
 use vit_train::{AfterStep, Batch, Data, Observer, Record};
 
-use super::images::Images;
+use super::images::{Images, NOISE};
 use super::model;
 use super::times::{Times, milliseconds, rate};
-use crate::commands;
+use crate::commands::train::trainer;
 use crate::dataset::DataArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{self, thousands};
 use crate::settings::{Settings, SettingsArgs};
+use crate::threads::threads;
 
 /// Batches in an epoch of noise: several, so that no batch lies in the nearest cache from the step before.
 const BATCHES_OF_NOISE: usize = 16;
 
 /// Times the steps that `vit train` takes; leaves nothing behind
 #[derive(Debug, clap::Args)]
-#[command(after_help = super::NOISE)]
+#[command(after_help = NOISE)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
@@ -52,9 +53,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let noise = BATCHES_OF_NOISE.saturating_mul(batch_size);
     let images = Images::load(&args.data, Split::Train, noise, &settings.model)?;
     let name = model::name(&args.settings, &settings);
-    let threads = commands::threads(args.threads);
+    let threads = threads(args.threads);
     let parameters = Parameters::seeded(settings.train.seed);
-    let mut trainer = commands::train::trainer(&settings, &parameters, &Device::Cpu, threads)?;
+    let mut trainer = trainer(&settings, &parameters, &Device::Cpu, threads)?;
     tracing::info!("timing {} steps of {name} on {}", args.steps, images.name);
     let data = TrainingAlone {
         images: &images,

@@ -63,7 +63,7 @@ impl Images {
 }
 
 /// As the trainer takes it.
-pub(in crate::commands) fn batch_of(augmented: Augmented) -> Batch {
+pub(crate) fn batch_of(augmented: Augmented) -> Batch {
     let Augmented { images, labels, mixed } = augmented;
     let mixed = mixed.into_iter().flat_map(|vit_data::Mixed { labels, shares }| [labels, shares]);
     Batch::with_targets(images, [labels].into_iter().chain(mixed).collect())

@@ -8,7 +8,8 @@ use serde_json::Value;
 use vit_files::{Digest, SUMS};
 use vit_model::{Layout, Summary};
 use vit_run::{
-    CHECKPOINTS, Environment, MODEL, MetricsFile, MetricsMark, RunFolder, newest_checkpoints,
+    CHECKPOINTS, CONFIG, Environment, MODEL, MetricsFile, MetricsMark, Rebuilt, RunFolder, STATE,
+    TENSORS, newest_checkpoints,
 };
 use vit_train::{SavedState, TrainState, most_bytes_of};
 
@@ -24,11 +25,17 @@ use crate::terminal::quoted;
 /// # Errors
 /// If it is another checkpoint.
 pub(crate) fn run_of(path: &Path) -> Result<PathBuf> {
-    let sums = path.join(SUMS);
-    match fs::symlink_metadata(&sums) {
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(path.to_owned()),
-        Err(error) => return Err(vit_files::Error::io("read", &sums)(error).into()),
+    let mut is_checkpoint = false;
+    for name in [SUMS, STATE, TENSORS] {
+        let file = path.join(name);
+        match fs::symlink_metadata(&file) {
+            Ok(_) => is_checkpoint = true,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(vit_files::Error::io("read", &file)(error).into()),
+        }
+    }
+    if !is_checkpoint {
+        return Ok(path.to_owned());
     }
     let (shown, init) = (path.display(), path.join(MODEL));
     let init = format!("`vit train --init {}` begins a new run with its weights", quoted(&init));
@@ -44,7 +51,9 @@ pub(crate) fn run_of(path: &Path) -> Result<PathBuf> {
     };
     let newest = newest_checkpoints(&run)?.into_iter().next();
     let newest = newest.as_deref().and_then(Path::file_name).unwrap_or_default();
-    if named.file_name() != Some(newest) {
+    let is_newest =
+        fs::canonicalize(run.join(CHECKPOINTS).join(newest)).is_ok_and(|it| it == named);
+    if !is_newest {
         let message = format!(
             "expected the newest checkpoint of {}, {}, got {shown}",
             run.display(),
@@ -115,27 +124,44 @@ impl Resumed {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub(crate) fn repair(&self, folder: &RunFolder) -> Result<MetricsFile> {
+    pub(crate) fn repair(&mut self, folder: &RunFolder) -> Result<MetricsFile> {
         folder.remove_temporary()?;
         for path in &self.damaged {
             let aside = folder.set_checkpoint_aside(path)?;
             tracing::warn!("{} is damaged; it is now {}", path.display(), aside.display());
         }
-        let path = folder.metrics();
         if self.are_metrics_damaged {
-            let aside = MetricsFile::replace_at(&path, &self.metrics)?;
-            let aside = aside.map_or_else(
-                || "missing".to_owned(),
-                |aside| format!("damaged; it is now {}", aside.display()),
-            );
-            let bytes = self.metrics.bytes;
-            tracing::warn!(
-                "{} is {aside}; the run goes on with the first {bytes} bytes of it, and the report \
-                 lacks what came between",
-                path.display()
-            );
+            self.rebuild_metrics(folder)?;
         }
-        Ok(MetricsFile::open_at(&path, &self.metrics)?)
+        Ok(MetricsFile::open_at(&folder.metrics(), &self.metrics)?)
+    }
+
+    /// Keeps of damaged metrics what is left, and has the checkpoint vouch for that: the one before it is set aside whole.
+    fn rebuild_metrics(&mut self, folder: &RunFolder) -> Result<()> {
+        let path = folder.metrics();
+        let last_step = self.checkpoint.as_ref().map_or(0, |(_, saved)| saved.state.progress.step);
+        let Rebuilt { aside, mark } = MetricsFile::rebuild(&path, &self.metrics, last_step)?;
+        let was = aside.map_or_else(
+            || "missing".to_owned(),
+            |aside| format!("damaged and is now {}", aside.display()),
+        );
+        tracing::warn!(
+            "{} was {was}; the run goes on with {} bytes of it, of which {} are verified",
+            path.display(),
+            mark.bytes,
+            self.metrics.bytes
+        );
+        self.metrics = mark.clone();
+        let Some((checkpoint, saved)) = &mut self.checkpoint else { return Ok(()) };
+        saved.metrics = mark;
+        let read = |name: &str| {
+            let file = checkpoint.join(name);
+            fs::read(&file).map_err(vit_files::Error::io("read", &file))
+        };
+        let (config, model) = (read(CONFIG)?, read(MODEL)?);
+        folder.set_checkpoint_aside(checkpoint)?;
+        saved.write(folder, &[(CONFIG, &config), (MODEL, &model)])?;
+        Ok(())
     }
 }
 

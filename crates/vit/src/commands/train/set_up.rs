@@ -6,10 +6,10 @@ use vit_model::{Layout, ModelFile, VisionTransformer};
 use vit_train::{CrossEntropy, Decay, Group, Loss, MixedCrossEntropy, Trainer};
 
 use super::images::Images;
-use crate::commands::threads_on;
 use crate::dataset::{self, DataPlace, Found};
 use crate::failure::{Failure, Result};
 use crate::settings::Settings;
+use crate::threads::threads_on;
 
 /// A run that has taken no step.
 pub(crate) struct SetUp {
