@@ -106,7 +106,9 @@ fn paths(text: &str, module: &Module, modules: &BTreeMap<Module, String>) -> Vec
         let end =
             text[begin..].find(|letter| !is_name(letter)).map_or(text.len(), |len| begin + len);
         at = end;
-        if text[..begin].ends_with("::") || !text[end..].starts_with("::") {
+        // A visibility such as `pub(in crate::a)` uses nothing.
+        let is_within = text[..begin].ends_with("::") || text[..begin].ends_with("(in ");
+        if is_within || !text[end..].starts_with("::") {
             continue;
         }
         let base = match &text[begin..end] {
@@ -169,13 +171,18 @@ fn owner<'a>(
     let (module, text) = modules.get_key_value(&path[..len])?;
     // Of a circle of re-exports nothing is known.
     if let Some(item) = path.get(len).filter(|_| depth < 8) {
-        let exported = text.split(';').filter(|statement| {
-            let statement = statement.trim_start();
-            statement.starts_with("pub") && statement.contains(" use ")
-        });
-        let mut found = exported.flat_map(|statement| paths(statement, module, modules));
-        if let Some(found) = found.find(|found| found.last() == Some(item)) {
-            return owner(&found, modules, depth + 1);
+        let exported = |statement: &&str| {
+            let words = statement.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
+            let mut words = words.filter(|word| !word.is_empty());
+            words.next() == Some("pub")
+                && words.clone().any(|word| word == "use")
+                && words.any(|word| word == item)
+        };
+        if let Some(statement) = text.split(';').find(exported) {
+            let found = paths(statement, module, modules);
+            // Without a path among ours it is another crate's.
+            let found = found.iter().find(|found| found.last() == Some(item))?;
+            return owner(found, modules, depth + 1);
         }
     }
     Some(module)
@@ -240,8 +247,8 @@ mod tests {
     #[test]
     fn an_item_is_its_modules_that_defines_it() {
         let files = [
-            ("", "mod a; mod b; pub use a::A; pub use b::{B};"),
-            ("a", "use crate::B; pub struct A;"),
+            ("", "mod a; mod b; pub use a::A; pub use b::{B}; pub use other::{C, D};"),
+            ("a", "use crate::{B, C}; pub struct A;"),
             ("b", "pub struct B;"),
         ];
         assert!(circles_of(&files).is_empty());

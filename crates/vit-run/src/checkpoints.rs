@@ -7,13 +7,8 @@ use std::path::{Path, PathBuf};
 use vit_files::sync_folder;
 
 use crate::folder::free_name;
-use crate::names::{CHECKPOINTS, CONFIG, LAST, MODEL, STATE, TENSORS};
+use crate::names::{CHECKPOINTS, CONFIG, LAST, MODEL, NEW_LAST, OLD_CHECKPOINT, STATE, TENSORS};
 use crate::{Error, RunFolder};
-
-/// A checkpoint that is being removed has a name that begins so.
-pub(crate) const OLD_CHECKPOINT: &str = ".tmp-vit-step-";
-/// The link to the newest checkpoint, before it is put in the place of the one before.
-pub(crate) const NEW_LAST: &str = ".tmp-vit-last";
 
 fn name_of(step: u64) -> String {
     format!("step-{step:06}")

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use vit_files::FileLock;
 
 use crate::Error;
-use crate::checkpoints::{NEW_LAST, OLD_CHECKPOINT};
-use crate::names::{BEST, LOCK, METRICS, MODEL};
+use crate::names::{BEST, LOCK, METRICS, MODEL, NEW_LAST, OLD_CHECKPOINT};
 
 /// A folder of its own for one run, in which nobody else trains as long as this is held.
 #[derive(Debug)]

@@ -30,3 +30,8 @@ pub const EVENTS: &str = "tensorboard";
 pub const DIVERGED: &str = "diverged.json";
 /// The file that is locked by the process that trains.
 pub const LOCK: &str = ".lock";
+
+/// A checkpoint that is being removed has a name that begins so.
+pub(crate) const OLD_CHECKPOINT: &str = ".tmp-vit-step-";
+/// The link to the newest checkpoint, before it is put in the place of the one before.
+pub(crate) const NEW_LAST: &str = ".tmp-vit-last";

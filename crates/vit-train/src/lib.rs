@@ -41,11 +41,9 @@ pub use model::Model;
 pub use observer::{AfterStep, Checkpoint, Evaluated, Observer, Progress, Scores};
 pub use optimizer::{Decay, Optimizer, OptimizerConfig, OptimizerKind};
 pub use schedule::{Schedule, ScheduleKind};
-pub use state::{RunProgress, Tensors, TrainState};
+pub use state::{NamedVars, RunProgress, Tensors, TrainState};
 pub use sums::Sums;
-pub use trainer::{Trainer, TrainerBuilder};
+pub use trainer::Trainer;
+pub use trainer::builder::TrainerBuilder;
 pub use vit_ops::Mode;
 pub use vit_run::{EpochMetrics, MetricsMark, Record, RunFolder, StepMetrics};
-
-/// Variables by name.
-pub type NamedVars = Vec<(String, candle_core::Var)>;

@@ -6,9 +6,12 @@ use candle_core::{Device, Result as TensorResult, Tensor, Var};
 use serde::{Deserialize, Serialize};
 use vit_files::Digest;
 
+use crate::Error;
 use crate::best::Best;
 use crate::sums::Sums;
-use crate::{Error, NamedVars};
+
+/// Variables by name.
+pub type NamedVars = Vec<(String, Var)>;
 
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, Tensor>;

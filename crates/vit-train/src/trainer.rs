@@ -1,6 +1,6 @@
 //! The loop: epochs of steps, evaluations between them, and what an observer hears and asks for.
 
-mod builder;
+pub(crate) mod builder;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -10,14 +10,13 @@ use candle_core::Result as TensorResult;
 use rayon::ThreadPool;
 use tracing::{debug_span, trace_span};
 
-pub use self::builder::TrainerBuilder;
 use crate::backend::{StepBackend, StepToTake, Task};
 use crate::best::Best;
 use crate::evaluation::{IsOver, score, total};
 use crate::state::{self, RunProgress, TrainState, digest_of_order};
 use crate::sums::Sums;
 use crate::{
-    AfterStep, Batch, Checkpoint, Data, EpochMetrics, Error, Evaluated, Model, NamedVars, Observer,
+    AfterStep, Batch, Checkpoint, Data, EpochMetrics, Error, Evaluated, NamedVars, Observer,
     Progress, Record, Scores, StepMetrics, TrainConfig,
 };
 
@@ -45,25 +44,6 @@ struct Run<'a, O> {
 }
 
 impl Trainer {
-    /// Puts a trainer together.
-    pub fn builder(config: TrainConfig) -> TrainerBuilder {
-        TrainerBuilder::new(config)
-    }
-
-    /// A trainer of `parameters`, which `model` uses, on so many threads; on a GPU, on the thread that calls
-    /// [`run`](Self::run). Such a device is one of `vit_ops::cuda::open`. [`builder`](Self::builder) takes other parts.
-    ///
-    /// # Errors
-    /// If there are no parameters, a setting is out of range, or the threads cannot be started.
-    pub fn new(
-        config: TrainConfig,
-        model: impl Model + 'static,
-        parameters: NamedVars,
-        threads: usize,
-    ) -> Result<Self, Error> {
-        Self::builder(config).threads(threads).model(model, parameters)
-    }
-
     /// The weights to evaluate and save: the EMA of the weights where the configuration has one, else the parameters
     /// themselves. They change as training goes on.
     #[must_use]

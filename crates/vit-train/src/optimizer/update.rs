@@ -167,7 +167,9 @@ in_place!(f32, F32);
 in_place!(f64, F64);
 
 pub(super) mod composed {
-    use super::{Result, Tensor, Update, bail};
+    use candle_core::{Result, Tensor, bail};
+
+    use super::Update;
     use candle_core::Var;
 
     /// The same step out of candle's tensor operations, for other devices and dtypes.

@@ -42,8 +42,29 @@ pub struct TrainerBuilder {
     records_steps: bool,
 }
 
+impl Trainer {
+    /// Puts a trainer together.
+    pub fn builder(config: TrainConfig) -> TrainerBuilder {
+        TrainerBuilder::new(config)
+    }
+
+    /// A trainer of `parameters`, which `model` uses, on so many threads; on a GPU, on the thread that calls
+    /// [`run`](Self::run). Such a device is one of `vit_ops::cuda::open`. [`builder`](Self::builder) takes other parts.
+    ///
+    /// # Errors
+    /// If there are no parameters, a setting is out of range, or the threads cannot be started.
+    pub fn new(
+        config: TrainConfig,
+        model: impl Model + 'static,
+        parameters: NamedVars,
+        threads: usize,
+    ) -> Result<Self, Error> {
+        Self::builder(config).threads(threads).model(model, parameters)
+    }
+}
+
 impl TrainerBuilder {
-    pub(super) fn new(config: TrainConfig) -> Self {
+    fn new(config: TrainConfig) -> Self {
         let groups: Arc<GroupOf> = Arc::new(|_: &str, _: &Tensor| Group::new());
         Self { config, threads: 1, loss: None, groups, records_steps: false }
     }

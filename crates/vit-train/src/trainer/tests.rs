@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::{Group, Loss, MixedCrossEntropy, OptimizerConfig, Schedule, ScheduleKind};
+use crate::{Group, Loss, MixedCrossEntropy, Model, OptimizerConfig, Schedule, ScheduleKind};
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use vit_layers::Parameters;
