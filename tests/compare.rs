@@ -56,6 +56,19 @@ fn the_page_has_a_line_for_each_run() {
     }
 }
 
+/// `vit compare runs/* -o runs/compare.html`, more than once.
+#[test]
+fn a_page_among_the_runs_is_left_out() {
+    let sandbox = Sandbox::new();
+    for run in ["runs/a", "runs/b"] {
+        sandbox.run(&format!("train --dataset digits --max-steps 2 --run-dir {run}")).succeeded();
+    }
+    sandbox.run("compare runs/a runs/b -o runs/compare.html").succeeded();
+    let words = "compare runs/a runs/b runs/compare.html -o runs/compare.html --force";
+    let again = sandbox.run(words).succeeded();
+    assert!(again.stderr.contains("runs/compare.html is left out"), "{}", again.stderr);
+}
+
 #[test]
 fn what_is_no_run_is_named() {
     let sandbox = two_runs();
@@ -63,6 +76,8 @@ fn what_is_no_run_is_named() {
     sandbox.write("c/config.toml", sandbox.read("a/config.toml"));
     sandbox.refuses(4, "compare a c").saying(&["c/metrics.jsonl"]);
     sandbox.write("c/metrics.jsonl", "");
-    sandbox.refuses(4, "compare a c").saying(&["c: expected an epoch in metrics.jsonl, got none"]);
+    let left_out = sandbox.run("compare a c").succeeded().stderr;
+    assert!(left_out.contains("c is left out: it has trained no epoch yet"), "{left_out}");
+    sandbox.refuses(4, "compare c").saying(&["expected a run that has trained an epoch, got none"]);
     sandbox.refuses(4, "compare a -o no/folder/compare.html").saying(&["no/folder"]);
 }

@@ -82,6 +82,9 @@ fn frozen_parameters_stay_as_they_were() {
             }
         }
         sandbox.run(&format!("verify {run}")).succeeded();
+        sandbox.run(&format!("train --resume {run} --max-steps 6")).succeeded();
+        let longer = tensors(&sandbox, &format!("{run}/model.safetensors"));
+        assert!(start.iter().all(|(name, value)| !is_frozen(name) || *value == longer[name]));
     }
 }
 

@@ -303,8 +303,23 @@ fn what_cannot_be_taken_over_is_refused_with_what_to_do() {
         assert!(refusal.hint.contains(hint), "{refusal:?}");
         refusal.saying(&[name, "expected"]);
     }
-    sandbox.write("model.pth", "PK");
-    sandbox.refuses(4, "import model.pth -o out.safetensors").saying(&["model.pth is a pickle"]);
+    for (name, bytes, says, hint) in [
+        ("model.pth", &b"PK\x03\x04archive"[..], "model.pth is a pickle", "torch.load"),
+        ("pickled.safetensors", b"\x80\x02}q\0.", "pickled.safetensors is a pickle", "state_dict"),
+        (
+            "pointer.safetensors",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "a Git LFS pointer",
+            "git lfs pull",
+        ),
+        ("page.safetensors", b"<!doctype html><html>", "an HTML page", "resolve"),
+    ] {
+        sandbox.write(name, bytes);
+        for command in ["import -o out.safetensors", "info", "train --dataset digits --init"] {
+            let refusal = sandbox.refuses(4, &format!("{command} {name}")).saying(&[says]);
+            assert!(refusal.hint.contains(hint), "{refusal:?}");
+        }
+    }
     sandbox.refuses(4, "import nowhere -o out.safetensors").saying(&["cannot read nowhere"]);
 }
 
@@ -318,6 +333,56 @@ fn what_knows_no_foreign_files_says_how_to_take_them_over() {
         let refusal = sandbox.refuses(4, &format!("{command} foreign/model.safetensors"));
         assert!(refusal.hint.contains("`vit import foreign/model.safetensors -o"), "{refusal:?}");
     }
+}
+
+/// A file that carries our configuration is ours wherever it lies, also beside another library's JSON: no scaling is folded again.
+#[test]
+fn our_own_model_is_known_in_any_folder() {
+    let sandbox = sandbox_with("hf/4");
+    sandbox.run("import foreign -o ours.safetensors --mean 0.1 --std 0.2").succeeded();
+    std::fs::create_dir(sandbox.path("alone")).unwrap();
+    for folder in ["alone", "foreign"] {
+        let copied = format!("{folder}/model.safetensors");
+        std::fs::copy(sandbox.path("ours.safetensors"), sandbox.path(&copied)).unwrap();
+        let info = sandbox.run(&format!("info {folder}")).succeeded();
+        assert!(info.stdout.starts_with(&format!("{copied} (timm layout)")), "{}", info.stdout);
+        sandbox.run(&format!("import {folder} -o {folder}.safetensors")).succeeded();
+        let again = sandbox.read(&format!("{folder}.safetensors"));
+        assert!(again == sandbox.read("ours.safetensors"), "{folder}: other bytes");
+        sandbox
+            .run(&format!("export {folder} --layout timm -o timm-{folder}.safetensors"))
+            .succeeded();
+    }
+}
+
+/// Names as PyTorch's wrappers have them are read without what they put before.
+#[test]
+fn a_wrapped_model_is_the_model() {
+    let sandbox = sandbox_with("hf/4");
+    sandbox.run("import foreign -o plain.safetensors").succeeded();
+    let tensors = candle_core::safetensors::load(
+        sandbox.path("foreign/model.safetensors"),
+        &candle_core::Device::Cpu,
+    );
+    let wrapped = tensors.unwrap().into_iter();
+    let wrapped =
+        wrapped.map(|(name, tensor)| (format!("module._orig_mod.{name}"), tensor)).collect();
+    candle_core::safetensors::save(&wrapped, sandbox.path("foreign/model.safetensors")).unwrap();
+    let log = sandbox.run("import foreign -o wrapped.safetensors").succeeded().stderr;
+    assert!(log.contains("names without the prefix \"module._orig_mod.\""), "{log}");
+    assert!(sandbox.read("wrapped.safetensors") == sandbox.read("plain.safetensors"));
+}
+
+#[test]
+fn a_model_of_many_labels_is_refused() {
+    let sandbox = sandbox_with("hf/4");
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&sandbox.read("foreign/config.json")).unwrap();
+    config["problem_type"] = "multi_label_classification".into();
+    sandbox.write("foreign/config.json", config.to_string());
+    sandbox
+        .refuses(2, "import foreign -o out.safetensors")
+        .saying(&["problem_type", "multi_label_classification"]);
 }
 
 #[test]

@@ -12,6 +12,10 @@ pub fn text_of_at_most(bytes: u64, reader: impl Read) -> io::Result<String> {
     if text.len() as u64 > bytes {
         return Err(too_long(bytes));
     }
+    if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] = text[..] {
+        let message = "expected UTF-8, got UTF-16, which PowerShell's `>` writes: save it as UTF-8";
+        return Err(io::Error::new(ErrorKind::InvalidData, message));
+    }
     String::from_utf8(text)
         .map_err(|error| io::Error::new(ErrorKind::InvalidData, format!("expected UTF-8: {error}")))
 }
@@ -54,6 +58,7 @@ mod tests {
         assert_eq!(read("äöü".as_bytes()), Err("expected at most 4 bytes, got more".to_owned()));
         assert_eq!(read("äö".as_bytes()).as_deref(), Ok("äö"));
         assert!(read(b"a\xff").unwrap_err().starts_with("expected UTF-8"));
+        assert!(read(b"\xff\xfea\0").unwrap_err().starts_with("expected UTF-8, got UTF-16"));
         assert!(text_of_at_most(4, io::repeat(b'a')).is_err());
     }
 

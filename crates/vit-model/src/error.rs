@@ -132,6 +132,14 @@ pub enum Error {
         /// What is wrong with its header.
         source: std::io::Error,
     },
+    /// A file of another format.
+    #[error("{} is {format}, expected a safetensors file", path.display())]
+    OtherFormat {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        format: crate::OtherFormat,
+    },
     /// A tensor in a file that cannot be used, such as one of a dtype that candle has not.
     #[error("{}: cannot use the tensor {name:?}", path.display())]
     Unusable {

@@ -9,6 +9,7 @@ use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorView};
 use vit_files::read_safetensors_header;
 
+use crate::other_format::OtherFormat;
 use crate::{Error, Tensors, VitConfig, map};
 
 /// The metadata key of the configuration, as JSON. It is the only key: safetensors writes several in random order.
@@ -42,7 +43,26 @@ pub struct ModelFile {
     /// Where the tensors begin.
     start: usize,
     infos: TensorInfos,
+    /// What every tensor's name in the file begins with beyond its own.
+    prefix: String,
     config: Option<VitConfig>,
+}
+
+/// What PyTorch's wrappers put before the names of a model's parameters: `torch.compile`, `DistributedDataParallel`, and Lightning
+/// by the usual name of the attribute.
+const WRAPPERS: [&str; 3] = ["_orig_mod.", "module.", "model."];
+
+/// The longest sequence of [`WRAPPERS`] that all names begin with.
+fn wrappers_of(header: &Metadata) -> String {
+    let names = header.offset_keys();
+    let mut prefix = String::new();
+    while let Some(wrapper) = WRAPPERS.iter().find(|&&wrapper| {
+        let inner = |name: &String| name[prefix.len()..].starts_with(wrapper);
+        !names.is_empty() && names.iter().all(inner)
+    }) {
+        prefix += wrapper;
+    }
+    prefix
 }
 
 /// What is known of a tensor without reading it.
@@ -67,23 +87,34 @@ impl ModelFile {
         let bytes = map::map(path).map_err(|source| Error::Read { path: owned(), source })?;
         let mut rest = &bytes[..];
         let header = read_safetensors_header(&mut rest, bytes.len() as u64, LONGEST_HEADER)
-            .map_err(|source| Error::NotSafetensors { path: owned(), source })?;
+            .map_err(|source| match OtherFormat::of(&bytes) {
+                Some(format) => Error::OtherFormat { path: owned(), format },
+                None => Error::NotSafetensors { path: owned(), source },
+            })?;
+        let prefix = wrappers_of(&header);
         let start = bytes.len() - rest.len();
         let config = header.metadata().as_ref().and_then(|metadata| metadata.get(CONFIG_KEY));
         let config = config.map(|json| serde_json::from_str(json)).transpose();
         let config = config.map_err(|source| Error::Config { path: owned(), source })?;
         let infos = header.tensors().into_iter().map(|(name, info)| {
             let dtype = DType::try_from(info.dtype).ok();
-            (name, TensorInfo { shape: info.shape.clone(), dtype })
+            (name[prefix.len()..].to_owned(), TensorInfo { shape: info.shape.clone(), dtype })
         });
         let infos = infos.collect();
-        Ok(Self { path: owned(), bytes, header, start, infos, config })
+        Ok(Self { path: owned(), bytes, header, start, infos, prefix, config })
     }
 
     /// Where the file lies.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What a wrapper of PyTorch's has put before every name, such as `module.`; [`infos`](Self::infos) and
+    /// [`tensor`](Self::tensor) have the names without it.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// The configuration, where the file carries one.
@@ -108,7 +139,7 @@ impl ModelFile {
             Error::Unusable { path: self.path.clone(), name: name.to_owned(), source }
         };
         let absent = || unusable(candle_core::Error::Msg("there is no such tensor".to_owned()));
-        let info = self.header.info(name).ok_or_else(absent)?;
+        let info = self.header.info(&format!("{}{name}", self.prefix)).ok_or_else(absent)?;
         let (begin, end) = info.data_offsets;
         let data = &self.bytes[self.start + begin..self.start + end];
         let view = TensorView::new(info.dtype, info.shape.clone(), data);
@@ -259,6 +290,49 @@ mod tests {
         write(&path, &tensors(), &Preset::Shallow.config()).expect("a writable folder");
         let error = ModelFile::open(&path).and_then(|file| file.tensor("c")).unwrap_err();
         assert!(error.to_string().ends_with(r#"cannot use the tensor "c""#), "{error}");
+    }
+
+    #[test]
+    fn names_of_wrapped_models_are_taken_off() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("wrapped.safetensors");
+        for prefix in ["", "module.", "module._orig_mod.", "model."] {
+            let of = |name: &str, from: usize| {
+                format!(
+                    r#""{prefix}{name}":{{"dtype":"F32","shape":[1],"data_offsets":[{from},{}]}}"#,
+                    from + 4
+                )
+            };
+            let header = format!("{{{},{}}}", of("norm.bias", 0), of("head.bias", 4));
+            fs::write(&path, file(&header, &[0; 8])).expect("a writable folder");
+            let opened = ModelFile::open(&path).expect("a sound file");
+            assert_eq!(opened.prefix(), prefix);
+            assert_eq!(opened.infos().keys().collect::<Vec<_>>(), ["head.bias", "norm.bias"]);
+            assert!(opened.tensor("head.bias").is_ok());
+        }
+    }
+
+    #[test]
+    fn other_formats_are_called_what_they_are() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("model.safetensors");
+        for (bytes, says) in [
+            (
+                &b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n"[..],
+                "a Git LFS pointer",
+            ),
+            (b"<!DOCTYPE html>\n<html>", "an HTML page"),
+            (b"\n <html lang='en'>", "an HTML page"),
+            (b"PK\x03\x04\0\0\x08\x08archive/data.pkl", "a pickle"),
+            (b"\x80\x02}q\0.", "a pickle"),
+        ] {
+            fs::write(&path, bytes).expect("a writable folder");
+            let error = ModelFile::open(&path).unwrap_err().to_string();
+            assert!(
+                error.ends_with(&format!(" is {says}, expected a safetensors file")),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use vit_files::{open_file, text_of_at_most};
-use vit_model::{Documents, Foreign, Known, Layout, ModelFile, Tensors, VitConfig};
+use vit_model::{Documents, Foreign, Known, Layout, ModelFile, OtherFormat, Tensors, VitConfig};
 
 use crate::failure::{Exit, Failure, Result};
 use crate::foreign_folder::{
@@ -32,18 +32,19 @@ impl AnyModel {
     pub(crate) fn open(path: &Path, known: &Known) -> Result<Self> {
         if is_foreign_folder(path) {
             refuse_other_formats(path)?;
-            return Self::foreign(ModelFile::open(&path.join(WEIGHTS))?, known);
+            let file = ModelFile::open(&path.join(WEIGHTS))?;
+            if file.config().is_none() {
+                return Self::foreign(file, known);
+            }
         }
         if path.is_file() {
-            refuse_other_formats(path)?;
             let file = ModelFile::open(path)?;
             if file.config().is_none() {
                 return Self::foreign(file, known);
             }
         }
         let SavedFile { file, layout, config, .. } = SavedFile::open(path)?;
-        let Known { heads, layer_norm_eps, normalization, image: _ } = known;
-        if heads.is_some() || layer_norm_eps.is_some() || normalization.is_some() {
+        if *known != (Known { image: known.image, ..Known::default() }) {
             let message = format!("{} carries its configuration", file.path().display());
             return Err(Failure::new(Exit::Usage, message)
                 .hint("leave out --heads, --layer-norm-eps, --mean and --std"));
@@ -63,6 +64,9 @@ impl AnyModel {
             let failure = Failure::from(error).about(file.path().display());
             if of_another { failure.hint(OF_ANOTHER) } else { failure }
         })?;
+        if !file.prefix().is_empty() {
+            tracing::info!("names without the prefix {:?} of a PyTorch wrapper", file.prefix());
+        }
         if !foreign.assumed.is_empty() {
             tracing::info!("assumed, since nothing tells: {}", foreign.assumed.join(", "));
         }
@@ -111,18 +115,9 @@ fn refuse_other_formats(path: &Path) -> Result<()> {
         let hint = "join them in Python: from_pretrained(DIR).save_pretrained(OUT, max_shard_size=\"1TB\")";
         return Err(Failure::new(Exit::File, message).hint(hint));
     }
-    let pickle = if path.is_dir() { pickle_in(path) } else { Some(path.into()).filter(is_pickle) };
-    if let Some(pickle) = pickle {
-        let message = format!("{} is a pickle, expected a safetensors file", pickle.display());
-        let hint = "convert it in Python: \
-            safetensors.torch.save_file(torch.load(PATH, weights_only=True), \"model.safetensors\")";
-        return Err(Failure::new(Exit::File, message).hint(hint));
+    if let Some(pickle) = pickle_in(path) {
+        let format = OtherFormat::Pickle;
+        return Err(vit_model::Error::OtherFormat { path: pickle, format }.into());
     }
     Ok(())
-}
-
-#[expect(clippy::ptr_arg, reason = "it filters an option of a path")]
-fn is_pickle(path: &PathBuf) -> bool {
-    let ending = path.extension().and_then(|ending| ending.to_str());
-    ending.is_some_and(|ending| ["bin", "pth", "pt", "ckpt", "tar"].contains(&ending))
 }

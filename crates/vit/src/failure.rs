@@ -4,6 +4,8 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
+use vit_model::OtherFormat;
+
 /// What the program ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -264,6 +266,7 @@ impl From<vit_model::Error> for Failure {
                     _ => None,
                 },
             ),
+            Error::OtherFormat { format, .. } => (Exit::File, Some(what_to_do(*format))),
             Error::Parameters { .. } => (
                 Exit::File,
                 Some(
@@ -278,6 +281,21 @@ impl From<vit_model::Error> for Failure {
             return Self { hint, ..Self::new(exit, message).details(problems) };
         }
         Self { hint, ..Self::new(exit, chain(&error)) }
+    }
+}
+
+/// How a safetensors file comes out of another format.
+const fn what_to_do(format: OtherFormat) -> &'static str {
+    match format {
+        OtherFormat::LfsPointer => "fetch the file itself: `git lfs pull`",
+        OtherFormat::Html => {
+            "download the file itself: its address has `resolve` in place of `blob`"
+        }
+        _ => {
+            "convert it in Python: import torch, safetensors.torch as s; c = torch.load(PATH, weights_only=True, \
+             map_location=\"cpu\"); c = c.get(\"state_dict\", c.get(\"model\", c)); s.save_file({k: v.clone() for k, v in \
+             c.items() if torch.is_tensor(v)}, \"model.safetensors\")"
+        }
     }
 }
 

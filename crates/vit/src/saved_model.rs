@@ -39,7 +39,12 @@ impl SavedFile {
     /// If there is no model, or it is another library's, or it is not what its configuration says.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let import = format!("`vit import {} -o OUT.safetensors`", quoted(path));
+        // A file that carries our configuration is ours, whatever lies beside it.
         if is_foreign_folder(path) {
+            let weights = path.join(MODEL);
+            if weights.exists() && ModelFile::open(&weights)?.config().is_some() {
+                return Self::open(&weights);
+            }
             let message = format!("{} is the folder of another library's model", path.display());
             return Err(
                 Failure::new(Exit::File, message).hint(format!("take it over first: {import}"))

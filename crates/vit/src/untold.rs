@@ -35,6 +35,7 @@ impl Untold {
             image: self.image_size.map(|size| (size.height, size.width)),
             layer_norm_eps: self.layer_norm_eps,
             normalization: Some(scaling).filter(|scaling| !scaling.mean.is_empty()),
+            ..Known::default()
         }
     }
 

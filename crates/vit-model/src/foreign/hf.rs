@@ -67,6 +67,7 @@ struct Config {
     qkv_bias: bool,
     head_dim: Option<usize>,
     num_labels: Option<usize>,
+    problem_type: Option<String>,
     id2label: Option<Map<String, Value>>,
 }
 
@@ -88,6 +89,7 @@ impl Default for Config {
             qkv_bias: true,
             head_dim: None,
             num_labels: None,
+            problem_type: None,
             id2label: None,
         }
     }
@@ -169,11 +171,10 @@ pub(super) fn by_shapes(
         mlp_dim,
         classes,
         qkv_bias: shapes.has(&format!("{blocks}.0.{query}.bias")),
-        activation: Activation::Gelu,
+        activation: assumed.activation(known.activation),
         layer_norm_eps: assumed.layer_norm_eps(known.layer_norm_eps, EPS),
         ..vit()
     };
-    assumed.0.push("activation = gelu".to_owned());
     let normalization = normalization(&shapes, preprocessor, known, &mut assumed)?;
     Ok(Foreign { layout: Layout::Hf, config, normalization, assumed: assumed.0 })
 }
@@ -193,6 +194,12 @@ fn refuse(shapes: &Shapes<'_>) -> Result<(), Error> {
 
 impl Config {
     fn ours(self, shapes: &Shapes<'_>, known: &Known) -> Result<VitConfig, Error> {
+        if let Some(problem) =
+            self.problem_type.filter(|problem| problem != "single_label_classification")
+        {
+            let expected = "single_label_classification, whose outputs are one probability each";
+            return Err(shapes.unsupported("problem_type", &problem, expected));
+        }
         let activation = match self.hidden_act.as_str() {
             "gelu" => Activation::Gelu,
             "relu" => Activation::Relu,

@@ -17,7 +17,9 @@ pub use preprocessor::hf_preprocessor_json;
 
 use candle_core::DType;
 
-use crate::{Error, Layout, ModelFile, TensorInfos, Tensors, VitConfig};
+use vit_layers::Activation;
+
+use crate::{Error, Layout, ModelFile, Pool, TensorInfos, Tensors, VitConfig};
 
 /// A model of another library, described in our words.
 ///
@@ -56,7 +58,7 @@ pub struct Documents<'a> {
 }
 
 /// What the caller says of a model. It goes before what its files say.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Known {
     /// Attention heads.
     pub heads: Option<usize>,
@@ -67,6 +69,10 @@ pub struct Known {
     pub layer_norm_eps: Option<f64>,
     /// How pixels are scaled.
     pub normalization: Option<Normalization>,
+    /// Which token the head reads, of a model of timm's: with a class token that one, else the mean of all patches.
+    pub pool: Option<Pool>,
+    /// The function of the feed-forwards.
+    pub activation: Option<Activation>,
 }
 
 impl Foreign {
@@ -141,6 +147,22 @@ impl Assumptions {
         })
     }
 
+    /// Which token the head reads.
+    fn pool(&mut self, known: Option<Pool>, likely: Pool) -> Pool {
+        known.unwrap_or_else(|| {
+            self.0.push(format!("pool = {}", if likely == Pool::Cls { "cls" } else { "mean" }));
+            likely
+        })
+    }
+
+    /// The function of the feed-forwards, which is one in nearly all models.
+    fn activation(&mut self, known: Option<Activation>) -> Activation {
+        known.unwrap_or_else(|| {
+            self.0.push("activation = gelu".to_owned());
+            Activation::Gelu
+        })
+    }
+
     /// The heads of a model whose heads have this width together.
     fn heads(&mut self, width: usize, known: Option<usize>) -> Result<usize, Error> {
         /// ViT-SO400M, ViT-H, ViT-g and ViT-G have 16, and every other that is published has heads of 64.
@@ -170,7 +192,7 @@ impl Assumptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Pool, Preset, TensorInfo};
+    use crate::{Preset, TensorInfo};
 
     /// An empty tensor takes no bytes, whatever its other sizes are, so that a file can say them.
     #[test]

@@ -1,7 +1,6 @@
 //! timm's `VisionTransformer`: what its parameters' names and shapes tell.
 
 use serde_json::Value;
-use vit_layers::Activation;
 use vit_patch::{ImageSize, PatchSize};
 
 use super::shapes::{Shapes, grid, vit};
@@ -40,14 +39,14 @@ pub(super) fn described(
     let told: Option<Document> = json.map(serde_json::from_str).transpose().map_err(document)?;
     let mut known = known.clone();
     let mut assumed = Assumptions::default();
-    let mut activation = None;
     let mut layer_scale = LAYER_SCALE;
     if let Some(told) = told {
         told.check(&shapes)?;
-        activation = Some(told.activation(&shapes)?);
+        known.activation = known.activation.or(Some(told.activation(&shapes)?));
+        known.pool = known.pool.or(told.pool());
         layer_scale =
             told.model_args.get("init_values").and_then(Value::as_f64).unwrap_or(layer_scale);
-        known.heads = known.heads.or_else(|| told.number("num_heads"));
+        known.heads = known.heads.or_else(|| told.heads());
         known.image = told.image().or(known.image);
         known.layer_norm_eps = known.layer_norm_eps.or(Some(EPS));
         let Pretrained { mean, std, .. } = told.pretrained_cfg;
@@ -56,13 +55,10 @@ pub(super) fn described(
     }
     let config = by_shapes(&shapes, &known, &mut assumed)?;
     let config = VitConfig {
-        activation: activation.unwrap_or(Activation::Gelu),
+        activation: assumed.activation(known.activation),
         layer_scale: config.layer_scale.map(|_| layer_scale),
         ..config
     };
-    if activation.is_none() {
-        assumed.0.push("activation = gelu".to_owned());
-    }
     let normalization = assumed.normalization(known.normalization);
     Ok(Foreign { layout: Layout::Timm, config, normalization, assumed: assumed.0 })
 }
@@ -101,6 +97,15 @@ fn by_shapes(
         (None, true) => heads_dim / shapes.of::<1>("blocks.0.attn.q_norm.weight")?[0].max(1),
         (heads, _) => assumed.heads(heads_dim, heads)?,
     };
+    // A class token whose features nobody reads is none that ours has.
+    let pool = assumed.pool(known.pool, if class_token { Pool::Cls } else { Pool::Mean });
+    match (pool, class_token) {
+        (Pool::Cls, true) | (Pool::Mean, false) => {}
+        (Pool::Mean, true) => {
+            return Err(shapes.unsupported("global_pool", "avg", "token, with a class token"));
+        }
+        _ => return Err(shapes.unsupported("global_pool", "token", "avg, without a class token")),
+    }
     Ok(VitConfig {
         image: ImageSize { height: image.0, width: image.1, channels },
         patch,
@@ -112,7 +117,7 @@ fn by_shapes(
         classes,
         position_rows,
         registers,
-        pool: if class_token { Pool::Cls } else { Pool::Mean },
+        pool,
         qkv_bias: shapes.has("blocks.0.attn.qkv.bias"),
         qk_norm,
         layer_scale: shapes.has("blocks.0.ls1.gamma").then_some(LAYER_SCALE),
@@ -128,6 +133,7 @@ mod tests {
     use crate::{Preset, TensorInfo};
     use candle_core::DType;
     use serde_json::json;
+    use vit_layers::Activation;
     use vit_patch::PositionRows;
 
     fn infos(config: &VitConfig) -> TensorInfos {
@@ -146,7 +152,12 @@ mod tests {
             let foreign = told(&preset.config(), &Known::default()).expect("a published model");
             assert_eq!(foreign.config, preset.config());
             let heads = format!("heads = {}", preset.config().heads);
-            let rest = ["layer_norm_eps = 1e-6", "activation = gelu", "pixels = (x - 0.5) / 0.5"];
+            let rest = [
+                "pool = cls",
+                "layer_norm_eps = 1e-6",
+                "activation = gelu",
+                "pixels = (x - 0.5) / 0.5",
+            ];
             assert_eq!(foreign.assumed, [&[heads.as_str()][..], &rest].concat());
         }
     }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use vit_layers::Activation;
 
 use super::shapes::Shapes;
-use crate::Error;
+use crate::{Error, Pool};
 
 /// What is read of it.
 #[derive(Deserialize, Default)]
@@ -35,6 +35,15 @@ const ARCHITECTURES: [(&str, &str, &str, &str); 7] = [
     ("so400m_patch16_siglip", "act_layer", "gelu_tanh", "gelu or relu"),
     ("giantopt_patch16_siglip", "act_layer", "gelu_tanh", "gelu or relu"),
     ("_rpn_", "block_fn", "ResPostBlock", "Block"),
+];
+
+/// Parts of the names of architectures whose heads have another width than 64 and than their embedding's width tells.
+const HEADS: [(&str, usize); 5] = [
+    ("vit_base_patch16_gap_", 16),
+    ("test_vit2", 2),
+    ("test_vit3", 3),
+    ("test_vit4", 3),
+    ("test_vit", 2),
 ];
 
 /// Arguments of a model that its parameters tell as well, or that are of training alone.
@@ -69,7 +78,7 @@ const HEEDED_ELSEWHERE: [&str; 25] = [
 impl Document {
     /// Refuses what ours does not compute and the parameters do not show.
     pub(super) fn check(&self, shapes: &Shapes<'_>) -> Result<(), Error> {
-        let family = ["vit_", "deit", "flexivit_"];
+        let family = ["vit_", "deit", "flexivit_", "test_vit"];
         if !family.iter().any(|family| self.architecture.starts_with(family)) {
             return Err(shapes.unsupported("architecture", &self.architecture, "a vit_* or deit*"));
         }
@@ -118,8 +127,27 @@ impl Document {
         }
     }
 
+    /// Attention heads: those of the arguments, or of an architecture whose heads are not 64 wide.
+    pub(super) fn heads(&self) -> Option<usize> {
+        let of_architecture = || {
+            let known = HEADS.iter().find(|(part, _)| self.architecture.contains(part));
+            known.filter(|_| !self.model_args.contains_key("embed_dim")).map(|&(_, heads)| heads)
+        };
+        self.number("num_heads").or_else(of_architecture)
+    }
+
+    /// Which token the head reads, where it is told.
+    pub(super) fn pool(&self) -> Option<Pool> {
+        let pool = self.model_args.get("global_pool").and_then(Value::as_str);
+        match pool.or(self.global_pool.as_deref()) {
+            Some("token") => Some(Pool::Cls),
+            Some("avg") => Some(Pool::Mean),
+            _ => None,
+        }
+    }
+
     /// An argument of the model that is a whole number.
-    pub(super) fn number(&self, name: &str) -> Option<usize> {
+    fn number(&self, name: &str) -> Option<usize> {
         self.model_args.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok())
     }
 

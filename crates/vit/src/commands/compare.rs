@@ -12,7 +12,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, percent};
 use crate::outputs::{Force, Inputs, Output};
 use crate::settings::Settings;
-use crate::terminal::escaped;
+use crate::terminal::{escaped, stdout};
 
 /// Compares runs: how each ended, and which settings differ
 #[derive(Debug, clap::Args)]
@@ -31,12 +31,23 @@ pub(crate) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let output = args.output.as_deref().map(|path| {
-        let inputs = Inputs::of(args.runs.iter().map(PathBuf::as_path));
-        Output::new(path, &inputs, args.force.existing())
-    });
+    // What a shell makes of `runs/*` has files among the runs, such as the page of the last time.
+    let (files, folders): (Vec<&Path>, Vec<&Path>) =
+        args.runs.iter().map(PathBuf::as_path).partition(|path| path.is_file());
+    for file in files {
+        tracing::warn!("{} is left out: expected a run folder, got a file", file.display());
+    }
+    let output = args
+        .output
+        .as_deref()
+        .map(|path| Output::new(path, &Inputs::of(folders.iter().copied()), args.force.existing()));
     let output = output.transpose()?;
-    let runs = args.runs.iter().map(|path| Run::open(path)).collect::<Result<Vec<_>>>()?;
+    let runs = folders.into_iter().map(Run::open).collect::<Result<Vec<_>>>()?;
+    let runs: Vec<Run> = runs.into_iter().flatten().collect();
+    if runs.is_empty() {
+        let message = "expected a run that has trained an epoch, got none";
+        return Err(Failure::new(Exit::File, message).hint("name run folders, such as runs/*"));
+    }
     if let Some(mut output) = output {
         let compared = runs.iter().map(|run| vit_report::ComparedRun {
             name: run.name.clone(),
@@ -56,9 +67,32 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let differences = different_settings(&runs);
     if differences.len() > 1 {
         output::line("")?;
-        print(&differences)?;
+        let width = stdout::width().unwrap_or(usize::MAX);
+        if lines(&differences).iter().all(|line| line.chars().count() <= width) {
+            print(&differences)?;
+        } else {
+            output::lines(&by_value(&differences).join("\n"))?;
+        }
     }
     Ok(())
+}
+
+/// The same table for a terminal that it is too wide for: below each setting its values, each with the runs that have it.
+fn by_value(differences: &[Vec<String>]) -> Vec<String> {
+    let [heading, settings @ ..] = differences else { return Vec::new() };
+    let of_setting = |row: &Vec<String>| {
+        let mut values: Vec<(&str, Vec<&str>)> = Vec::new();
+        for (value, run) in row[1..].iter().zip(&heading[1..]) {
+            match values.iter_mut().find(|(known, _)| known == value) {
+                Some((_, runs)) => runs.push(run),
+                None => values.push((value, vec![run])),
+            }
+        }
+        let values = values.into_iter();
+        let values = values.map(|(value, runs)| format!("  {value}: {}", runs.join(", ")));
+        std::iter::once(row[0].clone()).chain(values).collect::<Vec<_>>()
+    };
+    settings.iter().flat_map(of_setting).collect()
 }
 
 /// What is known of one run.
@@ -69,19 +103,20 @@ struct Run {
 }
 
 impl Run {
-    fn open(path: &Path) -> Result<Self> {
+    /// None, with a warning, where it has no epoch yet.
+    fn open(path: &Path) -> Result<Option<Self>> {
         let settings = Settings::of_run(path)?;
         let settings = settings.to_toml().parse().expect("settings are plain data");
         let metrics = read_metrics(&path.join(METRICS))?;
         if metrics.epochs.is_empty() {
-            let message = "expected an epoch in metrics.jsonl, got none";
-            return Err(Failure::new(Exit::File, message).about(path.display()));
+            tracing::warn!("{} is left out: it has trained no epoch yet", path.display());
+            return Ok(None);
         }
-        Ok(Self { name: path.display().to_string(), settings, metrics })
+        Ok(Some(Self { name: path.display().to_string(), settings, metrics }))
     }
 
     fn last(&self) -> &EpochMetrics {
-        self.metrics.epochs.last().expect("a run without an epoch is refused")
+        self.metrics.epochs.last().expect("a run without an epoch is left out")
     }
 
     /// Of all epochs, where each tells it.
@@ -149,8 +184,12 @@ fn rows(columns: &[(&str, Vec<Option<String>>)]) -> Vec<Vec<String>> {
     std::iter::once(heading).chain((0..runs).map(row)).collect()
 }
 
-/// The first column to the left, the others to the right.
 fn print(table: &[Vec<String>]) -> Result<()> {
+    lines(table).iter().try_for_each(output::line)
+}
+
+/// The first column to the left, the others to the right.
+fn lines(table: &[Vec<String>]) -> Vec<String> {
     // Before they are measured.
     let visible = |row: &Vec<String>| row.iter().map(|cell| escaped(cell).into_owned()).collect();
     let table: Vec<Vec<String>> = table.iter().map(visible).collect();
@@ -160,13 +199,13 @@ fn print(table: &[Vec<String>]) -> Result<()> {
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
-    for row in &table {
+    let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
             if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
         });
-        output::line(cells.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    Ok(())
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    table.iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -181,6 +220,14 @@ mod tests {
             settings: settings.parse().expect("sound settings"),
             metrics: Metrics { epochs: vec![epoch], ..Default::default() },
         }
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_the_runs_of_each_value() {
+        let runs = [("a", "x = 1\ny = 2"), ("b", "x = 1\ny = 3"), ("c", "x = 4\ny = 2")];
+        let runs = runs.map(|(name, settings)| run(name, settings, None));
+        let expected = ["x", "  1: a, b", "  4: c", "y", "  2: a, c", "  3: b"];
+        assert_eq!(by_value(&different_settings(&runs)), expected);
     }
 
     #[test]

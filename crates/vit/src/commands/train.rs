@@ -66,6 +66,7 @@ fn begin(args: &Args) -> Result<ExitCode> {
     refuse_existing(args.run_dir.as_deref())?;
     let trace = trace_of(args, &settings)?;
     let set_up = SetUp::new(settings, &args.data.place, device, args.threads, &|_| Ok(()))?;
+    warn_of_warmup(&set_up);
     set_up.initialise()?;
     let trace = trace.map(ChromeTrace::begin).transpose()?;
     interrupt::training_begins();
@@ -260,6 +261,16 @@ fn in_phases(
         }
         run.saver.finish()?;
         interrupt::is_unsafe();
+    }
+}
+
+/// A warm-up that never ends is most likely a slip.
+fn warn_of_warmup(set_up: &SetUp) {
+    let steps = last_step(set_up);
+    if let Some(warmup) = set_up.settings.train.schedule.warmup.filter(|&warmup| warmup >= steps) {
+        tracing::warn!(
+            "the warm-up takes {warmup} steps and the run {steps}: the learning rate never reaches --lr"
+        );
     }
 }
 

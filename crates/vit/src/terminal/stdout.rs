@@ -11,6 +11,13 @@ pub(crate) fn write(text: &str) -> io::Result<()> {
     io::stdout().write_all(text.as_bytes())
 }
 
+/// The columns of the terminal, where there is one.
+#[expect(clippy::disallowed_methods, reason = "it is only asked")]
+pub(crate) fn width() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+    Some(width.0.into())
+}
+
 /// The file behind it, for an output whose path leads there: its bytes are the user's to send to a terminal.
 ///
 /// # Errors

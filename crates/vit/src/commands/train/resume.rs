@@ -249,7 +249,10 @@ fn check_tensors(path: &Path, saved: &SavedState, settings: &Settings) -> Result
     let moments = moments.iter().map(|moments| ("moments", moments));
     let averages = averages.iter().map(|averages| ("averages", averages));
     for (what, tensors) in [("parameters", parameters)].into_iter().chain(averages).chain(moments) {
-        Layout::Timm.import(tensors, &settings.model).map_err(|error| {
+        // Frozen parameters have neither averages nor moments; the trainer knows which these are.
+        let mut whole = parameters.clone();
+        whole.extend(tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
+        Layout::Timm.import(&whole, &settings.model).map_err(|error| {
             let problems = match error {
                 vit_model::Error::Parameters { problems, .. } => problems,
                 other => vec![other.to_string()],

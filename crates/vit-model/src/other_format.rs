@@ -1,0 +1,45 @@
+//! What lies where a safetensors file is expected.
+
+use std::fmt;
+
+/// A file that is something else than its name says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OtherFormat {
+    /// The few lines that Git keeps in place of a large file.
+    LfsPointer,
+    /// A page, most likely of a site that the file is on.
+    Html,
+    /// What `torch.save` writes.
+    Pickle,
+}
+
+impl OtherFormat {
+    /// By the first bytes.
+    pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
+        let begin = bytes.trim_ascii_start();
+        let begins = |with: &str| {
+            begin.get(..with.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(with.as_bytes()))
+        };
+        if begins("version https://git-lfs") {
+            Some(Self::LfsPointer)
+        } else if begins("<!doctype html") || begins("<html") {
+            Some(Self::Html)
+        // A ZIP archive, or a pickle of protocol 2 to 5 by itself.
+        } else if bytes.starts_with(b"PK\x03\x04") || matches!(bytes, [0x80, 2..=5, ..]) {
+            Some(Self::Pickle)
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Display for OtherFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LfsPointer => "a Git LFS pointer",
+            Self::Html => "an HTML page",
+            Self::Pickle => "a pickle",
+        })
+    }
+}
