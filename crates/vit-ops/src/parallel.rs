@@ -58,7 +58,7 @@ pub(crate) fn large(multiply_adds: usize) -> bool {
 }
 
 /// Whether an operation of so many multiply-adds is split over threads.
-fn splits(multiply_adds: usize) -> bool {
+pub(crate) fn splits(multiply_adds: usize) -> bool {
     large(multiply_adds) && !SERIAL.get() && rayon::current_thread_index().is_none()
 }
 

@@ -3,8 +3,8 @@
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::VarBuilder;
 use vit_layers::{
-    Attention, Bias, CrossAttention, DropPath, Dropout, Encoder, EncoderBlock, FeedForward,
-    LayerNorm, LayerScale, Linear, Mode, Parameters, Pass, Random, TokenMask,
+    Attention, AttentionConfig, Bias, CrossAttention, DropPath, Dropout, Encoder, EncoderBlock,
+    FeedForward, LayerNorm, LayerScale, Linear, Mode, Parameters, Pass, Random, TokenMask,
 };
 
 use crate::support::{
@@ -58,16 +58,19 @@ fn of_attention_feed_forward_block_and_encoder() -> Result<()> {
     let xs = tokens()?;
     let mask = TokenMask::from_lengths(&[3, 2], 3)?;
     let masked = Pass::from(TRAIN).masked(&mask);
+    let bias = Var::from_tensor(&normal("bias", (1, 1, 3, 3))?)?;
     for (label, cfg) in configs() {
         let of = |layer: &str| format!("{layer}, {label}");
-        let new = |vb: &VarBuilder| Attention::new(&cfg, vb);
+        let new = |vb: &VarBuilder| Attention::new(&cfg.attention(), vb);
         check(&of("attention"), &[&xs], new, |layer| layer.forward(&xs, masked))?;
-        let new = |vb: &VarBuilder| FeedForward::new(&cfg, vb);
+        let new = |vb: &VarBuilder| FeedForward::new(&cfg.feed_forward(), vb);
         check(&of("feed-forward"), &[&xs], new, |layer| layer.forward(&xs, TRAIN))?;
         let new = |vb: &VarBuilder| EncoderBlock::new(&cfg, vb);
         check(&of("block"), &[&xs], new, |layer| layer.forward(&xs, masked))?;
         let new = |vb: &VarBuilder| Encoder::new(&cfg, vb);
         check(&of("encoder"), &[&xs], new, |layer| layer.forward(&xs, masked))?;
+        let causal = masked.causal().biased(&bias);
+        check(&of("causal encoder"), &[&xs, &bias], new, |layer| layer.forward(&xs, causal))?;
         let of_first = of("the first token of an encoder");
         check(&of_first, &[&xs], new, |layer| layer.forward_first(&xs, masked))?;
     }
@@ -80,6 +83,7 @@ fn of_cross_attention() -> Result<()> {
     let mask = TokenMask::from_lengths(&[4, 1], 4)?;
     let masked = Pass::from(TRAIN).masked(&mask);
     for (label, cfg) in configs() {
+        let cfg = AttentionConfig { rotary: None, ..cfg.attention() };
         let new = |vb: &VarBuilder| CrossAttention::new(&cfg, 5, vb);
         check(label, &[&xs, &context], new, |layer| layer.forward(&xs, &context, masked))?;
     }
