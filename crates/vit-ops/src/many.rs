@@ -11,6 +11,9 @@ use candle_core::{
 
 use crate::slices;
 
+/// A gradient, where one is tracked.
+pub(crate) type OptionalGradient = Option<Vec<f32>>;
+
 /// The operation itself, on contiguous `f32` on the CPU.
 pub(crate) trait Many: Send + Sync + 'static {
     fn name(&self) -> &'static str;
@@ -23,7 +26,7 @@ pub(crate) trait Many: Send + Sync + 'static {
         xs: &[f32],
         parameters: &Parameters,
         grad: &[f32],
-    ) -> Result<(Option<Vec<f32>>, Vec<Option<Vec<f32>>>)>;
+    ) -> Result<(OptionalGradient, Vec<OptionalGradient>)>;
 }
 
 /// The parameters of an operation.
@@ -264,7 +267,7 @@ mod tests {
             xs: &[f32],
             parameters: &Parameters,
             grad: &[f32],
-        ) -> Result<(Option<Vec<f32>>, Vec<Option<Vec<f32>>>)> {
+        ) -> Result<(OptionalGradient, Vec<OptionalGradient>)> {
             let sum: f32 = parameters.all().iter().map(|p| p[0]).sum();
             let of_sum: f32 = xs.iter().zip(grad).map(|(x, g)| x * g).sum();
             let of_xs = parameters.of_input.then(|| grad.iter().map(|g| g * sum).collect());

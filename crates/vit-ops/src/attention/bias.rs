@@ -2,7 +2,7 @@
 
 use super::kernel::AddedToHeads;
 use super::op::{Attending, BiasShape};
-use super::sample::{Place, Rows, Samples};
+use super::sample::{Place, Rows, SampleShape, Samples};
 use super::softmax::Added;
 use crate::parallel;
 use crate::slices::add_scaled;
@@ -37,7 +37,7 @@ impl<'a> Bias<'a> {
         let [_, _, queries, tokens] = self.shape;
         let [of_sample, of_head] = self.strides();
         let mut total = vec![0.0; self.values.len()];
-        let scores = samples.parts(of_scores, |shape| shape.weights());
+        let scores = samples.parts(of_scores, SampleShape::weights);
         // Rows are pieces: their sums go in the order of samples on any number of threads.
         let rows = total.chunks_exact_mut(tokens).enumerate();
         parallel::for_each(of_scores.len(), rows, |(row, total)| {

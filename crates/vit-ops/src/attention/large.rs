@@ -33,10 +33,10 @@ impl LargeAttention {
         let Attending { samples, scale, causal, dropout, tracked, .. } = &self.0;
         let drawn = dropout.map(|dropout| draw(samples, dropout));
         let masks = drawn.as_deref().map(|drawn| DrawnMasks::of(samples, drawn));
-        let kept = if *tracked { samples.total(|shape| shape.weights()) } else { 0 };
+        let kept = if *tracked { samples.total(SampleShape::weights) } else { 0 };
         let mut weights = Buffer::dirty(kept);
         let mut kept = match tracked {
-            true => samples.cut(&mut weights, |shape| shape.weights()),
+            true => samples.cut(&mut weights, SampleShape::weights),
             false => Vec::new(),
         }
         .into_iter();
@@ -101,9 +101,9 @@ impl LargeAttention {
     ) {
         let Attending { samples, scale, .. } = &self.0;
         let masks = kept.dropped.as_deref().map(|drawn| DrawnMasks::of(samples, drawn));
-        let weights = samples.parts(&kept.weights, |shape| shape.weights());
+        let weights = samples.parts(&kept.weights, SampleShape::weights);
         let grads = samples.parts(grad, SampleShape::output);
-        let of_added = of_added.map(|all| samples.cut(all, |shape| shape.weights()));
+        let of_added = of_added.map(|all| samples.cut(all, SampleShape::weights));
         let mut of_added = of_added.into_iter().flatten();
         let mut pieces = Vec::new();
         for (index, gradients) in gradients.samples(samples).into_iter().enumerate() {

@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 use super::bias::Bias;
 use super::inputs::{Gradients, Inputs};
 use super::large::{self, LargeAttention};
-use super::sample::Samples;
+use super::sample::{SampleShape, Samples};
 use super::small::SmallAttention;
 use super::{Attend, DropoutSource};
 use crate::buffer::Buffer;
@@ -81,7 +81,7 @@ impl Form {
         bias: Option<Bias>,
     ) -> Option<Vec<f32>> {
         let samples = &self.attending().samples;
-        let mut of_scores = bias.map(|_| Buffer::dirty(samples.total(|shape| shape.weights())));
+        let mut of_scores = bias.map(|_| Buffer::dirty(samples.total(SampleShape::weights)));
         let each = of_scores.as_deref_mut();
         match self {
             Self::Small(small) => small.backward(kept, inputs, grad, gradients, each),

@@ -17,14 +17,13 @@ impl SmallAttention {
     pub(super) fn forward(&self, inputs: Inputs, bias: Option<Bias>, ys: &mut [f32]) -> Kept {
         let Attending { samples, scale, dropout, tracked, .. } = &self.0;
         let (drops, largest) = (dropout.is_some(), samples.largest);
-        let of_batch = |kept: bool| {
-            Buffer::dirty(if kept { samples.total(|shape| shape.weights()) } else { 0 })
-        };
+        let of_batch =
+            |kept: bool| Buffer::dirty(if kept { samples.total(SampleShape::weights) } else { 0 });
         let of_sample = |needed: bool| vec![0.0; if needed { largest.weights() } else { 0 }];
         let mut before_dropout = of_batch(*tracked);
         let mut after_dropout = of_batch(*tracked && drops);
         let parts = |kept: bool, all| match kept {
-            true => samples.cut(all, |shape| shape.weights()),
+            true => samples.cut(all, SampleShape::weights),
             false => Vec::new(),
         };
         let mut before = parts(*tracked, &mut before_dropout).into_iter();
@@ -68,11 +67,11 @@ impl SmallAttention {
         of_added: Option<&mut [f32]>,
     ) {
         let Attending { samples, scale, .. } = &self.0;
-        let parts = |all| samples.parts(all, |shape| shape.weights());
+        let parts = |all| samples.parts(all, SampleShape::weights);
         let before = parts(&kept.weights);
         let after = kept.dropped.as_deref().map_or_else(|| before.clone(), parts);
         let grads = samples.parts(grad, SampleShape::output);
-        let of_added = of_added.map(|all| samples.cut(all, |shape| shape.weights()));
+        let of_added = of_added.map(|all| samples.cut(all, SampleShape::weights));
         let mut of_added = of_added.into_iter().flatten();
         let pieces = gradients.samples(samples).into_iter().enumerate();
         let pieces = pieces.map(|(index, gradients)| (index, gradients, of_added.next()));

@@ -220,8 +220,8 @@ fn a_query_that_sees_no_key_has_zeros_and_spoils_no_gradient() -> Result<()> {
     let mask = TokenMask::new(&there)?;
     let attend = Attend { mask: Some(&mask), causal: true, ..Attend::new(2, 0.35) };
     let [qkv] = tensors(&[&[1, 5, 24]])?;
-    let forms: [fn(&Tensor, Queries, &Attend) -> Result<Tensor>; 2] =
-        [self_attention, composed::self_attention];
+    type Form = fn(&Tensor, Queries, &Attend) -> Result<Tensor>;
+    let forms: [Form; 2] = [self_attention, composed::self_attention];
     for form in forms {
         let var = candle_core::Var::from_tensor(&qkv)?;
         let ys = form(&var, Queries::All, &attend)?;

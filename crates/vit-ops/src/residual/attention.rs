@@ -133,9 +133,7 @@ impl Attention {
     /// `of_xs` becomes the gradient of `xs`.
     pub(super) fn backward(
         &self,
-        kept: &Kept,
-        xs: &[f32],
-        rows: &Rows,
+        (kept, xs, rows): (&Kept, &[f32], &Rows),
         grad: &[f32],
         parameters: &Parameters,
         gradients: &mut Gradients,

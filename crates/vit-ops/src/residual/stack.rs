@@ -69,7 +69,7 @@ impl<'a> List<'a, '_> {
 }
 
 enum Step {
-    Attention(Attention),
+    Attention(Box<Attention>),
     FeedForward(FeedForward),
     Norm(Norm),
 }
@@ -117,7 +117,7 @@ impl Stack {
             starts.push(list.parameters.len());
             let step = match stage {
                 Stage::Attention(branch) => {
-                    Step::Attention(Attention::new(branch, &rows, tracked, &mut list)?)
+                    Step::Attention(Box::new(Attention::new(branch, &rows, tracked, &mut list)?))
                 }
                 Stage::FeedForward(branch) => {
                     Step::FeedForward(FeedForward::new(branch, &mut list)?)
@@ -237,10 +237,10 @@ impl Many for Stack {
             let grad = of_output.as_deref().unwrap_or(grad);
             match (step, &kept.steps[index]) {
                 (Step::Attention(attention), StepKept::Attention(kept)) => {
-                    attention.backward(kept, from, rows, grad, parameters, &mut gradients, to);
+                    attention.backward((kept, from, rows), grad, parameters, &mut gradients, to);
                 }
                 (Step::FeedForward(feed_forward), StepKept::FeedForward(kept)) => {
-                    feed_forward.backward(kept, from, rows, grad, parameters, &mut gradients, to);
+                    feed_forward.backward((kept, from, rows), grad, parameters, &mut gradients, to);
                 }
                 (Step::Norm(norm), StepKept::Norm(kept)) => {
                     let mut unused = Buffer::default();
