@@ -334,11 +334,9 @@ fn checkpoints_and_what_lies_beside_them() {
         refused(&sandbox, 4, "train --resume whole", "config.toml", bytes.len() as u64);
     }
     sandbox.write("whole/config.toml", before);
-    for bytes in [deep.into_bytes(), vec![0xff; 1000], Vec::new()] {
-        sandbox.write("whole/metrics.jsonl", &bytes);
-        let said = sandbox.run("train --resume whole").succeeded().stderr;
-        assert!(said.contains("metrics.jsonl was damaged"), "{said}");
-    }
+    sandbox.write("whole/metrics.jsonl", deep);
+    let said = sandbox.run("train --resume whole").succeeded().stderr;
+    assert!(said.contains("metrics.jsonl was damaged"), "{said}");
 }
 
 /// Whose settings, and those of the run, ask for a model of four gigabytes.

@@ -96,7 +96,7 @@ impl Run {
     fn losses(&self) -> Vec<f64> {
         let losses = self.records.iter().filter_map(|record| match record {
             Record::Step(step) => Some(step.loss),
-            Record::Epoch(_) => None,
+            _ => None,
         });
         losses.collect()
     }
@@ -104,10 +104,10 @@ impl Run {
     /// What every epoch came to.
     fn epochs(&self) -> Vec<[f64; 4]> {
         let epochs = self.records.iter().filter_map(|record| match record {
-            Record::Step(_) => None,
             Record::Epoch(e) => {
                 Some([e.train_loss, e.train_accuracy, e.test_loss?, e.test_accuracy?])
             }
+            _ => None,
         });
         epochs.collect()
     }

@@ -100,7 +100,7 @@ impl Step {
             },
             Self::Test => Entry {
                 name: "test",
-                check: || run(cargo("test").args(["--locked", "--workspace"])),
+                check: || run(cargo("test").args(["--locked", "--workspace", "--no-fail-fast"])),
                 when_it_fails: "run the failed test alone with `cargo test --package CRATE NAME`",
             },
             Self::Paths => Entry {

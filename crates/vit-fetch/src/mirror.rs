@@ -43,8 +43,11 @@ impl FromStr for Mirror {
     /// # Errors
     /// [`Error::Mirror`] if this is no address of the web.
     fn from_str(text: &str) -> Result<Self, Error> {
-        // Of what is no address, the part that is secret is anybody's guess.
         parse(text).ok_or_else(|| {
+            if !text.contains(['@', '?', '#']) {
+                return Error::Mirror { url: text.to_owned() };
+            }
+            // Of what is no address, the part that is secret is anybody's guess.
             let scheme = text.split_once("://").map(|(scheme, _)| scheme);
             let is_scheme = |scheme: &&str| scheme.chars().all(|it| it.is_ascii_alphanumeric());
             let scheme = scheme.filter(is_scheme).map(|scheme| format!("{scheme}://"));
@@ -168,12 +171,13 @@ mod tests {
     fn no_error_of_a_malformed_mirror_shows_a_secret() {
         for (text, got) in [
             ("mirror.example/mnist", "mirror.example/mnist"),
-            ("user:SECRET@host/a?token=SECRET", "...@host/a?..."),
-            ("ftp://user:SECRET@host/", "ftp://...@host/"),
-            ("http://user:SEC/RET@host/", "http://...@host/"),
+            ("user:SECRET@host/a?token=SECRET", "..."),
+            ("ftp://user:SECRET@host/", "ftp://..."),
+            ("http://us er:SEC\"RET@host/", "http://..."),
+            ("http://user:SEC/RET@host/", "http://..."),
             ("http://user:SEC?RET@host/", "http://..."),
             ("http://user:SEC#RET@host/", "http://..."),
-            ("http://user:SECRET@/", "http://...@/"),
+            ("http://user:SECRET@/", "http://..."),
             ("", ""),
         ] {
             let error = text.parse::<Mirror>().unwrap_err().to_string();
