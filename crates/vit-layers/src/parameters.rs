@@ -227,7 +227,8 @@ impl Builder {
         if !first && !self.parameters.lock().shared.iter().any(shared) {
             bail!(
                 "parameter {name}: expected one layer to ask for it, got a second\n  hint: give each layer a path of its \
-                 own, vb.pp(\"name\"); for shared weights, call Parameters::share(\"{name}\")"
+                 own, vb.pp(\"name\"); for shared weights, call Parameters::share(\"{name}\"); for a second model of the same \
+                 weights, take another Parameters::builder"
             );
         }
         Ok(())

@@ -43,8 +43,9 @@ pub(crate) trait Kernel {
     fn run<L: Lanes>(self, lanes: L) -> Self::Output;
 }
 
-/// Runs a kernel with the machine's vector instructions.
-#[inline(always)]
+/// Runs a kernel with the machine's vector instructions. Never inlined: a kernel is compiled once for each instruction
+/// set, however many places run it.
+#[inline(never)]
 pub(crate) fn run<K: Kernel>(kernel: K) -> K::Output {
     run_on(*ARCH, kernel)
 }

@@ -192,6 +192,7 @@ impl ByWidth for Backward<'_> {
             GradScores {
                 tokens,
                 scale,
+                causal: false,
                 before_dropout: before,
                 after_dropout: after,
                 grad: grad_scores,

@@ -22,6 +22,9 @@ pub(super) fn suits(shape: SampleShape) -> bool {
 /// Queries whose scores are computed at once: these stay in the cache, and one image has pieces for several threads.
 const QUERIES: usize = 128;
 
+/// The same of a causal sequence, where a block's queries see no key behind its last one.
+const CAUSAL_QUERIES: usize = 64;
+
 /// What a random number costs, in the same.
 const DRAW_COST: usize = 16;
 
@@ -29,6 +32,11 @@ const DRAW_COST: usize = 16;
 pub(crate) struct LargeAttention(pub(super) Attending);
 
 impl LargeAttention {
+    /// Queries, or keys, that are taken at once.
+    fn block(&self) -> usize {
+        if self.0.causal { CAUSAL_QUERIES } else { QUERIES }
+    }
+
     pub(super) fn forward(&self, inputs: Inputs, bias: Option<Bias>, ys: &mut [f32]) -> Kept {
         let Attending { samples, scale, causal, dropout, tracked, .. } = &self.0;
         let drawn = dropout.map(|dropout| draw(samples, dropout));
@@ -40,25 +48,26 @@ impl LargeAttention {
             false => Vec::new(),
         }
         .into_iter();
+        let at_once = self.block();
         let mut pieces = Vec::new();
         for (index, ys) in samples.cut(ys, SampleShape::output).into_iter().enumerate() {
             let place = samples.places()[index];
             let (shape, sample) = (place.shape, inputs.sample(place));
             let SampleShape { queries, head_dim, .. } = shape;
-            let block_len = QUERIES.min(queries) * shape.weights_row();
+            let block_len = at_once.min(queries) * shape.weights_row();
             let mut kept = kept.next().into_iter().flat_map(|of_sample| {
                 let heads = of_sample.chunks_exact_mut(shape.head_weights());
                 heads.flat_map(move |head| head.chunks_mut(block_len))
             });
             let ys = MatrixMut::strided(ys, queries, shape.dim(), shape.dim());
             for (head, ys) in ys.blocks((queries, head_dim)).into_iter().enumerate() {
-                for block in ys.out.blocks((QUERIES, head_dim)) {
+                for block in ys.out.blocks((at_once, head_dim)) {
                     pieces.push(Piece { index, shape, sample, head, block, kept: kept.next() });
                 }
             }
         }
         let largest = samples.largest;
-        let block_len = QUERIES.min(largest.queries) * largest.weights_row();
+        let block_len = at_once.min(largest.queries) * largest.weights_row();
         let scores_len = if *tracked { 0 } else { block_len };
         let dropped_len = if masks.is_some() { block_len } else { 0 };
         parallel::for_each_with(
@@ -68,7 +77,7 @@ impl LargeAttention {
             |(scores, dropped), Piece { index, shape, sample, head, mut block, kept }| {
                 let [q, k, v] = matrices(shape, head, sample);
                 let (query, row_len) = (block.row, shape.weights_row());
-                let rows = QUERIES.min(shape.queries - query);
+                let rows = at_once.min(shape.queries - query);
                 // Keys behind the block's last query have no weight.
                 let seen = if *causal { shape.tokens.min(query + rows) } else { shape.tokens };
                 let weights = kept.unwrap_or_else(|| &mut scores[..rows * row_len]);
@@ -99,7 +108,8 @@ impl LargeAttention {
         gradients: Gradients,
         of_added: Option<&mut [f32]>,
     ) {
-        let Attending { samples, scale, .. } = &self.0;
+        let Attending { samples, scale, causal, .. } = &self.0;
+        let (scale, causal) = (*scale, *causal);
         let masks = kept.dropped.as_deref().map(|drawn| DrawnMasks::of(samples, drawn));
         let weights = samples.parts(&kept.weights, SampleShape::weights);
         let grads = samples.parts(grad, SampleShape::output);
@@ -125,7 +135,7 @@ impl LargeAttention {
             self.0.multiply_adds(5),
             pieces,
             || (Buffer::dirty(len), Buffer::dirty(dropped_len)),
-            |(room, dropped), (index, sample, head, [mut of_q, mut of_k, mut of_v], of_added)| {
+            |(room, dropped), (index, sample, head, [of_q, of_k, of_v], of_added)| {
                 let shape = samples.places()[index].shape;
                 let SampleShape { tokens, queries, head_dim, .. } = shape;
                 let (row_len, len) = (shape.weights_row(), shape.head_weights());
@@ -134,28 +144,53 @@ impl LargeAttention {
                 let grad = Matrix::strided(grad, queries, head_dim, shape.dim());
                 let weights = &weights[index][head * len..][..len];
                 let room = &mut room[..len];
-                let mut of_weights = MatrixMut::strided(room, queries, tokens, row_len);
-                multiply(grad, v.transposed(), &mut of_weights, Store::Overwrite);
+                // Of a causal sequence, what lies above the diagonal is left out, up to blocks.
+                let at_once = if causal { CAUSAL_QUERIES } else { queries.max(tokens).max(1) };
+                let of_weights = MatrixMut::strided(room, queries, tokens, row_len);
+                for Block { row, out, .. } in of_weights.blocks((at_once, tokens)) {
+                    let (rows, seen) = seen_by(row, at_once, queries, tokens);
+                    let (mut out, _unseen) = out.split_columns(seen);
+                    let (grad, v) = (grad.rows(row, rows), v.rows(0, seen));
+                    multiply(grad, v.transposed(), &mut out, Store::Overwrite);
+                }
                 let after = match &masks {
                     Some(masks) => masks.drop((index, shape), head, 0, weights, dropped),
                     None => weights,
                 };
-                let dropped = Matrix::strided(after, queries, tokens, row_len);
-                multiply(dropped.transposed(), grad, &mut of_v, Store::Overwrite);
                 simd::run(GradScores {
                     tokens,
-                    scale: *scale,
+                    scale,
+                    causal,
                     before_dropout: weights,
                     after_dropout: after,
                     grad: room,
                     of_added,
                 });
+                let dropped = Matrix::strided(after, queries, tokens, row_len);
                 let of_scores = Matrix::strided(room, queries, tokens, row_len);
-                multiply(of_scores, k, &mut of_q, Store::Overwrite);
-                multiply(of_scores.transposed(), q, &mut of_k, Store::Overwrite);
+                for Block { row, mut out, .. } in of_q.blocks((at_once, head_dim)) {
+                    let (rows, seen) = seen_by(row, at_once, queries, tokens);
+                    let of_scores = of_scores.rows(row, rows).columns(0, seen);
+                    multiply(of_scores, k.rows(0, seen), &mut out, Store::Overwrite);
+                }
+                for (of_part, rows, factor) in [(of_v, dropped, grad), (of_k, of_scores, q)] {
+                    for Block { row, mut out, .. } in of_part.blocks((at_once, head_dim)) {
+                        // Queries before the block's first key do not see it.
+                        let (first, keys) = (row.min(queries), at_once.min(tokens - row));
+                        let first = if causal { first } else { 0 };
+                        let count = queries - first;
+                        let seeing = rows.rows(first, count).columns(row, keys).transposed();
+                        multiply(seeing, factor.rows(first, count), &mut out, Store::Overwrite);
+                    }
+                }
             },
         );
     }
+}
+
+/// The queries of the block that begins at `row`, and the keys that they see; a block of all queries sees all keys.
+fn seen_by(row: usize, at_once: usize, queries: usize, tokens: usize) -> (usize, usize) {
+    (at_once.min(queries - row), tokens.min(row + at_once))
 }
 
 /// Some queries of one head.

@@ -136,6 +136,9 @@ fn share(total: f32) -> f32 {
 pub(super) struct GradScores<'a> {
     pub(super) tokens: usize,
     pub(super) scale: f32,
+    /// Whether query `i` sees the keys up to `i` alone; the first row is that of query 0. The gradients of the others are
+    /// not read, and become zeros.
+    pub(super) causal: bool,
     pub(super) before_dropout: &'a [f32],
     pub(super) after_dropout: &'a [f32],
     pub(super) grad: &'a mut [f32],
@@ -153,9 +156,13 @@ impl Kernel for GradScores<'_> {
         let before = self.before_dropout.chunks_exact(row_len);
         let weights = before.zip(self.after_dropout.chunks_exact(row_len));
         let mut of_added = self.of_added.map(|of_added| of_added.chunks_exact_mut(row_len));
-        for (row, (before, after)) in self.grad.chunks_exact_mut(row_len).zip(weights) {
+        let added = Added { causal: self.causal, ..Added::default() };
+        let rows = self.grad.chunks_exact_mut(row_len).zip(weights);
+        for (query, (row, (before, after))) in rows.enumerate() {
+            let seen = added.seen(query, self.tokens);
             // What was there before may be no number.
-            set_ends(row, self.tokens, 0.0);
+            set_ends(row, seen, 0.0);
+            let row = &mut row[..seen.next_multiple_of(LANES)];
             let (row, before, after) =
                 (row.as_chunks_mut().0, before.as_chunks().0, after.as_chunks().0);
             let mut total = lanes.splat(0.0);
@@ -166,6 +173,7 @@ impl Kernel for GradScores<'_> {
             }
             let total = lanes.splat(lanes.sum(total));
             if let Some(of_added) = of_added.as_mut().and_then(Iterator::next) {
+                set_ends(of_added, seen, 0.0);
                 let of_added = of_added.as_chunks_mut().0.iter_mut();
                 for ((of_added, grad), before) in of_added.zip(row.iter()).zip(before) {
                     let taken_off = lanes.mul(lanes.load(before), total);
@@ -242,6 +250,7 @@ mod tests {
             GradScores {
                 tokens,
                 scale: 0.5,
+                causal: self.causal,
                 before_dropout,
                 after_dropout,
                 grad: grad_mut,
