@@ -266,7 +266,7 @@ fn add_parameters(
 }
 
 /// Rows that one thread takes at a time, and columns.
-const ROWS: usize = 256;
+const ROWS: usize = 32;
 const STRIP: usize = 64;
 
 /// What an element costs forward, in the multiply-adds of [`parallel`].

@@ -10,6 +10,8 @@ use crate::parallel;
 const TILE: (usize, usize) = (512, 48);
 /// Columns that `gemm`'s kernels take at once, at most.
 const REGISTER: usize = 8;
+/// Tiles of a small product that is split.
+const SMALL_TILES: usize = 4;
 
 /// A matrix inside a slice: element (i, j) lies at `i * row_stride + j * column_stride`.
 #[derive(Clone, Copy)]
@@ -174,6 +176,12 @@ fn multiply_in_tiles(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: Matrix
     let multiply_adds = rows * columns * lhs.columns;
     let tile = match parallel::large(multiply_adds) {
         true => (TILE.0, columns_of_tile(rows, columns)),
+        false
+            if tiles_change_no_bit(rows, lhs.columns, columns)
+                && parallel::splits(multiply_adds) =>
+        {
+            (rows, (columns / SMALL_TILES).next_multiple_of(2 * REGISTER))
+        }
         false => (rows.max(1), columns.max(1)),
     };
     parallel::for_each(multiply_adds, out.blocks(tile), |Block { row, column, mut out }| {
@@ -187,6 +195,15 @@ fn multiply_in_tiles(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: Matrix
             None => multiply(lhs, rhs, &mut out, Store::Overwrite),
         }
     });
+}
+
+/// Whether `gemm` computes each number of a small product alike in tiles and at once: it sums so many products in one go, and
+/// has other ways where there is little of the output.
+fn tiles_change_no_bit(rows: usize, inner: usize, columns: usize) -> bool {
+    (3..=512).contains(&inner)
+        && rows >= 2 * REGISTER
+        && columns >= SMALL_TILES * 4 * REGISTER
+        && columns.is_multiple_of(SMALL_TILES * 2 * REGISTER)
 }
 
 /// The columns of a tile: of few rows, such as a weight's gradient, tiles are of one width and even in number, so that two
@@ -299,8 +316,15 @@ mod tests {
 
     #[test]
     fn threads_do_not_change_a_bit() {
-        // More than one tile in each direction; the second is deeper than `gemm` sums in one go.
-        for (rows, inner, columns) in [(1030, 64, 101), (67, 1576, 101)] {
+        // More than one tile in each direction; the second is deeper than `gemm` sums in one go; small ones.
+        for (rows, inner, columns) in [
+            (1030, 64, 101),
+            (67, 1576, 101),
+            (64, 128, 384),
+            (17, 512, 128),
+            (67, 3, 2048),
+            (300, 65, 128),
+        ] {
             let data = data(inner * rows.max(columns) + 7);
             let lhs = Matrix::new(&data, rows, inner);
             let rhs = Matrix::new(&data[7..], columns, inner).transposed();

@@ -43,15 +43,15 @@ pub(crate) trait Kernel {
     fn run<L: Lanes>(self, lanes: L) -> Self::Output;
 }
 
-/// Runs a kernel with the machine's vector instructions. Never inlined: a kernel is compiled once for each instruction
-/// set, however many places run it.
-#[inline(never)]
+/// Runs a kernel with the machine's vector instructions.
+#[inline]
 pub(crate) fn run<K: Kernel>(kernel: K) -> K::Output {
     run_on(*ARCH, kernel)
 }
 
-#[inline(always)]
-fn run_on<K: Kernel>(arch: Arch, kernel: K) -> K::Output {
+/// Never inlined: a kernel is compiled once for each instruction set, however many places run it.
+#[inline(never)]
+pub(crate) fn run_on<K: Kernel>(arch: Arch, kernel: K) -> K::Output {
     match arch {
         #[cfg(target_arch = "x86_64")]
         Arch::V4(lanes) => lanes.vectorize(On { lanes, kernel }),
@@ -92,7 +92,7 @@ fn named(name: &str) -> Option<Arch> {
 
 /// The paths that the machine has, for tests.
 #[cfg(test)]
-fn paths() -> impl Iterator<Item = (&'static str, Arch)> {
+pub(crate) fn paths() -> impl Iterator<Item = (&'static str, Arch)> {
     let names = ["portable", "avx2", "avx512"];
     names.into_iter().filter_map(|name| Some((name, named(name)?)))
 }

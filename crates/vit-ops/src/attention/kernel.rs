@@ -397,9 +397,10 @@ mod tests {
     use super::*;
     use crate::attention::inputs::Inputs;
     use crate::attention::sample::Place;
-    use crate::simd::run_on_every_path;
+    use crate::simd::{paths, run_on};
+    use pulp::Arch;
 
-    /// Output and gradient of one sample.
+    /// One sample.
     #[derive(Clone, Copy)]
     struct ThereAndBack {
         shape: SampleShape,
@@ -407,11 +408,9 @@ mod tests {
         causal: bool,
     }
 
-    impl Kernel for ThereAndBack {
-        type Output = [Vec<f32>; 2];
-
-        #[inline(always)]
-        fn run<L: Lanes>(self, lanes: L) -> [Vec<f32>; 2] {
+    impl ThereAndBack {
+        /// Output and gradient.
+        fn run(self, arch: Arch) -> [Vec<f32>; 2] {
             let (shape, scale) = (self.shape, 0.35);
             let waves = |len: usize, pace: f32| -> Vec<f32> {
                 (0..len).map(|i| (i as f32 * pace).sin()).collect()
@@ -431,10 +430,10 @@ mod tests {
             let mut grad_qkv = vec![0.0; shape.packed()];
             let mut columns = Columns::new(shape);
             let columns = &mut columns;
-            Weigh { shape, scale, added, sample, columns, weights: &mut weights }.run(lanes);
-            WeighValues { shape, sample, weights: &weights, ys: &mut ys }.run(lanes);
+            run_on(arch, Weigh { shape, scale, added, sample, columns, weights: &mut weights });
+            run_on(arch, WeighValues { shape, sample, weights: &weights, ys: &mut ys });
             let (before_dropout, after_dropout) = (&weights[..], &weights[..]);
-            Backward {
+            let backward = Backward {
                 shape,
                 scale,
                 sample,
@@ -445,8 +444,8 @@ mod tests {
                 scores: &mut vec![0.0; shape.head_weights()],
                 of_added: None,
                 gradients: SampleGradients::Packed(&mut grad_qkv),
-            }
-            .run(lanes);
+            };
+            run_on(arch, backward);
             [ys, grad_qkv]
         }
     }
@@ -461,9 +460,9 @@ mod tests {
                         [(false, false), (true, false), (false, true), (true, true)]
                     {
                         let there_and_back = ThereAndBack { shape, masked, causal };
-                        let want = there_and_back.run(crate::lanes::Portable);
-                        for (path, got) in run_on_every_path(there_and_back) {
-                            assert_eq!(got, want, "{path}: {shape:?}");
+                        let want = there_and_back.run(Arch::Scalar);
+                        for (path, arch) in paths() {
+                            assert_eq!(there_and_back.run(arch), want, "{path}: {shape:?}");
                         }
                     }
                 }
