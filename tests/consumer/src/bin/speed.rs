@@ -1,6 +1,7 @@
 //! Times an encoder in training and inference, as one JSON object: what `cargo xtask bench` compares with PyTorch.
 //!
-//! `speed train|infer --batch N --tokens N --dim N --depth N --heads N [--attend all|padded|causal|bias] [--steps N]`
+//! `speed train|infer --batch N --tokens N --dim N --depth N --heads N [--attend all|padded|causal|bias] [--steps N]
+//! [--dtype f32|f64|f16|bf16]`
 
 use std::time::Instant;
 
@@ -18,11 +19,15 @@ fn main() -> Result<()> {
     let (batch, tokens, dim) = (batch?, tokens?, dim?);
     let config = EncoderConfig::new(dim, args.number("depth")?, args.number("heads")?);
     let parameters = Parameters::seeded(1);
-    let vb = parameters.builder(DType::F32, &Device::Cpu);
+    let dtype: DType = match args.text("dtype", "f32").parse() {
+        Ok(dtype) => dtype,
+        Err(_) => bail!("expected f32, f64, f16 or bf16 for --dtype"),
+    };
+    let vb = parameters.builder(dtype, &Device::Cpu);
     let xs = (0..batch * tokens * dim).map(|i| (i as f32 * 0.37).sin());
-    let xs = Tensor::from_iter(xs, &Device::Cpu)?.reshape((batch, tokens, dim))?;
+    let xs = Tensor::from_iter(xs, &Device::Cpu)?.reshape((batch, tokens, dim))?.to_dtype(dtype)?;
     let mask = TokenMask::from_lengths(&lengths(batch, tokens), tokens)?;
-    let bias = Tensor::zeros((1, 1, tokens, tokens), DType::F32, &Device::Cpu)?;
+    let bias = Tensor::zeros((1, 1, tokens, tokens), dtype, &Device::Cpu)?;
     let pass = |mode: Mode| -> Result<Pass> {
         let pass = Pass::from(mode);
         match args.text("attend", "all") {
@@ -48,7 +53,7 @@ fn main() -> Result<()> {
             }
         }
         Some("infer") => {
-            let encoder = Encoder::new(&config, &parameters.detached_builder(DType::F32, &Device::Cpu))?;
+            let encoder = Encoder::new(&config, &parameters.detached_builder(dtype, &Device::Cpu))?;
             for _ in 0..steps + steps / 5 + 1 {
                 let begun = Instant::now();
                 let _ys = encoder.forward(&xs, pass(Mode::Eval)?)?;
