@@ -7,7 +7,6 @@
     reason = "threads work on what their caller borrows; the caller waits for them"
 )]
 
-use std::any::Any;
 use std::cell::Cell;
 use std::hint::spin_loop;
 use std::num::NonZero;
@@ -132,7 +131,7 @@ struct Pool {
 
 #[derive(Default)]
 struct Shared {
-    state: Mutex<State>,
+    job: Mutex<Option<Job>>,
     /// Jobs so far; changed under the lock.
     jobs: AtomicUsize,
     /// Helpers at work on the job; changed under the lock.
@@ -143,14 +142,7 @@ struct Shared {
     finished: Condvar,
 }
 
-#[derive(Default)]
-struct State {
-    job: Option<Job>,
-    /// Of a helper.
-    panic: Option<Box<dyn Any + Send>>,
-}
-
-/// Work of a caller, who waits until nobody is at it before its borrows end.
+/// Work of a caller, which does not panic. The caller waits until nobody is at it before its borrows end.
 #[derive(Clone, Copy)]
 struct Job(*const (dyn Fn() + Sync + 'static));
 
@@ -192,7 +184,13 @@ impl Pool {
     /// who finds another's works alone. Helpers that sleep come if they are woken.
     fn on_all(&self, wakes: bool, work: &(dyn Fn() + Sync)) {
         let shared = &*self.shared;
-        if self.helpers == 0 || !shared.post(Job::new(work)) {
+        let panic = Mutex::new(None);
+        let of_helper = || {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
+                *panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
+            }
+        };
+        if self.helpers == 0 || !shared.post(Job::new(&of_helper)) {
             return work();
         }
         let finish = Finish(shared);
@@ -201,22 +199,25 @@ impl Pool {
         }
         work();
         drop(finish);
+        if let Some(payload) = panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            resume_unwind(payload);
+        }
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is whole whenever the lock is free.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Job>> {
+        // The job is whole whenever the lock is free.
+        self.job.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives `false` where there is another job.
     fn post(&self, job: Job) -> bool {
-        let mut state = self.lock();
-        if state.job.is_some() || self.busy.load(Ordering::Relaxed) > 0 {
+        let mut posted = self.lock();
+        if posted.is_some() || self.busy.load(Ordering::Relaxed) > 0 {
             return false;
         }
-        state.job = Some(job);
+        *posted = Some(job);
         self.jobs.fetch_add(1, Ordering::Release);
         true
     }
@@ -233,19 +234,18 @@ impl Shared {
                 }
                 spin_loop();
             }
-            let mut state = self.lock();
+            let mut job = self.lock();
             while none_since(seen) {
                 self.awake.fetch_sub(1, Ordering::Relaxed);
-                state = self.posted.wait(state).unwrap_or_else(PoisonError::into_inner);
+                job = self.posted.wait(job).unwrap_or_else(PoisonError::into_inner);
                 self.awake.fetch_add(1, Ordering::Relaxed);
             }
             seen = self.jobs.load(Ordering::Relaxed);
-            let Some(job) = state.job else { continue };
+            let Some(work) = *job else { continue };
             self.busy.fetch_add(1, Ordering::Relaxed);
-            drop(state);
-            let result = catch_unwind(AssertUnwindSafe(|| job.run()));
-            let mut state = self.lock();
-            state.panic = state.panic.take().or(result.err());
+            drop(job);
+            work.run();
+            let _lock = self.lock();
             if self.busy.fetch_sub(1, Ordering::Release) == 1 {
                 self.finished.notify_all();
             }
@@ -259,24 +259,17 @@ struct Finish<'a>(&'a Shared);
 impl Drop for Finish<'_> {
     fn drop(&mut self) {
         let shared = self.0;
-        shared.lock().job = None;
+        *shared.lock() = None;
         let is_busy = || shared.busy.load(Ordering::Acquire) > 0;
         for _ in 0..SPINS {
             if !is_busy() {
-                break;
+                return;
             }
             spin_loop();
         }
-        let mut state = shared.lock();
+        let mut job = shared.lock();
         while is_busy() {
-            state = shared.finished.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        let panic = state.panic.take();
-        drop(state);
-        if let Some(panic) = panic
-            && !thread::panicking()
-        {
-            resume_unwind(panic);
+            job = shared.finished.wait(job).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
