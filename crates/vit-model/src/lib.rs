@@ -3,8 +3,8 @@
 mod config;
 mod error;
 mod file;
+mod finetune;
 mod foreign;
-mod header;
 mod layout;
 mod map;
 mod model;
@@ -15,6 +15,7 @@ mod summary;
 pub use config::{DropoutConfig, Output, Pool, VitConfig};
 pub use error::Error;
 pub use file::{ModelFile, TensorInfo, TensorInfos, to_bytes, to_hf_bytes, write};
+pub use finetune::{check_fine_tunable, for_fine_tuning};
 pub use foreign::{Documents, Foreign, Known, Normalization, hf_config_json, hf_preprocessor_json};
 pub use layout::{Layout, Tensors};
 pub use model::VisionTransformer;

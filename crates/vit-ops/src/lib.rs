@@ -56,7 +56,7 @@ pub use residual::{
 };
 pub use rotary::{Rotary, rotary};
 pub use scale_features::scale_features;
-pub use simd::instruction_set;
+pub use simd::{check_instruction_set, instruction_set};
 pub use soft_cross_entropy::soft_cross_entropy_sum;
 pub use softmax::softmax;
 pub use token_mask::TokenMask;

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use vit_data::{Dataset, IdxFile};
-use vit_fetch::{Event, Known, Options, Presence, Source, data_root, user_mirrors};
+use vit_fetch::{Checksum, Event, Options, Presence, Source, data_root, user_mirrors};
 use vit_files::{Digest, Hasher, write_atomically_with};
 use vit_model::VitConfig;
 
@@ -94,11 +94,11 @@ impl Found {
     }
 }
 
-/// The dataset of this name, or in this folder, for a model.
+/// The dataset of this name, or in this folder, for a model, if it is one that does not follow the dataset.
 ///
 /// # Errors
 /// If there is no such dataset, or it cannot be had, or the model does not take its images.
-pub(crate) fn named(name: &str, place: &DataPlace, model: &VitConfig) -> Result<Found> {
+pub(crate) fn named(name: &str, place: &DataPlace, model: Option<&VitConfig>) -> Result<Found> {
     let found = if name == DIGITS {
         built_in(Origin::BuiltIn)?
     } else if let Some(source) = Source::named(name) {
@@ -106,11 +106,13 @@ pub(crate) fn named(name: &str, place: &DataPlace, model: &VitConfig) -> Result<
     } else {
         in_folder(name, model)?
     };
-    check_fit(&found.dataset, model)?;
+    if let Some(model) = model {
+        check_fit(&found.dataset, model)?;
+    }
     Ok(found)
 }
 
-fn in_folder(name: &str, model: &VitConfig) -> Result<Found> {
+fn in_folder(name: &str, model: Option<&VitConfig>) -> Result<Found> {
     let folder = Path::new(name);
     if folder.is_dir() {
         tracing::warn!(
@@ -119,7 +121,9 @@ fn in_folder(name: &str, model: &VitConfig) -> Result<Found> {
         );
         // Before they are unpacked.
         let (height, width) = vit_data::image_size(folder)?;
-        check_size(name, (height, width, 1), model)?;
+        if let Some(model) = model {
+            check_size(name, (height, width, 1), model)?;
+        }
         // The whole path and not the folder's name, so that the run can be repeated from anywhere.
         let whole = std::path::absolute(folder).map_err(vit_files::Error::io("find", folder))?;
         let dataset = vit_data::load_dir(folder)?.with_name(whole.display().to_string());
@@ -270,7 +274,7 @@ fn published(source: &'static Source, place: &DataPlace) -> Result<Found> {
 fn load_published(source: &Source, folder: &Path) -> Result<Found> {
     let dataset = vit_data::load_dir(folder)?.with_name(source.name);
     check_content(&dataset, source)?;
-    if source.files.iter().any(|file| matches!(file.sha256, Known::Packed(_))) {
+    if source.files.iter().any(|file| matches!(file.sha256, Checksum::Packed(_))) {
         // What is known by its packed digest alone is checked on disk, before and after it was read.
         vit_fetch::verify(source, folder)?;
     }
@@ -344,7 +348,7 @@ fn from_hub(
 fn check_content(dataset: &Dataset, source: &Source) -> Result<()> {
     for file in IdxFile::ALL {
         let known = source.files.iter().find(|known| known.name == file.name());
-        let Some(Known::Unpacked(known)) = known.map(|known| known.sha256) else { continue };
+        let Some(Checksum::Unpacked(known)) = known.map(|known| known.sha256) else { continue };
         let mut hasher = Hasher::new();
         dataset.write_idx(file, &mut hasher).expect("a digest takes all bytes");
         let digest = hasher.finish();

@@ -94,7 +94,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         })?;
     }
     let Some(name) = &args.data.dataset else { return Ok(()) };
-    let found = dataset::named(name, &args.data.place, &saved.config)?;
+    let found = dataset::named(name, &args.data.place, Some(&saved.config))?;
     let split = match args.split {
         SplitName::Train => Split::Train,
         SplitName::Test => Split::Test,

@@ -36,7 +36,7 @@ impl Images {
         config: &VitConfig,
     ) -> Result<Self> {
         let Some(name) = &args.dataset else { return Self::noise(noise, config) };
-        let found = dataset::named(name, &args.place, config)?;
+        let found = dataset::named(name, &args.place, Some(config))?;
         let examples = found.dataset.split(split);
         Ok(Self { name: found.to_string(), examples, size: config.image })
     }

@@ -29,6 +29,10 @@ const SLOW: Duration = Duration::from_millis(500);
 pub(super) struct Run<'a> {
     pub(super) folder: &'a RunFolder,
     pub(super) settings: &'a Settings,
+    /// Of the whole run, as far as is known.
+    pub(super) epochs: u64,
+    /// The step after which settings change, if the run does not end there by itself.
+    pub(super) change: Option<u64>,
     /// The weights that are evaluated and saved.
     pub(super) weights: NamedVars,
     pub(super) saver: Saver,
@@ -69,6 +73,10 @@ impl Observer for Run<'_> {
     type Error = Failure;
 
     fn record(&mut self, record: &Record) -> Result<()> {
+        // An epoch in whose course settings change goes on.
+        if matches!(record, Record::Epoch(epoch) if self.change == Some(epoch.step)) {
+            return Ok(());
+        }
         let unwritable = |error: Failure| unwritable(self.folder, error);
         self.metrics.append(record).map_err(|error| unwritable(error.into()))?;
         if let Some(events) = &mut self.events {
@@ -79,7 +87,7 @@ impl Observer for Run<'_> {
                 tracing::debug!("step {}: loss {:.4}", step.step, step.loss);
             }
             Record::Epoch(epoch) => {
-                tell(epoch, self.settings.train.epochs);
+                tell(epoch, self.epochs);
                 if let Some(trace) = &mut self.trace {
                     writing(|| trace.write_when_over())?;
                 }
@@ -161,7 +169,7 @@ impl Observer for Run<'_> {
         // One that waits for a slow disk is still to be saved.
         self.step = Some(Writing::begin());
         self.saver.keep()?;
-        if interrupt::asked() {
+        if interrupt::asked() || self.change == Some(step.step()) {
             step.stop();
         }
         Ok(())

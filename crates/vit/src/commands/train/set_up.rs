@@ -2,13 +2,14 @@
 
 use candle_core::{DType, Device, Tensor};
 use vit_layers::{Mode, Parameters};
-use vit_model::{Layout, ModelFile, VisionTransformer};
+use vit_model::{VisionTransformer, VitConfig};
 use vit_train::{CrossEntropy, Decay, Group, Loss, MixedCrossEntropy, Trainer};
 
 use super::images::Images;
+use super::init;
 use crate::dataset::{self, DataPlace, Found};
-use crate::failure::{Failure, Result};
-use crate::settings::Settings;
+use crate::failure::Result;
+use crate::settings::{Finetune, Freeze, Settings};
 use crate::threads::threads_on;
 
 /// A run that has taken no step.
@@ -36,9 +37,13 @@ impl SetUp {
         check: &dyn Fn(&Found) -> Result<()>,
     ) -> Result<Self> {
         let found = match &settings.dataset {
-            Some(name) => dataset::named(name, place, &settings.model)?,
+            // A model that begins as another one is fitted to the dataset.
+            Some(name) => dataset::named(name, place, fixed(&settings))?,
             None => dataset::any(place)?,
         };
+        if settings.finetune.init.is_some() {
+            init::fit_to(&mut settings, &found.dataset)?;
+        }
         dataset::check_fit(&found.dataset, &settings.model)?;
         check(&found)?;
         settings.dataset = Some(found.dataset.name().to_owned());
@@ -50,39 +55,52 @@ impl SetUp {
         Ok(Self { settings, found, images, parameters, trainer, device, threads })
     }
 
-    /// Gives the parameters the values of the file that they are to begin as, of whatever layout, if there is one.
+    /// Gives the parameters the values of the model that they are to begin as, if there is one.
     ///
     /// # Errors
     /// If it cannot be read, or is of another model.
     pub(crate) fn initialise(&self) -> Result<()> {
-        let Some((file, layout)) = initial(&self.settings)? else { return Ok(()) };
-        let path = file.path();
-        let about = |error: vit_model::Error| Failure::from(error).about(path.display());
-        let values = layout.import_file(&file, &self.settings.model).map_err(about)?;
-        for (name, var) in self.parameters.sorted() {
-            var.set(&values[&name].to_dtype(var.dtype())?.to_device(var.device())?)?;
-        }
-        tracing::info!("began with {} ({layout} layout)", path.display());
-        Ok(())
+        init::initialise(&self.settings, &self.parameters)
     }
 }
 
-/// The file that the parameters are to begin as, if there is one, and whose names it has.
-///
-/// # Errors
-/// If it cannot be read, or is of another model.
-pub(crate) fn initial(settings: &Settings) -> Result<Option<(ModelFile, Layout)>> {
-    let Some(path) = &settings.init else { return Ok(None) };
-    let about = |error: vit_model::Error| Failure::from(error).about(path.display());
-    let file = ModelFile::open(path)?;
-    let layout = Layout::recognise(file.infos().keys()).map_err(about)?;
-    layout.check(file.infos(), &settings.model).map_err(about)?;
-    Ok(Some((file, layout)))
+/// The model, where it does not depend on the dataset.
+fn fixed(settings: &Settings) -> Option<&VitConfig> {
+    settings.finetune.init.is_none().then_some(&settings.model)
 }
 
 /// A model's parameters of rank 2 or more that weight decay leaves alone where it acts on matrices: they are no weights of a
 /// product.
 const NO_DECAY: [&str; 3] = ["cls_token", "pos_embed", "reg_token"];
+
+/// The layer of a parameter, from the bottom: 0 for the embedding, one for each block, the last one's with the norm behind it,
+/// and one for the head.
+///
+/// timm equivalent: the groups of `param_groups_layer_decay`.
+fn layer_of(name: &str, depth: usize) -> usize {
+    let block = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next());
+    match block.and_then(|block| block.parse::<usize>().ok()) {
+        Some(block) => block + 1,
+        None if name.starts_with("head.") => depth + 1,
+        None if name.starts_with("norm.") => depth,
+        None => 0,
+    }
+}
+
+/// How a parameter is trained: not at all, or at a rate that falls with its depth.
+fn group_of(name: &str, depth: usize, finetune: &Finetune) -> Group {
+    let (layer, head) = (layer_of(name, depth), depth + 1);
+    let is_frozen = match finetune.freeze {
+        Freeze::None => false,
+        Freeze::Blocks(blocks) => layer <= blocks && !name.starts_with("norm."),
+        Freeze::All => layer < head,
+    };
+    if is_frozen {
+        return Group::frozen();
+    }
+    let below_head = i32::try_from(head - layer).unwrap_or(i32::MAX);
+    Group::new().with_lr_scale(finetune.layer_decay.map_or(1.0, |decay| decay.powi(below_head)))
+}
 
 /// A trainer of a new model, whose variables are made in `parameters`.
 ///
@@ -95,11 +113,13 @@ pub(crate) fn trainer(
     threads: usize,
 ) -> Result<Trainer> {
     let (train, model) = (&settings.train, &settings.model);
-    let is_spared = |name: &str| NO_DECAY.contains(&name);
-    let decay = train.optimizer.decay;
-    let groups = move |name: &str, _: &Tensor| match decay {
-        Decay::Matrices if is_spared(name) => Group::new().with_weight_decay(0.0),
-        _ => Group::new(),
+    let (decay, depth, finetune) = (train.optimizer.decay, model.depth, settings.finetune.clone());
+    let groups = move |name: &str, _: &Tensor| {
+        let group = group_of(name, depth, &finetune);
+        match decay {
+            Decay::Matrices if NO_DECAY.contains(&name) => group.with_weight_decay(0.0),
+            _ => group,
+        }
     };
     let loss: Box<dyn Loss> = if settings.augment.mixup > 0.0 {
         Box::new(MixedCrossEntropy::smoothed(train.label_smoothing))
@@ -116,4 +136,40 @@ pub(crate) fn trainer(
         let model = VisionTransformer::new(model, &vb)?;
         Ok(move |images: &Tensor, mode: Mode| model.forward(images, mode))
     })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As timm's `param_groups_layer_decay` gives for a ViT of two blocks.
+    #[test]
+    fn rates_fall_from_the_head_down() {
+        let finetune = Finetune { layer_decay: Some(0.5), ..Finetune::default() };
+        for (name, scale) in [
+            ("head.weight", 1.0),
+            ("norm.weight", 0.5),
+            ("blocks.1.attn.qkv.weight", 0.5),
+            ("blocks.0.norm1.bias", 0.25),
+            ("patch_embed.proj.weight", 0.125),
+            ("pos_embed", 0.125),
+            ("cls_token", 0.125),
+        ] {
+            assert_eq!(group_of(name, 2, &finetune), Group::new().with_lr_scale(scale), "{name}");
+        }
+    }
+
+    #[test]
+    fn blocks_are_frozen_from_the_bottom() {
+        let names =
+            ["pos_embed", "blocks.0.ls1.gamma", "blocks.1.ls1.gamma", "norm.bias", "head.bias"];
+        for (freeze, frozen) in
+            [(Freeze::None, 0), (Freeze::Blocks(1), 2), (Freeze::Blocks(2), 3), (Freeze::All, 4)]
+        {
+            let finetune = Finetune { freeze, ..Finetune::default() };
+            let is_frozen = names.map(|name| group_of(name, 2, &finetune).frozen);
+            assert_eq!(is_frozen.iter().filter(|&&is_frozen| is_frozen).count(), frozen);
+            assert!(is_frozen[..frozen].iter().all(|&is_frozen| is_frozen), "{freeze}");
+        }
+    }
 }
