@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use vit_ops::{
-    Activation, Attend, AttentionDropout, DropRate, Queries, TokenMask, add, add_each,
+    Activation, Attend, DropRate, DropoutSource, Queries, TokenMask, add, add_each,
     attention_weights, cross_attention, dropout, dropout_mask, first_tokens, layer_norm, linear,
     linear_activation, linear_dropout, patchify, scale_features, self_attention,
     smoothed_cross_entropy_sum, softmax,
@@ -105,7 +105,7 @@ fn attention_to_the_same_sequence() -> Result<()> {
             (0..batch).map(|sample| tokens - sample.min(tokens - 1)).collect();
         let mask = TokenMask::from_lengths(&lengths, tokens)?;
         let random = Random::new(3).at_step(7).from_sample(2);
-        let drop = AttentionDropout { rate: rate(0.3), site: SITE, random };
+        let drop = DropoutSource { rate: rate(0.3), site: SITE, random };
         let plain = Attend::new(heads, (head_dim as f64).powf(-0.5));
         let attends = [
             plain,
@@ -130,7 +130,7 @@ fn attention_to_another_sequence() -> Result<()> {
     for (queries, tokens, heads, head_dim) in [(1, 1, 1, 1), (3, 7, 2, 5), (9, 4, 3, 8)] {
         let dim = heads * head_dim;
         let mask = TokenMask::from_lengths(&[tokens, 1], tokens)?;
-        let drop = AttentionDropout { rate: rate(0.5), site: SITE, random: Random::new(3) };
+        let drop = DropoutSource { rate: rate(0.5), site: SITE, random: Random::new(3) };
         let attend = Attend { mask: Some(&mask), dropout: Some(drop), ..Attend::new(heads, 0.4) };
         let shapes: [&[usize]; 2] = [&[2, queries, dim], &[2, tokens, 2 * dim]];
         assert_is_that_of_the_cpu("cross-attention", &shapes, |t| {

@@ -2,8 +2,8 @@
 
     python layer_fixtures.py [--out DIR]
 
-`nn.TransformerEncoder` with norms before and after, `nn.MultiheadAttention` of one sequence to another, each with a
-padding mask. Parameters are written under vit-layers' names. See README.md for what each file holds.
+`nn.TransformerEncoder` with norms before and after, causal, with a learned bias of the scores, each with a padding mask
+and without; `nn.MultiheadAttention` of one sequence to another with a padding mask. Parameters are written under vit-layers' names. See README.md for what each file holds.
 """
 
 import argparse
@@ -45,9 +45,19 @@ class Case:
     norm_first: bool
     activation: str
     seed: int
+    padded: bool = True
+    causal: bool = False
+    biased: bool = False
 
 
-CASES = [Case("pre-norm", True, "gelu", 1), Case("post-norm", False, "relu", 2)]
+CASES = [
+    Case("pre-norm", True, "gelu", 1),
+    Case("post-norm", False, "relu", 2),
+    Case("causal", True, "gelu", 4, padded=False, causal=True),
+    Case("causal-padded", True, "gelu", 5, causal=True),
+    Case("biased", True, "gelu", 6, padded=False, biased=True),
+    Case("biased-padded", False, "relu", 7, biased=True),
+]
 
 
 def padding(lengths: list[int], tokens: int) -> Tensor:
@@ -81,6 +91,20 @@ def weighed(output: Tensor, queries: list[int] | None) -> tuple[Tensor, Tensor]:
     return (output * weigh).sum(), weigh
 
 
+def masks(case: Case) -> tuple[dict[str, Tensor | bool], Tensor | None]:
+    """What the encoder is told besides its tokens, and the bias (1, heads, tokens, tokens) that is learned."""
+    told: dict[str, Tensor | bool] = {}
+    bias = None
+    if case.padded:
+        told["src_key_padding_mask"] = padding(LENGTHS, TOKENS)
+    if case.causal:
+        told |= {"mask": nn.Transformer.generate_square_subsequent_mask(TOKENS), "is_causal": True}
+    if case.biased:
+        bias = torch.randn(1, HEADS, TOKENS, TOKENS, requires_grad=True)
+        told["mask"] = bias.repeat(len(LENGTHS), 1, 1, 1).flatten(0, 1)
+    return told, bias
+
+
 def encoder_tensors(case: Case) -> dict[str, Tensor]:
     """Output, attention weights of the first block, and every gradient."""
     torch.manual_seed(case.seed)
@@ -91,15 +115,17 @@ def encoder_tensors(case: Case) -> dict[str, Tensor]:
     encoder = nn.TransformerEncoder(layer, DEPTH, norm=norm, enable_nested_tensor=False).train()
     roughen(encoder)
     xs = torch.randn(len(LENGTHS), TOKENS, DIM, requires_grad=True)
-    mask = padding(LENGTHS, TOKENS)
-    output = encoder(xs, src_key_padding_mask=mask)
-    loss, weigh = weighed(output, LENGTHS)
+    told, bias = masks(case)
+    output = encoder(xs, **told)
+    loss, weigh = weighed(output, LENGTHS if case.padded else None)
     loss.backward()
     first = encoder.layers[0]
     attended = first.norm1(xs) if case.norm_first else xs
-    weights = first.self_attn(attended, attended, attended, key_padding_mask=mask, average_attn_weights=False)[1]
+    told = {"attn_mask": told.get("mask"), "key_padding_mask": told.get("src_key_padding_mask")}
+    weights = first.self_attn(attended, attended, attended, **told, average_attn_weights=False)[1]
     parameters = native(case, encoder)
-    return {
+    learned = {} if bias is None else {"bias": bias.detach(), "grad.bias": bias.grad}
+    return learned | {
         "xs": xs.detach(),
         "grad.xs": xs.grad,
         "weigh": weigh,

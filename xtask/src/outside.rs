@@ -13,7 +13,9 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::cargo::{cargo, cargo_at, metadata, root, run, stdout_of, target_dir};
+use crate::cargo::{
+    cargo, cargo_at, executable, messages, metadata, root, run, stdout_of, target_dir,
+};
 use crate::layering::{items, text};
 
 /// As little optimisation as lets the consumer train in seconds, and nothing for debuggers.
@@ -149,6 +151,19 @@ pub(crate) fn consumer() -> Result<()> {
     let mut consumer = cargo_at("run", &manifest);
     consumer.env("CARGO_TARGET_DIR", folder()?);
     run(with_profile(&mut consumer).args(["--locked", "--quiet"]))
+}
+
+/// Builds tests/consumer's `speed` as its Cargo.toml, which is the README's, has it: with the README's allocator, and with
+/// the system's.
+pub(crate) fn build_speed() -> Result<[PathBuf; 2]> {
+    let manifest = root().join("tests/consumer/Cargo.toml");
+    let build = |folder: &str, features: &[&str]| {
+        let mut build = cargo_at("build", &manifest);
+        build.env("CARGO_TARGET_DIR", target_dir()?.join(folder));
+        build.args(["--locked", "--bin=speed"]).args(features);
+        executable(&messages(&mut build)?, "speed")
+    };
+    Ok([build("speed", &[])?, build("speed-system", &["--no-default-features"])?])
 }
 
 fn with_profile(command: &mut Command) -> &mut Command {

@@ -2,14 +2,9 @@
 //!
 //! `cargo run -p vit-layers --example first_steps` prints nothing, and fails if a shape is not what it says.
 
-#![expect(
-    clippy::disallowed_types,
-    reason = "people who have candle alone have no other optimiser"
-)]
-
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{AdamW, Optimizer, ParamsAdamW};
-use vit_layers::{Encoder, EncoderConfig, Mode, Parameters, Pass, Random, TokenMask};
+use candle_nn::{Optimizer, ParamsAdamW};
+use vit_layers::{AdamW, Encoder, EncoderConfig, Mode, Parameters, Pass, Random, TokenMask};
 
 fn main() -> Result<()> {
     let parameters = Parameters::seeded(42);

@@ -3,18 +3,16 @@
 //! `cargo run -p vit-layers --example sequences` prints the loss of every hundredth step, and the accuracy on sequences
 //! that the training has not seen; it fails below 95 %. It takes some seconds.
 //!
-//! Its layers and training need candle and `vit-layers` alone, and so it takes candle's own AdamW.
+//! It needs candle and `vit-layers` alone.
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
-#![expect(
-    clippy::disallowed_types,
-    reason = "its state is not saved here; vit-train has an optimiser that can be"
-)]
 
 use candle_core::{D, DType, Device, Module, Result, Tensor, Var, bail};
-use candle_nn::{AdamW, Embedding, Init, Optimizer, ParamsAdamW, VarBuilder, embedding, loss};
-use vit_layers::{Bias, Encoder, EncoderConfig, Linear, Mode, Parameters, Pass, Random, TokenMask};
-use vit_random::{Site, Stream};
+use candle_nn::{Embedding, Init, Optimizer, ParamsAdamW, VarBuilder, embedding, loss};
+use vit_layers::{
+    AdamW, Bias, Encoder, EncoderConfig, Linear, Mode, Parameters, Pass, Random, Site, Stream,
+    TokenMask,
+};
 
 /// Symbols are 1 to 12; 0 pads.
 const SYMBOLS: u32 = 12;

@@ -3,16 +3,17 @@
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use vit_ops::{
-    Attend, DropRate, Queries, attention_weights, cross_attention, first_tokens, self_attention,
+    Attend, AttentionBranch, BranchEnd, DropRate, Norm, Queries, Rotary, attention_weights, rotary,
+    self_attention,
 };
 use vit_random::Site;
 
 use crate::dropout::check_rate;
 use crate::place::Place;
 use crate::qk_norm::QkNorm;
-use crate::{Bias, Dropout, EncoderConfig, Linear, Pass};
+use crate::{AttentionConfig, Bias, Dropout, IntoPass, Linear, Pass};
 
-/// `y = proj(softmax(scale Q Kᵀ) V)` with `Q, K, V = qkv(x)` cut into heads.
+/// `y = proj(softmax(scale Q Kᵀ + bias) V)` with `Q, K, V = qkv(x)` cut into heads.
 ///
 /// PyTorch equivalent: `timm.layers.Attention`.
 ///
@@ -26,6 +27,7 @@ pub struct Attention {
     inner: usize,
     qkv: Linear,
     qk_norm: Option<QkNorm>,
+    rotary: Option<Rotary>,
     proj: Linear,
     heads: usize,
     scale: f64,
@@ -34,12 +36,26 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// A layer of the configuration's `dim`, heads, `score_scale`, `qkv_bias`, `qk_norm` and dropout rates.
+    /// A layer of this configuration.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use vit_layers::{Attention, AttentionConfig, Mode, Parameters, Pass};
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let vb = Parameters::seeded(1).builder(DType::F32, &Device::Cpu);
+    /// let config = AttentionConfig { rotary: Some(10_000.0), ..AttentionConfig::new(8, 2) }; // dim, heads
+    /// let attention = Attention::new(&config, &vb)?;
+    /// let xs = Tensor::ones((2, 5, 8), DType::F32, &Device::Cpu)?;
+    /// assert_eq!(attention.forward(&xs, Pass::from(Mode::Eval).causal())?.dims(), [2, 5, 8]);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
-    pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
-        let place = Place::configured("attention", cfg, vb)?;
+    pub fn new(cfg: &AttentionConfig, vb: &VarBuilder) -> Result<Self> {
+        let place = Place::configured("attention", cfg.check(), vb)?;
         let inner = cfg.width_of_heads();
         Ok(Self {
             place,
@@ -47,24 +63,27 @@ impl Attention {
             inner,
             qkv: Linear::new(cfg.dim, 3 * inner, cfg.qkv_bias.into(), &vb.pp("qkv"))?,
             qk_norm: QkNorm::new(cfg, vb)?,
+            rotary: cfg.rotary.map(Rotary::new).transpose()?,
             proj: Linear::new(inner, cfg.dim, Bias::Yes, &vb.pp("proj"))?,
             heads: cfg.heads,
             scale: cfg.scale(),
             weight_drop: weight_drop(cfg, vb)?,
-            proj_drop: Dropout::new(cfg.dropout.projection, &vb.pp("proj_drop"))?,
+            proj_drop: Dropout::new(cfg.projection_dropout, &vb.pp("proj_drop"))?,
         })
     }
 
     /// # Shapes
-    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim)
+    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim), zeros in the rows of padding
     ///
     /// # Errors
-    /// If `xs` or the mask has another shape or dtype, or no token.
-    pub fn forward<'a>(&self, xs: &Tensor, pass: impl Into<Pass<'a>>) -> Result<Tensor> {
-        self.forward_for(Queries::All, xs, pass.into(), None)
+    /// If `xs`, the mask or the bias has another shape or dtype, or no token.
+    pub fn forward<'a>(&self, xs: &Tensor, pass: impl IntoPass<'a>) -> Result<Tensor> {
+        let pass = pass.into_pass();
+        let qkv = self.queries_keys_and_values(xs, pass)?;
+        self.attended(&qkv, pass)
     }
 
-    /// The same, and what each token attended to: `softmax(scale Q Kᵀ)` of each head, before dropout.
+    /// The same, and what each token attended to: the weights of each head, before dropout.
     ///
     /// # Shapes
     /// as [`forward`](Self::forward), and weights (batch, heads, tokens, tokens)
@@ -74,54 +93,84 @@ impl Attention {
     pub fn forward_with_weights<'a>(
         &self,
         xs: &Tensor,
-        pass: impl Into<Pass<'a>>,
+        pass: impl IntoPass<'a>,
     ) -> Result<(Tensor, Tensor)> {
-        let mut weights = Vec::new();
-        let ys = self.forward_for(Queries::All, xs, pass.into(), Some(&mut weights))?;
-        Ok((ys, weights.pop().expect("the weights were asked for")))
+        let pass = pass.into_pass();
+        let qkv = self.queries_keys_and_values(xs, pass)?;
+        Ok((self.attended(&qkv, pass)?, self.weights_of(&qkv, pass)?))
     }
 
-    /// The rows of some tokens alone. The weights, of all tokens, are added to `weights`.
-    pub(crate) fn forward_for(
-        &self,
+    /// What each token attends to.
+    pub(crate) fn weights(&self, xs: &Tensor, pass: Pass) -> Result<Tensor> {
+        self.weights_of(&self.queries_keys_and_values(xs, pass)?, pass)
+    }
+
+    /// The same layer as a stage of an encoder.
+    pub(crate) fn branch<'a>(
+        &'a self,
+        norm: Option<Norm<'a>>,
         queries: Queries,
-        xs: &Tensor,
-        pass: Pass,
-        weights: Option<&mut Vec<Tensor>>,
-    ) -> Result<Tensor> {
-        let shape = self.place.check_tokens("xs", xs, self.dim, self.qkv.dtype())?;
-        self.place.check_mask("xs", pass, shape)?;
-        let (heads, scale, dropout) = (self.heads, self.scale, pass.dropout(self.weight_drop));
-        let attend = Attend { heads, scale, mask: pass.mask(), dropout };
-        let qkv = self.qkv.forward(xs)?; // (batch, tokens, 3 * inner)
-        let ys = match (&self.qk_norm, weights) {
-            (None, None) => self_attention(&qkv, queries, &attend)?,
-            (qk_norm, weights) => {
-                let inner = self.inner;
-                let (mut q, mut kv) = (qkv.narrow(2, 0, inner)?, qkv.narrow(2, inner, 2 * inner)?);
-                if let Some(norm) = qk_norm {
-                    (q, kv) = (norm.queries(&q)?, norm.keys(&kv, inner)?);
-                }
-                if let Some(weights) = weights {
-                    weights.push(attention_weights(&q, &kv.narrow(2, 0, inner)?, &attend)?);
-                }
-                cross_attention(&rows_of(queries, &q)?, &kv, &attend)?
-            }
-        }; // (batch, queries, inner)
-        self.proj.forward_dropped(&ys, &self.proj_drop, pass.mode())
+        pass: Pass<'a>,
+        end: BranchEnd<'a>,
+    ) -> AttentionBranch<'a> {
+        AttentionBranch {
+            norm,
+            qkv: self.qkv.affine(),
+            qk_norm: self.qk_norm.as_ref().map(QkNorm::norms),
+            rotary: self.rotary.as_ref(),
+            queries,
+            attend: Attend { mask: None, ..self.attend(pass) },
+            proj: self.proj.affine(),
+            end: BranchEnd { dropout: pass.dropout(self.proj_drop.drawn()), ..end },
+        }
+    }
+
+    fn attend<'a>(&self, pass: Pass<'a>) -> Attend<'a> {
+        Attend {
+            mask: pass.mask(),
+            causal: pass.is_causal(),
+            bias: pass.bias(),
+            dropout: pass.dropout(self.weight_drop),
+            ..Attend::new(self.heads, self.scale)
+        }
+    }
+
+    /// Packed, (batch, tokens, 3 * inner).
+    fn queries_keys_and_values(&self, xs: &Tensor, pass: Pass) -> Result<Tensor> {
+        let (batch, tokens) = self.place.check_tokens("xs", xs, self.dim, self.qkv.dtype())?;
+        self.place.check_pass("xs", pass, (batch, tokens), (self.heads, tokens))?;
+        let mut qkv = self.qkv.forward(&without_padding(xs, pass)?)?;
+        if let Some(norm) = &self.qk_norm {
+            qkv = norm.packed(&qkv, self.inner)?;
+        }
+        if let Some(table) = &self.rotary {
+            qkv = rotary(&qkv, 2 * self.heads, (table, self.inner / self.heads))?;
+        }
+        Ok(qkv)
+    }
+
+    fn attended(&self, qkv: &Tensor, pass: Pass) -> Result<Tensor> {
+        let ys = self_attention(qkv, Queries::All, &self.attend(pass))?; // (batch, tokens, inner)
+        let ys = self.proj.forward_dropped(&ys, &self.proj_drop, pass.mode())?;
+        without_padding(&ys, pass)
+    }
+
+    fn weights_of(&self, qkv: &Tensor, pass: Pass) -> Result<Tensor> {
+        let part = |index: usize| qkv.narrow(2, index * self.inner, self.inner);
+        attention_weights(&part(0)?, &part(1)?, &self.attend(pass))
+    }
+}
+
+/// Zeros in the rows of padding: what stands there may be no number.
+pub(crate) fn without_padding(xs: &Tensor, pass: Pass) -> Result<Tensor> {
+    match pass.mask() {
+        Some(mask) => mask.zero_padding(xs),
+        None => Ok(xs.clone()),
     }
 }
 
 /// The rate and the site at which attention weights are dropped.
-pub(crate) fn weight_drop(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<(DropRate, Site)> {
+pub(crate) fn weight_drop(cfg: &AttentionConfig, vb: &VarBuilder) -> Result<(DropRate, Site)> {
     let vb = vb.pp("attn_drop");
-    Ok((check_rate("attention", cfg.dropout.attention, &vb)?, Site::named(&vb.prefix())))
-}
-
-/// The tokens that are asked for.
-pub(crate) fn rows_of(queries: Queries, xs: &Tensor) -> Result<Tensor> {
-    match queries {
-        Queries::All => Ok(xs.clone()),
-        Queries::First => first_tokens(xs, 1),
-    }
+    Ok((check_rate("attention", cfg.weight_dropout, &vb)?, Site::named(&vb.prefix())))
 }

@@ -45,6 +45,10 @@ pub struct EncoderConfig {
     /// arXiv 2302.05442, section 2).
     #[serde(default)]
     pub qk_norm: bool,
+    /// The base of rotary position embedding, which turns queries and keys by their tokens' positions (Su et al., arXiv
+    /// 2104.09864): 10,000 in the paper. Without one, attention knows no positions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotary: Option<f64>,
     /// What the learned scale of each branch's features begins as (LayerScale, arXiv 2103.17239, eq. 7); without
     /// one, branches are not scaled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,6 +119,7 @@ impl EncoderConfig {
             activation: Activation::Gelu,
             qkv_bias: true,
             qk_norm: false,
+            rotary: None,
             layer_scale: None,
             dropout: DropoutRates::all(0.0),
             drop_path: 0.0,
@@ -137,6 +142,108 @@ impl EncoderConfig {
             let limit = if field == "depth" { LARGEST_DEPTH } else { LARGEST_SIZE };
             check_size(field, value, limit)?;
         }
+        if let Some(scale) = self.layer_scale
+            && !scale.is_finite()
+        {
+            return Err(ConfigError::LayerScale { scale });
+        }
+        check_rate("dropout.attention", self.dropout.attention)?;
+        check_rate("dropout.projection", self.dropout.projection)?;
+        check_rate("dropout.mlp", self.dropout.mlp)?;
+        check_rate("drop_path", self.drop_path)?;
+        self.attention().check()
+    }
+
+    /// That of each block's attention.
+    #[must_use]
+    pub const fn attention(&self) -> AttentionConfig {
+        AttentionConfig {
+            dim: self.dim,
+            heads: self.heads,
+            head_dim: self.head_dim,
+            score_scale: self.score_scale,
+            qkv_bias: self.qkv_bias,
+            qk_norm: self.qk_norm,
+            rotary: self.rotary,
+            weight_dropout: self.dropout.attention,
+            projection_dropout: self.dropout.projection,
+            layer_norm_eps: self.layer_norm_eps,
+        }
+    }
+
+    /// That of each block's feed-forward.
+    #[must_use]
+    pub const fn feed_forward(&self) -> FeedForwardConfig {
+        FeedForwardConfig {
+            dim: self.dim,
+            mlp_dim: self.mlp_dim,
+            activation: self.activation,
+            dropout: self.dropout.mlp,
+        }
+    }
+
+    /// Width of a head.
+    #[must_use]
+    pub const fn width_of_head(&self) -> usize {
+        self.attention().width_of_head()
+    }
+
+    /// Width of all heads together.
+    #[must_use]
+    pub const fn width_of_heads(&self) -> usize {
+        self.attention().width_of_heads()
+    }
+
+    /// The factor of the scores.
+    #[must_use]
+    pub fn scale(&self) -> f64 {
+        self.attention().scale()
+    }
+}
+
+/// The shape of an [`Attention`](crate::Attention) or a [`CrossAttention`](crate::CrossAttention), and its rates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttentionConfig {
+    /// Width of a token.
+    pub dim: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of a head; without one, `dim / heads`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
+    /// What the attention scores are scaled by.
+    pub score_scale: ScoreScale,
+    /// Whether queries, keys and values have a bias.
+    pub qkv_bias: bool,
+    /// Whether each head's queries and keys pass a layer norm before their products.
+    #[serde(default)]
+    pub qk_norm: bool,
+    /// The base of rotary position embedding; without one, attention knows no positions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotary: Option<f64>,
+    /// Probability of dropping an attention weight in training.
+    pub weight_dropout: f64,
+    /// Probability of dropping an element behind the output projection in training.
+    pub projection_dropout: f64,
+    /// Added to the variance in the layer norms of `qk_norm`.
+    pub layer_norm_eps: f64,
+}
+
+impl AttentionConfig {
+    /// Of this width and number of heads, with biases, without dropout.
+    #[must_use]
+    pub const fn new(dim: usize, heads: usize) -> Self {
+        EncoderConfig::new(dim, 1, heads).attention()
+    }
+
+    /// Checks what can be checked without building anything.
+    ///
+    /// # Errors
+    /// If a size is zero or out of reach, `heads` does not divide `dim`, or a rate, base or epsilon is out of range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check_size("dim", self.dim, LARGEST_SIZE)?;
+        check_size("heads", self.heads, LARGEST_SIZE)?;
         match self.head_dim {
             Some(head_dim) => {
                 check_size("head_dim", head_dim, LARGEST_SIZE)?;
@@ -147,15 +254,14 @@ impl EncoderConfig {
             }
             None => {}
         }
-        if let Some(scale) = self.layer_scale
-            && !scale.is_finite()
-        {
-            return Err(ConfigError::LayerScale { scale });
+        if let Some(base) = self.rotary {
+            let head_dim = self.width_of_head();
+            if !(base > 0.0 && base.is_finite() && head_dim.is_multiple_of(2)) {
+                return Err(ConfigError::Rotary { base, head_dim });
+            }
         }
-        check_rate("dropout.attention", self.dropout.attention)?;
-        check_rate("dropout.projection", self.dropout.projection)?;
-        check_rate("dropout.mlp", self.dropout.mlp)?;
-        check_rate("drop_path", self.drop_path)?;
+        check_rate("weight_dropout", self.weight_dropout)?;
+        check_rate("projection_dropout", self.projection_dropout)?;
         if !(self.layer_norm_eps > 0.0 && self.layer_norm_eps.is_finite()) {
             return Err(ConfigError::Eps { eps: self.layer_norm_eps });
         }
@@ -185,6 +291,38 @@ impl EncoderConfig {
             ScoreScale::Dim => self.dim,
         };
         (width as f64).powf(-0.5)
+    }
+}
+
+/// The shape of a [`FeedForward`](crate::FeedForward), and its rate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeedForwardConfig {
+    /// Width of a token.
+    pub dim: usize,
+    /// Width between the two linear maps.
+    pub mlp_dim: usize,
+    /// The function between them.
+    pub activation: Activation,
+    /// Probability of dropping an element at the end in training.
+    pub dropout: f64,
+}
+
+impl FeedForwardConfig {
+    /// Of this width, four times as wide between the maps, with GELU, without dropout.
+    #[must_use]
+    pub const fn new(dim: usize) -> Self {
+        EncoderConfig::new(dim, 1, 1).feed_forward()
+    }
+
+    /// Checks what can be checked without building anything.
+    ///
+    /// # Errors
+    /// If a size is zero or out of reach, or the rate is out of range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check_size("dim", self.dim, LARGEST_SIZE)?;
+        check_size("mlp_dim", self.mlp_dim, LARGEST_SIZE)?;
+        check_rate("dropout", self.dropout).map(|_| ())
     }
 }
 

@@ -5,13 +5,13 @@ use candle_nn::VarBuilder;
 use vit_ops::{Attend, DropRate, attention_weights, cross_attention};
 use vit_random::Site;
 
-use crate::attention::weight_drop;
+use crate::attention::{weight_drop, without_padding};
 use crate::place::Place;
 use crate::qk_norm::QkNorm;
-use crate::{Bias, Dropout, EncoderConfig, Linear, Pass};
+use crate::{AttentionConfig, Bias, Dropout, IntoPass, Linear, Pass};
 
 /// `y = proj(softmax(scale Q Kᵀ) V)` with `Q = q(x)` of one sequence, and `K, V = kv(context)` of another, cut into
-/// heads. A pass's mask marks the padding of the context.
+/// heads. A pass's mask marks the padding of the context; in a causal one, query `i` attends to the context up to token `i`.
 ///
 /// PyTorch equivalent: `torch.nn.MultiheadAttention(dim, heads, kdim=context_dim, vdim=context_dim)`, whose parameters
 /// have other names.
@@ -37,13 +37,17 @@ pub struct CrossAttention {
 }
 
 impl CrossAttention {
-    /// A layer of the configuration's `dim`, heads, `score_scale`, `qkv_bias`, `qk_norm` and dropout rates, to a
-    /// sequence whose tokens are `context_dim` wide.
+    /// A layer of this configuration, to a sequence whose tokens are `context_dim` wide.
     ///
     /// # Errors
     /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
-    pub fn new(cfg: &EncoderConfig, context_dim: usize, vb: &VarBuilder) -> Result<Self> {
-        let place = Place::configured("cross-attention", cfg, vb)?;
+    pub fn new(cfg: &AttentionConfig, context_dim: usize, vb: &VarBuilder) -> Result<Self> {
+        let place = Place::configured("cross-attention", cfg.check(), vb)?;
+        if let Some(base) = cfg.rotary {
+            bail!(
+                "{place}: expected no rotary positions between two sequences, got a base of {base}"
+            );
+        }
         if context_dim == 0 {
             bail!("{place}: expected a context_dim of at least 1, got 0");
         }
@@ -60,7 +64,7 @@ impl CrossAttention {
             heads: cfg.heads,
             scale: cfg.scale(),
             weight_drop: weight_drop(cfg, vb)?,
-            proj_drop: Dropout::new(cfg.dropout.projection, &vb.pp("proj_drop"))?,
+            proj_drop: Dropout::new(cfg.projection_dropout, &vb.pp("proj_drop"))?,
         })
     }
 
@@ -74,9 +78,9 @@ impl CrossAttention {
         &self,
         xs: &Tensor,
         context: &Tensor,
-        pass: impl Into<Pass<'a>>,
+        pass: impl IntoPass<'a>,
     ) -> Result<Tensor> {
-        let pass = pass.into();
+        let pass = pass.into_pass();
         let (q, kv, attend) = self.prepared(xs, context, pass)?;
         self.projected(&cross_attention(&q, &kv, &attend)?, pass)
     }
@@ -92,9 +96,9 @@ impl CrossAttention {
         &self,
         xs: &Tensor,
         context: &Tensor,
-        pass: impl Into<Pass<'a>>,
+        pass: impl IntoPass<'a>,
     ) -> Result<(Tensor, Tensor)> {
-        let pass = pass.into();
+        let pass = pass.into_pass();
         let (q, kv, attend) = self.prepared(xs, context, pass)?;
         let weights = attention_weights(&q, &kv.narrow(2, 0, self.inner)?, &attend)?;
         Ok((self.projected(&cross_attention(&q, &kv, &attend)?, pass)?, weights))
@@ -107,23 +111,31 @@ impl CrossAttention {
         context: &Tensor,
         pass: Pass<'a>,
     ) -> Result<(Tensor, Tensor, Attend<'a>)> {
-        let (batch, _) = self.place.check_tokens("xs", xs, self.dim, self.q.dtype())?;
+        let (batch, queries) = self.place.check_tokens("xs", xs, self.dim, self.q.dtype())?;
         let (of_context, tokens) =
             self.place.check_tokens("context", context, self.context_dim, self.kv.dtype())?;
         if of_context != batch {
             let place = &self.place;
             bail!("{place}: expected a context of {batch} samples as xs, got {of_context}");
         }
-        self.place.check_mask("the context", pass, (batch, tokens))?;
-        let (mut q, mut kv) = (self.q.forward(xs)?, self.kv.forward(context)?);
+        let shape = (batch, tokens);
+        self.place.check_pass("the context", pass, shape, (self.heads, queries))?;
+        let context = without_padding(context, pass)?;
+        let (mut q, mut kv) = (self.q.forward(xs)?, self.kv.forward(&context)?);
         if let Some(qk_norm) = &self.qk_norm {
             (q, kv) = (qk_norm.queries(&q)?, qk_norm.keys(&kv, self.inner)?);
         }
-        let (heads, scale, dropout) = (self.heads, self.scale, pass.dropout(self.weight_drop));
-        Ok((q, kv, Attend { heads, scale, mask: pass.mask(), dropout }))
+        let attend = Attend {
+            mask: pass.mask(),
+            causal: pass.is_causal(),
+            bias: pass.bias(),
+            dropout: pass.dropout(self.weight_drop),
+            ..Attend::new(self.heads, self.scale)
+        };
+        Ok((q, kv, attend))
     }
 
     fn projected(&self, ys: &Tensor, pass: Pass) -> Result<Tensor> {
-        self.proj_drop.forward(&self.proj.forward(ys)?, pass.mode())
+        self.proj.forward_dropped(ys, &self.proj_drop, pass.mode())
     }
 }

@@ -5,6 +5,7 @@ use candle_nn::VarBuilder;
 use vit_ops::{DropRate, Mode, dropout_mask};
 use vit_random::Site;
 
+use crate::IntoPass;
 use crate::dropout::check_rate;
 use crate::place::Place;
 
@@ -28,13 +29,18 @@ impl DropPath {
         Ok(Self { place: Place::of("drop path", vb), rate, site })
     }
 
+    /// The probability of being dropped, and where the masks are drawn.
+    pub(crate) const fn drawn(&self) -> (DropRate, Site) {
+        (self.rate, self.site)
+    }
+
     /// # Shapes
     /// `xs` (batch, ...) -> (batch, ...)
     ///
     /// # Errors
     /// If `xs` has no dimension.
-    pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        let Mode::Train(random) = mode else { return Ok(xs.clone()) };
+    pub fn forward<'a>(&self, xs: &Tensor, pass: impl IntoPass<'a>) -> Result<Tensor> {
+        let Mode::Train(random) = pass.into_pass().mode() else { return Ok(xs.clone()) };
         if self.rate.is_zero() {
             return Ok(xs.clone());
         }

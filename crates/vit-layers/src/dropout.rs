@@ -5,6 +5,7 @@ use candle_nn::VarBuilder;
 use vit_ops::{DropRate, Mode};
 use vit_random::Site;
 
+use crate::IntoPass;
 use crate::place::Place;
 
 /// In training, each element becomes 0 with probability `rate` and else `x / (1 - rate)`.
@@ -42,14 +43,9 @@ impl Dropout {
         Ok(Self { place: Place::of("dropout", vb), rate, site })
     }
 
-    /// The probability of being dropped.
-    pub(crate) const fn rate(&self) -> DropRate {
-        self.rate
-    }
-
-    /// Where the masks are drawn.
-    pub(crate) const fn site(&self) -> Site {
-        self.site
+    /// The probability of being dropped, and where the masks are drawn.
+    pub(crate) const fn drawn(&self) -> (DropRate, Site) {
+        (self.rate, self.site)
     }
 
     /// # Shapes
@@ -57,8 +53,8 @@ impl Dropout {
     ///
     /// # Errors
     /// If `xs` has no dimension.
-    pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        match mode {
+    pub fn forward<'a>(&self, xs: &Tensor, pass: impl IntoPass<'a>) -> Result<Tensor> {
+        match pass.into_pass().mode() {
             Mode::Eval => Ok(xs.clone()),
             Mode::Train(random) => {
                 self.place.check_batch(xs)?;

@@ -1,11 +1,13 @@
 //! The encoder: blocks, and behind those of pre-norm a layer norm.
 
-use candle_core::{DType, Module, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use vit_ops::{Queries, TokenMask};
+use vit_ops::{Queries, Stage, TokenMask, residual_stages};
 
 use crate::place::Place;
-use crate::{AttentionWeights, EncoderBlock, EncoderConfig, LayerNorm, NormPlacement, Pass};
+use crate::{
+    AttentionWeights, EncoderBlock, EncoderConfig, IntoPass, LayerNorm, NormPlacement, Pass,
+};
 
 /// `y = norm(block_depth(... block_1(x)))`, the Transformer encoder of the ViT paper (arXiv 2010.11929). Blocks of
 /// post-norm end in a norm of their own, and no other follows.
@@ -16,6 +18,7 @@ use crate::{AttentionWeights, EncoderBlock, EncoderConfig, LayerNorm, NormPlacem
 pub struct Encoder {
     place: Place,
     dim: usize,
+    heads: usize,
     dtype: DType,
     blocks: Vec<EncoderBlock>,
     norm: Option<LayerNorm>,
@@ -27,7 +30,7 @@ impl Encoder {
     /// # Errors
     /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
     pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
-        let place = Place::configured("encoder", cfg, vb)?;
+        let place = Place::configured("encoder", cfg.check(), vb)?;
         let blocks = (0..cfg.depth).map(|index| {
             // timm's rule: linearly from 0 at the first block to `drop_path` at the last.
             let share = index as f64 / (cfg.depth - 1).max(1) as f64;
@@ -43,6 +46,7 @@ impl Encoder {
         Ok(Self {
             place,
             dim: cfg.dim,
+            heads: cfg.heads,
             dtype: vb.dtype(),
             blocks: blocks.collect::<Result<_>>()?,
             norm,
@@ -50,12 +54,12 @@ impl Encoder {
     }
 
     /// # Shapes
-    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim)
+    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim), zeros in the rows of padding
     ///
     /// # Errors
-    /// If `xs` or the mask has another shape or dtype, or no token.
-    pub fn forward<'a>(&self, xs: &Tensor, pass: impl Into<Pass<'a>>) -> Result<Tensor> {
-        self.forward_for(Queries::All, xs, pass.into(), None)
+    /// If `xs`, the mask or the bias has another shape or dtype, or no token.
+    pub fn forward<'a>(&self, xs: &Tensor, pass: impl IntoPass<'a>) -> Result<Tensor> {
+        self.forward_for(Queries::All, xs, pass.into_pass())
     }
 
     /// The first token's row of [`forward`](Self::forward), without what the last block computes for the others
@@ -66,17 +70,17 @@ impl Encoder {
     ///
     /// # Errors
     /// As [`forward`](Self::forward), or if a sample begins with padding.
-    pub fn forward_first<'a>(&self, xs: &Tensor, pass: impl Into<Pass<'a>>) -> Result<Tensor> {
-        let pass = pass.into();
+    pub fn forward_first<'a>(&self, xs: &Tensor, pass: impl IntoPass<'a>) -> Result<Tensor> {
+        let pass = pass.into_pass();
         if let Some(sample) = pass.mask().and_then(TokenMask::begins_with_padding) {
             let place = &self.place;
             bail!("{place}: expected a first token in each sample, got padding in sample {sample}");
         }
-        self.forward_for(Queries::First, xs, pass, None)
+        self.forward_for(Queries::First, xs, pass)
     }
 
     /// As [`forward`](Self::forward), and what each token attended to. The weights are computed beside the forward
-    /// pass: whoever does not ask for them pays nothing.
+    /// pass: without them, it costs nothing more.
     ///
     /// # Shapes
     /// as [`forward`](Self::forward), and weights (batch, heads, tokens, tokens) of each block
@@ -86,32 +90,68 @@ impl Encoder {
     pub fn forward_with_weights<'a>(
         &self,
         xs: &Tensor,
-        pass: impl Into<Pass<'a>>,
+        pass: impl IntoPass<'a>,
     ) -> Result<(Tensor, AttentionWeights)> {
+        let pass = pass.into_pass();
+        self.check(xs, pass)?;
         let mut weights = Vec::with_capacity(self.blocks.len());
-        let ys = self.forward_for(Queries::All, xs, pass.into(), Some(&mut weights))?;
-        Ok((ys, AttentionWeights::new(weights)))
+        let mut ys = xs.clone();
+        for block in &self.blocks {
+            let (of_block, attended) = block.forward_with_weights(&ys, pass)?;
+            weights.push(attended);
+            ys = of_block;
+        }
+        Ok((self.normalised(&ys, pass)?, AttentionWeights::new(weights)))
     }
 
-    fn forward_for(
+    /// As [`forward`](Self::forward), and what each block gave, the first block's first: the features that a dense or
+    /// multi-scale head reads, before the norm that follows the last block.
+    ///
+    /// # Shapes
+    /// as [`forward`](Self::forward), and features (batch, tokens, dim) of each block
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_with_features<'a>(
         &self,
-        queries: Queries,
         xs: &Tensor,
-        pass: Pass,
-        mut weights: Option<&mut Vec<Tensor>>,
-    ) -> Result<Tensor> {
-        let shape = self.place.check_tokens("xs", xs, self.dim, self.dtype)?;
-        self.place.check_mask("xs", pass, shape)?;
+        pass: impl IntoPass<'a>,
+    ) -> Result<(Tensor, Vec<Tensor>)> {
+        let pass = pass.into_pass();
+        self.check(xs, pass)?;
+        let mut features = Vec::with_capacity(self.blocks.len());
+        let mut ys = xs.clone();
+        for block in &self.blocks {
+            ys = block.forward(&ys, pass)?;
+            features.push(ys.clone());
+        }
+        Ok((self.normalised(&ys, pass)?, features))
+    }
+
+    /// All blocks as one operation.
+    fn forward_for(&self, queries: Queries, xs: &Tensor, pass: Pass) -> Result<Tensor> {
+        self.check(xs, pass)?;
         let (last, blocks) = self.blocks.split_last().expect("the depth was checked");
-        let mut xs = xs.clone();
-        for block in blocks {
-            xs = block.forward_for(Queries::All, &xs, pass, weights.as_deref_mut())?;
-        }
-        let ys = last.forward_for(queries, &xs, pass, weights)?;
+        let bias = pass.bias().filter(|_| queries == Queries::First);
+        let of_first = bias.map(|bias| bias.narrow(2, 0, 1)).transpose()?;
+        let of_last = of_first.as_ref().map_or(pass, |bias| pass.biased(bias));
+        let mut stages: Vec<Stage> =
+            blocks.iter().flat_map(|block| block.stages(Queries::All, pass)).collect();
+        stages.extend(last.stages(queries, of_last));
+        stages.extend(self.norm.as_ref().map(|norm| Stage::Norm(norm.norm())));
+        residual_stages(xs, &stages, pass.mask())
+    }
+
+    fn normalised(&self, ys: &Tensor, pass: Pass) -> Result<Tensor> {
         match &self.norm {
-            Some(norm) => norm.forward(&ys),
-            None => Ok(ys),
+            Some(norm) => residual_stages(ys, &[Stage::Norm(norm.norm())], pass.mask()),
+            None => Ok(ys.clone()),
         }
+    }
+
+    fn check(&self, xs: &Tensor, pass: Pass) -> Result<()> {
+        let (batch, tokens) = self.place.check_tokens("xs", xs, self.dim, self.dtype)?;
+        self.place.check_pass("xs", pass, (batch, tokens), (self.heads, tokens))
     }
 }
 

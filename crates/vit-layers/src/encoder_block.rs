@@ -2,12 +2,13 @@
 
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use vit_ops::{Mode, Queries, add};
+use vit_ops::{BranchEnd, Queries, Stage, residual_stages};
 
-use crate::attention::rows_of;
+use crate::attention::without_padding;
 use crate::place::Place;
 use crate::{
-    Attention, DropPath, EncoderConfig, FeedForward, LayerNorm, LayerScale, NormPlacement, Pass,
+    Attention, DropPath, EncoderConfig, FeedForward, IntoPass, LayerNorm, LayerScale,
+    NormPlacement, Pass,
 };
 
 /// Pre-norm: `z' = z + attn(norm1(z))`, `z'' = z' + mlp(norm2(z'))`. Post-norm: `z' = norm1(z + attn(z))`,
@@ -22,14 +23,15 @@ use crate::{
 pub struct EncoderBlock {
     place: Place,
     dim: usize,
+    heads: usize,
     dtype: DType,
     norm: NormPlacement,
     norm1: LayerNorm,
     attn: Attention,
-    end1: BranchEnd,
+    end1: End,
     norm2: LayerNorm,
     mlp: FeedForward,
-    end2: BranchEnd,
+    end2: End,
 }
 
 impl EncoderBlock {
@@ -39,29 +41,32 @@ impl EncoderBlock {
     /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
     pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
         Ok(Self {
-            place: Place::configured("encoder block", cfg, vb)?,
+            place: Place::configured("encoder block", cfg.check(), vb)?,
             dim: cfg.dim,
+            heads: cfg.heads,
             dtype: vb.dtype(),
             norm: cfg.norm,
             norm1: LayerNorm::new(cfg.dim, cfg.layer_norm_eps, &vb.pp("norm1"))?,
-            attn: Attention::new(cfg, &vb.pp("attn"))?,
-            end1: BranchEnd::new(cfg, &vb.pp("ls1"), &vb.pp("drop_path1"))?,
+            attn: Attention::new(&cfg.attention(), &vb.pp("attn"))?,
+            end1: End::new(cfg, &vb.pp("ls1"), &vb.pp("drop_path1"))?,
             norm2: LayerNorm::new(cfg.dim, cfg.layer_norm_eps, &vb.pp("norm2"))?,
-            mlp: FeedForward::new(cfg, &vb.pp("mlp"))?,
-            end2: BranchEnd::new(cfg, &vb.pp("ls2"), &vb.pp("drop_path2"))?,
+            mlp: FeedForward::new(&cfg.feed_forward(), &vb.pp("mlp"))?,
+            end2: End::new(cfg, &vb.pp("ls2"), &vb.pp("drop_path2"))?,
         })
     }
 
     /// # Shapes
-    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim)
+    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim), zeros in the rows of padding
     ///
     /// # Errors
-    /// If `xs` or the mask has another shape or dtype, or no token.
-    pub fn forward<'a>(&self, xs: &Tensor, pass: impl Into<Pass<'a>>) -> Result<Tensor> {
-        self.forward_for(Queries::All, xs, pass.into(), None)
+    /// If `xs`, the mask or the bias has another shape or dtype, or no token.
+    pub fn forward<'a>(&self, xs: &Tensor, pass: impl IntoPass<'a>) -> Result<Tensor> {
+        let pass = pass.into_pass();
+        self.check(xs, pass)?;
+        residual_stages(xs, &self.stages(Queries::All, pass), pass.mask())
     }
 
-    /// The same, and what each token attended to: `softmax(scale Q Kᵀ)` of each head, before dropout.
+    /// The same, and what each token attended to: the weights of each head, before dropout.
     ///
     /// # Shapes
     /// as [`forward`](Self::forward), and weights (batch, heads, tokens, tokens)
@@ -71,58 +76,62 @@ impl EncoderBlock {
     pub fn forward_with_weights<'a>(
         &self,
         xs: &Tensor,
-        pass: impl Into<Pass<'a>>,
+        pass: impl IntoPass<'a>,
     ) -> Result<(Tensor, Tensor)> {
-        let mut weights = Vec::new();
-        let ys = self.forward_for(Queries::All, xs, pass.into(), Some(&mut weights))?;
-        Ok((ys, weights.pop().expect("the weights were asked for")))
+        let pass = pass.into_pass();
+        let ys = self.forward(xs, pass)?;
+        // Beside the forward pass, which so has the same bits.
+        let xs = without_padding(xs, pass)?;
+        let attends = match self.norm {
+            NormPlacement::Pre => self.norm1.forward(&xs)?,
+            NormPlacement::Post => xs,
+        };
+        Ok((ys, self.attn.weights(&attends, pass)?))
     }
 
-    /// The rows of some tokens alone. The attention weights, of all tokens, are added to `weights`.
-    pub(crate) fn forward_for(
-        &self,
-        queries: Queries,
-        xs: &Tensor,
-        pass: Pass,
-        weights: Option<&mut Vec<Tensor>>,
-    ) -> Result<Tensor> {
-        self.place.check_tokens("xs", xs, self.dim, self.dtype)?;
-        let mode = pass.mode();
+    /// The block's equations, for the rows of some tokens.
+    pub(crate) fn stages<'a>(&'a self, queries: Queries, pass: Pass<'a>) -> Vec<Stage<'a>> {
+        let (end1, end2) = (self.end1.of(pass), self.end2.of(pass));
+        let (norm1, norm2) = (self.norm1.norm(), self.norm2.norm());
         match self.norm {
-            NormPlacement::Pre => {
-                let normed = self.norm1.forward(xs)?;
-                let attended = self.attn.forward_for(queries, &normed, pass, weights)?;
-                let xs = add(&rows_of(queries, xs)?, &self.end1.forward(&attended, mode)?)?;
-                let fed = self.mlp.forward(&self.norm2.forward(&xs)?, mode)?;
-                add(&xs, &self.end2.forward(&fed, mode)?)
-            }
-            NormPlacement::Post => {
-                let attended = self.attn.forward_for(queries, xs, pass, weights)?;
-                let sum = add(&rows_of(queries, xs)?, &self.end1.forward(&attended, mode)?)?;
-                let xs = self.norm1.forward(&sum)?;
-                let fed = self.mlp.forward(&xs, mode)?;
-                self.norm2.forward(&add(&xs, &self.end2.forward(&fed, mode)?)?)
-            }
+            NormPlacement::Pre => vec![
+                Stage::Attention(self.attn.branch(Some(norm1), queries, pass, end1)),
+                Stage::FeedForward(self.mlp.branch(Some(norm2), pass, end2)),
+            ],
+            NormPlacement::Post => vec![
+                Stage::Attention(self.attn.branch(None, queries, pass, end1)),
+                Stage::Norm(norm1),
+                Stage::FeedForward(self.mlp.branch(None, pass, end2)),
+                Stage::Norm(norm2),
+            ],
         }
+    }
+
+    fn check(&self, xs: &Tensor, pass: Pass) -> Result<()> {
+        let (batch, tokens) = self.place.check_tokens("xs", xs, self.dim, self.dtype)?;
+        self.place.check_pass("xs", pass, (batch, tokens), (self.heads, tokens))
     }
 }
 
 /// What a branch passes before it is added.
 #[derive(Clone, Debug)]
-struct BranchEnd {
+struct End {
     scale: Option<LayerScale>,
     drop_path: DropPath,
 }
 
-impl BranchEnd {
+impl End {
     fn new(cfg: &EncoderConfig, scale: &VarBuilder, drop_path: &VarBuilder) -> Result<Self> {
         let scale =
             cfg.layer_scale.map(|init| LayerScale::new(cfg.dim, init, scale)).transpose()?;
         Ok(Self { scale, drop_path: DropPath::new(cfg.drop_path, drop_path)? })
     }
 
-    fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        let scaled = self.scale.as_ref().map(|scale| scale.forward(xs)).transpose()?;
-        self.drop_path.forward(scaled.as_ref().unwrap_or(xs), mode)
+    fn of(&self, pass: Pass) -> BranchEnd<'_> {
+        BranchEnd {
+            dropout: None,
+            scale: self.scale.as_ref().map(LayerScale::gamma),
+            drop_path: pass.dropout(self.drop_path.drawn()),
+        }
     }
 }

@@ -38,6 +38,16 @@ pub enum ConfigError {
         /// Its value.
         eps: f64,
     },
+    /// Rotary positions of a base that gives no angles, or of heads that have no pairs of numbers.
+    #[error(
+        "expected rotary with a positive base and heads of an even width, got a base of {base} and {head_dim}"
+    )]
+    Rotary {
+        /// The base.
+        base: f64,
+        /// Width of a head.
+        head_dim: usize,
+    },
     /// A size out of reach.
     #[error("expected {field} of at most {limit}, got {value}")]
     TooLarge {

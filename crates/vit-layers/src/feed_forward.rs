@@ -2,10 +2,11 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use vit_ops::{Activation, Mode};
+use vit_ops::{Activation, BranchEnd, FeedForwardBranch, Norm};
 
+use crate::attention::without_padding;
 use crate::place::Place;
-use crate::{Bias, Dropout, EncoderConfig, Linear};
+use crate::{Bias, Dropout, FeedForwardConfig, IntoPass, Linear, Pass};
 
 /// `y = dropout(fc2(activation(fc1(x))))`, for each token alone.
 ///
@@ -13,6 +14,8 @@ use crate::{Bias, Dropout, EncoderConfig, Linear};
 /// `fc1.weight` (mlp_dim, dim), `fc1.bias` (mlp_dim), `fc2.weight` (dim, mlp_dim), `fc2.bias` (dim)
 #[derive(Clone, Debug)]
 pub struct FeedForward {
+    place: Place,
+    dim: usize,
     fc1: Linear,
     activation: Activation,
     fc2: Linear,
@@ -20,27 +23,49 @@ pub struct FeedForward {
 }
 
 impl FeedForward {
-    /// A layer of the configuration's `dim`, `mlp_dim`, `activation` and dropout rate.
+    /// A layer of this configuration.
     ///
     /// # Errors
     /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
-    pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
-        Place::configured("feed-forward", cfg, vb)?;
+    pub fn new(cfg: &FeedForwardConfig, vb: &VarBuilder) -> Result<Self> {
+        let place = Place::configured("feed-forward", cfg.check(), vb)?;
         Ok(Self {
+            place,
+            dim: cfg.dim,
             fc1: Linear::new(cfg.dim, cfg.mlp_dim, Bias::Yes, &vb.pp("fc1"))?,
             activation: cfg.activation,
             fc2: Linear::new(cfg.mlp_dim, cfg.dim, Bias::Yes, &vb.pp("fc2"))?,
-            drop: Dropout::new(cfg.dropout.mlp, &vb.pp("drop"))?,
+            drop: Dropout::new(cfg.dropout, &vb.pp("drop"))?,
         })
     }
 
     /// # Shapes
-    /// `xs` (batch, tokens, dim) -> (batch, tokens, dim)
+    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim), zeros in the rows of padding
     ///
     /// # Errors
-    /// If `xs` has another width.
-    pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        let hidden = self.fc1.forward_activated(xs, self.activation)?; // (batch, tokens, mlp_dim)
-        self.fc2.forward_dropped(&hidden, &self.drop, mode)
+    /// If `xs` or the mask has another shape or dtype, or no token.
+    pub fn forward<'a>(&self, xs: &Tensor, pass: impl IntoPass<'a>) -> Result<Tensor> {
+        let pass = pass.into_pass();
+        let shape = self.place.check_tokens("xs", xs, self.dim, self.fc1.dtype())?;
+        self.place.check_mask("xs", pass, shape)?;
+        let xs = without_padding(xs, pass)?;
+        let hidden = self.fc1.forward_activated(&xs, self.activation)?; // (batch, tokens, mlp_dim)
+        without_padding(&self.fc2.forward_dropped(&hidden, &self.drop, pass.mode())?, pass)
+    }
+
+    /// The same layer as a stage of an encoder.
+    pub(crate) fn branch<'a>(
+        &'a self,
+        norm: Option<Norm<'a>>,
+        pass: Pass,
+        end: BranchEnd<'a>,
+    ) -> FeedForwardBranch<'a> {
+        FeedForwardBranch {
+            norm,
+            fc1: self.fc1.affine(),
+            activation: self.activation,
+            fc2: self.fc2.affine(),
+            end: BranchEnd { dropout: pass.dropout(self.drop.drawn()), ..end },
+        }
     }
 }

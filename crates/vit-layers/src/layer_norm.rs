@@ -35,6 +35,13 @@ impl LayerNorm {
     }
 }
 
+impl LayerNorm {
+    /// As a stage of an encoder.
+    pub(crate) fn norm(&self) -> vit_ops::Norm<'_> {
+        vit_ops::Norm { weight: &self.weight, bias: &self.bias, eps: self.eps }
+    }
+}
+
 impl Module for LayerNorm {
     /// # Shapes
     /// `xs` (..., dim) -> (..., dim)

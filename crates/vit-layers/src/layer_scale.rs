@@ -29,6 +29,13 @@ impl LayerScale {
     }
 }
 
+impl LayerScale {
+    /// The factor of each feature.
+    pub(crate) fn gamma(&self) -> &Tensor {
+        &self.gamma
+    }
+}
+
 impl Module for LayerScale {
     /// # Shapes
     /// `xs` (..., dim) -> (..., dim)

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod adamw;
 mod attention;
 mod attention_weights;
 mod config;
@@ -18,9 +19,12 @@ mod pass;
 mod place;
 mod qk_norm;
 
+pub use adamw::AdamW;
 pub use attention::Attention;
 pub use attention_weights::AttentionWeights;
-pub use config::{DropoutRates, EncoderConfig, NormPlacement, ScoreScale};
+pub use config::{
+    AttentionConfig, DropoutRates, EncoderConfig, FeedForwardConfig, NormPlacement, ScoreScale,
+};
 pub use cross_attention::CrossAttention;
 pub use drop_path::DropPath;
 pub use dropout::Dropout;
@@ -32,6 +36,8 @@ pub use layer_norm::LayerNorm;
 pub use layer_scale::LayerScale;
 pub use linear::{Bias, Linear};
 pub use parameters::Parameters;
-pub use pass::Pass;
-pub use vit_ops::{Activation, Mode, TokenMask, cross_entropy_sum, serial, set_threads, softmax};
+pub use pass::{IntoPass, Pass};
+pub use vit_ops::{
+    Activation, Mode, TokenMask, cross_entropy_sum, free_memory, serial, set_threads, softmax,
+};
 pub use vit_random::{Random, Site, Stream};

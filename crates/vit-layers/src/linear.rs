@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Module, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
-use vit_ops::{Activation, Mode};
+use vit_ops::{Activation, Affine, Mode};
 
 use crate::Dropout;
 use crate::place::Place;
@@ -62,6 +62,11 @@ impl Linear {
         self.weight.dtype()
     }
 
+    /// As a part of an encoder's stage.
+    pub(crate) fn affine(&self) -> Affine<'_> {
+        Affine { weight: &self.weight, bias: self.bias.as_ref() }
+    }
+
     /// `activation(x Wᵀ + b)`, as one operation where there is a bias.
     pub(crate) fn forward_activated(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
         self.place.check_features(xs, &self.weight)?;
@@ -83,8 +88,7 @@ impl Linear {
         match (mode, &self.bias) {
             (Mode::Train(random), Some(bias)) => {
                 self.place.check_features(xs, &self.weight)?;
-                let drawn = (drop.rate(), drop.site());
-                vit_ops::linear_dropout(xs, (&self.weight, bias), drawn, &random)
+                vit_ops::linear_dropout(xs, (&self.weight, bias), drop.drawn(), &random)
             }
             _ => drop.forward(&self.forward(xs)?, mode),
         }

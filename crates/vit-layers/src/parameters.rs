@@ -1,6 +1,6 @@
 //! Parameters by name: drawn from a seed or taken from a checkpoint, kept sorted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
@@ -11,8 +11,8 @@ use vit_random::{Random, Site, Stream};
 
 /// The variables of a model, in the order of their names.
 ///
-/// A `VarBuilder` made from it creates a variable the first time a name is asked for, and gives the same
-/// variable from then on. Each is drawn at a site of its own name, so neither the order of layers nor other
+/// A `VarBuilder` made from it creates a variable the first time a name is asked for; another one gives the same
+/// variables. Each is drawn at a site of its own name, so neither the order of layers nor other
 /// parameters change its values. Clones share the variables.
 ///
 /// ```
@@ -41,6 +41,8 @@ struct State {
     variables: BTreeMap<String, Var>,
     /// Of a checkpoint, what no layer has asked for yet.
     unused: BTreeMap<String, Tensor>,
+    /// Paths of parameters, or of layers, that several layers may ask for.
+    shared: Vec<String>,
 }
 
 impl Parameters {
@@ -97,10 +99,35 @@ impl Parameters {
         bail!("checkpoint: expected no parameter that no layer asks for, got {}", names.join(", "))
     }
 
+    /// Lets several layers of one builder have the parameter, or all parameters of the layer, at this path: an embedding
+    /// whose weight is also the head's, say.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use vit_layers::{Bias, Linear, Parameters};
+    ///
+    /// # fn main() -> candle_core::Result<()> {
+    /// let parameters = Parameters::seeded(42);
+    /// let vb = parameters.builder(DType::F32, &Device::Cpu);
+    /// let encode = Linear::new(8, 8, Bias::Yes, &vb.pp("map"))?;
+    /// let again = Linear::new(8, 8, Bias::Yes, &vb.pp("map"));
+    /// assert!(again.unwrap_err().to_string().starts_with("parameter map.bias: expected one layer"));
+    /// parameters.share("map");
+    /// let decode = Linear::new(8, 8, Bias::Yes, &vb.pp("map"))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn share(&self, path: &str) {
+        self.lock().shared.push(path.to_owned());
+    }
+
     /// Gives the variables to layers, which then train.
+    ///
+    /// Two layers that ask one builder for the same name are an error, unless the name is [shared](Self::share). Another
+    /// builder gives all variables once more.
     #[must_use]
     pub fn builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
-        let backend = Builder { parameters: self.clone(), gives: Gives::Variables };
+        let backend = Builder::new(self, Gives::Variables);
         VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
     }
 
@@ -108,7 +135,7 @@ impl Parameters {
     /// and their forward pass records nothing for a backward pass.
     #[must_use]
     pub fn detached_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
-        let backend = Builder { parameters: self.clone(), gives: Gives::Detached };
+        let backend = Builder::new(self, Gives::Detached);
         VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
     }
 
@@ -178,9 +205,35 @@ enum Gives {
 struct Builder {
     parameters: Parameters,
     gives: Gives,
+    /// Names that layers have asked for.
+    given: Mutex<BTreeSet<String>>,
 }
 
 impl Builder {
+    fn new(parameters: &Parameters, gives: Gives) -> Self {
+        Self { parameters: parameters.clone(), gives, given: Mutex::default() }
+    }
+
+    fn check_given_once(&self, name: &str) -> Result<()> {
+        let first = {
+            // The set is whole whenever the lock is free, also after a panic elsewhere.
+            let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+            given.insert(name.to_owned())
+        };
+        let shared = |path: &String| {
+            name.strip_prefix(path.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        if !first && !self.parameters.lock().shared.iter().any(shared) {
+            bail!(
+                "parameter {name}: expected one layer to ask for it, got a second\n  hint: give each layer a path of its \
+                 own, vb.pp(\"name\"); for shared weights, call Parameters::share(\"{name}\"); for a second model of the same \
+                 weights, take another Parameters::builder"
+            );
+        }
+        Ok(())
+    }
+
     fn give(&self, var: &Var) -> Tensor {
         match self.gives {
             Gives::Variables => var.as_tensor().clone(),
@@ -198,7 +251,9 @@ impl SimpleBackend for Builder {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        Ok(self.give(&self.parameters.variable(&shape, name, init, dtype, device)?))
+        let var = self.parameters.variable(&shape, name, init, dtype, device)?;
+        self.check_given_once(name)?;
+        Ok(self.give(&var))
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {

@@ -1,11 +1,12 @@
 //! What a forward pass of a layer is told besides its tokens.
 
-use vit_ops::{AttentionDropout, DropRate, Mode, TokenMask};
+use candle_core::Tensor;
+use vit_ops::{DropRate, DropoutSource, Mode, TokenMask};
 use vit_random::Site;
 
-/// A forward pass: its mode, and which tokens are padding.
+/// A forward pass: its mode, and which tokens attend to which.
 ///
-/// Whatever takes a pass takes a [`Mode`] alone too, for sequences without padding.
+/// Every layer's `forward` takes a pass, or a [`Mode`] alone where all tokens attend to all.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -16,8 +17,9 @@ use vit_random::Site;
 /// let encoder = Encoder::new(&EncoderConfig::new(8, 1, 2), &vb)?;
 /// let xs = Tensor::zeros((2, 5, 8), DType::F32, &Device::Cpu)?; // the first sequence has 3 tokens, the second 5
 /// let mask = TokenMask::from_lengths(&[3, 5], 5)?;
-/// let ys = encoder.forward(&xs, Pass::from(Mode::Eval).masked(&mask))?;
-/// assert_eq!(ys.dims(), [2, 5, 8]);
+/// let bias = Tensor::zeros((1, 2, 5, 5), DType::F32, &Device::Cpu)?; // (batch or 1, heads or 1, tokens, tokens)
+/// let pass = Pass::from(Mode::Eval).masked(&mask).causal().biased(&bias);
+/// assert_eq!(encoder.forward(&xs, pass)?.dims(), [2, 5, 8]);
 /// # Ok(())
 /// # }
 /// ```
@@ -25,11 +27,37 @@ use vit_random::Site;
 pub struct Pass<'a> {
     mode: Mode,
     mask: Option<&'a TokenMask>,
+    causal: bool,
+    bias: Option<&'a Tensor>,
+}
+
+/// What a layer takes for a pass: a [`Pass`], or a [`Mode`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say how a forward pass runs",
+    label = "expected a `Mode` or a `Pass`",
+    note = "evaluate with `Mode::Eval`, train with `Mode::Train(Random::new(seed).at_step(step))`",
+    note = "with a padding mask: `Pass::from(mode).masked(&mask)`; with a causal one: `Pass::from(mode).causal()`"
+)]
+pub trait IntoPass<'a> {
+    /// The pass.
+    fn into_pass(self) -> Pass<'a>;
+}
+
+impl<'a> IntoPass<'a> for Pass<'a> {
+    fn into_pass(self) -> Self {
+        self
+    }
+}
+
+impl<'a> IntoPass<'a> for Mode {
+    fn into_pass(self) -> Pass<'a> {
+        self.into()
+    }
 }
 
 impl From<Mode> for Pass<'_> {
     fn from(mode: Mode) -> Self {
-        Self { mode, mask: None }
+        Self { mode, mask: None, causal: false, bias: None }
     }
 }
 
@@ -38,6 +66,25 @@ impl<'a> Pass<'a> {
     #[must_use]
     pub const fn masked(self, mask: &'a TokenMask) -> Self {
         Self { mask: Some(mask), ..self }
+    }
+
+    /// The same pass where each token attends to itself and those before it alone.
+    ///
+    /// PyTorch equivalent: `is_causal=True`.
+    #[must_use]
+    pub const fn causal(self) -> Self {
+        Self { causal: true, ..self }
+    }
+
+    /// The same pass with a bias added to the scaled scores of every attention. Where it is learned, it gets its gradient.
+    ///
+    /// PyTorch equivalent: a float `attn_mask`.
+    ///
+    /// # Shapes
+    /// `bias` (batch or 1, heads or 1, queries, tokens)
+    #[must_use]
+    pub const fn biased(self, bias: &'a Tensor) -> Self {
+        Self { bias: Some(bias), ..self }
     }
 
     /// What the pass is for.
@@ -52,11 +99,23 @@ impl<'a> Pass<'a> {
         self.mask
     }
 
-    /// How attention weights are dropped at a site.
-    pub(crate) fn dropout(self, (rate, site): (DropRate, Site)) -> Option<AttentionDropout> {
+    /// Whether each token attends to itself and those before it alone.
+    #[must_use]
+    pub const fn is_causal(self) -> bool {
+        self.causal
+    }
+
+    /// What is added to scores.
+    #[must_use]
+    pub const fn bias(self) -> Option<&'a Tensor> {
+        self.bias
+    }
+
+    /// How elements are dropped at a site.
+    pub(crate) fn dropout(self, (rate, site): (DropRate, Site)) -> Option<DropoutSource> {
         match self.mode {
             Mode::Eval => None,
-            Mode::Train(random) => Some(AttentionDropout { rate, site, random }),
+            Mode::Train(random) => Some(DropoutSource { rate, site, random }),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-use crate::{EncoderConfig, Pass};
+use crate::{ConfigError, Pass};
 
 /// The path of a layer's parameters, such as `blocks.0.attn`; of a layer without one, what it is.
 #[derive(Clone, Debug)]
@@ -34,10 +34,14 @@ impl Place {
         }
     }
 
-    /// The same for a layer of this configuration, which is checked.
-    pub(crate) fn configured(kind: &str, cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
+    /// The same for a layer whose configuration was checked so.
+    pub(crate) fn configured(
+        kind: &str,
+        checked: std::result::Result<(), ConfigError>,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
         let place = Self::with_parameters(kind, vb)?;
-        match cfg.check() {
+        match checked {
             Ok(()) => Ok(place),
             Err(error) => bail!("{place}: {error}"),
         }
@@ -84,6 +88,30 @@ impl Place {
                 mask.tokens()
             ),
             _ => Ok(()),
+        }
+    }
+
+    /// The same, and that the pass's bias is (batch or 1, heads or 1, queries, tokens).
+    pub(crate) fn check_pass(
+        &self,
+        of: &str,
+        pass: Pass,
+        (batch, tokens): (usize, usize),
+        (heads, queries): (usize, usize),
+    ) -> Result<()> {
+        self.check_mask(of, pass, (batch, tokens))?;
+        match pass.bias().map(Tensor::dims) {
+            None => Ok(()),
+            Some(&[b, h, q, t])
+                if [1, batch].contains(&b)
+                    && [1, heads].contains(&h)
+                    && (q, t) == (queries, tokens) =>
+            {
+                Ok(())
+            }
+            Some(got) => bail!(
+                "{self}: expected a bias of shape (1 or {batch}, 1 or {heads}, {queries}, {tokens}), got {got:?}"
+            ),
         }
     }
 

@@ -3,7 +3,9 @@
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::{EncoderConfig, LayerNorm};
+use vit_ops::Norm;
+
+use crate::{AttentionConfig, LayerNorm};
 
 /// Each head's queries and keys through layer norms, one for the queries of all heads and one for the keys.
 ///
@@ -18,12 +20,25 @@ pub(crate) struct QkNorm {
 
 impl QkNorm {
     /// The norms, where the configuration asks for them.
-    pub(crate) fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Option<Self>> {
+    pub(crate) fn new(cfg: &AttentionConfig, vb: &VarBuilder) -> Result<Option<Self>> {
         if !cfg.qk_norm {
             return Ok(None);
         }
         let norm = |name| LayerNorm::new(cfg.width_of_head(), cfg.layer_norm_eps, &vb.pp(name));
         Ok(Some(Self { heads: cfg.heads, queries: norm("q_norm")?, keys: norm("k_norm")? }))
+    }
+
+    /// Those of queries and keys, for a stage of an encoder.
+    pub(crate) fn norms(&self) -> [Norm<'_>; 2] {
+        [self.queries.norm(), self.keys.norm()]
+    }
+
+    /// # Shapes
+    /// `qkv` (batch, tokens, 3 * inner) -> the same
+    pub(crate) fn packed(&self, qkv: &Tensor, inner: usize) -> Result<Tensor> {
+        let queries = self.queries(&qkv.narrow(2, 0, inner)?)?;
+        let keys_and_values = self.keys(&qkv.narrow(2, inner, 2 * inner)?, inner)?;
+        Tensor::cat(&[&queries, &keys_and_values], 2)
     }
 
     /// # Shapes

@@ -166,6 +166,7 @@ impl VitConfig {
             activation: self.activation,
             qkv_bias: self.qkv_bias,
             qk_norm: self.qk_norm,
+            rotary: None,
             layer_scale: self.layer_scale,
             dropout: DropoutRates {
                 attention: self.dropout.attention,

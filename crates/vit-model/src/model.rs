@@ -51,13 +51,39 @@ impl VisionTransformer {
     /// # Errors
     /// If the images have another shape.
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.classify(&self.forward_pooled(images, mode)?)
+    }
+
+    /// What the head reads: an image's features, for a linear probe or a search.
+    ///
+    /// PyTorch equivalent: `model.forward_head(model.forward_features(images), pre_logits=True)` of timm's.
+    ///
+    /// # Shapes
+    /// `images` (batch, channels, height, width) -> (batch, dim)
+    ///
+    /// # Errors
+    /// If the images have another shape.
+    pub fn forward_pooled(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         let tokens = self.embed(images, mode)?; // (batch, tokens, dim)
-        let pooled = if self.pools_first() {
-            self.encoder.forward_first(&tokens, mode)?.squeeze(1)?
+        if self.pools_first() {
+            self.encoder.forward_first(&tokens, mode)?.squeeze(1)
         } else {
-            self.pooled(&self.encoder.forward(&tokens, mode)?)?
-        }; // (batch, dim)
-        self.classify(&pooled)
+            self.pooled(&self.encoder.forward(&tokens, mode)?)
+        }
+    }
+
+    /// Every token behind the encoder's last norm, and what each block gave, the first block's first: the class token, if
+    /// there is one, the registers, then the patches row by row. For dense or multi-scale heads.
+    ///
+    /// PyTorch equivalent: `model.forward_features(images)` of timm's.
+    ///
+    /// # Shapes
+    /// `images` (batch, channels, height, width) -> (batch, tokens, dim), and the same for each block
+    ///
+    /// # Errors
+    /// If the images have another shape.
+    pub fn forward_features(&self, images: &Tensor, mode: Mode) -> Result<(Tensor, Vec<Tensor>)> {
+        self.encoder.forward_with_features(&self.embed(images, mode)?, mode)
     }
 
     /// As [`forward`](Self::forward), and what each token attended to: the class token, if there is one, the
@@ -244,6 +270,24 @@ mod tests {
             assert!(difference.to_scalar::<f64>()? < 1e-14);
             let tokens = cfg.tokens();
             assert_eq!(weights.layers()[0].dims(), [2, 2, tokens, tokens]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn logits_are_the_head_of_the_features() -> Result<()> {
+        for cfg in [tiny(Pool::Cls, 1), tiny(Pool::First, 0), tiny(Pool::Mean, 1)] {
+            let vb = VarBuilder::from_tensors(parameters(&cfg)?, DType::F64, &Device::Cpu);
+            let model = VisionTransformer::new(&cfg, &vb)?;
+            let pooled = model.forward_pooled(&images()?, Mode::Eval)?;
+            let (encoded, blocks) = model.forward_features(&images()?, Mode::Eval)?;
+            assert_eq!(encoded.dims(), [2, cfg.tokens(), cfg.dim]);
+            assert_eq!((blocks.len(), blocks[0].dims()), (cfg.depth, encoded.dims()));
+            let logits = model.forward(&images()?, Mode::Eval)?;
+            for features in [pooled, model.pooled(&encoded)?] {
+                let difference = (model.classify(&features)? - &logits)?.abs()?.max_all()?;
+                assert!(difference.to_scalar::<f64>()? < 1e-14);
+            }
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use divan::Bencher;
-use vit_ops::{Activation, Attend, AttentionDropout, DropRate, Queries};
+use vit_ops::{Activation, Attend, DropRate, DropoutSource, Queries};
 use vit_random::{Random, Site};
 
 /// That of the program.
@@ -131,7 +131,7 @@ impl Case {
         let Shape { dim, heads, .. } = self.shape;
         let qkv = self.tokens(3 * dim);
         let scale = ((dim / heads) as f64).powf(-0.5);
-        let dropout = AttentionDropout { rate: rate(), site: SITE, random: Random::new(1) };
+        let dropout = DropoutSource { rate: rate(), site: SITE, random: Random::new(1) };
         let dropout = matches!(self.pass, Pass::ForwardAndBackward).then_some(dropout);
         let attend = Attend { dropout, ..Attend::new(heads, scale) };
         self.time(bencher, || vit_ops::self_attention(&qkv, queries, &attend));

@@ -74,7 +74,7 @@ impl CustomOp1 for Activation {
     }
 
     fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let grad = grad.contiguous()?;
+        let grad = slices::upstream(grad)?;
         let values = slices::read2(&grad, xs, |grad, xs| Ok(self.gradient(grad, xs)))?;
         slices::gradient(values, xs)
     }
@@ -101,6 +101,69 @@ impl Activation {
     }
 }
 
+impl Activation {
+    /// Applies the function from one slice to another.
+    pub(crate) fn apply(self, xs: &[f32], ys: &mut [f32]) {
+        let chunks = ys.chunks_mut(CHUNK).zip(xs.chunks(CHUNK));
+        parallel::for_each(GELU_COST * xs.len(), chunks, |(ys, xs)| {
+            ys.copy_from_slice(xs);
+            match self {
+                Self::Relu => each(ys, |x| if x <= 0.0 { 0.0 } else { x }),
+                Self::Gelu => each(ys, |x| x * normal(x).0),
+            }
+        });
+    }
+
+    /// From what a function of many values was applied to, its outputs once more, and its gradient in place of theirs.
+    pub(crate) fn again(self, xs: &[f32], ys: &mut [f32], grad: &mut [f32]) {
+        let chunks = ys.chunks_mut(CHUNK).zip(grad.chunks_mut(CHUNK)).zip(xs.chunks(CHUNK));
+        parallel::for_each(GELU_COST * xs.len(), chunks, |((ys, grad), xs)| {
+            simd::dispatch(
+                #[inline(always)]
+                || {
+                    for ((y, dy), &x) in ys.iter_mut().zip(grad.iter_mut()).zip(xs) {
+                        match self {
+                            Self::Relu => {
+                                *y = if x <= 0.0 { 0.0 } else { x };
+                                *dy = if x <= 0.0 { 0.0 } else { *dy };
+                            }
+                            Self::Gelu => {
+                                let (cumulative, density) = normal(x);
+                                *y = x * cumulative;
+                                *dy *= cumulative + x * density;
+                            }
+                        }
+                    }
+                },
+            );
+        });
+    }
+}
+
+/// ReLU's gradient in place of its outputs', from these.
+pub(crate) fn gradient_of_relu(grad: &mut [f32], ys: &[f32]) {
+    let chunks = grad.chunks_mut(CHUNK).zip(ys.chunks(CHUNK));
+    parallel::for_each(RELU_COST * ys.len(), chunks, |(grad, ys)| {
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                for (dy, &y) in grad.iter_mut().zip(ys) {
+                    *dy = if y <= 0.0 { 0.0 } else { *dy };
+                }
+            },
+        );
+    });
+}
+
+/// `x_i = f(x_i)` for each `i`, on this thread.
+#[inline(always)]
+fn each(xs: &mut [f32], f: impl Fn(f32) -> f32 + Copy) {
+    simd::dispatch(
+        #[inline(always)]
+        || xs.iter_mut().for_each(|x| *x = f(*x)),
+    );
+}
+
 /// What an element costs, in the multiply-adds of [`parallel`].
 const RELU_COST: usize = 4;
 const GELU_COST: usize = 32;
@@ -112,10 +175,7 @@ const CHUNK: usize = 16_384;
 #[inline(always)]
 fn replace(xs: &mut [f32], cost: usize, f: impl Fn(f32) -> f32 + Copy + Sync) {
     parallel::for_each(cost * xs.len(), xs.chunks_mut(CHUNK), |xs| {
-        simd::dispatch(
-            #[inline(always)]
-            || xs.iter_mut().for_each(|x| *x = f(*x)),
-        );
+        each(xs, f);
     });
 }
 

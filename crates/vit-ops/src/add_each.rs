@@ -77,7 +77,7 @@ impl CustomOp2 for AddEach {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
+        let grad = slices::upstream(grad)?;
         let mut total = vec![0.0; shared.elem_count()];
         slices::read(&grad, |grad| {
             simd::dispatch(

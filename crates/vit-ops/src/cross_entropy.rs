@@ -134,7 +134,7 @@ impl CustomOp1 for CrossEntropy {
     /// `dx = dy (softmax(x) - (1 - ε) onehot(label) - ε / classes)`.
     fn bwd(&self, logits: &Tensor, _loss: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (_batch, classes) = logits.dims2()?;
-        let grad = grad.to_scalar::<f32>()?;
+        let grad = slices::upstream(grad)?.to_scalar::<f32>()?;
         let spread = self.smoothing / classes as f32;
         let mut values = slices::read(logits, |logits| Ok(logits.to_vec()))?;
         for (row, &label) in values.chunks_exact_mut(classes).zip(&self.labels) {

@@ -45,6 +45,17 @@ impl DropRate {
     }
 }
 
+/// A dropout in training: its rate, and what its masks are drawn from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DropoutSource {
+    /// The probability of being dropped.
+    pub rate: DropRate,
+    /// Where the masks are drawn.
+    pub site: Site,
+    /// The source of the masks.
+    pub random: Random,
+}
+
 /// `y = x m / (1 - rate)`, where `m` is 0 with probability `rate` and else 1.
 ///
 /// The mask of sample `n` (row `n` of the first dimension) is drawn from `random`'s stream of (`site`, `n`),
@@ -147,10 +158,10 @@ impl Masks {
         Self { threshold, keep, site, random, bits: vec![0; sample_len] }
     }
 
-    /// Draws the mask of a sample.
+    /// Draws the mask of a sample, or the beginning of it.
     pub(crate) fn fill(&mut self, sample: usize, mask: &mut [f32]) {
         let mut stream = self.random.stream(self.site, sample as u32);
-        let (bits, threshold, keep) = (&mut self.bits, self.threshold, self.keep);
+        let (bits, threshold, keep) = (&mut self.bits[..mask.len()], self.threshold, self.keep);
         simd::dispatch(
             #[inline(always)]
             || stream.fill(bits),
@@ -191,7 +202,7 @@ impl CustomOp1 for Dropout {
 
     fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let mask = self.mask.get().expect("the forward pass ran before the backward pass");
-        let grad = grad.contiguous()?;
+        let grad = slices::upstream(grad)?;
         let values =
             slices::read(&grad, |grad| Ok(grad.iter().zip(mask).map(|(g, m)| g * m).collect()))?;
         slices::gradient(values, xs)

@@ -63,7 +63,7 @@ pub(crate) mod composed {
 
 /// What the backward pass needs of a row.
 #[derive(Clone, Copy, Default)]
-struct Row {
+pub(crate) struct Row {
     mean: f32,
     /// `1 / sqrt(Var[x] + eps)`
     scale: f32,
@@ -242,11 +242,77 @@ impl Kernel for Backward<'_> {
     }
 }
 
-/// Rows that one thread takes at a time.
-const ROWS: usize = 256;
+/// The gradients of the scale and shift of some columns, from `first` on; their sums go in the order of rows, as those of
+/// [`Backward`] do.
+fn add_parameters(
+    (xs, grad): (&[f32], &[f32]),
+    rows: &[Row],
+    (dim, first): (usize, usize),
+    (of_weight, of_bias): (&mut [f32], &mut [f32]),
+) {
+    simd::dispatch(
+        #[inline(always)]
+        || {
+            let each = xs.chunks_exact(dim).zip(grad.chunks_exact(dim)).zip(rows);
+            for ((xs, grad), row) in each {
+                let each = xs[first..].iter().zip(&grad[first..]);
+                for ((dw, db), (x, dy)) in of_weight.iter_mut().zip(of_bias.iter_mut()).zip(each) {
+                    *dw += dy * ((x - row.mean) * row.scale);
+                    *db += dy;
+                }
+            }
+        },
+    );
+}
+
+/// Rows that one thread takes at a time, and columns.
+const ROWS: usize = 32;
+const STRIP: usize = 64;
 
 /// What an element costs forward, in the multiply-adds of [`parallel`].
 const COST: usize = 16;
+
+/// Writes the outputs, and gives what the backward pass needs.
+pub(crate) fn forward(
+    eps: f32,
+    xs: &[f32],
+    (weight, bias): (&[f32], &[f32]),
+    ys: &mut [f32],
+) -> Vec<Row> {
+    let mut rows = vec![Row::default(); xs.len() / weight.len()];
+    let len = ROWS * weight.len();
+    let pieces = xs.chunks(len).zip(ys.chunks_mut(len)).zip(rows.chunks_mut(ROWS));
+    parallel::for_each(COST * xs.len(), pieces, |((xs, ys), rows)| {
+        simd::run(Forward { eps, xs, weight, bias, ys, rows });
+    });
+    rows
+}
+
+/// Writes the gradient of the inputs, and gives those of the scale and the shift.
+pub(crate) fn backward(
+    xs: &[f32],
+    weight: &[f32],
+    rows: &[Row],
+    grad: &[f32],
+    grad_xs: &mut [f32],
+) -> [Vec<f32>; 2] {
+    let (dim, cost) = (weight.len(), COST * xs.len());
+    if !parallel::splits(cost) {
+        return simd::run(Backward { xs, weight, rows, grad, grad_xs });
+    }
+    let len = ROWS * dim;
+    let pieces = xs.chunks(len).zip(grad.chunks(len)).zip(grad_xs.chunks_mut(len));
+    parallel::for_each(cost, pieces.zip(rows.chunks(ROWS)), |(((xs, grad), grad_xs), rows)| {
+        // What it gives besides is of these rows alone.
+        simd::run(Backward { xs, weight, rows, grad, grad_xs });
+    });
+    let [mut of_weight, mut of_bias] = [(); 2].map(|()| vec![0.0; dim]);
+    let strips = of_weight.chunks_mut(STRIP).zip(of_bias.chunks_mut(STRIP)).enumerate();
+    parallel::for_each(cost, strips, |(strip, parameters)| {
+        add_parameters((xs, grad), rows, (dim, strip * STRIP), parameters);
+    });
+    [of_weight, of_bias]
+}
 
 struct LayerNorm {
     eps: f32,
@@ -271,12 +337,7 @@ impl CustomOp3 for LayerNorm {
         let weight = slices::of_storage(weight, weight_layout)?;
         let bias = slices::of_storage(bias, bias_layout)?;
         let mut ys = vec![0.0; xs.len()];
-        let mut rows = vec![Row::default(); xs.len() / weight.len()];
-        let len = ROWS * weight.len();
-        let pieces = xs.chunks(len).zip(ys.chunks_mut(len)).zip(rows.chunks_mut(ROWS));
-        parallel::for_each(COST * xs.len(), pieces, |((xs, ys), rows)| {
-            simd::run(Forward { eps: self.eps, xs, weight, bias, ys, rows });
-        });
+        let rows = forward(self.eps, xs, (weight, bias), &mut ys);
         // An operation runs forward once; its value lives in the graph until the backward pass.
         let _ = self.rows.set(rows);
         slices::output(ys, xs_layout.shape().clone())
@@ -291,11 +352,11 @@ impl CustomOp3 for LayerNorm {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let rows = self.rows.get().expect("the forward pass ran before the backward pass");
-        let grad = grad.contiguous()?;
+        let grad = slices::upstream(grad)?;
         let mut grad_xs = vec![0.0; xs.elem_count()];
         let [grad_weight, grad_bias] = slices::read2(xs, weight, |xs, weight| {
             let grad_xs = &mut grad_xs;
-            slices::read(&grad, |grad| Ok(simd::run(Backward { xs, weight, rows, grad, grad_xs })))
+            slices::read(&grad, |grad| Ok(backward(xs, weight, rows, grad, grad_xs)))
         })?;
         Ok((
             slices::gradient(grad_xs, xs)?,
@@ -310,6 +371,7 @@ mod tests {
     use super::*;
     use crate::parallel::tests::assert_threads_do_not_show;
     use crate::testing::{Case, tensors};
+    use candle_core::Var;
 
     const EPS: f64 = 1e-5;
 
@@ -396,8 +458,12 @@ mod tests {
     fn threads_do_not_change_a_bit() -> Result<()> {
         let [xs, weight, bias] = tensors(&[&[ROWS + 300, 500], &[500], &[500]])?;
         assert_threads_do_not_show(|| {
-            let ys = layer_norm(&xs, &weight, &bias, EPS).and_then(|ys| ys.to_vec2::<f32>());
-            ys.expect("a matrix")
+            let vars = [&xs, &weight, &bias].map(|t| Var::from_tensor(t).expect("a variable"));
+            let ys = layer_norm(&vars[0], &vars[1], &vars[2], EPS).expect("an output");
+            let grads = ys.sqr().and_then(|ys| ys.backward()).expect("gradients");
+            let grad = |var| grads.get(var).expect("a gradient").flatten_all();
+            let grads = vars.each_ref().map(|var| grad(var).expect("a vector").to_vec1::<f32>());
+            (ys.to_vec2::<f32>().expect("a matrix"), grads.map(|grad| grad.expect("a vector")))
         });
         Ok(())
     }

@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 
 mod activation;
+mod adam;
 mod add;
 mod add_each;
 mod attention;
+mod buffer;
 mod cross_entropy;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -15,12 +17,15 @@ mod layer_norm;
 mod linear;
 mod linear_activation;
 mod linear_dropout;
+mod many;
 mod matmul;
 mod mode;
 mod normal;
 mod parallel;
 mod patchify;
 mod precision;
+mod residual;
+mod rotary;
 mod scale_features;
 mod simd;
 mod slices;
@@ -31,13 +36,13 @@ mod testing;
 mod token_mask;
 
 pub use activation::Activation;
+pub use adam::{AdamStep, adam_step};
 pub use add::add;
 pub use add_each::add_each;
-pub use attention::{
-    Attend, AttentionDropout, Queries, attention_weights, cross_attention, self_attention,
-};
+pub use attention::{Attend, Queries, attention_weights, cross_attention, self_attention};
+pub use buffer::free_memory;
 pub use cross_entropy::{cross_entropy_sum, smoothed_cross_entropy_sum};
-pub use dropout::{DropRate, dropout, dropout_mask};
+pub use dropout::{DropRate, DropoutSource, dropout, dropout_mask};
 pub use first_tokens::first_tokens;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
@@ -46,6 +51,10 @@ pub use linear_dropout::linear_dropout;
 pub use mode::Mode;
 pub use parallel::{serial, set_threads};
 pub use patchify::patchify;
+pub use residual::{
+    Affine, AttentionBranch, BranchEnd, FeedForwardBranch, Norm, Stage, residual_stages,
+};
+pub use rotary::{Rotary, rotary};
 pub use scale_features::scale_features;
 pub use simd::{check_instruction_set, instruction_set};
 pub use soft_cross_entropy::soft_cross_entropy_sum;
@@ -64,6 +73,8 @@ pub mod composed {
     pub use crate::linear::composed::linear;
     pub use crate::linear_activation::composed::linear_activation;
     pub use crate::patchify::composed::patchify;
+    pub use crate::residual::composed::residual_stages;
+    pub use crate::rotary::composed::rotary;
     pub use crate::scale_features::composed::scale_features;
     pub use crate::soft_cross_entropy::composed::soft_cross_entropy_sum;
     pub use crate::softmax::composed::softmax;

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use crate::matmul::{Matrix, matmul};
-use crate::{simd, slices};
+use crate::{parallel, simd, slices};
 
 /// `y = x Wᵀ + b` over the last dimension.
 ///
@@ -73,13 +73,33 @@ pub(crate) mod composed {
 
 pub(crate) struct Linear;
 
-/// The gradient of a bias: the sum over the rows of `grad`.
-pub(crate) fn rows_added(bias: &Tensor, grad: &[f32]) -> Vec<f32> {
-    let mut total = vec![0.0; bias.elem_count()];
-    simd::dispatch(
-        #[inline(always)]
-        || slices::add_rows(&mut total, grad),
-    );
+/// Columns that one thread sums at a time.
+const STRIP: usize = 64;
+
+/// What a number costs in a sum of columns, in the multiply-adds of [`parallel`]: it comes from memory.
+const COST: usize = 4;
+
+/// The gradient of a bias: the sum over the rows of `grad`, in their order.
+pub(crate) fn add_columns(grad: &[f32], outputs: usize) -> Vec<f32> {
+    let mut total = vec![0.0; outputs];
+    if !parallel::splits(COST * grad.len()) {
+        simd::dispatch(
+            #[inline(always)]
+            || slices::add_rows(&mut total, grad),
+        );
+        return total;
+    }
+    let strips = total.chunks_mut(STRIP).enumerate();
+    parallel::for_each(COST * grad.len(), strips, |(strip, total)| {
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                for row in grad.chunks_exact(outputs) {
+                    slices::add_scaled(total, 1.0, &row[strip * STRIP..]);
+                }
+            },
+        );
+    });
     total
 }
 
@@ -103,7 +123,7 @@ impl Linear {
         Ok((ys, dims))
     }
 
-    /// `dx = dy W`, if xs is tracked, and `dW = dyᵀ x`.
+    /// `dx = dy W`, if xs is tracked, and `dW = dyᵀ x`, if the weight is.
     pub(crate) fn backward(
         xs: &Tensor,
         weight: &Tensor,
@@ -120,6 +140,9 @@ impl Linear {
         } else {
             None
         };
+        if !weight.track_op() {
+            return Ok((grad_xs, None));
+        }
         let grad_weight = slices::read(xs, |xs| {
             Ok(matmul(grad.transposed(), Matrix::new(xs, rows, inputs), None))
         })?;
@@ -156,7 +179,7 @@ impl CustomOp2 for Linear {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
+        let grad = slices::upstream(grad)?;
         slices::read(&grad, |grad| Self::backward(xs, weight, grad))
     }
 }
@@ -193,10 +216,14 @@ impl CustomOp3 for Linear {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
+        let grad = slices::upstream(grad)?;
         slices::read(&grad, |grad| {
             let (grad_xs, grad_weight) = Self::backward(xs, weight, grad)?;
-            Ok((grad_xs, grad_weight, slices::gradient(rows_added(bias, grad), bias)?))
+            Ok((
+                grad_xs,
+                grad_weight,
+                slices::gradient(add_columns(grad, bias.elem_count()), bias)?,
+            ))
         })
     }
 }

@@ -110,7 +110,7 @@ impl CustomOp3 for LinearActivation {
         ys: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
+        let grad = slices::upstream(grad)?;
         let grad = slices::read2(&grad, ys, |grad, ys| {
             let at = match self.activation {
                 Activation::Relu => ys,
@@ -119,7 +119,11 @@ impl CustomOp3 for LinearActivation {
             Ok(self.activation.gradient(grad, at))
         })?;
         let (grad_xs, grad_weight) = Linear::backward(xs, weight, &grad)?;
-        Ok((grad_xs, grad_weight, slices::gradient(linear::rows_added(bias, &grad), bias)?))
+        Ok((
+            grad_xs,
+            grad_weight,
+            slices::gradient(linear::add_columns(&grad, bias.elem_count()), bias)?,
+        ))
     }
 }
 

@@ -8,6 +8,10 @@ use crate::parallel;
 /// Rows and columns of a tile of a large product. `gemm` copies the operand that gives the columns again for every
 /// row of tiles, but once for each column: high and narrow tiles cost nothing against the whole at once.
 const TILE: (usize, usize) = (512, 48);
+/// Columns that `gemm`'s kernels take at once, at most.
+const REGISTER: usize = 8;
+/// Tiles of a small product that is split.
+const SMALL_TILES: usize = 4;
 
 /// A matrix inside a slice: element (i, j) lies at `i * row_stride + j * column_stride`.
 #[derive(Clone, Copy)]
@@ -147,22 +151,40 @@ fn check_bounds(len: usize, rows: usize, columns: usize, row_stride: usize) {
 }
 
 /// `lhs · rhs`, with `bias` added to each row, contiguous.
-///
-/// A large product is computed in tiles also where they are not split over threads: what `gemm` sums in which order
-/// depends on the shape that it is given.
 pub(crate) fn matmul(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     let (rows, columns) = (lhs.rows, rhs.columns);
     let mut values = Vec::with_capacity(rows * columns);
+    let data = values.as_mut_ptr();
+    let whole = MatrixMut { data, rows, columns, row_stride: columns, borrowed: PhantomData };
+    multiply_in_tiles(lhs, rhs, bias, whole);
+    // SAFETY: that is the capacity, and the tiles, each of which was written, cover it.
+    unsafe { values.set_len(rows * columns) };
+    values
+}
+
+/// The same into `out`, whatever it held.
+pub(crate) fn matmul_into(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: &mut [f32]) {
+    assert_eq!(out.len(), lhs.rows * rhs.columns, "numbers in the product");
+    let whole = MatrixMut::strided(out, lhs.rows, rhs.columns, rhs.columns);
+    multiply_in_tiles(lhs, rhs, bias, whole);
+}
+
+/// A large product is computed in tiles also where they are not split over threads: what `gemm` sums in which order
+/// depends on the shape that it is given.
+fn multiply_in_tiles(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: MatrixMut) {
+    let (rows, columns) = (lhs.rows, rhs.columns);
     let multiply_adds = rows * columns * lhs.columns;
-    let tile = if parallel::large(multiply_adds) { TILE } else { (rows.max(1), columns.max(1)) };
-    let whole = MatrixMut {
-        data: values.as_mut_ptr(),
-        rows,
-        columns,
-        row_stride: columns,
-        borrowed: PhantomData,
+    let tile = match parallel::large(multiply_adds) {
+        true => (TILE.0, columns_of_tile(rows, columns)),
+        false
+            if tiles_change_no_bit(rows, lhs.columns, columns)
+                && parallel::splits(multiply_adds) =>
+        {
+            (rows, (columns / SMALL_TILES).next_multiple_of(2 * REGISTER))
+        }
+        false => (rows.max(1), columns.max(1)),
     };
-    parallel::for_each(multiply_adds, whole.blocks(tile), |Block { row, column, mut out }| {
+    parallel::for_each(multiply_adds, out.blocks(tile), |Block { row, column, mut out }| {
         let lhs = lhs.rows(row, out.rows);
         let rhs = rhs.columns(column, out.columns);
         match bias {
@@ -173,9 +195,25 @@ pub(crate) fn matmul(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>) -> Vec<f32>
             None => multiply(lhs, rhs, &mut out, Store::Overwrite),
         }
     });
-    // SAFETY: that is the capacity, and the tiles, each of which was written, cover it.
-    unsafe { values.set_len(rows * columns) };
-    values
+}
+
+/// Whether `gemm` computes each number of a small product alike in tiles and at once: it sums so many products in one go, and
+/// has other ways where there is little of the output.
+fn tiles_change_no_bit(rows: usize, inner: usize, columns: usize) -> bool {
+    (3..=512).contains(&inner)
+        && rows >= 2 * REGISTER
+        && columns >= SMALL_TILES * 4 * REGISTER
+        && columns.is_multiple_of(SMALL_TILES * 2 * REGISTER)
+}
+
+/// The columns of a tile: of few rows, such as a weight's gradient, tiles are of one width and even in number, so that two
+/// threads end at the same time.
+fn columns_of_tile(rows: usize, columns: usize) -> usize {
+    if rows > TILE.0 {
+        return TILE.1;
+    }
+    let tiles = columns.div_ceil(TILE.1).next_multiple_of(2);
+    columns.div_ceil(tiles).next_multiple_of(REGISTER)
 }
 
 /// What becomes of what was in the output.
@@ -244,7 +282,8 @@ mod tests {
                 let lhs = Matrix::strided(&data, rows, inner, stride);
                 let rhs = Matrix::new(&data[100..], columns, inner).transposed();
                 let want = naive(lhs, rhs);
-                let got = matmul(lhs, rhs, None);
+                let mut got = vec![f32::NAN; rows * columns];
+                matmul_into(lhs, rhs, None, &mut got);
                 let shifted = matmul(lhs, rhs, Some(&data[..columns]));
                 for (index, want) in want.iter().enumerate() {
                     assert!((got[index] - want).abs() < 1e-5, "{} {want}", got[index]);
@@ -277,8 +316,15 @@ mod tests {
 
     #[test]
     fn threads_do_not_change_a_bit() {
-        // More than one tile in each direction; the second is deeper than `gemm` sums in one go.
-        for (rows, inner, columns) in [(1030, 64, 101), (67, 1576, 101)] {
+        // More than one tile in each direction; the second is deeper than `gemm` sums in one go; small ones.
+        for (rows, inner, columns) in [
+            (1030, 64, 101),
+            (67, 1576, 101),
+            (64, 128, 384),
+            (17, 512, 128),
+            (67, 3, 2048),
+            (300, 65, 128),
+        ] {
             let data = data(inner * rows.max(columns) + 7);
             let lhs = Matrix::new(&data, rows, inner);
             let rhs = Matrix::new(&data[7..], columns, inner).transposed();

@@ -2,20 +2,27 @@
 //!
 //! Pieces have borders that depend on shapes alone, and nothing is summed across them, so that the number of
 //! threads changes no bit.
+#![expect(
+    unsafe_code,
+    reason = "threads work on what their caller borrows; the caller waits for them"
+)]
 
 use std::cell::Cell;
 use std::hint::spin_loop;
 use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
-
 /// Multiply-adds that are worth waking threads for: waking takes 5 to 25 us, these many some 40 us.
-const WORTH_SPLITTING: usize = 4_000_000;
+const WORTH_WAKING: usize = 4_000_000;
 
-/// How often the caller looks whether the others are done, some tenths of a millisecond, before it sleeps.
+/// Multiply-adds that are worth splitting over threads that wait awake, which costs about a microsecond.
+const WORTH_SPLITTING: usize = 400_000;
+
+/// How often a thread looks whether there is something to do, some tenths of a millisecond, before it sleeps: a model's next
+/// operation comes sooner, and the last pieces of one take microseconds.
 const SPINS: usize = 10_000;
 
 static POOL: OnceLock<Pool> = OnceLock::new();
@@ -54,12 +61,14 @@ pub fn serial<R>(work: impl FnOnce() -> R) -> R {
 
 /// Whether an operation of so many multiply-adds comes in pieces, be they split over threads or not.
 pub(crate) fn large(multiply_adds: usize) -> bool {
-    multiply_adds >= WORTH_SPLITTING
+    multiply_adds >= WORTH_WAKING
 }
 
-/// Whether an operation of so many multiply-adds is split over threads.
-fn splits(multiply_adds: usize) -> bool {
-    large(multiply_adds) && !SERIAL.get() && rayon::current_thread_index().is_none()
+/// Whether an operation of so many multiply-adds is split over threads. Of a smaller one than [`large`] ones that may differ
+/// from call to call: split or not, it must give the same bits.
+pub(crate) fn splits(multiply_adds: usize) -> bool {
+    let worth = large(multiply_adds) || (multiply_adds >= WORTH_SPLITTING && helpers_wait_awake());
+    worth && !SERIAL.get() && rayon::current_thread_index().is_none()
 }
 
 /// Runs `work` on each piece: over threads where an operation of so many multiply-adds is split, else in order.
@@ -79,12 +88,22 @@ pub(crate) fn for_each_with<P: Send, R>(
     work: impl Fn(&mut R, P) + Sync,
 ) {
     let pieces = pieces.into_iter();
-    if splits(multiply_adds) {
-        pool().for_each(pieces, room, work);
-    } else {
+    if !splits(multiply_adds) {
         let mut room = room();
-        pieces.for_each(|piece| work(&mut room, piece));
+        return pieces.for_each(|piece| work(&mut room, piece));
     }
+    let pieces = Mutex::new(pieces);
+    let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+    // Whoever is free takes the next piece. Who comes too late makes no room.
+    pool().on_all(large(multiply_adds), &|| {
+        let Some(mut piece) = next() else { return };
+        let mut room = room();
+        loop {
+            work(&mut room, piece);
+            let Some(another) = next() else { break };
+            piece = another;
+        }
+    });
 }
 
 /// The threads that operations split over, started at the first need.
@@ -96,81 +115,168 @@ fn pool() -> &'static Pool {
     POOL.get_or_init(|| Pool::new(thread::available_parallelism().map_or(1, NonZero::get)))
 }
 
+fn helpers_wait_awake() -> bool {
+    #[cfg(test)]
+    if tests::INSTEAD.get().is_some() {
+        return true;
+    }
+    POOL.get().is_some_and(|pool| pool.shared.awake.load(Ordering::Relaxed) > 0)
+}
+
+/// The caller's thread and helpers. A helper that has nothing to do waits awake for a while, then asleep.
 struct Pool {
-    /// All threads but the caller's, if there are any.
-    helpers: Option<ThreadPool>,
+    shared: Arc<Shared>,
+    helpers: usize,
+}
+
+#[derive(Default)]
+struct Shared {
+    job: Mutex<Option<Job>>,
+    /// Jobs so far; changed under the lock.
+    jobs: AtomicUsize,
+    /// Helpers at work on the job; changed under the lock.
+    busy: AtomicUsize,
+    /// Helpers that wait awake, or work.
+    awake: AtomicUsize,
+    posted: Condvar,
+    finished: Condvar,
+}
+
+/// Work of a caller, which does not panic. The caller waits until nobody is at it before its borrows end.
+#[derive(Clone, Copy)]
+struct Job(*const (dyn Fn() + Sync + 'static));
+
+// SAFETY: what it points at is `Sync`, and lives while it is in the pool or a helper is busy.
+unsafe impl Send for Job {}
+
+impl Job {
+    fn new<'a>(work: &'a (dyn Fn() + Sync + 'a)) -> Self {
+        let work: *const (dyn Fn() + Sync + 'a) = work;
+        // SAFETY: both are pointers to the same trait object, and only the lifetime differs; `Finish` sees to it.
+        Self(unsafe {
+            std::mem::transmute::<*const (dyn Fn() + Sync + 'a), *const (dyn Fn() + Sync + 'static)>(
+                work,
+            )
+        })
+    }
+
+    fn run(self) {
+        // SAFETY: a helper runs it only between joining and leaving, for which its owner waits.
+        unsafe { (*self.0)() }
+    }
 }
 
 impl Pool {
     fn new(threads: usize) -> Self {
-        let helpers = ThreadPoolBuilder::new().num_threads(threads.saturating_sub(1));
-        let helpers = helpers.thread_name(|index| format!("vit-ops-{index}"));
+        let shared = Arc::<Shared>::default();
+        let start = |index: &usize| {
+            let shared = Arc::clone(&shared);
+            let name = format!("vit-ops-{index}");
+            thread::Builder::new().name(name).spawn(move || shared.help()).is_ok()
+        };
         // Without threads to be had, the caller works alone.
-        Self { helpers: (threads > 1).then(|| helpers.build().ok()).flatten() }
+        let helpers = (0..threads.saturating_sub(1)).take_while(start).count();
+        shared.awake.fetch_add(helpers, Ordering::Relaxed);
+        Self { shared, helpers }
     }
 
-    /// Whoever is free takes the next piece.
-    fn for_each<P: Send, R>(
-        &self,
-        pieces: impl Iterator<Item = P> + Send,
-        room: impl Fn() -> R + Sync,
-        work: impl Fn(&mut R, P) + Sync,
-    ) {
-        let pieces = Mutex::new(pieces);
-        let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let busy = AtomicUsize::new(0);
-        let help = || {
-            let _busy = Busy::new(&busy);
-            // Who comes too late makes no room.
-            let Some(mut piece) = next() else { return };
-            let mut room = room();
-            loop {
-                work(&mut room, piece);
-                let Some(another) = next() else { break };
-                piece = another;
+    /// Runs `work` on the caller's thread and on every helper that comes before it is done there. One job at a time: a caller
+    /// who finds another's works alone. Helpers that sleep come if they are woken.
+    fn on_all(&self, wakes: bool, work: &(dyn Fn() + Sync)) {
+        let shared = &*self.shared;
+        let panic = Mutex::new(None);
+        let of_helper = || {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
+                *panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
             }
         };
-        let Some(helpers) = &self.helpers else {
-            return help();
-        };
-        helpers.in_place_scope(|scope| {
-            for _ in 0..helpers.current_num_threads() {
-                scope.spawn(|_| help());
-            }
-            help();
-            // The last pieces take microseconds: sleeping and being woken would take longer. The scope waits for
-            // those that take more.
+        if self.helpers == 0 || !shared.post(Job::new(&of_helper)) {
+            return work();
+        }
+        let finish = Finish(shared);
+        if wakes && shared.awake.load(Ordering::Relaxed) < self.helpers {
+            shared.posted.notify_all();
+        }
+        work();
+        drop(finish);
+        if let Some(payload) = panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            resume_unwind(payload);
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Option<Job>> {
+        // The job is whole whenever the lock is free.
+        self.job.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives `false` where there is another job.
+    fn post(&self, job: Job) -> bool {
+        let mut posted = self.lock();
+        if posted.is_some() || self.busy.load(Ordering::Relaxed) > 0 {
+            return false;
+        }
+        *posted = Some(job);
+        self.jobs.fetch_add(1, Ordering::Release);
+        true
+    }
+
+    /// What a helper does, for ever.
+    fn help(&self) {
+        SERIAL.set(true);
+        let mut seen = 0;
+        let none_since = |seen| self.jobs.load(Ordering::Acquire) == seen;
+        loop {
             for _ in 0..SPINS {
-                if busy.load(Ordering::Acquire) == 0 {
+                if !none_since(seen) {
                     break;
                 }
                 spin_loop();
             }
-        });
+            let mut job = self.lock();
+            while none_since(seen) {
+                self.awake.fetch_sub(1, Ordering::Relaxed);
+                job = self.posted.wait(job).unwrap_or_else(PoisonError::into_inner);
+                self.awake.fetch_add(1, Ordering::Relaxed);
+            }
+            seen = self.jobs.load(Ordering::Relaxed);
+            let Some(work) = *job else { continue };
+            self.busy.fetch_add(1, Ordering::Relaxed);
+            drop(job);
+            work.run();
+            let _lock = self.lock();
+            if self.busy.fetch_sub(1, Ordering::Release) == 1 {
+                self.finished.notify_all();
+            }
+        }
     }
 }
 
-/// Counts a thread at work, until it is dropped, also by a panic.
-struct Busy<'a>(&'a AtomicUsize);
+/// Takes the job back and waits until no helper is at it, when it is dropped, also by a panic.
+struct Finish<'a>(&'a Shared);
 
-impl<'a> Busy<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Busy<'_> {
+impl Drop for Finish<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Release);
+        let shared = self.0;
+        *shared.lock() = None;
+        let is_busy = || shared.busy.load(Ordering::Acquire) > 0;
+        for _ in 0..SPINS {
+            if !is_busy() {
+                return;
+            }
+            spin_loop();
+        }
+        let mut job = shared.lock();
+        while is_busy() {
+            job = shared.finished.wait(job).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-
     thread_local! {
         /// What operations of this test's thread split over.
         pub(super) static INSTEAD: Cell<Option<&'static Pool>> = const { Cell::new(None) };
@@ -197,26 +303,68 @@ pub(crate) mod tests {
         for threads in 1..=4 {
             let mut counts = vec![0; 100];
             on_threads(threads, || {
-                for_each(WORTH_SPLITTING, &mut counts, |count| *count += 1);
+                for _ in 0..100 {
+                    for_each(WORTH_WAKING, &mut counts, |count| *count += 1);
+                }
             });
-            assert_eq!(counts, vec![1; 100]);
+            assert_eq!(counts, vec![100; 100]);
         }
     }
 
     #[test]
     fn small_operations_and_those_of_a_piece_are_not_split() {
-        assert!(splits(WORTH_SPLITTING) && !splits(WORTH_SPLITTING - 1));
-        serial(|| assert!(!splits(WORTH_SPLITTING)));
-        let in_a_pool = rayon::join(|| splits(WORTH_SPLITTING), || splits(WORTH_SPLITTING));
+        assert!(splits(WORTH_WAKING) && !splits(WORTH_SPLITTING - 1));
+        serial(|| assert!(!splits(WORTH_WAKING)));
+        let in_a_pool = rayon::join(|| splits(WORTH_WAKING), || splits(WORTH_WAKING));
         assert_eq!(in_a_pool, (false, false));
         let panicked = catch_unwind(|| serial(|| panic!("a panic in a piece")));
-        assert!(panicked.is_err() && splits(WORTH_SPLITTING));
+        assert!(panicked.is_err() && splits(WORTH_WAKING));
     }
 
     #[test]
     fn a_panic_of_a_piece_comes_back_to_the_caller() {
-        let panics = || for_each(WORTH_SPLITTING, 0..100, |piece| assert_ne!(piece, 50));
+        let panics = || for_each(WORTH_WAKING, 0..100, |piece| assert_ne!(piece, 50));
         assert!(catch_unwind(AssertUnwindSafe(|| on_threads(3, panics))).is_err());
+        INSTEAD.set(None);
+    }
+
+    #[test]
+    fn threads_that_work_at_once_each_get_their_own_pieces_done() {
+        let pool: &'static Pool = Box::leak(Box::new(Pool::new(3)));
+        let sums = |_: usize| {
+            INSTEAD.set(Some(pool));
+            let total = AtomicUsize::new(0);
+            for _ in 0..1000 {
+                for_each(WORTH_WAKING, 0..10, |piece| {
+                    total.fetch_add(piece, Ordering::Relaxed);
+                });
+            }
+            total.into_inner()
+        };
+        let totals: Vec<usize> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|index| scope.spawn(move || sums(index))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        assert_eq!(totals, [45_000; 4]);
+    }
+
+    #[test]
+    fn helpers_that_sleep_are_woken() {
+        let pool: &'static Pool = Box::leak(Box::new(Pool::new(2)));
+        INSTEAD.set(Some(pool));
+        while pool.shared.awake.load(Ordering::Relaxed) > 0 {
+            thread::yield_now();
+        }
+        let caller = thread::current().id();
+        let helped = AtomicUsize::new(0);
+        for_each(WORTH_WAKING, 0..2, |_| {
+            // Each of two threads has one piece in hand.
+            helped.fetch_add(1, Ordering::Relaxed);
+            while helped.load(Ordering::Relaxed) < 2 {
+                thread::yield_now();
+            }
+            assert!(SERIAL.get() || thread::current().id() == caller);
+        });
         INSTEAD.set(None);
     }
 }

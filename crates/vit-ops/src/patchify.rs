@@ -124,7 +124,7 @@ impl CustomOp1 for Patchify {
 
     fn bwd(&self, images: &Tensor, _out: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let width = self.patch.1;
-        let grad = grad.contiguous()?;
+        let grad = slices::upstream(grad)?;
         let mut grad_images = vec![0.0; images.elem_count()];
         slices::read(&grad, |grad| {
             let mut lines = grad.chunks_exact(width);

@@ -65,7 +65,7 @@ impl CustomOp2 for ScaleFeatures {
         _ys: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
+        let grad = slices::upstream(grad)?;
         let mut total = vec![0.0; gamma.elem_count()];
         slices::read2(xs, &grad, |xs, grad| {
             simd::dispatch(

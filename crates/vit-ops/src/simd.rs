@@ -61,13 +61,14 @@ pub(crate) trait Kernel {
 }
 
 /// Runs a kernel with the machine's vector instructions.
-#[inline(always)]
+#[inline]
 pub(crate) fn run<K: Kernel>(kernel: K) -> K::Output {
     run_on(*ARCH, kernel)
 }
 
-#[inline(always)]
-fn run_on<K: Kernel>(arch: Arch, kernel: K) -> K::Output {
+/// Never inlined: a kernel is compiled once for each instruction set, however many places run it.
+#[inline(never)]
+pub(crate) fn run_on<K: Kernel>(arch: Arch, kernel: K) -> K::Output {
     match arch {
         #[cfg(target_arch = "x86_64")]
         Arch::V4(lanes) => lanes.vectorize(On { lanes, kernel }),
@@ -108,7 +109,7 @@ fn named(name: &str) -> Option<Arch> {
 
 /// The paths that the machine has, for tests.
 #[cfg(test)]
-fn paths() -> impl Iterator<Item = (&'static str, Arch)> {
+pub(crate) fn paths() -> impl Iterator<Item = (&'static str, Arch)> {
     NAMES.into_iter().filter_map(|name| Some((name, named(name)?)))
 }
 

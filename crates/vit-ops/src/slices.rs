@@ -33,6 +33,21 @@ pub(crate) fn read2<R>(
     read(xs, |xs| read(ys, |ys| then(xs, ys)))
 }
 
+/// The gradient that a backward pass is given, contiguous.
+///
+/// # Errors
+/// If it is itself part of a graph, as candle has it with `CANDLE_GRAD_DO_NOT_DETACH`: gradients of our operations are plain
+/// numbers, and a gradient of them would be wrong without a word.
+pub(crate) fn upstream(grad: &Tensor) -> Result<Tensor> {
+    if grad.track_op() {
+        bail!(
+            "expected a gradient to be taken once: the fused forms of f32 on the CPU have no second-order gradients; \
+             unset CANDLE_GRAD_DO_NOT_DETACH, or compute in f64"
+        );
+    }
+    grad.contiguous()
+}
+
 /// What a custom operation's forward returns.
 pub(crate) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shape)> {
     Ok((CpuStorage::F32(values), shape.into()))

@@ -81,7 +81,7 @@ impl CustomOp1 for SoftCrossEntropy {
     /// `dx_n = dy (softmax(x_n) sum_c t_nc - t_n)`.
     fn bwd(&self, logits: &Tensor, _loss: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (_batch, classes) = logits.dims2()?;
-        let grad = grad.to_scalar::<f32>()?;
+        let grad = slices::upstream(grad)?.to_scalar::<f32>()?;
         let mut values = slices::read(logits, |logits| Ok(logits.to_vec()))?;
         let rows = values.chunks_exact_mut(classes).zip(self.targets.chunks_exact(classes));
         for (row, targets) in rows {

@@ -80,7 +80,7 @@ impl CustomOp1 for Softmax {
     /// `dx_i = y_i (dy_i - sum_j dy_j y_j)`.
     fn bwd(&self, xs: &Tensor, ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let width = last_dimension(xs.dims());
-        let grad = grad.contiguous()?;
+        let grad = slices::upstream(grad)?;
         let mut grad_xs = vec![0.0; xs.elem_count()];
         slices::read(&grad, |grad| {
             slices::read(ys, |ys| {

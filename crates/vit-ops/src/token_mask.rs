@@ -6,10 +6,9 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 
 use crate::slices::LANES;
 
-/// Which tokens of a batch are there, and which only fill a shorter sequence up: attention passes over the latter.
+/// Padding mask: attention ignores padded tokens.
 ///
-/// What stands in place of a token that is not there changes nothing of the others, as long as it and its scores are
-/// finite: zeros, for example. PyTorch equivalent: `src_key_padding_mask`, which is true where this has padding.
+/// PyTorch equivalent: `src_key_padding_mask`, which is true where this has padding.
 ///
 /// ```
 /// use vit_ops::TokenMask;
@@ -27,6 +26,8 @@ pub struct TokenMask {
     /// What is added to the scores of keys: 0 for a token, negative infinity for padding. Each sample's row is filled
     /// up with the latter to whole registers.
     bias: Arc<[f32]>,
+    /// How many tokens each sample has, if all padding is at the ends.
+    lengths: Option<Arc<[usize]>>,
 }
 
 impl TokenMask {
@@ -47,12 +48,34 @@ impl TokenMask {
 
     /// From a tensor that is 0 where there is padding, and anything else where there is a token.
     ///
+    /// A square tensor is refused, since it could also say which token sees which: [`padding`](Self::padding) takes it.
+    ///
+    /// # Shapes
+    /// `there` (batch, tokens)
+    ///
+    /// # Errors
+    /// If a sample has no token, or `there` is no matrix, or has as many samples as tokens.
+    pub fn new(there: &Tensor) -> Result<Self> {
+        if let &[batch, tokens] = there.dims()
+            && batch == tokens
+            && tokens > 1
+        {
+            bail!(
+                "token mask: expected a tensor of shape (batch, tokens), got [{batch}, {tokens}], which could be \
+                 (tokens, tokens)\n  hint: use TokenMask::padding if it is of a batch; for a causal mask, Pass::causal"
+            );
+        }
+        Self::padding(there)
+    }
+
+    /// As [`new`](Self::new), of a batch that may have as many samples as tokens.
+    ///
     /// # Shapes
     /// `there` (batch, tokens)
     ///
     /// # Errors
     /// If a sample has no token, or `there` is no matrix.
-    pub fn new(there: &Tensor) -> Result<Self> {
+    pub fn padding(there: &Tensor) -> Result<Self> {
         let &[batch, tokens] = there.dims() else {
             bail!("token mask: expected a tensor of shape (batch, tokens), got {:?}", there.dims());
         };
@@ -63,18 +86,24 @@ impl TokenMask {
     fn by(batch: usize, tokens: usize, there: impl Fn(usize, usize) -> bool) -> Result<Self> {
         let row_len = row_len(tokens);
         let mut bias = vec![f32::NEG_INFINITY; batch * row_len];
+        let mut lengths = Some(Vec::with_capacity(batch));
         for (sample, row) in bias.chunks_exact_mut(row_len.max(1)).enumerate() {
-            let mut empty = true;
+            let (mut count, mut end) = (0, 0);
             for (token, bias) in row.iter_mut().enumerate().take(tokens) {
                 if there(sample, token) {
-                    (*bias, empty) = (0.0, false);
+                    *bias = 0.0;
+                    (count, end) = (count + 1, token + 1);
                 }
             }
-            if empty {
+            if count == 0 {
                 bail!("token mask: expected a token in each sample, got none in sample {sample}");
             }
+            match &mut lengths {
+                Some(lengths) if count == end => lengths.push(count),
+                _ => lengths = None,
+            }
         }
-        Ok(Self { batch, tokens, bias: bias.into() })
+        Ok(Self { batch, tokens, bias: bias.into(), lengths: lengths.map(Into::into) })
     }
 
     /// Samples.
@@ -99,6 +128,31 @@ impl TokenMask {
     pub fn to_tensor(&self, dtype: DType, device: &Device) -> Result<Tensor> {
         let bias = self.bias(DType::F32, &Device::Cpu)?.reshape((self.batch, self.tokens))?;
         bias.eq(0.0)?.to_dtype(dtype)?.to_device(device)
+    }
+
+    /// How many tokens each sample has, if all padding is behind them.
+    #[must_use]
+    pub fn lengths(&self) -> Option<&[usize]> {
+        self.lengths.as_deref()
+    }
+
+    /// Zeros in the rows of padding, whatever stood there, NaN too; their gradient is zero.
+    ///
+    /// PyTorch equivalent: `xs.masked_fill(padding[..., None], 0)`.
+    ///
+    /// # Shapes
+    /// `xs` (batch, tokens, dim) -> the same
+    ///
+    /// # Errors
+    /// If `xs` has another shape.
+    pub fn zero_padding(&self, xs: &Tensor) -> Result<Tensor> {
+        let (batch, tokens, _dim) = xs.dims3()?;
+        if (batch, tokens) != (self.batch, self.tokens) {
+            let want = (self.batch, self.tokens);
+            bail!("token mask: expected xs of shape {want:?} and dim, got {:?}", xs.dims());
+        }
+        let there = self.to_tensor(DType::U8, xs.device())?.unsqueeze(2)?; // (batch, tokens, 1)
+        there.broadcast_as(xs.shape())?.contiguous()?.where_cond(xs, &xs.zeros_like()?)
     }
 
     /// A sample that begins with padding, if there is one.
@@ -171,6 +225,8 @@ mod tests {
         assert!(error.contains("got 0 for sample 0"), "{error}");
         let there = Tensor::new(&[[1_u8, 0], [0, 0]], &Device::Cpu)?;
         let error = said(TokenMask::new(&there));
+        assert!(error.contains("got [2, 2], which could be (tokens, tokens)"), "{error}");
+        let error = said(TokenMask::padding(&there));
         assert!(error.contains("expected a token in each sample, got none in sample 1"), "{error}");
         let error = said(TokenMask::new(&there.flatten_all()?));
         assert!(error.contains("expected a tensor of shape (batch, tokens), got [4]"), "{error}");

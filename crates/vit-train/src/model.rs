@@ -144,6 +144,14 @@ struct Source {
 }
 
 impl Source {
+    /// What the training view got: `variables` need not give a name twice.
+    fn of_training(&self, name: &str) -> Option<Tensor> {
+        match self.detaches {
+            Detaches::All => lock(&self.found).get(name).map(|(var, _)| var.as_detached_tensor()),
+            Detaches::Frozen => None,
+        }
+    }
+
     fn give(&self, name: &str, tensor: Tensor) -> Result<Tensor> {
         if !tensor.is_variable() {
             bail!(
@@ -174,11 +182,17 @@ impl SimpleBackend for Source {
         dtype: DType,
         _device: &Device,
     ) -> Result<Tensor> {
-        self.give(name, self.variables.get_with_hints_dtype(shape, name, init, dtype)?)
+        match self.of_training(name) {
+            Some(tensor) if (tensor.shape(), tensor.dtype()) == (&shape, dtype) => Ok(tensor),
+            _ => self.give(name, self.variables.get_with_hints_dtype(shape, name, init, dtype)?),
+        }
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, _device: &Device) -> Result<Tensor> {
-        self.give(name, self.variables.get_unchecked_dtype(name, dtype)?)
+        match self.of_training(name) {
+            Some(tensor) if tensor.dtype() == dtype => Ok(tensor),
+            _ => self.give(name, self.variables.get_unchecked_dtype(name, dtype)?),
+        }
     }
 
     fn contains_tensor(&self, name: &str) -> bool {

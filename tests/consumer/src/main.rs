@@ -4,9 +4,9 @@
 use std::process::ExitCode;
 
 use candle_core::{D, DType, Device, Module, Result, Tensor, Var};
-use candle_nn::{AdamW, Embedding, Init, Optimizer, ParamsAdamW, VarBuilder, embedding, loss};
+use candle_nn::{Embedding, Init, Optimizer, ParamsAdamW, VarBuilder, embedding, loss};
 use vit_layers::{
-    Bias, DropoutRates, Encoder, EncoderConfig, Linear, Mode, Parameters, Random,
+    AdamW, Bias, DropoutRates, Encoder, EncoderConfig, Linear, Mode, Parameters, Random,
 };
 
 const SYMBOLS: u32 = 12;

@@ -18,6 +18,8 @@ use crate::cargo::root;
 /// The programs, and what they read.
 pub(super) struct Programs {
     vit: PathBuf,
+    /// tests/consumer's, with the README's lines and with the system's allocator, if a row asks.
+    speed: Option<[PathBuf; 2]>,
     python: Option<PathBuf>,
     /// The folder that holds `mnist/`.
     data: PathBuf,
@@ -38,7 +40,12 @@ impl Programs {
     ///
     /// # Errors
     /// If the venv has no Python, or the model cannot be made.
-    pub(super) fn new(built: &Path, venv: Option<&Path>, data: &Path) -> Result<Self> {
+    pub(super) fn new(
+        built: &Path,
+        speed: Option<[PathBuf; 2]>,
+        venv: Option<&Path>,
+        data: &Path,
+    ) -> Result<Self> {
         let python = venv.map(python_of).transpose()?;
         // Programs run in the workspace, and not where the user stands.
         let data = std::path::absolute(data)?;
@@ -46,7 +53,7 @@ impl Programs {
         // A copy: a build meanwhile changes nothing of what is measured.
         let vit = scratch.path().join(built.file_name().context("cargo built no file")?);
         fs::copy(built, &vit).with_context(|| format!("cannot copy {}", built.display()))?;
-        let programs = Self { vit, python, data, scratch };
+        let programs = Self { vit, speed, python, data, scratch };
         for args in [
             "train --preset notebook --dataset digits --max-steps 1 --run-dir {model}",
             "export {model} --layout notebook --output {state}",
@@ -104,8 +111,14 @@ impl Programs {
     }
 
     fn command(&self, run: &Run) -> Result<Command> {
+        let [speed, system] = match &self.speed {
+            Some([speed, system]) => [Some(speed), Some(system)],
+            None => [None, None],
+        };
         let program = match run.program {
             Program::Vit => &self.vit,
+            Program::Speed => speed.context("speed was not built")?,
+            Program::SpeedSystem => system.context("speed was not built")?,
             Program::Python => self.python.as_ref().context("no venv")?,
         };
         let mut command = Command::new(program);

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use vit_fetch::{MNIST, Options, data_root, user_mirrors};
 
 use crate::cargo::build_vit;
+use crate::outside::build_speed;
 use machine::Machine;
 use measure::{Measurement, Programs};
 use table::Line;
@@ -54,7 +55,9 @@ impl Bench {
         let data = data_root(None)?;
         let options = Options { mirrors: user_mirrors(None)?, ..Options::default() };
         vit_fetch::fetch(&MNIST, &MNIST.folder(&data), &options, &mut |_| {})?;
-        let programs = Programs::new(&build_vit()?, self.venv.as_deref(), &data)?;
+        let asks = |row: &Row| row.contenders().any(|c| c.runs.iter().any(Run::is_speed));
+        let speed = rows.iter().any(asks).then(build_speed).transpose()?;
+        let programs = Programs::new(&build_vit()?, speed, self.venv.as_deref(), &data)?;
         let machine = Machine::look(&programs)?;
 
         let runs = runs(&rows, &programs);
@@ -102,7 +105,7 @@ fn chosen(rows: Vec<Row>, only: &[String]) -> Result<Vec<Row>> {
 fn runs(rows: &[Row], programs: &Programs) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for run in rows.iter().flat_map(Row::contenders).flat_map(|contender| &contender.runs) {
-        let there = run.program == Program::Vit || programs.have_python();
+        let there = run.program != Program::Python || programs.have_python();
         if there && !runs.contains(run) {
             runs.push(run.clone());
         }

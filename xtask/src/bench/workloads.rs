@@ -47,6 +47,10 @@ pub(super) struct Run {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Program {
     Vit,
+    /// tests/consumer's `speed`, with the README's lines.
+    Speed,
+    /// The same with the system's allocator.
+    SpeedSystem,
     Python,
 }
 
@@ -207,6 +211,80 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
             reach: Reach::Times(&[("timm", 1.0)]),
         },
     ]
+    .into_iter()
+    .chain(encoder_rows(threads))
+    .collect()
+}
+
+fn times(factors: &'static [(&'static str, f64)]) -> Reach {
+    Reach::Times(factors)
+}
+
+const SMALL: &str = "--batch 64 --tokens 64 --dim 128 --depth 4 --heads 4";
+const SMALL_ONE: &str = "--batch 1 --tokens 64 --dim 128 --depth 4 --heads 4";
+const DEEP: &str = "--batch 8 --tokens 196 --dim 192 --depth 12 --heads 3";
+
+/// An encoder in a project of its own, beside PyTorch's.
+fn encoder_rows(threads: u16) -> Vec<Row> {
+    let run = |program, args: &str| Run { program, args: args.to_owned(), starts: 1 };
+    let row = |name, system, title, args: String, [reach, of_system]: [Reach; 2]| {
+        let peer = format!("tests/reference/encoder_bench.py {args} --threads {threads}");
+        let row = |name, program, reach| Row {
+            name,
+            title,
+            figure: STEP,
+            ours: Contender::of("vit-layers", run(program, &args)),
+            peers: vec![Contender::of("PyTorch", run(Program::Python, &peer))],
+            reach,
+        };
+        [row(name, Program::Speed, reach), row(system, Program::SpeedSystem, of_system)]
+    };
+    let beside_unmasked = |name, title, attend: &str, share| Row {
+        name,
+        title,
+        figure: STEP,
+        ours: Contender::of(
+            "vit-layers",
+            run(Program::Speed, &format!("train {DEEP} --attend {attend} --steps 10")),
+        ),
+        peers: vec![Contender::of(
+            "unmasked",
+            run(Program::Speed, &format!("train {DEEP} --attend all --steps 10")),
+        )],
+        reach: Reach::NoWorse("unmasked", share),
+    };
+    let mut rows = Vec::new();
+    rows.extend(row(
+        "layers-train",
+        "layers-train-system",
+        "encoder step, 64 x 64 x 128 x 4, padding mask",
+        format!("train {SMALL} --attend padded --steps 20"),
+        [times(&[("PyTorch", 1.25)]), times(&[("PyTorch", 1.0)])],
+    ));
+    rows.extend(row(
+        "layers-train-deep",
+        "layers-train-deep-system",
+        "encoder step, 8 x 196 x 192 x 12",
+        format!("train {DEEP} --steps 10"),
+        [times(&[("PyTorch", 1.15)]), times(&[("PyTorch", 1.0)])],
+    ));
+    rows.extend(row(
+        "layers-infer-one",
+        "layers-infer-one-system",
+        "encoder, 1 x 64 x 128 x 4",
+        format!("infer {SMALL_ONE} --steps 500"),
+        [times(&[("PyTorch", 1.5)]), times(&[("PyTorch", 1.3)])],
+    ));
+    rows.extend(row(
+        "layers-infer-deep",
+        "layers-infer-deep-system",
+        "encoder, 8 x 196 x 192 x 12",
+        format!("infer {DEEP} --steps 20"),
+        [times(&[("PyTorch", 1.15)]), times(&[("PyTorch", 1.0)])],
+    ));
+    rows.push(beside_unmasked("layers-causal", "causal encoder step", "causal", 0.03));
+    rows.push(beside_unmasked("layers-bias", "encoder step with a bias of scores", "bias", 0.13));
+    rows
 }
 
 /// A script of PyTorch's on one thread and on so many.
@@ -241,10 +319,18 @@ impl Row {
     }
 }
 
+impl Run {
+    pub(super) fn is_speed(&self) -> bool {
+        matches!(self.program, Program::Speed | Program::SpeedSystem)
+    }
+}
+
 impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let program = match self.program {
             Program::Vit => "vit",
+            Program::Speed => "speed",
+            Program::SpeedSystem => "speed, system allocator:",
             Program::Python => "python",
         };
         write!(f, "{program} {}", self.args)

@@ -3,8 +3,9 @@
 use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use vit_layers::{
-    Attention, AttentionWeights, CrossAttention, DropPath, Dropout, Encoder, EncoderBlock,
-    EncoderConfig, FeedForward, LayerNorm, Linear, Mode, Parameters, Pass, Random, TokenMask,
+    Attention, AttentionConfig, AttentionWeights, CrossAttention, DropPath, Dropout, Encoder,
+    EncoderBlock, EncoderConfig, FeedForward, FeedForwardConfig, LayerNorm, Linear, Mode,
+    Parameters, Pass, Random, TokenMask,
 };
 
 fn vb() -> VarBuilder<'static> {
@@ -27,8 +28,8 @@ fn a_wrong_width_an_empty_sequence_and_a_wrong_rank() -> Result<()> {
     let cfg = EncoderConfig::new(8, 2, 2);
     let vb = vb();
     let encoder = Encoder::new(&cfg, &vb)?;
-    let block = EncoderBlock::new(&cfg, &vb.pp("blocks.0"))?;
-    let attention = Attention::new(&cfg, &vb.pp("blocks.0.attn"))?;
+    let block = EncoderBlock::new(&cfg, &vb.pp("block"))?;
+    let attention = Attention::new(&cfg.attention(), &vb.pp("attn"))?;
     for (shape, got) in
         [(&[1, 4, 7][..], "[1, 4, 7]"), (&[1, 0, 8], "[1, 0, 8]"), (&[4, 8], "[4, 8]")]
     {
@@ -40,15 +41,16 @@ fn a_wrong_width_an_empty_sequence_and_a_wrong_rank() -> Result<()> {
         };
         assert_says(encoder.forward(&xs, Mode::Eval), &want("encoder"));
         assert_says(encoder.forward_first(&xs, Mode::Eval), &want("encoder"));
-        assert_says(block.forward(&xs, Mode::Eval), &want("blocks.0"));
-        assert_says(attention.forward(&xs, Mode::Eval), &want("blocks.0.attn"));
+        assert_says(block.forward(&xs, Mode::Eval), &want("block"));
+        assert_says(attention.forward(&xs, Mode::Eval), &want("attn"));
     }
     let xs = zeros((1, 4, 7))?;
-    let mlp = FeedForward::new(&cfg, &vb.pp("blocks.0.mlp"))?;
-    let want = "blocks.0.mlp.fc1: expected xs of shape (..., 8), got [1, 4, 7]";
+    let mlp = FeedForward::new(&cfg.feed_forward(), &vb.pp("mlp"))?;
+    let want =
+        "mlp: expected xs of shape (batch, tokens, 8) with at least one token, got [1, 4, 7]";
     assert_says(mlp.forward(&xs, Mode::Eval), want);
-    let norm = LayerNorm::new(8, 1e-5, &vb.pp("norm"))?;
-    assert_says(norm.forward(&xs), "norm: expected xs of shape (..., 8), got [1, 4, 7]");
+    let norm = LayerNorm::new(8, 1e-5, &vb.pp("tail"))?;
+    assert_says(norm.forward(&xs), "tail: expected xs of shape (..., 8), got [1, 4, 7]");
     let linear = Linear::new(8, 3, vit_layers::Bias::Yes, &vb.pp("head"))?;
     assert_says(linear.forward(&xs), "head: expected xs of shape (..., 8), got [1, 4, 7]");
     Ok(())
@@ -56,7 +58,7 @@ fn a_wrong_width_an_empty_sequence_and_a_wrong_rank() -> Result<()> {
 
 #[test]
 fn a_context_that_does_not_fit() -> Result<()> {
-    let layer = CrossAttention::new(&EncoderConfig::new(8, 1, 2), 5, &vb().pp("decoder.cross"))?;
+    let layer = CrossAttention::new(&AttentionConfig::new(8, 2), 5, &vb().pp("decoder.cross"))?;
     let xs = zeros((2, 3, 8))?;
     let forward = |shape: &[usize]| layer.forward(&xs, &zeros(shape)?, Mode::Eval);
     let expected =
@@ -83,17 +85,63 @@ fn a_mask_of_the_wrong_shape() -> Result<()> {
 #[test]
 fn a_mask_of_the_wrong_sequence_and_a_first_token_that_is_padding() -> Result<()> {
     let (cfg, vb) = (EncoderConfig::new(8, 1, 2), vb());
-    let layer = CrossAttention::new(&cfg, 5, &vb.pp("cross"))?;
+    let layer = CrossAttention::new(&cfg.attention(), 5, &vb.pp("cross"))?;
     let mask = TokenMask::from_lengths(&[3, 1], 3)?;
     let pass = Pass::from(Mode::Eval).masked(&mask);
     let want = "cross: expected a mask of the context of shape (2, 4), got (2, 3)";
     assert_says(layer.forward(&zeros((2, 3, 8))?, &zeros((2, 4, 5))?, pass), want);
     let encoder = Encoder::new(&cfg, &vb.pp("text"))?;
-    let mask = TokenMask::new(&Tensor::new(&[[1_u8, 1], [0, 1]], &Device::Cpu)?)?;
+    let mask = TokenMask::padding(&Tensor::new(&[[1_u8, 1], [0, 1]], &Device::Cpu)?)?;
     let pass = Pass::from(Mode::Eval).masked(&mask);
     let want = "text: expected a first token in each sample, got padding in sample 1";
     assert_says(encoder.forward_first(&zeros((2, 2, 8))?, pass), want);
     Ok(())
+}
+
+#[test]
+fn a_bias_of_the_wrong_shape() -> Result<()> {
+    let vb = vb();
+    let encoder = Encoder::new(&EncoderConfig::new(8, 2, 2), &vb)?;
+    let cross = CrossAttention::new(&AttentionConfig::new(8, 2), 5, &vb.pp("cross"))?;
+    let bias = zeros((1, 3, 4, 4))?;
+    let pass = Pass::from(Mode::Eval).biased(&bias);
+    let expected = "expected a bias of shape (1 or 3, 1 or 2, 4, ";
+    let want = format!("encoder: {expected}4), got [1, 3, 4, 4]");
+    assert_says(encoder.forward(&zeros((3, 4, 8))?, pass), &want);
+    assert_says(encoder.forward_first(&zeros((3, 4, 8))?, pass), &want);
+    let want = format!("cross: {expected}6), got [1, 3, 4, 4]");
+    assert_says(cross.forward(&zeros((3, 4, 8))?, &zeros((3, 6, 5))?, pass), &want);
+    Ok(())
+}
+
+#[test]
+fn two_layers_on_one_path_are_refused_unless_shared() -> Result<()> {
+    let parameters = Parameters::seeded(1);
+    let cfg = EncoderConfig::new(8, 1, 2);
+    let vb = parameters.builder(DType::F32, &Device::Cpu);
+    Encoder::new(&cfg, &vb)?;
+    let want = "parameter norm.weight: expected one layer to ask for it, got a second";
+    assert_says(Encoder::new(&cfg, &vb).map(drop), want);
+    // Layers that evaluate have a builder of their own.
+    Encoder::new(&cfg, &parameters.detached_builder(DType::F32, &Device::Cpu))?;
+    parameters.share("norm.weight");
+    parameters.share("norm.bias");
+    let want = "parameter blocks.0.norm1.weight: expected one layer to ask for it, got a second";
+    assert_says(Encoder::new(&cfg, &vb).map(drop), want);
+    parameters.share("blocks");
+    Encoder::new(&cfg, &vb)?;
+    Ok(())
+}
+
+#[test]
+fn rotary_positions_that_no_head_can_have() {
+    let vb = vb().pp("attn");
+    let odd = AttentionConfig { rotary: Some(1e4), ..AttentionConfig::new(9, 3) };
+    let want = "attn: expected rotary with a positive base and heads of an even width, got a base of 10000 and 3";
+    assert_says(Attention::new(&odd, &vb).map(drop), want);
+    let cfg = AttentionConfig { rotary: Some(1e4), ..AttentionConfig::new(8, 2) };
+    let want = "attn: expected no rotary positions between two sequences, got a base of 10000";
+    assert_says(CrossAttention::new(&cfg, 5, &vb).map(drop), want);
 }
 
 #[test]
@@ -103,8 +151,10 @@ fn heads_that_do_not_divide() {
     let cfg = EncoderConfig::new(8, 2, 3);
     assert_says(Encoder::new(&cfg, &vb).map(drop), want);
     assert_says(EncoderBlock::new(&cfg, &vb).map(drop), want);
-    assert_says(Attention::new(&cfg, &vb).map(drop), want);
-    assert_says(CrossAttention::new(&cfg, 5, &vb).map(drop), want);
+    assert_says(Attention::new(&cfg.attention(), &vb).map(drop), want);
+    assert_says(CrossAttention::new(&cfg.attention(), 5, &vb).map(drop), want);
+    let want = "decoder.cross: expected mlp_dim of at least 1, got 0";
+    let cfg = FeedForwardConfig { mlp_dim: 0, ..FeedForwardConfig::new(8) };
     assert_says(FeedForward::new(&cfg, &vb).map(drop), want);
 }
 

@@ -1,10 +1,13 @@
 //! Gradients of every layer are those of finite differences, and reach every parameter.
 
+use std::env;
+use std::process::Command;
+
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::VarBuilder;
 use vit_layers::{
-    Attention, Bias, CrossAttention, DropPath, Dropout, Encoder, EncoderBlock, FeedForward,
-    LayerNorm, LayerScale, Linear, Mode, Parameters, Pass, Random, TokenMask,
+    Attention, AttentionConfig, Bias, CrossAttention, DropPath, Dropout, Encoder, EncoderBlock,
+    FeedForward, LayerNorm, LayerScale, Linear, Mode, Parameters, Pass, Random, TokenMask,
 };
 
 use crate::support::{
@@ -58,16 +61,19 @@ fn of_attention_feed_forward_block_and_encoder() -> Result<()> {
     let xs = tokens()?;
     let mask = TokenMask::from_lengths(&[3, 2], 3)?;
     let masked = Pass::from(TRAIN).masked(&mask);
+    let bias = Var::from_tensor(&normal("bias", (1, 1, 3, 3))?)?;
     for (label, cfg) in configs() {
         let of = |layer: &str| format!("{layer}, {label}");
-        let new = |vb: &VarBuilder| Attention::new(&cfg, vb);
+        let new = |vb: &VarBuilder| Attention::new(&cfg.attention(), vb);
         check(&of("attention"), &[&xs], new, |layer| layer.forward(&xs, masked))?;
-        let new = |vb: &VarBuilder| FeedForward::new(&cfg, vb);
+        let new = |vb: &VarBuilder| FeedForward::new(&cfg.feed_forward(), vb);
         check(&of("feed-forward"), &[&xs], new, |layer| layer.forward(&xs, TRAIN))?;
         let new = |vb: &VarBuilder| EncoderBlock::new(&cfg, vb);
         check(&of("block"), &[&xs], new, |layer| layer.forward(&xs, masked))?;
         let new = |vb: &VarBuilder| Encoder::new(&cfg, vb);
         check(&of("encoder"), &[&xs], new, |layer| layer.forward(&xs, masked))?;
+        let causal = masked.causal().biased(&bias);
+        check(&of("causal encoder"), &[&xs, &bias], new, |layer| layer.forward(&xs, causal))?;
         let of_first = of("the first token of an encoder");
         check(&of_first, &[&xs], new, |layer| layer.forward_first(&xs, masked))?;
     }
@@ -80,6 +86,7 @@ fn of_cross_attention() -> Result<()> {
     let mask = TokenMask::from_lengths(&[4, 1], 4)?;
     let masked = Pass::from(TRAIN).masked(&mask);
     for (label, cfg) in configs() {
+        let cfg = AttentionConfig { rotary: None, ..cfg.attention() };
         let new = |vb: &VarBuilder| CrossAttention::new(&cfg, 5, vb);
         check(label, &[&xs, &context], new, |layer| layer.forward(&xs, &context, masked))?;
     }
@@ -125,6 +132,47 @@ fn of_the_fast_form_are_those_of_the_composed_one() -> Result<()> {
             let difference = largest_difference(got, want)?;
             assert!(difference <= TOLERANCE * largest, "{label}: {name} differs by {difference:e}");
         }
+    }
+    Ok(())
+}
+
+/// candle reads the variable once in a process, and so the test runs in one of its own.
+#[test]
+fn second_order_gradients_are_right_in_f64_and_refused_in_f32() {
+    let mut child = Command::new(env::current_exe().expect("a test binary"));
+    child.args(["--exact", "gradients::with_gradients_attached", "--ignored"]);
+    let output = child.env("CANDLE_GRAD_DO_NOT_DETACH", "1").output().expect("a test that runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+#[ignore = "second_order_gradients_are_right_in_f64_and_refused_in_f32 runs it"]
+fn with_gradients_attached() -> Result<()> {
+    let mask = TokenMask::from_lengths(&[3, 2], 3)?;
+    let (xs, along) = (normal("tokens", (2, 3, DIM))?, normal("along", (2, 3, DIM))?);
+    for (label, config) in configs() {
+        for pass in [Pass::from(TRAIN).masked(&mask), Pass::from(TRAIN).causal()] {
+            let parameters = Parameters::seeded(5);
+            let encoder = Encoder::new(&config, &parameters.builder(DType::F64, &Device::Cpu))?;
+            roughen(&parameters)?;
+            let gradient = |xs: &Var| -> Result<Tensor> {
+                let gradients = weigh(&encoder.forward(xs, pass)?)?.backward()?;
+                Ok(gradients.get(xs).expect("a gradient").clone())
+            };
+            let var = Var::from_tensor(&xs)?;
+            let second = (gradient(&var)? * &along)?.sum_all()?.backward()?;
+            let second = second.get(&var).expect("a gradient of the gradient");
+            let beside = |by: f64| gradient(&Var::from_tensor(&(&xs + (&along * by)?)?)?);
+            let want = ((beside(1e-5)? - beside(-1e-5)?)? / 2e-5)?;
+            let difference = largest_difference(second, &want)?;
+            assert!(difference < 1e-6 * (1.0 + largest(&want)?), "{label}: {difference}");
+        }
+        let encoder =
+            Encoder::new(&config, &Parameters::seeded(5).builder(DType::F32, &Device::Cpu))?;
+        let xs = Var::from_tensor(&xs.to_dtype(DType::F32)?)?;
+        let error = encoder.forward(&xs, TRAIN)?.sqr()?.sum_all()?.backward().unwrap_err();
+        assert!(error.to_string().contains("no second-order gradients"), "{label}: {error}");
     }
     Ok(())
 }

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device, IndexOp, Result, Tensor, Var};
 use vit_layers::{
-    Activation, CrossAttention, Encoder, EncoderConfig, Mode, NormPlacement, Parameters, Pass,
-    TokenMask,
+    Activation, AttentionConfig, CrossAttention, Encoder, EncoderConfig, Mode, NormPlacement,
+    Parameters, Pass, TokenMask,
 };
 
 use crate::support::{largest, largest_difference};
@@ -82,12 +82,43 @@ impl Fixture {
     }
 }
 
+/// A `nn.TransformerEncoder` of the script's.
+struct Case {
+    name: &'static str,
+    norm: NormPlacement,
+    activation: Activation,
+    padded: bool,
+    causal: bool,
+    biased: bool,
+}
+
+const PLAIN: Case = Case {
+    name: "pre-norm",
+    norm: NormPlacement::Pre,
+    activation: Activation::Gelu,
+    padded: true,
+    causal: false,
+    biased: false,
+};
+
+const CASES: [Case; 6] = [
+    PLAIN,
+    Case { name: "post-norm", norm: NormPlacement::Post, activation: Activation::Relu, ..PLAIN },
+    Case { name: "causal", padded: false, causal: true, ..PLAIN },
+    Case { name: "causal-padded", causal: true, ..PLAIN },
+    Case { name: "biased", padded: false, biased: true, ..PLAIN },
+    Case {
+        name: "biased-padded",
+        norm: NormPlacement::Post,
+        activation: Activation::Relu,
+        biased: true,
+        ..PLAIN
+    },
+];
+
 #[test]
-fn transformer_encoder_with_padding_norms_first_and_last() -> Result<()> {
-    for (name, norm, activation) in [
-        ("pre-norm", NormPlacement::Pre, Activation::Gelu),
-        ("post-norm", NormPlacement::Post, Activation::Relu),
-    ] {
+fn transformer_encoder_padded_causal_biased_norms_first_and_last() -> Result<()> {
+    for Case { name, norm, activation, padded, causal, biased } in CASES {
         let fixture = Fixture::read(name)?;
         let parameters = fixture.parameters();
         let cfg = EncoderConfig {
@@ -101,17 +132,37 @@ fn transformer_encoder_with_padding_norms_first_and_last() -> Result<()> {
         parameters.expect_all_used()?;
         let xs = Var::from_tensor(fixture.tensor("xs"))?;
         let mask = TokenMask::from_lengths(&LENGTHS, 7)?;
-        let pass = Pass::from(Mode::Eval).masked(&mask);
-        let (ys, weights) = encoder.forward_with_weights(&xs, pass)?;
-        // What stands in the place of padding is nobody's business: it is weighed by zero.
+        let mut variables = parameters.sorted();
+        variables.push(("xs".to_owned(), xs.clone()));
+        let bias = match biased {
+            true => Some(Var::from_tensor(fixture.tensor("bias"))?),
+            false => None,
+        };
+        let mut pass = Pass::from(Mode::Eval);
+        if padded {
+            pass = pass.masked(&mask);
+        }
+        if causal {
+            pass = pass.causal();
+        }
+        if let Some(bias) = &bias {
+            pass = pass.biased(bias);
+            variables.push(("bias".to_owned(), bias.clone()));
+        }
+        let ys = encoder.forward(&xs, pass)?;
+        let (_, weights) = encoder.forward_with_weights(&xs, pass)?;
+        // PyTorch computes something in the place of padding too: it is weighed by zero.
         let weigh = fixture.tensor("weigh");
         let there = weigh.ne(0.0)?.to_dtype(DType::F32)?;
         let want = (fixture.tensor("output") * &there)?;
         let share = largest_difference(&(&ys * &there)?, &want)? / largest(&want)?;
         assert!(share <= TOLERANCE, "{name}: output differs by {share:e}");
-        fixture.assert_close(&weights.layers()[0], "weights.0")?;
+        let there = there.narrow(2, 0, 1)?.unsqueeze(1)?; // (batch, 1, tokens, 1)
+        let want = fixture.tensor("weights.0").broadcast_mul(&there)?;
+        let got = weights.layers()[0].broadcast_mul(&there)?;
+        let share = largest_difference(&got, &want)? / largest(&want)?;
+        assert!(share <= TOLERANCE, "{name}: weights differ by {share:e}");
         let loss = (ys * weigh)?.sum_all()?;
-        let variables = parameters.sorted().into_iter().chain([("xs".to_owned(), xs)]);
         fixture.assert_gradients(&loss, variables, ("attn.qkv.bias", DIM..2 * DIM))?;
     }
     Ok(())
@@ -123,7 +174,7 @@ fn multi_head_attention_of_one_sequence_to_another() -> Result<()> {
     let parameters = fixture.parameters();
     let (xs, context) =
         (Var::from_tensor(fixture.tensor("xs"))?, Var::from_tensor(fixture.tensor("context"))?);
-    let cfg = EncoderConfig::new(DIM, 1, 4);
+    let cfg = AttentionConfig::new(DIM, 4);
     let vb = parameters.builder(DType::F32, &Device::Cpu);
     let layer = CrossAttention::new(&cfg, context.dim(2)?, &vb)?;
     parameters.expect_all_used()?;

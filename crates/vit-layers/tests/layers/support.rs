@@ -31,6 +31,7 @@ pub(crate) fn configs() -> Vec<(&'static str, EncoderConfig)> {
         ("qk-norm", EncoderConfig { qk_norm: true, ..plain.clone() }),
         ("layer scale", EncoderConfig { layer_scale: Some(0.5), ..plain.clone() }),
         ("narrow heads", EncoderConfig { heads: 3, head_dim: Some(3), ..plain.clone() }),
+        ("rotary", EncoderConfig { rotary: Some(100.0), ..plain.clone() }),
         ("no bias", EncoderConfig { qkv_bias: false, ..plain.clone() }),
         (
             "all at once, with dropout",

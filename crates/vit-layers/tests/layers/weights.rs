@@ -48,7 +48,8 @@ fn they_are_what_the_values_were_weighed_by() -> Result<()> {
     let tensors = tensors.map(|(name, tensor)| (name.to_owned(), tensor));
     let vb = Parameters::from_tensors(tensors).builder(DType::F32, &Device::Cpu);
     let cfg = EncoderConfig { qkv_bias: false, ..EncoderConfig::new(DIM, 1, 1) };
-    let (ys, weights) = Attention::new(&cfg, &vb)?.forward_with_weights(&tokens()?, Mode::Eval)?;
+    let (ys, weights) =
+        Attention::new(&cfg.attention(), &vb)?.forward_with_weights(&tokens()?, Mode::Eval)?;
     assert!(largest_difference(&ys, &weights.squeeze(1)?.matmul(&tokens()?)?)? < 1e-6);
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! Attention out of candle's tensor operations.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
-use super::{Attend, AttentionDropout, AttentionShape, Queries, SampleShape};
+use super::{Attend, AttentionShape, DropoutSource, Queries, SampleShape};
 use crate::composed::softmax;
 use crate::dropout::dropout_mask;
 
@@ -53,14 +53,38 @@ fn weights(q: &Tensor, k: &Tensor, attend: &Attend) -> Result<Tensor> {
         Some(mask) => scores.broadcast_add(&mask.bias(scores.dtype(), scores.device())?)?,
         None => scores,
     };
-    softmax(&scores)
+    let scores = match attend.bias {
+        Some(bias) => scores.broadcast_add(bias)?,
+        None => scores,
+    };
+    let scores = match attend.causal {
+        true => scores.broadcast_add(&causal_mask(&scores)?)?,
+        false => scores,
+    };
+    if !attend.by_query() {
+        return softmax(&scores);
+    }
+    // A query that sees no key at all: a softmax of infinities is no number, and neither is its gradient.
+    let sees = scores.detach().max_keepdim(D::Minus1)?.gt(f64::NEG_INFINITY)?;
+    let sees = sees.broadcast_as(scores.shape())?;
+    let zeros = scores.zeros_like()?;
+    sees.where_cond(&softmax(&sees.where_cond(&scores, &zeros)?)?, &zeros)
+}
+
+/// Negative infinity where a key lies behind its query, else 0: (queries, tokens).
+fn causal_mask(scores: &Tensor) -> Result<Tensor> {
+    let (_, _, queries, tokens) = scores.dims4()?;
+    let seen = |query, token| if token <= query { 0.0 } else { f32::NEG_INFINITY };
+    let mask = (0..queries).flat_map(|query| (0..tokens).map(move |token| seen(query, token)));
+    let mask = Tensor::from_iter(mask, &Device::Cpu)?.reshape((queries, tokens))?;
+    mask.to_dtype(scores.dtype())?.to_device(scores.device())
 }
 
 fn attend_to(q: &Tensor, k: &Tensor, v: &Tensor, attend: &Attend) -> Result<Tensor> {
     let (batch, heads, queries, head_dim) = q.dims4()?;
     let weights = weights(q, k, attend)?;
     let weights = match attend.dropout {
-        Some(AttentionDropout { rate, site, random }) => {
+        Some(DropoutSource { rate, site, random }) => {
             let shape = [batch, queries, heads, k.dim(2)?];
             let mask =
                 dropout_mask(&shape, rate, site, &random, weights.dtype(), weights.device())?;

@@ -1,6 +1,6 @@
 //! Where the queries, keys and values of a batch lie, and where their gradients go.
 
-use super::sample::{Rows, RowsMut, SampleShape};
+use super::sample::{Place, Rows, RowsMut, SampleShape, Samples};
 use crate::matmul::MatrixMut;
 
 /// Which of the three.
@@ -13,7 +13,7 @@ pub(super) enum Part {
 
 /// The queries, keys and values of a batch.
 #[derive(Clone, Copy)]
-pub(super) enum Inputs<'a> {
+pub(crate) enum Inputs<'a> {
     /// (batch, tokens, 3 * dim): those of a token one after the other.
     Packed(&'a [f32]),
     /// (batch, queries, dim), and (batch, tokens, 2 * dim): the keys and values of a token one after the other.
@@ -22,17 +22,18 @@ pub(super) enum Inputs<'a> {
 
 impl<'a> Inputs<'a> {
     /// Those of one sample.
-    pub(super) fn sample(self, shape: SampleShape, index: usize) -> Sample<'a> {
+    pub(super) fn sample(self, place: Place) -> Sample<'a> {
+        let Place { shape, row, out } = place;
         let dim = shape.dim();
         let rows = |data: &'a [f32], stride| Rows { data, stride };
         Sample(match self {
             Self::Packed(qkv) => {
-                let packed = &qkv[index * shape.packed()..][..shape.packed()];
+                let packed = &qkv[row * 3 * dim..][..shape.packed()];
                 [0, 1, 2].map(|part| rows(&packed[part * dim..], 3 * dim))
             }
             Self::Apart { q, kv } => {
-                let q = &q[index * shape.output()..][..shape.output()];
-                let kv = &kv[index * shape.keys_and_values()..][..shape.keys_and_values()];
+                let q = &q[out * dim..][..shape.output()];
+                let kv = &kv[row * 2 * dim..][..shape.keys_and_values()];
                 [rows(q, dim), rows(kv, 2 * dim), rows(&kv[dim..], 2 * dim)]
             }
         })
@@ -52,32 +53,25 @@ impl<'a> Sample<'a> {
     }
 }
 
-/// The gradients of a batch, zeros at first.
-pub(super) enum Gradients {
-    /// As [`Inputs::Packed`].
-    Packed(Vec<f32>),
+/// Where the gradients of a batch go.
+pub(crate) enum Gradients<'a> {
+    /// As [`Inputs::Packed`]; zeros where a sample has fewer queries than tokens.
+    Packed(&'a mut [f32]),
     /// As [`Inputs::Apart`].
-    Apart { q: Vec<f32>, kv: Vec<f32> },
+    Apart { q: &'a mut [f32], kv: &'a mut [f32] },
 }
 
-impl Gradients {
-    pub(super) fn of(inputs: Inputs) -> Self {
-        let zeros = |like: &[f32]| vec![0.0; like.len()];
-        match inputs {
-            Inputs::Packed(qkv) => Self::Packed(zeros(qkv)),
-            Inputs::Apart { q, kv } => Self::Apart { q: zeros(q), kv: zeros(kv) },
-        }
-    }
-
+impl<'a> Gradients<'a> {
     /// Those of each sample.
-    pub(super) fn samples(&mut self, shape: SampleShape) -> Vec<SampleGradients<'_>> {
+    pub(super) fn samples(self, samples: &Samples) -> Vec<SampleGradients<'a>> {
         match self {
             Self::Packed(qkv) => {
-                qkv.chunks_exact_mut(shape.packed()).map(SampleGradients::Packed).collect()
+                let parts = samples.cut(qkv, SampleShape::packed);
+                parts.into_iter().map(SampleGradients::Packed).collect()
             }
             Self::Apart { q, kv } => {
-                let kv = kv.chunks_exact_mut(shape.keys_and_values());
-                let each = q.chunks_exact_mut(shape.output()).zip(kv);
+                let kv = samples.cut(kv, SampleShape::keys_and_values);
+                let each = samples.cut(q, SampleShape::output).into_iter().zip(kv);
                 each.map(|(q, kv)| SampleGradients::Apart { q, kv }).collect()
             }
         }

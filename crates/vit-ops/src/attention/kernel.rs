@@ -3,7 +3,7 @@
 
 use super::inputs::{Part, Sample, SampleGradients};
 use super::sample::{Rows, RowsMut, SampleShape};
-use super::softmax::{Beyond, GradScores, Softmax, softmax_registers};
+use super::softmax::{Added, GradScores, Softmax, softmax_registers};
 use crate::lanes::Lanes;
 use crate::simd::Kernel;
 use crate::slices::LANES;
@@ -12,8 +12,8 @@ use crate::slices::LANES;
 pub(super) struct Weigh<'a> {
     pub(super) shape: SampleShape,
     pub(super) scale: f32,
-    /// What is added to the scores of keys, in whole registers.
-    pub(super) mask: Option<&'a [f32]>,
+    /// What is added to the scores of each head.
+    pub(super) added: AddedToHeads<'a>,
     pub(super) sample: Sample<'a>,
     pub(super) columns: &'a mut Columns,
     pub(super) weights: &'a mut [f32],
@@ -24,18 +24,45 @@ impl Kernel for Weigh<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { shape, scale, mask, sample, columns, weights } = self;
-        let beyond = Beyond::of(lanes, shape.tokens, mask);
+        let Self { shape, scale, added, sample, columns, weights } = self;
         for (head, weights) in weights.chunks_exact_mut(shape.head_weights()).enumerate() {
+            let added = added.to_head(head);
             columns.fill(shape, sample.rows(shape, Part::Keys, head));
             let queries = sample.rows(shape, Part::Queries, head);
             if shape.weights_row() == LANES {
-                weigh_within_registers(lanes, shape, (scale, beyond), queries, columns, weights);
+                if added.to_all_rows() {
+                    let to_all = added.register(lanes, 0, shape.tokens);
+                    let added = |_: usize| to_all;
+                    weigh_within_registers(lanes, shape, (scale, added), queries, columns, weights);
+                } else {
+                    let added = |query| added.register(lanes, query, shape.tokens);
+                    weigh_within_registers(lanes, shape, (scale, added), queries, columns, weights);
+                }
             } else {
                 columns.products(lanes, shape, queries, weights);
-                Softmax { tokens: shape.tokens, scale, mask, scores: weights }.run(lanes);
+                let tokens = shape.tokens;
+                Softmax { tokens, scale, added, first: 0, scores: weights }.run(lanes);
             }
         }
+    }
+}
+
+/// What is added to the scaled scores of one sample.
+#[derive(Clone, Copy, Default)]
+pub(super) struct AddedToHeads<'a> {
+    pub(super) added: Added<'a>,
+    /// Numbers from a head's bias to the next one's; 0 where all heads have the same.
+    pub(super) bias_of_head: usize,
+}
+
+impl<'a> AddedToHeads<'a> {
+    #[inline(always)]
+    pub(super) fn to_head(self, head: usize) -> Added<'a> {
+        let bias = self
+            .added
+            .bias
+            .map(|Rows { data, stride }| Rows { data: &data[head * self.bias_of_head..], stride });
+        Added { bias, ..self.added }
     }
 }
 
@@ -47,17 +74,17 @@ const QUERIES: usize = 8;
 fn weigh_within_registers<L: Lanes>(
     lanes: L,
     shape: SampleShape,
-    (scale, beyond): (f32, Beyond<L>),
+    (scale, added): (f32, impl Fn(usize) -> L::Vector),
     queries: Rows,
     columns: &Columns,
     weights: &mut [f32],
 ) {
     let weights = weights.as_chunks_mut().0;
-    let columns = &columns.0[..];
+    let columns = &columns.0[..shape.head_dim];
     let mut query = 0;
     while query + QUERIES <= shape.queries {
         let mut rows = products_of::<L, QUERIES>(lanes, queries, query, columns);
-        softmax_registers(lanes, &mut rows, scale, beyond);
+        softmax_registers(lanes, &mut rows, scale, |r| added(query + r));
         for (row, weights) in rows.iter().zip(&mut weights[query..]) {
             lanes.store(*row, weights);
         }
@@ -65,7 +92,7 @@ fn weigh_within_registers<L: Lanes>(
     }
     while query < shape.queries {
         let mut rows = products_of::<L, 1>(lanes, queries, query, columns);
-        softmax_registers(lanes, &mut rows, scale, beyond);
+        softmax_registers(lanes, &mut rows, scale, |_| added(query));
         lanes.store(rows[0], &mut weights[query]);
         query += 1;
     }
@@ -135,7 +162,8 @@ pub(super) struct Backward<'a> {
     pub(super) columns: &'a mut Columns,
     /// (queries, `weights_row`)
     pub(super) scores: &'a mut [f32],
-    /// All zero.
+    /// The gradient of what was added to the scores (heads, queries, `weights_row`), if it is asked for.
+    pub(super) of_added: Option<&'a mut [f32]>,
     pub(super) gradients: SampleGradients<'a>,
 }
 
@@ -154,6 +182,7 @@ impl ByWidth for Backward<'_> {
         let Self { shape, scale, sample, grad, columns, scores, mut gradients, .. } = self;
         let before = self.before_dropout.chunks_exact(shape.head_weights());
         let after = self.after_dropout.chunks_exact(shape.head_weights());
+        let mut of_added = self.of_added.map(|all| all.chunks_exact_mut(shape.head_weights()));
         for (head, (before, after)) in before.zip(after).enumerate() {
             let rows = |part| sample.rows(shape, part, head);
             let grad = Rows { data: &grad[head * shape.head_dim..], stride: shape.dim() };
@@ -163,9 +192,11 @@ impl ByWidth for Backward<'_> {
             GradScores {
                 tokens,
                 scale,
+                causal: false,
                 before_dropout: before,
                 after_dropout: after,
                 grad: grad_scores,
+                of_added: of_added.as_mut().and_then(Iterator::next),
             }
             .run(lanes);
             let mut out = gradients.rows(shape, Part::Queries, head);
@@ -188,7 +219,8 @@ impl Columns {
 
     #[inline(always)]
     fn fill(&mut self, shape: SampleShape, rows: Rows) {
-        for (block, columns) in self.0.chunks_exact_mut(shape.head_dim).enumerate() {
+        let blocks = shape.weights_row() / LANES;
+        for (block, columns) in self.0.chunks_exact_mut(shape.head_dim).enumerate().take(blocks) {
             let first = block * LANES;
             let count = LANES.min(shape.tokens - first);
             let (eights, rest) = columns.as_chunks_mut::<8>();
@@ -207,8 +239,8 @@ impl Columns {
                 }
             }
             for (d, column) in rest.iter_mut().enumerate() {
-                for (row, x) in column.iter_mut().enumerate().take(count) {
-                    *x = rows.get(first + row)[done + d];
+                for (row, x) in column.iter_mut().enumerate() {
+                    *x = if row < count { rows.get(first + row)[done + d] } else { 0.0 };
                 }
             }
         }
@@ -219,7 +251,8 @@ impl Columns {
     fn products<L: Lanes>(&self, lanes: L, shape: SampleShape, xs: Rows, out: &mut [f32]) {
         let blocks_in_row = shape.weights_row() / LANES;
         let out = out.as_chunks_mut().0;
-        for (block, columns) in self.0.chunks_exact(shape.head_dim).enumerate() {
+        for (block, columns) in self.0.chunks_exact(shape.head_dim).enumerate().take(blocks_in_row)
+        {
             let mut query = 0;
             while query + QUERIES <= shape.queries {
                 let sums = products_of::<L, QUERIES>(lanes, xs, query, columns);
@@ -363,39 +396,44 @@ fn add_scaled<L: Lanes, const C: usize>(
 mod tests {
     use super::*;
     use crate::attention::inputs::Inputs;
-    use crate::simd::run_on_every_path;
+    use crate::attention::sample::Place;
+    use crate::simd::{paths, run_on};
+    use pulp::Arch;
 
-    /// Output and gradient of one sample.
+    /// One sample.
     #[derive(Clone, Copy)]
     struct ThereAndBack {
         shape: SampleShape,
         masked: bool,
+        causal: bool,
     }
 
-    impl Kernel for ThereAndBack {
-        type Output = [Vec<f32>; 2];
-
-        #[inline(always)]
-        fn run<L: Lanes>(self, lanes: L) -> [Vec<f32>; 2] {
+    impl ThereAndBack {
+        /// Output and gradient.
+        fn run(self, arch: Arch) -> [Vec<f32>; 2] {
             let (shape, scale) = (self.shape, 0.35);
             let waves = |len: usize, pace: f32| -> Vec<f32> {
                 (0..len).map(|i| (i as f32 * pace).sin()).collect()
             };
             let (qkv, grad) = (waves(shape.packed(), 0.7), waves(shape.output(), 1.3));
-            let sample = Inputs::Packed(&qkv).sample(shape, 0);
+            let sample = Inputs::Packed(&qkv).sample(Place { shape, row: 0, out: 0 });
             let mut mask = vec![0.0; shape.weights_row()];
             mask[shape.tokens..].fill(f32::NEG_INFINITY);
             mask[shape.tokens / 2] = if shape.tokens > 1 { f32::NEG_INFINITY } else { 0.0 };
-            let mask = self.masked.then_some(&mask[..]);
+            let bias = waves(shape.head_weights(), 0.9);
+            let bias = Rows { data: &bias, stride: shape.tokens };
+            let (mask, bias) = (self.masked.then_some(&mask[..]), self.masked.then_some(bias));
+            let added = Added { mask, causal: self.causal, bias };
+            let added = AddedToHeads { added, bias_of_head: 0 };
             let mut weights = vec![0.0; shape.weights()];
             let mut ys = vec![0.0; shape.output()];
             let mut grad_qkv = vec![0.0; shape.packed()];
             let mut columns = Columns::new(shape);
             let columns = &mut columns;
-            Weigh { shape, scale, mask, sample, columns, weights: &mut weights }.run(lanes);
-            WeighValues { shape, sample, weights: &weights, ys: &mut ys }.run(lanes);
+            run_on(arch, Weigh { shape, scale, added, sample, columns, weights: &mut weights });
+            run_on(arch, WeighValues { shape, sample, weights: &weights, ys: &mut ys });
             let (before_dropout, after_dropout) = (&weights[..], &weights[..]);
-            Backward {
+            let backward = Backward {
                 shape,
                 scale,
                 sample,
@@ -404,9 +442,10 @@ mod tests {
                 grad: &grad,
                 columns,
                 scores: &mut vec![0.0; shape.head_weights()],
+                of_added: None,
                 gradients: SampleGradients::Packed(&mut grad_qkv),
-            }
-            .run(lanes);
+            };
+            run_on(arch, backward);
             [ys, grad_qkv]
         }
     }
@@ -417,11 +456,13 @@ mod tests {
             for head_dim in [1, 7, 8, 12, 16, 20, 40, 64, 100] {
                 for queries in [tokens, 1] {
                     let shape = SampleShape { tokens, queries, heads: 2, head_dim };
-                    for masked in [false, true] {
-                        let there_and_back = ThereAndBack { shape, masked };
-                        let want = there_and_back.run(crate::lanes::Portable);
-                        for (path, got) in run_on_every_path(there_and_back) {
-                            assert_eq!(got, want, "{path}: {shape:?}");
+                    for (masked, causal) in
+                        [(false, false), (true, false), (false, true), (true, true)]
+                    {
+                        let there_and_back = ThereAndBack { shape, masked, causal };
+                        let want = there_and_back.run(Arch::Scalar);
+                        for (path, arch) in paths() {
+                            assert_eq!(there_and_back.run(arch), want, "{path}: {shape:?}");
                         }
                     }
                 }

@@ -1,15 +1,15 @@
 //! Attention of many tokens: each head's products through `gemm`, on the packed rows as they lie.
 
-use std::sync::OnceLock;
-
+use super::DropoutSource;
+use super::bias::Bias;
 use super::inputs::{Gradients, Inputs, Part, Sample};
 use super::kernel::WIDEST_HEAD;
-use super::op::Form;
-use super::sample::SampleShape;
+use super::op::{Attending, Kept};
+use super::sample::{SampleShape, Samples};
 use super::softmax::{GradScores, Softmax};
-use super::{Attend, AttentionDropout, AttentionShape, TokenMask};
+use crate::buffer::Buffer;
 use crate::dropout::Masks;
-use crate::matmul::{Matrix, MatrixMut, Store, multiply};
+use crate::matmul::{Block, Matrix, MatrixMut, Store, multiply};
 use crate::{parallel, simd, slices};
 
 /// Whether it is the form to take: that of [`kernel`](super::kernel) has no wider heads, and wins where tokens are few
@@ -22,148 +22,186 @@ pub(super) fn suits(shape: SampleShape) -> bool {
 /// Queries whose scores are computed at once: these stay in the cache, and one image has pieces for several threads.
 const QUERIES: usize = 128;
 
+/// The same of a causal sequence, where a block's queries see no key behind its last one.
+const CAUSAL_QUERIES: usize = 64;
+
 /// What a random number costs, in the same.
 const DRAW_COST: usize = 16;
 
 /// The form for any number of tokens and width of heads.
-pub(super) struct LargeAttention {
-    shape: AttentionShape,
-    scale: f32,
-    mask: Option<TokenMask>,
-    dropout: Option<AttentionDropout>,
-    /// Whether there will be a backward pass.
-    tracked: bool,
-    kept: OnceLock<Kept>,
-}
-
-/// What the backward pass needs: the weights before dropout (batch, heads, queries, `weights_row`), and the masks.
-struct Kept {
-    weights: Vec<f32>,
-    masks: Option<BatchMasks>,
-}
+pub(crate) struct LargeAttention(pub(super) Attending);
 
 impl LargeAttention {
-    pub(super) fn new(shape: AttentionShape, attend: &Attend, tracked: bool) -> Self {
-        Self {
-            shape,
-            scale: attend.scale as f32,
-            mask: attend.mask.cloned(),
-            dropout: attend.dropout,
-            tracked,
-            kept: OnceLock::new(),
-        }
+    /// Queries, or keys, that are taken at once.
+    fn block(&self) -> usize {
+        if self.0.causal { CAUSAL_QUERIES } else { QUERIES }
     }
 
-    fn weigh(&self, inputs: Inputs) -> (Vec<f32>, Kept) {
-        let AttentionShape { batch, sample: shape } = self.shape;
-        let SampleShape { tokens, queries, head_dim, .. } = shape;
-        let row_len = shape.weights_row();
-        let block_len = QUERIES.min(queries) * row_len;
-        let masks = self.dropout.map(|dropout| BatchMasks::draw(batch, shape, dropout));
-        let mut ys = vec![0.0; batch * shape.output()];
-        let mut weights = vec![0.0; if self.tracked { batch * shape.weights() } else { 0 }];
-        let heads = weights.chunks_exact_mut(shape.head_weights());
-        let mut kept = heads.flat_map(|head| head.chunks_mut(block_len));
-        let samples: Vec<Sample> = (0..batch).map(|index| inputs.sample(shape, index)).collect();
+    pub(super) fn forward(&self, inputs: Inputs, bias: Option<Bias>, ys: &mut [f32]) -> Kept {
+        let Attending { samples, scale, causal, dropout, tracked, .. } = &self.0;
+        let drawn = dropout.map(|dropout| draw(samples, dropout));
+        let masks = drawn.as_deref().map(|drawn| DrawnMasks::of(samples, drawn));
+        let kept = if *tracked { samples.total(SampleShape::weights) } else { 0 };
+        let mut weights = Buffer::dirty(kept);
+        let mut kept = match tracked {
+            true => samples.cut(&mut weights, SampleShape::weights),
+            false => Vec::new(),
+        }
+        .into_iter();
+        let at_once = self.block();
         let mut pieces = Vec::new();
-        for (sample, ys) in ys.chunks_exact_mut(shape.output()).enumerate() {
+        for (index, ys) in samples.cut(ys, SampleShape::output).into_iter().enumerate() {
+            let place = samples.places()[index];
+            let (shape, sample) = (place.shape, inputs.sample(place));
+            let SampleShape { queries, head_dim, .. } = shape;
+            let block_len = at_once.min(queries) * shape.weights_row();
+            let mut kept = kept.next().into_iter().flat_map(|of_sample| {
+                let heads = of_sample.chunks_exact_mut(shape.head_weights());
+                heads.flat_map(move |head| head.chunks_mut(block_len))
+            });
             let ys = MatrixMut::strided(ys, queries, shape.dim(), shape.dim());
             for (head, ys) in ys.blocks((queries, head_dim)).into_iter().enumerate() {
-                for block in ys.out.blocks((QUERIES, head_dim)) {
-                    pieces.push((sample, head, block, kept.next()));
+                for block in ys.out.blocks((at_once, head_dim)) {
+                    pieces.push(Piece { index, shape, sample, head, block, kept: kept.next() });
                 }
             }
         }
-        let scores_len = if self.tracked { 0 } else { block_len };
+        let largest = samples.largest;
+        let block_len = at_once.min(largest.queries) * largest.weights_row();
+        let scores_len = if *tracked { 0 } else { block_len };
         let dropped_len = if masks.is_some() { block_len } else { 0 };
         parallel::for_each_with(
-            self.shape.multiply_adds(2),
+            self.0.multiply_adds(2),
             pieces,
-            || (vec![0.0; scores_len], vec![0.0; dropped_len]),
-            |(scores, dropped), (sample, head, mut block, kept)| {
-                let [q, k, v] = matrices(shape, head, samples[sample]);
-                let (query, rows) = (block.row, QUERIES.min(queries - block.row));
+            || (Buffer::dirty(scores_len), Buffer::dirty(dropped_len)),
+            |(scores, dropped), Piece { index, shape, sample, head, mut block, kept }| {
+                let [q, k, v] = matrices(shape, head, sample);
+                let (query, row_len) = (block.row, shape.weights_row());
+                let rows = at_once.min(shape.queries - query);
+                // Keys behind the block's last query have no weight.
+                let seen = if *causal { shape.tokens.min(query + rows) } else { shape.tokens };
                 let weights = kept.unwrap_or_else(|| &mut scores[..rows * row_len]);
-                let mut scores = MatrixMut::strided(weights, rows, tokens, row_len);
-                multiply(q.rows(query, rows), k.transposed(), &mut scores, Store::Overwrite);
-                let mask = self.mask.as_ref().map(|mask| mask.row(sample));
-                simd::run(Softmax { tokens, scale: self.scale, mask, scores: weights });
+                let mut scores = MatrixMut::strided(weights, rows, seen, row_len);
+                let (q, keys) = (q.rows(query, rows), k.rows(0, seen));
+                multiply(q, keys.transposed(), &mut scores, Store::Overwrite);
+                let added = self.0.added(index, bias).to_head(head);
+                let tokens = shape.tokens;
+                simd::run(Softmax { tokens, scale: *scale, added, first: query, scores: weights });
                 let weights = match &masks {
-                    Some(masks) => masks.drop(sample, head, query, weights, dropped),
+                    Some(masks) => masks.drop((index, shape), head, query, weights, dropped),
                     None => weights,
                 };
-                let weights = Matrix::strided(weights, rows, tokens, row_len);
-                multiply(weights, v, &mut block.out, Store::Overwrite);
+                let weights = Matrix::strided(weights, rows, seen, row_len);
+                multiply(weights, v.rows(0, seen), &mut block.out, Store::Overwrite);
             },
         );
-        (ys, Kept { weights, masks })
-    }
-}
-
-impl Form for LargeAttention {
-    fn shape(&self) -> AttentionShape {
-        self.shape
-    }
-
-    fn forward(&self, inputs: Inputs) -> Vec<f32> {
-        let (ys, kept) = self.weigh(inputs);
-        if self.tracked {
-            // An operation runs forward once; its value lives in the graph until the backward pass.
-            let _ = self.kept.set(kept);
-        }
-        ys
+        Kept { weights, dropped: drawn }
     }
 
     /// With dropped weights `W` and output gradient `G`: `dV = Wᵀ G`, `dW = G Vᵀ`, `dS` as [`GradScores`] has it,
     /// `dQ = dS K`, `dK = dSᵀ Q`.
-    fn backward(&self, inputs: Inputs, grad: &[f32]) -> Gradients {
-        let kept = self.kept.get().expect("the forward pass ran before the backward pass");
-        let shape = self.shape.sample;
-        let SampleShape { tokens, queries, heads, head_dim } = shape;
-        let (dim, row_len, len) = (shape.dim(), shape.weights_row(), shape.head_weights());
-        let mut all = Gradients::of(inputs);
+    pub(super) fn backward(
+        &self,
+        kept: &Kept,
+        inputs: Inputs,
+        grad: &[f32],
+        gradients: Gradients,
+        of_added: Option<&mut [f32]>,
+    ) {
+        let Attending { samples, scale, causal, .. } = &self.0;
+        let (scale, causal) = (*scale, *causal);
+        let masks = kept.dropped.as_deref().map(|drawn| DrawnMasks::of(samples, drawn));
+        let weights = samples.parts(&kept.weights, SampleShape::weights);
+        let grads = samples.parts(grad, SampleShape::output);
+        let of_added = of_added.map(|all| samples.cut(all, SampleShape::weights));
+        let mut of_added = of_added.into_iter().flatten();
         let mut pieces = Vec::new();
-        for (index, gradients) in all.samples(shape).into_iter().enumerate() {
-            let sample = inputs.sample(shape, index);
+        for (index, gradients) in gradients.samples(samples).into_iter().enumerate() {
+            let place = samples.places()[index];
+            let (shape, sample) = (place.shape, inputs.sample(place));
+            let mut of_added =
+                of_added.next().map(|all| all.chunks_exact_mut(shape.head_weights()));
             let [q, k, v] = gradients.matrices(shape);
-            let q = q.blocks((queries, head_dim));
-            let [k, v] = [k, v].map(|part| part.blocks((tokens, head_dim)));
+            let q = q.blocks((shape.queries, shape.head_dim));
+            let [k, v] = [k, v].map(|part| part.blocks((shape.tokens, shape.head_dim)));
             for (head, ((q, k), v)) in q.into_iter().zip(k).zip(v).enumerate() {
-                pieces.push((index, sample, head, [q.out, k.out, v.out]));
+                let of_added = of_added.as_mut().and_then(Iterator::next);
+                pieces.push((index, sample, head, [q.out, k.out, v.out], of_added));
             }
         }
-        let dropped_len = if kept.masks.is_some() { len } else { 0 };
+        let len = samples.largest.head_weights();
+        let dropped_len = if masks.is_some() { len } else { 0 };
         parallel::for_each_with(
-            self.shape.multiply_adds(5),
+            self.0.multiply_adds(5),
             pieces,
-            || (vec![0.0; len], vec![0.0; dropped_len]),
-            |(grads, dropped), (index, sample, head, [mut grad_q, mut grad_k, mut grad_v])| {
+            || (Buffer::dirty(len), Buffer::dirty(dropped_len)),
+            |(room, dropped), (index, sample, head, [of_q, of_k, of_v], of_added)| {
+                let shape = samples.places()[index].shape;
+                let SampleShape { tokens, queries, head_dim, .. } = shape;
+                let (row_len, len) = (shape.weights_row(), shape.head_weights());
                 let [q, k, v] = matrices(shape, head, sample);
-                let grad = &grad[index * shape.output() + head * head_dim..];
-                let grad = Matrix::strided(grad, queries, head_dim, dim);
-                let weights = &kept.weights[(index * heads + head) * len..][..len];
-                let mut of_weights = MatrixMut::strided(grads, queries, tokens, row_len);
-                multiply(grad, v.transposed(), &mut of_weights, Store::Overwrite);
-                let after = match &kept.masks {
-                    Some(masks) => masks.drop(index, head, 0, weights, dropped),
+                let grad = &grads[index][head * head_dim..];
+                let grad = Matrix::strided(grad, queries, head_dim, shape.dim());
+                let weights = &weights[index][head * len..][..len];
+                let room = &mut room[..len];
+                // Of a causal sequence, what lies above the diagonal is left out, up to blocks.
+                let at_once = if causal { CAUSAL_QUERIES } else { queries.max(tokens).max(1) };
+                let of_weights = MatrixMut::strided(room, queries, tokens, row_len);
+                for Block { row, out, .. } in of_weights.blocks((at_once, tokens)) {
+                    let (rows, seen) = seen_by(row, at_once, queries, tokens);
+                    let (mut out, _unseen) = out.split_columns(seen);
+                    let (grad, v) = (grad.rows(row, rows), v.rows(0, seen));
+                    multiply(grad, v.transposed(), &mut out, Store::Overwrite);
+                }
+                let after = match &masks {
+                    Some(masks) => masks.drop((index, shape), head, 0, weights, dropped),
                     None => weights,
                 };
-                let dropped = Matrix::strided(after, queries, tokens, row_len);
-                multiply(dropped.transposed(), grad, &mut grad_v, Store::Overwrite);
                 simd::run(GradScores {
                     tokens,
-                    scale: self.scale,
+                    scale,
+                    causal,
                     before_dropout: weights,
                     after_dropout: after,
-                    grad: grads,
+                    grad: room,
+                    of_added,
                 });
-                let of_scores = Matrix::strided(grads, queries, tokens, row_len);
-                multiply(of_scores, k, &mut grad_q, Store::Overwrite);
-                multiply(of_scores.transposed(), q, &mut grad_k, Store::Overwrite);
+                let dropped = Matrix::strided(after, queries, tokens, row_len);
+                let of_scores = Matrix::strided(room, queries, tokens, row_len);
+                for Block { row, mut out, .. } in of_q.blocks((at_once, head_dim)) {
+                    let (rows, seen) = seen_by(row, at_once, queries, tokens);
+                    let of_scores = of_scores.rows(row, rows).columns(0, seen);
+                    multiply(of_scores, k.rows(0, seen), &mut out, Store::Overwrite);
+                }
+                for (of_part, rows, factor) in [(of_v, dropped, grad), (of_k, of_scores, q)] {
+                    for Block { row, mut out, .. } in of_part.blocks((at_once, head_dim)) {
+                        // Queries before the block's first key do not see it.
+                        let (first, keys) = (row.min(queries), at_once.min(tokens - row));
+                        let first = if causal { first } else { 0 };
+                        let count = queries - first;
+                        let seeing = rows.rows(first, count).columns(row, keys).transposed();
+                        multiply(seeing, factor.rows(first, count), &mut out, Store::Overwrite);
+                    }
+                }
             },
         );
-        all
     }
+}
+
+/// The queries of the block that begins at `row`, and the keys that they see; a block of all queries sees all keys.
+fn seen_by(row: usize, at_once: usize, queries: usize, tokens: usize) -> (usize, usize) {
+    (at_once.min(queries - row), tokens.min(row + at_once))
+}
+
+/// Some queries of one head.
+struct Piece<'a> {
+    index: usize,
+    shape: SampleShape,
+    sample: Sample<'a>,
+    head: usize,
+    block: Block<'a>,
+    /// Where their weights are kept.
+    kept: Option<&'a mut [f32]>,
 }
 
 /// A head's queries (queries, head_dim), keys and values (tokens, head_dim).
@@ -176,48 +214,50 @@ fn matrices(shape: SampleShape, head: usize, sample: Sample<'_>) -> [Matrix<'_>;
     [matrix(Part::Queries, queries), matrix(Part::Keys, tokens), matrix(Part::Values, tokens)]
 }
 
-/// The masks of a batch's weights (batch, queries, heads, tokens), in the order in which they are drawn.
-struct BatchMasks {
-    shape: SampleShape,
-    values: Vec<f32>,
+/// Draws the masks of a batch's weights, those of each sample (queries, heads, padded).
+fn draw(samples: &Samples, dropout: DropoutSource) -> Buffer {
+    let DropoutSource { rate, site, random } = dropout;
+    let mut values = Buffer::dirty(samples.total(|shape| shape.masks(samples.padded)));
+    let parts = samples.cut(&mut values, |shape| shape.masks(samples.padded));
+    parallel::for_each_with(
+        DRAW_COST * parts.iter().map(|part| part.len()).sum::<usize>(),
+        parts.into_iter().enumerate(),
+        || Masks::new(rate, site, random, samples.largest.masks(samples.padded)),
+        |masks, (sample, values)| masks.fill(sample, values),
+    );
+    values
 }
 
-impl BatchMasks {
-    fn draw(batch: usize, shape: SampleShape, dropout: AttentionDropout) -> Self {
-        let AttentionDropout { rate, site, random } = dropout;
-        let len = shape.queries * shape.heads * shape.tokens;
-        let mut values = vec![0.0; batch * len];
-        parallel::for_each_with(
-            DRAW_COST * values.len(),
-            values.chunks_exact_mut(len).enumerate(),
-            || Masks::new(rate, site, random, len),
-            |masks, (sample, values)| masks.fill(sample, values),
-        );
-        Self { shape, values }
-    }
+/// Drawn masks, row by row.
+struct DrawnMasks<'a> {
+    padded: usize,
+    samples: Vec<&'a [f32]>,
+}
 
-    /// The mask of one row of weights.
-    fn row(&self, sample: usize, query: usize, head: usize) -> &[f32] {
-        let SampleShape { tokens, queries, heads, .. } = self.shape;
-        &self.values[((sample * queries + query) * heads + head) * tokens..][..tokens]
+impl<'a> DrawnMasks<'a> {
+    fn of(samples: &Samples, drawn: &'a [f32]) -> Self {
+        let padded = samples.padded;
+        Self { padded, samples: samples.parts(drawn, |shape| shape.masks(padded)) }
     }
 
     /// What the masks leave of a head's weights, from the row of `query` on, in `room`.
-    fn drop<'a>(
+    fn drop<'r>(
         &self,
-        sample: usize,
+        (sample, shape): (usize, SampleShape),
         head: usize,
         query: usize,
         weights: &[f32],
-        room: &'a mut [f32],
-    ) -> &'a [f32] {
+        room: &'r mut [f32],
+    ) -> &'r [f32] {
         let room = &mut room[..weights.len()];
         room.copy_from_slice(weights);
+        let rows = self.samples[sample].chunks_exact(self.padded).skip(query * shape.heads + head);
         simd::dispatch(
             #[inline(always)]
             || {
-                for (row, query) in room.chunks_exact_mut(self.shape.weights_row()).zip(query..) {
-                    slices::multiply(row, self.row(sample, query, head));
+                let rows = rows.step_by(shape.heads);
+                for (weights, mask) in room.chunks_exact_mut(shape.weights_row()).zip(rows) {
+                    slices::multiply(weights, mask);
                 }
             },
         );
@@ -228,16 +268,23 @@ impl BatchMasks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attention::op::Attention;
-    use crate::attention::tests::{mask, ways};
-    use crate::attention::{Queries, composed};
+    use crate::attention::op::{Attention, Form};
+    use crate::attention::tests::{bias, for_queries, mask, ways};
+    use crate::attention::{Attend, AttentionShape, Queries, composed};
+    use crate::many;
     use crate::parallel::tests::assert_threads_do_not_show;
     use crate::testing::{Case, tensors};
     use candle_core::{Result, Tensor, Var};
 
     fn large(qkv: &Tensor, queries: Queries, attend: &Attend) -> Result<Tensor> {
         let shape = AttentionShape::packed(qkv, queries, attend)?;
-        qkv.contiguous()?.apply_op1(Attention(LargeAttention::new(shape, attend, qkv.track_op())))
+        let form = Form::large(shape.samples(), attend, qkv.track_op());
+        let op = Attention::new(form, shape.output(), attend.bias_shape(shape)?);
+        let qkv = qkv.contiguous()?;
+        match attend.bias {
+            Some(bias) => many::apply(&qkv, &[bias], op),
+            None => qkv.apply_op1(op),
+        }
     }
 
     #[test]
@@ -246,9 +293,11 @@ mod tests {
             [(1, 1, 1, 1), (2, 5, 3, 7), (2, 16, 2, 16), (1, 67, 1, 130), (2, QUERIES + 3, 2, 12)]
         {
             let case = Case::new(&[&[batch, tokens, 3 * heads * head_dim]])?;
-            let mask = mask(batch, tokens)?;
-            for attend in ways(heads, &mask) {
+            let (mask, bias) = (mask(batch, tokens)?, bias(heads, tokens)?);
+            let of_first = bias.narrow(2, 0, 1)?.contiguous()?;
+            for attend in ways(heads, &mask, &bias) {
                 for queries in [Queries::All, Queries::First] {
+                    let attend = for_queries(queries, attend, &of_first);
                     case.fused_equals_composed(
                         |t| large(&t[0], queries, &attend),
                         |t| composed::self_attention(&t[0], queries, &attend),
@@ -272,8 +321,8 @@ mod tests {
     fn nothing_changes_where_no_gradient_is_asked_for() -> Result<()> {
         let [qkv] = tensors(&[&[2, QUERIES + 9, 48]])?;
         let tracked = Var::from_tensor(&qkv)?;
-        let mask = mask(2, QUERIES + 9)?;
-        for attend in ways(2, &mask) {
+        let (mask, bias) = (mask(2, QUERIES + 9)?, bias(2, QUERIES + 9)?);
+        for attend in ways(2, &mask, &bias) {
             let [got, want] = [&qkv, tracked.as_tensor()]
                 .map(|qkv| large(qkv, Queries::All, &attend)?.to_vec3::<f32>());
             assert_eq!(got?, want?);
@@ -284,8 +333,8 @@ mod tests {
     #[test]
     fn threads_do_not_change_a_bit() -> Result<()> {
         let [qkv] = tensors(&[&[2, 197, 3 * 3 * 24]])?;
-        let mask = mask(2, 197)?;
-        for attend in ways(3, &mask) {
+        let (mask, bias) = (mask(2, 197)?, bias(3, 197)?);
+        for attend in ways(3, &mask, &bias) {
             assert_threads_do_not_show(|| {
                 let var = Var::from_tensor(&qkv).expect("a variable");
                 let ys = large(&var, Queries::All, &attend).expect("an output");

@@ -1,25 +1,22 @@
 //! Multi-head attention (Vaswani et al., arXiv 1706.03762, eq. 1): of a sequence to itself, and to another.
 
+pub(crate) mod bias;
 pub(crate) mod composed;
-mod inputs;
+pub(crate) mod inputs;
 mod kernel;
 mod large;
-mod op;
-mod sample;
+pub(crate) mod op;
+pub(crate) mod sample;
 mod small;
 mod softmax;
 #[cfg(test)]
 mod tests;
 
+use self::op::{Attention, BiasShape, Form};
+use self::sample::{SampleShape, Samples};
+use crate::dropout::DropoutSource;
+use crate::{TokenMask, many, slices};
 use candle_core::{Result, Tensor, bail};
-use vit_random::{Random, Site};
-
-use self::large::LargeAttention;
-use self::op::Attention;
-use self::sample::SampleShape;
-use self::small::SmallAttention;
-use crate::dropout::DropRate;
-use crate::{TokenMask, slices};
 
 /// The tokens whose rows are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +27,8 @@ pub enum Queries {
     First,
 }
 
-/// How queries attend to keys: `softmax(scale Q Kᵀ)`, in so many heads.
+/// How queries attend to keys: `softmax(scale Q Kᵀ + bias)` over the keys that are there and, of a causal sequence, not
+/// behind the query; in so many heads. A query without any such key gets weights of zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Attend<'a> {
     /// Heads, each of which has a contiguous part of the queries, keys and values.
@@ -39,28 +37,22 @@ pub struct Attend<'a> {
     pub scale: f64,
     /// The keys that are there; without one, all.
     pub mask: Option<&'a TokenMask>,
-    /// What becomes of the weights in training.
-    pub dropout: Option<AttentionDropout>,
+    /// Whether query `i` attends to the keys up to `i` alone. PyTorch equivalent: `is_causal=True`.
+    pub causal: bool,
+    /// What is added to the scaled scores, (batch or 1, heads or 1, queries, tokens), in the inputs' dtype: a learned bias
+    /// gets its gradient. PyTorch equivalent: a float `attn_mask`.
+    pub bias: Option<&'a Tensor>,
+    /// What becomes of the weights in training. The mask of a sample is drawn in the order (queries, heads, keys), so that
+    /// the first token's is the same whichever [`Queries`] are asked for.
+    pub dropout: Option<DropoutSource>,
 }
 
 impl Attend<'_> {
-    /// To all keys, without dropout.
+    /// To all keys, without bias and dropout.
     #[must_use]
     pub const fn new(heads: usize, scale: f64) -> Self {
-        Self { heads, scale, mask: None, dropout: None }
+        Self { heads, scale, mask: None, causal: false, bias: None, dropout: None }
     }
-}
-
-/// Dropout of attention weights: the mask of a sample is drawn in the order (queries, heads, keys), so that the
-/// first token's is the same whichever [`Queries`] are asked for.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AttentionDropout {
-    /// The probability that a weight is dropped.
-    pub rate: DropRate,
-    /// Where the masks are drawn.
-    pub site: Site,
-    /// The source of the masks.
-    pub random: Random,
 }
 
 /// `softmax(scale Q Kᵀ) V` for each head, the heads joined again; the mask's padding has no weight, and dropout acts
@@ -74,7 +66,7 @@ pub struct AttentionDropout {
 /// contiguous -> (batch, tokens, heads * head_dim), or (batch, 1, heads * head_dim) for the first token
 ///
 /// # Errors
-/// If the last dimension is not three times a multiple of the heads, or the mask is of another batch.
+/// If the last dimension is not three times a multiple of the heads, or the mask or the bias has another shape.
 pub fn self_attention(qkv: &Tensor, queries: Queries, attend: &Attend) -> Result<Tensor> {
     let attend = &attend.simplified();
     let shape = AttentionShape::packed(qkv, queries, attend)?;
@@ -83,17 +75,22 @@ pub fn self_attention(qkv: &Tensor, queries: Queries, attend: &Attend) -> Result
         return qkv.narrow(1, 0, shape.sample.queries)?.narrow(2, 0, shape.sample.dim());
     }
     #[cfg(feature = "cuda")]
-    if crate::cuda::fused(qkv) && crate::cuda::suits(shape, qkv)? {
+    if crate::cuda::fused(qkv) && !attend.by_query() && crate::cuda::suits(shape, qkv)? {
         return crate::cuda::attention(crate::cuda::AttentionInputs::Packed(qkv), shape, attend);
     }
     if !slices::fused(qkv) {
         return composed::self_attention(qkv, queries, attend);
     }
-    let (qkv, tracked) = (qkv.contiguous()?, qkv.track_op());
-    if large::suits(shape.sample) {
-        qkv.apply_op1(Attention(LargeAttention::new(shape, attend, tracked)))
-    } else {
-        qkv.apply_op1(Attention(SmallAttention::new(shape, attend, tracked)))
+    let op = |tracked, bias| {
+        Attention::new(Form::of(shape.samples(), attend, tracked), shape.output(), bias)
+    };
+    let qkv = qkv.contiguous()?;
+    match attend.bias {
+        Some(bias) => {
+            let tracked = qkv.track_op() || bias.track_op();
+            many::apply(&qkv, &[bias], op(tracked, attend.bias_shape(shape)?))
+        }
+        None => qkv.apply_op1(op(qkv.track_op(), None)),
     }
 }
 
@@ -105,7 +102,7 @@ pub fn self_attention(qkv: &Tensor, queries: Queries, attend: &Attend) -> Result
 /// part contiguous -> (batch, queries, heads * head_dim)
 ///
 /// # Errors
-/// If the shapes do not fit, there are no keys, or the mask is of another batch.
+/// If the shapes do not fit, there are no keys, or the mask or the bias has another shape.
 pub fn cross_attention(q: &Tensor, kv: &Tensor, attend: &Attend) -> Result<Tensor> {
     let attend = &attend.simplified();
     let shape = AttentionShape::apart(q, (kv, 2), attend)?;
@@ -113,18 +110,23 @@ pub fn cross_attention(q: &Tensor, kv: &Tensor, attend: &Attend) -> Result<Tenso
         return Ok(q.clone());
     }
     #[cfg(feature = "cuda")]
-    if crate::cuda::fused(q) && crate::cuda::suits(shape, q)? {
+    if crate::cuda::fused(q) && !attend.by_query() && crate::cuda::suits(shape, q)? {
         return crate::cuda::attention(crate::cuda::AttentionInputs::Apart(q, kv), shape, attend);
     }
     if !slices::fused(q) {
         return composed::cross_attention(q, kv, attend);
     }
+    let op = |tracked, bias| {
+        Attention::new(Form::of(shape.samples(), attend, tracked), shape.output(), bias)
+    };
     let tracked = q.track_op() || kv.track_op();
     let (q, kv) = (q.contiguous()?, kv.contiguous()?);
-    if large::suits(shape.sample) {
-        q.apply_op2(&kv, Attention(LargeAttention::new(shape, attend, tracked)))
-    } else {
-        q.apply_op2(&kv, Attention(SmallAttention::new(shape, attend, tracked)))
+    match attend.bias {
+        Some(bias) => {
+            let tracked = tracked || bias.track_op();
+            many::apply(&q, &[&kv, bias], op(tracked, attend.bias_shape(shape)?))
+        }
+        None => q.apply_op2(&kv, op(tracked, None)),
     }
 }
 
@@ -134,7 +136,7 @@ pub fn cross_attention(q: &Tensor, kv: &Tensor, attend: &Attend) -> Result<Tenso
 /// `q` (batch, queries, heads * head_dim), `k` (batch, tokens, heads * head_dim) -> (batch, heads, queries, tokens)
 ///
 /// # Errors
-/// If the shapes do not fit, there are no keys, or the mask is of another batch.
+/// If the shapes do not fit, there are no keys, or the mask or the bias has another shape.
 pub fn attention_weights(q: &Tensor, k: &Tensor, attend: &Attend) -> Result<Tensor> {
     AttentionShape::apart(q, (k, 1), attend)?;
     composed::attention_weights(q, k, attend)
@@ -142,13 +144,33 @@ pub fn attention_weights(q: &Tensor, k: &Tensor, attend: &Attend) -> Result<Tens
 
 impl Attend<'_> {
     /// Without a dropout that drops nothing.
-    fn simplified(self) -> Self {
+    pub(crate) fn simplified(self) -> Self {
         Self { dropout: self.dropout.filter(|dropout| !dropout.rate.is_zero()), ..self }
     }
-}
 
-/// What a score costs besides the products, in the multiply-adds of [`parallel`](crate::parallel): an exponential.
-const SCORE_COST: usize = 32;
+    /// Whether what is added to the scores differs from query to query.
+    pub(crate) fn by_query(&self) -> bool {
+        self.causal || self.bias.is_some()
+    }
+
+    /// The dimensions of the bias, which are checked.
+    pub(crate) fn bias_shape(&self, shape: AttentionShape) -> Result<Option<BiasShape>> {
+        let Some(bias) = self.bias else { return Ok(None) };
+        let AttentionShape { batch, sample: SampleShape { tokens, queries, heads, .. } } = shape;
+        match *bias.dims() {
+            [b, h, q, k]
+                if [1, batch].contains(&b)
+                    && [1, heads].contains(&h)
+                    && (q, k) == (queries, tokens) =>
+            {
+                Ok(Some([b, h, q, k]))
+            }
+            ref dims => bail!(
+                "attention: expected a bias of shape (1 or {batch}, 1 or {heads}, {queries}, {tokens}), got {dims:?}"
+            ),
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AttentionShape {
@@ -171,7 +193,7 @@ impl AttentionShape {
             Queries::First => tokens.min(1),
         };
         let sample = SampleShape { tokens, queries, heads, head_dim: width / (3 * heads) };
-        Self { batch, sample }.with_checked_mask(attend)
+        Self { batch, sample }.with_checked_masks(attend)
     }
 
     /// Of queries, and of `kv` which has so many vectors for each token.
@@ -188,17 +210,20 @@ impl AttentionShape {
             );
         }
         let sample = SampleShape { tokens, queries, heads, head_dim: dim / heads };
-        Self { batch, sample }.with_checked_mask(attend)
+        Self { batch, sample }.with_checked_masks(attend)
     }
 
-    /// Those of so many products of the size of the scores', for [`parallel`](crate::parallel).
-    fn multiply_adds(self, products: usize) -> usize {
-        let SampleShape { tokens, queries, heads, head_dim } = self.sample;
-        self.batch * heads * queries * tokens * (products * head_dim + SCORE_COST)
+    pub(crate) fn samples(self) -> Samples {
+        Samples::equal(self.batch, self.sample)
     }
 
-    fn with_checked_mask(self, attend: &Attend) -> Result<Self> {
+    fn output(self) -> (usize, usize, usize) {
+        (self.batch, self.sample.queries, self.sample.dim())
+    }
+
+    fn with_checked_masks(self, attend: &Attend) -> Result<Self> {
         let (batch, tokens) = (self.batch, self.sample.tokens);
+        attend.bias_shape(self)?;
         match attend.mask {
             Some(mask) if (mask.batch(), mask.tokens()) != (batch, tokens) => bail!(
                 "attention: expected a mask of shape ({batch}, {tokens}), got ({}, {})",

@@ -3,6 +3,9 @@
 use crate::lanes::{HALF, Lanes};
 use crate::slices::{LANES, copy};
 
+/// What a score costs besides the products, in the multiply-adds of [`parallel`](crate::parallel): an exponential.
+const SCORE_COST: usize = 32;
+
 /// The sizes of one sample.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SampleShape {
@@ -50,10 +53,109 @@ impl SampleShape {
         self.queries * self.weights_row()
     }
 
+    /// Numbers in a sample's dropout masks (queries, heads, padded), where it is padded to so many tokens.
+    #[inline(always)]
+    pub(crate) fn masks(self, padded: usize) -> usize {
+        self.queries * self.heads * padded
+    }
+
+    /// Multiply-adds of so many products of the size of the scores'.
+    pub(crate) fn multiply_adds(self, products: usize) -> usize {
+        let Self { tokens, queries, heads, head_dim } = self;
+        heads * queries * tokens * (products * head_dim + SCORE_COST)
+    }
+
     /// Numbers in a sample's weights (heads, queries, `weights_row`).
     #[inline(always)]
     pub(crate) fn weights(self) -> usize {
         self.heads * self.head_weights()
+    }
+}
+
+/// Where a sample lies in its batch: samples may have different lengths, one behind the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) shape: SampleShape,
+    /// The row of its first token.
+    pub(super) row: usize,
+    /// The row of its first query in the output.
+    pub(super) out: usize,
+}
+
+/// The samples of a batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Samples {
+    places: Vec<Place>,
+    /// The sizes of the longest.
+    pub(super) largest: SampleShape,
+    /// The length that samples are padded to, by which dropout's masks are drawn.
+    pub(super) padded: usize,
+}
+
+impl Samples {
+    /// So many of equal sizes.
+    pub(crate) fn equal(batch: usize, shape: SampleShape) -> Self {
+        let SampleShape { tokens, queries, .. } = shape;
+        let place = |index| Place { shape, row: index * tokens, out: index * queries };
+        Self { places: (0..batch).map(place).collect(), largest: shape, padded: tokens }
+    }
+
+    /// Of these lengths, packed without the padding; `shape` is a sample's with it. Each has all its queries or its
+    /// first.
+    pub(crate) fn packed(lengths: &[usize], shape: SampleShape) -> Self {
+        let first = shape.queries < shape.tokens;
+        let (mut row, mut out) = (0, 0);
+        let places = lengths.iter().map(|&tokens| {
+            let queries = if first { tokens.min(shape.queries) } else { tokens };
+            let shape = SampleShape { tokens, queries, ..shape };
+            let place = Place { shape, row, out };
+            (row, out) = (row + tokens, out + queries);
+            place
+        });
+        let places: Vec<Place> = places.collect();
+        let tokens = lengths.iter().copied().max().unwrap_or_default();
+        let queries = if first { tokens.min(shape.queries) } else { tokens };
+        let largest = SampleShape { tokens, queries, ..shape };
+        Self { places, largest, padded: shape.tokens }
+    }
+
+    pub(super) fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// A number for all samples out of one for each.
+    pub(super) fn total(&self, of: impl Fn(SampleShape) -> usize) -> usize {
+        self.places.iter().map(|place| of(place.shape)).sum()
+    }
+
+    /// Cuts `all` into a part for each sample, of so many numbers.
+    pub(super) fn cut<'a>(
+        &self,
+        all: &'a mut [f32],
+        of: impl Fn(SampleShape) -> usize,
+    ) -> Vec<&'a mut [f32]> {
+        let mut rest = all;
+        let parts = self.places.iter().map(|place| {
+            let (part, others) = std::mem::take(&mut rest).split_at_mut(of(place.shape));
+            rest = others;
+            part
+        });
+        parts.collect()
+    }
+
+    /// The same to be read.
+    pub(super) fn parts<'a>(
+        &self,
+        all: &'a [f32],
+        of: impl Fn(SampleShape) -> usize,
+    ) -> Vec<&'a [f32]> {
+        let mut rest = all;
+        let parts = self.places.iter().map(|place| {
+            let (part, others) = rest.split_at(of(place.shape));
+            rest = others;
+            part
+        });
+        parts.collect()
     }
 }
 

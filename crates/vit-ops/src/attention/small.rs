@@ -1,70 +1,53 @@
 //! Attention of few tokens, or of narrow heads: sample by sample within registers.
 
-use std::sync::OnceLock;
-
+use super::DropoutSource;
+use super::bias::Bias;
 use super::inputs::{Gradients, Inputs};
 use super::kernel::{Backward, Columns, Weigh, WeighValues};
-use super::op::Form;
+use super::op::{Attending, Kept};
 use super::sample::SampleShape;
-use super::{Attend, AttentionDropout, AttentionShape, TokenMask};
+use crate::buffer::Buffer;
 use crate::dropout::Masks;
 use crate::{parallel, simd};
 
-/// What the backward pass needs: the attention weights (batch, heads, queries, `weights_row`), and what dropout
-/// left of them.
-struct Weights {
-    before_dropout: Vec<f32>,
-    after_dropout: Option<Vec<f32>>,
-}
-
 /// The form for heads of at most [`WIDEST_HEAD`](super::kernel::WIDEST_HEAD) numbers.
-pub(super) struct SmallAttention {
-    shape: AttentionShape,
-    scale: f32,
-    mask: Option<TokenMask>,
-    dropout: Option<AttentionDropout>,
-    /// Whether there will be a backward pass.
-    tracked: bool,
-    weights: OnceLock<Weights>,
-}
+pub(crate) struct SmallAttention(pub(super) Attending);
 
 impl SmallAttention {
-    pub(super) fn new(shape: AttentionShape, attend: &Attend, tracked: bool) -> Self {
-        let Attend { scale, mask, dropout, .. } = *attend;
-        let (scale, mask) = (scale as f32, mask.cloned());
-        Self { shape, scale, mask, dropout, tracked, weights: OnceLock::new() }
-    }
-
-    /// The outputs of all samples, and their weights where somebody will ask for them.
-    fn weigh(&self, inputs: Inputs) -> (Vec<f32>, Weights) {
-        let AttentionShape { batch, sample: shape } = self.shape;
-        let of_batch = |kept: bool| vec![0.0; if kept { batch * shape.weights() } else { 0 }];
-        let of_sample = |needed: bool| vec![0.0; if needed { shape.weights() } else { 0 }];
-        let (tracked, drops) = (self.tracked, self.dropout.is_some());
-        let mut before_dropout = of_batch(tracked);
-        let mut after_dropout = of_batch(tracked && drops);
-        let mut ys = vec![0.0; batch * shape.output()];
-        let mut before = before_dropout.chunks_exact_mut(shape.weights());
-        let mut after = after_dropout.chunks_exact_mut(shape.weights());
-        let each = ys.chunks_exact_mut(shape.output()).enumerate();
+    pub(super) fn forward(&self, inputs: Inputs, bias: Option<Bias>, ys: &mut [f32]) -> Kept {
+        let Attending { samples, scale, dropout, tracked, .. } = &self.0;
+        let (drops, largest) = (dropout.is_some(), samples.largest);
+        let of_batch =
+            |kept: bool| Buffer::dirty(if kept { samples.total(SampleShape::weights) } else { 0 });
+        let of_sample = |needed: bool| vec![0.0; if needed { largest.weights() } else { 0 }];
+        let mut before_dropout = of_batch(*tracked);
+        let mut after_dropout = of_batch(*tracked && drops);
+        let parts = |kept: bool, all| match kept {
+            true => samples.cut(all, SampleShape::weights),
+            false => Vec::new(),
+        };
+        let mut before = parts(*tracked, &mut before_dropout).into_iter();
+        let mut after = parts(*tracked && drops, &mut after_dropout).into_iter();
+        let each = samples.cut(ys, SampleShape::output).into_iter().enumerate();
         let pieces = each.map(|(index, ys)| (index, ys, before.next(), after.next()));
         let room = || {
-            let masks = self.dropout.map(|dropout| DropWeights::new(shape, dropout));
-            (Columns::new(shape), masks, of_sample(!tracked), of_sample(!tracked && drops))
+            let masks = dropout.map(|dropout| DropWeights::new(largest, samples.padded, dropout));
+            (Columns::new(largest), masks, of_sample(!tracked), of_sample(!tracked && drops))
         };
         parallel::for_each_with(
-            self.shape.multiply_adds(2),
+            self.0.multiply_adds(2),
             pieces,
             room,
             |(columns, masks, weights, dropped), (index, ys, before, after)| {
-                let sample = inputs.sample(shape, index);
-                let mask = self.mask.as_ref().map(|mask| mask.row(index));
-                let weights = before.unwrap_or(weights);
-                simd::run(Weigh { shape, scale: self.scale, mask, sample, columns, weights });
+                let place = samples.places()[index];
+                let (shape, sample) = (place.shape, inputs.sample(place));
+                let weights = before.unwrap_or_else(|| &mut weights[..shape.weights()]);
+                let added = self.0.added(index, bias);
+                simd::run(Weigh { shape, scale: *scale, added, sample, columns, weights });
                 let weights = match masks {
                     Some(masks) => {
-                        let after = after.unwrap_or(dropped);
-                        masks.apply(index, weights, after);
+                        let after = after.unwrap_or_else(|| &mut dropped[..shape.weights()]);
+                        masks.apply((index, shape), weights, after);
                         after
                     }
                     None => weights,
@@ -72,81 +55,81 @@ impl SmallAttention {
                 simd::run(WeighValues { shape, sample, weights, ys });
             },
         );
-        (ys, Weights { before_dropout, after_dropout: drops.then_some(after_dropout) })
-    }
-}
-
-impl Form for SmallAttention {
-    fn shape(&self) -> AttentionShape {
-        self.shape
+        Kept { weights: before_dropout, dropped: drops.then_some(after_dropout) }
     }
 
-    fn forward(&self, inputs: Inputs) -> Vec<f32> {
-        let (ys, weights) = self.weigh(inputs);
-        if self.tracked {
-            // An operation runs forward once; its value lives in the graph until the backward pass.
-            let _ = self.weights.set(weights);
-        }
-        ys
-    }
-
-    fn backward(&self, inputs: Inputs, grad: &[f32]) -> Gradients {
-        let AttentionShape { sample: shape, .. } = self.shape;
-        let weights = self.weights.get().expect("the forward pass ran before the backward pass");
-        let before = &weights.before_dropout;
-        let after = weights.after_dropout.as_ref().unwrap_or(before);
-        let mut all = Gradients::of(inputs);
-        let weights = before.chunks_exact(shape.weights()).zip(after.chunks_exact(shape.weights()));
-        let grads = grad.chunks_exact(shape.output()).zip(all.samples(shape));
+    pub(super) fn backward(
+        &self,
+        kept: &Kept,
+        inputs: Inputs,
+        grad: &[f32],
+        gradients: Gradients,
+        of_added: Option<&mut [f32]>,
+    ) {
+        let Attending { samples, scale, .. } = &self.0;
+        let parts = |all| samples.parts(all, SampleShape::weights);
+        let before = parts(&kept.weights);
+        let after = kept.dropped.as_deref().map_or_else(|| before.clone(), parts);
+        let grads = samples.parts(grad, SampleShape::output);
+        let of_added = of_added.map(|all| samples.cut(all, SampleShape::weights));
+        let mut of_added = of_added.into_iter().flatten();
+        let pieces = gradients.samples(samples).into_iter().enumerate();
+        let pieces = pieces.map(|(index, gradients)| (index, gradients, of_added.next()));
+        let largest = samples.largest;
         parallel::for_each_with(
-            self.shape.multiply_adds(5),
-            weights.zip(grads).enumerate(),
-            || (Columns::new(shape), vec![0.0; shape.head_weights()]),
-            |(columns, scores), (index, ((before_dropout, after_dropout), (grad, gradients)))| {
+            self.0.multiply_adds(5),
+            pieces,
+            || (Columns::new(largest), vec![0.0; largest.head_weights()]),
+            |(columns, scores), (index, gradients, of_added)| {
+                let place = samples.places()[index];
                 simd::run(Backward {
-                    shape,
-                    scale: self.scale,
-                    sample: inputs.sample(shape, index),
-                    before_dropout,
-                    after_dropout,
-                    grad,
+                    shape: place.shape,
+                    scale: *scale,
+                    sample: inputs.sample(place),
+                    before_dropout: before[index],
+                    after_dropout: after[index],
+                    grad: grads[index],
                     columns,
-                    scores,
+                    scores: &mut scores[..place.shape.head_weights()],
+                    of_added,
                     gradients,
                 });
             },
         );
-        all
     }
 }
 
 /// Draws the masks of weights, sample by sample.
 struct DropWeights {
-    shape: SampleShape,
+    /// Weights of a row that are drawn for: the padding's too.
+    padded: usize,
     masks: Masks,
-    /// (queries, heads, tokens)
+    /// (queries, heads, padded)
     mask: Vec<f32>,
 }
 
 impl DropWeights {
-    fn new(shape: SampleShape, dropout: AttentionDropout) -> Self {
-        let AttentionDropout { rate, site, random } = dropout;
-        let len = shape.queries * shape.heads * shape.tokens;
-        Self { shape, masks: Masks::new(rate, site, random, len), mask: vec![0.0; len] }
+    fn new(largest: SampleShape, padded: usize, dropout: DropoutSource) -> Self {
+        let DropoutSource { rate, site, random } = dropout;
+        let len = largest.masks(padded);
+        Self { padded, masks: Masks::new(rate, site, random, len), mask: vec![0.0; len] }
     }
 
     /// `after = before ∘ mask`; the zeros at the ends of rows are not drawn for.
-    fn apply(&mut self, sample: usize, before: &[f32], after: &mut [f32]) {
-        let SampleShape { tokens, heads, .. } = self.shape;
-        let row_len = self.shape.weights_row();
-        self.masks.fill(sample, &mut self.mask);
-        for (query, mask) in self.mask.chunks_exact(heads * tokens).enumerate() {
-            for (head, mask) in mask.chunks_exact(tokens).enumerate() {
-                let start = head * self.shape.head_weights() + query * row_len;
-                let rows = after[start..][..tokens].iter_mut().zip(&before[start..][..tokens]);
+    fn apply(&mut self, (sample, shape): (usize, SampleShape), before: &[f32], after: &mut [f32]) {
+        let SampleShape { tokens, heads, .. } = shape;
+        let row_len = shape.weights_row();
+        let mask = &mut self.mask[..shape.masks(self.padded)];
+        self.masks.fill(sample, mask);
+        for (query, mask) in mask.chunks_exact(heads * self.padded).enumerate() {
+            for (head, mask) in mask.chunks_exact(self.padded).enumerate() {
+                let start = head * shape.head_weights() + query * row_len;
+                let after = &mut after[start..][..row_len];
+                let rows = after.iter_mut().zip(&before[start..][..tokens]);
                 for ((after, before), m) in rows.zip(mask) {
                     *after = before * m;
                 }
+                after[tokens..].fill(0.0);
             }
         }
     }

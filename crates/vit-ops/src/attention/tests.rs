@@ -1,11 +1,15 @@
 //! What holds for both fused forms.
 
+use candle_core::DType;
+use vit_random::{Random, Site};
+
 use super::*;
+use crate::DropRate;
 use crate::parallel::tests::assert_threads_do_not_show;
 use crate::testing::{Case, tensors};
 
-fn dropout() -> AttentionDropout {
-    AttentionDropout {
+fn dropout() -> DropoutSource {
+    DropoutSource {
         rate: DropRate::new(0.3).expect("a rate in [0, 1)"),
         site: Site::named("test"),
         random: Random::new(4).at_step(1),
@@ -18,13 +22,44 @@ pub(super) fn mask(batch: usize, tokens: usize) -> Result<TokenMask> {
     TokenMask::from_lengths(&(0..batch).map(length).collect::<Vec<_>>(), tokens)
 }
 
-/// Every way to attend, in so many heads: with dropout and without, each with a mask and without.
-pub(super) fn ways(heads: usize, mask: &TokenMask) -> Vec<Attend<'_>> {
+/// What is added to the scores of a sequence attending to itself: one number is negative infinity.
+pub(super) fn bias(heads: usize, tokens: usize) -> Result<Tensor> {
+    bias_for(heads, (tokens, tokens))
+}
+
+fn bias_for(heads: usize, (queries, tokens): (usize, usize)) -> Result<Tensor> {
+    let [bias] = tensors(&[&[1, heads, queries, tokens]])?;
+    let mut values = bias.flatten_all()?.to_vec1::<f32>()?;
+    if tokens > 1 {
+        values[tokens / 2] = f32::NEG_INFINITY;
+    }
+    Tensor::from_vec(values, bias.shape(), bias.device())
+}
+
+/// Every way to attend, in so many heads: with dropout and without, each with a mask, causal, with a bias, and without.
+pub(super) fn ways<'a>(heads: usize, mask: &'a TokenMask, bias: &'a Tensor) -> Vec<Attend<'a>> {
     let plain = Attend::new(heads, 0.35);
-    [(None, None), (None, Some(dropout())), (Some(mask), None), (Some(mask), Some(dropout()))]
-        .into_iter()
-        .map(|(mask, dropout)| Attend { mask, dropout, ..plain })
-        .collect()
+    let seen = [
+        plain,
+        Attend { mask: Some(mask), ..plain },
+        Attend { causal: true, ..plain },
+        Attend { bias: Some(bias), ..plain },
+        Attend { mask: Some(mask), causal: true, bias: Some(bias), ..plain },
+    ];
+    let with = |attend| [None, Some(dropout())].map(|dropout| Attend { dropout, ..attend });
+    seen.into_iter().flat_map(with).collect()
+}
+
+/// The same for the first token alone.
+pub(super) fn for_queries<'a>(
+    queries: Queries,
+    attend: Attend<'a>,
+    of_first: &'a Tensor,
+) -> Attend<'a> {
+    match queries {
+        Queries::All => attend,
+        Queries::First => Attend { bias: attend.bias.map(|_| of_first), ..attend },
+    }
 }
 
 fn largest_difference(xs: &Tensor, ys: &Tensor) -> Result<f32> {
@@ -47,9 +82,11 @@ fn fused_equals_composed_forward_and_backward() -> Result<()> {
         (1, 3, 1, 130),
     ] {
         let case = Case::new(&[&[batch, tokens, 3 * heads * head_dim]])?;
-        let mask = mask(batch, tokens)?;
-        for attend in ways(heads, &mask) {
+        let (mask, bias) = (mask(batch, tokens)?, bias(heads, tokens)?);
+        let of_first = bias.narrow(2, 0, 1)?.contiguous()?;
+        for attend in ways(heads, &mask, &bias) {
             for queries in [Queries::All, Queries::First] {
+                let attend = for_queries(queries, attend, &of_first);
                 case.fused_equals_composed(
                     |t| self_attention(&t[0], queries, &attend),
                     |t| composed::self_attention(&t[0], queries, &attend),
@@ -73,8 +110,8 @@ fn fused_equals_composed_for_two_sequences() -> Result<()> {
     ] {
         let dim = heads * head_dim;
         let case = Case::new(&[&[batch, queries, dim], &[batch, tokens, 2 * dim]])?;
-        let mask = mask(batch, tokens)?;
-        for attend in ways(heads, &mask) {
+        let (mask, bias) = (mask(batch, tokens)?, bias_for(heads, (queries, tokens))?);
+        for attend in ways(heads, &mask, &bias) {
             case.fused_equals_composed(
                 |t| cross_attention(&t[0], &t[1], &attend),
                 |t| composed::cross_attention(&t[0], &t[1], &attend),
@@ -87,12 +124,22 @@ fn fused_equals_composed_for_two_sequences() -> Result<()> {
 #[test]
 fn gradients_are_those_of_finite_differences() -> Result<()> {
     let mask = mask(2, 3)?;
-    for attend in ways(2, &mask) {
+    let (bias, of_two) =
+        (bias(2, 3)?.to_dtype(DType::F64)?, bias_for(2, (2, 3))?.to_dtype(DType::F64)?);
+    for attend in ways(2, &mask, &bias) {
         Case::new(&[&[2, 3, 12]])?.gradients_match_differences(|t| {
             composed::self_attention(&t[0], Queries::All, &attend)
         })?;
+        let attend = Attend { bias: attend.bias.map(|_| &of_two), ..attend };
         Case::new(&[&[2, 2, 4], &[2, 3, 8]])?
             .gradients_match_differences(|t| composed::cross_attention(&t[0], &t[1], &attend))?;
+    }
+    for shape in [[1, 2], [2, 2], [1, 1], [2, 1]] {
+        let [b, h] = shape;
+        Case::new(&[&[2, 3, 12], &[b, h, 3, 3]])?.gradients_match_differences(|t| {
+            let attend = Attend { bias: Some(&t[1]), causal: true, ..Attend::new(2, 0.35) };
+            composed::self_attention(&t[0], Queries::All, &attend)
+        })?;
     }
     Ok(())
 }
@@ -102,8 +149,8 @@ fn a_sequence_attends_to_itself_as_to_another() -> Result<()> {
     for tokens in [6, 130] {
         let [qkv] = tensors(&[&[2, tokens, 3 * 16]])?;
         let (q, kv) = (qkv.narrow(2, 0, 16)?, qkv.narrow(2, 16, 32)?);
-        let mask = mask(2, tokens)?;
-        for attend in ways(2, &mask) {
+        let (mask, bias) = (mask(2, tokens)?, bias(2, tokens)?);
+        for attend in ways(2, &mask, &bias) {
             let to_itself = self_attention(&qkv, Queries::All, &attend)?;
             let to_another = cross_attention(&q, &kv, &attend)?;
             assert_eq!(to_itself.to_vec3::<f32>()?, to_another.to_vec3::<f32>()?);
@@ -124,6 +171,65 @@ fn weights_times_values_are_the_output() -> Result<()> {
     assert!(largest_difference(&got, &want)? < 1e-6);
     // Two of four tokens of the first sample are there.
     assert_eq!(weights.narrow(0, 0, 1)?.narrow(3, 2, 2)?.max_all()?.to_scalar::<f32>()?, 0.0);
+    Ok(())
+}
+
+fn biased(causal: bool) -> impl Fn(&Tensor) -> Attend<'_> {
+    move |bias| Attend { bias: Some(bias), causal, ..Attend::new(2, 0.35) }
+}
+
+#[test]
+fn learned_bias_has_the_composed_gradient_in_every_shape() -> Result<()> {
+    for (tokens, head_dim) in [(5, 3), (40, 8), (40, 40)] {
+        for [b, h] in [[1, 2], [3, 2], [1, 1], [3, 1]] {
+            let case = Case::new(&[&[3, tokens, 6 * head_dim], &[b, h, tokens, tokens]])?;
+            for causal in [false, true] {
+                let attend = biased(causal);
+                case.fused_equals_composed(
+                    |t| self_attention(&t[0], Queries::All, &attend(&t[1])),
+                    |t| composed::self_attention(&t[0], Queries::All, &attend(&t[1])),
+                )?;
+            }
+        }
+    }
+    let case = Case::new(&[&[2, 3, 12], &[2, 5, 24], &[1, 2, 3, 5]])?;
+    let attend = biased(false);
+    case.fused_equals_composed(
+        |t| cross_attention(&t[0], &t[1], &attend(&t[2])),
+        |t| composed::cross_attention(&t[0], &t[1], &attend(&t[2])),
+    )
+}
+
+#[test]
+fn causal_outputs_do_not_depend_on_later_tokens() -> Result<()> {
+    for (tokens, seen, head_dim) in [(9, 4, 8), (70, 33, 8), (150, 131, 40)] {
+        let [qkv] = tensors(&[&[2, tokens, 6 * head_dim]])?;
+        let attend = Attend { causal: true, ..Attend::new(2, 0.35) };
+        let whole = self_attention(&qkv, Queries::All, &attend)?.narrow(1, 0, seen)?;
+        let later = qkv.narrow(1, seen, tokens - seen)?.affine(5.0, 1.0)?;
+        let changed = Tensor::cat(&[&qkv.narrow(1, 0, seen)?, &later], 1)?;
+        let changed = self_attention(&changed, Queries::All, &attend)?.narrow(1, 0, seen)?;
+        assert_eq!(whole.to_vec3::<f32>()?, changed.to_vec3::<f32>()?, "{tokens} tokens");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_query_that_sees_no_key_has_zeros_and_spoils_no_gradient() -> Result<()> {
+    let there = Tensor::new(&[[0_u8, 0, 1, 1, 1]], &candle_core::Device::Cpu)?;
+    let mask = TokenMask::new(&there)?;
+    let attend = Attend { mask: Some(&mask), causal: true, ..Attend::new(2, 0.35) };
+    let [qkv] = tensors(&[&[1, 5, 24]])?;
+    type Form = fn(&Tensor, Queries, &Attend) -> Result<Tensor>;
+    let forms: [Form; 2] = [self_attention, composed::self_attention];
+    for form in forms {
+        let var = candle_core::Var::from_tensor(&qkv)?;
+        let ys = form(&var, Queries::All, &attend)?;
+        assert_eq!(ys.narrow(1, 0, 2)?.abs()?.max_all()?.to_scalar::<f32>()?, 0.0);
+        let grads = ys.sqr()?.backward()?;
+        let sum = grads.get(&var).expect("a gradient").abs()?.sum_all()?.to_scalar::<f32>()?;
+        assert!(sum.is_finite() && sum > 0.0, "{sum}");
+    }
     Ok(())
 }
 
@@ -164,9 +270,11 @@ fn the_first_token_alone_is_the_first_of_all() -> Result<()> {
     // Few tokens, and so many that products are taken, whose last bits depend on their shape.
     for (tokens, tolerance) in [(5, 0.0), (130, 1e-6)] {
         let [qkv] = tensors(&[&[3, tokens, 24]])?;
-        let mask = mask(3, tokens)?;
-        for attend in ways(2, &mask) {
+        let (mask, bias) = (mask(3, tokens)?, bias(2, tokens)?);
+        let of_first = bias.narrow(2, 0, 1)?.contiguous()?;
+        for attend in ways(2, &mask, &bias) {
             let all = self_attention(&qkv, Queries::All, &attend)?.narrow(1, 0, 1)?;
+            let attend = for_queries(Queries::First, attend, &of_first);
             let first = self_attention(&qkv, Queries::First, &attend)?;
             let difference = largest_difference(&first, &all)?;
             assert!(difference <= tolerance, "{tokens} tokens: {difference}");
@@ -191,8 +299,8 @@ fn a_transposed_input_is_read_right() -> Result<()> {
 fn nothing_changes_where_no_gradient_is_asked_for() -> Result<()> {
     let [qkv] = tensors(&[&[3, 5, 24]])?;
     let tracked = candle_core::Var::from_tensor(&qkv)?;
-    let mask = mask(3, 5)?;
-    for attend in ways(2, &mask) {
+    let (mask, bias) = (mask(3, 5)?, bias(2, 5)?);
+    for attend in ways(2, &mask, &bias) {
         let with = self_attention(&tracked, Queries::All, &attend)?;
         let without = self_attention(&qkv, Queries::All, &attend)?;
         assert_eq!(with.to_vec3::<f32>()?, without.to_vec3::<f32>()?);
@@ -223,8 +331,8 @@ fn one_sequence_may_get_no_gradient() -> Result<()> {
 fn threads_do_not_change_a_bit() -> Result<()> {
     // So many samples of few tokens that they are worth splitting.
     let [qkv] = tensors(&[&[256, 16, 3 * 32]])?;
-    let mask = mask(256, 16)?;
-    for attend in ways(4, &mask) {
+    let (mask, bias) = (mask(256, 16)?, bias(4, 16)?);
+    for attend in ways(4, &mask, &bias) {
         assert_threads_do_not_show(|| {
             let var = candle_core::Var::from_tensor(&qkv).expect("a variable");
             let ys = self_attention(&var, Queries::All, &attend).expect("an output");
@@ -260,5 +368,10 @@ fn shapes_that_do_not_fit_are_named() -> Result<()> {
     let error = self_attention(&qkv.narrow(2, 0, 12)?, Queries::All, &attend);
     let error = error.unwrap_err().to_string();
     assert!(error.contains("expected a mask of shape (1, 4), got (1, 5)"), "{error}");
+    let bias = bias(3, 4)?;
+    let attend = Attend { mask: None, bias: Some(&bias), ..attend };
+    let error = self_attention(&qkv.narrow(2, 0, 12)?, Queries::All, &attend);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("a bias of shape (1 or 1, 1 or 2, 4, 4), got [1, 3, 4, 4]"), "{error}");
     Ok(())
 }

@@ -592,10 +592,11 @@ fn freeze_trunk(name: &str, _: &Tensor) -> Group {
 
 #[test]
 fn evaluation_and_frozen_parameters_record_nothing_for_a_backward_pass() -> Result<(), Error> {
-    let vb = Parameters::seeded(1).builder(DType::F32, &Device::Cpu);
+    let parameters = Parameters::seeded(1);
+    let vb = || parameters.builder(DType::F32, &Device::Cpu);
     let build = |vb: VarBuilder<'static>| two_layers(&vb);
-    let live = Trainer::builder(config()).build(&vb, build)?;
-    let frozen = Trainer::builder(config()).groups(freeze_trunk).build(&vb, build)?;
+    let live = Trainer::builder(config()).build(&vb(), build)?;
+    let frozen = Trainer::builder(config()).groups(freeze_trunk).build(&vb(), build)?;
     let xs = Tensor::ones((3, 1), DType::F32, &Device::Cpu)?;
     let train = Mode::Train(vit_random::Random::new(1));
     for (trainer, trains_trunk) in [(live, true), (frozen, false)] {
@@ -613,8 +614,8 @@ fn evaluation_and_frozen_parameters_record_nothing_for_a_backward_pass() -> Resu
 #[test]
 fn frozen_parameters_stay_and_are_in_checkpoints() -> Result<(), Error> {
     let parameters = Parameters::seeded(1);
-    let vb = parameters.builder(DType::F32, &Device::Cpu);
     for config in [config(), TrainConfig { ema: Some(0.9), ..config() }] {
+        let vb = parameters.builder(DType::F32, &Device::Cpu);
         let builder = Trainer::builder(config.clone()).groups(freeze_trunk);
         let mut trainer = builder.build(&vb, |vb| two_layers(&vb))?;
         let before = state::values(trainer.weights())?;
@@ -646,6 +647,18 @@ fn frozen_parameters_stay_and_are_in_checkpoints() -> Result<(), Error> {
 }
 
 #[test]
+fn two_layers_on_one_path_of_a_built_model_are_an_error() {
+    let vb = Parameters::seeded(1).builder(DType::F32, &Device::Cpu);
+    let twice = |vb: VarBuilder<'static>| {
+        let _trunk = two_layers(&vb)?;
+        two_layers(&vb)
+    };
+    let error = Trainer::builder(config()).build(&vb, twice).err().expect("an error").to_string();
+    let start = "parameter trunk.weight: expected one layer to ask for it, got a second";
+    assert!(error.contains(start), "{error}");
+}
+
+#[test]
 fn a_built_model_trains_to_the_bits_of_one_that_is_given() -> Result<(), Error> {
     let parameters = Parameters::seeded(3);
     let vb = parameters.builder(DType::F32, &Device::Cpu);
@@ -668,15 +681,16 @@ fn nothing_to_train_is_an_error() -> Result<(), Error> {
     let message = |trainer: Result<Trainer, Error>| trainer.err().expect("an error").to_string();
     let none = message(Trainer::new(config(), forward, Vec::new(), 1));
     assert!(none.starts_with("expected at least one parameter to train, got none"), "{none}");
-    let vb = Parameters::seeded(1).builder(DType::F32, &Device::Cpu);
+    let parameters = Parameters::seeded(1);
+    let vb = || parameters.builder(DType::F32, &Device::Cpu);
     let frozen = Trainer::builder(config()).groups(|_, _| Group::frozen());
-    let frozen = message(frozen.build(&vb, |vb| two_layers(&vb)));
+    let frozen = message(frozen.build(&vb(), |vb| two_layers(&vb)));
     assert_eq!(frozen, "expected at least one parameter to train, got 2, all of them frozen");
     let constants = VarBuilder::zeros(DType::F32, &Device::Cpu);
     let constant = message(Trainer::builder(config()).build(&constants, |vb| two_layers(&vb)));
     assert!(constant.contains("parameter trunk.weight: expected a variable"), "{constant}");
     let out_of_range = Trainer::builder(config()).groups(|_, _| Group::new().with_lr_scale(-1.0));
-    let out_of_range = message(out_of_range.build(&vb, |vb| two_layers(&vb)));
+    let out_of_range = message(out_of_range.build(&vb(), |vb| two_layers(&vb)));
     assert_eq!(out_of_range, "expected lr_scale of a group of at least 0, got -1");
     Ok(())
 }

@@ -1,0 +1,163 @@
+//! What a branch passes before it is added: dropout, a scale of features, dropout of the branch; and the sum.
+
+use candle_core::Result;
+
+use super::BranchEnd;
+use super::rows::Rows;
+use super::stack::{Gradients, List};
+use crate::buffer::Buffer;
+use crate::dropout::{DropoutSource, Masks};
+use crate::many::Parameters;
+use crate::{parallel, simd, slices};
+
+/// What a number costs, and what one costs that is drawn, in the multiply-adds of [`parallel`].
+pub(super) const COST: usize = 8;
+const DRAW_COST: usize = 16;
+
+/// Numbers that one thread takes at a time.
+pub(super) const CHUNK: usize = 16_384;
+
+pub(super) struct End {
+    dropout: Option<DropoutSource>,
+    scale: Option<usize>,
+    drop_path: Option<DropoutSource>,
+    dim: usize,
+}
+
+/// What its backward pass needs.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// Of dropout, for each number.
+    mask: Option<Buffer>,
+    /// What was scaled.
+    scaled: Option<Buffer>,
+    /// Of the branch, for each sample.
+    of_samples: Option<Vec<f32>>,
+}
+
+impl End {
+    pub(super) fn new<'a>(end: &BranchEnd<'a>, list: &mut List<'a, '_>) -> Result<Self> {
+        let drops = |source: Option<DropoutSource>| source.filter(|source| !source.rate.is_zero());
+        if let Some(gamma) = end.scale {
+            list.check_features("layer scale", gamma)?;
+        }
+        let scale = end.scale.map(|gamma| list.add(gamma));
+        let (dropout, drop_path) = (drops(end.dropout), drops(end.drop_path));
+        Ok(Self { dropout, scale, drop_path, dim: list.dim() })
+    }
+
+    /// `y = x + end(y)`
+    pub(super) fn forward(
+        &self,
+        xs: &[f32],
+        rows: &Rows,
+        parameters: &Parameters,
+        ys: &mut [f32],
+    ) -> Kept {
+        let mask = self.dropout.map(|source| {
+            let mask = self.draw(source, rows);
+            multiply(ys, &mask);
+            mask
+        });
+        let scaled = self.scale.map(|place| {
+            let mut scaled = Buffer::dirty(ys.len());
+            scaled.copy_from_slice(ys);
+            scale(ys, parameters.all()[place]);
+            scaled
+        });
+        let of_samples = self.drop_path.map(|source| {
+            let mut of_samples = vec![0.0; rows.lengths.len()];
+            let mut masks = Masks::new(source.rate, source.site, source.random, 1);
+            for (sample, mask) in of_samples.chunks_exact_mut(1).enumerate() {
+                masks.fill(sample, mask);
+            }
+            scale_samples(ys, rows, self.dim, &of_samples);
+            of_samples
+        });
+        // The order of a sum's two does not show.
+        super::stack::add(ys, xs);
+        Kept { mask, scaled, of_samples }
+    }
+
+    fn draw(&self, source: DropoutSource, rows: &Rows) -> Buffer {
+        let mut mask = Buffer::dirty(rows.count() * self.dim);
+        let cost = DRAW_COST * mask.len();
+        let parts = rows.cut(&mut mask, self.dim).into_iter().enumerate();
+        let longest = rows.lengths.iter().copied().max().unwrap_or_default();
+        parallel::for_each_with(
+            cost,
+            parts,
+            || Masks::new(source.rate, source.site, source.random, longest * self.dim),
+            |masks, (sample, part)| masks.fill(sample, part),
+        );
+        mask
+    }
+
+    /// The gradient of the branch's last map, where it is not that of the sum.
+    pub(super) fn backward(
+        &self,
+        kept: &Kept,
+        rows: &Rows,
+        grad: &[f32],
+        parameters: &Parameters,
+        gradients: &mut Gradients,
+    ) -> Option<Buffer> {
+        if self.dropout.is_none() && self.scale.is_none() && self.drop_path.is_none() {
+            return None;
+        }
+        let mut of_map = Buffer::dirty(grad.len());
+        of_map.copy_from_slice(grad);
+        if let Some(of_samples) = &kept.of_samples {
+            scale_samples(&mut of_map, rows, self.dim, of_samples);
+        }
+        if let (Some(place), Some(scaled)) = (self.scale, &kept.scaled) {
+            gradients[place] = Some(rows_times(&of_map, scaled, self.dim));
+            scale(&mut of_map, parameters.all()[place]);
+        }
+        if let Some(mask) = &kept.mask {
+            multiply(&mut of_map, mask);
+        }
+        Some(of_map)
+    }
+}
+
+fn multiply(xs: &mut [f32], by: &[f32]) {
+    let chunks = xs.chunks_mut(CHUNK).zip(by.chunks(CHUNK));
+    parallel::for_each(COST * by.len(), chunks, |(xs, by)| {
+        simd::dispatch(
+            #[inline(always)]
+            || slices::multiply(xs, by),
+        );
+    });
+}
+
+/// Each row times `gamma`.
+fn scale(xs: &mut [f32], gamma: &[f32]) {
+    simd::dispatch(
+        #[inline(always)]
+        || xs.chunks_exact_mut(gamma.len()).for_each(|row| slices::multiply(row, gamma)),
+    );
+}
+
+/// The rows of each sample times its number.
+fn scale_samples(xs: &mut [f32], rows: &Rows, dim: usize, of_samples: &[f32]) {
+    for (part, factor) in rows.cut(xs, dim).into_iter().zip(of_samples) {
+        part.iter_mut().for_each(|x| *x *= factor);
+    }
+}
+
+/// `sum_i x_ij y_ij` over the rows `i`.
+fn rows_times(xs: &[f32], ys: &[f32], dim: usize) -> Vec<f32> {
+    let mut total = vec![0.0; dim];
+    simd::dispatch(
+        #[inline(always)]
+        || {
+            for (xs, ys) in xs.chunks_exact(dim).zip(ys.chunks_exact(dim)) {
+                for ((total, x), y) in total.iter_mut().zip(xs).zip(ys) {
+                    *total += y * x;
+                }
+            }
+        },
+    );
+    total
+}

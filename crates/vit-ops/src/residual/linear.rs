@@ -1,0 +1,85 @@
+//! A linear map on rows.
+
+use candle_core::Result;
+
+use super::Affine;
+use super::stack::{Gradients, List};
+use crate::linear::add_columns;
+use crate::many::Parameters;
+use crate::matmul::{Matrix, matmul, matmul_into};
+
+/// Where a map's parameters stand among all.
+pub(super) struct Map {
+    weight: usize,
+    bias: Option<usize>,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+}
+
+impl Map {
+    pub(super) fn new<'a>(
+        map: &Affine<'a>,
+        inputs: usize,
+        list: &mut List<'a, '_>,
+    ) -> Result<Self> {
+        let outputs = list.check_map(map, inputs)?;
+        let bias = map.bias.map(|bias| list.add(bias));
+        Ok(Self { weight: list.add(map.weight), bias, inputs, outputs })
+    }
+
+    fn weight<'a>(&self, parameters: &Parameters<'a>) -> Matrix<'a> {
+        Matrix::new(parameters.all()[self.weight], self.outputs, self.inputs)
+    }
+
+    pub(super) fn bias<'a>(&self, parameters: &Parameters<'a>) -> Option<&'a [f32]> {
+        self.bias.map(|place| parameters.all()[place])
+    }
+
+    /// `y = x Wᵀ + b`
+    pub(super) fn forward(&self, xs: &[f32], parameters: &Parameters, ys: &mut [f32]) {
+        self.forward_with(xs, self.bias(parameters), parameters, ys);
+    }
+
+    /// `y = x Wᵀ`
+    pub(super) fn forward_without_bias(&self, xs: &[f32], parameters: &Parameters, ys: &mut [f32]) {
+        self.forward_with(xs, None, parameters, ys);
+    }
+
+    fn forward_with(
+        &self,
+        xs: &[f32],
+        bias: Option<&[f32]>,
+        parameters: &Parameters,
+        ys: &mut [f32],
+    ) {
+        let xs = Matrix::new(xs, xs.len() / self.inputs, self.inputs);
+        matmul_into(xs, self.weight(parameters).transposed(), bias, ys);
+    }
+
+    /// `dx = dy W`
+    pub(super) fn backward(&self, grad: &[f32], parameters: &Parameters, of_xs: &mut [f32]) {
+        let grad = Matrix::new(grad, grad.len() / self.outputs, self.outputs);
+        matmul_into(grad, self.weight(parameters), None, of_xs);
+    }
+
+    /// `dW = dyᵀ x`, `db = sum dy`
+    pub(super) fn of_parameters(
+        &self,
+        xs: &[f32],
+        grad: &[f32],
+        parameters: &Parameters,
+        gradients: &mut Gradients,
+    ) {
+        let rows = xs.len() / self.inputs;
+        if parameters.tracked(self.weight) {
+            let grad = Matrix::new(grad, rows, self.outputs).transposed();
+            let of_weight = matmul(grad, Matrix::new(xs, rows, self.inputs), None);
+            gradients[self.weight] = Some(of_weight);
+        }
+        if let Some(bias) = self.bias
+            && parameters.tracked(bias)
+        {
+            gradients[bias] = Some(add_columns(grad, self.outputs));
+        }
+    }
+}

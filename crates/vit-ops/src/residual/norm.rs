@@ -1,0 +1,72 @@
+//! Layer norms on rows.
+
+use candle_core::Result;
+
+use super::stack::{Gradients, List};
+use crate::buffer::Buffer;
+use crate::layer_norm::{self, Row};
+use crate::many::Parameters;
+
+/// Where a norm's parameters stand among all.
+pub(super) struct Norm {
+    weight: usize,
+    bias: usize,
+    eps: f32,
+}
+
+/// What its backward pass needs.
+pub(super) struct Kept {
+    rows: Vec<Row>,
+    /// The outputs.
+    pub(super) ys: Buffer,
+}
+
+impl Norm {
+    pub(super) fn new<'a>(norm: &super::Norm<'a>, list: &mut List<'a, '_>) -> Result<Self> {
+        list.check_features("layer norm", norm.weight)?;
+        list.check_features("layer norm", norm.bias)?;
+        let (weight, bias) = (list.add(norm.weight), list.add(norm.bias));
+        Ok(Self { weight, bias, eps: norm.eps as f32 })
+    }
+
+    fn weight<'a>(&self, parameters: &Parameters<'a>) -> &'a [f32] {
+        parameters.all()[self.weight]
+    }
+
+    pub(super) fn forward(&self, xs: &[f32], parameters: &Parameters) -> Kept {
+        let mut ys = Buffer::dirty(xs.len());
+        let rows = self.forward_into(xs, parameters, &mut ys);
+        Kept { rows, ys }
+    }
+
+    pub(super) fn forward_into(
+        &self,
+        xs: &[f32],
+        parameters: &Parameters,
+        ys: &mut [f32],
+    ) -> Vec<Row> {
+        let (weight, bias) = (self.weight(parameters), parameters.all()[self.bias]);
+        layer_norm::forward(self.eps, xs, (weight, bias), ys)
+    }
+
+    pub(super) fn backward(
+        &self,
+        xs: &[f32],
+        rows: &[Row],
+        grad: &[f32],
+        parameters: &Parameters,
+        of_xs: &mut [f32],
+        gradients: &mut Gradients,
+    ) {
+        let weight = self.weight(parameters);
+        let [of_weight, of_bias] = layer_norm::backward(xs, weight, rows, grad, of_xs);
+        gradients[self.weight] = Some(of_weight);
+        gradients[self.bias] = Some(of_bias);
+    }
+}
+
+impl Kept {
+    pub(super) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+}

@@ -1,0 +1,312 @@
+//! Stages as one operation of any number of parameters.
+
+use std::sync::OnceLock;
+
+use candle_core::{Result, Shape, Tensor, bail};
+
+use super::attention::{self, Attention};
+use super::end::{CHUNK, COST};
+use super::feed_forward::{self, FeedForward};
+use super::norm::{self, Norm};
+use super::rows::Rows;
+use super::{Affine, Stage};
+use crate::buffer::Buffer;
+use crate::layer_norm::Row;
+use crate::many::{Many, Parameters};
+use crate::{TokenMask, parallel, simd, slices};
+
+/// The gradient of each parameter.
+pub(super) type Gradients = Vec<Option<Vec<f32>>>;
+
+/// The parameters of all stages, as they are collected.
+pub(super) struct List<'a, 'l> {
+    parameters: &'l mut Vec<&'a Tensor>,
+    dim: usize,
+}
+
+impl<'a> List<'a, '_> {
+    /// Where it stands.
+    pub(super) fn add(&mut self, parameter: &'a Tensor) -> usize {
+        self.parameters.push(parameter);
+        self.parameters.len() - 1
+    }
+
+    /// The width of a token.
+    pub(super) fn dim(&self) -> usize {
+        self.dim
+    }
+
+    pub(super) fn check_features(&self, name: &str, parameter: &Tensor) -> Result<()> {
+        if parameter.dims() != [self.dim] {
+            bail!(
+                "{name}: expected a parameter of shape ({},), got {:?}",
+                self.dim,
+                parameter.dims()
+            );
+        }
+        Ok(())
+    }
+
+    /// The outputs of a map from so many inputs.
+    pub(super) fn check_map(&self, map: &Affine, inputs: usize) -> Result<usize> {
+        let (outputs, of_weight) = map.weight.dims2()?;
+        if of_weight != inputs || map.bias.is_some_and(|bias| bias.dims() != [outputs]) {
+            let bias = map.bias.map(Tensor::dims);
+            bail!(
+                "linear: expected a weight of shape (outputs, {inputs}) and a bias of shape (outputs,), got {:?} and {bias:?}",
+                map.weight.dims()
+            );
+        }
+        Ok(outputs)
+    }
+
+    pub(super) fn check_width(&self, name: &str, width: usize) -> Result<()> {
+        if width != self.dim {
+            bail!("{name}: expected a branch that ends in {} features, got {width}", self.dim);
+        }
+        Ok(())
+    }
+}
+
+enum Step {
+    Attention(Box<Attention>),
+    FeedForward(FeedForward),
+    Norm(Norm),
+}
+
+enum StepKept {
+    Attention(attention::Kept),
+    FeedForward(feed_forward::Kept),
+    Norm(Vec<Row>),
+}
+
+pub(super) struct Stack {
+    /// Each with the rows that it gets.
+    steps: Vec<(Rows, Step)>,
+    /// The first parameter of each step.
+    starts: Vec<usize>,
+    rows: Rows,
+    out: Rows,
+    dim: usize,
+    tracked: bool,
+    kept: OnceLock<Kept>,
+}
+
+/// What the backward pass needs.
+struct Kept {
+    /// What each step got; the first got the operation's own input where that has no padding.
+    inputs: Vec<Option<Buffer>>,
+    steps: Vec<StepKept>,
+}
+
+impl Stack {
+    pub(super) fn new<'a>(
+        xs: &Tensor,
+        stages: &[Stage<'a>],
+        mask: Option<&TokenMask>,
+        parameters: &mut Vec<&'a Tensor>,
+    ) -> Result<Self> {
+        let (batch, tokens, dim) = xs.dims3()?;
+        let first = Rows::new(batch, tokens, mask);
+        let mut rows = first.clone();
+        // Forms of attention keep what they need only if there is a backward pass: all parameters are looked at first.
+        let tracked = xs.track_op() || stages.iter().any(Stage::tracked);
+        let mut list = List { parameters, dim };
+        let (mut steps, mut starts) = (Vec::new(), Vec::new());
+        for stage in stages {
+            starts.push(list.parameters.len());
+            let step = match stage {
+                Stage::Attention(branch) => {
+                    Step::Attention(Box::new(Attention::new(branch, &rows, tracked, &mut list)?))
+                }
+                Stage::FeedForward(branch) => {
+                    Step::FeedForward(FeedForward::new(branch, &mut list)?)
+                }
+                Stage::Norm(norm) => Step::Norm(Norm::new(norm, &mut list)?),
+            };
+            let out = match &step {
+                Step::Attention(attention) => attention.out(&rows),
+                _ => rows.clone(),
+            };
+            steps.push((std::mem::replace(&mut rows, out), step));
+        }
+        Ok(Self { steps, starts, rows: first, out: rows, dim, tracked, kept: OnceLock::new() })
+    }
+}
+
+impl Stage<'_> {
+    /// Whether a parameter needs a gradient.
+    fn tracked(&self) -> bool {
+        let norm = |norm: &super::Norm| norm.weight.track_op() || norm.bias.track_op();
+        let map = |map: &Affine| map.weight.track_op() || map.bias.is_some_and(Tensor::track_op);
+        let scale = |scale: Option<&Tensor>| scale.is_some_and(Tensor::track_op);
+        match self {
+            Self::Attention(branch) => {
+                branch.norm.as_ref().is_some_and(norm)
+                    || map(&branch.qkv)
+                    || map(&branch.proj)
+                    || scale(branch.end.scale)
+                    || branch.attend.bias.is_some_and(Tensor::track_op)
+            }
+            Self::FeedForward(branch) => {
+                branch.norm.as_ref().is_some_and(norm)
+                    || map(&branch.fc1)
+                    || map(&branch.fc2)
+                    || scale(branch.end.scale)
+            }
+            Self::Norm(of) => norm(of),
+        }
+    }
+}
+
+impl Many for Stack {
+    fn name(&self) -> &'static str {
+        "residual-stages"
+    }
+
+    fn forward(&self, xs: &[f32], parameters: &Parameters) -> Result<(Vec<f32>, Shape)> {
+        let dim = self.dim;
+        let mut inputs: Vec<Option<Buffer>> = Vec::new();
+        let mut kept = Vec::new();
+        let mut input = (!self.rows.whole()).then(|| {
+            let mut packed = Buffer::dirty(self.rows.count() * dim);
+            self.rows.pack(xs, dim, &mut packed);
+            packed
+        });
+        let shape = (self.out.lengths.len(), self.out.padded, dim);
+        let mut ys = vec![0.0; self.out.lengths.len() * self.out.padded * dim];
+        for (index, (rows, step)) in self.steps.iter().enumerate() {
+            let last = index + 1 == self.steps.len() && self.out.whole();
+            let next = self.steps.get(index + 1).map_or(&self.out, |(rows, _)| rows);
+            let mut output = (!last).then(|| Buffer::dirty(next.count() * dim));
+            let to = output.as_deref_mut().unwrap_or(&mut ys);
+            let from = input.as_deref().unwrap_or(xs);
+            let step = match step {
+                Step::Attention(attention) => {
+                    StepKept::Attention(attention.forward(from, rows, parameters, to))
+                }
+                Step::FeedForward(feed_forward) => {
+                    let kept = feed_forward.forward(from, rows, parameters, self.tracked, to);
+                    StepKept::FeedForward(kept)
+                }
+                Step::Norm(norm) => StepKept::Norm(norm.forward_into(from, parameters, to)),
+            };
+            let used = std::mem::replace(&mut input, output);
+            if self.tracked {
+                inputs.push(used);
+                kept.push(step);
+            }
+        }
+        if let Some(packed) = &input {
+            self.out.unpack(packed, dim, &mut ys);
+        }
+        if self.tracked {
+            // An operation runs forward once; its value lives in the graph until the backward pass.
+            let _ = self.kept.set(Kept { inputs, steps: kept });
+        }
+        Ok((ys, shape.into()))
+    }
+
+    fn backward(
+        &self,
+        xs: &[f32],
+        parameters: &Parameters,
+        grad: &[f32],
+    ) -> Result<(Option<Vec<f32>>, Gradients)> {
+        let dim = self.dim;
+        let kept = self.kept.get().expect("the forward pass ran before the backward pass");
+        let count = parameters.all().len();
+        let mut gradients: Gradients = (0..count).map(|_| None).collect();
+        let mut of_xs = parameters.of_input.then(|| vec![0.0; xs.len()]);
+        let mut of_output = (!self.out.whole()).then(|| {
+            let mut packed = Buffer::dirty(self.out.count() * dim);
+            self.out.pack(grad, dim, &mut packed);
+            packed
+        });
+        for (index, (rows, step)) in self.steps.iter().enumerate().rev() {
+            let before = self.starts[index];
+            // Nothing before it needs a gradient: a frozen trunk costs no backward pass.
+            let needed = parameters.of_input || (0..before).any(|i| parameters.tracked(i));
+            let into_xs = index == 0 && self.rows.whole();
+            let mut of_input = (needed && !into_xs).then(|| Buffer::dirty(rows.count() * dim));
+            let to = match needed {
+                true => of_input.as_deref_mut().or(of_xs.as_deref_mut()),
+                false => None,
+            };
+            let from = kept.inputs[index].as_deref().unwrap_or(xs);
+            let grad = of_output.as_deref().unwrap_or(grad);
+            match (step, &kept.steps[index]) {
+                (Step::Attention(attention), StepKept::Attention(kept)) => {
+                    attention.backward((kept, from, rows), grad, parameters, &mut gradients, to);
+                }
+                (Step::FeedForward(feed_forward), StepKept::FeedForward(kept)) => {
+                    feed_forward.backward((kept, from, rows), grad, parameters, &mut gradients, to);
+                }
+                (Step::Norm(norm), StepKept::Norm(kept)) => {
+                    let mut unused = Buffer::default();
+                    let to = to.unwrap_or_else(|| {
+                        unused = Buffer::dirty(from.len());
+                        &mut unused
+                    });
+                    norm.backward(from, kept, grad, parameters, to, &mut gradients);
+                }
+                _ => unreachable!("a step keeps what is its own"),
+            }
+            if !needed {
+                break;
+            }
+            if !into_xs {
+                of_output = of_input;
+            }
+        }
+        if let (Some(of_xs), false, Some(packed)) = (&mut of_xs, self.rows.whole(), &of_output) {
+            self.rows.unpack(packed, dim, of_xs);
+        }
+        Ok((of_xs, gradients))
+    }
+}
+
+/// The end of a branch's backward pass: the gradient of its first map's inputs, through the norm if there is one, and that
+/// of the sum.
+pub(super) fn finish(
+    norm: Option<(&Norm, &norm::Kept)>,
+    xs: &[f32],
+    parameters: &Parameters,
+    gradients: &mut Gradients,
+    of_xs: Option<&mut [f32]>,
+    of_normalised: impl FnOnce(&mut [f32]),
+    add_sum: impl FnOnce(&mut [f32]),
+) {
+    match (norm, of_xs) {
+        (Some((norm, kept)), of_xs) => {
+            let mut room = Buffer::dirty(xs.len());
+            of_normalised(&mut room);
+            let mut unused = Buffer::default();
+            let wanted = of_xs.is_some();
+            let of_xs = of_xs.unwrap_or_else(|| {
+                unused = Buffer::dirty(xs.len());
+                &mut unused
+            });
+            norm.backward(xs, kept.rows(), &room, parameters, of_xs, gradients);
+            if wanted {
+                add_sum(of_xs);
+            }
+        }
+        (None, Some(of_xs)) => {
+            of_normalised(of_xs);
+            add_sum(of_xs);
+        }
+        (None, None) => {}
+    }
+}
+
+/// `x_i += y_i`
+pub(super) fn add(xs: &mut [f32], ys: &[f32]) {
+    let chunks = xs.chunks_mut(CHUNK).zip(ys.chunks(CHUNK));
+    parallel::for_each(COST * ys.len(), chunks, |(xs, ys)| {
+        simd::dispatch(
+            #[inline(always)]
+            || slices::add_scaled(xs, 1.0, ys),
+        );
+    });
+}
