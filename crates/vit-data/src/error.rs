@@ -9,11 +9,25 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// One of the four files is there neither plain nor gzipped.
-    #[error("expected {} or the same with .gz, got neither", path.display())]
+    /// One of the four files of a dataset is not there.
+    #[error(
+        "expected {file} (or the same with .gz) in {}, got {}", folders(looked_in), list(found, "no file")
+    )]
     Absent {
-        /// The plain file's path.
+        /// The file's usual name.
+        file: &'static str,
+        /// The folders that were looked in.
+        looked_in: Vec<PathBuf>,
+        /// Names of what lies in the first, some of them.
+        found: Vec<String>,
+    },
+    /// A folder holds the files of several datasets.
+    #[error("{}: expected the files of one dataset, got those of {}", path.display(), list(found, "none"))]
+    Several {
+        /// The folder.
         path: PathBuf,
+        /// What the names of each dataset's files begin with.
+        found: Vec<String>,
     },
     /// A setting of augmentation out of range.
     #[error("expected augment.{field} {expected}, got {value}")]
@@ -25,6 +39,16 @@ pub enum Error {
         /// Its value.
         value: f64,
     },
+    /// A setting of the normalisation out of range.
+    #[error("expected {field} of {expected}, got {got}")]
+    Normalization {
+        /// The setting.
+        field: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// Its value.
+        got: String,
+    },
     /// The file could not be opened, read or unpacked.
     #[error("cannot read {}", path.display())]
     Unreadable {
@@ -33,15 +57,25 @@ pub enum Error {
         /// What the system, or the decompressor, said.
         source: std::io::Error,
     },
-    /// The file does not begin as an IDX file of this kind does.
-    #[error("{}: expected the magic number {expected:#010x}, got {got:#010x}", path.display())]
-    Magic {
+    /// The file is of another kind.
+    #[error("{}: expected {expected}, got {got}", path.display())]
+    Kind {
         /// The file.
         path: PathBuf,
-        /// The magic number of this kind of file.
-        expected: u32,
-        /// The file's first four bytes.
-        got: u32,
+        /// What was looked for.
+        expected: &'static str,
+        /// What the file is.
+        got: String,
+    },
+    /// A gzipped file neither ends nor goes on as one where all that its header announces has been read.
+    #[error(
+        "{}: expected the gzip stream to end after its checksum, got other bytes behind it or none", path.display()
+    )]
+    GzipEnd {
+        /// The file.
+        path: PathBuf,
+        /// What the decompressor said.
+        source: std::io::Error,
     },
     /// The header announces no image, or images without pixels.
     #[error(
@@ -106,8 +140,10 @@ pub enum Error {
         /// Bytes of the whole file by its header, unpacked.
         expected: u64,
     },
-    /// A label is not a class.
-    #[error("{}: expected labels below {classes}, got {got} at index {index}", path.display())]
+    /// A test label is not one of the classes of the training set.
+    #[error(
+        "{}: expected labels below {classes} as in the training set, got {got} at index {index}", path.display()
+    )]
     Label {
         /// The file.
         path: PathBuf,
@@ -135,16 +171,16 @@ pub enum Error {
     },
     /// Training and test images differ in size.
     #[error(
-        "{}: expected images of {}x{} px as in the training set, got {}x{} px",
-        path.display(), expected.0, expected.1, got.0, got.1
+        "{}: expected images of {} as in the training set, got {}",
+        path.display(), size(*expected), size(*got)
     )]
     Sizes {
         /// The file of test images.
         path: PathBuf,
-        /// Height and width of the training images.
-        expected: (usize, usize),
-        /// Height and width of the test images.
-        got: (usize, usize),
+        /// Channels, height and width of the training images.
+        expected: (usize, usize, usize),
+        /// Channels, height and width of the test images.
+        got: (usize, usize, usize),
     },
     /// The tensors given for a dataset are not those of one.
     #[error("{tensor}: expected {expected}, got {got}")]
@@ -165,4 +201,28 @@ pub enum Error {
     /// A tensor could not be made or read.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+/// A shape of (channels, height, width) in words.
+fn size((channels, height, width): (usize, usize, usize)) -> String {
+    let colour = if channels == 1 { String::new() } else { format!(" with {channels} channels") };
+    format!("{height}x{width} px{colour}")
+}
+
+fn folders(paths: &[PathBuf]) -> String {
+    let shown: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    shown.join(" or ")
+}
+
+/// The first of these names, and how many there are beside.
+fn list(names: &[String], none: &str) -> String {
+    const SHOWN: usize = 5;
+    if names.is_empty() {
+        return none.to_owned();
+    }
+    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }

@@ -9,6 +9,7 @@ mod folder;
 mod hub;
 mod idx;
 mod noise;
+mod normalization;
 mod order;
 
 pub use augment::Augment;
@@ -16,8 +17,9 @@ pub use dataset::{Dataset, Split};
 pub use digits::digits;
 pub use error::{Error, Result};
 pub use examples::{Augmented, Examples, Mixed};
-pub use folder::{image_size, load_dir};
+pub use folder::{holds_idx, image_shape, load_dir};
 pub use hub::load_hub_mnist;
 pub use idx::IdxFile;
 pub use noise::noise;
+pub use normalization::Normalization;
 pub use order::{Last, Order, batches, epoch_order, hold_out};

@@ -11,10 +11,12 @@ use vit_data::{Dataset, IdxFile};
 use vit_fetch::{Event, Known, Options, Presence, Source, data_root, user_mirrors};
 use vit_files::{Digest, Hasher, write_atomically_with};
 use vit_model::VitConfig;
+use vit_patch::{ImageSize, PatchSize};
 
 use crate::args::{path, path_or_name};
 use crate::failure::{Exit, Failure, Result};
 use crate::progress::Counter;
+use crate::settings::Asked;
 use crate::{output, outputs};
 
 /// Which dataset, and where it lies.
@@ -77,13 +79,10 @@ impl fmt::Display for Found {
 }
 
 impl Found {
-    /// The SHA-256 of all images and labels, as the bytes of their IDX files one after the other.
+    /// The SHA-256 of all images and labels.
     pub(crate) fn digest(&self) -> Digest {
         let mut hasher = Hasher::new();
-        for file in IdxFile::ALL {
-            let written = self.dataset.write_idx(file, &mut hasher);
-            written.expect("a digest takes all bytes");
-        }
+        self.dataset.digest(&mut hasher).expect("a digest takes all bytes");
         hasher.finish()
     }
 
@@ -94,23 +93,74 @@ impl Found {
     }
 }
 
+/// What a dataset is read for: a model that is there, or settings that take from the data what nobody has set.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) model: VitConfig,
+    pub(crate) asked: Asked,
+}
+
+impl Wanted {
+    /// The images and classes of a model that is there.
+    pub(crate) fn by(model: &VitConfig) -> Self {
+        Self { model: model.clone(), asked: Asked::all() }
+    }
+
+    /// Takes the images' channels, height and width over where the settings leave them open.
+    ///
+    /// # Errors
+    /// If the settings have others, or no patch fits.
+    fn take_shape(&mut self, name: &str, shape: (usize, usize, usize)) -> Result<()> {
+        if !self.asked.image {
+            let (channels, height, width) = shape;
+            self.model.image = ImageSize { height, width, channels };
+            if !self.asked.patch {
+                self.model.patch = patch_for(self.model.image, self.model.patch);
+            }
+        }
+        check_size(name, shape, &self.model)
+    }
+
+    /// Takes the number of classes over where the settings leave it open.
+    ///
+    /// # Errors
+    /// If the settings have fewer.
+    fn take_classes(&mut self, dataset: &Dataset) -> Result<()> {
+        if !self.asked.classes {
+            self.model.classes = dataset.classes();
+        }
+        check_classes(dataset, &self.model)
+    }
+}
+
+/// The preset's patch where it divides the image, else the largest that does and leaves four in a row at least.
+fn patch_for(image: ImageSize, preset: PatchSize) -> PatchSize {
+    let (height, width) = (image.height, image.width);
+    if height.is_multiple_of(preset.height) && width.is_multiple_of(preset.width) {
+        return preset;
+    }
+    let fits = |side: &usize| height.is_multiple_of(*side) && width.is_multiple_of(*side);
+    let side = (1..=(height.min(width) / 4).max(1)).rev().find(fits).unwrap_or(1);
+    PatchSize { height: side, width: side }
+}
+
 /// The dataset of this name, or in this folder, for a model.
 ///
 /// # Errors
 /// If there is no such dataset, or it cannot be had, or the model does not take its images.
-pub(crate) fn named(name: &str, place: &DataPlace, model: &VitConfig) -> Result<Found> {
+pub(crate) fn named(name: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
     let found = if name == DIGITS {
         built_in(Origin::BuiltIn)?
     } else if let Some(source) = Source::named(name) {
         published(source, place)?
     } else {
-        in_folder(name, model)?
+        in_folder(name, wanted)?
     };
-    check_fit(&found.dataset, model)?;
+    fit(&found.dataset, wanted)?;
     Ok(found)
 }
 
-fn in_folder(name: &str, model: &VitConfig) -> Result<Found> {
+fn in_folder(name: &str, wanted: &mut Wanted) -> Result<Found> {
     let folder = Path::new(name);
     if folder.is_dir() {
         tracing::warn!(
@@ -118,8 +168,7 @@ fn in_folder(name: &str, model: &VitConfig) -> Result<Found> {
             folder.display()
         );
         // Before they are unpacked.
-        let (height, width) = vit_data::image_size(folder)?;
-        check_size(name, (height, width, 1), model)?;
+        wanted.take_shape(name, vit_data::image_shape(folder)?)?;
         // The whole path and not the folder's name, so that the run can be repeated from anywhere.
         let whole = std::path::absolute(folder).map_err(vit_files::Error::io("find", folder))?;
         let dataset = vit_data::load_dir(folder)?.with_name(whole.display().to_string());
@@ -130,12 +179,17 @@ fn in_folder(name: &str, model: &VitConfig) -> Result<Found> {
         .hint("pass mnist, fashion-mnist, digits, or a folder of the four IDX files"))
 }
 
-/// Whether a model can be given the images of a dataset, and knows its classes.
+/// Whether a model can be given the images of a dataset, and knows its classes; what it leaves open it takes over.
 ///
 /// # Errors
 /// If not: both sizes are named.
-pub(crate) fn check_fit(dataset: &Dataset, model: &VitConfig) -> Result<()> {
-    check_size(dataset.name(), (dataset.height(), dataset.width(), dataset.channels()), model)?;
+pub(crate) fn fit(dataset: &Dataset, wanted: &mut Wanted) -> Result<()> {
+    let shape = (dataset.channels(), dataset.height(), dataset.width());
+    wanted.take_shape(dataset.name(), shape)?;
+    wanted.take_classes(dataset)
+}
+
+fn check_classes(dataset: &Dataset, model: &VitConfig) -> Result<()> {
     if dataset.classes() > model.classes {
         let (of_model, of_data) = (model.classes, dataset.classes());
         let message =
@@ -146,13 +200,14 @@ pub(crate) fn check_fit(dataset: &Dataset, model: &VitConfig) -> Result<()> {
 }
 
 fn check_size(name: &str, of_data: (usize, usize, usize), model: &VitConfig) -> Result<()> {
-    let of_model = (model.image.height, model.image.width, model.image.channels);
-    if of_data == of_model {
+    let ImageSize { height, width, channels } = model.image;
+    if of_data == (channels, height, width) {
         return Ok(());
     }
+    let (got_channels, got_height, got_width) = of_data;
     Err(unfit(format!(
-        "the model expects images of {}x{} px with {} channels, {name} has {}x{} px with {}",
-        of_model.0, of_model.1, of_model.2, of_data.0, of_data.1, of_data.2
+        "the model expects images of {height}x{width} px with {channels} channels, {name} has \
+         {got_height}x{got_width} px with {got_channels}"
     )))
 }
 

@@ -30,12 +30,43 @@ pub(crate) struct SettingsArgs {
     pub(crate) config: Option<PathBuf>,
 }
 
+/// What of a model was asked for; the data tell the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) preset: bool,
+    pub(crate) image: bool,
+    pub(crate) patch: bool,
+    pub(crate) classes: bool,
+}
+
+impl Asked {
+    /// All of it, as by a model that is there or a run that goes on.
+    pub(crate) const fn all() -> Self {
+        Self { preset: true, image: true, patch: true, classes: true }
+    }
+
+    pub(crate) fn is_all(self) -> bool {
+        self == Self::all()
+    }
+
+    fn in_file(file: &Table, preset: bool) -> Self {
+        let model = file.get("model").and_then(Value::as_table);
+        let has = |key: &str| model.is_some_and(|model| model.contains_key(key));
+        Self {
+            preset: preset || file.contains_key("preset"),
+            image: has("image"),
+            patch: has("patch"),
+            classes: has("classes"),
+        }
+    }
+}
+
 impl Settings {
     /// The preset and what the configuration file says, checked, before any other flag.
     ///
     /// # Errors
     /// If the file cannot be read, has an unknown key, or a setting is out of range.
-    pub(crate) fn begin(args: &SettingsArgs) -> Result<Self> {
+    pub(crate) fn begin(args: &SettingsArgs) -> Result<(Self, Asked)> {
         let file = args
             .config
             .as_deref()
@@ -59,6 +90,7 @@ impl Settings {
             }
             _ => error.into(),
         })?;
+        let asked = Asked::in_file(&file, args.preset.is_some());
         let path = args.config.as_deref().unwrap_or(Path::new("the defaults"));
         let merged = Self::of_preset(preset).merged_with(file);
         let mut settings = merged.map_err(|error| bad_value(path, &error))?;
@@ -67,7 +99,7 @@ impl Settings {
             settings.expand_home().map_err(|failure| failure.about(path.display()))?;
             settings.check().map_err(|failure| failure.about(path.display()))?;
         }
-        Ok(settings)
+        Ok((settings, asked))
     }
 
     /// Expands the `~` that the paths in a file may begin with.

@@ -9,7 +9,7 @@ use vit_train::{Batch, Confusion, Evaluation};
 
 use crate::args::path;
 use crate::dataset::DataArgs;
-use crate::dataset::{self, Found};
+use crate::dataset::{self, Found, Wanted};
 use crate::device::Device;
 use crate::failure::Result;
 use crate::output::{self, percent, thousands};
@@ -45,7 +45,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let saved = SavedModel::open(&args.model)?;
     let of_run = saved.run.as_ref().and_then(|run| run.dataset.as_deref());
     let name = args.data.dataset.as_deref().or(of_run).unwrap_or(vit_fetch::MNIST.name);
-    let found = dataset::named(name, &args.data.place, &saved.config)?;
+    let found = dataset::named(name, &args.data.place, &mut Wanted::by(&saved.config))?;
     let model = saved.build(&device)?;
     let test = found.dataset.split(Split::Test);
     let bar = Counter::new("testing", Some(test.len() as u64), thousands);

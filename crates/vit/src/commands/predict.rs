@@ -7,7 +7,7 @@ use vit_data::Split;
 use vit_train::EVALUATION_BATCH;
 
 use crate::args::path;
-use crate::dataset::DataArgs;
+use crate::dataset::{DataArgs, Wanted};
 use crate::device::Device;
 use crate::failure::{Exit, Failure, Result};
 use crate::pictures::{self, Preparation, expand};
@@ -94,7 +94,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         })?;
     }
     let Some(name) = &args.data.dataset else { return Ok(()) };
-    let found = dataset::named(name, &args.data.place, &saved.config)?;
+    let found = dataset::named(name, &args.data.place, &mut Wanted::by(&saved.config))?;
     let split = match args.split {
         SplitName::Train => Split::Train,
         SplitName::Test => Split::Test,

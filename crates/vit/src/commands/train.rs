@@ -46,7 +46,7 @@ use crate::output::thousands;
 use crate::outputs::{self, Inputs, Output};
 use crate::report;
 use crate::saved_model::SavedModel;
-use crate::settings::Settings;
+use crate::settings::{Asked, Settings};
 use crate::terminal::quoted;
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
@@ -57,12 +57,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn begin(args: &Args) -> Result<ExitCode> {
-    let settings = args.resolve()?;
+    let (settings, asked) = args.resolve()?;
     let device = args.device.open()?;
     refuse_existing(args.run_dir.as_deref())?;
     let trace = trace_of(args, &settings)?;
-    set_up::initial(&settings)?;
-    let set_up = SetUp::new(settings, &args.data.place, device, args.threads, &|_| Ok(()))?;
+    if asked.is_all() {
+        // Before anything is fetched or read.
+        set_up::initial(&settings)?;
+    }
+    let place = &args.data.place;
+    let set_up = SetUp::new((settings, asked), place, device, args.threads, &|_| Ok(()))?;
     set_up.initialise()?;
     let trace = trace.map(ChromeTrace::begin).transpose()?;
     interrupt::training_begins();
@@ -88,6 +92,7 @@ fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
         Some((_, saved)) => resume::check_dataset(saved, &found.digest()),
         None => Ok(()),
     };
+    let settings = (settings, Asked::all());
     let mut set_up = SetUp::new(settings, &args.data.place, device, args.threads, &check)?;
     match &resumed.checkpoint {
         Some((_, saved)) => set_up.trainer.resume(&saved.state)?,

@@ -28,11 +28,14 @@ pub(crate) struct Augmentation {
     /// Mix each with another, and their labels too, by a share of Beta(F, F), such as 0.2; on the CPU alone [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_mixup: Option<f64>,
+    /// CutMix: a rectangle of each becomes another image's, of a share of Beta(F, F), such as 1; on the CPU alone [default: 0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    pub(crate) augment_cutmix: Option<f64>,
 }
 
 impl Augmentation {
     pub(super) fn override_augment(&self, augment: &mut Augment) {
-        let Augment { shift, rotation, scale, shear, elastic, erase, mixup } = *augment;
+        let Augment { shift, rotation, scale, shear, elastic, erase, mixup, cutmix } = *augment;
         *augment = Augment {
             shift: self.augment_shift.unwrap_or(shift),
             rotation: self.augment_rotation.unwrap_or(rotation),
@@ -41,6 +44,7 @@ impl Augmentation {
             elastic: self.augment_elastic.unwrap_or(elastic),
             erase: self.augment_erase.unwrap_or(erase),
             mixup: self.augment_mixup.unwrap_or(mixup),
+            cutmix: self.augment_cutmix.unwrap_or(cutmix),
         };
     }
 }

@@ -6,9 +6,9 @@ use vit_model::{Layout, ModelFile, VisionTransformer};
 use vit_train::{CrossEntropy, Decay, Group, Loss, MixedCrossEntropy, Trainer};
 
 use super::images::Images;
-use crate::dataset::{self, DataPlace, Found};
+use crate::dataset::{self, DataPlace, Found, Wanted};
 use crate::failure::{Failure, Result};
-use crate::settings::Settings;
+use crate::settings::{Asked, Settings};
 use crate::threads::threads_on;
 
 /// A run that has taken no step.
@@ -24,23 +24,27 @@ pub(crate) struct SetUp {
 }
 
 impl SetUp {
-    /// Finds the dataset, and makes a new model and its trainer. Before there is a model, which may be large, `check` is asked.
+    /// Finds the dataset, whose images and classes are those of the model where nobody asked for others, and makes a new model
+    /// and its trainer. Before there is a model, which may be large, `check` is asked.
     ///
     /// # Errors
     /// If the dataset cannot be had or is not for this model, the settings are out of range, or `check` fails.
     pub(crate) fn new(
-        mut settings: Settings,
+        (mut settings, asked): (Settings, Asked),
         place: &DataPlace,
         device: Device,
         threads: Option<u16>,
         check: &dyn Fn(&Found) -> Result<()>,
     ) -> Result<Self> {
+        let mut wanted = Wanted { model: settings.model.clone(), asked };
         let found = match &settings.dataset {
-            Some(name) => dataset::named(name, place, &settings.model)?,
+            Some(name) => dataset::named(name, place, &mut wanted)?,
             None => dataset::any(place)?,
         };
-        dataset::check_fit(&found.dataset, &settings.model)?;
+        dataset::fit(&found.dataset, &mut wanted)?;
         check(&found)?;
+        settings.model = wanted.model;
+        settings.model.check()?;
         settings.dataset = Some(found.dataset.name().to_owned());
         let images = Images::new(&found, &settings, device.clone());
         images.check(&settings)?;
@@ -101,7 +105,7 @@ pub(crate) fn trainer(
         Decay::Matrices if is_spared(name) => Group::new().with_weight_decay(0.0),
         _ => Group::new(),
     };
-    let loss: Box<dyn Loss> = if settings.augment.mixup > 0.0 {
+    let loss: Box<dyn Loss> = if settings.augment.mixes() {
         Box::new(MixedCrossEntropy::smoothed(train.label_smoothing))
     } else {
         Box::new(CrossEntropy::smoothed(train.label_smoothing))
