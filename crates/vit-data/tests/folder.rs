@@ -187,8 +187,8 @@ fn a_file_of_another_kind_is_called_what_it_is() {
     );
     errors(
         IdxFile::TrainImages,
-        &idx(&[0x804, 12, 3, 4, 2], &[0; 288]),
-        "expected images of 1 or 3 channels, in the last dimension or the second, got dimensions [12, 3, 4, 2]",
+        &idx(&[0x804, 12, 5, 4, 2], &[0; 480]),
+        "expected images of 1 or 3 channels, in the last dimension or the second, got dimensions [12, 5, 4, 2]",
     );
 }
 

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorView};
 
-use crate::{Error, Tensors, VitConfig, header, map};
+use crate::{Error, ModelInfo, Tensors, VitConfig, header, map};
 
 /// The metadata key of the configuration, as JSON. It is the only key: safetensors writes several in random order.
 const CONFIG_KEY: &str = "vit_config";
@@ -42,6 +42,7 @@ pub struct ModelFile {
     start: usize,
     infos: TensorInfos,
     config: Option<VitConfig>,
+    info: ModelInfo,
 }
 
 /// What is known of a tensor without reading it.
@@ -71,14 +72,17 @@ impl ModelFile {
         let (start, header) = header::read(&bytes)
             .map_err(|source| Error::NotSafetensors { path: owned(), source })?;
         let config = header.metadata().as_ref().and_then(|metadata| metadata.get(CONFIG_KEY));
-        let config = config.map(|json| serde_json::from_str(json)).transpose();
+        let config = config.map(|json| ModelInfo::read(json)).transpose();
         let config = config.map_err(|source| Error::Config { path: owned(), source })?;
+        let (config, info) = config.map_or((None, ModelInfo::default()), |(config, info)| {
+            (Some(config), info)
+        });
         let infos = header.tensors().into_iter().map(|(name, info)| {
             let dtype = DType::try_from(info.dtype).ok();
             (name, TensorInfo { shape: info.shape.clone(), dtype })
         });
         let infos = infos.collect();
-        Ok(Self { path: owned(), bytes, header, start, infos, config })
+        Ok(Self { path: owned(), bytes, header, start, infos, config, info })
     }
 
     /// Where the file lies.
@@ -91,6 +95,12 @@ impl ModelFile {
     #[must_use]
     pub const fn config(&self) -> Option<&VitConfig> {
         self.config.as_ref()
+    }
+
+    /// Class names and transform, as far as the file carries them.
+    #[must_use]
+    pub const fn info(&self) -> &ModelInfo {
+        &self.info
     }
 
     /// Every tensor's shape and type, by whatever names the file has.
@@ -132,7 +142,20 @@ impl ModelFile {
 /// # Errors
 /// If a tensor cannot be read from its device, or the file cannot be written.
 pub fn write(path: &Path, tensors: &Tensors, config: &VitConfig) -> Result<(), Error> {
-    Ok(vit_files::write_atomically(path, &to_bytes(tensors, config)?)?)
+    write_with(path, tensors, config, &ModelInfo::default())
+}
+
+/// The same, with class names and transform.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_with(
+    path: &Path,
+    tensors: &Tensors,
+    config: &VitConfig,
+    info: &ModelInfo,
+) -> Result<(), Error> {
+    Ok(vit_files::write_atomically(path, &to_bytes_with(tensors, config, info)?)?)
 }
 
 /// The bytes that [`write()`] writes, for who writes them elsewhere.
@@ -140,8 +163,19 @@ pub fn write(path: &Path, tensors: &Tensors, config: &VitConfig) -> Result<(), E
 /// # Errors
 /// If a tensor cannot be read from its device.
 pub fn to_bytes(tensors: &Tensors, config: &VitConfig) -> Result<Vec<u8>, Error> {
-    let json = serde_json::to_string(config).expect("a configuration is plain data");
-    serialized(tensors, CONFIG_KEY, json)
+    to_bytes_with(tensors, config, &ModelInfo::default())
+}
+
+/// The bytes that [`write_with`] writes.
+///
+/// # Errors
+/// If a tensor cannot be read from its device.
+pub fn to_bytes_with(
+    tensors: &Tensors,
+    config: &VitConfig,
+    info: &ModelInfo,
+) -> Result<Vec<u8>, Error> {
+    serialized(tensors, CONFIG_KEY, info.beside(config))
 }
 
 /// The bytes of a file for transformers, which up to version 4 opens none whose metadata, where there is any, does not

@@ -5,6 +5,7 @@ mod error;
 mod file;
 mod foreign;
 mod header;
+mod info;
 mod layout;
 mod map;
 mod model;
@@ -14,8 +15,11 @@ mod summary;
 
 pub use config::{DropoutConfig, Output, Pool, VitConfig};
 pub use error::Error;
-pub use file::{ModelFile, TensorInfo, TensorInfos, to_bytes, to_hf_bytes, write};
+pub use file::{
+    ModelFile, TensorInfo, TensorInfos, to_bytes, to_bytes_with, to_hf_bytes, write, write_with,
+};
 pub use foreign::{Documents, Foreign, Known, Normalization, hf_config_json, hf_preprocessor_json};
+pub use info::{Fit, Interpolation, ModelInfo, Transform};
 pub use layout::{Layout, Tensors};
 pub use model::VisionTransformer;
 pub use preset::Preset;

@@ -3,6 +3,7 @@
 //! Shapes tell most of it. What they do not tell (how many heads, which epsilon, how pixels are scaled) stands in the
 //! JSON beside the tensors, where there is any; else the caller says it, or it is assumed, and what was assumed is told.
 
+mod beside;
 mod hf;
 mod normalization;
 mod notebook;
@@ -17,7 +18,7 @@ pub use preprocessor::hf_preprocessor_json;
 
 use candle_core::DType;
 
-use crate::{Error, Layout, ModelFile, TensorInfos, Tensors, VitConfig};
+use crate::{Error, Layout, ModelFile, ModelInfo, TensorInfos, Tensors, VitConfig};
 
 /// A model of another library, described in our words.
 ///
@@ -42,6 +43,8 @@ pub struct Foreign {
     pub config: VitConfig,
     /// How its pixels are scaled.
     pub normalization: Normalization,
+    /// The names of its classes and its transform, for pixels that the import has scaled as ours are.
+    pub info: ModelInfo,
     /// What nothing told, as `field = value`.
     pub assumed: Vec<String>,
 }
@@ -92,7 +95,8 @@ impl Foreign {
             });
         }
         foreign.layout.check(infos, &foreign.config)?;
-        Ok(foreign)
+        let info = beside::info(foreign.layout, documents, &foreign.config);
+        Ok(Self { info, ..foreign })
     }
 
     fn described(
