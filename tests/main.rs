@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
 
 mod files;
+mod finetune;
 mod fixture;
 mod idx_folder;
 #[cfg(target_os = "linux")]

@@ -71,6 +71,19 @@ fn instruction_sets_do_not_show_in_the_model() {
 }
 
 #[test]
+fn an_unknown_instruction_set_is_refused() {
+    let sandbox = Sandbox::new();
+    let output = sandbox.command("info run").env("VIT_SIMD", "avx3").output().unwrap();
+    let refused = crate::support::Outcome::of(&output);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("VIT_SIMD: expected portable, avx2 or avx512, got \"avx3\""),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
 fn another_seed_gives_another_model() {
     let (zero, _) = model_and_metrics("shallow", "");
     let (one, _) = model_and_metrics("shallow", "--seed 1");

@@ -58,13 +58,13 @@ fn other_images_are_refused() {
 #[test]
 fn settings_are_those_of_the_run() {
     let sandbox = sandbox();
-    for flag in ["--epochs 3", "--lr 0.1", "--preset notebook", "--ema 0.9", "--dataset digits"] {
+    for flag in ["--preset notebook", "--ema 0.9", "--dataset digits"] {
         let refused = sandbox.run(&format!("train --resume whole {flag}"));
         assert_eq!(refused.code, Some(2), "{flag}: {}", refused.stderr);
         let name = flag.split(' ').next().unwrap();
         let said = format!("'--resume <RUN>' cannot be used with '{name} <");
         assert!(refused.stderr.contains(&said), "{}", refused.stderr);
-        assert!(refused.stderr.contains("vit train --init RUN/"), "{}", refused.stderr);
+        assert!(refused.stderr.contains("vit train --init RUN`"), "{}", refused.stderr);
     }
     sandbox.refuses(4, "train --resume whole").saying(&["cannot read whole/config.toml"]);
 }

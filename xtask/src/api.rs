@@ -14,7 +14,17 @@ use serde_json::Value;
 use crate::cargo::{root, run, target_dir};
 use crate::nightly::{self, nightly};
 
-const CRATES: [&str; 5] = ["vit-random", "vit-ops", "vit-patch", "vit-layers", "vit-model"];
+const CRATES: [&str; 9] = [
+    "vit-random",
+    "vit-ops",
+    "vit-patch",
+    "vit-layers",
+    "vit-model",
+    "vit-data",
+    "vit-train",
+    "vit-run",
+    "vit-report",
+];
 /// What the `public-api` crate of this version reads.
 const FORMAT: u64 = 57;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use flate2::bufread::MultiGzDecoder;
 use vit_files::{Digest, Hasher, open_file};
 
-use crate::{Known, Mismatch, SourceFile};
+use crate::{Checksum, Mismatch, SourceFile};
 
 /// What a check comes to; the error around it is that of the disk.
 pub(crate) type Verdict = Result<Result<(), Mismatch>, vit_files::Error>;
@@ -15,11 +15,13 @@ pub(crate) type Verdict = Result<Result<(), Mismatch>, vit_files::Error>;
 /// packed. They must not be used before the verdict.
 pub(crate) fn check_packed(file: &SourceFile, path: &Path, sink: &mut dyn Write) -> Verdict {
     match file.sha256 {
-        Known::Unpacked(expected) => Ok(read(path, Form::Gzip, file.len, sink)?.and_then(|got| {
-            got.has_len(file.len)?;
-            got.has_digest(expected)
-        })),
-        Known::Packed(expected) => {
+        Checksum::Unpacked(expected) => {
+            Ok(read(path, Form::Gzip, file.len, sink)?.and_then(|got| {
+                got.has_len(file.len)?;
+                got.has_digest(expected)
+            }))
+        }
+        Checksum::Packed(expected) => {
             let got = read(path, Form::Plain, file.longest_packed(), sink)?;
             Ok(got.and_then(|got| got.has_digest(expected)))
         }

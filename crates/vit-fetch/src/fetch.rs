@@ -12,7 +12,7 @@ use crate::check::check_packed;
 use crate::client::{Client, Failure};
 use crate::mirror::{Address, Mirror};
 use crate::presence::verify_file;
-use crate::{Attempt, Error, Event, Known, Options, Presence, Source, SourceFile, verify};
+use crate::{Attempt, Checksum, Error, Event, Options, Presence, Source, SourceFile, verify};
 
 /// How a fetch ended well: every file is there and is the published one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,8 +187,8 @@ impl<'a> Job<'a> {
 
     fn install(&mut self, file: &SourceFile, bytes: &[u8]) -> Result<(), Error> {
         let name = match file.sha256 {
-            Known::Unpacked(_) => file.name.to_owned(),
-            Known::Packed(_) => file.packed_name(),
+            Checksum::Unpacked(_) => file.name.to_owned(),
+            Checksum::Packed(_) => file.packed_name(),
         };
         write_atomically(&self.folder.join(name), bytes)?;
         let part = self.part_of(file);

@@ -16,4 +16,4 @@ pub use fetch::{Outcome, fetch};
 pub use mirror::{Mirror, redacted};
 pub use options::{Event, Options};
 pub use presence::{Presence, verify};
-pub use source::{DATASETS, FASHION_MNIST, Known, MNIST, Source, SourceFile};
+pub use source::{Checksum, DATASETS, FASHION_MNIST, MNIST, Source, SourceFile};

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use crate::check::{check_packed, check_plain, unpacked_digest};
-use crate::{Error, Known, Mismatch, Source, SourceFile};
+use crate::{Checksum, Error, Mismatch, Source, SourceFile};
 
 /// What of a dataset is on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,13 +43,13 @@ pub(crate) fn verify_file(file: &SourceFile, folder: &Path) -> Result<bool, Erro
     match (file.sha256, exists(&plain)?, exists(&packed)?) {
         (_, false, false) => return Ok(false),
         (_, false, true) => accept(&packed, check_packed(file, &packed, &mut io::sink()))?,
-        (Known::Unpacked(sha256), true, _) => accept(&plain, check_plain(file, &plain, sha256))?,
-        (Known::Packed(_), true, true) => {
+        (Checksum::Unpacked(sha256), true, _) => accept(&plain, check_plain(file, &plain, sha256))?,
+        (Checksum::Packed(_), true, true) => {
             accept(&packed, check_packed(file, &packed, &mut io::sink()))?;
             let sha256 = accept(&packed, unpacked_digest(file, &packed))?;
             accept(&plain, check_plain(file, &plain, sha256))?;
         }
-        (Known::Packed(_), true, false) => return Err(Error::Unverifiable { path: plain }),
+        (Checksum::Packed(_), true, false) => return Err(Error::Unverifiable { path: plain }),
     }
     Ok(true)
 }

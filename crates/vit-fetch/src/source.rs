@@ -40,12 +40,12 @@ pub struct SourceFile {
     /// Its size once unpacked, in bytes.
     pub len: u64,
     /// Its digest.
-    pub sha256: Known,
+    pub sha256: Checksum,
 }
 
 /// The digest that is known of a file.
 #[derive(Clone, Copy, Debug)]
-pub enum Known {
+pub enum Checksum {
     /// That of the unpacked bytes: it holds for any packing, and the file is installed unpacked.
     Unpacked(Digest),
     /// That of the `.gz` as the mirrors serve it: the file is installed as that `.gz`, since
@@ -128,16 +128,16 @@ const TRAIN_LABELS: (&str, u64) = ("train-labels-idx1-ubyte", 8 + 60_000);
 const TEST_IMAGES: (&str, u64) = ("t10k-images-idx3-ubyte", 16 + 10_000 * 28 * 28);
 const TEST_LABELS: (&str, u64) = ("t10k-labels-idx1-ubyte", 8 + 10_000);
 
-const fn file((name, len): (&'static str, u64), sha256: Known) -> SourceFile {
+const fn file((name, len): (&'static str, u64), sha256: Checksum) -> SourceFile {
     SourceFile { name, len, sha256 }
 }
 
-const fn unpacked(hex: &str) -> Known {
-    Known::Unpacked(digest(hex))
+const fn unpacked(hex: &str) -> Checksum {
+    Checksum::Unpacked(digest(hex))
 }
 
-const fn packed(hex: &str) -> Known {
-    Known::Packed(digest(hex))
+const fn packed(hex: &str) -> Checksum {
+    Checksum::Packed(digest(hex))
 }
 
 const fn digest(hex: &str) -> Digest {

@@ -129,21 +129,8 @@ pub enum Error {
     NotSafetensors {
         /// The file.
         path: PathBuf,
-        /// What the parser said.
-        source: safetensors::SafeTensorError,
-    },
-    /// A file whose header is larger than any that this crate is meant for.
-    #[error(
-        "{}: expected a header of at most {limit} bytes, got {length}",
-        path.display()
-    )]
-    LongHeader {
-        /// The file.
-        path: PathBuf,
-        /// The most bytes it may have.
-        limit: u64,
-        /// Those that it has.
-        length: u64,
+        /// What is wrong with its header.
+        source: std::io::Error,
     },
     /// A tensor in a file that cannot be used, such as one of a dtype that candle has not.
     #[error("{}: cannot use the tensor {name:?}", path.display())]
@@ -162,6 +149,16 @@ pub enum Error {
         path: PathBuf,
         /// What the parser said.
         source: serde_json::Error,
+    },
+    /// Parameters that a model of another shape cannot begin with.
+    #[error("the parameters are of a model with another {field}: expected {expected}, got {got}")]
+    AnotherModel {
+        /// The field of the configuration.
+        field: String,
+        /// The value of the model that the parameters are of.
+        expected: String,
+        /// The value of the model that is to begin with them.
+        got: String,
     },
     /// A file that cannot be put together.
     #[error("cannot serialise the parameters")]

@@ -7,8 +7,9 @@ use candle_core::safetensors::Load;
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorView};
+use vit_files::read_safetensors_header;
 
-use crate::{Error, ModelInfo, Tensors, VitConfig, header, map};
+use crate::{Error, ModelInfo, Tensors, VitConfig, map};
 
 /// The metadata key of the configuration, as JSON. It is the only key: safetensors writes several in random order.
 const CONFIG_KEY: &str = "vit_config";
@@ -65,12 +66,10 @@ impl ModelFile {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let owned = || path.to_owned();
         let bytes = map::map(path).map_err(|source| Error::Read { path: owned(), source })?;
-        let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
-        if length > LONGEST_HEADER && length <= bytes.len() as u64 {
-            return Err(Error::LongHeader { path: owned(), limit: LONGEST_HEADER, length });
-        }
-        let (start, header) = header::read(&bytes)
+        let mut rest = &bytes[..];
+        let header = read_safetensors_header(&mut rest, bytes.len() as u64, LONGEST_HEADER)
             .map_err(|source| Error::NotSafetensors { path: owned(), source })?;
+        let start = bytes.len() - rest.len();
         let config = header.metadata().as_ref().and_then(|metadata| metadata.get(CONFIG_KEY));
         let config = config.map(|json| ModelInfo::read(json)).transpose();
         let config = config.map_err(|source| Error::Config { path: owned(), source })?;

@@ -3,8 +3,8 @@
 mod config;
 mod error;
 mod file;
+mod finetune;
 mod foreign;
-mod header;
 mod info;
 mod layout;
 mod map;
@@ -18,6 +18,7 @@ pub use error::Error;
 pub use file::{
     ModelFile, TensorInfo, TensorInfos, to_bytes, to_bytes_with, to_hf_bytes, write, write_with,
 };
+pub use finetune::{check_fine_tunable, for_fine_tuning};
 pub use foreign::{Documents, Foreign, Known, Normalization, hf_config_json, hf_preprocessor_json};
 pub use info::{Fit, Interpolation, ModelInfo, Transform};
 pub use layout::{Layout, Tensors};

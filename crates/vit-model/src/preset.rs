@@ -10,6 +10,7 @@ use crate::{DropoutConfig, Error, Output, Pool, VitConfig};
 /// Those of the papers are for RGB images of 224x224 px in 1000 classes, with a class token, and are timm's of the
 /// same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Preset {
     /// The code of the seed's notebook, every quirk of it: 41,418 parameters.
     Notebook,
@@ -31,15 +32,18 @@ pub enum Preset {
 
 impl Preset {
     /// Every preset.
-    pub const ALL: [Self; 7] = [
-        Self::Notebook,
-        Self::Shallow,
-        Self::VitTi16,
-        Self::VitS16,
-        Self::VitB16,
-        Self::VitB32,
-        Self::VitL16,
-    ];
+    #[must_use]
+    pub const fn all() -> &'static [Self] {
+        &[
+            Self::Notebook,
+            Self::Shallow,
+            Self::VitTi16,
+            Self::VitS16,
+            Self::VitB16,
+            Self::VitB32,
+            Self::VitL16,
+        ]
+    }
 
     /// The name on the command line and in files.
     #[must_use]
@@ -60,14 +64,14 @@ impl Preset {
     /// # Errors
     /// If there is none.
     pub fn named(name: &str) -> Result<Self, Error> {
-        let found = Self::ALL.into_iter().find(|preset| preset.name() == name);
+        let found = Self::all().iter().copied().find(|preset| preset.name() == name);
         found.ok_or_else(|| Error::UnknownPreset { name: name.to_owned() })
     }
 
     /// The names of all presets, for messages.
     #[must_use]
     pub fn names() -> String {
-        Self::ALL.map(Self::name).join(", ")
+        Self::all().iter().map(|preset| preset.name()).collect::<Vec<_>>().join(", ")
     }
 
     /// The preset's configuration.
@@ -144,7 +148,7 @@ mod tests {
 
     #[test]
     fn presets_are_sound_and_found_by_name() {
-        for preset in Preset::ALL {
+        for &preset in Preset::all() {
             assert!(preset.config().check().is_ok());
             assert_eq!(Preset::named(preset.name()).ok(), Some(preset));
         }
@@ -158,17 +162,18 @@ mod tests {
     /// Counted by PyTorch in the notebook's class, and in timm's models.
     #[test]
     fn presets_have_the_sizes_that_pytorch_counts() {
-        let sizes = Preset::ALL
+        let sizes = Preset::all()
+            .iter()
             .map(|preset| Summary::of(&preset.config()).expect("a preset is sound").parameters());
         assert_eq!(
-            sizes,
+            sizes.collect::<Vec<_>>(),
             [41_418, 40_330, 5_717_416, 22_050_664, 86_567_656, 88_224_232, 304_326_632]
         );
     }
 
     #[test]
     fn those_of_the_papers_are_expressible_elsewhere() {
-        for preset in &Preset::ALL[2..] {
+        for preset in &Preset::all()[2..] {
             for layout in [Layout::Timm, Layout::Hf] {
                 assert!(layout.check_expressible(&preset.config()).is_ok(), "{}", preset.name());
             }

@@ -47,7 +47,7 @@ pub use mode::Mode;
 pub use parallel::{serial, set_threads};
 pub use patchify::patchify;
 pub use scale_features::scale_features;
-pub use simd::instruction_set;
+pub use simd::{check_instruction_set, instruction_set};
 pub use soft_cross_entropy::soft_cross_entropy_sum;
 pub use softmax::softmax;
 pub use token_mask::TokenMask;

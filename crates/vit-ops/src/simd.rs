@@ -6,15 +6,32 @@
 
 use std::sync::LazyLock;
 
+use candle_core::{Result, bail};
 use pulp::Arch;
 
 use crate::lanes::{Lanes, Portable};
 
-/// The best instruction set of this machine, unless `VIT_SIMD` names another: `portable`, `avx2` or `avx512`.
+const NAMES: [&str; 3] = ["portable", "avx2", "avx512"];
+
+/// The best instruction set of this machine, unless `VIT_SIMD` names another one that it has.
 static ARCH: LazyLock<Arch> = LazyLock::new(|| {
+    check_instruction_set().unwrap_or_else(|error| panic!("{error}"));
     let asked = std::env::var("VIT_SIMD").unwrap_or_default();
     named(&asked).unwrap_or_default()
 });
+
+/// Checks that `VIT_SIMD`, if it is set, names an instruction set; the operations panic where it does not.
+///
+/// # Errors
+/// If it is something other than `portable`, `avx2` or `avx512`.
+pub fn check_instruction_set() -> Result<()> {
+    match std::env::var_os("VIT_SIMD") {
+        Some(asked) if !asked.is_empty() && !NAMES.iter().any(|name| asked == *name) => {
+            bail!("VIT_SIMD: expected portable, avx2 or avx512, got {asked:?}")
+        }
+        _ => Ok(()),
+    }
+}
 
 /// What the kernels run on here: `portable`, `avx2` or `avx512`. It does not show in their results.
 #[must_use]
@@ -92,8 +109,7 @@ fn named(name: &str) -> Option<Arch> {
 /// The paths that the machine has, for tests.
 #[cfg(test)]
 fn paths() -> impl Iterator<Item = (&'static str, Arch)> {
-    let names = ["portable", "avx2", "avx512"];
-    names.into_iter().filter_map(|name| Some((name, named(name)?)))
+    NAMES.into_iter().filter_map(|name| Some((name, named(name)?)))
 }
 
 /// Runs a closure on every path that the machine has.

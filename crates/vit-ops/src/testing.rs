@@ -118,5 +118,6 @@ fn largest_difference(got: &Tensor, want: &Tensor) -> Result<f64> {
     assert_eq!(got.dims(), want.dims());
     let (got, want) = (got.to_dtype(DType::F64)?, want.to_dtype(DType::F64)?);
     let largest = |xs: &Tensor| xs.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>();
-    Ok(largest(&(got - &want)?)? / largest(&want)?.max(1.0))
+    let (difference, largest) = (largest(&(got - &want)?)?, largest(&want)?);
+    Ok(if difference == 0.0 { 0.0 } else { difference / largest })
 }

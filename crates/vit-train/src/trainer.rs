@@ -51,6 +51,12 @@ impl Trainer {
         &self.weights
     }
 
+    /// Steps that were taken.
+    #[must_use]
+    pub const fn step(&self) -> u64 {
+        self.step
+    }
+
     /// Goes on from a state, to the same bits as a run that was never interrupted: the next [`run`](Self::run) begins
     /// there. Configuration and data must be those of the run that the state is of.
     ///
@@ -80,7 +86,27 @@ impl Trainer {
         Ok(())
     }
 
-    /// Trains until the last epoch or step, or until the observer stops it.
+    /// Changes when the run ends and what its learning rate is from the next step on: `epochs`, `max_steps`, `patience`, the
+    /// schedule and the optimiser's `lr`. The schedule stays a function of the step over the whole run.
+    ///
+    /// # Errors
+    /// If a setting is out of range, or another one differs.
+    pub fn change(&mut self, config: &TrainConfig) -> Result<(), Error> {
+        config.check()?;
+        let now = &self.task.config;
+        let mut changed = config.clone();
+        (changed.epochs, changed.max_steps, changed.patience) =
+            (now.epochs, now.max_steps, now.patience);
+        (changed.schedule, changed.optimizer.lr) = (now.schedule, now.optimizer.lr);
+        if changed != *now {
+            let [expected, got] = [now, &changed].map(|config| format!("{config:?}"));
+            return Err(Error::State { expected, got });
+        }
+        self.task.config = config.clone();
+        Ok(())
+    }
+
+    /// Trains until the last epoch or step, or until the observer stops it; when it is called again, from there on.
     ///
     /// # Errors
     /// If there is no whole batch, a parameter has no gradient, the loss or a gradient is not finite, or the
@@ -108,6 +134,7 @@ impl Trainer {
             // Of an epoch whose steps are all taken, the evaluation is left.
             if progress.step_of_epoch == 0 && self.is_past(epoch.saturating_sub(1), &progress.best)
             {
+                self.resumed = Some((progress, order));
                 return Ok(());
             }
             let here = digest_of_order(&data.order(epoch));
@@ -127,10 +154,10 @@ impl Trainer {
                 run.observer.best(&metrics)?;
             }
             run.observer.record(&Record::Epoch(metrics))?;
+            at.step = self.step;
             if flow.is_break() {
                 break;
             }
-            at.step = self.step;
             at = at.before_epoch(epoch + 1, best);
             let is_last = self.is_past(epoch, &best) || is_over();
             let checkpoint = Checkpoint::Epoch { step: self.step, is_last };
@@ -139,6 +166,7 @@ impl Trainer {
                 break;
             }
         }
+        self.resumed = Some((at, digest_of_order(&data.order(at.epoch))));
         Ok(())
     }
 
@@ -169,7 +197,9 @@ impl Trainer {
         }
         let before = at.of_epoch.samples;
         let mut flow = self.steps_of_epoch(at, &order, run)?;
-        at.of_epoch.add(&self.backend.take_sums(&self.task, epoch)?);
+        let rest = self.backend.take_sums(&self.task, epoch)?;
+        at.of_epoch.add(&rest);
+        at.since_record.add(&rest);
         let loop_seconds = since.elapsed().as_secs_f64();
         let is_due = flow.asks_for_evaluation
             || flow.stops
@@ -190,7 +220,7 @@ impl Trainer {
             scores = Some(found);
         }
         let val = scores.as_ref().map(|(val, _)| val).filter(|val| val.samples > 0);
-        let test = scores.as_ref().map(|(_, test)| test);
+        let test = scores.as_ref().map(|(_, test)| test).filter(|test| test.samples > 0);
         let metrics = EpochMetrics {
             epoch,
             step: self.step,

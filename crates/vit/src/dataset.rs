@@ -8,9 +8,9 @@ use std::thread;
 use std::time::Duration;
 
 use vit_data::{Dataset, IdxFile};
-use vit_fetch::{Event, Known, Options, Presence, Source, data_root, user_mirrors};
+use vit_fetch::{Checksum, Event, Options, Presence, Source, data_root, user_mirrors};
 use vit_files::{Digest, Hasher, write_atomically_with};
-use vit_model::VitConfig;
+use vit_model::{Fit, ModelInfo, Transform, VitConfig};
 use vit_patch::{ImageSize, PatchSize};
 
 use crate::args::{path, path_or_name};
@@ -84,6 +84,16 @@ impl Found {
         let mut hasher = Hasher::new();
         self.dataset.digest(&mut hasher).expect("a digest takes all bytes");
         hasher.finish()
+    }
+
+    /// What the file of a model that is trained on it says of classes and pictures.
+    pub(crate) fn info(&self, model: &VitConfig) -> ModelInfo {
+        let mut class_names = self.dataset.class_names().to_vec();
+        // A model may know more classes.
+        class_names.extend((class_names.len()..model.classes).map(|class| class.to_string()));
+        let of_digits = [vit_fetch::MNIST.name, DIGITS].contains(&self.dataset.name());
+        let fit = if of_digits { Fit::Mnist } else { Fit::Stretch };
+        ModelInfo { class_names, transform: Some(Transform::of(fit)) }
     }
 
     /// What must be said first and last, where the dataset is not what was hoped for.
@@ -325,7 +335,7 @@ fn published(source: &'static Source, place: &DataPlace) -> Result<Found> {
 fn load_published(source: &Source, folder: &Path) -> Result<Found> {
     let dataset = vit_data::load_dir(folder)?.with_name(source.name);
     check_content(&dataset, source)?;
-    if source.files.iter().any(|file| matches!(file.sha256, Known::Packed(_))) {
+    if source.files.iter().any(|file| matches!(file.sha256, Checksum::Packed(_))) {
         // What is known by its packed digest alone is checked on disk, before and after it was read.
         vit_fetch::verify(source, folder)?;
     }
@@ -399,7 +409,7 @@ fn from_hub(
 fn check_content(dataset: &Dataset, source: &Source) -> Result<()> {
     for file in IdxFile::ALL {
         let known = source.files.iter().find(|known| known.name == file.name());
-        let Some(Known::Unpacked(known)) = known.map(|known| known.sha256) else { continue };
+        let Some(Checksum::Unpacked(known)) = known.map(|known| known.sha256) else { continue };
         let mut hasher = Hasher::new();
         dataset.write_idx(file, &mut hasher).expect("a digest takes all bytes");
         let digest = hasher.finish();

@@ -101,6 +101,11 @@ pub(crate) fn is_safe() {
     SAFE.store(true, Ordering::SeqCst);
 }
 
+/// The run goes on, and what comes is not saved yet.
+pub(crate) fn is_unsafe() {
+    SAFE.store(false, Ordering::SeqCst);
+}
+
 /// Says, once, that the run was interrupted, and how it goes on.
 pub(crate) fn tell() {
     let Some(folder) = FOLDER.get() else { return };

@@ -33,8 +33,17 @@ pub fn run() -> ExitCode {
     terminal::tell_panics();
     let cli = cli::usage::parse();
     logging::start(&cli.logging);
-    let done = interrupt::listen().and_then(|()| commands::run(cli.command, cli::program()));
+    let done = instructions_are_named()
+        .and_then(|()| interrupt::listen())
+        .and_then(|()| commands::run(cli.command, cli::program()));
     done.unwrap_or_else(|failure| failure.report())
+}
+
+fn instructions_are_named() -> failure::Result<()> {
+    vit_ops::check_instruction_set().map_err(|error| {
+        failure::Failure::new(failure::Exit::Usage, error.to_string())
+            .hint("unset VIT_SIMD to have the best that this machine has")
+    })
 }
 
 /// Parsers that are the program's own, for fuzzing: each asserts what must hold whatever the bytes are, and says whether it takes

@@ -1,6 +1,8 @@
 //! The settings of a run: flags over the configuration file over the preset's defaults.
 
+mod change;
 mod file;
+mod finetune;
 pub(crate) mod fuzzing;
 
 use std::fs::File;
@@ -15,8 +17,9 @@ use crate::args::{self, path};
 use crate::failure::{Exit, Failure, Result};
 use crate::nearest;
 use crate::terminal::is_hidden;
-pub(crate) use file::Settings;
+pub(crate) use file::{CUSTOM, Settings};
 use file::{Misread, one_line, parse};
+pub(crate) use finetune::{Finetune, Freeze};
 
 /// Which settings to begin with.
 #[derive(Debug, clap::Args)]
@@ -33,7 +36,8 @@ pub(crate) struct SettingsArgs {
 /// What of a model was asked for; the data tell the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
-    pub(crate) preset: bool,
+    /// Its shape, by a preset or by itself; else it is the default.
+    pub(crate) model: bool,
     pub(crate) image: bool,
     pub(crate) patch: bool,
     pub(crate) classes: bool,
@@ -42,18 +46,19 @@ pub(crate) struct Asked {
 impl Asked {
     /// All of it, as by a model that is there or a run that goes on.
     pub(crate) const fn all() -> Self {
-        Self { preset: true, image: true, patch: true, classes: true }
+        Self { model: true, image: true, patch: true, classes: true }
     }
 
-    pub(crate) fn is_all(self) -> bool {
-        self == Self::all()
+    /// All but images and classes, as where training begins with another model.
+    pub(crate) const fn of_another_model() -> Self {
+        Self { image: false, classes: false, ..Self::all() }
     }
 
-    fn in_file(file: &Table, preset: bool) -> Self {
+    fn in_file(file: &Table, is_set: bool) -> Self {
         let model = file.get("model").and_then(Value::as_table);
         let has = |key: &str| model.is_some_and(|model| model.contains_key(key));
         Self {
-            preset: preset || file.contains_key("preset"),
+            model: is_set,
             image: has("image"),
             patch: has("patch"),
             classes: has("classes"),
@@ -66,7 +71,15 @@ impl Settings {
     ///
     /// # Errors
     /// If the file cannot be read, has an unknown key, or a setting is out of range.
-    pub(crate) fn begin(args: &SettingsArgs) -> Result<(Self, Asked)> {
+    pub(crate) fn begin(args: &SettingsArgs) -> Result<Self> {
+        Ok(Self::begin_explicitly(args)?.0)
+    }
+
+    /// The same, and what of the model the user asked for.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub(crate) fn begin_explicitly(args: &SettingsArgs) -> Result<(Self, Asked)> {
         let file = args
             .config
             .as_deref()
@@ -82,19 +95,21 @@ impl Settings {
             let message = format!("{path} has the model of preset {in_file}, --preset {asked}");
             return Err(Failure::new(Exit::Usage, message).hint("leave --preset out"));
         }
-        let preset = args.preset.as_deref().or(in_file).unwrap_or(Preset::Shallow.name());
-        let preset = Preset::named(preset).map_err(|error| match &args.config {
+        let name = args.preset.as_deref().or(in_file).unwrap_or(Preset::Shallow.name()).to_owned();
+        let is_custom = args.preset.is_none() && name == CUSTOM && file.contains_key("model");
+        let base = if is_custom { Preset::Shallow.name() } else { &name };
+        let preset = Preset::named(base).map_err(|error| match &args.config {
             Some(path) if args.preset.is_none() => {
                 let message = error.to_string();
                 Failure::new(Exit::Usage, message).about(path.display())
             }
             _ => error.into(),
         })?;
-        let asked = Asked::in_file(&file, args.preset.is_some());
+        let asked = Asked::in_file(&file, Self::sets_model(args, &file));
         let path = args.config.as_deref().unwrap_or(Path::new("the defaults"));
         let merged = Self::of_preset(preset).merged_with(file);
         let mut settings = merged.map_err(|error| bad_value(path, &error))?;
-        preset.name().clone_into(&mut settings.preset);
+        settings.preset = name;
         if let Some(path) = &args.config {
             settings.expand_home().map_err(|failure| failure.about(path.display()))?;
             settings.check().map_err(|failure| failure.about(path.display()))?;
@@ -105,7 +120,8 @@ impl Settings {
     /// Expands the `~` that the paths in a file may begin with.
     fn expand_home(&mut self) -> Result<()> {
         self.dataset = self.dataset.as_deref().map(args::expand).transpose()?;
-        self.init = self.init.as_deref().map(vit_files::expand_home).transpose()?;
+        let init = &mut self.finetune.init;
+        *init = init.as_deref().map(vit_files::expand_home).transpose()?;
         Ok(())
     }
 
@@ -116,11 +132,7 @@ impl Settings {
     pub(crate) fn check(&self) -> Result<()> {
         self.train.check()?;
         self.augment.check()?;
-        if let Some(path) = self.init.as_ref().filter(|path| path.to_str().is_none()) {
-            let message =
-                format!("expected init in UTF-8, as config.toml is, got {}", path.display());
-            return Err(Failure::new(Exit::Usage, message));
-        }
+        self.finetune.check(&self.model)?;
         if !(0.0..1.0).contains(&self.val_split) {
             let message = format!("expected val_split in [0, 1), got {}", self.val_split);
             return Err(Failure::new(Exit::Usage, message));
@@ -129,7 +141,8 @@ impl Settings {
             let message = format!("expected patience only with val_split above 0, got {patience}");
             return Err(Failure::new(Exit::Usage, message).hint("pass --val-split 0.1"));
         }
-        Ok(self.model.check()?)
+        self.model.check()?;
+        self.check_changes()
     }
 
     /// The settings of the run that lies in this folder.
@@ -149,14 +162,28 @@ impl Settings {
         let mut settings = self.clone();
         let dataset = settings.dataset.take_if(|name| name.contains(is_hidden));
         let is_hidden_path = |path: &mut PathBuf| path.to_string_lossy().contains(is_hidden);
-        let init = settings.init.take_if(is_hidden_path);
-        let init = init.map(|path| path.to_string_lossy().into_owned());
-        // What is quoted here stands before all tables, as it may.
-        let quoted = [("dataset", dataset), ("init", init)].into_iter();
-        let quoted = quoted.filter_map(|(key, text)| Some(format!("{key} = {}\n", basic(&text?))));
-        quoted.collect::<String>() + &settings.to_toml()
+        let init = settings.finetune.init.take_if(is_hidden_path);
+        // Keys stand before all tables, as they may.
+        let dataset = dataset.map(|text| format!("dataset = {}\n", basic(&text)));
+        let mut text = dataset.unwrap_or_default() + &settings.to_toml();
+        if let Some(init) = init {
+            let init = format!("init = {}\n", basic(&init.to_string_lossy()));
+            match text.find(FINETUNE) {
+                Some(at) => text.insert_str(at + FINETUNE.len(), &init),
+                None => text += &format!("\n{FINETUNE}{init}"),
+            }
+        }
+        text
+    }
+
+    /// Whether a file's table, or a flag, sets the model.
+    fn sets_model(args: &SettingsArgs, file: &Table) -> bool {
+        args.preset.is_some() || ["preset", "model"].iter().any(|key| file.contains_key(*key))
     }
 }
+
+/// The head of the table that fine-tuning is set in.
+const FINETUNE: &str = "[finetune]\n";
 
 /// A basic string of TOML, with each hidden character as its number.
 fn basic(text: &str) -> String {
@@ -241,7 +268,8 @@ mod tests {
                 (augment.shift, augment.erase) = (shift, erase);
                 (model.dropout.mlp, model.drop_path) = (mlp, drop_path);
                 let [dataset, init] = texts;
-                Settings { val_split, dataset: Some(dataset), init: Some(init.into()), ..settings }
+                let finetune = Finetune { init: Some(init.into()), ..Finetune::default() };
+                Settings { val_split, dataset: Some(dataset), finetune, ..settings }
             });
         (numbered, any::<bool>()).prop_map(|(settings, shuffle)| Settings { shuffle, ..settings })
     }
@@ -251,14 +279,14 @@ mod tests {
         let mut settings = Settings::of_preset(Preset::Shallow);
         for text in ["mnist", "a'\"\\b", "\u{1b}]0;x\u{7}\n'\"\\\u{202e}\u{e0041}\u{7f}"] {
             settings.dataset = Some(text.to_owned());
-            settings.init = Some(text.into());
+            settings.finetune.init = Some(text.into());
             let visible = settings.to_visible_toml();
             assert!(!visible.replace('\n', "").contains(is_hidden), "{visible:?}");
             let again: Settings = toml::from_str(&visible).expect("TOML");
             assert_eq!(again, settings);
         }
         settings.dataset = Some("\u{202e}".to_owned());
-        settings.init = None;
+        settings.finetune.init = None;
         assert!(settings.to_visible_toml().starts_with("dataset = \"\\U0000202E\"\npreset = "));
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use vit_fetch::{Known, Options, Source, SourceFile};
+use vit_fetch::{Checksum, Options, Source, SourceFile};
 use vit_files::Digest;
 
 /// 20,000 bytes that shrink by half, so that packings differ and any packed byte matters.
@@ -51,7 +51,7 @@ pub(crate) fn toy_of_two() -> Source {
 
 /// One file, `images`, known by its packed bytes.
 pub(crate) fn packed_toy() -> Source {
-    let sha256 = Known::Packed(Digest::of_bytes(&gzip(&images())));
+    let sha256 = Checksum::Packed(Digest::of_bytes(&gzip(&images())));
     source(vec![SourceFile { name: "images", len: images().len() as u64, sha256 }])
 }
 
@@ -60,7 +60,11 @@ fn source(files: Vec<SourceFile>) -> Source {
 }
 
 fn unpacked(name: &'static str, bytes: &[u8]) -> SourceFile {
-    SourceFile { name, len: bytes.len() as u64, sha256: Known::Unpacked(Digest::of_bytes(bytes)) }
+    SourceFile {
+        name,
+        len: bytes.len() as u64,
+        sha256: Checksum::Unpacked(Digest::of_bytes(bytes)),
+    }
 }
 
 /// Asks these mirrors, and gives them time even where the tests' machine is busy.

@@ -22,8 +22,8 @@ fn parsed(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> clap::
 }
 
 /// What to do instead of resuming with other settings.
-const TIP: &str = "a resumed run keeps its settings; to train its weights further with others, begin a new run with \
-                   `vit train --init RUN/model.safetensors`";
+const TIP: &str = "this setting holds for a whole run; to train its weights further with another, begin a new run with \
+                   `vit train --init RUN`";
 
 /// With a tip where a flag was given that a resumed run has from its folder.
 fn with_tip(mut error: clap::Error) -> clap::Error {

@@ -15,7 +15,7 @@ use crate::saved_model::{SavedFile, SavedModel};
 const HF_FILES: [&str; 3] = [WEIGHTS, CONFIG, PREPROCESSOR];
 
 /// Where the model goes.
-enum Place {
+enum Destination {
     File(Output),
     HfFolder(OutputFolder),
 }
@@ -56,21 +56,21 @@ impl From<LayoutName> for Layout {
 pub(super) fn run(args: &Args) -> Result<()> {
     let layout = Layout::from(args.layout);
     let (inputs, existing) = (Inputs::of([args.model.as_path()]), args.force.existing());
-    let place = match layout {
+    let destination = match layout {
         Layout::Hf => {
-            Place::HfFolder(OutputFolder::new(&args.output, &HF_FILES, &inputs, existing)?)
+            Destination::HfFolder(OutputFolder::new(&args.output, &HF_FILES, &inputs, existing)?)
         }
         Layout::Timm | Layout::Notebook => {
-            Place::File(Output::new(&args.output, &inputs, existing)?)
+            Destination::File(Output::new(&args.output, &inputs, existing)?)
         }
     };
     // Before the parameters are read.
     layout.check_expressible(&SavedFile::open(&args.model)?.config)?;
     let model = SavedModel::open(&args.model)?;
     let (tensors, config) = (layout.export(&model.parameters, &model.config)?, &model.config);
-    match place {
-        Place::File(mut output) => output.write(&to_bytes_with(&tensors, config, &model.info)?)?,
-        Place::HfFolder(folder) => folder.write(&[
+    match destination {
+        Destination::File(mut output) => output.write(&to_bytes_with(&tensors, config, &model.info)?)?,
+        Destination::HfFolder(folder) => folder.write(&[
             &to_hf_bytes(&tensors)?,
             hf_config_json(config, &model.info).as_bytes(),
             hf_preprocessor_json(config, model.info.transform.as_ref()).as_bytes(),

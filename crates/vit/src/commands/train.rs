@@ -5,7 +5,9 @@ mod augmentation;
 mod bars;
 mod diverged;
 mod environment;
+mod finetuning;
 mod images;
+mod init;
 mod observer;
 mod recipe;
 mod result;
@@ -25,6 +27,7 @@ use vit_report::EventFile;
 use vit_run::{
     CONFIG, ENVIRONMENT, EVENTS, Environment, MetricsFile, MetricsMark, RunFolder, read_records,
 };
+use vit_train::Trainer;
 
 pub(super) use self::args::Args;
 pub(crate) use self::args::without_settings_beside_resume;
@@ -35,12 +38,13 @@ pub(crate) use self::set_up::SetUp;
 pub(super) use self::set_up::trainer;
 
 use self::bars::Bars;
+use self::images::Images;
 use self::observer::{Run, as_json};
 use self::resume::Resumed;
 use self::saver::Saver;
 use crate::chrome_trace::ChromeTrace;
 use crate::dataset::{self, Found};
-use crate::failure::{Exit, Result};
+use crate::failure::{Exit, Failure, Result};
 use crate::interrupt;
 use crate::output::thousands;
 use crate::outputs::{self, Inputs, Output};
@@ -61,10 +65,6 @@ fn begin(args: &Args) -> Result<ExitCode> {
     let device = args.device.open()?;
     refuse_existing(args.run_dir.as_deref())?;
     let trace = trace_of(args, &settings)?;
-    if asked.is_all() {
-        // Before anything is fetched or read.
-        set_up::initial(&settings)?;
-    }
     let place = &args.data.place;
     let set_up = SetUp::new((settings, asked), place, device, args.threads, &|_| Ok(()))?;
     set_up.initialise()?;
@@ -88,6 +88,10 @@ fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
     let folder = RunFolder::open(&path)?;
     let device = args.device.open()?;
     let mut resumed = Resumed::find(&folder, &settings)?;
+    let steps = resumed.steps();
+    let before = settings.clone();
+    let settings = args.resume(&settings, steps)?;
+    let is_changed = settings != before;
     let check = |found: &Found| match &resumed.checkpoint {
         Some((_, saved)) => resume::check_dataset(saved, &found.digest()),
         None => Ok(()),
@@ -98,13 +102,26 @@ fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
         Some((_, saved)) => set_up.trainer.resume(&saved.state)?,
         None => set_up.initialise()?,
     }
+    if is_changed && last_step(&set_up) <= steps {
+        let message = format!("{} has taken {steps} steps, and none is left", path.display());
+        return Err(
+            Failure::new(Exit::Usage, message).hint("pass a larger --epochs or --max-steps")
+        );
+    }
     // All checks have passed: from here on the folder changes.
     let metrics = resumed.repair(&folder)?;
+    if is_changed {
+        let text = set_up.settings.to_toml();
+        interrupt::writing(|| {
+            vit_files::write_atomically(&folder.path().join(CONFIG), text.as_bytes())
+        })?;
+    }
     let environment = resume::environment(&folder, &set_up)?;
     let about = match resumed.checkpoint {
         Some((checkpoint, saved)) => {
             // Of a run that had ended, it may be all that is missing.
-            vit_model::write(&folder.model(), saved.state.weights(), &set_up.settings.model)?;
+            let (weights, model) = (saved.state.weights(), &set_up.settings.model);
+            vit_model::write_with(&folder.model(), weights, model, &set_up.info)?;
             tracing::info!("going on from {}", checkpoint.display());
             saved.about
         }
@@ -162,13 +179,18 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
     );
     let folder = Arc::new(folder);
     let Begun { environment, metrics, events, about, trace } = begun;
-    let saver = Saver::new(Arc::clone(&folder), settings, args.save_every, args.keep.into());
+    let written = (settings, &set_up.info);
+    let saver = Saver::new(Arc::clone(&folder), written, args.save_every, args.keep.into());
     let weights = set_up.trainer.weights().clone();
-    let bars = Bars::new(settings.train.epochs, settings.train.samples_of_step());
+    let epochs = settings.after(u64::MAX).train.epochs;
+    let bars = Bars::new(epochs, settings.train.samples_of_step());
     interrupt::trains_in(folder.path(), saver.what_saves_at_once());
     let mut run = Run {
         folder: &folder,
         settings,
+        info: &set_up.info,
+        epochs,
+        change: None,
         weights,
         saver,
         metrics,
@@ -180,7 +202,7 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
         is_slow: false,
         step: None,
     };
-    let trained = set_up.trainer.run(&set_up.images, &mut run);
+    let trained = in_phases(&mut set_up.trainer, &mut set_up.images, settings, &mut run);
     // A checkpoint that is being written is finished, whatever else has happened.
     let saved = run.saver.finish();
     if let Err(failure) = trained {
@@ -222,6 +244,41 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
     Ok(ExitCode::SUCCESS)
 }
 
+/// Trains, with each change of the settings from its step on.
+fn in_phases(
+    trainer: &mut Trainer,
+    images: &mut Images,
+    settings: &Settings,
+    run: &mut Run<'_>,
+) -> Result<()> {
+    loop {
+        let step = trainer.step();
+        let phase = settings.after(step);
+        trainer.change(&phase.train)?;
+        images.set_augment(phase.augment);
+        let next = settings.next_change(step);
+        run.change = next.filter(|&next| next < end_of(&phase, images));
+        trainer.run(images, run)?;
+        let is_over = next.is_none_or(|next| trainer.step() < next);
+        if is_over || interrupt::asked() {
+            return Ok(());
+        }
+        run.saver.finish()?;
+        interrupt::is_unsafe();
+    }
+}
+
+/// The step that a run ends with by itself.
+fn end_of(settings: &Settings, images: &Images) -> u64 {
+    let steps = settings.train.epochs.saturating_mul(images.steps_of_epoch(settings));
+    settings.train.max_steps.map_or(steps, |last| last.min(steps))
+}
+
+/// The same with all changes.
+fn last_step(set_up: &SetUp) -> u64 {
+    end_of(&set_up.settings.after(u64::MAX), &set_up.images)
+}
+
 /// Before anything is fetched or read: nothing is lost by saying so at once.
 fn refuse_existing(run_dir: Option<&Path>) -> Result<()> {
     match run_dir {
@@ -238,7 +295,7 @@ fn trace_of(args: &Args, settings: &Settings) -> Result<Option<Output>> {
     let Some(path) = &args.trace else { return Ok(None) };
     let dataset = settings.dataset.as_deref().unwrap_or(vit_fetch::MNIST.name);
     let dataset = dataset::folder_of(dataset, &args.data.place);
-    let files = [&args.settings.config, &settings.init, &dataset].into_iter().flatten();
+    let files = [&args.settings.config, &settings.finetune.init, &dataset].into_iter().flatten();
     let inputs = Inputs::of(files.map(PathBuf::as_path));
     Output::new(path, &inputs, args.existing()).map(Some)
 }
@@ -274,6 +331,7 @@ fn write_report(
     let saved = SavedModel::open(folder.path())?;
     let mut report = report::look_at(&saved, &set_up.found, &set_up.device, set_up.threads)?;
     report.environment = environment;
+    report.notes.extend(set_up.settings.changes.iter().map(ToString::to_string));
     if interrupt::asked() {
         report.notes.insert(0, "The run was interrupted: this is what it had come to.".to_owned());
     }

@@ -37,11 +37,14 @@ pub(crate) struct Preparation {
     fit: Fit,
     /// Whether the model knows light strokes on a dark ground.
     knows_strokes: bool,
+    /// What is subtracted from a channel and what it is divided by: one number, or one for each.
+    mean: Vec<f64>,
+    std: Vec<f64>,
 }
 
 /// A picture as the model sees it.
 pub(crate) struct Seen {
-    /// (1, channels, height, width), scaled to [-1, 1].
+    /// (1, channels, height, width), scaled as the model knows pixels.
     pub(crate) image: Tensor,
     pub(crate) inverted: bool,
 }
@@ -60,12 +63,27 @@ impl Preparation {
             let message = "--fit mnist is for models of grey images, this one takes colour";
             return Err(Failure::new(Exit::Usage, message).hint("pass --fit pad or stretch"));
         }
-        // Of a file nothing tells what it was trained on: as for `vit eval`, MNIST.
-        let of_run = saved.run.as_ref().and_then(|run| run.dataset.as_deref());
-        let of_digits = of_run.is_none_or(|name| [vit_fetch::MNIST.name, DIGITS].contains(&name));
+        let transform = saved.info.transform.clone();
+        let of_digits = match &transform {
+            Some(transform) => transform.fit == vit_model::Fit::Mnist,
+            // A file of an earlier version does not tell what it was trained on: as for `vit eval`, MNIST.
+            None => {
+                let of_run = saved.run.as_ref().and_then(|run| run.dataset.as_deref());
+                of_run.is_none_or(|name| [vit_fetch::MNIST.name, DIGITS].contains(&name))
+            }
+        };
         let knows_strokes = size.channels == 1 && of_digits;
-        let usual = if knows_strokes { Fit::Mnist } else { Fit::Stretch };
-        Ok(Self { size, invert: args.invert, fit: args.fit.unwrap_or(usual), knows_strokes })
+        let usual = match transform.as_ref().map(|transform| transform.fit) {
+            _ if knows_strokes => Fit::Mnist,
+            Some(vit_model::Fit::Pad) => Fit::Pad,
+            _ => Fit::Stretch,
+        };
+        let fit = args.fit.unwrap_or(usual);
+        let (mean, std) = match transform {
+            Some(transform) => (transform.mean, transform.std),
+            None => (vec![0.5], vec![0.5]),
+        };
+        Ok(Self { size, invert: args.invert, fit, knows_strokes, mean, std })
     }
 
     /// Reads a PNG or JPEG file, or stdin by the name `-`.
@@ -110,6 +128,12 @@ impl Preparation {
         Ok(Seen { image: self.tensor(&planes, device)?, inverted })
     }
 
+    /// What a value that a model sees in a channel was as a byte.
+    pub(crate) fn byte(&self, channel: usize, value: f32) -> u8 {
+        let of = |numbers: &[f64]| numbers[channel % numbers.len()] as f32;
+        (255.0 * (of(&self.std) * value + of(&self.mean))).round() as u8
+    }
+
     /// Brings the planes to a size, and says how.
     fn fit_all(&self, planes: &mut [Plane], size: (u32, u32), path: &Path) -> &'static str {
         if self.fit == Fit::Mnist {
@@ -129,8 +153,15 @@ impl Preparation {
 
     fn tensor(&self, planes: &[Plane], device: &Device) -> Result<Tensor> {
         let ImageSize { height, width, channels } = self.size;
-        let values = planes.iter().flat_map(|plane| plane.iter());
-        let scaled: Vec<f32> = values.map(|value| (value - 0.5) / 0.5).collect();
+        let of = |numbers: &[f64], channel: usize| numbers[channel % numbers.len()] as f32;
+        let scaled: Vec<f32> = planes
+            .iter()
+            .enumerate()
+            .flat_map(|(channel, plane)| {
+                let (mean, std) = (of(&self.mean, channel), of(&self.std, channel));
+                plane.iter().map(move |value| (value - mean) / std)
+            })
+            .collect();
         Ok(Tensor::from_vec(scaled, (1, channels, height, width), device)?)
     }
 }

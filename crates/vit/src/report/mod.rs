@@ -45,6 +45,7 @@ pub(crate) fn look_at(
             ("parameters".to_owned(), thousands(summary.parameters() as u64)),
             ("dataset".to_owned(), found.to_string()),
         ],
+        class_names: saved.info.all_names(saved.config.classes),
         tested: Some(tested::tested(&model, &saved.config, &test, seen, (device, threads))?),
         positions: positions(saved)?,
         attention: attention::of_samples(&model, &saved.config, &test, seen, device)?,

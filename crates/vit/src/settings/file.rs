@@ -1,18 +1,19 @@
 //! What a settings file holds, from its text and to it.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use vit_data::Augment;
 use vit_model::{Preset, VitConfig};
 use vit_train::{OptimizerConfig, TrainConfig};
 
+use super::change::Change;
+use super::finetune::Finetune;
+
 /// All that sets the numbers of a run: `config.toml` in its folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// The preset that the rest began as.
+    /// The preset that the rest began as, or [`CUSTOM`].
     pub(crate) preset: String,
     /// The dataset; none where it is still to be chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -22,9 +23,9 @@ pub(crate) struct Settings {
     /// The share of the training images that is held out, for choices to be made by.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) val_split: f64,
-    /// The file that the parameters began as.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) init: Option<PathBuf>,
+    /// What the parameters begin as, and which are trained.
+    #[serde(default, skip_serializing_if = "Finetune::is_none")]
+    pub(crate) finetune: Finetune,
     /// How training images are changed.
     #[serde(default, skip_serializing_if = "Augment::is_none")]
     pub(crate) augment: Augment,
@@ -32,7 +33,13 @@ pub(crate) struct Settings {
     pub(crate) train: TrainConfig,
     /// What is trained.
     pub(crate) model: VitConfig,
+    /// What changes in the course of the run, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) changes: Vec<Change>,
 }
+
+/// The preset of a model that began as another one, and is none of those with a name.
+pub(crate) const CUSTOM: &str = "custom";
 
 /// Pieces that a batch is cut into: of 2, 4 and 8 the fastest on two cores (docs/decisions/0008).
 const SHARDS: usize = 4;
@@ -45,13 +52,14 @@ impl Settings {
             dataset: None,
             shuffle: true,
             val_split: 0.0,
-            init: None,
+            finetune: Finetune::default(),
             augment: Augment::default(),
             train: TrainConfig {
                 shards: SHARDS,
                 ..TrainConfig::new(20, OptimizerConfig::adam(3e-4))
             },
             model: preset.config(),
+            changes: Vec::new(),
         }
     }
 
@@ -89,11 +97,26 @@ pub(super) struct Misread {
 /// # Errors
 /// If it is no TOML.
 pub(super) fn parse(text: &str) -> Result<Table, Misread> {
-    text.parse().map_err(|error: toml::de::Error| {
+    let table = text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = 1 + before.matches('\n').count();
         Misread { line, message: one_line(error.message()) }
-    })
+    })?;
+    Ok(with_init_in_finetune(table))
+}
+
+/// Files of before 0.2 have `init` outside of the table that it is in now.
+fn with_init_in_finetune(mut table: Table) -> Table {
+    if let Some(init @ Value::String(_)) = table.get("init").cloned() {
+        let finetune = table.entry("finetune").or_insert_with(|| Value::Table(Table::new()));
+        if let Value::Table(finetune) = finetune
+            && !finetune.contains_key("init")
+        {
+            finetune.insert("init".to_owned(), init);
+            table.remove("init");
+        }
+    }
+    table
 }
 
 /// A message of the parser's, without the lines it draws.

@@ -39,7 +39,7 @@ impl Model {
             let layers = saved.build(&Device::Cpu)?;
             return Ok(Self { name: path.display().to_string(), config: saved.config, layers });
         }
-        let (settings, _asked) = Settings::begin(&args.settings)?;
+        let settings = Settings::begin(&args.settings)?;
         let vb = Parameters::seeded(settings.train.seed).detached_builder(DType::F32, &Device::Cpu);
         let layers = VisionTransformer::new(&settings.model, &vb)?;
         Ok(Self { name: name(&args.settings, &settings), config: settings.model, layers })

@@ -91,7 +91,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 /// Those of a run that ends after the last step to be timed.
 fn settings(args: &Args) -> Result<Settings> {
-    let (mut settings, _asked) = Settings::begin(&args.settings)?;
+    let mut settings = Settings::begin(&args.settings)?;
     if let Some(batch_size) = args.batch_size {
         settings.train.batch_size = batch_size;
     }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use super::augmentation::Augmentation;
+use super::finetuning::Finetuning;
+use super::init;
 use super::recipe::Recipe;
 use super::saver::SaveEvery;
 use crate::args::{path, whole_number};
@@ -12,8 +14,9 @@ use crate::failure::Result;
 use crate::outputs::Existing;
 use crate::settings::{Asked, Settings, SettingsArgs};
 
-/// The flags that go with --resume: all others are settings, which a resumed run has from its folder.
-const WITH_RESUME: [&str; 11] = [
+/// The flags that go with --resume: those that set no number, and settings that may change in the course of a run. All others a
+/// resumed run has from its folder.
+const WITH_RESUME: [&str; 25] = [
     "data_dir",
     "mirror",
     "threads",
@@ -25,6 +28,20 @@ const WITH_RESUME: [&str; 11] = [
     "trace",
     "force",
     "json",
+    "epochs",
+    "max_steps",
+    "lr",
+    "schedule",
+    "warmup",
+    "min_lr",
+    "patience",
+    "augment_shift",
+    "augment_rotation",
+    "augment_scale",
+    "augment_shear",
+    "augment_elastic",
+    "augment_erase",
+    "augment_mixup",
 ];
 
 /// The command with each setting in conflict with --resume.
@@ -72,9 +89,6 @@ pub(crate) struct Args {
     /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: Device,
-    /// Begin with the parameters of this file: of any layout that `vit export` writes
-    #[arg(long, value_name = "FILE.safetensors", value_parser = path())]
-    pub(crate) init: Option<PathBuf>,
     /// Take the training images in the order of their file
     #[arg(long)]
     pub(crate) no_shuffle: bool,
@@ -87,7 +101,8 @@ pub(crate) struct Args {
     /// Keep so many checkpoints, the newest
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) keep: u16,
-    /// Go on with the run in this folder, from its newest checkpoint and with its settings
+    /// Go on with the run in this folder, from its newest checkpoint and with its settings; --epochs, --max-steps, --lr, the
+    /// schedule and augmentation may be others from there on
     #[arg(long, value_name = "RUN", value_parser = path())]
     pub(crate) resume: Option<PathBuf>,
     /// The folder to leave behind, which must not exist [default: runs/DATASET-PRESET-N]
@@ -106,6 +121,8 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
+    pub(crate) finetuning: Finetuning,
+    #[command(flatten)]
     pub(crate) recipe: Recipe,
     #[command(flatten)]
     pub(crate) augmentation: Augmentation,
@@ -117,10 +134,24 @@ impl Args {
     /// # Errors
     /// If the file cannot be read, has an unknown key, or a setting is out of range.
     pub(crate) fn resolve(&self) -> Result<(Settings, Asked)> {
-        let (mut settings, asked) = Settings::begin(&self.settings)?;
+        let (mut settings, asked) = Settings::begin_explicitly(&self.settings)?;
+        self.finetuning.override_settings(&mut settings.finetune);
+        init::take_model(&mut settings, asked.model)?;
+        let is_begun = settings.finetune.init.is_some();
+        let asked = if is_begun { Asked::of_another_model() } else { asked };
         self.override_settings(&mut settings);
         settings.check()?;
         Ok((settings, asked))
+    }
+
+    /// The settings of a run that is resumed after so many steps.
+    ///
+    /// # Errors
+    /// If it cannot be trained further with what is asked for.
+    pub(crate) fn resume(&self, settings: &Settings, steps: u64) -> Result<Settings> {
+        let mut new = settings.after(steps);
+        self.override_settings(&mut new);
+        settings.changed(steps, &new)
     }
 
     fn override_settings(&self, settings: &mut Settings) {
@@ -138,7 +169,6 @@ impl Args {
         self.augmentation.override_augment(&mut settings.augment);
         settings.train.max_steps = self.max_steps.or(settings.train.max_steps);
         settings.dataset = self.data.dataset.clone().or_else(|| settings.dataset.take());
-        settings.init = self.init.clone().or_else(|| settings.init.take());
         settings.shuffle &= !self.no_shuffle;
         if let Some(rate) = self.dropout {
             settings.model = settings.model.clone().with_dropout(rate);

@@ -48,6 +48,16 @@ impl Images {
         }
     }
 
+    /// Augments from now on as these settings say.
+    pub(super) fn set_augment(&mut self, augment: Augment) {
+        self.augment = augment;
+    }
+
+    /// Steps of an epoch.
+    pub(super) fn steps_of_epoch(&self, settings: &Settings) -> u64 {
+        (self.trained.len() / settings.train.samples_of_step()) as u64
+    }
+
     /// Before a folder is made: the trainer would refuse the same, and leave it behind.
     pub(super) fn check(&self, settings: &Settings) -> Result<()> {
         let (samples, batch_size) = (self.trained.len(), settings.train.samples_of_step());

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 use vit_files::Digest;
-use vit_model::Tensors;
+use vit_model::{ModelInfo, Tensors};
 use vit_report::EventFile;
 use vit_run::{EpochMetrics, MetricsFile, Record, RunFolder};
 use vit_train::{AfterStep, Checkpoint, NamedVars, Observer, Progress, SavedState, TrainState};
@@ -29,6 +29,11 @@ const SLOW: Duration = Duration::from_millis(500);
 pub(super) struct Run<'a> {
     pub(super) folder: &'a RunFolder,
     pub(super) settings: &'a Settings,
+    pub(super) info: &'a ModelInfo,
+    /// Of the whole run, as far as is known.
+    pub(super) epochs: u64,
+    /// The step after which settings change, if the run does not end there by itself.
+    pub(super) change: Option<u64>,
     /// The weights that are evaluated and saved.
     pub(super) weights: NamedVars,
     pub(super) saver: Saver,
@@ -69,6 +74,10 @@ impl Observer for Run<'_> {
     type Error = Failure;
 
     fn record(&mut self, record: &Record) -> Result<()> {
+        // An epoch in whose course settings change goes on.
+        if matches!(record, Record::Epoch(epoch) if self.change == Some(epoch.step)) {
+            return Ok(());
+        }
         let unwritable = |error: Failure| unwritable(self.folder, error);
         self.metrics.append(record).map_err(|error| unwritable(error.into()))?;
         if let Some(events) = &mut self.events {
@@ -79,7 +88,7 @@ impl Observer for Run<'_> {
                 tracing::debug!("step {}: loss {:.4}", step.step, step.loss);
             }
             Record::Epoch(epoch) => {
-                tell(epoch, self.settings.train.epochs);
+                tell(epoch, self.epochs);
                 if let Some(trace) = &mut self.trace {
                     writing(|| trace.write_when_over())?;
                 }
@@ -102,7 +111,7 @@ impl Observer for Run<'_> {
         let weights = self.weights.iter();
         let tensors: Tensors =
             weights.map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
-        let bytes = vit_model::to_bytes(&tensors, &self.settings.model)?;
+        let bytes = vit_model::to_bytes_with(&tensors, &self.settings.model, self.info)?;
         let digest = Digest::of_bytes(&bytes).to_string();
         self.about.insert(BEST.to_owned(), digest.into());
         let write = || vit_files::write_atomically(&self.folder.best(), &bytes);
@@ -161,7 +170,7 @@ impl Observer for Run<'_> {
         // One that waits for a slow disk is still to be saved.
         self.step = Some(Writing::begin());
         self.saver.keep()?;
-        if interrupt::asked() {
+        if interrupt::asked() || self.change == Some(step.step()) {
             step.stop();
         }
         Ok(())

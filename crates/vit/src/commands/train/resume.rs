@@ -120,6 +120,11 @@ impl Resumed {
         Ok(Self { checkpoint: None, damaged, metrics, are_metrics_damaged })
     }
 
+    /// Steps that were taken before.
+    pub(crate) fn steps(&self) -> u64 {
+        self.checkpoint.as_ref().map_or(0, |(_, saved)| saved.state.progress.step)
+    }
+
     /// Makes the run's folder one to go on in: sets aside what is damaged. To be called once all checks have passed.
     ///
     /// # Errors
@@ -139,8 +144,7 @@ impl Resumed {
     /// Keeps of damaged metrics what is left, and has the checkpoint vouch for that: the one before it is set aside whole.
     fn rebuild_metrics(&mut self, folder: &RunFolder) -> Result<()> {
         let path = folder.metrics();
-        let last_step = self.checkpoint.as_ref().map_or(0, |(_, saved)| saved.state.progress.step);
-        let Rebuilt { aside, mark } = MetricsFile::rebuild(&path, &self.metrics, last_step)?;
+        let Rebuilt { aside, mark } = MetricsFile::rebuild(&path, &self.metrics, self.steps())?;
         let was = aside.map_or_else(
             || "missing".to_owned(),
             |aside| format!("damaged and is now {}", aside.display()),
@@ -224,8 +228,10 @@ pub(crate) fn check_dataset(saved: &SavedState, got: &Digest) -> Result<()> {
 /// # Errors
 /// If not: each difference is named.
 pub(crate) fn check_settings(path: &Path, saved: &SavedState, settings: &Settings) -> Result<()> {
-    let of_checkpoint = Settings::of_run(path)?.to_table();
-    let different = differences(&[&of_checkpoint, &settings.to_table()]);
+    // What changes from there on need not be in it yet.
+    let step = saved.state.progress.step;
+    let of_checkpoint = Settings::of_run(path)?.before(step).to_table();
+    let different = differences(&[&of_checkpoint, &settings.before(step).to_table()]);
     if different.is_empty() {
         return check_tensors(path, saved, settings);
     }

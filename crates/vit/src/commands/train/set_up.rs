@@ -2,13 +2,14 @@
 
 use candle_core::{DType, Device, Tensor};
 use vit_layers::{Mode, Parameters};
-use vit_model::{Layout, ModelFile, VisionTransformer};
+use vit_model::{ModelInfo, VisionTransformer};
 use vit_train::{CrossEntropy, Decay, Group, Loss, MixedCrossEntropy, Trainer};
 
 use super::images::Images;
+use super::init;
 use crate::dataset::{self, DataPlace, Found, Wanted};
-use crate::failure::{Failure, Result};
-use crate::settings::{Asked, Settings};
+use crate::failure::Result;
+use crate::settings::{Asked, Finetune, Freeze, Settings};
 use crate::threads::threads_on;
 
 /// A run that has taken no step.
@@ -16,6 +17,8 @@ pub(crate) struct SetUp {
     /// With the dataset's name.
     pub(crate) settings: Settings,
     pub(crate) found: Found,
+    /// What the model's file says of classes and pictures.
+    pub(crate) info: ModelInfo,
     pub(crate) images: Images,
     pub(crate) parameters: Parameters,
     pub(crate) trainer: Trainer,
@@ -51,42 +54,51 @@ impl SetUp {
         let parameters = Parameters::seeded(settings.train.seed);
         let threads = threads_on(&device, threads);
         let trainer = trainer(&settings, &parameters, &device, threads)?;
-        Ok(Self { settings, found, images, parameters, trainer, device, threads })
+        let info = found.info(&settings.model);
+        Ok(Self { settings, found, info, images, parameters, trainer, device, threads })
     }
 
-    /// Gives the parameters the values of the file that they are to begin as, of whatever layout, if there is one.
+    /// Gives the parameters the values of the model that they are to begin as, if there is one.
     ///
     /// # Errors
     /// If it cannot be read, or is of another model.
     pub(crate) fn initialise(&self) -> Result<()> {
-        let Some((file, layout)) = initial(&self.settings)? else { return Ok(()) };
-        let path = file.path();
-        let about = |error: vit_model::Error| Failure::from(error).about(path.display());
-        let values = layout.import_file(&file, &self.settings.model).map_err(about)?;
-        for (name, var) in self.parameters.sorted() {
-            var.set(&values[&name].to_dtype(var.dtype())?.to_device(var.device())?)?;
-        }
-        tracing::info!("began with {} ({layout} layout)", path.display());
-        Ok(())
+        init::initialise(&self.settings, &self.parameters)
     }
-}
-
-/// The file that the parameters are to begin as, if there is one, and whose names it has.
-///
-/// # Errors
-/// If it cannot be read, or is of another model.
-pub(crate) fn initial(settings: &Settings) -> Result<Option<(ModelFile, Layout)>> {
-    let Some(path) = &settings.init else { return Ok(None) };
-    let about = |error: vit_model::Error| Failure::from(error).about(path.display());
-    let file = ModelFile::open(path)?;
-    let layout = Layout::recognise(file.infos().keys()).map_err(about)?;
-    layout.check(file.infos(), &settings.model).map_err(about)?;
-    Ok(Some((file, layout)))
 }
 
 /// A model's parameters of rank 2 or more that weight decay leaves alone where it acts on matrices: they are no weights of a
 /// product.
 const NO_DECAY: [&str; 3] = ["cls_token", "pos_embed", "reg_token"];
+
+/// The layer of a parameter, from the bottom: 0 for the embedding, one for each block, the last one's with the norm behind it,
+/// and one for the head.
+///
+/// timm equivalent: the groups of `param_groups_layer_decay`.
+fn layer_of(name: &str, depth: usize) -> usize {
+    let block = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next());
+    match block.and_then(|block| block.parse::<usize>().ok()) {
+        Some(block) => block + 1,
+        None if name.starts_with("head.") => depth + 1,
+        None if name.starts_with("norm.") => depth,
+        None => 0,
+    }
+}
+
+/// How a parameter is trained: not at all, or at a rate that falls with its depth.
+fn group_of(name: &str, depth: usize, finetune: &Finetune) -> Group {
+    let (layer, head) = (layer_of(name, depth), depth + 1);
+    let is_frozen = match finetune.freeze {
+        Freeze::None => false,
+        Freeze::Blocks(blocks) => layer <= blocks && !name.starts_with("norm."),
+        Freeze::All => layer < head,
+    };
+    if is_frozen {
+        return Group::frozen();
+    }
+    let below_head = i32::try_from(head - layer).unwrap_or(i32::MAX);
+    Group::new().with_lr_scale(finetune.layer_decay.map_or(1.0, |decay| decay.powi(below_head)))
+}
 
 /// A trainer of a new model, whose variables are made in `parameters`.
 ///
@@ -99,11 +111,13 @@ pub(crate) fn trainer(
     threads: usize,
 ) -> Result<Trainer> {
     let (train, model) = (&settings.train, &settings.model);
-    let is_spared = |name: &str| NO_DECAY.contains(&name);
-    let decay = train.optimizer.decay;
-    let groups = move |name: &str, _: &Tensor| match decay {
-        Decay::Matrices if is_spared(name) => Group::new().with_weight_decay(0.0),
-        _ => Group::new(),
+    let (decay, depth, finetune) = (train.optimizer.decay, model.depth, settings.finetune.clone());
+    let groups = move |name: &str, _: &Tensor| {
+        let group = group_of(name, depth, &finetune);
+        match decay {
+            Decay::Matrices if NO_DECAY.contains(&name) => group.with_weight_decay(0.0),
+            _ => group,
+        }
     };
     let loss: Box<dyn Loss> = if settings.augment.mixes() {
         Box::new(MixedCrossEntropy::smoothed(train.label_smoothing))
@@ -120,4 +134,40 @@ pub(crate) fn trainer(
         let model = VisionTransformer::new(model, &vb)?;
         Ok(move |images: &Tensor, mode: Mode| model.forward(images, mode))
     })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As timm's `param_groups_layer_decay` gives for a ViT of two blocks.
+    #[test]
+    fn rates_fall_from_the_head_down() {
+        let finetune = Finetune { layer_decay: Some(0.5), ..Finetune::default() };
+        for (name, scale) in [
+            ("head.weight", 1.0),
+            ("norm.weight", 0.5),
+            ("blocks.1.attn.qkv.weight", 0.5),
+            ("blocks.0.norm1.bias", 0.25),
+            ("patch_embed.proj.weight", 0.125),
+            ("pos_embed", 0.125),
+            ("cls_token", 0.125),
+        ] {
+            assert_eq!(group_of(name, 2, &finetune), Group::new().with_lr_scale(scale), "{name}");
+        }
+    }
+
+    #[test]
+    fn blocks_are_frozen_from_the_bottom() {
+        let names =
+            ["pos_embed", "blocks.0.ls1.gamma", "blocks.1.ls1.gamma", "norm.bias", "head.bias"];
+        for (freeze, frozen) in
+            [(Freeze::None, 0), (Freeze::Blocks(1), 2), (Freeze::Blocks(2), 3), (Freeze::All, 4)]
+        {
+            let finetune = Finetune { freeze, ..Finetune::default() };
+            let is_frozen = names.map(|name| group_of(name, 2, &finetune).frozen);
+            assert_eq!(is_frozen.iter().filter(|&&is_frozen| is_frozen).count(), frozen);
+            assert!(is_frozen[..frozen].iter().all(|&is_frozen| is_frozen), "{freeze}");
+        }
+    }
 }

@@ -1,0 +1,83 @@
+//! The model that a run begins with.
+
+use std::path::Path;
+
+use vit_layers::Parameters;
+use vit_model::{Known, Layout, ModelFile, Preset, VitConfig, check_fine_tunable, for_fine_tuning};
+
+use crate::any_model::AnyModel;
+use crate::failure::{Exit, Failure, Result};
+use crate::settings::{CUSTOM, Settings};
+
+/// Opens the model that a run begins with. A file that says nothing of its model is of `asked`, if there is one and it fits, or
+/// has what its shapes do not tell from there.
+fn open(path: &Path, asked: Option<&VitConfig>) -> Result<AnyModel> {
+    let Some(config) = asked.filter(|_| path.is_file()) else {
+        return AnyModel::open(path, &Known::default());
+    };
+    let file = ModelFile::open(path)?;
+    if file.config().is_some() {
+        return AnyModel::open(path, &Known::default());
+    }
+    if let Ok(layout) = Layout::recognise(file.infos().keys())
+        && layout.check(file.infos(), config).is_ok()
+    {
+        return Ok(AnyModel { file, layout, config: config.clone(), foreign: None });
+    }
+    let (heads, layer_norm_eps) = (Some(config.heads), Some(config.layer_norm_eps));
+    AnyModel::open(path, &Known { heads, layer_norm_eps, ..Known::default() })
+}
+
+/// Takes the shape of the model over from the one that the run begins with, if it begins with one and `is_asked` does not say
+/// that the settings' is asked for.
+///
+/// # Errors
+/// If there is no such model, or it is another than what is asked for.
+pub(super) fn take_model(settings: &mut Settings, is_asked: bool) -> Result<()> {
+    let Some(path) = &settings.finetune.init else {
+        if settings.finetune.new_head {
+            let message = "expected new_head only with a model to begin with";
+            return Err(Failure::new(Exit::Usage, message).hint("pass --init MODEL"));
+        }
+        return Ok(());
+    };
+    let asked = &settings.model;
+    let model = open(path, is_asked.then_some(asked))?;
+    if is_asked {
+        return check_fine_tunable(&model.config, asked).map_err(|error| {
+            let hint = "leave out --preset and [model]: the shape comes from the model itself";
+            Failure::from(error).exit(Exit::Usage).about(path.display()).hint(hint)
+        });
+    }
+    let is_preset = |preset: &&Preset| check_fine_tunable(&preset.config(), &model.config).is_ok();
+    let preset = Preset::all().iter().find(is_preset).map_or(CUSTOM, |preset| preset.name());
+    preset.clone_into(&mut settings.preset);
+    settings.model = model.config;
+    Ok(())
+}
+
+/// Gives the parameters the values of the model that they are to begin as, if there is one.
+///
+/// # Errors
+/// If it cannot be read, or is of another model.
+pub(super) fn initialise(settings: &Settings, parameters: &Parameters) -> Result<()> {
+    let Some(path) = &settings.finetune.init else { return Ok(()) };
+    let about = |error: vit_model::Error| Failure::from(error).about(path.display());
+    let model = open(path, Some(&settings.model))?;
+    let mut values =
+        for_fine_tuning(&model.parameters()?, &model.config, &settings.model).map_err(about)?;
+    if settings.finetune.new_head {
+        values.retain(|name, _| !name.starts_with("head."));
+    }
+    for (name, var) in parameters.sorted() {
+        if let Some(value) = values.get(&name) {
+            var.set(&value.to_dtype(var.dtype())?.to_device(var.device())?)?;
+        }
+    }
+    tracing::info!("began with {} ({} layout)", path.display(), model.layout);
+    if !values.contains_key("head.weight") {
+        let (new, old) = (settings.model.classes, model.config.classes);
+        tracing::info!("the head is new: {new} classes, {} has {old}", path.display());
+    }
+    Ok(())
+}
