@@ -98,6 +98,30 @@ impl Dataset {
         Ok(Self::of_parts(name, classes, parts))
     }
 
+    /// A dataset of pictures that were decoded: of each part in turn (training, validation, test) the bytes of all images,
+    /// channel by channel and row by row, and their labels.
+    ///
+    /// # Errors
+    /// If there are not as many bytes as labels and shape tell.
+    ///
+    /// # Panics
+    /// If a label is not below the number of classes.
+    pub fn of_images(
+        name: impl Into<String>,
+        classes: Vec<String>,
+        [train, validation, test]: [(Vec<u8>, Vec<u32>); 3],
+        shape: (usize, usize, usize),
+    ) -> Result<Self> {
+        let part = |(pixels, labels): (Vec<u8>, Vec<u32>)| {
+            let is_class = |&label: &u32| (label as usize) < classes.len();
+            assert!(labels.iter().all(is_class), "expected labels below {}", classes.len());
+            Examples::of_bytes(pixels, labels, shape)
+        };
+        let parts =
+            Parts { train: part(train)?, validation: part(validation)?, test: part(test)? };
+        Ok(Self::of_parts(name, classes, parts))
+    }
+
     /// The same dataset under another name.
     #[must_use]
     pub fn with_name(self, name: impl Into<String>) -> Self {

@@ -29,6 +29,62 @@ pub enum Error {
         /// What the names of each dataset's files begin with.
         found: Vec<String>,
     },
+    /// No picture where classes are looked for.
+    #[error(
+        "{}: expected a folder of pictures for each class, got {}", path.display(), list(found, "nothing")
+    )]
+    NoPictures {
+        /// The folder, or the CSV file.
+        path: PathBuf,
+        /// Names of what lies in it, some of them.
+        found: Vec<String>,
+    },
+    /// A class of the training part has no picture.
+    #[error("{}: expected pictures of each class, got none of {class:?}", path.display())]
+    EmptyClass {
+        /// The training part.
+        path: PathBuf,
+        /// The class.
+        class: String,
+    },
+    /// Too few or too many classes.
+    #[error("{}: expected 2 to {most} classes, got {got}, the first {first:?}", path.display())]
+    Classes {
+        /// The training part.
+        path: PathBuf,
+        /// How many there may be.
+        most: usize,
+        /// How many there are.
+        got: usize,
+        /// The first.
+        first: String,
+    },
+    /// A class of another part that the training part lacks.
+    #[error("{}: expected the classes of the training part, got {class:?} too", path.display())]
+    UntrainedClass {
+        /// The other part.
+        path: PathBuf,
+        /// The class.
+        class: String,
+    },
+    /// A folder's name, which would be a class's, is not UTF-8.
+    #[error("expected a name in UTF-8 for a class, got {}", path.display())]
+    NoText {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A line of a CSV file.
+    #[error("{}:{line}: expected {expected}, got {got}", path.display())]
+    Csv {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What it must be.
+        expected: &'static str,
+        /// What it is.
+        got: String,
+    },
     /// A setting of augmentation out of range.
     #[error("expected augment.{field} {expected}, got {value}")]
     Augment {
