@@ -210,6 +210,16 @@ impl From<vit_files::Error> for Failure {
     }
 }
 
+impl From<vit_pictures::Error> for Failure {
+    fn from(error: vit_pictures::Error) -> Self {
+        let exit = match error {
+            vit_pictures::Error::Disk(_) => Exit::File,
+            _ => Exit::Data,
+        };
+        Self { hint: error.hint().map(str::to_owned), ..Self::new(exit, chain(&error)) }
+    }
+}
+
 impl From<vit_report::Error> for Failure {
     fn from(error: vit_report::Error) -> Self {
         Self { hint: mend(&error).map(str::to_owned), ..Self::new(Exit::File, chain(&error)) }

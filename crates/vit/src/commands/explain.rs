@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// A run folder, or a safetensors file that carries its configuration
     #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
-    /// A PNG or JPEG file, or - for stdin
+    /// A picture (PNG, JPEG, WebP, GIF or BMP), or - for stdin
     #[arg(value_parser = path())]
     pub(crate) image: PathBuf,
     #[command(flatten)]

@@ -57,7 +57,7 @@ pub(crate) struct Args {
     /// A run folder, or a safetensors file that carries its configuration
     #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
-    /// PNG or JPEG files, folders of them, or - for stdin, unless --dataset is given
+    /// Pictures (PNG, JPEG, WebP, GIF or BMP), folders of them, or - for stdin, unless --dataset is given
     #[arg(value_name = "IMAGE", required_unless_present = "dataset", conflicts_with = "dataset", value_parser = path())]
     pub(crate) images: Vec<PathBuf>,
     #[command(flatten)]

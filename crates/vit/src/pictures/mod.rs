@@ -1,15 +1,8 @@
 //! Picture files as a model's input.
 
 mod args;
-mod decode;
-mod decoded;
-mod error;
 pub(crate) mod fuzzing;
-mod guarded;
-mod jpeg;
 mod placement;
-mod planes;
-mod png;
 mod polarity;
 mod source;
 mod strokes;
@@ -18,13 +11,13 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use vit_patch::ImageSize;
+use vit_pictures::{Plane, shrink};
 
 use crate::dataset::DIGITS;
 use crate::failure::{Exit, Failure, Result};
 use crate::saved_model::SavedModel;
 pub(crate) use args::{Args, HELP};
 use args::{Fit, Invert};
-use planes::Plane;
 pub(crate) use source::expand;
 
 /// A picture shrinks to no less than this before anything else is done with it, so that its noise averages out.
@@ -86,7 +79,7 @@ impl Preparation {
         Ok(Self { size, invert: args.invert, fit, knows_strokes, mean, std })
     }
 
-    /// Reads a PNG or JPEG file, or stdin by the name `-`.
+    /// Reads a picture file, or stdin by the name `-`.
     ///
     /// # Errors
     /// If it cannot be read or is no picture.
@@ -94,8 +87,7 @@ impl Preparation {
         let (width, height) = (self.size.width as u32, self.size.height as u32);
         let least = WORKING_SIDE.max(width.max(height));
         let decoded = source::bytes(path).and_then(|bytes| {
-            decode::decode(&bytes, least)
-                .map_err(|error| Failure::from(error).about(path.display()))
+            shrink(&bytes, least).map_err(|error| Failure::from(error).about(path.display()))
         })?;
         let dimensions = decoded.upright_size();
         let mut planes = decoded.planes(self.size.channels);
@@ -108,7 +100,7 @@ impl Preparation {
             Invert::Auto => self.knows_strokes && polarity::is_dark_on_light(&planes[0]),
         };
         if inverted {
-            planes.iter_mut().for_each(planes::invert);
+            planes.iter_mut().for_each(polarity::invert);
             let automatic = matches!(self.invert, Invert::Auto);
             done.push(if automatic { "dark on light, inverted" } else { "inverted" });
         }
