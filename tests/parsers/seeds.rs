@@ -116,7 +116,8 @@ const TIMM: &str = r#"{"architecture":"vit_tiny_patch7_28","num_classes":10,"num
 fn foreign() -> Vec<(&'static str, Vec<u8>)> {
     let config =
         VitConfig { pool: Pool::Cls, qkv_bias: true, depth: 1, ..Preset::Shallow.config() };
-    let (hf, preprocessor) = (hf_config_json(&config, &ModelInfo::default()), hf_preprocessor_json(&config, None));
+    let (hf, preprocessor) =
+        (hf_config_json(&config, &ModelInfo::default()), hf_preprocessor_json(&config, None));
     // Labels are most of it.
     let mut hf: serde_json::Map<_, _> = serde_json::from_str(&hf).unwrap();
     let labels = |count: usize| (0..count).map(|at| (at.to_string(), at.to_string().into()));

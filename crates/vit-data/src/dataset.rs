@@ -92,7 +92,8 @@ impl Dataset {
         [train, test]: [(Vec<u8>, Vec<u32>); 2],
         shape: (usize, usize, usize),
     ) -> Result<Self> {
-        let part = |(pixels, labels): (Vec<u8>, Vec<u32>)| Examples::of_bytes(pixels, labels, shape);
+        let part =
+            |(pixels, labels): (Vec<u8>, Vec<u32>)| Examples::of_bytes(pixels, labels, shape);
         let parts =
             Parts { train: part(train)?, validation: Examples::none(shape)?, test: part(test)? };
         Ok(Self::of_parts(name, classes, parts))
@@ -117,8 +118,7 @@ impl Dataset {
             assert!(labels.iter().all(is_class), "expected labels below {}", classes.len());
             Examples::of_bytes(pixels, labels, shape)
         };
-        let parts =
-            Parts { train: part(train)?, validation: part(validation)?, test: part(test)? };
+        let parts = Parts { train: part(train)?, validation: part(validation)?, test: part(test)? };
         Ok(Self::of_parts(name, classes, parts))
     }
 
@@ -146,8 +146,7 @@ impl Dataset {
     pub fn with_normalization(self, normalization: &Normalization) -> Result<Self> {
         let tables = normalization.tables(self.channels())?;
         let with = |part: Examples| part.with_tables(Arc::clone(&tables));
-        let (train, validation, test) =
-            (with(self.train), with(self.validation), with(self.test));
+        let (train, validation, test) = (with(self.train), with(self.validation), with(self.test));
         Ok(Self { train, validation, test, ..self })
     }
 

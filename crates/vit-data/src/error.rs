@@ -11,7 +11,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// One of the four files of a dataset is not there.
     #[error(
-        "expected {file} (or the same with .gz) in {}, got {}", folders(looked_in), list(found, "no file")
+        "expected {file} (or the same with .gz) in {}, got {}",
+        folders(looked_in),
+        list(found, "no file")
     )]
     Absent {
         /// The file's usual name.
@@ -254,6 +256,20 @@ pub enum Error {
         /// What the hub's client, or the decoder of its images, said.
         message: String,
     },
+    /// Pictures that cannot be decoded.
+    #[error("{} of {of} pictures cannot be read: {}", pictures.len(), first(pictures))]
+    Unreadables {
+        /// Each with what is wrong.
+        pictures: Vec<(PathBuf, String)>,
+        /// Of how many.
+        of: usize,
+    },
+    /// A picture, or the cache of pictures.
+    #[error(transparent)]
+    Picture(#[from] vit_pictures::Error),
+    /// The folder of the cache.
+    #[error(transparent)]
+    Files(#[from] vit_files::Error),
     /// A tensor could not be made or read.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
@@ -263,6 +279,16 @@ pub enum Error {
 fn size((channels, height, width): (usize, usize, usize)) -> String {
     let colour = if channels == 1 { String::new() } else { format!(" with {channels} channels") };
     format!("{height}x{width} px{colour}")
+}
+
+/// The first ten, with what is wrong.
+fn first(pictures: &[(PathBuf, String)]) -> String {
+    const SHOWN: usize = 10;
+    let shown = pictures.iter().take(SHOWN);
+    let shown: Vec<String> =
+        shown.map(|(path, reason)| format!("{} ({reason})", path.display())).collect();
+    let more = if pictures.len() > SHOWN { ", ..." } else { "" };
+    shown.join(", ") + more
 }
 
 fn folders(paths: &[PathBuf]) -> String {

@@ -4,24 +4,43 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor, bail};
+use vit_pictures::{EvalView, Interpolation};
 
 use crate::augment::{Augment, Augmenter, Partner, Source};
 use crate::error::Result;
 use crate::idx;
 use crate::normalization::{HALF, HALF_FOR_EVER, Table};
+use crate::pictures::{self, Pictures};
 
 /// A set of images with labels, normalised a batch at a time.
 ///
 /// Clones share the memory, and any number of threads may ask for batches at once.
 #[derive(Clone, Debug)]
 pub struct Examples {
-    /// u8 (count, `channels * height * width`), contiguous, on the CPU
-    images: Tensor,
+    images: Images,
     labels: Arc<[u32]>,
     /// Channels, height and width.
     shape: (usize, usize, usize),
     /// What each byte is normalised to, a table a channel.
     tables: Arc<[Table]>,
+}
+
+/// Where images are.
+#[derive(Clone, Debug)]
+enum Images {
+    /// u8 (count, `channels * height * width`), contiguous, on the CPU
+    InMemory(Tensor),
+    /// Read by position.
+    OnDisk(Arc<Pictures>),
+}
+
+/// Which view of an image is asked for.
+#[derive(Clone, Copy)]
+enum View<'a> {
+    /// The one that it is evaluated in.
+    Evaluated,
+    /// The one that it is trained on in this (seed, epoch).
+    Trained(&'a Augment, (u64, u64)),
 }
 
 /// Some images as an [`Augment`] makes them.
@@ -47,6 +66,7 @@ pub struct Mixed {
 impl Examples {
     /// Of tensors that [`Dataset::new`](crate::Dataset::new) has checked.
     pub(crate) fn new(images: Tensor, labels: Arc<[u32]>, shape: (usize, usize, usize)) -> Self {
+        let images = Images::InMemory(images);
         Self { images, labels, shape, tables: vec![HALF; shape.0].into() }
     }
 
@@ -61,6 +81,16 @@ impl Examples {
         Ok(Self::new(images, labels.into(), shape))
     }
 
+    /// Of pictures that are read one by one.
+    pub(crate) fn of_pictures(
+        pictures: Pictures,
+        labels: Vec<u32>,
+        shape: (usize, usize, usize),
+    ) -> Self {
+        let images = Images::OnDisk(Arc::new(pictures));
+        Self { images, labels: labels.into(), shape, tables: vec![HALF; shape.0].into() }
+    }
+
     /// No image of this shape.
     pub(crate) fn none(shape: (usize, usize, usize)) -> Result<Self> {
         Self::of_bytes(Vec::new(), Vec::new(), shape)
@@ -71,7 +101,7 @@ impl Examples {
     }
 
     pub(crate) const fn is_in_memory(&self) -> bool {
-        true
+        matches!(self.images, Images::InMemory(_))
     }
 
     /// How many images there are.
@@ -115,8 +145,7 @@ impl Examples {
     /// # Panics
     /// If there are `index` images or fewer.
     pub fn image(&self, index: usize) -> candle_core::Result<Vec<u8>> {
-        let len = self.image_len();
-        Ok(with_bytes(&self.images, |pixels| pixels[index * len..][..len].to_vec()))
+        self.with_image(index as u32, View::Evaluated, <[u8]>::to_vec)
     }
 
     const fn image_len(&self) -> usize {
@@ -141,7 +170,7 @@ impl Examples {
         dtype: DType,
     ) -> candle_core::Result<(Tensor, Tensor)> {
         let images = self.images_of(indices, device, dtype, |place, out| {
-            self.with_image(indices[place], |image| {
+            self.with_image(indices[place], View::Evaluated, |image| {
                 for (bytes, table) in image.chunks_exact(self.plane_len()).zip(&*self.tables) {
                     out.extend(bytes.iter().map(|&byte| table[usize::from(byte)]));
                 }
@@ -183,16 +212,17 @@ impl Examples {
             let labels = self.labels_of(&others, device)?;
             Ok::<_, candle_core::Error>(Mixed { labels, shares: Tensor::new(shares, device)? })
         });
+        let view = View::Trained(augment, run);
         let images = self.images_of(indices, device, dtype, |place, out| {
             let index = indices[place];
-            self.with_image(index, |image| match &partners {
+            self.with_image(index, view, |image| match &partners {
                 None => {
                     augmenter.append(Source::of(image), index, out);
                     Ok(())
                 }
                 Some(partners) => {
                     let partner = &partners[place];
-                    self.with_image(partner.index, |other| match &partner.cut {
+                    self.with_image(partner.index, view, |other| match &partner.cut {
                         None => {
                             let source = Source::of(image).mixed(other, partner.share);
                             augmenter.append(source, index, out);
@@ -217,7 +247,8 @@ impl Examples {
     /// through one table: with that.
     #[must_use]
     pub fn bytes(&self) -> Option<(&Tensor, &'static [f32; 256])> {
-        self.tables.iter().all(|table| *table == HALF).then_some((&self.images, &HALF_FOR_EVER))
+        let Images::InMemory(images) = &self.images else { return None };
+        self.tables.iter().all(|table| *table == HALF).then_some((images, &HALF_FOR_EVER))
     }
 
     /// The values that `append` makes of each place in the batch.
@@ -240,10 +271,35 @@ impl Examples {
     fn with_image<T>(
         &self,
         index: u32,
+        view: View<'_>,
         read: impl FnOnce(&[u8]) -> T,
     ) -> candle_core::Result<T> {
+        let in_memory = match &self.images {
+            Images::InMemory(images) => images,
+            Images::OnDisk(on_disk) => {
+                let picture = on_disk.get(index)?;
+                let seen = match view {
+                    View::Evaluated => on_disk.eval().apply(&picture),
+                    View::Trained(augment, run) => {
+                        pictures::trained(&picture, on_disk.eval(), augment, run, index)
+                    }
+                };
+                return Ok(read(&pictures::planes(&seen)));
+            }
+        };
         let len = self.image_len();
-        Ok(with_bytes(&self.images, |pixels| read(&pixels[index as usize * len..][..len])))
+        with_bytes(in_memory, |pixels| {
+            let image = &pixels[index as usize * len..][..len];
+            let View::Trained(augment, run) = view else { return Ok(read(image)) };
+            if !augment.views() {
+                return Ok(read(image));
+            }
+            let picture = pictures::of_planes(image, self.shape);
+            let (_, height, width) = self.shape;
+            let (crop, interpolation) = ((height, width), Interpolation::Bicubic);
+            let eval = EvalView { resize: height.min(width), crop, interpolation };
+            Ok(read(&pictures::planes(&pictures::trained(&picture, eval, augment, run, index))))
+        })
     }
 
     fn labels_of(&self, indices: &[u32], device: &Device) -> candle_core::Result<Tensor> {
@@ -269,12 +325,20 @@ impl Examples {
     pub(crate) fn write_images(&self, out: &mut dyn Write) -> io::Result<()> {
         let (_, height, width) = self.shape;
         let dims = (self.len(), height, width);
-        with_bytes(&self.images, |pixels| idx::write_images(out, dims, pixels))
+        match &self.images {
+            Images::InMemory(images) => {
+                with_bytes(images, |pixels| idx::write_images(out, dims, pixels))
+            }
+            Images::OnDisk(_) => Err(io::Error::other("expected images in memory")),
+        }
     }
 
-    /// Writes all images, as bytes.
+    /// Writes what tells whether the images are the same as before.
     pub(crate) fn write_content(&self, out: &mut dyn Write) -> io::Result<()> {
-        with_bytes(&self.images, |pixels| out.write_all(pixels))
+        match &self.images {
+            Images::InMemory(images) => with_bytes(images, |pixels| out.write_all(pixels)),
+            Images::OnDisk(pictures) => pictures.write_content(out),
+        }
     }
 
     /// # Errors

@@ -122,7 +122,11 @@ impl IdxFiles {
             let of_file = named.iter().filter(|named| named.file == file);
             let path = of_file.min_by_key(|named| named.is_gz).map(|named| named.path.clone());
             let looked_in = vec![place.clone()];
-            path.ok_or_else(|| Error::Absent { file: file.name(), looked_in, found: names_in(place) })
+            path.ok_or_else(|| Error::Absent {
+                file: file.name(),
+                looked_in,
+                found: names_in(place),
+            })
         };
         let [a, b, c, d] = IdxFile::ALL;
         let paths = [path(a)?, path(b)?, path(c)?, path(d)?];

@@ -119,7 +119,9 @@ impl IdxReader {
         let dims: Vec<u32> = match magic {
             IMAGES_MAGIC => self.dims(3)?,
             COLOUR_IMAGES_MAGIC => self.dims(4)?,
-            other => return Err(self.other_kind("images: unsigned bytes in 3 or 4 dimensions", other)),
+            other => {
+                return Err(self.other_kind("images: unsigned bytes in 3 or 4 dimensions", other));
+            }
         };
         let is_channels = |dim: u32| dim == 1 || dim == 3;
         let (count, height, width, channels, is_interleaved) = match dims[..] {
@@ -143,8 +145,7 @@ impl IdxReader {
             return Err(Error::NoPixels { path: path(), count, height, width });
         }
         // Three factors below 2^32, and one of two bits, fit into 128 bits.
-        let len =
-            u128::from(count) * u128::from(height) * u128::from(width) * u128::from(channels);
+        let len = u128::from(count) * u128::from(height) * u128::from(width) * u128::from(channels);
         if len > u128::from(MAX_BYTES) || usize::try_from(len).is_err() {
             return Err(Error::TooLarge { path: path(), limit: MAX_BYTES, count, height, width });
         }

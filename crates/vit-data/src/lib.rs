@@ -12,8 +12,9 @@ mod listing;
 mod noise;
 mod normalization;
 mod order;
+mod pictures;
 
-pub use augment::Augment;
+pub use augment::{Augment, Policy};
 pub use dataset::{Dataset, Split};
 pub use digits::digits;
 pub use error::{Error, Result};
@@ -25,3 +26,4 @@ pub use listing::{Listed, Listing};
 pub use noise::noise;
 pub use normalization::Normalization;
 pub use order::{Last, Order, batches, epoch_order, hold_out};
+pub use pictures::{Keeping, Loaded, Look, PictureView, load_pictures, look_at};

@@ -111,12 +111,15 @@ impl Listing {
             wrong(line, "a closing quotation mark", "the end of the file".to_owned())
         })?;
         if lines.is_empty() {
-            return Err(wrong(1, "a heading with the columns path and label", "nothing".to_owned()));
+            return Err(wrong(
+                1,
+                "a heading with the columns path and label",
+                "nothing".to_owned(),
+            ));
         }
         let (_, heading) = lines.remove(0);
-        let column = |name: &str| {
-            heading.iter().position(|cell| cell.trim().eq_ignore_ascii_case(name))
-        };
+        let column =
+            |name: &str| heading.iter().position(|cell| cell.trim().eq_ignore_ascii_case(name));
         let (Some(path), Some(label)) = (column("path"), column("label")) else {
             let expected = "a heading with the columns path and label";
             return Err(wrong(1, expected, heading.join(",")));
@@ -237,7 +240,7 @@ fn drawn(folder: &Path, path: &Path, seed: u64) -> [u8; 32] {
         hasher.update(b"/");
         hasher.update(part.as_os_str().as_encoded_bytes());
     }
-    hasher.finish().to_bytes()
+    *hasher.finish().bytes()
 }
 
 /// Reads folders, each once.

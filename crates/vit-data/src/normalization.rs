@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::examples::Examples;
 
 /// What each byte of a channel is normalised to.
 pub(crate) type Table = [f32; 256];
@@ -45,6 +46,32 @@ impl Normalization {
     #[must_use]
     pub fn imagenet() -> Self {
         Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] }
+    }
+
+    /// Mean and deviation of each channel over all pixels of these images, as they are evaluated.
+    ///
+    /// # Errors
+    /// If there are no images, or one cannot be read.
+    pub fn of(examples: &Examples) -> Result<Self> {
+        let (channels, height, width) = examples.shape();
+        let mut counts = vec![[0_u64; 256]; channels];
+        for index in 0..examples.len() {
+            let image = examples.image(index)?;
+            for (counts, plane) in counts.iter_mut().zip(image.chunks_exact(height * width)) {
+                plane.iter().for_each(|&byte| counts[usize::from(byte)] += 1);
+            }
+        }
+        let total = (examples.len() * height * width) as f64;
+        let mean = |counts: &[u64; 256], of: &dyn Fn(f64) -> f64| {
+            let each = (0..).zip(counts).map(|(byte, &n)| of(f64::from(byte) / 255.0) * n as f64);
+            each.sum::<f64>() / total
+        };
+        let means: Vec<f64> = counts.iter().map(|counts| mean(counts, &|x| x)).collect();
+        let stds = counts.iter().zip(&means);
+        let stds = stds.map(|(counts, &middle)| mean(counts, &|x| (x - middle).powi(2)).sqrt());
+        let measured = Self { std: stds.collect(), mean: means };
+        measured.check(channels)?;
+        Ok(measured)
     }
 
     /// Checks the numbers for images of so many channels.

@@ -274,7 +274,10 @@ fn letters_of_emnist_are_turned_upright_and_named() {
     // Beside another dataset's files nobody can tell which is meant.
     fs::write(folder.path().join("emnist-digits-test-labels-idx1-ubyte"), "").unwrap();
     let error = load_dir(folder.path()).unwrap_err().to_string();
-    assert!(error.ends_with("one dataset, got those of emnist-digits-, emnist-letters-"), "{error}");
+    assert!(
+        error.ends_with("one dataset, got those of emnist-digits-, emnist-letters-"),
+        "{error}"
+    );
 }
 
 #[test]

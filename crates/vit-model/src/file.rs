@@ -73,9 +73,8 @@ impl ModelFile {
         let config = header.metadata().as_ref().and_then(|metadata| metadata.get(CONFIG_KEY));
         let config = config.map(|json| ModelInfo::read(json)).transpose();
         let config = config.map_err(|source| Error::Config { path: owned(), source })?;
-        let (config, info) = config.map_or((None, ModelInfo::default()), |(config, info)| {
-            (Some(config), info)
-        });
+        let (config, info) =
+            config.map_or((None, ModelInfo::default()), |(config, info)| (Some(config), info));
         let infos = header.tensors().into_iter().map(|(name, info)| {
             let dtype = DType::try_from(info.dtype).ok();
             (name, TensorInfo { shape: info.shape.clone(), dtype })

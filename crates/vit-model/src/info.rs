@@ -30,6 +30,9 @@ pub struct Transform {
     /// With [`Fit::Crop`], what the shorter side is scaled to before the middle is cut out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resize: Option<usize>,
+    /// With [`Fit::Crop`], what a larger shorter side is scaled down to before all else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<usize>,
     /// How it is scaled.
     pub interpolation: Interpolation,
     /// What is subtracted from pixels in [0, 1]: one number, or one a channel.
@@ -67,7 +70,14 @@ impl Transform {
     #[must_use]
     pub fn of(fit: Fit) -> Self {
         let half = || vec![0.5];
-        Self { fit, resize: None, interpolation: Interpolation::Bicubic, mean: half(), std: half() }
+        Self {
+            fit,
+            resize: None,
+            stored: None,
+            interpolation: Interpolation::Bicubic,
+            mean: half(),
+            std: half(),
+        }
     }
 }
 

@@ -193,6 +193,15 @@ impl Cache {
         (entry.channels > 0).then_some((entry.height as usize, entry.width as usize))
     }
 
+    /// Height and width of a picture and the CRC-32 of its pixels; `None` if it was left out.
+    ///
+    /// # Panics
+    /// If there is no such index.
+    #[must_use]
+    pub fn sum(&self, index: usize) -> Option<((usize, usize), u32)> {
+        self.size(index).map(|size| (size, self.entries[index].sum))
+    }
+
     /// Reads a picture and checks it; `None` if it was left out.
     ///
     /// # Errors

@@ -67,7 +67,8 @@ pub fn explanation(attention: &Attention, probabilities: &[f32], names: &[String
 /// A class's name in ASCII, cut where it is long.
 fn drawn_name(class: usize, names: &[String]) -> String {
     let name = names.get(class).cloned().unwrap_or_else(|| class.to_string());
-    let letter = |letter: char| if letter.is_ascii_graphic() || letter == ' ' { letter } else { '?' };
+    let letter =
+        |letter: char| if letter.is_ascii_graphic() || letter == ' ' { letter } else { '?' };
     let count = name.chars().count();
     let drawn: String = name.chars().map(letter).take(LETTERS).collect();
     if count > LETTERS { format!("{}...", &drawn[..LETTERS - 3]) } else { drawn }

@@ -94,9 +94,8 @@ fn ranks(outputs: &Tensor, labels: &[u32]) -> TensorResult<Vec<u32>> {
     let rows = outputs.to_dtype(DType::F32)?.to_vec2::<f32>()?;
     let rank = |(row, &label): (&Vec<f32>, &u32)| {
         let own = row[label as usize];
-        let is_before = |(class, &output): (u32, &f32)| {
-            output.total_cmp(&own).then(label.cmp(&class)).is_gt()
-        };
+        let is_before =
+            |(class, &output): (u32, &f32)| output.total_cmp(&own).then(label.cmp(&class)).is_gt();
         (0..).zip(row).filter(|&at| is_before(at)).count() as u32
     };
     Ok(rows.iter().zip(labels).map(rank).collect())
@@ -191,13 +190,12 @@ mod tests {
 
     #[test]
     fn accuracy_and_confusion_count_the_same_samples() {
-        let evaluation =
-            Evaluation {
-                loss_sum: 6.0,
-                predictions: vec![0, 1, 1, 2],
-                labels: vec![0, 1, 2, 2],
-                ranks: vec![0, 0, 1, 0],
-            };
+        let evaluation = Evaluation {
+            loss_sum: 6.0,
+            predictions: vec![0, 1, 1, 2],
+            labels: vec![0, 1, 2, 2],
+            ranks: vec![0, 0, 1, 0],
+        };
         assert_eq!(evaluation.accuracy(), 0.75);
         assert_eq!((evaluation.top(1), evaluation.top(2)), (0.75, 1.0));
         assert_eq!(evaluation.loss(), 1.5);

@@ -1,6 +1,7 @@
 //! The settings of a run: flags over the configuration file over the preset's defaults.
 
 mod change;
+mod data;
 mod file;
 mod finetune;
 pub(crate) mod fuzzing;
@@ -17,6 +18,7 @@ use crate::args::{self, path};
 use crate::failure::{Exit, Failure, Result};
 use crate::nearest;
 use crate::terminal::is_hidden;
+pub(crate) use data::DataSettings;
 pub(crate) use file::{CUSTOM, Settings};
 use file::{Misread, one_line, parse};
 pub(crate) use finetune::{Finetune, Freeze};
@@ -38,6 +40,9 @@ pub(crate) struct SettingsArgs {
 pub(crate) struct Asked {
     /// Its shape, by a preset or by itself; else it is the default.
     pub(crate) model: bool,
+    /// The channels of its images.
+    pub(crate) channels: bool,
+    /// Their height and width.
     pub(crate) image: bool,
     pub(crate) patch: bool,
     pub(crate) classes: bool,
@@ -46,19 +51,22 @@ pub(crate) struct Asked {
 impl Asked {
     /// All of it, as by a model that is there or a run that goes on.
     pub(crate) const fn all() -> Self {
-        Self { model: true, image: true, patch: true, classes: true }
+        Self { model: true, channels: true, image: true, patch: true, classes: true }
     }
 
-    /// All but images and classes, as where training begins with another model.
-    pub(crate) const fn of_another_model() -> Self {
-        Self { image: false, classes: false, ..Self::all() }
+    /// Images and classes as before, and all else, as where training begins with another model.
+    pub(crate) const fn with_another_model(self) -> Self {
+        Self { channels: false, image: self.image, classes: false, ..Self::all() }
     }
 
     fn in_file(file: &Table, is_set: bool) -> Self {
         let model = file.get("model").and_then(Value::as_table);
+        let image = model.and_then(|model| model.get("image")).and_then(Value::as_table);
+        let has_channels = image.is_some_and(|image| image.contains_key("channels"));
         let has = |key: &str| model.is_some_and(|model| model.contains_key(key));
         Self {
             model: is_set,
+            channels: has_channels,
             image: has("image"),
             patch: has("patch"),
             classes: has("classes"),
@@ -72,14 +80,18 @@ impl Settings {
     /// # Errors
     /// If the file cannot be read, has an unknown key, or a setting is out of range.
     pub(crate) fn begin(args: &SettingsArgs) -> Result<Self> {
-        Ok(Self::begin_explicitly(args)?.0)
+        Ok(Self::begin_explicitly(args, None)?.0)
     }
 
-    /// The same, and what of the model the user asked for.
+    /// The same, and what of the model the user asked for. Of pictures, for which this dataset or the file's is asked, another
+    /// preset is the default.
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
-    pub(crate) fn begin_explicitly(args: &SettingsArgs) -> Result<(Self, Asked)> {
+    pub(crate) fn begin_explicitly(
+        args: &SettingsArgs,
+        dataset: Option<&str>,
+    ) -> Result<(Self, Asked)> {
         let file = args
             .config
             .as_deref()
@@ -95,7 +107,13 @@ impl Settings {
             let message = format!("{path} has the model of preset {in_file}, --preset {asked}");
             return Err(Failure::new(Exit::Usage, message).hint("leave --preset out"));
         }
-        let name = args.preset.as_deref().or(in_file).unwrap_or(Preset::Shallow.name()).to_owned();
+        let name = args.preset.as_deref().or(in_file);
+        let dataset = dataset.or_else(|| file.get("dataset").and_then(Value::as_str));
+        let default = match dataset {
+            Some(dataset) if crate::dataset::is_of_pictures(dataset) => Preset::Pictures64,
+            _ => Preset::Shallow,
+        };
+        let name = name.unwrap_or(default.name()).to_owned();
         let is_custom = args.preset.is_none() && name == CUSTOM && file.contains_key("model");
         let base = if is_custom { Preset::Shallow.name() } else { &name };
         let preset = Preset::named(base).map_err(|error| match &args.config {
@@ -133,6 +151,7 @@ impl Settings {
         self.train.check()?;
         self.augment.check()?;
         self.finetune.check(&self.model)?;
+        self.data.check()?;
         if !(0.0..1.0).contains(&self.val_split) {
             let message = format!("expected val_split in [0, 1), got {}", self.val_split);
             return Err(Failure::new(Exit::Usage, message));
@@ -178,7 +197,12 @@ impl Settings {
 
     /// Whether a file's table, or a flag, sets the model.
     fn sets_model(args: &SettingsArgs, file: &Table) -> bool {
-        args.preset.is_some() || ["preset", "model"].iter().any(|key| file.contains_key(*key))
+        args.preset.is_some()
+            || file.contains_key("preset")
+            || file
+                .get("model")
+                .and_then(Value::as_table)
+                .is_some_and(|model| model.keys().any(|key| key != "image"))
     }
 }
 

@@ -48,6 +48,47 @@ pub struct Augment {
     /// where this is α; labels are mixed by that share. With mixup too, each image gets one of the two.
     #[serde(skip_serializing_if = "is_zero")]
     pub cutmix: f64,
+    /// Random resized crop (torchvision's `RandomResizedCrop`): the least share of a picture's area that is cut out and scaled
+    /// to the image; 0 is none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub crop_scale: f64,
+    /// How probable it is that left and right are exchanged.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub flip: f64,
+    /// Colour jitter (torchvision's `ColorJitter`): brightness, contrast and saturation change by up to this share, the hue by
+    /// a quarter of it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub jitter: f64,
+    /// A policy of changes beside those.
+    #[serde(skip_serializing_if = "Policy::is_none")]
+    pub policy: Policy,
+}
+
+/// A policy that draws changes of an image by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// None.
+    #[default]
+    None,
+    /// TrivialAugment (arXiv 2103.10158): one change of any strength.
+    Trivial,
+}
+
+impl Policy {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
+impl From<Policy> for vit_pictures::Policy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::None => Self::None,
+            Policy::Trivial => Self::Trivial,
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
@@ -76,6 +117,9 @@ impl Augment {
             ("erase", self.erase, 1.0, "between 0 and 1"),
             ("mixup", self.mixup, f64::INFINITY, "of at least 0"),
             ("cutmix", self.cutmix, f64::INFINITY, "of at least 0"),
+            ("crop_scale", self.crop_scale, 1.0, "between 0 and 1"),
+            ("flip", self.flip, 1.0, "between 0 and 1"),
+            ("jitter", self.jitter, 2.0, "between 0 and 2"),
         ];
         for (field, value, most, expected) in settings {
             if !(value.is_finite() && (0.0..=most).contains(&value)) {
@@ -87,6 +131,17 @@ impl Augment {
 
     fn moves(&self) -> bool {
         [self.shift, self.rotation, self.scale, self.shear, self.elastic] != [0.0; 5]
+    }
+
+    /// Whether another view of the picture is drawn.
+    pub(crate) fn views(&self) -> bool {
+        [self.crop_scale, self.flip, self.jitter] != [0.0; 3] || self.policy != Policy::None
+    }
+
+    /// As vit-pictures has it.
+    pub(crate) fn jitter(&self) -> vit_pictures::Jitter {
+        let (brightness, hue) = (self.jitter, self.jitter / 4.0);
+        vit_pictures::Jitter { brightness, contrast: brightness, saturation: brightness, hue }
     }
 
     /// Whether an image becomes something of itself and of another.
@@ -205,6 +260,10 @@ mod tests {
         erase: 0.5,
         mixup: 0.0,
         cutmix: 0.0,
+        crop_scale: 0.0,
+        flip: 0.0,
+        jitter: 0.0,
+        policy: Policy::None,
     };
 
     #[test]

@@ -108,7 +108,9 @@ mod tests {
         let mut images: Vec<Vec<u8>> = [Split::Train, Split::Test]
             .into_iter()
             .map(|split| dataset.split(split))
-            .flat_map(|examples| (0..examples.len()).map(move |index| examples.image(index).unwrap()))
+            .flat_map(|examples| {
+                (0..examples.len()).map(move |index| examples.image(index).unwrap())
+            })
             .collect();
         images.sort_unstable();
         images.dedup();

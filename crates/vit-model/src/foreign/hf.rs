@@ -137,7 +137,13 @@ pub(super) fn described(
     let config = theirs.ours(&shapes, known)?;
     let mut assumed = Assumptions::default();
     let normalization = normalization(&shapes, preprocessor, known, &mut assumed)?;
-    Ok(Foreign { layout: Layout::Hf, config, normalization, info: ModelInfo::default(), assumed: assumed.0 })
+    Ok(Foreign {
+        layout: Layout::Hf,
+        config,
+        normalization,
+        info: ModelInfo::default(),
+        assumed: assumed.0,
+    })
 }
 
 /// A file without its folder.
@@ -177,7 +183,13 @@ pub(super) fn by_shapes(
     };
     assumed.0.push("activation = gelu".to_owned());
     let normalization = normalization(&shapes, preprocessor, known, &mut assumed)?;
-    Ok(Foreign { layout: Layout::Hf, config, normalization, info: ModelInfo::default(), assumed: assumed.0 })
+    Ok(Foreign {
+        layout: Layout::Hf,
+        config,
+        normalization,
+        info: ModelInfo::default(),
+        assumed: assumed.0,
+    })
 }
 
 /// Parameters that only other classes than `ViTForImageClassification` have.
@@ -332,10 +344,13 @@ mod tests {
         let error = Foreign::new(&infos, Documents::default(), &Known::default()).unwrap_err();
         assert!(error.to_string().starts_with("cannot take over pooler = present"), "{error}");
         for scaling in [r#"{"image_std": 0}"#, r#"{"image_mean": [0.1, 0.2]}"#] {
-            let error = read(&config, &hf_config_json(&config, &ModelInfo::default()), Some(scaling)).unwrap_err();
+            let error =
+                read(&config, &hf_config_json(&config, &ModelInfo::default()), Some(scaling))
+                    .unwrap_err();
             assert!(error.to_string().starts_with("cannot take over mean and std = "), "{error}");
         }
-        let json = hf_config_json(&config, &ModelInfo::default()).replace("\"hidden_size\": 192", "\"hidden_size\": []");
+        let json = hf_config_json(&config, &ModelInfo::default())
+            .replace("\"hidden_size\": 192", "\"hidden_size\": []");
         for broken in [json.as_str(), "{", ""] {
             let error = read(&config, broken, None).unwrap_err().to_string();
             assert_eq!(error, "cannot understand config.json", "{broken}");

@@ -64,7 +64,13 @@ pub(super) fn described(
         assumed.0.push("activation = gelu".to_owned());
     }
     let normalization = assumed.normalization(known.normalization);
-    Ok(Foreign { layout: Layout::Timm, config, normalization, info: ModelInfo::default(), assumed: assumed.0 })
+    Ok(Foreign {
+        layout: Layout::Timm,
+        config,
+        normalization,
+        info: ModelInfo::default(),
+        assumed: assumed.0,
+    })
 }
 
 fn by_shapes(

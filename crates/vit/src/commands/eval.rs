@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use candle_core::DType;
 use serde_json::json;
-use vit_data::Split;
 use vit_model::ModelInfo;
 use vit_train::{Batch, Confusion, Evaluation};
 
@@ -12,7 +11,7 @@ use crate::args::path;
 use crate::dataset::DataArgs;
 use crate::dataset::{self, Found, Wanted};
 use crate::device::Device;
-use crate::failure::Result;
+use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, percent, thousands};
 use crate::progress::Counter;
 use crate::saved_model::SavedModel;
@@ -46,9 +45,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let saved = SavedModel::open(&args.model)?;
     let of_run = saved.run.as_ref().and_then(|run| run.dataset.as_deref());
     let name = args.data.dataset.as_deref().or(of_run).unwrap_or(vit_fetch::MNIST.name);
-    let found = dataset::named(name, &args.data.place, &mut Wanted::by(&saved.config))?;
+    let found = dataset::named(name, &args.data.place, &mut Wanted::by_saved(&saved))?;
     let model = saved.build(&device)?;
-    let test = found.dataset.split(Split::Test);
+    let (test, split) = found.measured();
+    if test.is_empty() {
+        let message = format!("{} has no test part to measure on", found.dataset.name());
+        return Err(Failure::new(Exit::Data, message));
+    }
     let bar = Counter::new("testing", Some(test.len() as u64), thousands);
     let evaluation = vit_train::evaluate(
         &|images: &candle_core::Tensor, mode| model.forward(images, mode),
@@ -69,9 +72,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let confusion = evaluation.confusion(saved.config.classes);
     let names = names(&saved.info, &found, saved.config.classes);
     if args.json {
-        return output::json(&as_json(&found, &evaluation, &confusion, &names));
+        return output::json(&as_json((&found, split), &evaluation, &confusion, &names));
     }
-    print(&found, &evaluation, &confusion, &names)
+    print((&found, split), &evaluation, &confusion, &names)
 }
 
 /// Those of the model, else of the dataset.
@@ -128,7 +131,7 @@ fn classes(confusion: &Confusion) -> Vec<Class> {
 }
 
 fn as_json(
-    found: &Found,
+    (found, split): (&Found, &str),
     evaluation: &Evaluation,
     confusion: &Confusion,
     names: &[String],
@@ -152,20 +155,20 @@ fn as_json(
         "samples": evaluation.total(),
         "loss": evaluation.loss(),
         "dataset": found.dataset.name(),
-        "split": "test",
+        "split": split,
         "classes": each.collect::<Vec<_>>(),
         "confusion": confusion.counts,
     })
 }
 
 fn print(
-    found: &Found,
+    (found, split): (&Found, &str),
     evaluation: &Evaluation,
     confusion: &Confusion,
     names: &[String],
 ) -> Result<()> {
     let classes = classes(confusion);
-    output::line(format!("dataset   {found}, test images"))?;
+    output::line(format!("dataset   {found}, {split} images"))?;
     output::line(format!(
         "accuracy  {} ({} of {})",
         percent(evaluation.accuracy()),

@@ -77,11 +77,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 ///
 /// # Shapes
 /// `image` (1, channels, height, width)
-fn as_picture(
-    image: &Tensor,
-    size: ImageSize,
-    byte: impl Fn(usize, f32) -> u8,
-) -> Result<Picture> {
+fn as_picture(image: &Tensor, size: ImageSize, byte: impl Fn(usize, f32) -> u8) -> Result<Picture> {
     let values = image.flatten_all()?.to_vec1::<f32>()?;
     let plane = size.height * size.width;
     // Of a grey image, the one channel thrice.

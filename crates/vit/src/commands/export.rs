@@ -69,7 +69,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let model = SavedModel::open(&args.model)?;
     let (tensors, config) = (layout.export(&model.parameters, &model.config)?, &model.config);
     match destination {
-        Destination::File(mut output) => output.write(&to_bytes_with(&tensors, config, &model.info)?)?,
+        Destination::File(mut output) => {
+            output.write(&to_bytes_with(&tensors, config, &model.info)?)?
+        }
         Destination::HfFolder(folder) => folder.write(&[
             &to_hf_bytes(&tensors)?,
             hf_config_json(config, &model.info).as_bytes(),

@@ -99,7 +99,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         })?;
     }
     let Some(name) = &args.data.dataset else { return Ok(()) };
-    let found = dataset::named(name, &args.data.place, &mut Wanted::by(&saved.config))?;
+    let found = dataset::named(name, &args.data.place, &mut Wanted::by_saved(&saved))?;
     let split = match args.split {
         SplitName::Train => Split::Train,
         SplitName::Test => Split::Test,
@@ -163,9 +163,7 @@ impl Prediction {
             Ranked { class, name: name.cloned(), probability: probabilities[class] }
         };
         let best = ranked_as(ranked[0]);
-        let top = top_k.map(|count| {
-            ranked.into_iter().take(count.into()).map(ranked_as).collect()
-        });
+        let top = top_k.map(|count| ranked.into_iter().take(count.into()).map(ranked_as).collect());
         Ok(Self { subject, best, top, probabilities })
     }
 }

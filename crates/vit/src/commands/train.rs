@@ -9,6 +9,7 @@ mod finetuning;
 mod images;
 mod init;
 mod observer;
+mod pictures;
 mod recipe;
 mod result;
 mod resume;
@@ -25,7 +26,8 @@ use serde_json::{Map, Value};
 use vit_model::Summary;
 use vit_report::EventFile;
 use vit_run::{
-    CONFIG, ENVIRONMENT, EVENTS, Environment, MetricsFile, MetricsMark, RunFolder, read_records,
+    CONFIG, ENVIRONMENT, EVENTS, Environment, MetricsFile, MetricsMark, RunFolder, SKIPPED,
+    read_records,
 };
 use vit_train::Trainer;
 
@@ -73,6 +75,7 @@ fn begin(args: &Args) -> Result<ExitCode> {
     let environment = environment::of_this_machine(&set_up);
     let make = || make_folder(args.run_dir.as_deref(), &set_up.settings, &environment);
     let folder = interrupt::writing(make)?;
+    write_skipped(&folder, &set_up.found)?;
     let metrics = MetricsFile::open_at(&folder.metrics(), &MetricsMark::default())?;
     let create = || EventFile::create(&events_folder(&folder));
     let events = args.tensorboard.then(|| interrupt::writing(create));
@@ -320,6 +323,16 @@ fn make_folder(
     let dataset = dataset.map_or("data".into(), |name| name.to_string_lossy());
     let name = format!("{dataset}-{}", settings.preset);
     Ok(RunFolder::create_numbered(Path::new("runs"), &name, &files)?)
+}
+
+/// The pictures that were left out, a line each.
+fn write_skipped(folder: &RunFolder, found: &Found) -> Result<()> {
+    if found.skipped.is_empty() {
+        return Ok(());
+    }
+    let line = |(path, reason): &(PathBuf, String)| format!("{}: {reason}\n", path.display());
+    let text: String = found.skipped.iter().map(line).collect();
+    Ok(vit_files::write_atomically(&folder.path().join(SKIPPED), text.as_bytes())?)
 }
 
 /// The page of the run, from what it has left in its folder.

@@ -34,6 +34,7 @@ pub fn read(bytes: &[u8]) -> bool {
             return false;
         }
         Err(Error::Format | Error::CutOff | Error::DecoderFails) => return false,
+        Err(error) => panic!("a refusal of another kind: {error}"),
     };
     assert!(pixels(picture.upright_size().0, picture.upright_size().1) > 0);
     for channels in [1, 3] {

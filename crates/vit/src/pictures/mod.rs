@@ -10,8 +10,9 @@ mod strokes;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use vit_data::PictureView;
 use vit_patch::ImageSize;
-use vit_pictures::{Plane, shrink};
+use vit_pictures::{Plane, decode, shrink};
 
 use crate::dataset::DIGITS;
 use crate::failure::{Exit, Failure, Result};
@@ -28,6 +29,8 @@ pub(crate) struct Preparation {
     size: ImageSize,
     invert: Invert,
     fit: Fit,
+    /// What is seen of a picture that is cropped.
+    view: PictureView,
     /// Whether the model knows light strokes on a dark ground.
     knows_strokes: bool,
     /// What is subtracted from a channel and what it is divided by: one number, or one for each.
@@ -68,15 +71,28 @@ impl Preparation {
         let knows_strokes = size.channels == 1 && of_digits;
         let usual = match transform.as_ref().map(|transform| transform.fit) {
             _ if knows_strokes => Fit::Mnist,
+            Some(vit_model::Fit::Crop) => Fit::Crop,
             Some(vit_model::Fit::Pad) => Fit::Pad,
             _ => Fit::Stretch,
         };
         let fit = args.fit.unwrap_or(usual);
+        let mut view = PictureView::of_size(size.channels, (size.height, size.width));
+        if let Some(transform) = &transform {
+            view.stored = transform.stored.unwrap_or(usize::MAX);
+            view.eval.resize = transform.resize.unwrap_or(view.eval.resize);
+            view.eval.interpolation = match transform.interpolation {
+                vit_model::Interpolation::Bilinear => vit_pictures::Interpolation::Bilinear,
+                vit_model::Interpolation::Bicubic => vit_pictures::Interpolation::Bicubic,
+            };
+        }
+        if fit == Fit::Crop {
+            view.eval.check()?;
+        }
         let (mean, std) = match transform {
             Some(transform) => (transform.mean, transform.std),
             None => (vec![0.5], vec![0.5]),
         };
-        Ok(Self { size, invert: args.invert, fit, knows_strokes, mean, std })
+        Ok(Self { size, invert: args.invert, fit, view, knows_strokes, mean, std })
     }
 
     /// Reads a picture file, or stdin by the name `-`.
@@ -84,6 +100,9 @@ impl Preparation {
     /// # Errors
     /// If it cannot be read or is no picture.
     pub(crate) fn read(&self, path: &Path, device: &Device) -> Result<Seen> {
+        if self.fit == Fit::Crop {
+            return self.read_cropped(path, device);
+        }
         let (width, height) = (self.size.width as u32, self.size.height as u32);
         let least = WORKING_SIDE.max(width.max(height));
         let decoded = source::bytes(path).and_then(|bytes| {
@@ -117,6 +136,27 @@ impl Preparation {
                 done.join("; ")
             );
         }
+        Ok(Seen { image: self.tensor(&planes, device)?, inverted })
+    }
+
+    /// The same for a model of pictures: what an evaluation sees of the file.
+    fn read_cropped(&self, path: &Path, device: &Device) -> Result<Seen> {
+        let bytes = source::bytes(path)?;
+        let about = |error| Failure::from(error).about(path.display());
+        let picture = decode(&bytes, &self.view.decoding()).map_err(about)?;
+        let seen = self.view.eval.apply(&self.view.store(picture));
+        let inverted = matches!(self.invert, Invert::Always);
+        let ImageSize { height, width, channels } = self.size;
+        let value = |channel: usize, at: usize| {
+            let byte = seen.pixels()[at * channels + channel];
+            f32::from(if inverted { 255 - byte } else { byte }) / 255.0
+        };
+        let planes: Vec<Plane> = (0..channels)
+            .map(|channel| {
+                let values = (0..height * width).map(|at| value(channel, at)).collect();
+                Plane::from_raw(width as u32, height as u32, values).expect("a value a pixel")
+            })
+            .collect();
         Ok(Seen { image: self.tensor(&planes, device)?, inverted })
     }
 

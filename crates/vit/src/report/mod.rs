@@ -4,7 +4,7 @@ mod attention;
 mod tested;
 
 use candle_core::{D, Device, Tensor};
-use vit_data::{Examples, Split};
+use vit_data::Examples;
 use vit_model::Summary;
 use vit_patch::Position;
 use vit_report::{Picture, Positions, Report};
@@ -34,7 +34,7 @@ pub(crate) fn look_at(
 ) -> Result<Report> {
     let summary = Summary::of(&saved.config)?;
     let model = saved.build(device)?;
-    let test = found.dataset.split(Split::Test);
+    let (test, _split) = found.measured();
     let affordable = (EFFORT / summary.multiply_adds().max(1)).max(FEWEST_IMAGES) as usize;
     let seen = test.len().min(affordable);
     let preset = saved.run.as_ref().map_or("a model", |run| &run.preset);

@@ -57,7 +57,8 @@ impl Images {
             return Err(Failure::new(Exit::Usage, message)
                 .hint("pass a smaller --batch-size, or fewer --images"));
         }
-        let examples = vit_data::noise(count, (size.channels, size.height, size.width), config.classes)?;
+        let examples =
+            vit_data::noise(count, (size.channels, size.height, size.width), config.classes)?;
         Ok(Self { name: "noise".to_owned(), examples })
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::augmentation::Augmentation;
 use super::finetuning::Finetuning;
 use super::init;
+use super::pictures::PicturesArgs;
 use super::recipe::Recipe;
 use super::saver::SaveEvery;
 use crate::args::{path, whole_number};
@@ -121,6 +122,8 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
+    pub(crate) pictures: PicturesArgs,
+    #[command(flatten)]
     pub(crate) finetuning: Finetuning,
     #[command(flatten)]
     pub(crate) recipe: Recipe,
@@ -134,11 +137,13 @@ impl Args {
     /// # Errors
     /// If the file cannot be read, has an unknown key, or a setting is out of range.
     pub(crate) fn resolve(&self) -> Result<(Settings, Asked)> {
-        let (mut settings, asked) = Settings::begin_explicitly(&self.settings)?;
+        let (mut settings, asked) =
+            Settings::begin_explicitly(&self.settings, self.data.dataset.as_deref())?;
         self.finetuning.override_settings(&mut settings.finetune);
         init::take_model(&mut settings, asked.model)?;
+        let asked = self.pictures.override_settings(&mut settings, asked);
         let is_begun = settings.finetune.init.is_some();
-        let asked = if is_begun { Asked::of_another_model() } else { asked };
+        let asked = if is_begun { asked.with_another_model() } else { asked };
         self.override_settings(&mut settings);
         settings.check()?;
         Ok((settings, asked))
@@ -232,7 +237,8 @@ mod tests {
         let path = folder.path().join("c.toml");
         std::fs::write(&path, "[augment]\nshift = 2\nshear = 3.0\n").expect("a writable folder");
         let words = "--augment-shift 1 --augment-rotation 10 --augment-scale 0.1 --augment-elastic 0.5 \
-                     --augment-erase 0.2 --augment-mixup 0.3 --augment-cutmix 1";
+                     --augment-erase 0.2 --augment-mixup 0.3 --augment-cutmix 1 --augment-crop-scale 0.35 --augment-flip 0.5 \
+                     --augment-jitter 0.2 --augment-policy trivial";
         let args = train(&format!("--config {} {words}", path.display()));
         let settings = args.resolve().expect("sound settings").0;
         let want = Augment {
@@ -244,6 +250,10 @@ mod tests {
             erase: 0.2,
             mixup: 0.3,
             cutmix: 1.0,
+            crop_scale: 0.35,
+            flip: 0.5,
+            jitter: 0.2,
+            policy: vit_data::Policy::Trivial,
         };
         assert_eq!(settings.augment, want);
         let again: Settings = toml::from_str(&settings.to_toml()).expect("as written");

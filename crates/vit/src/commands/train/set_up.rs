@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use vit_layers::{Mode, Parameters};
-use vit_model::{ModelInfo, VisionTransformer};
+use vit_model::{ModelInfo, Preset, VisionTransformer};
 use vit_train::{CrossEntropy, Decay, Group, Loss, MixedCrossEntropy, Trainer};
 
 use super::images::Images;
@@ -39,7 +39,8 @@ impl SetUp {
         threads: Option<u16>,
         check: &dyn Fn(&Found) -> Result<()>,
     ) -> Result<Self> {
-        let mut wanted = Wanted { model: settings.model.clone(), asked };
+        let (model, data) = (settings.model.clone(), settings.data.clone());
+        let mut wanted = Wanted { model, asked, data };
         let found = match &settings.dataset {
             Some(name) => dataset::named(name, place, &mut wanted)?,
             None => dataset::any(place)?,
@@ -47,6 +48,14 @@ impl SetUp {
         dataset::fit(&found.dataset, &mut wanted)?;
         check(&found)?;
         settings.model = wanted.model;
+        settings.data = wanted.data;
+        let small = Preset::Pictures32.config().patch;
+        if !asked.model
+            && settings.preset == Preset::Pictures64.name()
+            && settings.model.patch == small
+        {
+            Preset::Pictures32.name().clone_into(&mut settings.preset);
+        }
         settings.model.check()?;
         settings.dataset = Some(found.dataset.name().to_owned());
         let images = Images::new(&found, &settings, device.clone());
@@ -54,7 +63,7 @@ impl SetUp {
         let parameters = Parameters::seeded(settings.train.seed);
         let threads = threads_on(&device, threads);
         let trainer = trainer(&settings, &parameters, &device, threads)?;
-        let info = found.info(&settings.model);
+        let info = found.info(&settings.model, &settings.data);
         Ok(Self { settings, found, info, images, parameters, trainer, device, threads })
     }
 
