@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod augment;
+mod cifar;
 mod dataset;
 mod digits;
 mod error;
@@ -15,6 +16,7 @@ mod order;
 mod pictures;
 
 pub use augment::{Augment, Policy};
+pub use cifar::{holds_cifar, load_cifar};
 pub use dataset::{Dataset, Split};
 pub use digits::digits;
 pub use error::{Error, Result};

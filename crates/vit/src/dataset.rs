@@ -195,7 +195,9 @@ impl Wanted {
                 self.model.patch = patch_for(self.model.image, self.model.patch);
             }
         }
-        check_size(name, shape, &self.model)
+        check_size(name, shape, &self.model)?;
+        // Before anything is unpacked or drawn.
+        Ok(self.model.check().map_err(|error| Failure::from(error).about(name))?)
     }
 
     /// Takes the number of classes over where the settings leave it open.
@@ -254,7 +256,7 @@ fn normalized(found: Found, data: &mut DataSettings) -> Result<Found> {
 /// Whether this names pictures in files: a folder that is none of IDX files, or a CSV file.
 pub(crate) fn is_of_pictures(name: &str) -> bool {
     let path = Path::new(name);
-    is_csv(path) || (path.is_dir() && !vit_data::holds_idx(path))
+    is_csv(path) || (path.is_dir() && !vit_data::holds_idx(path) && !vit_data::holds_cifar(path))
 }
 
 fn is_csv(path: &Path) -> bool {
@@ -354,11 +356,23 @@ fn in_folder(name: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found
             "{} is a folder of your own: its structure is checked, its content unverified",
             folder.display()
         );
+        if vit_data::holds_cifar(folder) {
+            let whole =
+                std::path::absolute(folder).map_err(vit_files::Error::io("find", folder))?;
+            let dataset = vit_data::load_cifar(folder)?.with_name(whole.display().to_string());
+            return Ok(Found::new(dataset, Origin::Unverified));
+        }
         // Before they are unpacked.
         wanted.take_shape(name, vit_data::image_shape(folder)?)?;
         // The whole path and not the folder's name, so that the run can be repeated from anywhere.
         let whole = std::path::absolute(folder).map_err(vit_files::Error::io("find", folder))?;
         let dataset = vit_data::load_dir(folder)?.with_name(whole.display().to_string());
+        let known = &vit_fetch::FASHION_MNIST;
+        let counts = [Split::Train, Split::Test].map(|split| dataset.split(split).len());
+        if counts == FASHION_COUNTS && check_content(&dataset, known).is_ok() {
+            let dataset = dataset.with_class_names(FASHION.map(str::to_owned).to_vec());
+            return Ok(Found::new(dataset, Origin::Verified));
+        }
         return Ok(Found::new(dataset, Origin::Unverified));
     }
     let message = format!("no dataset is called {name:?}, and it is no folder either");
@@ -531,6 +545,9 @@ fn load_published(source: &Source, folder: &Path) -> Result<Found> {
     }
     Ok(Found::new(dataset, Origin::Verified))
 }
+
+/// Training and test images of Fashion-MNIST.
+const FASHION_COUNTS: [usize; 2] = [60_000, 10_000];
 
 /// The classes of Fashion-MNIST (arXiv 1708.07747).
 const FASHION: [&str; 10] = [

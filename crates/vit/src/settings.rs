@@ -111,6 +111,7 @@ impl Settings {
         let dataset = dataset.or_else(|| file.get("dataset").and_then(Value::as_str));
         let default = match dataset {
             Some(dataset) if crate::dataset::is_of_pictures(dataset) => Preset::Pictures64,
+            Some(dataset) if vit_data::holds_cifar(Path::new(dataset)) => Preset::Pictures32,
             _ => Preset::Shallow,
         };
         let name = name.unwrap_or(default.name()).to_owned();
