@@ -14,9 +14,44 @@ fn a_dataset_that_does_not_exist() {
 fn a_folder_without_the_files() {
     let sandbox = Sandbox::new();
     sandbox.write("tiny/readme", "");
-    sandbox
-        .refuses(3, "train --dataset tiny")
-        .saying(&["train-labels-idx1-ubyte or the same with .gz, got neither"]);
+    let refusal = sandbox.refuses(3, "train --dataset tiny");
+    assert!(refusal.hint.contains("CLASS/..."), "{refusal:?}");
+    refusal.saying(&["tiny: expected a folder of pictures for each class, got readme"]);
+    IdxFolder::default().write(&sandbox, "tiny");
+    std::fs::remove_file(sandbox.path("tiny/t10k-labels-idx1-ubyte")).unwrap();
+    sandbox.refuses(3, "train --dataset tiny").saying(&[
+        "expected t10k-labels-idx1-ubyte (or the same with .gz) in tiny, got readme, t10k-images",
+    ]);
+}
+
+#[test]
+fn files_of_another_kind_are_called_what_they_are() {
+    let sandbox = Sandbox::new();
+    IdxFolder::default().write(&sandbox, "tiny");
+    for (bytes, kind, hint) in [
+        (
+            &b"version https://git-lfs.github.com/spec/v1"[..],
+            "a pointer of Git LFS",
+            "git lfs pull",
+        ),
+        (&[0, 0, 0xb, 3, 0, 0, 0, 1], "int16 numbers in 3 dimensions", "uint8"),
+    ] {
+        sandbox.write("tiny/train-images-idx3-ubyte", bytes);
+        let refusal = sandbox.refuses(3, "train --dataset tiny");
+        assert!(refusal.hint.contains(hint), "{refusal:?}");
+        refusal.saying(&["tiny/train-images-idx3-ubyte: expected images", kind]);
+    }
+}
+
+#[test]
+fn a_data_folder_a_level_too_deep_is_told() {
+    let sandbox = Sandbox::new();
+    IdxFolder::default().write(&sandbox, "data/mnist");
+    let words = "train --max-steps 1 --data-dir data/mnist --run-dir run";
+    let stderr = sandbox.run(words).succeeded().stderr;
+    let said =
+        "MNIST is neither here nor reachable: pass the folder above data/mnist as --data-dir";
+    assert!(stderr.contains(said), "{stderr}");
 }
 
 #[test]
@@ -33,13 +68,16 @@ fn a_truncated_file() {
 }
 
 #[test]
-fn a_label_over_nine() {
+fn a_test_label_that_training_lacks() {
     let sandbox = Sandbox::new();
-    let label = |index| if index == 7 { 10 } else { 0 };
-    IdxFolder { label, ..IdxFolder::default() }.write(&sandbox, "tiny");
-    sandbox
-        .refuses(3, "train --dataset tiny --batch-size 8")
-        .saying(&["tiny/train-labels-idx1-ubyte", "below 10, got 10 at index 7"]);
+    IdxFolder { label: |index| (index % 3) as u8, ..IdxFolder::default() }.write(&sandbox, "tiny");
+    let mut labels = sandbox.read("tiny/t10k-labels-idx1-ubyte");
+    labels[8 + 7] = 3;
+    sandbox.write("tiny/t10k-labels-idx1-ubyte", labels);
+    sandbox.refuses(3, "train --dataset tiny --batch-size 8").saying(&[
+        "tiny/t10k-labels-idx1-ubyte",
+        "below 3 as in the training set, got 3 at index 7",
+    ]);
 }
 
 #[test]

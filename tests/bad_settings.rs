@@ -80,9 +80,11 @@ fn more_images_in_a_batch_than_there_are() {
 
 /// Before a parameter is drawn: the largest has 300 million.
 #[test]
-fn images_of_another_size_than_the_models() {
+fn images_of_another_size_than_the_settings() {
     for preset in ["vit-ti16", "vit-l16"] {
-        let refusal = refused(&format!("--preset {preset} --run-dir run"));
+        let refusal = refused_file(&format!(
+            "preset = \"{preset}\"\n[model.image]\nheight = 224\nwidth = 224\nchannels = 3\n"
+        ));
         assert_eq!(
             refusal.message,
             "the model expects images of 224x224 px with 3 channels, digits has 28x28 px with 1"

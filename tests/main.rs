@@ -40,6 +40,7 @@ mod interrupt;
 mod newcomer;
 #[cfg(unix)]
 mod outputs;
+mod own_pictures;
 mod photos;
 mod pictures;
 mod prediction;

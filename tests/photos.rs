@@ -57,7 +57,7 @@ fn exif(orientation: Orientation) -> Vec<u8> {
 fn told_the_same(sandbox: &Sandbox, dataset: &Dataset, times: u32) -> usize {
     let test = dataset.split(Split::Test);
     for index in 0..SAMPLES {
-        let digit = GrayImage::from_raw(28, 28, test.image(index)).unwrap();
+        let digit = GrayImage::from_raw(28, 28, test.image(index).unwrap()).unwrap();
         let clean = imageops::resize(&digit, 28 * times, 28 * times, FilterType::CatmullRom);
         sandbox.write(&format!("digits/{index:02}.png"), png(&clean));
         sandbox.write(&format!("photos/{index:02}.jpg"), lying_jpeg(photo(&digit, index as u32)));

@@ -92,9 +92,9 @@ fn a_picture_that_cannot_be_read_is_named() {
     for name in ["text.png", "empty.png"] {
         let refusal = sandbox.refuses(3, &format!("predict run {name}"));
         assert!(refusal.hint.contains("PNG"), "{refusal:?}");
-        refusal.saying(&[name, "expected a PNG or JPEG picture"]);
+        refusal.saying(&[name, "expected a PNG, JPEG, WebP, GIF or BMP picture"]);
     }
     sandbox.refuses(3, "predict run truncated.png").saying(&["truncated.png: "]);
     sandbox.refuses(3, "predict run missing.png").saying(&["cannot read missing.png"]);
-    sandbox.refuses(3, "predict run run").saying(&["no PNG or JPEG pictures in run"]);
+    sandbox.refuses(3, "predict run run").saying(&["no pictures in run"]);
 }

@@ -1,6 +1,6 @@
 //! The built-in digits as a trainer sees them, on either device.
 
-use candle_core::{DType, Device, Result};
+use candle_core::{DType, Device, Result, Tensor};
 use vit_data::{Dataset, Examples, Order, Split};
 use vit_train::{Batch, Bytes, Data};
 
@@ -43,9 +43,9 @@ impl Data for Digits {
     }
 
     fn train_bytes(&self) -> Option<Bytes> {
-        let (pixels, labels) = self.train.bytes();
-        let (pixels, labels) = (pixels.clone(), labels.to_dtype(DType::U32).ok()?);
-        let (table, shape) = (Examples::normalisation(), self.train.shape());
+        let (pixels, table) = self.train.bytes()?;
+        let labels = Tensor::new(self.train.labels(), &Device::Cpu).ok()?;
+        let (pixels, shape) = (pixels.clone(), self.train.shape());
         (self.way == Way::Kept).then_some(Bytes { pixels, labels, table, shape })
     }
 

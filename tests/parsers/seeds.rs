@@ -10,7 +10,7 @@ use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgba, RgbaImage};
 use vit_files::Digest;
 use vit_layers::Parameters;
 use vit_model::{
-    Layout, Pool, Preset, Tensors, VisionTransformer, VitConfig, hf_config_json,
+    Layout, ModelInfo, Pool, Preset, Tensors, VisionTransformer, VitConfig, hf_config_json,
     hf_preprocessor_json, to_bytes,
 };
 use vit_patch::{ImageSize, PatchSize};
@@ -116,7 +116,8 @@ const TIMM: &str = r#"{"architecture":"vit_tiny_patch7_28","num_classes":10,"num
 fn foreign() -> Vec<(&'static str, Vec<u8>)> {
     let config =
         VitConfig { pool: Pool::Cls, qkv_bias: true, depth: 1, ..Preset::Shallow.config() };
-    let (hf, preprocessor) = (hf_config_json(&config), hf_preprocessor_json(&config));
+    let (hf, preprocessor) =
+        (hf_config_json(&config, &ModelInfo::default()), hf_preprocessor_json(&config, None));
     // Labels are most of it.
     let mut hf: serde_json::Map<_, _> = serde_json::from_str(&hf).unwrap();
     let labels = |count: usize| (0..count).map(|at| (at.to_string(), at.to_string().into()));

@@ -33,7 +33,12 @@ const LAYERS: &[Layer] = &[
         ours: &["vit-ops", "vit-patch", "vit-layers", "vit-files"],
         candle: CANDLE_ALONE,
     },
-    Layer { name: "vit-data", ours: &["vit-random", "vit-files"], candle: ANY_CANDLE },
+    Layer { name: "vit-pictures", ours: &["vit-random", "vit-files"], candle: NO_CANDLE },
+    Layer {
+        name: "vit-data",
+        ours: &["vit-random", "vit-files", "vit-pictures"],
+        candle: ANY_CANDLE,
+    },
     Layer { name: "vit-fetch", ours: &["vit-files"], candle: NO_CANDLE },
     Layer {
         name: "vit-train",
@@ -52,6 +57,7 @@ const LAYERS: &[Layer] = &[
             "vit-layers",
             "vit-model",
             "vit-data",
+            "vit-pictures",
             "vit-fetch",
             "vit-train",
             "vit-report",

@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut sheet = GrayImage::from_pixel(side, side, Luma([96]));
     for index in 0..100 {
         let (column, row) = (index / 10 * PITCH, index % 10 * PITCH);
-        for (at, pixel) in examples.image(index).into_iter().enumerate() {
+        for (at, pixel) in examples.image(index)?.into_iter().enumerate() {
             let (x, y) = (column + at % dataset.width(), row + at / dataset.width());
             sheet.put_pixel(x as u32 + 1, y as u32 + 1, Luma([pixel]));
         }

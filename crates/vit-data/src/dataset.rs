@@ -1,47 +1,58 @@
-//! A dataset in memory: candle-datasets' four tensors, as bytes, with what they are tensors of.
+//! Images with labels, in parts, and the names of their classes.
 
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use candle_datasets::vision;
 
 use crate::error::{Error, Result};
 use crate::examples::Examples;
 use crate::idx::IdxFile;
+use crate::normalization::Normalization;
 
-/// The number of classes of MNIST and its like.
-pub(crate) const CLASSES: usize = 10;
-
-/// Which of a dataset's two sets.
+/// Which part of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Split {
     /// What is trained on.
     Train,
-    /// What is only tested on.
+    /// What choices are made by; empty where the dataset has no such part.
+    Validation,
+    /// What is only tested on; empty where the dataset has no such part.
     Test,
 }
 
-/// Grey images with labels, in a training and a test set, one byte a pixel.
+/// Images of 1 or 3 channels and of one size, with labels and the names of their classes.
+#[derive(Clone)]
 pub struct Dataset {
     name: String,
-    tensors: vision::Dataset,
-    height: usize,
-    width: usize,
+    classes: Arc<[String]>,
+    train: Examples,
+    validation: Examples,
+    test: Examples,
+}
+
+/// The parts of a dataset; a part without an image is absent.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) train: Examples,
+    pub(crate) validation: Examples,
+    pub(crate) test: Examples,
 }
 
 impl Dataset {
-    /// A dataset of the tensors that candle-datasets gives, but as bytes, on the CPU.
+    /// A dataset of the tensors that candle-datasets gives, but as bytes, on the CPU. Classes are named by their numbers.
     ///
     /// # Shapes
     /// Images u8 (count, `height * width`), labels u8 (count), contiguous; the two sets may be of
-    /// different counts. Labels are not looked at.
+    /// different counts. Labels are not validated.
     ///
     /// # Errors
     /// [`Error::Tensors`] for any other type or shape.
     pub fn new(
         name: impl Into<String>,
-        tensors: vision::Dataset,
+        tensors: &vision::Dataset,
         (height, width): (usize, usize),
     ) -> Result<Self> {
         let sets = [
@@ -53,31 +64,90 @@ impl Dataset {
             check(images_field, images, &[count, height * width])?;
             check(labels_field, labels, &[count])?;
         }
-        Ok(Self { name: name.into(), tensors, height, width })
+        let part = |images: &Tensor, labels: &Tensor| {
+            let labels = labels.to_vec1::<u8>()?.into_iter().map(u32::from);
+            Ok::<_, Error>(Examples::new(images.clone(), labels.collect(), (1, height, width)))
+        };
+        let parts = Parts {
+            train: part(&tensors.train_images, &tensors.train_labels)?,
+            validation: Examples::none((1, height, width))?,
+            test: part(&tensors.test_images, &tensors.test_labels)?,
+        };
+        Ok(Self::of_parts(name, numbered(tensors.labels), parts))
     }
 
-    /// A dataset of plain bytes, each set's images and labels in turn.
+    /// A dataset of checked parts, whose labels are below the number of classes.
+    pub(crate) fn of_parts(
+        name: impl Into<String>,
+        classes: impl Into<Arc<[String]>>,
+        Parts { train, validation, test }: Parts,
+    ) -> Self {
+        Self { name: name.into(), classes: classes.into(), train, validation, test }
+    }
+
+    /// A dataset of plain bytes, the images and labels of training and test in turn.
     pub(crate) fn from_bytes(
         name: impl Into<String>,
-        [train, test]: [(Vec<u8>, Vec<u8>); 2],
-        (height, width): (usize, usize),
+        classes: impl Into<Arc<[String]>>,
+        [train, test]: [(Vec<u8>, Vec<u32>); 2],
+        shape: (usize, usize, usize),
     ) -> Result<Self> {
-        let images = |bytes| Tensor::from_vec(bytes, ((), height * width), &Device::Cpu);
-        let labels = |bytes| Tensor::from_vec(bytes, ((),), &Device::Cpu);
-        let tensors = vision::Dataset {
-            train_images: images(train.0)?,
-            train_labels: labels(train.1)?,
-            test_images: images(test.0)?,
-            test_labels: labels(test.1)?,
-            labels: CLASSES,
+        let part =
+            |(pixels, labels): (Vec<u8>, Vec<u32>)| Examples::of_bytes(pixels, labels, shape);
+        let parts =
+            Parts { train: part(train)?, validation: Examples::none(shape)?, test: part(test)? };
+        Ok(Self::of_parts(name, classes, parts))
+    }
+
+    /// A dataset of pictures that were decoded: of each part in turn (training, validation, test) the bytes of all images,
+    /// channel by channel and row by row, and their labels.
+    ///
+    /// # Errors
+    /// If there are not as many bytes as labels and shape tell.
+    ///
+    /// # Panics
+    /// If a label is not below the number of classes.
+    pub fn of_images(
+        name: impl Into<String>,
+        classes: Vec<String>,
+        [train, validation, test]: [(Vec<u8>, Vec<u32>); 3],
+        shape: (usize, usize, usize),
+    ) -> Result<Self> {
+        let part = |(pixels, labels): (Vec<u8>, Vec<u32>)| {
+            let is_class = |&label: &u32| (label as usize) < classes.len();
+            assert!(labels.iter().all(is_class), "expected labels below {}", classes.len());
+            Examples::of_bytes(pixels, labels, shape)
         };
-        Self::new(name, tensors, (height, width))
+        let parts = Parts { train: part(train)?, validation: part(validation)?, test: part(test)? };
+        Ok(Self::of_parts(name, classes, parts))
     }
 
     /// The same dataset under another name.
     #[must_use]
     pub fn with_name(self, name: impl Into<String>) -> Self {
         Self { name: name.into(), ..self }
+    }
+
+    /// The same dataset with these names of its classes.
+    ///
+    /// # Panics
+    /// If there are not as many names as classes.
+    #[must_use]
+    pub fn with_class_names(self, names: impl Into<Arc<[String]>>) -> Self {
+        let classes = names.into();
+        assert_eq!(classes.len(), self.classes.len(), "expected a name for each class");
+        Self { classes, ..self }
+    }
+
+    /// The same dataset, whose batches are normalised so.
+    ///
+    /// # Errors
+    /// If the numbers are not one or one a channel, or a deviation is not above 0.
+    pub fn with_normalization(self, normalization: &Normalization) -> Result<Self> {
+        let tables = normalization.tables(self.channels())?;
+        let with = |part: Examples| part.with_tables(Arc::clone(&tables));
+        let (train, validation, test) = (with(self.train), with(self.validation), with(self.test));
+        Ok(Self { train, validation, test, ..self })
     }
 
     /// What results call the dataset, such as `mnist`.
@@ -89,41 +159,77 @@ impl Dataset {
     /// Rows of an image.
     #[must_use]
     pub fn height(&self) -> usize {
-        self.height
+        self.train.shape().1
     }
 
     /// Columns of an image.
     #[must_use]
     pub fn width(&self) -> usize {
-        self.width
+        self.train.shape().2
     }
 
-    /// Values a pixel: 1, for grey.
+    /// Values a pixel: 1 for grey, 3 for colour.
     #[must_use]
     pub fn channels(&self) -> usize {
-        Examples::CHANNELS
+        self.train.shape().0
     }
 
     /// The number of classes; every label is below it.
     #[must_use]
     pub fn classes(&self) -> usize {
-        self.tensors.labels
+        self.classes.len()
     }
 
-    /// candle-datasets' view: images u8 (count, `height * width`), labels u8 (count).
+    /// The name of each class, by its label.
     #[must_use]
-    pub fn tensors(&self) -> &vision::Dataset {
-        &self.tensors
+    pub fn class_names(&self) -> &[String] {
+        &self.classes
     }
 
-    /// One of the two sets. It shares the dataset's memory, and may outlive the dataset.
+    /// One part, which is empty where the dataset has none such. It shares the dataset's memory, and may outlive the
+    /// dataset.
     #[must_use]
     pub fn split(&self, split: Split) -> Examples {
-        let (images, labels) = match split {
-            Split::Train => (&self.tensors.train_images, &self.tensors.train_labels),
-            Split::Test => (&self.tensors.test_images, &self.tensors.test_labels),
-        };
-        Examples::new(images.clone(), labels.clone(), (self.height, self.width))
+        match split {
+            Split::Train => &self.train,
+            Split::Validation => &self.validation,
+            Split::Test => &self.test,
+        }
+        .clone()
+    }
+
+    /// Writes what tells whether two datasets are the same: all images and labels. Of a dataset that
+    /// [IDX files hold](Self::is_idx), the bytes of the four, one after the other.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn digest(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.is_idx() {
+            return IdxFile::ALL.into_iter().try_for_each(|file| self.write_idx(file, out));
+        }
+        let (channels, height, width) = self.train.shape();
+        writeln!(out, "{channels}x{height}x{width}, {} classes", self.classes())?;
+        for class in self.class_names() {
+            writeln!(out, "{class:?}")?;
+        }
+        for part in [&self.train, &self.validation, &self.test] {
+            writeln!(out, "{} images", part.len())?;
+            for label in part.labels() {
+                out.write_all(&label.to_le_bytes())?;
+            }
+            part.write_content(out)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the dataset is what four IDX files can hold: grey, with a training and a test part, and labels of a byte.
+    #[must_use]
+    pub fn is_idx(&self) -> bool {
+        self.channels() == 1
+            && self.validation.is_empty()
+            && !self.test.is_empty()
+            && self.classes() <= 256
+            && self.train.is_in_memory()
     }
 
     /// Writes the bytes that `file` has where this dataset lies in a folder, unpacked.
@@ -132,15 +238,23 @@ impl Dataset {
     /// came from.
     ///
     /// # Errors
-    /// Those of `out`.
+    /// Those of `out`, and if the dataset [is not](Self::is_idx) what IDX files hold.
     pub fn write_idx(&self, file: IdxFile, out: &mut dyn Write) -> io::Result<()> {
+        if !self.is_idx() {
+            return Err(io::Error::other("four IDX files cannot hold this dataset"));
+        }
         match file {
-            IdxFile::TrainImages => self.split(Split::Train).write_images(out),
-            IdxFile::TrainLabels => self.split(Split::Train).write_labels(out),
-            IdxFile::TestImages => self.split(Split::Test).write_images(out),
-            IdxFile::TestLabels => self.split(Split::Test).write_labels(out),
+            IdxFile::TrainImages => self.train.write_images(out),
+            IdxFile::TrainLabels => self.train.write_labels(out),
+            IdxFile::TestImages => self.test.write_images(out),
+            IdxFile::TestLabels => self.test.write_labels(out),
         }
     }
+}
+
+/// Classes that are named by their numbers.
+pub(crate) fn numbered(classes: usize) -> Vec<String> {
+    (0..classes).map(|class| class.to_string()).collect()
 }
 
 impl fmt::Debug for Dataset {
@@ -148,9 +262,11 @@ impl fmt::Debug for Dataset {
         f.debug_struct("Dataset")
             .field("name", &self.name)
             .field("train", &self.split(Split::Train).len())
+            .field("validation", &self.split(Split::Validation).len())
             .field("test", &self.split(Split::Test).len())
-            .field("height", &self.height)
-            .field("width", &self.width)
+            .field("channels", &self.channels())
+            .field("height", &self.height())
+            .field("width", &self.width())
             .field("classes", &self.classes())
             .finish()
     }
@@ -181,6 +297,7 @@ fn check(field: &'static str, tensor: &Tensor, dims: &[usize]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
 
     fn tensors(train_labels: Tensor) -> vision::Dataset {
         let zeros = |dims: &[usize]| Tensor::zeros(dims, DType::U8, &Device::Cpu).unwrap();
@@ -189,14 +306,14 @@ mod tests {
             train_labels,
             test_images: zeros(&[1, 6]),
             test_labels: zeros(&[1]),
-            labels: CLASSES,
+            labels: 10,
         }
     }
 
     #[test]
     fn tensors_of_another_type_or_shape_are_refused_by_name() {
         let labels = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, &Device::Cpu).unwrap();
-        let message = |labels| Dataset::new("x", tensors(labels), (2, 3)).unwrap_err().to_string();
+        let message = |labels| Dataset::new("x", &tensors(labels), (2, 3)).unwrap_err().to_string();
         assert_eq!(
             message(labels(&[4], DType::U8)),
             "train_labels: expected u8 [3] on the CPU, got u8 [4] on Cpu"
@@ -212,7 +329,7 @@ mod tests {
     #[test]
     fn written_files_are_header_and_bytes() {
         let labels = Tensor::from_slice(&[7_u8, 0, 9], 3, &Device::Cpu).unwrap();
-        let dataset = Dataset::new("x", tensors(labels), (2, 3)).unwrap();
+        let dataset = Dataset::new("x", &tensors(labels), (2, 3)).unwrap();
         let bytes = |file| {
             let mut bytes = Vec::new();
             dataset.write_idx(file, &mut bytes).unwrap();

@@ -9,11 +9,83 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// One of the four files is there neither plain nor gzipped.
-    #[error("expected {} or the same with .gz, got neither", path.display())]
+    /// One of the four files of a dataset is not there.
+    #[error(
+        "expected {file} (or the same with .gz) in {}, got {}",
+        folders(looked_in),
+        list(found, "no file")
+    )]
     Absent {
-        /// The plain file's path.
+        /// The file's usual name.
+        file: &'static str,
+        /// The folders that were looked in.
+        looked_in: Vec<PathBuf>,
+        /// Names of what lies in the first, some of them.
+        found: Vec<String>,
+    },
+    /// A folder holds the files of several datasets.
+    #[error("{}: expected the files of one dataset, got those of {}", path.display(), list(found, "none"))]
+    Several {
+        /// The folder.
         path: PathBuf,
+        /// What the names of each dataset's files begin with.
+        found: Vec<String>,
+    },
+    /// No picture where classes are looked for.
+    #[error(
+        "{}: expected a folder of pictures for each class, got {}", path.display(), list(found, "nothing")
+    )]
+    NoPictures {
+        /// The folder, or the CSV file.
+        path: PathBuf,
+        /// Names of what lies in it, some of them.
+        found: Vec<String>,
+    },
+    /// A class of the training part has no picture.
+    #[error("{}: expected pictures of each class, got none of {class:?}", path.display())]
+    EmptyClass {
+        /// The training part.
+        path: PathBuf,
+        /// The class.
+        class: String,
+    },
+    /// Too few or too many classes.
+    #[error("{}: expected 2 to {most} classes, got {got}, the first {first:?}", path.display())]
+    Classes {
+        /// The training part.
+        path: PathBuf,
+        /// How many there may be.
+        most: usize,
+        /// How many there are.
+        got: usize,
+        /// The first.
+        first: String,
+    },
+    /// A class of another part that the training part lacks.
+    #[error("{}: expected the classes of the training part, got {class:?} too", path.display())]
+    UntrainedClass {
+        /// The other part.
+        path: PathBuf,
+        /// The class.
+        class: String,
+    },
+    /// A folder's name, which would be a class's, is not UTF-8.
+    #[error("expected a name in UTF-8 for a class, got {}", path.display())]
+    NoText {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A line of a CSV file.
+    #[error("{}:{line}: expected {expected}, got {got}", path.display())]
+    Csv {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What it must be.
+        expected: &'static str,
+        /// What it is.
+        got: String,
     },
     /// A setting of augmentation out of range.
     #[error("expected augment.{field} {expected}, got {value}")]
@@ -25,6 +97,16 @@ pub enum Error {
         /// Its value.
         value: f64,
     },
+    /// A setting of the normalisation out of range.
+    #[error("expected {field} of {expected}, got {got}")]
+    Normalization {
+        /// The setting.
+        field: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// Its value.
+        got: String,
+    },
     /// The file could not be opened, read or unpacked.
     #[error("cannot read {}", path.display())]
     Unreadable {
@@ -33,15 +115,25 @@ pub enum Error {
         /// What the system, or the decompressor, said.
         source: std::io::Error,
     },
-    /// The file does not begin as an IDX file of this kind does.
-    #[error("{}: expected the magic number {expected:#010x}, got {got:#010x}", path.display())]
-    Magic {
+    /// The file is of another kind.
+    #[error("{}: expected {expected}, got {got}", path.display())]
+    Kind {
         /// The file.
         path: PathBuf,
-        /// The magic number of this kind of file.
-        expected: u32,
-        /// The file's first four bytes.
-        got: u32,
+        /// What was looked for.
+        expected: &'static str,
+        /// What the file is.
+        got: String,
+    },
+    /// A gzipped file neither ends nor goes on as one where all that its header announces has been read.
+    #[error(
+        "{}: expected the gzip stream to end after its checksum, got other bytes behind it or none", path.display()
+    )]
+    GzipEnd {
+        /// The file.
+        path: PathBuf,
+        /// What the decompressor said.
+        source: std::io::Error,
     },
     /// The header announces no image, or images without pixels.
     #[error(
@@ -106,8 +198,10 @@ pub enum Error {
         /// Bytes of the whole file by its header, unpacked.
         expected: u64,
     },
-    /// A label is not a class.
-    #[error("{}: expected labels below {classes}, got {got} at index {index}", path.display())]
+    /// A test label is not one of the classes of the training set.
+    #[error(
+        "{}: expected labels below {classes} as in the training set, got {got} at index {index}", path.display()
+    )]
     Label {
         /// The file.
         path: PathBuf,
@@ -135,16 +229,16 @@ pub enum Error {
     },
     /// Training and test images differ in size.
     #[error(
-        "{}: expected images of {}x{} px as in the training set, got {}x{} px",
-        path.display(), expected.0, expected.1, got.0, got.1
+        "{}: expected images of {} as in the training set, got {}",
+        path.display(), size(*expected), size(*got)
     )]
     Sizes {
         /// The file of test images.
         path: PathBuf,
-        /// Height and width of the training images.
-        expected: (usize, usize),
-        /// Height and width of the test images.
-        got: (usize, usize),
+        /// Channels, height and width of the training images.
+        expected: (usize, usize, usize),
+        /// Channels, height and width of the test images.
+        got: (usize, usize, usize),
     },
     /// The tensors given for a dataset are not those of one.
     #[error("{tensor}: expected {expected}, got {got}")]
@@ -162,7 +256,55 @@ pub enum Error {
         /// What the hub's client, or the decoder of its images, said.
         message: String,
     },
+    /// Pictures that cannot be decoded.
+    #[error("{} of {of} pictures cannot be read: {}", pictures.len(), first(pictures))]
+    Unreadables {
+        /// Each with what is wrong.
+        pictures: Vec<(PathBuf, String)>,
+        /// Of how many.
+        of: usize,
+    },
+    /// A picture, or the cache of pictures.
+    #[error(transparent)]
+    Picture(#[from] vit_pictures::Error),
+    /// The folder of the cache.
+    #[error(transparent)]
+    Files(#[from] vit_files::Error),
     /// A tensor could not be made or read.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+/// A shape of (channels, height, width) in words.
+fn size((channels, height, width): (usize, usize, usize)) -> String {
+    let colour = if channels == 1 { String::new() } else { format!(" with {channels} channels") };
+    format!("{height}x{width} px{colour}")
+}
+
+/// The first ten, with what is wrong.
+fn first(pictures: &[(PathBuf, String)]) -> String {
+    const SHOWN: usize = 10;
+    let shown = pictures.iter().take(SHOWN);
+    let shown: Vec<String> =
+        shown.map(|(path, reason)| format!("{} ({reason})", path.display())).collect();
+    let more = if pictures.len() > SHOWN { ", ..." } else { "" };
+    shown.join(", ") + more
+}
+
+fn folders(paths: &[PathBuf]) -> String {
+    let shown: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    shown.join(" or ")
+}
+
+/// The first of these names, and how many there are beside.
+fn list(names: &[String], none: &str) -> String {
+    const SHOWN: usize = 5;
+    if names.is_empty() {
+        return none.to_owned();
+    }
+    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }

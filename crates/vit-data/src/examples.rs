@@ -1,23 +1,46 @@
 //! One set of images with labels, and the batches made from it.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor, bail};
+use vit_pictures::{EvalView, Interpolation};
 
 use crate::augment::{Augment, Augmenter, Partner, Source};
+use crate::error::Result;
 use crate::idx;
+use crate::normalization::{HALF, HALF_FOR_EVER, Table};
+use crate::pictures::{self, Pictures};
 
-/// A set of grey images with labels: bytes in memory, normalised a batch at a time.
+/// A set of images with labels, normalised a batch at a time.
 ///
 /// Clones share the memory, and any number of threads may ask for batches at once.
 #[derive(Clone, Debug)]
 pub struct Examples {
-    /// u8 (count, `height * width`), contiguous, on the CPU
-    images: Tensor,
-    /// u8 (count), contiguous, on the CPU
-    labels: Tensor,
-    height: usize,
-    width: usize,
+    images: Images,
+    labels: Arc<[u32]>,
+    /// Channels, height and width.
+    shape: (usize, usize, usize),
+    /// What each byte is normalised to, a table a channel.
+    tables: Arc<[Table]>,
+}
+
+/// Where images are.
+#[derive(Clone, Debug)]
+enum Images {
+    /// u8 (count, `channels * height * width`), contiguous, on the CPU
+    InMemory(Tensor),
+    /// Read by position.
+    OnDisk(Arc<Pictures>),
+}
+
+/// Which view of an image is asked for.
+#[derive(Clone, Copy)]
+enum View<'a> {
+    /// The one that it is evaluated in.
+    Evaluated,
+    /// The one that it is trained on in this (seed, epoch).
+    Trained(&'a Augment, (u64, u64)),
 }
 
 /// Some images as an [`Augment`] makes them.
@@ -41,17 +64,50 @@ pub struct Mixed {
 }
 
 impl Examples {
-    pub(crate) const CHANNELS: usize = 1;
-
     /// Of tensors that [`Dataset::new`](crate::Dataset::new) has checked.
-    pub(crate) fn new(images: Tensor, labels: Tensor, (height, width): (usize, usize)) -> Self {
-        Self { images, labels, height, width }
+    pub(crate) fn new(images: Tensor, labels: Arc<[u32]>, shape: (usize, usize, usize)) -> Self {
+        let images = Images::InMemory(images);
+        Self { images, labels, shape, tables: vec![HALF; shape.0].into() }
+    }
+
+    /// Of bytes, image by image, channel by channel and row by row.
+    pub(crate) fn of_bytes(
+        pixels: Vec<u8>,
+        labels: Vec<u32>,
+        shape @ (channels, height, width): (usize, usize, usize),
+    ) -> Result<Self> {
+        let images =
+            Tensor::from_vec(pixels, (labels.len(), channels * height * width), &Device::Cpu)?;
+        Ok(Self::new(images, labels.into(), shape))
+    }
+
+    /// Of pictures that are read one by one.
+    pub(crate) fn of_pictures(
+        pictures: Pictures,
+        labels: Vec<u32>,
+        shape: (usize, usize, usize),
+    ) -> Self {
+        let images = Images::OnDisk(Arc::new(pictures));
+        Self { images, labels: labels.into(), shape, tables: vec![HALF; shape.0].into() }
+    }
+
+    /// No image of this shape.
+    pub(crate) fn none(shape: (usize, usize, usize)) -> Result<Self> {
+        Self::of_bytes(Vec::new(), Vec::new(), shape)
+    }
+
+    pub(crate) fn with_tables(self, tables: Arc<[Table]>) -> Self {
+        Self { tables, ..self }
+    }
+
+    pub(crate) const fn is_in_memory(&self) -> bool {
+        matches!(self.images, Images::InMemory(_))
     }
 
     /// How many images there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.labels.elem_count()
+        self.labels.len()
     }
 
     /// Whether there are none.
@@ -66,21 +122,38 @@ impl Examples {
     /// If there are `index` images or fewer.
     #[must_use]
     pub fn label(&self, index: usize) -> u32 {
-        with_bytes(&self.labels, |labels| u32::from(labels[index]))
+        self.labels[index]
     }
 
-    /// The `height * width` bytes of image `index`, row by row; 0 is black.
+    /// The class of each image.
+    #[must_use]
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// Channels, height and width of an image.
+    #[must_use]
+    pub const fn shape(&self) -> (usize, usize, usize) {
+        self.shape
+    }
+
+    /// The bytes of image `index` as it is evaluated, channel by channel and row by row; 0 is black.
+    ///
+    /// # Errors
+    /// If the image cannot be read.
     ///
     /// # Panics
     /// If there are `index` images or fewer.
-    #[must_use]
-    pub fn image(&self, index: usize) -> Vec<u8> {
-        let len = self.height * self.width;
-        with_bytes(&self.images, |pixels| pixels[index * len..][..len].to_vec())
+    pub fn image(&self, index: usize) -> candle_core::Result<Vec<u8>> {
+        self.with_image(index as u32, View::Evaluated, <[u8]>::to_vec)
     }
 
-    /// The images of these indices, in this order, normalised to `(x / 255 - 0.5) / 0.5`, with
-    /// their labels.
+    const fn image_len(&self) -> usize {
+        self.shape.0 * self.shape.1 * self.shape.2
+    }
+
+    /// The images of these indices, in this order, as they are evaluated: normalised, by default to
+    /// `(x / 255 - 0.5) / 0.5`, with their labels.
     ///
     /// Values are computed in f32 and then converted to `dtype`. PyTorch equivalent: `ToTensor()`,
     /// then `Normalize((0.5,), (0.5,))`, to the bit.
@@ -96,9 +169,12 @@ impl Examples {
         device: &Device,
         dtype: DType,
     ) -> candle_core::Result<(Tensor, Tensor)> {
-        let len = self.height * self.width;
-        let images = self.images_of(indices, device, dtype, |place, pixels, out| {
-            out.extend(normalised(&pixels[indices[place] as usize * len..][..len]));
+        let images = self.images_of(indices, device, dtype, |place, out| {
+            self.with_image(indices[place], View::Evaluated, |image| {
+                for (bytes, table) in image.chunks_exact(self.plane_len()).zip(&*self.tables) {
+                    out.extend(bytes.iter().map(|&byte| table[usize::from(byte)]));
+                }
+            })
         })?;
         Ok((images, self.labels_of(indices, device)?))
     }
@@ -122,28 +198,43 @@ impl Examples {
             let (images, labels) = self.batch(indices, device, dtype)?;
             return Ok(Augmented { images, labels, mixed: None });
         }
-        if augment.mixup > 0.0 && among.is_empty() {
+        let (_, height, width) = self.shape;
+        let mut augmenter = Augmenter::new(augment, run, &self.tables, (height, width));
+        if augment.mixes() && among.is_empty() {
             bail!("expected images to mix with, got none");
         }
-        let mut augmenter = Augmenter::new(augment, run, &NORMALISED, (self.height, self.width));
         let partner = |&index| augmenter.partner(index, among);
         let partners: Option<Vec<Partner>> =
-            (augment.mixup > 0.0).then(|| indices.iter().map(partner).collect());
+            augment.mixes().then(|| indices.iter().map(partner).collect());
         let others = partners.iter().flatten().map(|partner| partner.index).collect::<Vec<_>>();
         let mixed = partners.as_ref().map(|partners| {
             let shares = partners.iter().map(|partner| partner.share).collect::<Vec<_>>();
             let labels = self.labels_of(&others, device)?;
             Ok::<_, candle_core::Error>(Mixed { labels, shares: Tensor::new(shares, device)? })
         });
-        let len = self.height * self.width;
-        let images = self.images_of(indices, device, dtype, |place, pixels, out| {
-            let image = |index: u32| &pixels[index as usize * len..][..len];
-            let mut source = Source::of(image(indices[place]));
-            if let Some(partners) = &partners {
-                let Partner { index, share } = partners[place];
-                source = source.mixed(image(index), share);
-            }
-            augmenter.append(source, indices[place], out);
+        let view = View::Trained(augment, run);
+        let images = self.images_of(indices, device, dtype, |place, out| {
+            let index = indices[place];
+            self.with_image(index, view, |image| match &partners {
+                None => {
+                    augmenter.append(Source::of(image), index, out);
+                    Ok(())
+                }
+                Some(partners) => {
+                    let partner = &partners[place];
+                    self.with_image(partner.index, view, |other| match &partner.cut {
+                        None => {
+                            let source = Source::of(image).mixed(other, partner.share);
+                            augmenter.append(source, index, out);
+                        }
+                        Some(cut) => {
+                            let mut image = image.to_vec();
+                            cut.paste(other, &mut image, self.plane_len());
+                            augmenter.append(Source::of(&image), index, out);
+                        }
+                    })
+                }
+            })?
         })?;
         Ok(Augmented {
             images,
@@ -152,50 +243,69 @@ impl Examples {
         })
     }
 
-    /// All images, u8 (count, `height * width`), and their labels, u8 (count); of the former, a batch holds each byte
-    /// through [`normalisation`](Self::normalisation).
+    /// All images, u8 (count, `channels * height * width`), where they lie in memory and a batch of them holds each byte
+    /// through one table: with that.
     #[must_use]
-    pub const fn bytes(&self) -> (&Tensor, &Tensor) {
-        (&self.images, &self.labels)
+    pub fn bytes(&self) -> Option<(&Tensor, &'static [f32; 256])> {
+        let Images::InMemory(images) = &self.images else { return None };
+        self.tables.iter().all(|table| *table == HALF).then_some((images, &HALF_FOR_EVER))
     }
 
-    /// Channels, height and width of an image.
-    #[must_use]
-    pub const fn shape(&self) -> (usize, usize, usize) {
-        (Self::CHANNELS, self.height, self.width)
-    }
-
-    /// What each byte is normalised to.
-    #[must_use]
-    pub const fn normalisation() -> &'static [f32; 256] {
-        &NORMALISED
-    }
-
-    /// The values that `append` makes of each place in the batch and of the bytes of all images.
+    /// The values that `append` makes of each place in the batch.
     fn images_of(
         &self,
         indices: &[u32],
         device: &Device,
         dtype: DType,
-        mut append: impl FnMut(usize, &[u8], &mut Vec<f32>),
+        mut append: impl FnMut(usize, &mut Vec<f32>) -> candle_core::Result<()>,
     ) -> candle_core::Result<Tensor> {
         self.check(indices)?;
         let batch = indices.len();
-        let images: Vec<f32> = with_bytes(&self.images, |pixels| {
-            let mut images = Vec::with_capacity(batch * self.height * self.width);
-            (0..batch).for_each(|place| append(place, pixels, &mut images));
-            images
-        });
-        let shape = (batch, Self::CHANNELS, self.height, self.width);
-        Tensor::from_vec(images, shape, device)?.to_dtype(dtype)
+        let mut images = Vec::with_capacity(batch * self.image_len());
+        (0..batch).try_for_each(|place| append(place, &mut images))?;
+        let (channels, height, width) = self.shape;
+        Tensor::from_vec(images, (batch, channels, height, width), device)?.to_dtype(dtype)
+    }
+
+    /// Gives the bytes of an image, channel by channel and row by row, to `read`.
+    fn with_image<T>(
+        &self,
+        index: u32,
+        view: View<'_>,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> candle_core::Result<T> {
+        let in_memory = match &self.images {
+            Images::InMemory(images) => images,
+            Images::OnDisk(on_disk) => {
+                let picture = on_disk.get(index)?;
+                let seen = match view {
+                    View::Evaluated => on_disk.eval().apply(&picture),
+                    View::Trained(augment, run) => {
+                        pictures::trained(&picture, on_disk.eval(), augment, run, index)
+                    }
+                };
+                return Ok(read(&pictures::planes(&seen)));
+            }
+        };
+        let len = self.image_len();
+        with_bytes(in_memory, |pixels| {
+            let image = &pixels[index as usize * len..][..len];
+            let View::Trained(augment, run) = view else { return Ok(read(image)) };
+            if !augment.views() {
+                return Ok(read(image));
+            }
+            let picture = pictures::of_planes(image, self.shape);
+            let (_, height, width) = self.shape;
+            let (crop, interpolation) = ((height, width), Interpolation::Bicubic);
+            let eval = EvalView { resize: height.min(width), crop, interpolation };
+            Ok(read(&pictures::planes(&pictures::trained(&picture, eval, augment, run, index))))
+        })
     }
 
     fn labels_of(&self, indices: &[u32], device: &Device) -> candle_core::Result<Tensor> {
         self.check(indices)?;
-        let labels: Vec<u32> = with_bytes(&self.labels, |labels| {
-            indices.iter().map(|&index| u32::from(labels[index as usize])).collect()
-        });
-        Tensor::from_vec(labels, indices.len(), device)
+        let labels = indices.iter().map(|&index| self.labels[index as usize]);
+        Tensor::from_vec(labels.collect::<Vec<_>>(), indices.len(), device)
     }
 
     fn check(&self, indices: &[u32]) -> candle_core::Result<()> {
@@ -206,33 +316,39 @@ impl Examples {
         }
     }
 
+    const fn plane_len(&self) -> usize {
+        self.shape.1 * self.shape.2
+    }
+
+    /// # Errors
+    /// Those of `out`.
     pub(crate) fn write_images(&self, out: &mut dyn Write) -> io::Result<()> {
-        let dims = (self.len(), self.height, self.width);
-        with_bytes(&self.images, |pixels| idx::write_images(out, dims, pixels))
+        let (_, height, width) = self.shape;
+        let dims = (self.len(), height, width);
+        match &self.images {
+            Images::InMemory(images) => {
+                with_bytes(images, |pixels| idx::write_images(out, dims, pixels))
+            }
+            Images::OnDisk(_) => Err(io::Error::other("expected images in memory")),
+        }
     }
 
+    /// Writes what tells whether the images are the same as before.
+    pub(crate) fn write_content(&self, out: &mut dyn Write) -> io::Result<()> {
+        match &self.images {
+            Images::InMemory(images) => with_bytes(images, |pixels| out.write_all(pixels)),
+            Images::OnDisk(pictures) => pictures.write_content(out),
+        }
+    }
+
+    /// # Errors
+    /// Those of `out`.
     pub(crate) fn write_labels(&self, out: &mut dyn Write) -> io::Result<()> {
-        with_bytes(&self.labels, |labels| idx::write_labels(out, labels))
+        let labels: Vec<u8> = self.labels.iter().map(|&label| label as u8).collect();
+        idx::write_labels(out, &labels)
     }
 }
 
-/// What each byte is normalised to. The table is exact: dividing costs more and gives the same.
-static NORMALISED: [f32; 256] = {
-    let mut table = [0.0; 256];
-    let mut pixel = 0;
-    while pixel < table.len() {
-        table[pixel] = (pixel as f32 / 255.0 - 0.5) / 0.5;
-        pixel += 1;
-    }
-    table
-};
-
-/// The values that the model sees.
-fn normalised(image: &[u8]) -> impl Iterator<Item = f32> {
-    image.iter().map(|&pixel| NORMALISED[usize::from(pixel)])
-}
-
-/// Gives `read` the bytes of a tensor that `Dataset::new` has checked.
 fn with_bytes<T>(tensor: &Tensor, read: impl FnOnce(&[u8]) -> T) -> T {
     let (storage, layout) = tensor.storage_and_layout();
     let (begin, end) = layout.contiguous_offsets().expect("checked to be contiguous");
@@ -245,8 +361,8 @@ fn with_bytes<T>(tensor: &Tensor, read: impl FnOnce(&[u8]) -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataset::numbered;
     use crate::{Dataset, Split};
-    use sha2::{Digest, Sha256};
 
     /// Five images of 2x3 px: image `i` holds `6 i .. 6 i + 6`, its label is `9 - i`.
     fn five() -> Examples {
@@ -256,7 +372,8 @@ mod tests {
     fn five_of(pixels: Vec<u8>) -> Examples {
         let train = (pixels, vec![9, 8, 7, 6, 5]);
         let test = (vec![0; 6], vec![0]);
-        Dataset::from_bytes("five", [train, test], (2, 3)).unwrap().split(Split::Train)
+        let dataset = Dataset::from_bytes("five", numbered(10), [train, test], (1, 2, 3));
+        dataset.unwrap().split(Split::Train)
     }
 
     #[test]
@@ -269,29 +386,19 @@ mod tests {
         assert_eq!(pixels, expected.map(|pixel| (pixel as f32 / 255.0 - 0.5) / 0.5));
     }
 
-    /// The hash is of what PyTorch 2.15 gives:
-    /// `torch.arange(256).float().div(255).sub(torch.tensor(0.5)).div(torch.tensor(0.5))`.
-    #[test]
-    fn normalised_values_are_those_of_pytorch() {
-        let bytes: Vec<u8> = NORMALISED.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let hash = Sha256::digest(bytes);
-        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "d15e8ce72284446496a6de66e8a4795818530b44cd2c3dd415077364535c3c1a");
-    }
-
     #[test]
     fn single_examples_are_bytes() {
         let five = five();
         assert_eq!(five.len(), 5);
         assert_eq!(five.label(4), 5);
-        assert_eq!(five.image(4), [24, 25, 26, 27, 28, 29]);
+        assert_eq!(five.image(4).unwrap(), [24, 25, 26, 27, 28, 29]);
     }
 
     #[test]
     fn other_types_hold_the_same_values() {
         let (images, _) = five().batch(&[1], &Device::Cpu, DType::F64).unwrap();
         let value = images.flatten_all().unwrap().to_vec1::<f64>().unwrap()[0];
-        assert_eq!(value, f64::from(NORMALISED[6]));
+        assert_eq!(value, f64::from(HALF[6]));
     }
 
     const ALL: [u32; 5] = [0, 1, 2, 3, 4];
@@ -343,7 +450,7 @@ mod tests {
             assert!(among.contains(&other), "{other}");
             let image = changed(five(), index);
             let other = changed(
-                five_of((0..5).flat_map(|_| five().image(other as usize)).collect()),
+                five_of((0..5).flat_map(|_| five().image(other as usize).unwrap()).collect()),
                 index,
             );
             for ((got, x), y) in images[index].iter().zip(image).zip(other) {

@@ -1,8 +1,12 @@
 //! A dataset from a folder of IDX files.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use crate::dataset::{CLASSES, Dataset};
+use vit_files::{open_file, text_of_at_most};
+
+use crate::dataset::{Dataset, numbered};
 use crate::error::{Error, Result};
 use crate::idx::{IdxFile, IdxReader, ImagesHeader};
 
@@ -10,17 +14,33 @@ use crate::idx::{IdxFile, IdxReader, ImagesHeader};
 /// more than MNIST's training images.
 const TRUSTED: u64 = 36 << 20;
 
+/// The folder below that torchvision unpacks into.
+const RAW: &str = "raw";
+/// What the names of EMNIST's files begin with (arXiv 1702.05373): its images are MNIST's with rows and columns exchanged.
+const EMNIST: &str = "emnist";
+/// EMNIST's list of its classes, a line each: a label and the number of its letter.
+const MAPPING: &str = "mapping.txt";
+/// Many times EMNIST's longest.
+const LONGEST_MAPPING: u64 = 1 << 14;
+
 /// Reads the four IDX files of a folder, plain or gzipped (plain where both are there), and checks
 /// magic numbers, sizes, counts and labels. The dataset takes the folder's name.
 ///
-/// Images may be of any height and width, and there are ten classes. Memory stays near the size of
+/// Files are found as MNIST's are published (`train-images-idx3-ubyte`), as its unpackers name them
+/// (`train-images.idx3-ubyte`), as EMNIST's (`emnist-letters-train-images-idx3-ubyte`, `-test-` for the test), in the folder
+/// or where torchvision puts them (`raw`, `MNIST/raw`). Images are of any height and width, grey or, with a fourth
+/// dimension, in colour. There are as many classes as the largest training label says; they are named by their numbers, or as
+/// EMNIST's `mapping.txt` says.
+///
+/// Memory stays near the size of
 /// the files, whatever their headers say: what unpacks to far more is first read once without keeping any of it, so that only
 /// what is right is unpacked into memory.
 ///
 /// # Errors
 /// The first thing that is wrong, with the file that it is wrong in.
 pub fn load_dir(folder: &Path) -> Result<Dataset> {
-    let [train, test] = open(folder)?;
+    let files = IdxFiles::find(folder)?;
+    let [train, test] = files.open()?;
     if train.beyond() + test.beyond() > TRUSTED {
         test.check()?;
         if train.beyond() > TRUSTED {
@@ -28,28 +48,187 @@ pub fn load_dir(folder: &Path) -> Result<Dataset> {
         }
     }
     let name = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy();
-    let size = train.size();
-    Dataset::from_bytes(name, [train.read()?, test.read()?], size)
+    let shape = train.header.shape();
+    let mut train = train.read(None)?;
+    let classes = train.1.iter().max().map_or(0, |&most| usize::from(most) + 1);
+    let mut test = test.read(Some(classes))?;
+    let mut shape = shape;
+    if files.is_transposed() {
+        for (pixels, _) in [&mut train, &mut test] {
+            transpose(pixels, shape);
+        }
+        shape = (shape.0, shape.2, shape.1);
+    }
+    let wide = |(pixels, labels): (Vec<u8>, Vec<u8>)| {
+        (pixels, labels.into_iter().map(u32::from).collect::<Vec<_>>())
+    };
+    let names = files.class_names(classes)?;
+    Dataset::from_bytes(name, names, [wide(train), wide(test)], shape)
 }
 
-/// Height and width of the images of such a folder, as its headers say, with which the sizes of the files are checked.
+/// Channels, height and width of the images of such a folder, as its headers say, with which the sizes of the files are
+/// checked.
 ///
 /// # Errors
 /// As [`load_dir`], as far as headers tell.
-pub fn image_size(folder: &Path) -> Result<(usize, usize)> {
-    let [train, _] = open(folder)?;
-    Ok(train.size())
+pub fn image_shape(folder: &Path) -> Result<(usize, usize, usize)> {
+    let files = IdxFiles::find(folder)?;
+    let [train, _] = files.open()?;
+    let (channels, height, width) = train.header.shape();
+    let is_transposed = files.is_transposed();
+    Ok(if is_transposed { (channels, width, height) } else { (channels, height, width) })
 }
 
-/// The training and the test set, of images of one size.
-fn open(folder: &Path) -> Result<[Set; 2]> {
-    let train = Set::open(folder, IdxFile::TrainImages, IdxFile::TrainLabels)?;
-    let test = Set::open(folder, IdxFile::TestImages, IdxFile::TestLabels)?;
-    let (expected, got) = (train.size(), test.size());
-    if expected != got {
-        return Err(Error::Sizes { path: test.images.path().to_owned(), expected, got });
+/// Whether a folder holds a file that is named as one of IDX images or labels.
+#[must_use]
+pub fn holds_idx(folder: &Path) -> bool {
+    places(folder).iter().any(|place| !named(place).is_empty())
+}
+
+/// The files of a dataset in a folder.
+struct IdxFiles {
+    folder: PathBuf,
+    /// In the order of [`IdxFile::ALL`].
+    paths: [PathBuf; 4],
+    /// What their names begin with, such as `emnist-letters-`.
+    prefix: String,
+}
+
+/// A file whose name is that of one of the four.
+struct Named {
+    path: PathBuf,
+    file: IdxFile,
+    prefix: String,
+    is_gz: bool,
+}
+
+impl IdxFiles {
+    fn find(folder: &Path) -> Result<Self> {
+        let looked_in = places(folder);
+        let found = looked_in.iter().map(|place| (place, named(place)));
+        let Some((place, named)) = found.into_iter().find(|(_, named)| !named.is_empty()) else {
+            let found = names_in(folder);
+            return Err(Error::Absent { file: IdxFile::ALL[0].name(), looked_in, found });
+        };
+        let prefixes: BTreeSet<&str> = named.iter().map(|named| &*named.prefix).collect();
+        let prefix = match prefixes.iter().copied().collect::<Vec<_>>()[..] {
+            [only] => only.to_owned(),
+            _ => {
+                let found = prefixes.into_iter().map(str::to_owned).collect();
+                return Err(Error::Several { path: place.clone(), found });
+            }
+        };
+        let path = |file: IdxFile| {
+            let of_file = named.iter().filter(|named| named.file == file);
+            let path = of_file.min_by_key(|named| named.is_gz).map(|named| named.path.clone());
+            let looked_in = vec![place.clone()];
+            path.ok_or_else(|| Error::Absent {
+                file: file.name(),
+                looked_in,
+                found: names_in(place),
+            })
+        };
+        let [a, b, c, d] = IdxFile::ALL;
+        let paths = [path(a)?, path(b)?, path(c)?, path(d)?];
+        Ok(Self { folder: place.clone(), paths, prefix })
     }
-    Ok([train, test])
+
+    /// The training and the test set, of images of one shape.
+    fn open(&self) -> Result<[Set; 2]> {
+        let [train_images, train_labels, test_images, test_labels] = &self.paths;
+        let train = Set::open(train_images, train_labels)?;
+        let test = Set::open(test_images, test_labels)?;
+        let (expected, got) = (train.header.shape(), test.header.shape());
+        if expected != got {
+            return Err(Error::Sizes { path: test.images.path().to_owned(), expected, got });
+        }
+        Ok([train, test])
+    }
+
+    fn is_transposed(&self) -> bool {
+        self.prefix.starts_with(EMNIST)
+    }
+
+    /// From the list beside EMNIST's files, else numbers.
+    fn class_names(&self, classes: usize) -> Result<Vec<String>> {
+        let mut names = numbered(classes);
+        let path = self.folder.join(format!("{}{MAPPING}", self.prefix));
+        if !self.is_transposed() || !path.exists() {
+            return Ok(names);
+        }
+        let text = open_file(&path).and_then(|file| text_of_at_most(LONGEST_MAPPING, file));
+        let text = text.map_err(|source| Error::Unreadable { path: path.clone(), source })?;
+        for line in text.lines() {
+            let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+            let (Some(Ok(label)), Some(Ok(letter))) = (numbers.next(), numbers.next()) else {
+                continue;
+            };
+            let name = char::from_u32(letter).filter(|letter| letter.is_alphanumeric());
+            if let (Some(place), Some(name)) = (names.get_mut(label as usize), name) {
+                *place = name.to_string();
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// The folders that a dataset's files may lie in: this one, and where torchvision puts them.
+fn places(folder: &Path) -> Vec<PathBuf> {
+    let mut places = vec![folder.to_owned(), folder.join(RAW)];
+    for name in names_in(folder) {
+        let below = folder.join(name).join(RAW);
+        if below.is_dir() {
+            places.push(below);
+        }
+    }
+    places.retain(|place| place == folder || place.is_dir());
+    places
+}
+
+/// The names of what lies in a folder, sorted; none where it cannot be read.
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// The files of a folder that are named as those of a dataset.
+fn named(folder: &Path) -> Vec<Named> {
+    let each = names_in(folder).into_iter().filter_map(|name| {
+        let (file, prefix, is_gz) = role(&name)?;
+        Some(Named { path: folder.join(&name), file, prefix, is_gz })
+    });
+    each.collect()
+}
+
+/// Which file of a dataset has this name, and what stands before it.
+fn role(name: &str) -> Option<(IdxFile, String, bool)> {
+    let lower = name.to_ascii_lowercase();
+    let (stem, is_gz) = match lower.strip_suffix(".gz") {
+        Some(stem) => (stem, true),
+        None => (&*lower, false),
+    };
+    let stem = stem.replace('.', "-");
+    let parts = [
+        ("train-images-", IdxFile::TrainImages),
+        ("train-labels-", IdxFile::TrainLabels),
+        ("t10k-images-", IdxFile::TestImages),
+        ("t10k-labels-", IdxFile::TestLabels),
+        ("test-images-", IdxFile::TestImages),
+        ("test-labels-", IdxFile::TestLabels),
+    ];
+    parts.into_iter().find_map(|(part, file)| {
+        let at = stem.find(part)?;
+        let (prefix, rest) = (&stem[..at], &stem[at + part.len()..]);
+        let ends = match file {
+            IdxFile::TrainImages | IdxFile::TestImages => ["idx3-ubyte", "idx4-ubyte"],
+            IdxFile::TrainLabels | IdxFile::TestLabels => ["idx1-ubyte"; 2],
+        };
+        let fits = ends.contains(&rest) && (prefix.is_empty() || prefix.ends_with('-'));
+        fits.then(|| (file, prefix.to_owned(), is_gz))
+    })
 }
 
 /// Images and labels of one split, of which the headers have been read.
@@ -60,10 +239,10 @@ struct Set {
 }
 
 impl Set {
-    fn open(folder: &Path, images: IdxFile, labels: IdxFile) -> Result<Self> {
-        let mut labels = IdxReader::open(folder, labels)?;
+    fn open(images: &Path, labels: &Path) -> Result<Self> {
+        let mut labels = IdxReader::open(labels)?;
         let label_count = labels.labels_header()?;
-        let mut images = IdxReader::open(folder, images)?;
+        let mut images = IdxReader::open(images)?;
         let header = images.images_header()?;
         if header.count != label_count {
             return Err(Error::Counts {
@@ -76,26 +255,88 @@ impl Set {
         Ok(Self { images, labels, header })
     }
 
-    /// Height and width of the images.
-    const fn size(&self) -> (usize, usize) {
-        (self.header.height, self.header.width)
-    }
-
     /// By how many bytes it is more than its files: none where they are plain, for they hold no more than they have bytes.
     fn beyond(&self) -> u64 {
         self.images.beyond(self.header.len()) + self.labels.beyond(self.header.count)
     }
 
-    /// Holds both files to be whole and right.
+    /// Holds both files to be whole.
     fn check(&self) -> Result<()> {
-        self.labels.check_all_labels(self.header.count, CLASSES)?;
+        self.labels.check_count(self.header.count)?;
         self.images.check_images(self.header)
     }
 
-    /// Pixels and labels. The labels come first: wrong ones are found before much is unpacked.
-    fn read(mut self) -> Result<(Vec<u8>, Vec<u8>)> {
-        let labels = self.labels.labels(self.header.count, CLASSES)?;
-        let pixels = self.images.images(self.header)?;
+    /// Pixels, channel by channel, and labels, which are below `classes` if that is known. The labels come first: wrong ones are
+    /// found before much is unpacked.
+    fn read(mut self, classes: Option<usize>) -> Result<(Vec<u8>, Vec<u8>)> {
+        let labels = self.labels.labels(self.header.count, classes)?;
+        let mut pixels = self.images.images(self.header)?;
+        if self.header.is_interleaved {
+            by_channel(&mut pixels, self.header.shape());
+        }
         Ok((pixels, labels))
+    }
+}
+
+/// Parts the channels of each image, which lie side by side.
+fn by_channel(pixels: &mut [u8], (channels, height, width): (usize, usize, usize)) {
+    rearrange(pixels, channels * height * width, |at| {
+        let (channel, pixel) = (at / (height * width), at % (height * width));
+        pixel * channels + channel
+    });
+}
+
+/// Exchanges rows and columns of each image.
+fn transpose(pixels: &mut [u8], (channels, height, width): (usize, usize, usize)) {
+    rearrange(pixels, channels * height * width, |at| {
+        let (channel, pixel) = (at / (height * width), at % (height * width));
+        let (row, column) = (pixel / height, pixel % height);
+        channel * height * width + column * width + row
+    });
+}
+
+/// Gives each byte of each image of so many the one that was at `from` of its place.
+fn rearrange(pixels: &mut [u8], len: usize, from: impl Fn(usize) -> usize) {
+    let mut before = vec![0; len];
+    for image in pixels.chunks_exact_mut(len) {
+        before.copy_from_slice(image);
+        for (at, byte) in image.iter_mut().enumerate() {
+            *byte = before[from(at)];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_known_by_all_their_names() {
+        let known = role;
+        for (name, prefix, is_gz) in [
+            ("train-images-idx3-ubyte", "", false),
+            ("train-images.idx3-ubyte", "", false),
+            ("train-images-idx3-ubyte.gz", "", true),
+            ("emnist-letters-train-images-idx3-ubyte.gz", "emnist-letters-", true),
+            ("train-images-idx4-ubyte", "", false),
+        ] {
+            let want = (IdxFile::TrainImages, prefix.to_owned(), is_gz);
+            assert_eq!(known(name), Some(want), "{name}");
+        }
+        let test = known("emnist-digits-test-labels-idx1-ubyte");
+        assert_eq!(test, Some((IdxFile::TestLabels, "emnist-digits-".to_owned(), false)));
+        for name in ["train-images-idx1-ubyte", "mytrain-images-idx3-ubyte", "train-images.png"] {
+            assert_eq!(known(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn channels_are_parted_and_rows_become_columns() {
+        let mut pixels = vec![1, 10, 100, 2, 20, 200, 3, 30, 255, 4, 40, 0];
+        by_channel(&mut pixels, (3, 2, 2));
+        assert_eq!(pixels, [1, 2, 3, 4, 10, 20, 30, 40, 100, 200, 255, 0]);
+        let mut pixels = vec![1, 2, 3, 4, 5, 6];
+        transpose(&mut pixels, (1, 2, 3));
+        assert_eq!(pixels, [1, 4, 2, 5, 3, 6]);
     }
 }

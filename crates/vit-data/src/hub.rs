@@ -6,12 +6,13 @@ use std::panic::{UnwindSafe, catch_unwind};
 use candle_core::Tensor;
 use candle_datasets::vision::{self, mnist};
 
-use crate::dataset::{CLASSES, Dataset};
+use crate::dataset::{Dataset, numbered};
 use crate::error::{Error, Result};
 
 /// Images of MNIST, in its training and its test set.
 const COUNTS: [usize; 2] = [60_000, 10_000];
 const SIDE: usize = 28;
+const CLASSES: usize = 10;
 
 /// Loads MNIST over the network, by `candle_datasets::vision::mnist::load`, as bytes.
 ///
@@ -26,7 +27,7 @@ pub fn load_hub_mnist() -> Result<Dataset> {
     let fetched = caught(mnist::load)?;
     let train = bytes(&fetched.train_images, &fetched.train_labels, COUNTS[0])?;
     let test = bytes(&fetched.test_images, &fetched.test_labels, COUNTS[1])?;
-    Dataset::from_bytes("mnist", [train, test], (SIDE, SIDE))
+    Dataset::from_bytes("mnist", numbered(CLASSES), [train, test], (1, SIDE, SIDE))
 }
 
 /// What `load` returns, with a panic turned into an error.
@@ -46,7 +47,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 }
 
 /// The bytes of images in [0, 1], f32 (`count`, pixels), and of labels, u8 (`count`).
-fn bytes(images: &Tensor, labels: &Tensor, count: usize) -> Result<(Vec<u8>, Vec<u8>)> {
+fn bytes(images: &Tensor, labels: &Tensor, count: usize) -> Result<(Vec<u8>, Vec<u32>)> {
     let wrong =
         |what: &str, got: String| Error::Hub { message: format!("expected {what}, got {got}") };
     if images.dims() != [count, SIDE * SIDE] {
@@ -62,7 +63,7 @@ fn bytes(images: &Tensor, labels: &Tensor, count: usize) -> Result<(Vec<u8>, Vec
     let images = images.flatten_all()?.to_vec1::<f32>()?;
     // x / 255 * 255 is within an ulp or two of x, in f32, so rounding gives x back.
     let images = images.into_iter().map(|pixel| (pixel * 255.0).round() as u8).collect();
-    Ok((images, labels))
+    Ok((images, labels.into_iter().map(u32::from).collect()))
 }
 
 #[cfg(test)]

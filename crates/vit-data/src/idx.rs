@@ -3,7 +3,7 @@
 //! No memory is taken on the word of a header alone: it is believed as far as the file's size bears it out.
 
 use std::fs::File;
-use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
@@ -11,9 +11,12 @@ use vit_files::open_file;
 
 use crate::error::{Error, Result};
 
-/// Two zero bytes, 8 for unsigned bytes, then the number of dimensions.
+/// Two zero bytes, the type of the numbers, which is 8 for unsigned bytes, then the number of dimensions.
 const IMAGES_MAGIC: u32 = 0x0000_0803;
+const COLOUR_IMAGES_MAGIC: u32 = 0x0000_0804;
 const LABELS_MAGIC: u32 = 0x0000_0801;
+/// What a gzipped file begins with.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// The most bytes of pixels read from one file: 4 GiB, ninety times MNIST's.
 const MAX_BYTES: u64 = 1 << 32;
@@ -53,22 +56,31 @@ impl IdxFile {
 }
 
 /// The dimensions that an IDX file of images announces.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct ImagesHeader {
     pub(crate) count: usize,
+    pub(crate) channels: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
+    /// Whether the channels of a pixel lie side by side, and not one channel behind the other.
+    pub(crate) is_interleaved: bool,
+    /// Bytes before the first image.
+    begin: u64,
 }
 
 impl ImagesHeader {
     /// Bytes behind it.
     pub(crate) const fn len(self) -> usize {
-        self.count * self.height * self.width
+        self.count * self.channels * self.height * self.width
+    }
+
+    /// Channels, height and width.
+    pub(crate) const fn shape(self) -> (usize, usize, usize) {
+        (self.channels, self.height, self.width)
     }
 }
 
-/// The bytes before the images, and before the labels.
-const IMAGES_HEADER: u64 = 4 * 4;
+/// The bytes before the labels.
 const LABELS_HEADER: u64 = 2 * 4;
 
 /// Bytes that are read at a time.
@@ -84,57 +96,88 @@ pub(crate) struct IdxReader {
 }
 
 impl IdxReader {
-    /// Opens a dataset's file in `folder`: the plain one if both are there.
-    pub(crate) fn open(folder: &Path, file: IdxFile) -> Result<Self> {
-        let plain = folder.join(file.name());
-        if let Some((file, size)) = open(&plain)? {
-            return Ok(Self { path: plain, bytes: decoded(file, false), size, is_packed: false });
-        }
-        let packed = folder.join(format!("{}.gz", file.name()));
-        let Some((file, size)) = open(&packed)? else {
-            return Err(Error::Absent { path: plain });
-        };
-        Ok(Self { path: packed, bytes: decoded(file, true), size, is_packed: true })
+    /// Opens a file, which is unpacked where its first bytes are those of gzip.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
+        let mut file = open_file(path).map_err(unreadable)?;
+        let size = file.metadata().map_err(unreadable)?.len();
+        let mut first = Vec::with_capacity(GZIP.len());
+        (&mut file).take(GZIP.len() as u64).read_to_end(&mut first).map_err(unreadable)?;
+        file.rewind().map_err(unreadable)?;
+        let is_packed = first == GZIP;
+        Ok(Self { path: path.to_owned(), bytes: decoded(file, is_packed), size, is_packed })
     }
 
-    /// The file's path, which ends in `.gz` where it is gzipped.
+    /// The file's path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// What a file of images begins with.
     pub(crate) fn images_header(&mut self) -> Result<ImagesHeader> {
-        let [count, height, width] = self.header(IMAGES_MAGIC)?;
+        let magic = self.number(0, 3)?;
+        let dims: Vec<u32> = match magic {
+            IMAGES_MAGIC => self.dims(3)?,
+            COLOUR_IMAGES_MAGIC => self.dims(4)?,
+            other => {
+                return Err(self.other_kind("images: unsigned bytes in 3 or 4 dimensions", other));
+            }
+        };
+        let is_channels = |dim: u32| dim == 1 || dim == 3;
+        let (count, height, width, channels, is_interleaved) = match dims[..] {
+            [count, height, width] => (count, height, width, 1, false),
+            [count, height, width, channels] if is_channels(channels) => {
+                (count, height, width, channels, true)
+            }
+            [count, channels, height, width] if is_channels(channels) => {
+                (count, height, width, channels, false)
+            }
+            _ => {
+                return Err(Error::Kind {
+                    path: self.path.clone(),
+                    expected: "images of 1 or 3 channels, in the last dimension or the second",
+                    got: format!("dimensions {dims:?}"),
+                });
+            }
+        };
         let path = || self.path.clone();
         if count == 0 || height == 0 || width == 0 {
             return Err(Error::NoPixels { path: path(), count, height, width });
         }
-        // Three factors below 2^32 fit into 128 bits.
-        let len = u128::from(count) * u128::from(height) * u128::from(width);
+        // Three factors below 2^32, and one of two bits, fit into 128 bits.
+        let len = u128::from(count) * u128::from(height) * u128::from(width) * u128::from(channels);
         if len > u128::from(MAX_BYTES) || usize::try_from(len).is_err() {
             return Err(Error::TooLarge { path: path(), limit: MAX_BYTES, count, height, width });
         }
-        self.believe(IMAGES_HEADER + len as u64)?;
-        let [count, height, width] = [count, height, width].map(|dim| dim as usize);
-        Ok(ImagesHeader { count, height, width })
+        let begin = 4 * (1 + dims.len() as u64);
+        self.believe(begin + len as u64)?;
+        let [count, channels, height, width] =
+            [count, channels, height, width].map(|dim| dim as usize);
+        Ok(ImagesHeader { count, channels, height, width, is_interleaved, begin })
     }
 
     /// How many labels a file of them announces.
     pub(crate) fn labels_header(&mut self) -> Result<usize> {
-        let [count] = self.header(LABELS_MAGIC)?;
+        let magic = self.number(0, 1)?;
+        if magic != LABELS_MAGIC {
+            return Err(self.other_kind("labels: unsigned bytes in 1 dimension", magic));
+        }
+        let count = self.number(1, 1)?;
         self.believe(LABELS_HEADER + u64::from(count))?;
         Ok(count as usize)
     }
 
-    /// The images behind the header: `count * height * width` bytes, image by image and row by row.
+    /// The images behind the header: image by image and row by row, as they lie in the file.
     pub(crate) fn images(&mut self, header: ImagesHeader) -> Result<Vec<u8>> {
-        self.kept(header.len(), IMAGES_HEADER)
+        self.kept(header.len(), header.begin)
     }
 
-    /// The labels behind the header, each below `classes`.
-    pub(crate) fn labels(&mut self, count: usize, classes: usize) -> Result<Vec<u8>> {
+    /// The labels behind the header, each below `classes` if there is such a bound.
+    pub(crate) fn labels(&mut self, count: usize, classes: Option<usize>) -> Result<Vec<u8>> {
         let labels = self.kept(count, LABELS_HEADER)?;
-        self.check_labels(&labels, 0, classes)?;
+        if let Some(classes) = classes {
+            self.check_labels(&labels, classes)?;
+        }
         Ok(labels)
     }
 
@@ -145,25 +188,19 @@ impl IdxReader {
 
     /// Holds the file to be what [`images`](Self::images) gives, and keeps none of it.
     pub(crate) fn check_images(&self, header: ImagesHeader) -> Result<()> {
-        self.again(IMAGES_HEADER)?.body(header.len(), IMAGES_HEADER, |_| Ok(()))
+        self.again(header.begin)?.body(header.len(), header.begin, |_| Ok(()))
     }
 
-    /// Holds the file to be what [`labels`](Self::labels) gives, and keeps none of it.
-    pub(crate) fn check_all_labels(&self, count: usize, classes: usize) -> Result<()> {
-        let mut first = 0;
-        self.again(LABELS_HEADER)?.body(count, LABELS_HEADER, |part| {
-            self.check_labels(part, first, classes)?;
-            first += part.len();
-            Ok(())
-        })
+    /// Holds the file to hold as many labels as it announces, and keeps none of them.
+    pub(crate) fn check_count(&self, count: usize) -> Result<()> {
+        self.again(LABELS_HEADER)?.body(count, LABELS_HEADER, |_| Ok(()))
     }
 
-    /// The labels from index `first` on.
-    fn check_labels(&self, labels: &[u8], first: usize, classes: usize) -> Result<()> {
+    fn check_labels(&self, labels: &[u8], classes: usize) -> Result<()> {
         match labels.iter().position(|&label| usize::from(label) >= classes) {
             None => Ok(()),
-            Some(at) => {
-                let (path, index, got) = (self.path.clone(), first + at, labels[at]);
+            Some(index) => {
+                let (path, got) = (self.path.clone(), labels[index]);
                 Err(Error::Label { path, classes, index, got })
             }
         }
@@ -190,17 +227,12 @@ impl IdxReader {
         Ok(())
     }
 
-    /// The magic number, checked, and after it the dimensions, returned.
-    fn header<const DIMS: usize>(&mut self, magic: u32) -> Result<[u32; DIMS]> {
-        let got = self.number(0, DIMS)?;
-        if got != magic {
-            return Err(Error::Magic { path: self.path.clone(), expected: magic, got });
-        }
-        let mut dims = [0; DIMS];
-        for (at, dim) in dims.iter_mut().enumerate() {
-            *dim = self.number(1 + at, DIMS)?;
-        }
-        Ok(dims)
+    fn dims(&mut self, count: usize) -> Result<Vec<u32>> {
+        (1..=count).map(|at| self.number(at, count)).collect()
+    }
+
+    fn other_kind(&self, expected: &'static str, magic: u32) -> Error {
+        Error::Kind { path: self.path.clone(), expected, got: kind(magic) }
     }
 
     /// The header's number `at`, of one more than `dims`.
@@ -232,7 +264,13 @@ impl IdxReader {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 read => read,
             };
-            let got = got.map_err(|error| self.cut(error, expected, expected - left as u64))?;
+            let got = match got {
+                // All that was announced is there, and then neither an end nor another member.
+                Err(error) if left == 0 && self.is_packed && !is_wrong_sum(&error) => {
+                    return Err(Error::GzipEnd { path: self.path.clone(), source: error });
+                }
+                got => got.map_err(|error| self.cut(error, expected, expected - left as u64))?,
+            };
             if got > left {
                 return Err(Error::TrailingBytes { path: self.path.clone(), expected });
             }
@@ -261,6 +299,38 @@ impl IdxReader {
             ErrorKind::UnexpectedEof => Error::Truncated { path, expected, got },
             _ => Error::Unreadable { path, source: error },
         }
+    }
+}
+
+/// Whether the decompressor found another sum than the stream has; junk behind a stream is what it takes for a header.
+fn is_wrong_sum(error: &io::Error) -> bool {
+    error.to_string().contains("checksum")
+}
+
+/// What a file is that begins with these four bytes.
+fn kind(magic: u32) -> String {
+    let bytes = magic.to_be_bytes();
+    let [first, second, of, dims] = bytes;
+    let numbers = match of {
+        0x08 => "unsigned bytes",
+        0x09 => "signed bytes",
+        0x0b => "int16 numbers",
+        0x0c => "int32 numbers",
+        0x0d => "float32 numbers",
+        0x0e => "float64 numbers",
+        _ => "",
+    };
+    if [first, second] == [0, 0] && !numbers.is_empty() {
+        let plural = if dims == 1 { "" } else { "s" };
+        return format!("{numbers} in {dims} dimension{plural}");
+    }
+    match &bytes {
+        b"vers" => "a pointer of Git LFS: the file itself was not downloaded".to_owned(),
+        b"<!DO" | b"<!do" | b"<htm" | b"<HTM" => "a web page".to_owned(),
+        b"PK\x03\x04" => "a zip archive".to_owned(),
+        b"\x93NUM" => "a NumPy array".to_owned(),
+        [0x89, b'P', b'N', b'G'] => "a PNG picture".to_owned(),
+        _ => format!("a file that begins with {magic:#010x}"),
     }
 }
 
@@ -298,17 +368,4 @@ fn write_header(out: &mut dyn Write, magic: u32, dims: &[usize]) -> io::Result<(
         out.write_all(&dim.to_be_bytes())?;
     }
     Ok(())
-}
-
-/// The file and its size, or `None` where there is no such file.
-fn open(path: &Path) -> Result<Option<(File, u64)>> {
-    let opened = open_file(path).and_then(|file| {
-        let size = file.metadata()?.len();
-        Ok((file, size))
-    });
-    match opened {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Unreadable { path: path.to_owned(), source }),
-    }
 }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod augment;
+mod cifar;
 mod dataset;
 mod digits;
 mod error;
@@ -8,16 +9,23 @@ mod examples;
 mod folder;
 mod hub;
 mod idx;
+mod listing;
 mod noise;
+mod normalization;
 mod order;
+mod pictures;
 
-pub use augment::Augment;
+pub use augment::{Augment, Policy};
+pub use cifar::{holds_cifar, load_cifar};
 pub use dataset::{Dataset, Split};
 pub use digits::digits;
 pub use error::{Error, Result};
 pub use examples::{Augmented, Examples, Mixed};
-pub use folder::{image_size, load_dir};
+pub use folder::{holds_idx, image_shape, load_dir};
 pub use hub::load_hub_mnist;
 pub use idx::IdxFile;
+pub use listing::{Listed, Listing};
 pub use noise::noise;
+pub use normalization::Normalization;
 pub use order::{Last, Order, batches, epoch_order, hold_out};
+pub use pictures::{Keeping, Loaded, Look, PictureView, load_pictures, look_at};

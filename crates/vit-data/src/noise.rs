@@ -1,6 +1,5 @@
 //! Images of noise, in any size: for measuring speed where no dataset of the size is at hand.
 
-use candle_core::{Device, Tensor};
 use vit_random::{Random, Site};
 
 use crate::error::Result;
@@ -9,26 +8,28 @@ use crate::examples::Examples;
 const PIXELS: Site = Site::named("noise.pixels");
 const LABELS: Site = Site::named("noise.labels");
 
-/// `count` images of uniform noise, with labels below `classes`: always the same ones.
+/// `count` images of uniform noise in this shape (channels, height, width), with labels below `classes`: always the same ones.
 ///
 /// # Errors
 /// Only those of making a tensor.
 ///
 /// # Panics
 /// If `classes` is 0.
-pub fn noise(count: usize, (height, width): (usize, usize), classes: usize) -> Result<Examples> {
+pub fn noise(
+    count: usize,
+    shape @ (channels, height, width): (usize, usize, usize),
+    classes: usize,
+) -> Result<Examples> {
+    let len = count * channels * height * width;
     let random = Random::new(0);
-    let mut words = vec![0; (count * height * width).div_ceil(4)];
+    let mut words = vec![0; len.div_ceil(4)];
     random.stream(PIXELS, 0).fill(&mut words);
     let mut pixels: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
-    pixels.truncate(count * height * width);
-    // A label is a byte.
-    let classes = u32::try_from(classes).unwrap_or(u32::MAX).min(256);
+    pixels.truncate(len);
+    let classes = u32::try_from(classes).unwrap_or(u32::MAX);
     let mut stream = random.stream(LABELS, 0);
-    let labels: Vec<u8> = (0..count).map(|_| stream.below(classes) as u8).collect();
-    let images = Tensor::from_vec(pixels, (count, height * width), &Device::Cpu)?;
-    let labels = Tensor::from_vec(labels, count, &Device::Cpu)?;
-    Ok(Examples::new(images, labels, (height, width)))
+    let labels = (0..count).map(|_| stream.below(classes)).collect();
+    Examples::of_bytes(pixels, labels, shape)
 }
 
 #[cfg(test)]
@@ -37,9 +38,9 @@ mod tests {
 
     #[test]
     fn noise_has_its_size_and_every_byte_and_label() {
-        let noise = noise(400, (3, 5), 7).unwrap();
+        let noise = noise(400, (1, 3, 5), 7).unwrap();
         assert_eq!(noise.len(), 400);
-        let mut bytes: Vec<u8> = (0..400).flat_map(|index| noise.image(index)).collect();
+        let mut bytes: Vec<u8> = (0..400).flat_map(|index| noise.image(index).unwrap()).collect();
         assert_eq!(bytes.len(), 400 * 15);
         bytes.sort_unstable();
         bytes.dedup();

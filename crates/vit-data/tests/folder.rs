@@ -12,7 +12,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
-use vit_data::{Dataset, Error, IdxFile, Split, load_dir};
+use vit_data::{Dataset, Error, IdxFile, Split, holds_idx, load_dir};
 
 const TRAIN: u32 = 12;
 const TEST: u32 = 5;
@@ -107,7 +107,7 @@ fn assert_equals_oracle(dataset: &Dataset, oracle: &vision::Dataset) {
         assert_eq!(examples.len(), labels.len());
         let pixels = bytes(images);
         for (index, image) in pixels.chunks(dataset.height() * dataset.width()).enumerate() {
-            assert_eq!(examples.image(index), image);
+            assert_eq!(examples.image(index).unwrap(), image);
             assert_eq!(examples.label(index), u32::from(labels[index]));
         }
     }
@@ -156,16 +156,128 @@ fn an_absent_file_is_named_with_both_its_names() {
     let error = load_dir(folder.path()).unwrap_err();
     assert!(matches!(error, Error::Absent { .. }));
     assert!(
-        error.to_string().ends_with("t10k-labels-idx1-ubyte or the same with .gz, got neither")
+        error.to_string().starts_with("expected t10k-labels-idx1-ubyte (or the same with .gz) in ")
+            && error.to_string().ends_with(
+                ", got t10k-images-idx3-ubyte, train-images-idx3-ubyte, train-labels-idx1-ubyte"
+            ),
+        "{error}"
     );
 }
 
 #[test]
-fn a_file_of_another_kind_is_named_with_both_magic_numbers() {
-    let text = "expected the magic number 0x00000803, got 0x00000801";
-    for error in errors(IdxFile::TestImages, &right(IdxFile::TestLabels), text) {
-        assert!(matches!(error, Error::Magic { .. }));
+fn a_file_of_another_kind_is_called_what_it_is() {
+    let images = "expected images: unsigned bytes in 3 or 4 dimensions, got ";
+    let cases: [(Vec<u8>, &str); 6] = [
+        (right(IdxFile::TestLabels), "unsigned bytes in 1 dimension"),
+        (idx(&[0xb03, 1, 1, 1], &[0; 2]), "int16 numbers in 3 dimensions"),
+        (idx(&[0xd03, 1, 1, 1], &[0; 4]), "float32 numbers in 3 dimensions"),
+        (b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "a pointer of Git LFS"),
+        (b"<!DOCTYPE html><html></html>".to_vec(), "a web page"),
+        (b"anything else".to_vec(), "a file that begins with 0x616e7974"),
+    ];
+    for (bytes, got) in cases {
+        for error in errors(IdxFile::TestImages, &bytes, &format!("{images}{got}")) {
+            assert!(matches!(error, Error::Kind { .. }));
+        }
     }
+    errors(
+        IdxFile::TestLabels,
+        &right(IdxFile::TestImages),
+        "expected labels: unsigned bytes in 1 dimension, got unsigned bytes in 3 dimensions",
+    );
+    errors(
+        IdxFile::TrainImages,
+        &idx(&[0x804, 12, 5, 4, 2], &[0; 480]),
+        "expected images of 1 or 3 channels, in the last dimension or the second, got dimensions [12, 5, 4, 2]",
+    );
+}
+
+#[test]
+fn a_gzip_stream_with_junk_behind_it_is_an_error() {
+    for junk in [&b"x"[..], &[0; 4096]] {
+        let folder = right_folder(Packing::Gzip);
+        let bytes = [&gzip(&right(IdxFile::TestImages)), junk].concat();
+        fs::write(packed(&folder, IdxFile::TestImages), bytes).unwrap();
+        let error = load_dir(folder.path()).unwrap_err().to_string();
+        let text = "expected the gzip stream to end after its checksum, got other bytes behind it";
+        assert!(error.contains(text), "{error}");
+    }
+}
+
+#[test]
+fn gzip_is_known_by_its_bytes_and_not_by_its_name() {
+    let folder = right_folder(Packing::Plain);
+    let file = IdxFile::TrainImages;
+    fs::write(plain(&folder, file), gzip(&right(file))).unwrap();
+    let same = load_dir(right_folder(Packing::Plain).path()).unwrap();
+    let dataset = load_dir(folder.path()).unwrap();
+    for index in 0..TRAIN as usize {
+        let image = |dataset: &Dataset| dataset.split(Split::Train).image(index).unwrap();
+        assert_eq!(image(&dataset), image(&same));
+    }
+}
+
+#[test]
+fn folders_of_torchvision_and_files_of_other_unpackers_are_read() {
+    for (below, dot) in [("raw", '-'), ("MNIST/raw", '-'), ("", '.')] {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join(below);
+        fs::create_dir_all(&place).unwrap();
+        for file in IdxFile::ALL {
+            let name = file.name().replace("-idx", &format!("{dot}idx"));
+            fs::write(place.join(name), right(file)).unwrap();
+        }
+        assert_eq!(load_dir(folder.path()).unwrap().split(Split::Train).len(), TRAIN as usize);
+        assert!(holds_idx(folder.path()));
+    }
+    assert!(!holds_idx(tempfile::tempdir().unwrap().path()));
+}
+
+#[test]
+fn colour_is_read_in_either_order_of_dimensions() {
+    let shape = |dims: [u32; 3], pixels: &dyn Fn(u32) -> u8| {
+        let folder = tempfile::tempdir().unwrap();
+        for (set, count) in [("train", 2), ("t10k", 1)] {
+            let [a, b, c] = dims;
+            let body: Vec<u8> = (0..count * a * b * c).map(pixels).collect();
+            let write = |name: &str, bytes| {
+                fs::write(folder.path().join(format!("{set}-{name}-ubyte")), bytes).unwrap();
+            };
+            write("images-idx4", idx(&[0x804, count, a, b, c], &body));
+            write("labels-idx1", idx(&[0x801, count], &vec![0; count as usize]));
+        }
+        let dataset = load_dir(folder.path()).unwrap();
+        (dataset.split(Split::Train).shape(), dataset.split(Split::Train).image(1).unwrap())
+    };
+    let last = shape([4, 5, 3], &|at| (at % 3) as u8);
+    let first = shape([3, 4, 5], &|at| (at / 20 % 3) as u8);
+    assert_eq!(last.0, (3, 4, 5));
+    assert_eq!(last, first);
+}
+
+#[test]
+fn letters_of_emnist_are_turned_upright_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for (set, count) in [("train", 3), ("test", 2)] {
+        let name = |what: &str| folder.path().join(format!("emnist-letters-{set}-{what}-ubyte"));
+        let pixels: Vec<u8> = (0..count * 6).map(|at| (at % 6) as u8).collect();
+        fs::write(name("images-idx3"), idx(&[0x803, count, 2, 3], &pixels)).unwrap();
+        let labels: Vec<u8> = (1..=count as u8).collect();
+        fs::write(name("labels-idx1"), gzip(&idx(&[0x801, count], &labels))).unwrap();
+    }
+    fs::write(folder.path().join("emnist-letters-mapping.txt"), "1 65 97\n2 66 98\n").unwrap();
+    let dataset = load_dir(folder.path()).unwrap();
+    assert_eq!(dataset.class_names(), ["0", "A", "B", "3"]);
+    let train = dataset.split(Split::Train);
+    assert_eq!((train.shape(), train.label(0)), ((1, 3, 2), 1));
+    assert_eq!(train.image(2).unwrap(), [0, 3, 1, 4, 2, 5]);
+    // Beside another dataset's files nobody can tell which is meant.
+    fs::write(folder.path().join("emnist-digits-test-labels-idx1-ubyte"), "").unwrap();
+    let error = load_dir(folder.path()).unwrap_err().to_string();
+    assert!(
+        error.ends_with("one dataset, got those of emnist-digits-, emnist-letters-"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -215,10 +327,20 @@ fn bytes_after_the_end_are_an_error() {
 }
 
 #[test]
-fn a_label_that_is_no_class_is_an_error_with_its_index() {
+fn classes_are_those_of_the_training_labels() {
     let mut bytes = right(IdxFile::TrainLabels);
-    bytes[8 + 5] = 10;
-    errors(IdxFile::TrainLabels, &bytes, "expected labels below 10, got 10 at index 5");
+    bytes[8 + 5] = 200;
+    let folder = folder_but(Packing::Plain, IdxFile::TrainLabels, &bytes);
+    let dataset = load_dir(folder.path()).unwrap();
+    assert_eq!((dataset.classes(), &*dataset.class_names()[200]), (201, "200"));
+}
+
+#[test]
+fn a_test_label_that_training_lacks_is_an_error_with_its_index() {
+    let mut bytes = right(IdxFile::TestLabels);
+    bytes[8 + 3] = 10;
+    let text = "expected labels below 10 as in the training set, got 10 at index 3";
+    errors(IdxFile::TestLabels, &bytes, text);
 }
 
 #[test]

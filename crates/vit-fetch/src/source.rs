@@ -97,25 +97,26 @@ pub const MNIST: Source = Source {
 
 /// Articles of clothing (Xiao, Rasul, Vollgraf, arXiv 1708.07747) in MNIST's format and names.
 ///
-/// The digests are of the `.gz` files, as other projects record them.
+/// The digests are of the unpacked files, so that any packing of them is taken: the mirror's, or Debian's package
+/// `dataset-fashion-mnist`.
 pub const FASHION_MNIST: Source = Source {
     name: "fashion-mnist",
     files: &[
         file(
             TRAIN_IMAGES,
-            packed("3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
+            unpacked("c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
         ),
         file(
             TRAIN_LABELS,
-            packed("a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
+            unpacked("bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
         ),
         file(
             TEST_IMAGES,
-            packed("346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+            unpacked("5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
         ),
         file(
             TEST_LABELS,
-            packed("67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+            unpacked("0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
         ),
     ],
     mirrors: &["http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"],
@@ -134,10 +135,6 @@ const fn file((name, len): (&'static str, u64), sha256: Checksum) -> SourceFile 
 
 const fn unpacked(hex: &str) -> Checksum {
     Checksum::Unpacked(digest(hex))
-}
-
-const fn packed(hex: &str) -> Checksum {
-    Checksum::Packed(digest(hex))
 }
 
 const fn digest(hex: &str) -> Digest {

@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for ((index, answer), map) in indices.iter().zip(answers).zip(maps) {
         let index = *index as usize;
         println!("a {}, taken for a {answer}", test.label(index));
-        draw(&test.image(index), &map[1..], digits.width());
+        draw(&test.image(index)?, &map[1..], digits.width());
         let sum: f32 = map.iter().sum();
         if (sum - 1.0).abs() > 1e-4 {
             return Err(format!("expected a map that sums to 1, got {sum}").into());

@@ -10,7 +10,7 @@ use safetensors::tensor::{Metadata, TensorView};
 use vit_files::read_safetensors_header;
 
 use crate::other_format::OtherFormat;
-use crate::{Error, Tensors, VitConfig, map};
+use crate::{Error, ModelInfo, Tensors, VitConfig, map};
 
 /// The metadata key of the configuration, as JSON. It is the only key: safetensors writes several in random order.
 const CONFIG_KEY: &str = "vit_config";
@@ -46,6 +46,7 @@ pub struct ModelFile {
     /// What every tensor's name in the file begins with beyond its own.
     prefix: String,
     config: Option<VitConfig>,
+    info: ModelInfo,
 }
 
 /// What PyTorch's wrappers put before the names of a model's parameters: `torch.compile`, `DistributedDataParallel`, and Lightning
@@ -94,14 +95,16 @@ impl ModelFile {
         let prefix = wrappers_of(&header);
         let start = bytes.len() - rest.len();
         let config = header.metadata().as_ref().and_then(|metadata| metadata.get(CONFIG_KEY));
-        let config = config.map(|json| serde_json::from_str(json)).transpose();
+        let config = config.map(|json| ModelInfo::read(json)).transpose();
         let config = config.map_err(|source| Error::Config { path: owned(), source })?;
+        let (config, info) =
+            config.map_or((None, ModelInfo::default()), |(config, info)| (Some(config), info));
         let infos = header.tensors().into_iter().map(|(name, info)| {
             let dtype = DType::try_from(info.dtype).ok();
             (name[prefix.len()..].to_owned(), TensorInfo { shape: info.shape.clone(), dtype })
         });
         let infos = infos.collect();
-        Ok(Self { path: owned(), bytes, header, start, infos, prefix, config })
+        Ok(Self { path: owned(), bytes, header, start, infos, prefix, config, info })
     }
 
     /// Where the file lies.
@@ -121,6 +124,12 @@ impl ModelFile {
     #[must_use]
     pub const fn config(&self) -> Option<&VitConfig> {
         self.config.as_ref()
+    }
+
+    /// Class names and transform, as far as the file carries them.
+    #[must_use]
+    pub const fn info(&self) -> &ModelInfo {
+        &self.info
     }
 
     /// Every tensor's shape and type, by whatever names the file has.
@@ -162,7 +171,20 @@ impl ModelFile {
 /// # Errors
 /// If a tensor cannot be read from its device, or the file cannot be written.
 pub fn write(path: &Path, tensors: &Tensors, config: &VitConfig) -> Result<(), Error> {
-    Ok(vit_files::write_atomically(path, &to_bytes(tensors, config)?)?)
+    write_with(path, tensors, config, &ModelInfo::default())
+}
+
+/// The same, with class names and transform.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_with(
+    path: &Path,
+    tensors: &Tensors,
+    config: &VitConfig,
+    info: &ModelInfo,
+) -> Result<(), Error> {
+    Ok(vit_files::write_atomically(path, &to_bytes_with(tensors, config, info)?)?)
 }
 
 /// The bytes that [`write()`] writes, for who writes them elsewhere.
@@ -170,8 +192,19 @@ pub fn write(path: &Path, tensors: &Tensors, config: &VitConfig) -> Result<(), E
 /// # Errors
 /// If a tensor cannot be read from its device.
 pub fn to_bytes(tensors: &Tensors, config: &VitConfig) -> Result<Vec<u8>, Error> {
-    let json = serde_json::to_string(config).expect("a configuration is plain data");
-    serialized(tensors, CONFIG_KEY, json)
+    to_bytes_with(tensors, config, &ModelInfo::default())
+}
+
+/// The bytes that [`write_with`] writes.
+///
+/// # Errors
+/// If a tensor cannot be read from its device.
+pub fn to_bytes_with(
+    tensors: &Tensors,
+    config: &VitConfig,
+    info: &ModelInfo,
+) -> Result<Vec<u8>, Error> {
+    serialized(tensors, CONFIG_KEY, info.beside(config))
 }
 
 /// The bytes of a file for transformers, which up to version 4 opens none whose metadata, where there is any, does not

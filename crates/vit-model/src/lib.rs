@@ -5,6 +5,7 @@ mod error;
 mod file;
 mod finetune;
 mod foreign;
+mod info;
 mod layout;
 mod map;
 mod model;
@@ -15,9 +16,12 @@ mod summary;
 
 pub use config::{DropoutConfig, Output, Pool, VitConfig};
 pub use error::Error;
-pub use file::{ModelFile, TensorInfo, TensorInfos, to_bytes, to_hf_bytes, write};
+pub use file::{
+    ModelFile, TensorInfo, TensorInfos, to_bytes, to_bytes_with, to_hf_bytes, write, write_with,
+};
 pub use finetune::{check_fine_tunable, for_fine_tuning};
 pub use foreign::{Documents, Foreign, Known, Normalization, hf_config_json, hf_preprocessor_json};
+pub use info::{Fit, Interpolation, ModelInfo, Transform};
 pub use layout::{Layout, Tensors};
 pub use model::VisionTransformer;
 pub use other_format::OtherFormat;

@@ -16,6 +16,10 @@ pub enum Preset {
     Notebook,
     /// What the notebook's text describes: 40,330 parameters.
     Shallow,
+    /// Pictures of 32x32 px in patches of 4x4: 6 blocks of 128, read as the mean of all patches.
+    Pictures32,
+    /// The same for pictures of 64x64 px in patches of 8x8.
+    Pictures64,
     /// ViT-Ti/16 (DeiT, arXiv 2012.12877, table 1; *How to train your ViT*, arXiv 2106.10270, table 2; timm's
     /// `vit_tiny_patch16_224`): 5,717,416 parameters.
     VitTi16,
@@ -37,6 +41,8 @@ impl Preset {
         &[
             Self::Notebook,
             Self::Shallow,
+            Self::Pictures32,
+            Self::Pictures64,
             Self::VitTi16,
             Self::VitS16,
             Self::VitB16,
@@ -51,6 +57,8 @@ impl Preset {
         match self {
             Self::Notebook => "notebook",
             Self::Shallow => "shallow",
+            Self::Pictures32 => "pictures-32",
+            Self::Pictures64 => "pictures-64",
             Self::VitTi16 => "vit-ti16",
             Self::VitS16 => "vit-s16",
             Self::VitB16 => "vit-b16",
@@ -113,12 +121,26 @@ impl Preset {
                 drop_path: 0.0,
                 layer_norm_eps: 1e-5,
             },
+            Self::Pictures32 => of_pictures(32, 4),
+            Self::Pictures64 => of_pictures(64, 8),
             Self::VitTi16 => of_the_papers(16, 192, 12, 3),
             Self::VitS16 => of_the_papers(16, 384, 12, 6),
             Self::VitB16 => of_the_papers(16, 768, 12, 12),
             Self::VitB32 => of_the_papers(32, 768, 12, 12),
             Self::VitL16 => of_the_papers(16, 1024, 24, 16),
         }
+    }
+}
+
+/// Small enough for a few hundred pictures: 64 patches, whose mean is what the head reads.
+fn of_pictures(side: usize, patch: usize) -> VitConfig {
+    VitConfig {
+        image: ImageSize { height: side, width: side, channels: 3 },
+        classes: 10,
+        mlp_dim: 256,
+        pool: Pool::Mean,
+        drop_path: 0.1,
+        ..of_the_papers(patch, 128, 6, 4)
     }
 }
 
@@ -154,7 +176,8 @@ mod tests {
         }
         assert_eq!(
             Preset::named("deep").unwrap_err().to_string(),
-            "no preset is called \"deep\", expected one of notebook, shallow, vit-ti16, vit-s16, vit-b16, \
+            "no preset is called \"deep\", expected one of notebook, shallow, pictures-32, \
+             pictures-64, vit-ti16, vit-s16, vit-b16, \
              vit-b32, vit-l16"
         );
     }
@@ -167,13 +190,23 @@ mod tests {
             .map(|preset| Summary::of(&preset.config()).expect("a preset is sound").parameters());
         assert_eq!(
             sizes.collect::<Vec<_>>(),
-            [41_418, 40_330, 5_717_416, 22_050_664, 86_567_656, 88_224_232, 304_326_632]
+            [
+                41_418,
+                40_330,
+                811_402,
+                829_834,
+                5_717_416,
+                22_050_664,
+                86_567_656,
+                88_224_232,
+                304_326_632
+            ]
         );
     }
 
     #[test]
     fn those_of_the_papers_are_expressible_elsewhere() {
-        for preset in &Preset::all()[2..] {
+        for preset in &Preset::all()[4..] {
             for layout in [Layout::Timm, Layout::Hf] {
                 assert!(layout.check_expressible(&preset.config()).is_ok(), "{}", preset.name());
             }

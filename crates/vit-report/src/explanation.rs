@@ -16,6 +16,10 @@ const BARS: usize = 10;
 /// The longest bar, and the room for its class and for its number.
 const BAR: usize = 200;
 const NAME: usize = 48;
+/// The width of a letter.
+const LETTER: usize = 8;
+/// So much of a name is drawn.
+const LETTERS: usize = 24;
 const NUMBER: usize = 80;
 
 const GROUND: [u8; 3] = [255, 255, 255];
@@ -24,18 +28,22 @@ const BEST: [u8; 3] = [9, 105, 218];
 const OTHER: [u8; 3] = [145, 152, 161];
 
 /// Draws the image, the attention rollout as a veil over it, and the probabilities as bars with their numbers: all of
-/// ten classes, else the ten most probable.
+/// ten classes, else the ten most probable. A class that has no name in `names` goes by its number; letters beyond ASCII are
+/// drawn as question marks.
 ///
 /// # Panics
 /// If there is no probability.
 #[must_use]
-pub fn explanation(attention: &Attention, probabilities: &[f32]) -> Picture {
+pub fn explanation(attention: &Attention, probabilities: &[f32], names: &[String]) -> Picture {
     let image = &attention.picture;
     let scale = (SIDE / image.width().max(image.height())).max(1);
     let (width, height) = (image.width() * scale, image.height() * scale);
     let ranked = ranked(probabilities);
+    let names: Vec<String> = ranked.iter().map(|&class| drawn_name(class, names)).collect();
+    let longest = names.iter().map(String::len).max().unwrap_or(0);
+    let name_width = NAME.max(longest * LETTER + 8);
     let below = (ranked.len() * LINE).max(height);
-    let whole = (4 * GAP + 2 * width + NAME + BAR + NUMBER, 2 * GAP + LINE + below);
+    let whole = (4 * GAP + 2 * width + name_width + BAR + NUMBER, 2 * GAP + LINE + below);
     let mut canvas = Canvas::new(whole);
     let (top, middle, right) = (GAP + LINE, 2 * GAP + width, 3 * GAP + 2 * width);
     canvas.text((GAP, GAP), "image");
@@ -48,12 +56,22 @@ pub fn explanation(attention: &Attention, probabilities: &[f32]) -> Picture {
         let probability = probabilities[class];
         let length = (probability.clamp(0.0, 1.0) * BAR as f32).round() as usize;
         let colour = if class == attention.prediction.0 { BEST } else { OTHER };
-        canvas.text((right, y + 4), &class.to_string());
-        canvas.bar((right + NAME, y + 6), (length.max(1), LINE - 12), colour);
+        canvas.text((right, y + 4), &names[row]);
+        canvas.bar((right + name_width, y + 6), (length.max(1), LINE - 12), colour);
         let number = format!("{:.1} %", 100.0 * probability);
-        canvas.text((right + NAME + length + 8, y + 4), &number);
+        canvas.text((right + name_width + length + 8, y + 4), &number);
     }
     Picture::rgb(canvas.width, canvas.height, canvas.pixels)
+}
+
+/// A class's name in ASCII, cut where it is long.
+fn drawn_name(class: usize, names: &[String]) -> String {
+    let name = names.get(class).cloned().unwrap_or_else(|| class.to_string());
+    let letter =
+        |letter: char| if letter.is_ascii_graphic() || letter == ' ' { letter } else { '?' };
+    let count = name.chars().count();
+    let drawn: String = name.chars().map(letter).take(LETTERS).collect();
+    if count > LETTERS { format!("{}...", &drawn[..LETTERS - 3]) } else { drawn }
 }
 
 /// All classes in their order where they are few, else the most probable, the first first.
@@ -148,7 +166,7 @@ mod tests {
 
     #[test]
     fn bars_are_as_long_as_probabilities() {
-        let drawn = explanation(&attention(28), &[0.25, 0.75]);
+        let drawn = explanation(&attention(28), &[0.25, 0.75], &[]);
         let height = LINE - 12;
         assert_eq!(count(&drawn, BEST), BAR * 3 / 4 * height);
         assert_eq!(count(&drawn, OTHER), BAR / 4 * height);
@@ -172,8 +190,17 @@ mod tests {
         assert_eq!(ranked(&probabilities), (20..30).rev().collect::<Vec<_>>());
         assert_eq!(ranked(&[0.2, 0.8]), [0, 1]);
         // An image larger than the usual side is drawn as it is.
-        let drawn = explanation(&attention(400), &probabilities);
+        let drawn = explanation(&attention(400), &probabilities, &[]);
         assert_eq!(drawn.height(), 2 * GAP + LINE + 400);
+    }
+
+    #[test]
+    fn names_widen_the_picture_and_are_cut() {
+        let drawn = |name: &str| explanation(&attention(28), &[0.2, 0.8], &[name.to_owned()]);
+        assert_eq!(drawn("cat").width(), explanation(&attention(28), &[0.2, 0.8], &[]).width());
+        assert_eq!(drawn(&"x".repeat(24)).width(), drawn(&"x".repeat(80)).width());
+        assert!(drawn("golden retriever").width() > drawn("cat").width());
+        assert_eq!(drawn_name(0, &["blåbær".to_owned()]), "bl?b?r");
     }
 
     #[test]

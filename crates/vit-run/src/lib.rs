@@ -18,5 +18,5 @@ pub use metrics::{
 pub use metrics_file::{MetricsFile, MetricsMark, Rebuilt};
 pub use names::{
     BEST, CHECKPOINTS, CONFIG, DIVERGED, ENVIRONMENT, EVENTS, LAST, LOCK, METRICS, MODEL, PLOTS,
-    REPORT, STATE, TABLE, TENSORS,
+    REPORT, SKIPPED, STATE, TABLE, TENSORS,
 };

@@ -28,6 +28,8 @@ pub const PLOTS: &str = "plots";
 pub const EVENTS: &str = "tensorboard";
 /// Where a run's numbers ceased to be finite.
 pub const DIVERGED: &str = "diverged.json";
+/// The pictures that a run left out, with what is wrong with each.
+pub const SKIPPED: &str = "skipped.txt";
 /// The file that is locked by the process that trains.
 pub const LOCK: &str = ".lock";
 

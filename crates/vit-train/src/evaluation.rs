@@ -1,6 +1,6 @@
 //! How well a model does on samples whose labels are known.
 
-use candle_core::Result as TensorResult;
+use candle_core::{DType, Result as TensorResult, Tensor};
 use rayon::prelude::*;
 use tracing::{Span, trace_span};
 use vit_ops::Mode;
@@ -31,10 +31,12 @@ pub fn evaluate(
         let Batch { inputs, targets } = batch(indices)?;
         let outputs = model.forward(&inputs, Mode::Eval)?; // (batch, classes)
         let loss = CrossEntropy::default().evaluation_sum(&outputs, &targets)?;
+        let labels: Vec<u32> = targets[0].to_vec1()?;
         Ok(Evaluation {
             loss_sum: scalar(&loss)?,
             predictions: predictions(&outputs)?,
-            labels: targets[0].to_vec1()?,
+            ranks: ranks(&outputs, &labels)?,
+            labels,
         })
     };
     let parts = thread_pool(threads)?.install(|| in_parallel(len, &evaluate))?;
@@ -87,6 +89,18 @@ pub(crate) fn total(parts: Vec<Option<Scores>>) -> Option<Scores> {
     Some(whole)
 }
 
+/// `outputs` (batch, classes) -> how many of each row are before the label's.
+fn ranks(outputs: &Tensor, labels: &[u32]) -> TensorResult<Vec<u32>> {
+    let rows = outputs.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    let rank = |(row, &label): (&Vec<f32>, &u32)| {
+        let own = row[label as usize];
+        let is_before =
+            |(class, &output): (u32, &f32)| output.total_cmp(&own).then(label.cmp(&class)).is_gt();
+        (0..).zip(row).filter(|&at| is_before(at)).count() as u32
+    };
+    Ok(rows.iter().zip(labels).map(rank).collect())
+}
+
 /// Predictions beside labels, in the order of the samples.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
@@ -96,6 +110,8 @@ pub struct Evaluation {
     pub predictions: Vec<u32>,
     /// The class that is right.
     pub labels: Vec<u32>,
+    /// How many classes had a larger output than the one that is right, or the same and a smaller number.
+    pub ranks: Vec<u32>,
 }
 
 /// How often each class was taken for each.
@@ -111,6 +127,7 @@ impl Evaluation {
         self.loss_sum += next.loss_sum;
         self.predictions.extend(next.predictions);
         self.labels.extend(next.labels);
+        self.ranks.extend(next.ranks);
     }
 
     /// Number of samples.
@@ -129,6 +146,12 @@ impl Evaluation {
     #[must_use]
     pub fn accuracy(&self) -> f64 {
         self.correct() as f64 / self.total() as f64
+    }
+
+    /// Share of samples whose class is among the `k` with the largest outputs: the top-k accuracy; not a number without samples.
+    #[must_use]
+    pub fn top(&self, k: u32) -> f64 {
+        self.ranks.iter().filter(|&&rank| rank < k).count() as f64 / self.total() as f64
     }
 
     /// Mean loss of a sample; not a number without samples.
@@ -154,12 +177,27 @@ impl Evaluation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn ranks_count_the_classes_before_the_label() {
+        let outputs = Tensor::new(&[[0.1_f32, 0.5, 0.5], [3.0, 2.0, 1.0]], &Device::Cpu);
+        let outputs = outputs.expect("a small tensor");
+        // Of equals the first comes first, as in a prediction.
+        assert_eq!(ranks(&outputs, &[2, 2]).expect("floats"), [1, 2]);
+        assert_eq!(ranks(&outputs, &[1, 0]).expect("floats"), [0, 0]);
+    }
 
     #[test]
     fn accuracy_and_confusion_count_the_same_samples() {
-        let evaluation =
-            Evaluation { loss_sum: 6.0, predictions: vec![0, 1, 1, 2], labels: vec![0, 1, 2, 2] };
+        let evaluation = Evaluation {
+            loss_sum: 6.0,
+            predictions: vec![0, 1, 1, 2],
+            labels: vec![0, 1, 2, 2],
+            ranks: vec![0, 0, 1, 0],
+        };
         assert_eq!(evaluation.accuracy(), 0.75);
+        assert_eq!((evaluation.top(1), evaluation.top(2)), (0.75, 1.0));
         assert_eq!(evaluation.loss(), 1.5);
         let confusion = evaluation.confusion(3);
         assert_eq!(confusion.counts, [[1, 0, 0], [0, 1, 0], [0, 1, 1]]);

@@ -220,7 +220,7 @@ impl Trainer {
             scores = Some(found);
         }
         let val = scores.as_ref().map(|(val, _)| val).filter(|val| val.samples > 0);
-        let test = scores.as_ref().map(|(_, test)| test);
+        let test = scores.as_ref().map(|(_, test)| test).filter(|test| test.samples > 0);
         let metrics = EpochMetrics {
             epoch,
             step: self.step,

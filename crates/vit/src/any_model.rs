@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use vit_files::{open_file, text_of_at_most};
-use vit_model::{Documents, Foreign, Known, Layout, ModelFile, OtherFormat, Tensors, VitConfig};
+use vit_model::{
+    Documents, Foreign, Known, Layout, ModelFile, ModelInfo, OtherFormat, Tensors, VitConfig,
+};
 
 use crate::failure::{Exit, Failure, Result};
 use crate::foreign_folder::{
@@ -72,6 +74,11 @@ impl AnyModel {
         }
         let (layout, config) = (foreign.layout, foreign.config.clone());
         Ok(Self { file, layout, config, foreign: Some(foreign) })
+    }
+
+    /// Class names and transform, as far as its files tell them.
+    pub(crate) fn info(&self) -> ModelInfo {
+        self.foreign.as_ref().map_or(self.file.info(), |foreign| &foreign.info).clone()
     }
 
     /// Reads the parameters: under their native names, for pixels scaled as ours are.

@@ -1,27 +1,36 @@
 //! Finding the dataset that was asked for, or one to go on with.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use vit_data::{Dataset, IdxFile};
+use vit_data::{
+    Dataset, Examples, IdxFile, Keeping, Listing, Loaded, Look, Normalization, PictureView, Split,
+};
 use vit_fetch::{Checksum, Event, Options, Presence, Source, data_root, user_mirrors};
 use vit_files::{Digest, Hasher, write_atomically_with};
-use vit_model::VitConfig;
+use vit_model::{Fit, ModelInfo, Preset, Transform, VitConfig};
+use vit_patch::{ImageSize, PatchSize};
 
 use crate::args::{path, path_or_name};
 use crate::failure::{Exit, Failure, Result};
+use crate::output::thousands;
 use crate::progress::Counter;
+use crate::saved_model::SavedModel;
+use crate::settings::{Asked, DataSettings};
 use crate::{output, outputs};
 
 /// Which dataset, and where it lies.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DataArgs {
-    /// mnist, fashion-mnist, digits, or a folder of the four IDX files
-    #[arg(long, value_name = "NAME|DIR", value_parser = path_or_name())]
+    /// mnist, fashion-mnist, digits, a folder of pictures sorted into classes or of the four IDX files, or a CSV file with the
+    /// columns path and label
+    #[arg(long, value_name = "NAME|DIR|FILE.csv", value_parser = path_or_name())]
     pub(crate) dataset: Option<String>,
     #[command(flatten)]
     pub(crate) place: DataPlace,
@@ -49,6 +58,10 @@ const HUB_PATIENCE_UNASKED: Duration = Duration::from_secs(6);
 pub(crate) struct Found {
     pub(crate) dataset: Dataset,
     origin: Origin,
+    /// How a picture becomes an image of it, if it is made of pictures.
+    view: Option<PictureView>,
+    /// Pictures that were left out, with what is wrong with each.
+    pub(crate) skipped: Vec<(PathBuf, String)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,14 +90,47 @@ impl fmt::Display for Found {
 }
 
 impl Found {
-    /// The SHA-256 of all images and labels, as the bytes of their IDX files one after the other.
+    const fn new(dataset: Dataset, origin: Origin) -> Self {
+        Self { dataset, origin, view: None, skipped: Vec::new() }
+    }
+
+    /// The images that a model is measured on: the test part, else the validation part.
+    pub(crate) fn measured(&self) -> (Examples, &'static str) {
+        let test = self.dataset.split(Split::Test);
+        if test.is_empty() {
+            (self.dataset.split(Split::Validation), "validation")
+        } else {
+            (test, "test")
+        }
+    }
+
+    /// The SHA-256 of all images and labels.
     pub(crate) fn digest(&self) -> Digest {
         let mut hasher = Hasher::new();
-        for file in IdxFile::ALL {
-            let written = self.dataset.write_idx(file, &mut hasher);
-            written.expect("a digest takes all bytes");
-        }
+        self.dataset.digest(&mut hasher).expect("a digest takes all bytes");
         hasher.finish()
+    }
+
+    /// What the file of a model that is trained on it says of classes and pictures.
+    pub(crate) fn info(&self, model: &VitConfig, data: &DataSettings) -> ModelInfo {
+        let mut class_names = self.dataset.class_names().to_vec();
+        // A model may know more classes.
+        class_names.extend((class_names.len()..model.classes).map(|class| class.to_string()));
+        let of_digits = [vit_fetch::MNIST.name, DIGITS].contains(&self.dataset.name());
+        let transform = match self.view {
+            Some(PictureView { stored, eval, .. }) => Transform {
+                resize: Some(eval.resize),
+                stored: Some(stored),
+                ..Transform::of(Fit::Crop)
+            },
+            None if of_digits => Transform::of(Fit::Mnist),
+            None => Transform::of(Fit::Stretch),
+        };
+        let transform = match data.normalization() {
+            Some(Normalization { mean, std }) => Transform { mean, std, ..transform },
+            None => transform,
+        };
+        ModelInfo { class_names, transform: Some(transform) }
     }
 
     /// What must be said first and last, where the dataset is not what was hoped for.
@@ -94,52 +140,257 @@ impl Found {
     }
 }
 
-/// The dataset of this name, or in this folder, for a model, if it is one that does not follow the dataset.
+/// What a dataset is read for: a model that is there, or settings that take from the data what nobody has set.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) model: VitConfig,
+    pub(crate) asked: Asked,
+    pub(crate) data: DataSettings,
+}
+
+impl Wanted {
+    /// The images and classes of a model that is there.
+    pub(crate) fn by(model: &VitConfig) -> Self {
+        Self { model: model.clone(), asked: Asked::all(), data: DataSettings::default() }
+    }
+
+    /// The same of a model on disk: as its run read its dataset, or as its file says.
+    pub(crate) fn by_saved(saved: &SavedModel) -> Self {
+        let mut data =
+            saved.run.as_ref().map_or_else(DataSettings::default, |run| run.data.clone());
+        if let Some(Transform { mean, std, .. }) = &saved.info.transform {
+            (data.mean, data.std) = (mean.clone(), std.clone());
+        }
+        Self { data, ..Self::by(&saved.config) }
+    }
+
+    /// How pictures become images: where the settings leave it open, in the colours of the pictures, and small if they are.
+    fn take_pictures(&mut self, look: Look) -> PictureView {
+        let small = Preset::Pictures32.config();
+        if !self.asked.model && !self.asked.image && look.shorter_side < SMALL_PICTURE {
+            (self.model.image, self.model.patch) = (small.image, small.patch);
+        }
+        if !self.asked.channels {
+            self.model.image.channels = look.channels;
+        }
+        if !self.asked.patch {
+            self.model.patch = patch_for(self.model.image, self.model.patch);
+        }
+        let ImageSize { height, width, channels } = self.model.image;
+        PictureView::of_size(channels, (height, width))
+    }
+
+    /// Takes the images' channels, height and width over where the settings leave them open.
+    ///
+    /// # Errors
+    /// If the settings have others, or no patch fits.
+    fn take_shape(&mut self, name: &str, shape: (usize, usize, usize)) -> Result<()> {
+        let (channels, height, width) = shape;
+        if !self.asked.channels {
+            self.model.image.channels = channels;
+        }
+        if !self.asked.image {
+            (self.model.image.height, self.model.image.width) = (height, width);
+            if !self.asked.patch {
+                self.model.patch = patch_for(self.model.image, self.model.patch);
+            }
+        }
+        check_size(name, shape, &self.model)?;
+        // Before anything is unpacked or drawn.
+        Ok(self.model.check().map_err(|error| Failure::from(error).about(name))?)
+    }
+
+    /// Takes the number of classes over where the settings leave it open.
+    ///
+    /// # Errors
+    /// If the settings have fewer.
+    fn take_classes(&mut self, dataset: &Dataset) -> Result<()> {
+        if !self.asked.classes {
+            self.model.classes = dataset.classes();
+        }
+        check_classes(dataset, &self.model)
+    }
+}
+
+/// The preset's patch where it divides the image, else the largest that does and leaves four in a row at least.
+fn patch_for(image: ImageSize, preset: PatchSize) -> PatchSize {
+    let (height, width) = (image.height, image.width);
+    if height.is_multiple_of(preset.height) && width.is_multiple_of(preset.width) {
+        return preset;
+    }
+    let fits = |side: &usize| height.is_multiple_of(*side) && width.is_multiple_of(*side);
+    let side = (1..=(height.min(width) / 4).max(1)).rev().find(fits).unwrap_or(1);
+    PatchSize { height: side, width: side }
+}
+
+/// The dataset of this name, or in this folder, for a model.
 ///
 /// # Errors
 /// If there is no such dataset, or it cannot be had, or the model does not take its images.
-pub(crate) fn named(name: &str, place: &DataPlace, model: Option<&VitConfig>) -> Result<Found> {
+pub(crate) fn named(name: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
     let found = if name == DIGITS {
         built_in(Origin::BuiltIn)?
     } else if let Some(source) = Source::named(name) {
         published(source, place)?
     } else {
-        in_folder(name, model)?
+        in_folder(name, place, wanted)?
     };
-    if let Some(model) = model {
-        check_fit(&found.dataset, model)?;
-    }
-    Ok(found)
+    fit(&found.dataset, wanted)?;
+    normalized(found, &mut wanted.data)
 }
 
-fn in_folder(name: &str, model: Option<&VitConfig>) -> Result<Found> {
+/// The dataset with the normalisation that is asked for, measured if it is to be.
+fn normalized(found: Found, data: &mut DataSettings) -> Result<Found> {
+    let normalization = match data.normalization() {
+        Some(normalization) => normalization,
+        None => Normalization::of(&found.dataset.split(Split::Train))?,
+    };
+    (data.mean, data.std) = (normalization.mean.clone(), normalization.std.clone());
+    if normalization == Normalization::half() {
+        return Ok(found);
+    }
+    let dataset = found.dataset.with_normalization(&normalization)?;
+    Ok(Found { dataset, ..found })
+}
+
+/// Whether this names pictures in files: a folder that is none of IDX files, or a CSV file.
+pub(crate) fn is_of_pictures(name: &str) -> bool {
+    let path = Path::new(name);
+    is_csv(path) || (path.is_dir() && !vit_data::holds_idx(path) && !vit_data::holds_cifar(path))
+}
+
+fn is_csv(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"))
+}
+
+/// The seed that a test part is drawn by: one for all runs, so that they are tested on the same pictures.
+const TEST_SEED: u64 = 0;
+/// Pictures whose shorter side is below this are trained on at 32 pixels.
+const SMALL_PICTURE: usize = 48;
+/// The folder of caches in the data folder.
+const CACHES: &str = "pictures";
+
+/// Pictures in class folders, or named by a CSV file.
+fn pictures(path: &Path, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
+    let whole = std::path::absolute(path).map_err(vit_files::Error::io("find", path))?;
+    let split = wanted.data.test_split;
+    let listing = if is_csv(path) {
+        Listing::of_csv(&whole, split, TEST_SEED)?
+    } else {
+        Listing::of_folder(&whole, split, TEST_SEED)?
+    };
+    advise(&listing, path);
+    let look = vit_data::look_at(&listing).unwrap_or(Look { channels: 3, shorter_side: 64 });
+    let view = wanted.take_pictures(look);
+    wanted.model.check()?;
+    let folder = if wanted.data.cache {
+        Some(data_root(place.data_dir.clone())?.join(CACHES))
+    } else {
+        None
+    };
+    if let Some(folder) = &folder {
+        outputs::check_outside_of_runs(folder, "--data-dir")?;
+    }
+    let skip_unreadable = wanted.data.skip_unreadable;
+    let keeping = Keeping { folder: folder.as_deref(), skip_unreadable };
+    let count = listing.pictures().count() as u64;
+    let bar = Counter::new("reading pictures", Some(count), thousands);
+    let name = whole.display().to_string();
+    let loaded = vit_data::load_pictures(&name, &listing, view, keeping, &mut |done| {
+        bar.set("reading pictures", done as u64, Some(count));
+        ControlFlow::Continue(())
+    });
+    drop(bar);
+    let Loaded { dataset, skipped, duplicates } = loaded?;
+    if !skipped.is_empty() {
+        tracing::warn!("{} of {count} pictures cannot be read and are left out", skipped.len());
+    }
+    if duplicates > 0 {
+        tracing::warn!("{duplicates} pictures are both trained on and tested with");
+    }
+    Ok(Found { view: Some(view), skipped, ..Found::new(dataset, Origin::Unverified) })
+}
+
+/// What helps where there is little to learn from.
+fn advise(listing: &Listing, path: &Path) {
+    let mut counts = vec![0_usize; listing.classes.len()];
+    for listed in &listing.train {
+        counts[listed.label as usize] += 1;
+    }
+    let (total, most) = (listing.train.len(), counts.iter().copied().max().unwrap_or(0));
+    let (path, classes) = (path.display(), counts.len());
+    if listing.is_test_drawn {
+        let (tested, of) = (listing.test.len(), total + listing.test.len());
+        tracing::info!("{path}: {tested} of {of} pictures are drawn for the test");
+    }
+    if total < FEW_PICTURES * classes {
+        tracing::warn!(
+            "{total} pictures of {classes} classes are few to train on: more pictures help most, then \
+             --init with a model that was trained on others"
+        );
+    }
+    if most * 10 > total * 9 {
+        let class = counts.iter().position(|&count| count == most).unwrap_or(0);
+        tracing::warn!(
+            "{most} of {total} pictures are of class {:?}: a model that always says so is as good; look at the macro \
+             average of `vit eval`",
+            listing.classes[class]
+        );
+    }
+    let lower: HashSet<String> = listing.classes.iter().map(|name| name.to_lowercase()).collect();
+    if lower.len() < classes {
+        tracing::warn!("some of the {classes} classes differ only in upper and lower case");
+    }
+}
+
+/// With fewer pictures a class than this, little is learned.
+const FEW_PICTURES: usize = 20;
+
+fn in_folder(name: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
     let folder = Path::new(name);
+    if is_of_pictures(name) {
+        return pictures(folder, place, wanted);
+    }
     if folder.is_dir() {
         tracing::warn!(
             "{} is a folder of your own: its structure is checked, its content unverified",
             folder.display()
         );
-        // Before they are unpacked.
-        let (height, width) = vit_data::image_size(folder)?;
-        if let Some(model) = model {
-            check_size(name, (height, width, 1), model)?;
+        if vit_data::holds_cifar(folder) {
+            let whole =
+                std::path::absolute(folder).map_err(vit_files::Error::io("find", folder))?;
+            let dataset = vit_data::load_cifar(folder)?.with_name(whole.display().to_string());
+            return Ok(Found::new(dataset, Origin::Unverified));
         }
+        // Before they are unpacked.
+        wanted.take_shape(name, vit_data::image_shape(folder)?)?;
         // The whole path and not the folder's name, so that the run can be repeated from anywhere.
         let whole = std::path::absolute(folder).map_err(vit_files::Error::io("find", folder))?;
         let dataset = vit_data::load_dir(folder)?.with_name(whole.display().to_string());
-        return Ok(Found { dataset, origin: Origin::Unverified });
+        let known = &vit_fetch::FASHION_MNIST;
+        let counts = [Split::Train, Split::Test].map(|split| dataset.split(split).len());
+        if counts == FASHION_COUNTS && check_content(&dataset, known).is_ok() {
+            let dataset = dataset.with_class_names(FASHION.map(str::to_owned).to_vec());
+            return Ok(Found::new(dataset, Origin::Verified));
+        }
+        return Ok(Found::new(dataset, Origin::Unverified));
     }
     let message = format!("no dataset is called {name:?}, and it is no folder either");
     Err(Failure::new(Exit::Data, message)
-        .hint("pass mnist, fashion-mnist, digits, or a folder of the four IDX files"))
+        .hint("pass mnist, fashion-mnist, digits, a folder of pictures or of the four IDX files, or a CSV file"))
 }
 
-/// Whether a model can be given the images of a dataset, and knows its classes.
+/// Whether a model can be given the images of a dataset, and knows its classes; what it leaves open it takes over.
 ///
 /// # Errors
 /// If not: both sizes are named.
-pub(crate) fn check_fit(dataset: &Dataset, model: &VitConfig) -> Result<()> {
-    check_size(dataset.name(), (dataset.height(), dataset.width(), dataset.channels()), model)?;
+pub(crate) fn fit(dataset: &Dataset, wanted: &mut Wanted) -> Result<()> {
+    let shape = (dataset.channels(), dataset.height(), dataset.width());
+    wanted.take_shape(dataset.name(), shape)?;
+    wanted.take_classes(dataset)
+}
+
+fn check_classes(dataset: &Dataset, model: &VitConfig) -> Result<()> {
     if dataset.classes() > model.classes {
         let (of_model, of_data) = (model.classes, dataset.classes());
         let message =
@@ -150,13 +401,14 @@ pub(crate) fn check_fit(dataset: &Dataset, model: &VitConfig) -> Result<()> {
 }
 
 fn check_size(name: &str, of_data: (usize, usize, usize), model: &VitConfig) -> Result<()> {
-    let of_model = (model.image.height, model.image.width, model.image.channels);
-    if of_data == of_model {
+    let ImageSize { height, width, channels } = model.image;
+    if of_data == (channels, height, width) {
         return Ok(());
     }
+    let (got_channels, got_height, got_width) = of_data;
     Err(unfit(format!(
-        "the model expects images of {}x{} px with {} channels, {name} has {}x{} px with {}",
-        of_model.0, of_model.1, of_model.2, of_data.0, of_data.1, of_data.2
+        "the model expects images of {height}x{width} px with {channels} channels, {name} has \
+         {got_height}x{got_width} px with {got_channels}"
     )))
 }
 
@@ -212,7 +464,13 @@ fn mnist_or_why_not(place: &DataPlace) -> Result<std::result::Result<PathBuf, St
                 return Err(failure);
             }
             tracing::debug!("{failure:?}");
-            Ok(Err("MNIST is neither here nor reachable".to_owned()))
+            let root = folder.parent().unwrap_or(&folder);
+            let deep = if vit_data::holds_idx(root) {
+                format!(": pass the folder above {} as --data-dir", root.display())
+            } else {
+                format!(" (looked in {})", folder.display())
+            };
+            Ok(Err(format!("MNIST is neither here nor reachable{deep}")))
         }
     }
 }
@@ -272,17 +530,41 @@ fn published(source: &'static Source, place: &DataPlace) -> Result<Found> {
 }
 
 fn load_published(source: &Source, folder: &Path) -> Result<Found> {
-    let dataset = vit_data::load_dir(folder)?.with_name(source.name);
+    let again = |error| {
+        let failure = Failure::from(error);
+        failure.hint(format!("delete it and have it fetched again: `vit fetch {}`", source.name))
+    };
+    let mut dataset = vit_data::load_dir(folder).map_err(again)?.with_name(source.name);
+    if source.name == vit_fetch::FASHION_MNIST.name {
+        dataset = dataset.with_class_names(FASHION.map(str::to_owned).to_vec());
+    }
     check_content(&dataset, source)?;
     if source.files.iter().any(|file| matches!(file.sha256, Checksum::Packed(_))) {
         // What is known by its packed digest alone is checked on disk, before and after it was read.
         vit_fetch::verify(source, folder)?;
     }
-    Ok(Found { dataset, origin: Origin::Verified })
+    Ok(Found::new(dataset, Origin::Verified))
 }
 
+/// Training and test images of Fashion-MNIST.
+const FASHION_COUNTS: [usize; 2] = [60_000, 10_000];
+
+/// The classes of Fashion-MNIST (arXiv 1708.07747).
+const FASHION: [&str; 10] = [
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+];
+
 fn built_in(origin: Origin) -> Result<Found> {
-    Ok(Found { dataset: vit_data::digits()?, origin })
+    Ok(Found::new(vit_data::digits()?, origin))
 }
 
 /// The mirrors in turn; for MNIST, the hub last of all.

@@ -185,6 +185,38 @@ impl From<candle_core::Error> for Failure {
     }
 }
 
+/// What to do about a dataset of one's own.
+fn data_hint(error: &vit_data::Error) -> Option<&'static str> {
+    use vit_data::Error;
+    Some(match error {
+        Error::Unreadables { .. } => {
+            "mend or remove them, or pass --skip-unreadable to leave them out"
+        }
+        Error::NoPictures { .. } => {
+            "sort pictures into a folder for each class: CLASS/..., or train/CLASS/... and test/CLASS/..."
+        }
+        Error::EmptyClass { .. } => "put pictures into it, or remove it",
+        Error::Classes { got: 0 | 1, .. } => {
+            "pass the folder above, with a folder of pictures for each class"
+        }
+        Error::UntrainedClass { .. } => "remove the class there, or put pictures of it into train/",
+        Error::NoText { .. } => "rename the folder",
+        Error::Kind { got, .. } if got.contains("Git LFS") => "get the file itself: git lfs pull",
+        Error::Kind { got, .. } if got.contains("numbers in") => {
+            "convert it to unsigned bytes, as numpy's astype(\"uint8\") does"
+        }
+        Error::Absent { .. } => {
+            "pass a folder of the four IDX files, or of pictures sorted into classes"
+        }
+        Error::Several { .. } => "put each dataset into a folder of its own",
+        Error::GzipEnd { .. } | Error::Truncated { .. } | Error::TrailingBytes { .. } => {
+            "put a whole file in its place"
+        }
+        Error::Normalization { .. } => "set --normalize, or mean and std under [data]",
+        _ => return None,
+    })
+}
+
 impl From<vit_data::Error> for Failure {
     fn from(error: vit_data::Error) -> Self {
         if let vit_data::Error::Augment { field, .. } = error {
@@ -197,8 +229,13 @@ impl From<vit_data::Error> for Failure {
             let hint = "if it is sound all the same, unpack it with gunzip";
             return Self::new(Exit::Data, chain(&error)).hint(hint);
         }
-        let mend = "put a whole file in its place, or have it fetched again: `vit fetch mnist`";
-        Self::new(Exit::Data, chain(&error)).hint(mend)
+        let error = match error {
+            vit_data::Error::Picture(error) => return error.into(),
+            vit_data::Error::Files(error) => return error.into(),
+            vit_data::Error::Candle(error) => return error.into(),
+            error => error,
+        };
+        Self { hint: data_hint(&error).map(str::to_owned), ..Self::new(Exit::Data, chain(&error)) }
     }
 }
 
@@ -209,6 +246,16 @@ impl From<vit_files::Error> for Failure {
             _ => Exit::File,
         };
         Self { hint: mend(&error).map(str::to_owned), ..Self::new(exit, chain(&error)) }
+    }
+}
+
+impl From<vit_pictures::Error> for Failure {
+    fn from(error: vit_pictures::Error) -> Self {
+        let exit = match error {
+            vit_pictures::Error::Disk(_) => Exit::File,
+            _ => Exit::Data,
+        };
+        Self { hint: error.hint().map(str::to_owned), ..Self::new(exit, chain(&error)) }
     }
 }
 

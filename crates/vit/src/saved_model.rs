@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use vit_layers::Mode;
-use vit_model::{Layout, ModelFile, Output, Tensors, VisionTransformer, VitConfig};
+use vit_model::{Layout, ModelFile, ModelInfo, Output, Tensors, VisionTransformer, VitConfig};
 
 use vit_run::{CHECKPOINTS, MODEL};
 
@@ -26,6 +26,8 @@ pub(crate) struct SavedFile {
 /// A model on disk, read and checked.
 pub(crate) struct SavedModel {
     pub(crate) config: VitConfig,
+    /// Class names and transform.
+    pub(crate) info: ModelInfo,
     /// Under their native names.
     pub(crate) parameters: Tensors,
     /// The run it is of, where it is named by the run's folder.
@@ -91,7 +93,8 @@ impl SavedModel {
         let SavedFile { file, layout, config, run } = SavedFile::open(path)?;
         let parameters =
             layout.import_file(&file, &config).map_err(|error| at_fault(&file, error))?;
-        Ok(Self { config, parameters, run })
+        let info = file.info().clone();
+        Ok(Self { config, info, parameters, run })
     }
 
     /// The model, for evaluation.

@@ -1,6 +1,7 @@
 //! The settings of a run: flags over the configuration file over the preset's defaults.
 
 mod change;
+mod data;
 mod file;
 mod finetune;
 pub(crate) mod fuzzing;
@@ -17,6 +18,7 @@ use crate::args::{self, path};
 use crate::failure::{Exit, Failure, Result};
 use crate::nearest;
 use crate::terminal::is_hidden;
+pub(crate) use data::DataSettings;
 pub(crate) use file::{CUSTOM, Settings};
 use file::{Misread, one_line, parse};
 pub(crate) use finetune::{Finetune, Freeze};
@@ -33,20 +35,63 @@ pub(crate) struct SettingsArgs {
     pub(crate) config: Option<PathBuf>,
 }
 
+/// What of a model was asked for; the data tell the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// Its shape, by a preset or by itself; else it is the default.
+    pub(crate) model: bool,
+    /// The channels of its images.
+    pub(crate) channels: bool,
+    /// Their height and width.
+    pub(crate) image: bool,
+    pub(crate) patch: bool,
+    pub(crate) classes: bool,
+}
+
+impl Asked {
+    /// All of it, as by a model that is there or a run that goes on.
+    pub(crate) const fn all() -> Self {
+        Self { model: true, channels: true, image: true, patch: true, classes: true }
+    }
+
+    /// Images and classes as before, and all else, as where training begins with another model.
+    pub(crate) const fn with_another_model(self) -> Self {
+        Self { channels: false, image: self.image, classes: false, ..Self::all() }
+    }
+
+    fn in_file(file: &Table, is_set: bool) -> Self {
+        let model = file.get("model").and_then(Value::as_table);
+        let image = model.and_then(|model| model.get("image")).and_then(Value::as_table);
+        let has_channels = image.is_some_and(|image| image.contains_key("channels"));
+        let has = |key: &str| model.is_some_and(|model| model.contains_key(key));
+        Self {
+            model: is_set,
+            channels: has_channels,
+            image: has("image"),
+            patch: has("patch"),
+            classes: has("classes"),
+        }
+    }
+}
+
 impl Settings {
     /// The preset and what the configuration file says, checked, before any other flag.
     ///
     /// # Errors
     /// If the file cannot be read, has an unknown key, or a setting is out of range.
     pub(crate) fn begin(args: &SettingsArgs) -> Result<Self> {
-        Ok(Self::begin_explicitly(args)?.0)
+        Ok(Self::begin_explicitly(args, None)?.0)
     }
 
-    /// The same, and whether the model is what the user asked for: else it is the default.
+    /// The same, and what of the model the user asked for. Of pictures, for which this dataset or the file's is asked, another
+    /// preset is the default.
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
-    pub(crate) fn begin_explicitly(args: &SettingsArgs) -> Result<(Self, bool)> {
+    pub(crate) fn begin_explicitly(
+        args: &SettingsArgs,
+        dataset: Option<&str>,
+    ) -> Result<(Self, Asked)> {
         let file = args
             .config
             .as_deref()
@@ -62,7 +107,14 @@ impl Settings {
             let message = format!("{path} has the model of preset {in_file}, --preset {asked}");
             return Err(Failure::new(Exit::Usage, message).hint("leave --preset out"));
         }
-        let name = args.preset.as_deref().or(in_file).unwrap_or(Preset::Shallow.name()).to_owned();
+        let name = args.preset.as_deref().or(in_file);
+        let dataset = dataset.or_else(|| file.get("dataset").and_then(Value::as_str));
+        let default = match dataset {
+            Some(dataset) if crate::dataset::is_of_pictures(dataset) => Preset::Pictures64,
+            Some(dataset) if vit_data::holds_cifar(Path::new(dataset)) => Preset::Pictures32,
+            _ => Preset::Shallow,
+        };
+        let name = name.unwrap_or(default.name()).to_owned();
         let is_custom = args.preset.is_none() && name == CUSTOM && file.contains_key("model");
         let base = if is_custom { Preset::Shallow.name() } else { &name };
         let preset = Preset::named(base).map_err(|error| match &args.config {
@@ -72,7 +124,7 @@ impl Settings {
             }
             _ => error.into(),
         })?;
-        let sets_model = Self::sets_model(args, &file);
+        let asked = Asked::in_file(&file, Self::sets_model(args, &file));
         let path = args.config.as_deref().unwrap_or(Path::new("the defaults"));
         let merged = Self::of_preset(preset).merged_with(file);
         let mut settings = merged.map_err(|error| bad_value(path, &error))?;
@@ -81,7 +133,7 @@ impl Settings {
             settings.expand_home().map_err(|failure| failure.about(path.display()))?;
             settings.check().map_err(|failure| failure.about(path.display()))?;
         }
-        Ok((settings, sets_model))
+        Ok((settings, asked))
     }
 
     /// Expands the `~` that the paths in a file may begin with.
@@ -100,6 +152,7 @@ impl Settings {
         self.train.check()?;
         self.augment.check()?;
         self.finetune.check(&self.model)?;
+        self.data.check()?;
         if !(0.0..1.0).contains(&self.val_split) {
             let message = format!("expected val_split in [0, 1), got {}", self.val_split);
             return Err(Failure::new(Exit::Usage, message));
@@ -145,7 +198,12 @@ impl Settings {
 
     /// Whether a file's table, or a flag, sets the model.
     fn sets_model(args: &SettingsArgs, file: &Table) -> bool {
-        args.preset.is_some() || ["preset", "model"].iter().any(|key| file.contains_key(*key))
+        args.preset.is_some()
+            || file.contains_key("preset")
+            || file
+                .get("model")
+                .and_then(Value::as_table)
+                .is_some_and(|model| model.keys().any(|key| key != "image"))
     }
 }
 

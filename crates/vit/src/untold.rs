@@ -50,9 +50,9 @@ impl Untold {
 
 /// Of an image, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Size {
-    height: usize,
-    width: usize,
+pub(crate) struct Size {
+    pub(crate) height: usize,
+    pub(crate) width: usize,
 }
 
 impl FromStr for Size {

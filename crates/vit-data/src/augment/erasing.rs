@@ -9,7 +9,8 @@ const MOST: f64 = 0.2;
 const SLIMMEST: f64 = 0.3;
 
 /// Some rows and columns of an image.
-pub(super) struct Rectangle {
+#[derive(Clone, Debug)]
+pub(crate) struct Rectangle {
     top: usize,
     left: usize,
     height: usize,
@@ -28,6 +29,40 @@ impl Rectangle {
         let width = side((area / ratio).sqrt(), columns);
         let mut begin = |free: usize| (stream.uniform() * (free + 1) as f64) as usize;
         Self { top: begin(rows - height), left: begin(columns - width), height, width, columns }
+    }
+
+    /// One of this share of an image's area and of its proportions, about any point of it: CutMix's (arXiv 1905.04899). What
+    /// would lie outside is cut off, which may leave nothing.
+    pub(super) fn of_share(
+        share: f64,
+        (rows, columns): (usize, usize),
+        stream: &mut Stream,
+    ) -> Self {
+        let side = |length: usize| (length as f64 * share.sqrt()) as usize;
+        let mut span = |length: usize| {
+            let middle = (stream.uniform() * length as f64) as usize;
+            let begin = middle.saturating_sub(side(length) / 2);
+            (begin, (middle + side(length) / 2).min(length) - begin)
+        };
+        let (top, height) = span(rows);
+        let (left, width) = span(columns);
+        Self { top, left, height, width, columns }
+    }
+
+    /// Its pixels.
+    pub(super) const fn area(&self) -> usize {
+        self.height * self.width
+    }
+
+    /// Copies it from one image to the other, in every channel of so many pixels.
+    pub(crate) fn paste(&self, from: &[u8], to: &mut [u8], plane: usize) {
+        let channels = to.chunks_exact_mut(plane).zip(from.chunks_exact(plane));
+        for (to, from) in channels {
+            for row in self.top..self.top + self.height {
+                let begin = row * self.columns + self.left;
+                to[begin..][..self.width].copy_from_slice(&from[begin..][..self.width]);
+            }
+        }
     }
 
     pub(super) fn fill(&self, image: &mut [f32], value: f32) {

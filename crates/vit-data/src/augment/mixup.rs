@@ -1,25 +1,44 @@
-//! Mixup (Zhang et al., arXiv 1710.09412): an image becomes a mean of itself and another.
+//! Mixup (Zhang et al., arXiv 1710.09412): an image becomes a mean of itself and another. CutMix (Yun et al., arXiv
+//! 1905.04899): a rectangle of it becomes the other's.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use vit_random::Stream;
 
+use super::erasing::Rectangle;
+
 /// What an image is mixed with.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Partner {
     /// Its index in the set, which may be that of the image itself.
     pub(crate) index: u32,
-    /// How much of the mean it is.
+    /// How much of the result it is.
     pub(crate) share: f32,
+    /// Where its pixels are, with CutMix; with mixup, everywhere.
+    pub(crate) cut: Option<Rectangle>,
 }
 
 impl Partner {
-    /// One of `among`, each as likely as any other, with a share of Beta(`alpha`, `alpha`).
-    pub(super) fn drawn(alpha: f64, among: &[u32], stream: &mut Stream) -> Self {
+    /// One of `among`, each as likely as any other, with a share of Beta(`alpha`, `alpha`): for mixup with the first
+    /// `alpha`, for CutMix with the second, where both are above 0 for either as likely.
+    pub(super) fn drawn(
+        [mixup, cutmix]: [f64; 2],
+        among: &[u32],
+        (height, width): (usize, usize),
+        stream: &mut Stream,
+    ) -> Self {
         let count = u32::try_from(among.len()).expect("fewer than 2^32 images");
         let index = among[stream.below(count) as usize];
-        Self { index, share: stream.symmetric_beta(alpha) as f32 }
+        let cuts = cutmix > 0.0 && (mixup == 0.0 || stream.uniform() < 0.5);
+        let share = stream.symmetric_beta(if cuts { cutmix } else { mixup });
+        if !cuts {
+            return Self { index, share: share as f32, cut: None };
+        }
+        let cut = Rectangle::of_share(share, (height, width), stream);
+        // Whole pixels, and what the border cuts off, change the share.
+        let share = cut.area() as f32 / (height * width) as f32;
+        Self { index, share, cut: Some(cut) }
     }
 }
 
@@ -38,6 +57,12 @@ impl<'a> Source<'a> {
 
     pub(crate) const fn mixed(self, other: &'a [u8], share: f32) -> Self {
         Self { other: Some((other, share)), ..self }
+    }
+
+    /// One channel, whose images have so many pixels.
+    pub(super) fn channel(&self, channel: usize, pixels: usize) -> Self {
+        let of = |image: &'a [u8]| &image[channel * pixels..][..pixels];
+        Self { image: of(self.image), other: self.other.map(|(other, share)| (of(other), share)) }
     }
 
     /// Bytes that are 0 where all is black.
@@ -72,7 +97,9 @@ mod tests {
         let (mut counts, mut shares) = ([0_u32; 4], Vec::new());
         for sample in 0..COUNT {
             let mut stream = Random::new(1).at_step(2).stream(Site::named("test"), sample);
-            let Partner { index, share } = Partner::drawn(0.2, &among, &mut stream);
+            let Partner { index, share, cut } =
+                Partner::drawn([0.2, 0.0], &among, (5, 7), &mut stream);
+            assert!(cut.is_none());
             counts[among.iter().position(|&each| each == index).expect("one of them")] += 1;
             shares.push(f64::from(share));
         }
@@ -82,6 +109,32 @@ mod tests {
         // Mean 1/2 and variance 1 / (4 (2 α + 1)), to six standard errors.
         assert!((mean(&|x| x) - 0.5).abs() < 0.018);
         assert!((mean(&|x| (x - 0.5).powi(2)) - 1.0 / 5.6).abs() < 0.004);
+    }
+
+    #[test]
+    fn a_cut_has_the_share_of_its_pixels_and_both_ways_of_mixing_are_as_likely() {
+        let (height, width) = (8, 12);
+        let (mut cuts, mut shares) = (0, 0.0);
+        for sample in 0..2000 {
+            let mut stream = Random::new(1).stream(Site::named("test"), sample);
+            let partner = Partner::drawn([0.8, 1.0], &[4], (height, width), &mut stream);
+            let Some(cut) = partner.cut else { continue };
+            let mut image = vec![0; 2 * height * width];
+            cut.paste(&vec![1; 2 * height * width], &mut image, height * width);
+            let [first, second] = [0, 1].map(|channel| {
+                let plane = &image[channel * height * width..][..height * width];
+                plane.iter().map(|&byte| usize::from(byte)).sum::<usize>()
+            });
+            assert_eq!(first, second);
+            assert!((partner.share - first as f32 / 96.0).abs() < 1e-6);
+            cuts += 1;
+            shares += f64::from(partner.share);
+        }
+        // Six standard deviations of a binomial count of mean 1,000.
+        assert!((866..1134).contains(&cuts), "{cuts}");
+        // Of a uniform share, less what lies beyond the border.
+        let mean = shares / f64::from(cuts);
+        assert!((0.2..0.5).contains(&mean), "{mean}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use vit_random::{Random, Site};
 use self::erasing::Rectangle;
 pub(crate) use self::mixup::{Partner, Source};
 use self::warp::{Affine, Canvas, Elastic};
+use crate::normalization::Table;
 use crate::{Error, Result};
 
 /// How training images are changed: how far at most, each evenly up to there; by default not at all.
@@ -43,6 +44,56 @@ pub struct Augment {
     /// The paper draws one share a batch, and the other image from the same batch; here both are drawn for each image by
     /// itself, so that nothing depends on how batches are cut.
     pub mixup: f64,
+    /// CutMix (arXiv 1905.04899): a rectangle of each image becomes that of another, with a share of Beta(α, α) of the area,
+    /// where this is α; labels are mixed by that share. With mixup too, each image gets one of the two.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cutmix: f64,
+    /// Random resized crop (torchvision's `RandomResizedCrop`): the least share of a picture's area that is cut out and scaled
+    /// to the image; 0 is none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub crop_scale: f64,
+    /// How probable it is that left and right are exchanged.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub flip: f64,
+    /// Colour jitter (torchvision's `ColorJitter`): brightness, contrast and saturation change by up to this share, the hue by
+    /// a quarter of it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub jitter: f64,
+    /// A policy of changes beside those.
+    #[serde(skip_serializing_if = "Policy::is_none")]
+    pub policy: Policy,
+}
+
+/// A policy that draws changes of an image by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// None.
+    #[default]
+    None,
+    /// TrivialAugment (arXiv 2103.10158): one change of any strength.
+    Trivial,
+}
+
+impl Policy {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
+impl From<Policy> for vit_pictures::Policy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::None => Self::None,
+            Policy::Trivial => Self::Trivial,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 impl Augment {
@@ -65,6 +116,10 @@ impl Augment {
             ("elastic", self.elastic, f64::INFINITY, "of at least 0"),
             ("erase", self.erase, 1.0, "between 0 and 1"),
             ("mixup", self.mixup, f64::INFINITY, "of at least 0"),
+            ("cutmix", self.cutmix, f64::INFINITY, "of at least 0"),
+            ("crop_scale", self.crop_scale, 1.0, "between 0 and 1"),
+            ("flip", self.flip, 1.0, "between 0 and 1"),
+            ("jitter", self.jitter, 2.0, "between 0 and 2"),
         ];
         for (field, value, most, expected) in settings {
             if !(value.is_finite() && (0.0..=most).contains(&value)) {
@@ -75,7 +130,24 @@ impl Augment {
     }
 
     fn moves(&self) -> bool {
-        !Self { erase: 0.0, mixup: 0.0, ..*self }.is_none()
+        [self.shift, self.rotation, self.scale, self.shear, self.elastic] != [0.0; 5]
+    }
+
+    /// Whether another view of the picture is drawn.
+    pub(crate) fn views(&self) -> bool {
+        [self.crop_scale, self.flip, self.jitter] != [0.0; 3] || self.policy != Policy::None
+    }
+
+    /// As vit-pictures has it.
+    pub(crate) fn jitter(&self) -> vit_pictures::Jitter {
+        let (brightness, hue) = (self.jitter, self.jitter / 4.0);
+        vit_pictures::Jitter { brightness, contrast: brightness, saturation: brightness, hue }
+    }
+
+    /// Whether an image becomes something of itself and of another.
+    #[must_use]
+    pub fn mixes(&self) -> bool {
+        self.mixup > 0.0 || self.cutmix > 0.0
     }
 }
 
@@ -83,8 +155,8 @@ impl Augment {
 pub(crate) struct Augmenter<'a> {
     augment: &'a Augment,
     random: Random,
-    /// What the model sees of each byte, of which 0 is black.
-    values: &'a [f32; 256],
+    /// What the model sees of each byte, of which 0 is black: a table a channel.
+    tables: &'a [Table],
     canvas: Canvas,
 }
 
@@ -98,38 +170,50 @@ impl<'a> Augmenter<'a> {
     pub(crate) fn new(
         augment: &'a Augment,
         (seed, epoch): (u64, u64),
-        values: &'a [f32; 256],
+        tables: &'a [Table],
         size: (usize, usize),
     ) -> Self {
         let random = Random::new(seed).at_step(epoch);
-        Self { augment, random, values, canvas: Canvas::new(size) }
+        Self { augment, random, tables, canvas: Canvas::new(size) }
     }
 
     /// What the image with this index is mixed with: one of `among`, which are not none.
     pub(crate) fn partner(&self, index: u32, among: &[u32]) -> Partner {
-        Partner::drawn(self.augment.mixup, among, &mut self.random.stream(MIXUP, index))
+        let Augment { mixup, cutmix, .. } = *self.augment;
+        let stream = &mut self.random.stream(MIXUP, index);
+        Partner::drawn([mixup, cutmix], among, self.canvas.size(), stream)
     }
 
-    /// Appends what becomes of the image with this index in its set: values as the model sees them, row by row.
+    /// Appends what becomes of the image with this index in its set: values as the model sees them, channel by channel and
+    /// row by row.
     pub(crate) fn append(&mut self, source: Source<'_>, index: u32, out: &mut Vec<f32>) {
-        let begin = out.len();
         let (height, width) = self.canvas.size();
-        out.resize(begin + height * width, self.values[0]);
-        let image = &mut out[begin..];
-        if self.augment.moves() {
+        let warp = self.augment.moves().then(|| {
             let affine = Affine::drawn(self.augment, &mut self.random.stream(AFFINE, index));
             let elastic = (self.augment.elastic > 0.0).then(|| {
                 Elastic::drawn(self.augment.elastic, &mut self.random.stream(ELASTIC, index))
             });
-            self.canvas.fill(source, self.values);
-            self.canvas.warp(&affine, elastic.as_ref(), image);
-        } else {
-            source.write(0..image.len(), self.values, image);
-        }
-        if self.augment.erase > 0.0 {
+            (affine, elastic)
+        });
+        let erased = (self.augment.erase > 0.0).then(|| {
             let mut stream = self.random.stream(ERASE, index);
-            if stream.uniform() < self.augment.erase {
-                Rectangle::drawn((height, width), &mut stream).fill(image, self.values[0]);
+            let erases = stream.uniform() < self.augment.erase;
+            erases.then(|| Rectangle::drawn((height, width), &mut stream))
+        });
+        for (channel, values) in self.tables.iter().enumerate() {
+            let source = source.channel(channel, height * width);
+            let begin = out.len();
+            out.resize(begin + height * width, values[0]);
+            let image = &mut out[begin..];
+            match &warp {
+                Some((affine, elastic)) => {
+                    self.canvas.fill(source, values);
+                    self.canvas.warp(affine, elastic.as_ref(), image);
+                }
+                None => source.write(0..image.len(), values, image),
+            }
+            if let Some(rectangle) = erased.as_ref().and_then(Option::as_ref) {
+                rectangle.fill(image, values[0]);
             }
         }
     }
@@ -141,7 +225,7 @@ mod tests {
 
     const SIZE: (usize, usize) = (9, 12);
     const BLACK: f32 = -1.0;
-    const VALUES: &[f32; 256] = crate::Examples::normalisation();
+    const VALUES: &Table = &crate::normalization::HALF;
 
     /// A smooth hill in the middle of black.
     fn hill() -> Vec<u8> {
@@ -158,7 +242,7 @@ mod tests {
     }
 
     fn augmenter(augment: &Augment, seed: u64, epoch: u64) -> Augmenter<'_> {
-        Augmenter::new(augment, (seed, epoch), VALUES, SIZE)
+        Augmenter::new(augment, (seed, epoch), std::slice::from_ref(VALUES), SIZE)
     }
 
     fn augmented(augment: &Augment, seed: u64, epoch: u64, index: u32) -> Vec<f32> {
@@ -175,6 +259,11 @@ mod tests {
         elastic: 1.0,
         erase: 0.5,
         mixup: 0.0,
+        cutmix: 0.0,
+        crop_scale: 0.0,
+        flip: 0.0,
+        jitter: 0.0,
+        policy: Policy::None,
     };
 
     #[test]

@@ -13,7 +13,7 @@ mod raster;
 
 use vit_random::{Random, Site};
 
-use crate::dataset::{CLASSES, Dataset, Split};
+use crate::dataset::{Dataset, Split, numbered};
 use crate::error::Result;
 
 use hand::Hand;
@@ -24,6 +24,8 @@ const SEED: u64 = 0x6469_6769_7473;
 const HAND: Site = Site::named("digits.hand");
 const NOISE: Site = Site::named("digits.noise");
 
+/// One for each digit.
+const CLASSES: usize = 10;
 const TRAIN: u32 = 10_000;
 const TEST: u32 = 2_000;
 
@@ -40,14 +42,15 @@ const TEST: u32 = 2_000;
 pub fn digits() -> Result<Dataset> {
     let train = draw_split(Split::Train, TRAIN);
     let test = draw_split(Split::Test, TEST);
-    Dataset::from_bytes("digits", [train, test], (raster::SIDE, raster::SIDE))
+    let shape = (1, raster::SIDE, raster::SIDE);
+    Dataset::from_bytes("digits", numbered(CLASSES), [train, test], shape)
 }
 
 /// The pixels and the labels of one split.
-fn draw_split(split: Split, count: u32) -> (Vec<u8>, Vec<u8>) {
+fn draw_split(split: Split, count: u32) -> (Vec<u8>, Vec<u32>) {
     // The splits are two steps of one source, so that no test image is a training image.
     let random = Random::new(SEED).at_step(match split {
-        Split::Train => 0,
+        Split::Train | Split::Validation => 0,
         Split::Test => 1,
     });
     let mut pixels = Vec::with_capacity(count as usize * raster::SIDE * raster::SIDE);
@@ -61,7 +64,7 @@ fn draw_split(split: Split, count: u32) -> (Vec<u8>, Vec<u8>) {
         }
         let noise = hand.noise();
         canvas.develop(noise, &mut random.stream(NOISE, sample), &mut pixels);
-        labels.push(class as u8);
+        labels.push(class as u32);
     }
     (pixels, labels)
 }
@@ -105,7 +108,9 @@ mod tests {
         let mut images: Vec<Vec<u8>> = [Split::Train, Split::Test]
             .into_iter()
             .map(|split| dataset.split(split))
-            .flat_map(|examples| (0..examples.len()).map(move |index| examples.image(index)))
+            .flat_map(|examples| {
+                (0..examples.len()).map(move |index| examples.image(index).unwrap())
+            })
             .collect();
         images.sort_unstable();
         images.dedup();

@@ -8,18 +8,20 @@ use vit_patch::{ImageSize, PatchSize};
 use super::preprocessor::normalization;
 use super::shapes::{Shapes, grid, vit};
 use super::{Assumptions, Foreign, Known};
-use crate::{DropoutConfig, Error, Layout, TensorInfos, VitConfig};
+use crate::{DropoutConfig, Error, Layout, ModelInfo, TensorInfos, VitConfig};
 
 const CONFIG: &str = "config.json";
 
 /// The text of the `config.json` of a model that [`Layout::Hf`] can express.
 ///
+/// Classes go by the names that `info` has, else by their numbers.
 /// `hidden_dropout_prob`, which in transformers is the rate of three places, is the feed-forward's.
 #[must_use]
-pub fn hf_config_json(config: &VitConfig) -> String {
-    let names = || (0..config.classes).map(|class| class.to_string());
-    let labels: Map<_, _> = names().map(|name| (name.clone(), json!(name))).collect();
-    let ids: Map<_, _> = names().zip(0..).map(|(name, class)| (name, json!(class))).collect();
+pub fn hf_config_json(config: &VitConfig, info: &ModelInfo) -> String {
+    let names = info.all_names(config.classes);
+    let names = || names.iter().zip(0..);
+    let labels: Map<_, _> = names().map(|(name, id)| (id.to_string(), json!(name))).collect();
+    let ids: Map<_, _> = names().map(|(name, id)| (name.clone(), json!(id))).collect();
     let value = json!({
         "model_type": "vit",
         "architectures": ["ViTForImageClassification"],
@@ -137,7 +139,13 @@ pub(super) fn described(
     let config = theirs.ours(&shapes, known)?;
     let mut assumed = Assumptions::default();
     let normalization = normalization(&shapes, preprocessor, known, &mut assumed)?;
-    Ok(Foreign { layout: Layout::Hf, config, normalization, assumed: assumed.0 })
+    Ok(Foreign {
+        layout: Layout::Hf,
+        config,
+        normalization,
+        info: ModelInfo::default(),
+        assumed: assumed.0,
+    })
 }
 
 /// A file without its folder.
@@ -176,7 +184,13 @@ pub(super) fn by_shapes(
         ..vit()
     };
     let normalization = normalization(&shapes, preprocessor, known, &mut assumed)?;
-    Ok(Foreign { layout: Layout::Hf, config, normalization, assumed: assumed.0 })
+    Ok(Foreign {
+        layout: Layout::Hf,
+        config,
+        normalization,
+        info: ModelInfo::default(),
+        assumed: assumed.0,
+    })
 }
 
 /// Parameters that only other classes than `ViTForImageClassification` have.
@@ -275,8 +289,8 @@ mod tests {
         let same = DropoutConfig { embedding: 0.125, ..rectangular.dropout };
         let papers = Preset::all()[2..].iter().map(|preset| preset.config());
         for config in papers.chain([VitConfig { dropout: same, ..rectangular }]) {
-            let json = hf_config_json(&config);
-            let preprocessor = hf_preprocessor_json(&config);
+            let json = hf_config_json(&config, &ModelInfo::default());
+            let preprocessor = hf_preprocessor_json(&config, None);
             let foreign = read(&config, &json, Some(&preprocessor)).expect("what was written");
             assert_eq!(foreign.config, config);
             assert!(foreign.normalization.is_ours() && foreign.assumed.is_empty());
@@ -328,7 +342,7 @@ mod tests {
             ),
             ("{", "{\"head_dim\": 32,", "head_dim = 32 of the hf layout, expected hidden_size"),
         ] {
-            let json = hf_config_json(&config).replacen(from, to, 1);
+            let json = hf_config_json(&config, &ModelInfo::default()).replacen(from, to, 1);
             let error = read(&config, &json, None).unwrap_err().to_string();
             assert!(error.starts_with(&format!("cannot take over {refused}")), "{error}");
         }
@@ -337,10 +351,13 @@ mod tests {
         let error = Foreign::new(&infos, Documents::default(), &Known::default()).unwrap_err();
         assert!(error.to_string().starts_with("cannot take over pooler = present"), "{error}");
         for scaling in [r#"{"image_std": 0}"#, r#"{"image_mean": [0.1, 0.2]}"#] {
-            let error = read(&config, &hf_config_json(&config), Some(scaling)).unwrap_err();
+            let error =
+                read(&config, &hf_config_json(&config, &ModelInfo::default()), Some(scaling))
+                    .unwrap_err();
             assert!(error.to_string().starts_with("cannot take over mean and std = "), "{error}");
         }
-        let json = hf_config_json(&config).replace("\"hidden_size\": 192", "\"hidden_size\": []");
+        let json = hf_config_json(&config, &ModelInfo::default())
+            .replace("\"hidden_size\": 192", "\"hidden_size\": []");
         for broken in [json.as_str(), "{", ""] {
             let error = read(&config, broken, None).unwrap_err().to_string();
             assert_eq!(error, "cannot understand config.json", "{broken}");

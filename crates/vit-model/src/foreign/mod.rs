@@ -3,6 +3,7 @@
 //! Shapes tell most of it. What they do not tell (how many heads, which epsilon, how pixels are scaled) stands in the
 //! JSON beside the tensors, where there is any; else the caller says it, or it is assumed, and what was assumed is told.
 
+mod beside;
 mod hf;
 mod normalization;
 mod notebook;
@@ -19,7 +20,7 @@ use candle_core::DType;
 
 use vit_layers::Activation;
 
-use crate::{Error, Layout, ModelFile, Pool, TensorInfos, Tensors, VitConfig};
+use crate::{Error, Layout, ModelFile, ModelInfo, Pool, TensorInfos, Tensors, VitConfig};
 
 /// A model of another library, described in our words.
 ///
@@ -44,6 +45,8 @@ pub struct Foreign {
     pub config: VitConfig,
     /// How its pixels are scaled.
     pub normalization: Normalization,
+    /// The names of its classes and its transform, for pixels that the import has scaled as ours are.
+    pub info: ModelInfo,
     /// What nothing told, as `field = value`.
     pub assumed: Vec<String>,
 }
@@ -98,7 +101,8 @@ impl Foreign {
             });
         }
         foreign.layout.check(infos, &foreign.config)?;
-        Ok(foreign)
+        let info = beside::info(foreign.layout, documents, &foreign.config);
+        Ok(Self { info, ..foreign })
     }
 
     fn described(

@@ -5,7 +5,7 @@ use vit_patch::{ImageSize, PatchSize, Position};
 
 use super::shapes::{Shapes, grid, root};
 use super::{Assumptions, Foreign, Known};
-use crate::{Error, Layout, Preset, TensorInfos, VitConfig};
+use crate::{Error, Layout, ModelInfo, Preset, TensorInfos, VitConfig};
 
 pub(super) fn described(infos: &TensorInfos, known: &Known) -> Result<Foreign, Error> {
     let shapes = Shapes { infos, layout: Layout::Notebook };
@@ -39,7 +39,13 @@ pub(super) fn described(infos: &TensorInfos, known: &Known) -> Result<Foreign, E
         ..of_preset
     };
     let normalization = known.normalization.clone().unwrap_or_else(super::Normalization::ours);
-    Ok(Foreign { layout: Layout::Notebook, config, normalization, assumed: assumed.0 })
+    Ok(Foreign {
+        layout: Layout::Notebook,
+        config,
+        normalization,
+        info: ModelInfo::default(),
+        assumed: assumed.0,
+    })
 }
 
 /// The channels and the size of a patch of so many numbers.

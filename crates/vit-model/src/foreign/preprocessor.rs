@@ -5,21 +5,33 @@ use serde_json::json;
 
 use super::shapes::Shapes;
 use super::{Assumptions, Known, Normalization};
-use crate::{Error, VitConfig};
+use crate::{Error, Interpolation, Transform, VitConfig};
 
-/// The text of the `preprocessor_config.json` that scales pixels as this project does.
+/// The text of the `preprocessor_config.json` that scales pictures and pixels as `transform` does, else pixels from -1 to 1.
+///
+/// transformers' `ViTImageProcessor` scales to both sides and cuts nothing out: of a transform that does, pictures that are not
+/// square differ.
 #[must_use]
-pub fn hf_preprocessor_json(config: &VitConfig) -> String {
-    let half = vec![0.5; config.image.channels];
+pub fn hf_preprocessor_json(config: &VitConfig, transform: Option<&Transform>) -> String {
+    let each = |numbers: &[f64]| -> Vec<f64> {
+        numbers.iter().copied().cycle().take(config.image.channels).collect()
+    };
+    let (mean, std) = transform.map_or((&[0.5][..], &[0.5][..]), |to| (&to.mean, &to.std));
+    // Pillow's numbers.
+    let resample = match transform.map(|to| to.interpolation) {
+        Some(Interpolation::Bicubic) => 3,
+        Some(Interpolation::Bilinear) | None => 2,
+    };
     let value = json!({
         "image_processor_type": "ViTImageProcessor",
         "do_resize": true,
         "size": {"height": config.image.height, "width": config.image.width},
+        "resample": resample,
         "do_rescale": true,
         "rescale_factor": 1.0 / 255.0,
         "do_normalize": true,
-        "image_mean": half,
-        "image_std": half,
+        "image_mean": each(mean),
+        "image_std": each(std),
     });
     format!("{value:#}\n")
 }

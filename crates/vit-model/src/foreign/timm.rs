@@ -6,7 +6,7 @@ use vit_patch::{ImageSize, PatchSize};
 use super::shapes::{Shapes, grid, vit};
 use super::timm_config::{Document, Pretrained};
 use super::{Assumptions, Foreign, Known, Normalization};
-use crate::{Error, Layout, Pool, TensorInfos, VitConfig};
+use crate::{Error, Layout, ModelInfo, Pool, TensorInfos, VitConfig};
 
 /// What every timm `vit_*` has but those that are refused.
 const EPS: f64 = 1e-6;
@@ -60,7 +60,13 @@ pub(super) fn described(
         ..config
     };
     let normalization = assumed.normalization(known.normalization);
-    Ok(Foreign { layout: Layout::Timm, config, normalization, assumed: assumed.0 })
+    Ok(Foreign {
+        layout: Layout::Timm,
+        config,
+        normalization,
+        info: ModelInfo::default(),
+        assumed: assumed.0,
+    })
 }
 
 fn by_shapes(

@@ -1,14 +1,16 @@
 //! Which class is taken for which, how each does, and the worst mistakes.
 
-use super::{Mistake, Tested};
+use super::{Mistake, Names, Tested};
 use crate::page::{percent, section, thousands};
 
 /// A matrix of more classes could not be read.
 const MATRIX_CLASSES: usize = 16;
 /// So many of the most frequent confusions are listed.
 const CONFUSIONS: usize = 8;
+/// Names of so many letters stand above the columns of a matrix.
+const SHORT_NAME: usize = 3;
 
-pub(super) fn sections(tested: &Tested) -> String {
+pub(super) fn sections(tested: &Tested, names: Names<'_>) -> String {
     let counts = &tested.confusion;
     let seen: usize = counts.iter().flatten().sum();
     let which = if seen == tested.available {
@@ -16,16 +18,16 @@ pub(super) fn sections(tested: &Tested) -> String {
     } else {
         format!("The first {} of {} test images.", thousands(seen), thousands(tested.available))
     };
-    let matrix = if counts.len() <= MATRIX_CLASSES { matrix(counts) } else { String::new() };
+    let matrix = if counts.len() <= MATRIX_CLASSES { matrix(counts, names) } else { String::new() };
     let sides = format!(
         "<p class=\"quiet\">{which}</p>\n<div class=\"sides\">\n<div>\n{matrix}{}</div>\n\
          <div class=\"scroll\">\n{}</div>\n</div>\n",
-        confusions(counts),
-        classes(counts)
+        confusions(counts, names),
+        classes(counts, names)
     );
     [
         section("Confusion and classes", &sections_if(seen, sides)),
-        section("Worst mistakes", &mistakes(&tested.mistakes)),
+        section("Worst mistakes", &mistakes(&tested.mistakes, names)),
     ]
     .concat()
 }
@@ -36,8 +38,13 @@ fn sections_if(seen: usize, content: String) -> String {
 }
 
 /// A row for each label, a column for each prediction, each cell as strong as its share of the row.
-fn matrix(counts: &[Vec<usize>]) -> String {
-    let head: String = (0..counts.len()).map(|class| format!("<th>{class}</th>")).collect();
+fn matrix(counts: &[Vec<usize>], names: Names<'_>) -> String {
+    // Columns as narrow as their numbers; the name of each stands at its row.
+    let is_short = (0..counts.len()).all(|class| names.of(class).chars().count() <= SHORT_NAME);
+    let head = |class: usize| if is_short { names.of(class) } else { class.to_string() };
+    let head: String = (0..counts.len())
+        .map(|class| format!("<th title=\"{}\">{}</th>", names.of(class), head(class)))
+        .collect();
     let rows = counts.iter().enumerate().map(|(label, row)| {
         let whole: usize = row.iter().sum();
         let cells = row.iter().enumerate().map(|(prediction, &count)| {
@@ -50,10 +57,13 @@ fn matrix(counts: &[Vec<usize>]) -> String {
             let share = (count as f64 / whole.max(1) as f64).sqrt();
             format!(
                 "<td class=\"{class}\" style=\"--share:{share:.3}\" \
-                 title=\"{label} taken for {prediction}: {count}\">{count}</td>"
+                 title=\"{} taken for {}: {count}\">{count}</td>",
+                names.of(label),
+                names.of(prediction)
             )
         });
-        format!("<tr><th>{label}</th>{}</tr>\n", cells.collect::<String>())
+        let number = if is_short { String::new() } else { format!("{label} ") };
+        format!("<tr><th>{number}{}</th>{}</tr>\n", names.of(label), cells.collect::<String>())
     });
     format!(
         "<table class=\"confusion\">\n<tr><th></th>{head}</tr>\n{}</table>\n\
@@ -63,7 +73,7 @@ fn matrix(counts: &[Vec<usize>]) -> String {
 }
 
 /// The most frequent confusions in a sentence.
-fn confusions(counts: &[Vec<usize>]) -> String {
+fn confusions(counts: &[Vec<usize>], names: Names<'_>) -> String {
     let mut wrong: Vec<(usize, usize, usize)> = counts
         .iter()
         .enumerate()
@@ -75,7 +85,9 @@ fn confusions(counts: &[Vec<usize>]) -> String {
     let listed: Vec<String> = wrong
         .iter()
         .take(CONFUSIONS)
-        .map(|(count, label, to)| format!("{label}&nbsp;→&nbsp;{to} ({count})"))
+        .map(|&(count, label, to)| {
+            format!("{}&nbsp;→&nbsp;{} ({count})", names.of(label), names.of(to))
+        })
         .collect();
     if listed.is_empty() {
         return String::new();
@@ -83,7 +95,7 @@ fn confusions(counts: &[Vec<usize>]) -> String {
     format!("<p>Most often: {}.</p>\n", listed.join(", "))
 }
 
-fn classes(counts: &[Vec<usize>]) -> String {
+fn classes(counts: &[Vec<usize>], names: Names<'_>) -> String {
     let rows = counts.iter().enumerate().map(|(class, row)| {
         let images: usize = row.iter().sum();
         let taken: usize = counts.iter().map(|row| row[class]).sum();
@@ -91,8 +103,9 @@ fn classes(counts: &[Vec<usize>]) -> String {
         let (recall, precision) = (share(images), share(taken));
         let bar = if recall.is_finite() { recall } else { 0.0 };
         format!(
-            "<tr><td>{class}</td><td>{}</td><td class=\"bars\"><i class=\"bar\" style=\"--share:{bar:.3}\"></i></td>\
+            "<tr><td>{}</td><td>{}</td><td class=\"bars\"><i class=\"bar\" style=\"--share:{bar:.3}\"></i></td>\
              <td>{}</td><td>{}</td></tr>\n",
+            names.of(class),
             thousands(images),
             percent(recall),
             percent(precision)
@@ -105,12 +118,13 @@ fn classes(counts: &[Vec<usize>]) -> String {
     )
 }
 
-fn mistakes(mistakes: &[Mistake]) -> String {
+fn mistakes(mistakes: &[Mistake], names: Names<'_>) -> String {
     if mistakes.is_empty() {
         return String::new();
     }
     let each = mistakes.iter().map(|mistake| {
         let Mistake { index, picture, label, prediction: (class, probability) } = mistake;
+        let [label, class] = [label, class].map(|&class| names.of(class));
         format!(
             "<figure><img src=\"{}\" alt=\"a {label}\"><figcaption><b>{label}</b>, taken for <b>{class}</b><br>\
              <span class=\"quiet\">{:.1} %<br>no. {index}</span></figcaption></figure>\n",
@@ -130,19 +144,21 @@ fn mistakes(mistakes: &[Mistake]) -> String {
 mod tests {
     use super::*;
 
+    const NUMBERS: Names<'static> = Names(&[]);
+
     #[test]
     fn confusions_are_listed_by_how_often() {
-        let text = confusions(&[vec![9, 1, 0], vec![3, 9, 1], vec![0, 0, 9]]);
+        let text = confusions(&[vec![9, 1, 0], vec![3, 9, 1], vec![0, 0, 9]], NUMBERS);
         assert_eq!(
             text,
             "<p>Most often: 1&nbsp;→&nbsp;0 (3), 0&nbsp;→&nbsp;1 (1), 1&nbsp;→&nbsp;2 (1).</p>\n"
         );
-        assert_eq!(confusions(&[vec![4, 0], vec![0, 4]]), "");
+        assert_eq!(confusions(&[vec![4, 0], vec![0, 4]], NUMBERS), "");
     }
 
     #[test]
     fn a_class_that_no_image_has_is_a_dash() {
-        let table = classes(&[vec![2, 0], vec![0, 0]]);
+        let table = classes(&[vec![2, 0], vec![0, 0]], NUMBERS);
         assert!(table.contains("<td>1</td><td>0</td>") && table.contains("<td>–</td><td>–</td>"));
         assert!(!table.contains("NaN"));
     }
@@ -152,7 +168,7 @@ mod tests {
         let counts = |classes: usize| vec![vec![1; classes]; classes];
         let tested =
             |classes| Tested { available: 0, confusion: counts(classes), mistakes: Vec::new() };
-        assert!(sections(&tested(MATRIX_CLASSES)).contains("class=\"confusion\""));
-        assert!(!sections(&tested(MATRIX_CLASSES + 1)).contains("class=\"confusion\""));
+        assert!(sections(&tested(MATRIX_CLASSES), NUMBERS).contains("class=\"confusion\""));
+        assert!(!sections(&tested(MATRIX_CLASSES + 1), NUMBERS).contains("class=\"confusion\""));
     }
 }

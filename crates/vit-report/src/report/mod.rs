@@ -25,6 +25,8 @@ pub struct Report {
     pub notes: Vec<String>,
     /// Names and values: the dataset, the number of parameters.
     pub facts: Vec<(String, String)>,
+    /// The name of each class, by its number; a class without one goes by its number.
+    pub class_names: Vec<String>,
     /// How the model does on images whose labels are known.
     pub tested: Option<Tested>,
     /// The learned table of positions.
@@ -100,14 +102,15 @@ pub fn write_report(run_dir: &Path, report: &Report) -> Result<PathBuf, Error> {
         path: config,
         source,
     })?;
+    let names = Names(&report.class_names);
     let notes = report.notes.iter().map(|note| format!("<p class=\"note\">{}</p>\n", escape(note)));
     let body = [
         format!("<h1>{}</h1>\n", escape(&report.title)),
         notes.collect(),
         tiles(curves::facts(&metrics).into_iter().chain(report.facts.iter().cloned())),
         section("Curves", &curves::charts(&metrics)),
-        report.tested.as_ref().map(classes::sections).unwrap_or_default(),
-        section("Attention", &models::attention(&report.attention)),
+        report.tested.as_ref().map(|tested| classes::sections(tested, names)).unwrap_or_default(),
+        section("Attention", &models::attention(&report.attention, names)),
         section("Positions", &report.positions.as_ref().map(models::positions).unwrap_or_default()),
         section("Configuration", &format!("<pre>{}</pre>\n", escape(&config))),
         section("Environment", &table(&report.environment)),
@@ -115,6 +118,17 @@ pub fn write_report(run_dir: &Path, report: &Report) -> Result<PathBuf, Error> {
     let path = run_dir.join(REPORT);
     vit_files::write_atomically(&path, page(&report.title, &body.concat()).as_bytes())?;
     Ok(path)
+}
+
+/// The names of classes, for a page.
+#[derive(Clone, Copy)]
+struct Names<'a>(&'a [String]);
+
+impl Names<'_> {
+    /// A class's name, else its number.
+    fn of(self, class: usize) -> String {
+        self.0.get(class).map_or_else(|| class.to_string(), |name| escape(name).into_owned())
+    }
 }
 
 /// Names and values at a glance.
@@ -195,6 +209,7 @@ mod tests {
             attention: vec![attention],
             environment: vec![("cores".to_owned(), "2".to_owned())],
             notes: vec!["interrupted".to_owned()],
+            class_names: vec!["<zero>".to_owned()],
             ..Report::default()
         };
         let run = run();
@@ -204,7 +219,7 @@ mod tests {
             "first 8 of 9 test images",
             "66.67 %",
             "80.00 %",
-            "<b>1</b>, taken for <b>0</b>",
+            "<b>1</b>, taken for <b>&lt;zero&gt;</b>",
             "-0.50",
             ">cores<",
         ] {

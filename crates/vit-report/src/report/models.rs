@@ -1,6 +1,6 @@
 //! What the model attends to, and what it knows of places.
 
-use super::{Attention, Positions};
+use super::{Attention, Names, Positions};
 use crate::picture::{Picture, of_largest, translucent, veil};
 
 /// The ends and the middle of the colours of similarities: -1, -0.5, 0, 0.5, 1; page.css has the same.
@@ -13,7 +13,7 @@ const SIMILARITIES: [[f32; 3]; 5] = [
 ];
 
 /// A table of maps for each image: a row a layer, a column a head.
-pub(super) fn attention(samples: &[Attention]) -> String {
+pub(super) fn attention(samples: &[Attention], names: Names<'_>) -> String {
     if samples.is_empty() {
         return String::new();
     }
@@ -22,11 +22,11 @@ pub(super) fn attention(samples: &[Attention]) -> String {
          head, then their mean, each map scaled to its largest weight. The rollout multiplies the layers' means and \
          so follows what reaches the token from the patches of the image \
          (Abnar and Zuidema, 2020).</p>\n<div class=\"samples\">\n{}</div>\n",
-        samples.iter().map(sample).collect::<String>()
+        samples.iter().map(|each| sample(each, names)).collect::<String>()
     )
 }
 
-fn sample(sample: &Attention) -> String {
+fn sample(sample: &Attention, names: Names<'_>) -> String {
     let map = |weights: &[f32], name: &str| {
         let pixels: Vec<[u8; 4]> = of_largest(weights).into_iter().map(veil).collect();
         let (rows, columns) = sample.grid;
@@ -49,7 +49,8 @@ fn sample(sample: &Attention) -> String {
     let layers: String = layers.collect();
     let rollout = map(&sample.rollout, "rollout");
     let (class, probability) = sample.prediction;
-    let label = sample.label.map(|label| format!("{label}, ")).unwrap_or_default();
+    let label = sample.label.map(|label| format!("{}, ", names.of(label))).unwrap_or_default();
+    let class = names.of(class);
     format!(
         "<div class=\"sample\" style=\"--image:url({})\">\n<h3>{label}taken for {class} ({:.1} %)</h3>\n\
          <div class=\"maps\"><table>\n<tr><th></th>{head}<th>mean</th></tr>\n{layers}\

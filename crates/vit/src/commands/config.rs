@@ -5,7 +5,7 @@ use crate::failure::Result;
 use crate::output;
 
 pub(super) fn run(args: &train::Args) -> Result<()> {
-    let settings = args.resolve()?;
+    let (settings, _asked) = args.resolve()?;
     if args.json {
         return output::json(&settings);
     }

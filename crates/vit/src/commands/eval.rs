@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use candle_core::DType;
 use serde_json::json;
-use vit_data::Split;
+use vit_model::ModelInfo;
 use vit_train::{Batch, Confusion, Evaluation};
 
 use crate::args::path;
 use crate::dataset::DataArgs;
-use crate::dataset::{self, Found};
+use crate::dataset::{self, Found, Wanted};
 use crate::device::Device;
-use crate::failure::Result;
+use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, percent, thousands};
 use crate::progress::Counter;
 use crate::saved_model::SavedModel;
@@ -45,9 +45,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let saved = SavedModel::open(&args.model)?;
     let of_run = saved.run.as_ref().and_then(|run| run.dataset.as_deref());
     let name = args.data.dataset.as_deref().or(of_run).unwrap_or(vit_fetch::MNIST.name);
-    let found = dataset::named(name, &args.data.place, Some(&saved.config))?;
+    let found = dataset::named(name, &args.data.place, &mut Wanted::by_saved(&saved))?;
     let model = saved.build(&device)?;
-    let test = found.dataset.split(Split::Test);
+    let (test, split) = found.measured();
+    if test.is_empty() {
+        let message = format!("{} has no test part to measure on", found.dataset.name());
+        return Err(Failure::new(Exit::Data, message));
+    }
     let bar = Counter::new("testing", Some(test.len() as u64), thousands);
     let evaluation = vit_train::evaluate(
         &|images: &candle_core::Tensor, mode| model.forward(images, mode),
@@ -66,11 +70,46 @@ pub(super) fn run(args: &Args) -> Result<()> {
         tracing::warn!("the loss is {loss}: the model's numbers are too large, or none");
     }
     let confusion = evaluation.confusion(saved.config.classes);
+    let names = names(&saved.info, &found, saved.config.classes);
     if args.json {
-        return output::json(&as_json(&found, &evaluation, &confusion));
+        return output::json(&as_json((&found, split), &evaluation, &confusion, &names));
     }
-    print(&found, &evaluation, &confusion)
+    print((&found, split), &evaluation, &confusion, &names)
 }
+
+/// Those of the model, else of the dataset.
+fn names(info: &ModelInfo, found: &Found, classes: usize) -> Vec<String> {
+    if info.class_names.is_empty() {
+        let class_names = found.dataset.class_names().to_vec();
+        return ModelInfo { class_names, transform: None }.all_names(classes);
+    }
+    info.all_names(classes)
+}
+
+/// The mean recall of the classes that have a sample; not a number if none has.
+fn macro_recall(classes: &[Class]) -> f64 {
+    let recalls = || classes.iter().filter(|class| class.samples > 0).map(|class| class.recall);
+    recalls().sum::<f64>() / recalls().count() as f64
+}
+
+/// The most frequent confusions: how often, the label, what it was taken for.
+fn worst_pairs(confusion: &Confusion) -> Vec<(usize, usize, usize)> {
+    let rows = confusion.counts.iter().enumerate();
+    let cells = rows.flat_map(|(label, row)| {
+        row.iter().enumerate().map(move |(prediction, &count)| (count, label, prediction))
+    });
+    let mut pairs: Vec<_> = cells.filter(|&(n, a, b)| n > 0 && a != b).collect();
+    // A stable sort: equals stay in the order of their labels.
+    pairs.sort_by_key(|&(count, ..)| std::cmp::Reverse(count));
+    pairs.truncate(WORST_PAIRS);
+    pairs
+}
+
+/// A matrix of more classes could not be read; their most frequent confusions can.
+const MATRIX_CLASSES: usize = 20;
+const WORST_PAIRS: usize = 10;
+/// With more classes than this, top-5 accuracy says something.
+const TOP_5: usize = 10;
 
 /// What is told of one class.
 struct Class {
@@ -91,10 +130,17 @@ fn classes(confusion: &Confusion) -> Vec<Class> {
     each.collect()
 }
 
-fn as_json(found: &Found, evaluation: &Evaluation, confusion: &Confusion) -> serde_json::Value {
-    let classes = classes(confusion).into_iter().enumerate().map(|(class, told)| {
+fn as_json(
+    (found, split): (&Found, &str),
+    evaluation: &Evaluation,
+    confusion: &Confusion,
+    names: &[String],
+) -> serde_json::Value {
+    let classes = classes(confusion);
+    let each = classes.iter().zip(names).enumerate().map(|(class, (told, name))| {
         json!({
             "class": class,
+            "name": name,
             "samples": told.samples,
             "correct": told.correct,
             "recall": told.recall,
@@ -103,48 +149,85 @@ fn as_json(found: &Found, evaluation: &Evaluation, confusion: &Confusion) -> ser
     });
     json!({
         "accuracy": evaluation.accuracy(),
+        "top_5": evaluation.top(5),
+        "macro_recall": macro_recall(&classes),
         "correct": evaluation.correct(),
         "samples": evaluation.total(),
         "loss": evaluation.loss(),
         "dataset": found.dataset.name(),
-        "split": "test",
-        "classes": classes.collect::<Vec<_>>(),
+        "split": split,
+        "classes": each.collect::<Vec<_>>(),
         "confusion": confusion.counts,
     })
 }
 
-fn print(found: &Found, evaluation: &Evaluation, confusion: &Confusion) -> Result<()> {
-    output::line(format!("dataset   {found}, test images"))?;
+fn print(
+    (found, split): (&Found, &str),
+    evaluation: &Evaluation,
+    confusion: &Confusion,
+    names: &[String],
+) -> Result<()> {
+    let classes = classes(confusion);
+    output::line(format!("dataset   {found}, {split} images"))?;
     output::line(format!(
         "accuracy  {} ({} of {})",
         percent(evaluation.accuracy()),
         thousands(evaluation.correct() as u64),
         thousands(evaluation.total() as u64)
     ))?;
+    if classes.len() > TOP_5 {
+        output::line(format!("top-5     {}", percent(evaluation.top(5))))?;
+    }
+    output::line(format!("recall    {} (macro average)", percent(macro_recall(&classes))))?;
     output::line(format!("loss      {:.4}", evaluation.loss()))?;
     output::line("")?;
-    output::line("class  samples  correct    recall  precision")?;
-    for (class, told) in classes(confusion).into_iter().enumerate() {
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(5);
+    output::line(format!("{:>width$}  samples  correct    recall  precision", "class"))?;
+    // A class without a sample has no recall, one that is never predicted no precision.
+    let share = |of: usize, share: f64| if of == 0 { "–".to_owned() } else { percent(share) };
+    for ((class, told), name) in classes.iter().enumerate().zip(names) {
+        let taken = confusion.counts.iter().map(|row| row[class]).sum();
         output::line(format!(
-            "{class:>5}  {:>7}  {:>7}  {:>8}  {:>9}",
+            "{name:>width$}  {:>7}  {:>7}  {:>8}  {:>9}",
             told.samples,
             told.correct,
-            percent(told.recall),
-            percent(told.precision)
+            share(told.samples, told.recall),
+            share(taken, told.precision)
         ))?;
     }
     output::line("")?;
+    if classes.len() > MATRIX_CLASSES {
+        output::line("most often taken for another:")?;
+        for (count, label, prediction) in worst_pairs(confusion) {
+            output::line(format!("{count:>7}  {} as {}", names[label], names[prediction]))?;
+        }
+        return Ok(());
+    }
+    matrix(confusion, names)
+}
+
+/// A row for each label, a column for each prediction, under its name where all are short.
+fn matrix(confusion: &Confusion, names: &[String]) -> Result<()> {
     output::line("confusion: a row for each label, a column for each prediction")?;
-    let width = confusion.counts.iter().flatten().max().map_or(1, |most| most.to_string().len());
-    let row = |label: &str, cells: Vec<String>| {
-        let cells: Vec<String> = cells.iter().map(|cell| format!("{cell:>width$}")).collect();
-        format!("{label:>5}  {}", cells.join(" "))
+    let length = |name: &String| name.chars().count();
+    let most = confusion.counts.iter().flatten().max().map_or(1, |most| most.to_string().len());
+    let is_short = names.iter().all(|name| length(name) <= most.max(3));
+    let head = |class: usize| if is_short { names[class].clone() } else { class.to_string() };
+    let title = |class: usize| {
+        if is_short { names[class].clone() } else { format!("{class} {}", names[class]) }
     };
-    let head = (0..confusion.counts.len()).map(|class| class.to_string()).collect();
-    output::line(row("", head))?;
-    for (label, counts) in confusion.counts.iter().enumerate() {
-        let cells = counts.iter().map(ToString::to_string).collect();
-        output::line(row(&label.to_string(), cells))?;
+    let (heads, titles): (Vec<String>, Vec<String>) =
+        (0..names.len()).map(|class| (head(class), title(class))).unzip();
+    let width = heads.iter().map(length).max().unwrap_or(1).max(most);
+    let first = titles.iter().map(length).max().unwrap_or(0).max(5);
+    let row = |label: &str, cells: &[String]| {
+        let cells: Vec<String> = cells.iter().map(|cell| format!("{cell:>width$}")).collect();
+        format!("{label:>first$}  {}", cells.join(" "))
+    };
+    output::line(row("", &heads))?;
+    for (title, counts) in titles.iter().zip(&confusion.counts) {
+        let cells: Vec<String> = counts.iter().map(ToString::to_string).collect();
+        output::line(row(title, &cells))?;
     }
     Ok(())
 }

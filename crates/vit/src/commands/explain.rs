@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// A run folder, or a safetensors file that carries its configuration
     #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
-    /// A PNG or JPEG file, or - for stdin
+    /// A picture (PNG, JPEG, WebP, GIF or BMP), or - for stdin
     #[arg(value_parser = path())]
     pub(crate) image: PathBuf,
     #[command(flatten)]
@@ -57,16 +57,18 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let preparation = Preparation::new(&args.pictures, &saved)?;
     let model = saved.build(&device)?;
     let image = preparation.read(&args.image, &device)?.image;
-    let picture = as_picture(&image, saved.config.image)?;
+    let byte = |channel, value| preparation.byte(channel, value);
+    let picture = as_picture(&image, saved.config.image, byte)?;
     let (attention, probabilities) = report::attention(&model, &saved.config, &image, picture)?;
     if !probabilities.iter().all(|probability| probability.is_finite()) {
         let message = "the model gives probabilities that are not finite";
         return Err(Failure::new(Exit::File, message).about(args.model.display()));
     }
-    let drawn = vit_report::explanation(&attention, &probabilities);
+    let names = saved.info.all_names(saved.config.classes);
+    let drawn = vit_report::explanation(&attention, &probabilities, &names);
     output.write(&drawn.png())?;
     let (class, probability) = attention.prediction;
-    output::line(format!("class        {class}"))?;
+    output::line(format!("class        {}", names[class]))?;
     output::line(format!("probability  {}", percent(probability.into())))?;
     output::line(format!("picture      {}", args.output.display()))
 }
@@ -75,13 +77,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
 ///
 /// # Shapes
 /// `image` (1, channels, height, width)
-fn as_picture(image: &Tensor, size: ImageSize) -> Result<Picture> {
+fn as_picture(image: &Tensor, size: ImageSize, byte: impl Fn(usize, f32) -> u8) -> Result<Picture> {
     let values = image.flatten_all()?.to_vec1::<f32>()?;
-    let byte = |value: f32| (255.0 * (0.5 * value + 0.5)).round() as u8;
     let plane = size.height * size.width;
     // Of a grey image, the one channel thrice.
-    let channel = |number: usize| (number % size.channels) * plane;
-    let pixel = |at: usize| [0, 1, 2].map(|number| byte(values[channel(number) + at]));
+    let value = |channel: usize, at: usize| byte(channel, values[channel * plane + at]);
+    let pixel = |at: usize| [0, 1, 2].map(|number| value(number % size.channels, at));
     Ok(Picture::rgb(size.width, size.height, (0..plane).map(pixel).collect()))
 }
 
@@ -97,9 +98,10 @@ mod tests {
         let bytes = [0, 255, 3, 4, 127, 200].map(scaled);
         let colour = Tensor::from_slice(&bytes, (1, 3, 1, 2), &Device::Cpu)?;
         let expected = Picture::rgb(2, 1, vec![[0, 3, 127], [255, 4, 200]]);
-        assert_eq!(as_picture(&colour, size(3))?, expected);
+        let byte = |_, value: f32| (255.0 * (0.5 * value + 0.5)).round() as u8;
+        assert_eq!(as_picture(&colour, size(3), byte)?, expected);
         let grey = Tensor::from_slice(&bytes[2..4], (1, 1, 1, 2), &Device::Cpu)?;
-        assert_eq!(as_picture(&grey, size(1))?, Picture::grey(2, 1, &[3, 4]));
+        assert_eq!(as_picture(&grey, size(1), byte)?, Picture::grey(2, 1, &[3, 4]));
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use vit_model::{Layout, hf_config_json, hf_preprocessor_json, to_bytes, to_hf_bytes};
+use vit_model::{Layout, hf_config_json, hf_preprocessor_json, to_bytes_with, to_hf_bytes};
 
 use crate::args::path;
 use crate::failure::Result;
@@ -69,11 +69,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let model = SavedModel::open(&args.model)?;
     let (tensors, config) = (layout.export(&model.parameters, &model.config)?, &model.config);
     match destination {
-        Destination::File(mut output) => output.write(&to_bytes(&tensors, config)?)?,
+        Destination::File(mut output) => {
+            output.write(&to_bytes_with(&tensors, config, &model.info)?)?
+        }
         Destination::HfFolder(folder) => folder.write(&[
             &to_hf_bytes(&tensors)?,
-            hf_config_json(config).as_bytes(),
-            hf_preprocessor_json(config).as_bytes(),
+            hf_config_json(config, &model.info).as_bytes(),
+            hf_preprocessor_json(config, model.info.transform.as_ref()).as_bytes(),
         ])?,
     }
     tracing::info!("{} tensors in the {layout} layout", tensors.len());

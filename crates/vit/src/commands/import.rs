@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use vit_model::{Layout, Normalization, VitConfig, resize, to_bytes};
+use vit_model::{Layout, Normalization, VitConfig, resize, to_bytes_with};
 
 use crate::any_model::{self, AnyModel};
 use crate::args::path;
@@ -58,7 +58,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             "pixels were scaled by mean {mean:?} and std {std:?}: folded into patch_embed.proj"
         );
     }
-    output.write(&to_bytes(&parameters, &config)?)?;
+    output.write(&to_bytes_with(&parameters, &config, &model.info())?)?;
     tracing::info!("{} tensors, out of the {} layout", parameters.len(), model.layout);
     output::line(args.output.display())
 }

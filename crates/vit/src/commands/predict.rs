@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use vit_data::Split;
+use vit_model::ModelInfo;
 use vit_train::EVALUATION_BATCH;
 
 use crate::args::path;
-use crate::dataset::DataArgs;
+use crate::dataset::{DataArgs, Wanted};
 use crate::device::Device;
 use crate::failure::{Exit, Failure, Result};
 use crate::pictures::{self, Preparation, expand};
@@ -36,9 +37,12 @@ enum Subject {
     Example { index: usize, label: u32 },
 }
 
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Serialize)]
 struct Ranked {
     class: usize,
+    /// Where it is another than the number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     probability: f32,
 }
 
@@ -53,7 +57,7 @@ pub(crate) struct Args {
     /// A run folder, or a safetensors file that carries its configuration
     #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
-    /// PNG or JPEG files, folders of them, or - for stdin, unless --dataset is given
+    /// Pictures (PNG, JPEG, WebP, GIF or BMP), folders of them, or - for stdin, unless --dataset is given
     #[arg(value_name = "IMAGE", required_unless_present = "dataset", conflicts_with = "dataset", value_parser = path())]
     pub(crate) images: Vec<PathBuf>,
     #[command(flatten)]
@@ -81,7 +85,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let device = args.device.open()?;
     let saved = SavedModel::open(&args.model)?;
     let model = saved.build(&device)?;
-    let print = |subject, row| output::json(&Prediction::of(subject, row, args.top_k)?);
+    let print =
+        |subject, row| output::json(&Prediction::of(subject, row, args.top_k, &saved.info)?);
     if !args.images.is_empty() {
         let preparation = Preparation::new(&args.pictures, &saved)?;
         each_picture(&args.images, |path| {
@@ -94,7 +99,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         })?;
     }
     let Some(name) = &args.data.dataset else { return Ok(()) };
-    let found = dataset::named(name, &args.data.place, Some(&saved.config))?;
+    let found = dataset::named(name, &args.data.place, &mut Wanted::by_saved(&saved))?;
     let split = match args.split {
         SplitName::Train => Split::Train,
         SplitName::Test => Split::Test,
@@ -140,18 +145,25 @@ fn each_picture(images: &[PathBuf], predict: impl Fn(&Path) -> Result<()>) -> Re
 }
 
 impl Prediction {
-    fn of(subject: Subject, probabilities: Vec<f32>, top_k: Option<u16>) -> Result<Self> {
+    fn of(
+        subject: Subject,
+        probabilities: Vec<f32>,
+        top_k: Option<u16>,
+        info: &ModelInfo,
+    ) -> Result<Self> {
         if !probabilities.iter().all(|probability| probability.is_finite()) {
             let message = "the model gives probabilities that are not finite";
             return Err(Failure::new(Exit::File, message));
         }
-        let ranked = probabilities.iter().enumerate();
-        let mut ranked: Vec<Ranked> =
-            ranked.map(|(class, &probability)| Ranked { class, probability }).collect();
+        let mut ranked: Vec<usize> = (0..probabilities.len()).collect();
         // A stable sort, so that the first of equals is the class, as in an evaluation.
-        ranked.sort_by(|a, b| b.probability.total_cmp(&a.probability));
-        let best = ranked[0];
-        let top = top_k.map(|count| ranked.into_iter().take(count.into()).collect());
+        ranked.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
+        let ranked_as = |class: usize| {
+            let name = info.class_names.get(class).filter(|name| **name != class.to_string());
+            Ranked { class, name: name.cloned(), probability: probabilities[class] }
+        };
+        let best = ranked_as(ranked[0]);
+        let top = top_k.map(|count| ranked.into_iter().take(count.into()).map(ranked_as).collect());
         Ok(Self { subject, best, top, probabilities })
     }
 }
@@ -162,7 +174,7 @@ mod tests {
 
     fn prediction(probabilities: &[f32], top_k: Option<u16>) -> Result<Prediction> {
         let subject = Subject::Example { index: 0, label: 0 };
-        Prediction::of(subject, probabilities.to_vec(), top_k)
+        Prediction::of(subject, probabilities.to_vec(), top_k, &ModelInfo::default())
     }
 
     #[test]

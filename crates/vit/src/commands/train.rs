@@ -9,6 +9,7 @@ mod finetuning;
 mod images;
 mod init;
 mod observer;
+mod pictures;
 mod recipe;
 mod result;
 mod resume;
@@ -25,7 +26,8 @@ use serde_json::{Map, Value};
 use vit_model::Summary;
 use vit_report::EventFile;
 use vit_run::{
-    CONFIG, ENVIRONMENT, EVENTS, Environment, MetricsFile, MetricsMark, RunFolder, read_records,
+    CONFIG, ENVIRONMENT, EVENTS, Environment, MetricsFile, MetricsMark, RunFolder, SKIPPED,
+    read_records,
 };
 use vit_train::Trainer;
 
@@ -50,7 +52,7 @@ use crate::output::thousands;
 use crate::outputs::{self, Inputs, Output};
 use crate::report;
 use crate::saved_model::SavedModel;
-use crate::settings::Settings;
+use crate::settings::{Asked, Settings};
 use crate::terminal::quoted;
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
@@ -61,11 +63,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn begin(args: &Args) -> Result<ExitCode> {
-    let settings = args.resolve()?;
+    let (settings, asked) = args.resolve()?;
     let device = args.device.open()?;
     refuse_existing(args.run_dir.as_deref())?;
     let trace = trace_of(args, &settings)?;
-    let set_up = SetUp::new(settings, &args.data.place, device, args.threads, &|_| Ok(()))?;
+    let place = &args.data.place;
+    let set_up = SetUp::new((settings, asked), place, device, args.threads, &|_| Ok(()))?;
     warn_of_warmup(&set_up);
     set_up.initialise()?;
     let trace = trace.map(ChromeTrace::begin).transpose()?;
@@ -73,6 +76,7 @@ fn begin(args: &Args) -> Result<ExitCode> {
     let environment = environment::of_this_machine(&set_up);
     let make = || make_folder(args.run_dir.as_deref(), &set_up.settings, &environment);
     let folder = interrupt::writing(make)?;
+    write_skipped(&folder, &set_up.found)?;
     let metrics = MetricsFile::open_at(&folder.metrics(), &MetricsMark::default())?;
     let create = || EventFile::create(&events_folder(&folder));
     let events = args.tensorboard.then(|| interrupt::writing(create));
@@ -96,6 +100,7 @@ fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
         Some((_, saved)) => resume::check_dataset(saved, &found.digest()),
         None => Ok(()),
     };
+    let settings = (settings, Asked::all());
     let mut set_up = SetUp::new(settings, &args.data.place, device, args.threads, &check)?;
     match &resumed.checkpoint {
         Some((_, saved)) => set_up.trainer.resume(&saved.state)?,
@@ -119,7 +124,8 @@ fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
     let about = match resumed.checkpoint {
         Some((checkpoint, saved)) => {
             // Of a run that had ended, it may be all that is missing.
-            vit_model::write(&folder.model(), saved.state.weights(), &set_up.settings.model)?;
+            let (weights, model) = (saved.state.weights(), &set_up.settings.model);
+            vit_model::write_with(&folder.model(), weights, model, &set_up.info)?;
             tracing::info!("going on from {}", checkpoint.display());
             saved.about
         }
@@ -177,7 +183,8 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
     );
     let folder = Arc::new(folder);
     let Begun { environment, metrics, events, about, trace } = begun;
-    let saver = Saver::new(Arc::clone(&folder), settings, args.save_every, args.keep.into());
+    let written = (settings, &set_up.info);
+    let saver = Saver::new(Arc::clone(&folder), written, args.save_every, args.keep.into());
     let weights = set_up.trainer.weights().clone();
     let epochs = settings.after(u64::MAX).train.epochs;
     let bars = Bars::new(epochs, settings.train.samples_of_step());
@@ -185,6 +192,7 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
     let mut run = Run {
         folder: &folder,
         settings,
+        info: &set_up.info,
         epochs,
         change: None,
         weights,
@@ -326,6 +334,16 @@ fn make_folder(
     let dataset = dataset.map_or("data".into(), |name| name.to_string_lossy());
     let name = format!("{dataset}-{}", settings.preset);
     Ok(RunFolder::create_numbered(Path::new("runs"), &name, &files)?)
+}
+
+/// The pictures that were left out, a line each.
+fn write_skipped(folder: &RunFolder, found: &Found) -> Result<()> {
+    if found.skipped.is_empty() {
+        return Ok(());
+    }
+    let line = |(path, reason): &(PathBuf, String)| format!("{}: {reason}\n", path.display());
+    let text: String = found.skipped.iter().map(line).collect();
+    Ok(vit_files::write_atomically(&folder.path().join(SKIPPED), text.as_bytes())?)
 }
 
 /// The page of the run, from what it has left in its folder.

@@ -17,7 +17,7 @@ use crate::dataset::DataPlace;
 use crate::dataset::Found;
 use crate::device::Device;
 use crate::failure::{Exit, Failure, Result};
-use crate::settings::Settings;
+use crate::settings::{Asked, Settings};
 use crate::{device, output};
 
 /// What was found of a part of a run.
@@ -196,7 +196,8 @@ fn first_steps(args: &Args, settings: Settings, newest: &SavedState) -> Result<R
         return Ok(Ok(format!("taken on {there}; not taken again on {here:?}")));
     }
     let check = |found: &Found| check_dataset(newest, &found.digest());
-    let mut set_up = SetUp::new(settings, &args.place, device, args.threads, &check)?;
+    let mut set_up =
+        SetUp::new((settings, Asked::all()), &args.place, device, args.threads, &check)?;
     set_up.initialise()?;
     let mut first = FirstSteps { steps, state: None };
     set_up.trainer.run(&set_up.images, &mut first)?;

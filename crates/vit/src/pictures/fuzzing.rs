@@ -1,8 +1,8 @@
-//! PNG and JPEG files, up to what a model is given.
+//! Picture files, up to what a model is given.
 
-use super::error::Error;
-use super::planes::Plane;
-use super::{decode, placement, planes, polarity, strokes};
+use vit_pictures::{Error, Plane, shrink};
+
+use super::{placement, polarity, strokes};
 
 /// The size of MNIST's images.
 const SIZE: (u32, u32) = (28, 28);
@@ -12,11 +12,11 @@ const LEAST: u32 = 256;
 /// Reads a picture, and says whether it is one: a refusal says the truth, and a picture becomes finite numbers of the model's size, however it is fitted.
 pub fn read(bytes: &[u8]) -> bool {
     let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
-    let picture = match decode::decode(bytes, LEAST) {
+    let picture = match shrink(bytes, LEAST) {
         Ok(picture) => picture,
         Err(
             Error::TooLarge { most, width, height }
-            | Error::TooLargeProgressive { most, width, height },
+            | Error::TooLargeForm { most, width, height, .. },
         ) => {
             assert!(pixels(width, height) > most);
             return false;
@@ -33,13 +33,14 @@ pub fn read(bytes: &[u8]) -> bool {
             assert!(!error.to_string().is_empty());
             return false;
         }
-        Err(Error::NoPicture | Error::CutOff | Error::DecoderFails) => return false,
+        Err(Error::Format | Error::CutOff | Error::DecoderFails) => return false,
+        Err(error) => panic!("a refusal of another kind: {error}"),
     };
     assert!(pixels(picture.upright_size().0, picture.upright_size().1) > 0);
     for channels in [1, 3] {
         for mut plane in picture.planes(channels) {
             if polarity::is_dark_on_light(&plane) {
-                planes::invert(&mut plane);
+                polarity::invert(&mut plane);
             }
             check(&placement::padded(&plane, SIZE));
             check(&placement::stretched(&plane, SIZE));

@@ -1,15 +1,8 @@
 //! Picture files as a model's input.
 
 mod args;
-mod decode;
-mod decoded;
-mod error;
 pub(crate) mod fuzzing;
-mod guarded;
-mod jpeg;
 mod placement;
-mod planes;
-mod png;
 mod polarity;
 mod source;
 mod strokes;
@@ -17,14 +10,15 @@ mod strokes;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use vit_data::PictureView;
 use vit_patch::ImageSize;
+use vit_pictures::{Plane, decode, shrink};
 
 use crate::dataset::DIGITS;
 use crate::failure::{Exit, Failure, Result};
 use crate::saved_model::SavedModel;
 pub(crate) use args::{Args, HELP};
 use args::{Fit, Invert};
-use planes::Plane;
 pub(crate) use source::expand;
 
 /// A picture shrinks to no less than this before anything else is done with it, so that its noise averages out.
@@ -35,13 +29,18 @@ pub(crate) struct Preparation {
     size: ImageSize,
     invert: Invert,
     fit: Fit,
+    /// What is seen of a picture that is cropped.
+    view: PictureView,
     /// Whether the model knows light strokes on a dark ground.
     knows_strokes: bool,
+    /// What is subtracted from a channel and what it is divided by: one number, or one for each.
+    mean: Vec<f64>,
+    std: Vec<f64>,
 }
 
 /// A picture as the model sees it.
 pub(crate) struct Seen {
-    /// (1, channels, height, width), scaled to [-1, 1].
+    /// (1, channels, height, width), scaled as the model knows pixels.
     pub(crate) image: Tensor,
     pub(crate) inverted: bool,
 }
@@ -60,24 +59,54 @@ impl Preparation {
             let message = "--fit mnist is for models of grey images, this one takes colour";
             return Err(Failure::new(Exit::Usage, message).hint("pass --fit pad or stretch"));
         }
-        // Of a file nothing tells what it was trained on: as for `vit eval`, MNIST.
-        let of_run = saved.run.as_ref().and_then(|run| run.dataset.as_deref());
-        let of_digits = of_run.is_none_or(|name| [vit_fetch::MNIST.name, DIGITS].contains(&name));
+        let transform = saved.info.transform.clone();
+        let of_digits = match &transform {
+            Some(transform) => transform.fit == vit_model::Fit::Mnist,
+            // A file of an earlier version does not tell what it was trained on: as for `vit eval`, MNIST.
+            None => {
+                let of_run = saved.run.as_ref().and_then(|run| run.dataset.as_deref());
+                of_run.is_none_or(|name| [vit_fetch::MNIST.name, DIGITS].contains(&name))
+            }
+        };
         let knows_strokes = size.channels == 1 && of_digits;
-        let usual = if knows_strokes { Fit::Mnist } else { Fit::Stretch };
-        Ok(Self { size, invert: args.invert, fit: args.fit.unwrap_or(usual), knows_strokes })
+        let usual = match transform.as_ref().map(|transform| transform.fit) {
+            _ if knows_strokes => Fit::Mnist,
+            Some(vit_model::Fit::Crop) => Fit::Crop,
+            Some(vit_model::Fit::Pad) => Fit::Pad,
+            _ => Fit::Stretch,
+        };
+        let fit = args.fit.unwrap_or(usual);
+        let mut view = PictureView::of_size(size.channels, (size.height, size.width));
+        if let Some(transform) = &transform {
+            view.stored = transform.stored.unwrap_or(usize::MAX);
+            view.eval.resize = transform.resize.unwrap_or(view.eval.resize);
+            view.eval.interpolation = match transform.interpolation {
+                vit_model::Interpolation::Bilinear => vit_pictures::Interpolation::Bilinear,
+                vit_model::Interpolation::Bicubic => vit_pictures::Interpolation::Bicubic,
+            };
+        }
+        if fit == Fit::Crop {
+            view.eval.check()?;
+        }
+        let (mean, std) = match transform {
+            Some(transform) => (transform.mean, transform.std),
+            None => (vec![0.5], vec![0.5]),
+        };
+        Ok(Self { size, invert: args.invert, fit, view, knows_strokes, mean, std })
     }
 
-    /// Reads a PNG or JPEG file, or stdin by the name `-`.
+    /// Reads a picture file, or stdin by the name `-`.
     ///
     /// # Errors
     /// If it cannot be read or is no picture.
     pub(crate) fn read(&self, path: &Path, device: &Device) -> Result<Seen> {
+        if self.fit == Fit::Crop {
+            return self.read_cropped(path, device);
+        }
         let (width, height) = (self.size.width as u32, self.size.height as u32);
         let least = WORKING_SIDE.max(width.max(height));
         let decoded = source::bytes(path).and_then(|bytes| {
-            decode::decode(&bytes, least)
-                .map_err(|error| Failure::from(error).about(path.display()))
+            shrink(&bytes, least).map_err(|error| Failure::from(error).about(path.display()))
         })?;
         let dimensions = decoded.upright_size();
         let mut planes = decoded.planes(self.size.channels);
@@ -90,7 +119,7 @@ impl Preparation {
             Invert::Auto => self.knows_strokes && polarity::is_dark_on_light(&planes[0]),
         };
         if inverted {
-            planes.iter_mut().for_each(planes::invert);
+            planes.iter_mut().for_each(polarity::invert);
             let automatic = matches!(self.invert, Invert::Auto);
             done.push(if automatic { "dark on light, inverted" } else { "inverted" });
         }
@@ -108,6 +137,33 @@ impl Preparation {
             );
         }
         Ok(Seen { image: self.tensor(&planes, device)?, inverted })
+    }
+
+    /// The same for a model of pictures: what an evaluation sees of the file.
+    fn read_cropped(&self, path: &Path, device: &Device) -> Result<Seen> {
+        let bytes = source::bytes(path)?;
+        let about = |error| Failure::from(error).about(path.display());
+        let picture = decode(&bytes, &self.view.decoding()).map_err(about)?;
+        let seen = self.view.eval.apply(&self.view.store(picture));
+        let inverted = matches!(self.invert, Invert::Always);
+        let ImageSize { height, width, channels } = self.size;
+        let value = |channel: usize, at: usize| {
+            let byte = seen.pixels()[at * channels + channel];
+            f32::from(if inverted { 255 - byte } else { byte }) / 255.0
+        };
+        let planes: Vec<Plane> = (0..channels)
+            .map(|channel| {
+                let values = (0..height * width).map(|at| value(channel, at)).collect();
+                Plane::from_raw(width as u32, height as u32, values).expect("a value a pixel")
+            })
+            .collect();
+        Ok(Seen { image: self.tensor(&planes, device)?, inverted })
+    }
+
+    /// What a value that a model sees in a channel was as a byte.
+    pub(crate) fn byte(&self, channel: usize, value: f32) -> u8 {
+        let of = |numbers: &[f64]| numbers[channel % numbers.len()] as f32;
+        (255.0 * (of(&self.std) * value + of(&self.mean))).round() as u8
     }
 
     /// Brings the planes to a size, and says how.
@@ -129,8 +185,15 @@ impl Preparation {
 
     fn tensor(&self, planes: &[Plane], device: &Device) -> Result<Tensor> {
         let ImageSize { height, width, channels } = self.size;
-        let values = planes.iter().flat_map(|plane| plane.iter());
-        let scaled: Vec<f32> = values.map(|value| (value - 0.5) / 0.5).collect();
+        let of = |numbers: &[f64], channel: usize| numbers[channel % numbers.len()] as f32;
+        let scaled: Vec<f32> = planes
+            .iter()
+            .enumerate()
+            .flat_map(|(channel, plane)| {
+                let (mean, std) = (of(&self.mean, channel), of(&self.std, channel));
+                plane.iter().map(move |value| (value - mean) / std)
+            })
+            .collect();
         Ok(Tensor::from_vec(scaled, (1, channels, height, width), device)?)
     }
 }

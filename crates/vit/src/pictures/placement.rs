@@ -3,8 +3,8 @@
 use image::Luma;
 use image::imageops::{self, FilterType};
 
-use super::planes::Plane;
 use super::polarity::{frame, quantile, sorted};
+use vit_pictures::Plane;
 
 /// How long the longest side of a digit is, of the image's 28 pixels: MNIST's are scaled to 20x20, and then moved so that
 /// their centre of mass is in the middle (<https://yann.lecun.com/exdb/mnist/>).

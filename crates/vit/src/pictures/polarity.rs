@@ -1,12 +1,19 @@
 //! Whether a picture is dark on light, such as ink on paper, or light on dark, as MNIST is.
 
-use super::planes::Plane;
+use vit_pictures::Plane;
 
 /// The frame around a picture that counts as its background, as a share of the shorter side.
 const FRAME: f64 = 0.05;
 /// The shares of pixels that noise, or a stroke across the frame, may make the darkest or lightest.
 const OUTLIERS_OF_FRAME: f64 = 0.1;
 const OUTLIERS: f64 = 0.01;
+
+/// Dark as light, and light as dark.
+pub(super) fn invert(plane: &mut Plane) {
+    for value in plane.iter_mut() {
+        *value = 1.0 - *value;
+    }
+}
 
 /// Whether what stands out from the background is darker than that: how far the darkest pixels lie below the frame's
 /// dark ones is compared with how far the lightest lie above its light ones, so that uneven light does not count.

@@ -1,17 +1,16 @@
 //! Where pictures come from: files, folders, stdin.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, IsTerminal, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use vit_files::open_file;
+use vit_pictures::{Error, MOST_BYTES, file_bytes};
 
 use crate::failure::{Exit, Failure, Result};
 
 /// What stands for stdin on the command line.
 const STDIN: &str = "-";
-/// Several times what a camera makes of a picture. Nothing longer is read to its end.
-const LONGEST: u64 = 64 << 20;
 
 /// The pictures that an argument names: itself, or those of the folder in the order of their names.
 ///
@@ -27,9 +26,9 @@ pub(crate) fn expand(path: &Path) -> Result<Vec<PathBuf>> {
     let (mut pictures, others): (Vec<PathBuf>, Vec<PathBuf>) =
         paths.partition(|path| is_named_as_picture(path) && path.is_file());
     if pictures.is_empty() {
-        let message = format!("no PNG or JPEG pictures in {}", path.display());
+        let message = format!("no pictures in {}", path.display());
         return Err(Failure::new(Exit::Data, message)
-            .hint("a folder's pictures end in .png, .jpg or .jpeg; folders in it are left out"));
+            .hint("a folder's pictures end in .png, .jpg, .jpeg, .webp, .gif or .bmp; folders in it are left out"));
     }
     pictures.sort();
     if !others.is_empty() {
@@ -43,7 +42,9 @@ pub(crate) fn expand(path: &Path) -> Result<Vec<PathBuf>> {
 fn is_named_as_picture(path: &Path) -> bool {
     let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     let end = path.extension().map(|end| end.to_string_lossy().to_lowercase());
-    !hidden && end.is_some_and(|end| ["png", "jpg", "jpeg"].contains(&end.as_str()))
+    !hidden
+        && end
+            .is_some_and(|end| ["png", "jpg", "jpeg", "webp", "gif", "bmp"].contains(&end.as_str()))
 }
 
 /// What the file holds, or stdin.
@@ -59,9 +60,9 @@ pub(super) fn bytes(path: &Path) -> Result<Vec<u8>> {
         }
         // Its length is not known before its end.
         tempfile::tempfile().and_then(|mut file| {
-            io::copy(&mut stdin.lock().take(LONGEST + 1), &mut file)?;
+            io::copy(&mut stdin.lock().take(MOST_BYTES + 1), &mut file)?;
             file.rewind()?;
-            whole(file)
+            Ok(file)
         })
     } else if path.is_dir() {
         let failure = Failure::new(Exit::Usage, "expected one picture, got a folder");
@@ -69,25 +70,13 @@ pub(super) fn bytes(path: &Path) -> Result<Vec<u8>> {
             .hint("name one of its pictures; vit predict takes folders")
             .about(path.display()));
     } else {
-        open_file(path).and_then(whole)
+        open_file(path)
     };
-    let bytes = read.map_err(|error| unreadable(path, &error))?;
-    bytes.ok_or_else(|| {
-        let message =
-            format!("expected a picture of at most {} MiB, got a longer file", LONGEST >> 20);
-        Failure::new(Exit::Data, message).about(path.display())
+    let file = read.map_err(|error| unreadable(path, &error))?;
+    file_bytes(file).map_err(|error| match error {
+        Error::Io(error) => unreadable(path, &error),
+        error => Failure::from(error).about(path.display()),
     })
-}
-
-/// All of it, unless it is too long. No more memory is taken than it has bytes.
-fn whole(file: File) -> io::Result<Option<Vec<u8>>> {
-    let length = file.metadata()?.len();
-    if length > LONGEST {
-        return Ok(None);
-    }
-    let mut bytes = Vec::with_capacity(length as usize);
-    file.take(length).read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {
@@ -100,21 +89,11 @@ mod tests {
 
     #[test]
     fn a_picture_is_told_by_the_end_of_its_name() {
-        for name in ["a.png", "in/b.JPG", "c.d.jpeg"] {
+        for name in ["a.png", "in/b.JPG", "c.d.jpeg", "e.webp"] {
             assert!(is_named_as_picture(Path::new(name)), "{name}");
         }
         for name in ["png", "a.txt", ".png", "._a.png", "a.png.gz"] {
             assert!(!is_named_as_picture(Path::new(name)), "{name}");
         }
-    }
-
-    #[test]
-    fn what_is_too_long_is_not_read() -> io::Result<()> {
-        let file = tempfile::tempfile()?;
-        file.set_len(LONGEST)?;
-        assert_eq!(whole(file.try_clone()?)?.map(|bytes| bytes.len()), Some(LONGEST as usize));
-        file.set_len(LONGEST + 1)?;
-        assert_eq!(whole(file)?, None);
-        Ok(())
     }
 }

@@ -2,8 +2,8 @@
 
 use image::Luma;
 
-use super::planes::Plane;
 use super::polarity::{frame, quantile, sorted};
+use vit_pictures::Plane;
 
 /// What is narrower than this share of the longer side is a stroke, what is wider is background.
 const WIDEST: f64 = 1.0 / 3.0;

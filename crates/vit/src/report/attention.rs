@@ -7,6 +7,7 @@ use vit_model::{Output, Pool, VisionTransformer, VitConfig};
 use vit_report::{Attention, Picture};
 use vit_train::argmax;
 
+use super::picture_of;
 use crate::failure::Result;
 
 /// So many images are shown, each of another class.
@@ -30,7 +31,7 @@ pub(super) fn of_samples(
     let indices = classes.filter_map(first).take(samples);
     let each = indices.map(|index| {
         let (image, _label) = test.batch(&[index as u32], device, DType::F32)?;
-        let picture = Picture::grey(config.image.width, config.image.height, &test.image(index));
+        let picture = picture_of(test, index)?;
         let label = test.label(index) as usize;
         let (attention, _probabilities) = attention(model, config, &image, picture)?;
         Ok(Attention { label: Some(label), ..attention })

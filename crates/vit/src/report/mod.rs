@@ -4,10 +4,10 @@ mod attention;
 mod tested;
 
 use candle_core::{D, Device, Tensor};
-use vit_data::Split;
+use vit_data::Examples;
 use vit_model::Summary;
 use vit_patch::Position;
-use vit_report::{Positions, Report};
+use vit_report::{Picture, Positions, Report};
 
 pub(crate) use attention::attention;
 
@@ -34,7 +34,7 @@ pub(crate) fn look_at(
 ) -> Result<Report> {
     let summary = Summary::of(&saved.config)?;
     let model = saved.build(device)?;
-    let test = found.dataset.split(Split::Test);
+    let (test, _split) = found.measured();
     let affordable = (EFFORT / summary.multiply_adds().max(1)).max(FEWEST_IMAGES) as usize;
     let seen = test.len().min(affordable);
     let preset = saved.run.as_ref().map_or("a model", |run| &run.preset);
@@ -45,11 +45,20 @@ pub(crate) fn look_at(
             ("parameters".to_owned(), thousands(summary.parameters() as u64)),
             ("dataset".to_owned(), found.to_string()),
         ],
+        class_names: saved.info.all_names(saved.config.classes),
         tested: Some(tested::tested(&model, &saved.config, &test, seen, (device, threads))?),
         positions: positions(saved)?,
         attention: attention::of_samples(&model, &saved.config, &test, seen, device)?,
         environment: Vec::new(),
     })
+}
+
+/// An image of a dataset, from its bytes channel by channel.
+pub(super) fn picture_of(examples: &Examples, index: usize) -> candle_core::Result<Picture> {
+    let (channels, height, width) = examples.shape();
+    let (bytes, plane) = (examples.image(index)?, height * width);
+    let pixel = |at: usize| [0, 1, 2].map(|number| bytes[(number % channels) * plane + at]);
+    Ok(Picture::rgb(width, height, (0..plane).map(pixel).collect()))
 }
 
 /// The cosines between the rows of a learned table, those of patches alone.

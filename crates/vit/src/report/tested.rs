@@ -4,9 +4,10 @@ use candle_core::{DType, Device};
 use vit_data::Examples;
 use vit_layers::Mode;
 use vit_model::{VisionTransformer, VitConfig};
-use vit_report::{Mistake, Picture, Tested};
+use vit_report::{Mistake, Tested};
 use vit_train::Batch;
 
+use super::picture_of;
 use crate::failure::Result;
 use crate::saved_model::probabilities;
 
@@ -61,8 +62,8 @@ fn worst(
     rows.truncate(SHOWN);
     let mistake = |(index, label, row): (usize, usize, Vec<f32>)| {
         let class = vit_train::argmax(&row) as usize;
-        let picture = Picture::grey(config.image.width, config.image.height, &test.image(index));
-        Mistake { index, picture, label, prediction: (class, row[class]) }
+        let picture = picture_of(test, index)?;
+        Ok(Mistake { index, picture, label, prediction: (class, row[class]) })
     };
-    Ok(rows.into_iter().map(mistake).collect())
+    rows.into_iter().map(mistake).collect()
 }

@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use vit_data::Augment;
 use vit_model::{Preset, VitConfig};
-use vit_train::{OptimizerConfig, TrainConfig};
+use vit_train::{Decay, OptimizerConfig, OptimizerKind, ScheduleKind, TrainConfig};
 
 use super::change::Change;
+use super::data::DataSettings;
 use super::finetune::Finetune;
 
 /// All that sets the numbers of a run: `config.toml` in its folder.
@@ -26,6 +27,9 @@ pub(crate) struct Settings {
     /// What the parameters begin as, and which are trained.
     #[serde(default, skip_serializing_if = "Finetune::is_none")]
     pub(crate) finetune: Finetune,
+    /// How the dataset is read.
+    #[serde(default, skip_serializing_if = "DataSettings::is_default")]
+    pub(crate) data: DataSettings,
     /// How training images are changed.
     #[serde(default, skip_serializing_if = "Augment::is_none")]
     pub(crate) augment: Augment,
@@ -53,6 +57,7 @@ impl Settings {
             shuffle: true,
             val_split: 0.0,
             finetune: Finetune::default(),
+            data: DataSettings::default(),
             augment: Augment::default(),
             train: TrainConfig {
                 shards: SHARDS,
@@ -61,6 +66,26 @@ impl Settings {
             model: preset.config(),
             changes: Vec::new(),
         }
+        .with_recipe_of(preset)
+    }
+
+    /// For presets of pictures, a recipe that small sets of them are trained with.
+    fn with_recipe_of(mut self, preset: Preset) -> Self {
+        if !matches!(preset, Preset::Pictures32 | Preset::Pictures64) {
+            return self;
+        }
+        self.augment = Augment { crop_scale: 0.35, flip: 0.5, ..self.augment };
+        let train = &mut self.train;
+        (train.epochs, train.batch_size) = (60, 32);
+        (train.label_smoothing, train.clip) = (0.1, Some(1.0));
+        train.schedule.kind = ScheduleKind::OneCycle;
+        train.optimizer = OptimizerConfig {
+            kind: OptimizerKind::AdamW,
+            decay: Decay::Matrices,
+            weight_decay: 0.05,
+            ..OptimizerConfig::adam(1e-3)
+        };
+        self
     }
 
     /// These, with the entries of a file in the place of theirs.
@@ -102,7 +127,30 @@ pub(super) fn parse(text: &str) -> Result<Table, Misread> {
         let line = 1 + before.matches('\n').count();
         Misread { line, message: one_line(error.message()) }
     })?;
-    Ok(with_init_in_finetune(table))
+    Ok(with_data_in_place(with_init_in_finetune(table)))
+}
+
+/// `[data]` may have the dataset too, and the size of the images, which is the model's.
+fn with_data_in_place(mut table: Table) -> Table {
+    let Some(Value::Table(data)) = table.get_mut("data") else { return table };
+    let (dataset, size) = (data.remove("dataset"), data.remove("image_size"));
+    if let Some(dataset) = dataset {
+        table.entry("dataset").or_insert(dataset);
+    }
+    let sides = match &size {
+        Some(side @ Value::Integer(_)) => [side, side],
+        Some(Value::Array(sides)) if sides.len() == 2 => [&sides[0], &sides[1]],
+        _ => return table,
+    };
+    let model = table.entry("model").or_insert_with(|| Value::Table(Table::new()));
+    let image = model
+        .as_table_mut()
+        .map(|model| model.entry("image").or_insert_with(|| Value::Table(Table::new())));
+    if let Some(image) = image.and_then(Value::as_table_mut) {
+        image.insert("height".to_owned(), sides[0].clone());
+        image.insert("width".to_owned(), sides[1].clone());
+    }
+    table
 }
 
 /// Files of before 0.2 have `init` outside of the table that it is in now.

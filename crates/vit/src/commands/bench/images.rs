@@ -7,7 +7,7 @@ use vit_patch::ImageSize;
 use vit_train::Batch;
 
 use crate::commands::train::batch_of;
-use crate::dataset::{self, DataArgs};
+use crate::dataset::{self, DataArgs, Wanted};
 use crate::failure::{Exit, Failure, Result};
 
 /// What is measured without a dataset.
@@ -21,7 +21,6 @@ const MOST_NOISE: usize = 4_000_000_000;
 pub(super) struct Images {
     pub(super) name: String,
     examples: Examples,
-    size: ImageSize,
 }
 
 impl Images {
@@ -36,9 +35,9 @@ impl Images {
         config: &VitConfig,
     ) -> Result<Self> {
         let Some(name) = &args.dataset else { return Self::noise(noise, config) };
-        let found = dataset::named(name, &args.place, Some(config))?;
+        let found = dataset::named(name, &args.place, &mut Wanted::by(config))?;
         let examples = found.dataset.split(split);
-        Ok(Self { name: found.to_string(), examples, size: config.image })
+        Ok(Self { name: found.to_string(), examples })
     }
 
     /// So many images of noise.
@@ -47,9 +46,8 @@ impl Images {
     /// If they would not fit into memory.
     pub(super) fn noise(count: usize, config: &VitConfig) -> Result<Self> {
         let size = config.image;
-        // Channels lie one below the other, as in the model's input.
-        let rows = size.channels * size.height;
-        let bytes = [rows, size.width].into_iter().fold(count, usize::saturating_mul);
+        let bytes = [size.channels, size.height, size.width];
+        let bytes = bytes.into_iter().fold(count, usize::saturating_mul);
         if bytes > MOST_NOISE {
             let ImageSize { height, width, channels } = size;
             let message = format!(
@@ -59,8 +57,9 @@ impl Images {
             return Err(Failure::new(Exit::Usage, message)
                 .hint("pass a smaller --batch-size, or fewer --images"));
         }
-        let examples = vit_data::noise(count, (rows, size.width), config.classes)?;
-        Ok(Self { name: "noise".to_owned(), examples, size })
+        let examples =
+            vit_data::noise(count, (size.channels, size.height, size.width), config.classes)?;
+        Ok(Self { name: "noise".to_owned(), examples })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -86,11 +85,8 @@ impl Images {
         augment: &Augment,
         at: (u64, u64),
     ) -> candle_core::Result<Batch> {
-        let ImageSize { height, width, channels } = self.size;
         let augmented =
             self.examples.augmented_batch(indices, among, augment, at, &Device::Cpu, DType::F32)?;
-        let batch = batch_of(augmented);
-        let inputs = batch.inputs.reshape((indices.len(), channels, height, width))?;
-        Ok(Batch::with_targets(inputs, batch.targets))
+        Ok(batch_of(augmented))
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::augmentation::Augmentation;
 use super::finetuning::Finetuning;
 use super::init;
+use super::pictures::PicturesArgs;
 use super::recipe::Recipe;
 use super::saver::SaveEvery;
 use crate::args::{path, whole_number};
@@ -12,7 +13,7 @@ use crate::dataset::DataArgs;
 use crate::device::Device;
 use crate::failure::Result;
 use crate::outputs::Existing;
-use crate::settings::{Settings, SettingsArgs};
+use crate::settings::{Asked, Settings, SettingsArgs};
 
 /// The flags that go with --resume: those that set no number, and settings that may change in the course of a run. All others a
 /// resumed run has from its folder.
@@ -121,6 +122,8 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
+    pub(crate) pictures: PicturesArgs,
+    #[command(flatten)]
     pub(crate) finetuning: Finetuning,
     #[command(flatten)]
     pub(crate) recipe: Recipe,
@@ -133,13 +136,17 @@ impl Args {
     ///
     /// # Errors
     /// If the file cannot be read, has an unknown key, or a setting is out of range.
-    pub(crate) fn resolve(&self) -> Result<Settings> {
-        let (mut settings, sets_model) = Settings::begin_explicitly(&self.settings)?;
+    pub(crate) fn resolve(&self) -> Result<(Settings, Asked)> {
+        let (mut settings, asked) =
+            Settings::begin_explicitly(&self.settings, self.data.dataset.as_deref())?;
         self.finetuning.override_settings(&mut settings.finetune);
-        init::take_model(&mut settings, sets_model)?;
+        init::take_model(&mut settings, asked.model)?;
+        let asked = self.pictures.override_settings(&mut settings, asked);
+        let is_begun = settings.finetune.init.is_some();
+        let asked = if is_begun { asked.with_another_model() } else { asked };
         self.override_settings(&mut settings);
         settings.check()?;
-        Ok(settings)
+        Ok((settings, asked))
     }
 
     /// The settings of a run that is resumed after so many steps.
@@ -204,7 +211,7 @@ mod tests {
         std::fs::write(&path, "preset = 'notebook'\n[train]\nepochs = 3\nseed = 5\n[train.optimizer]\nlr = 1\n[model]\ndepth = 2\n")
             .expect("a writable folder");
         let args = train(&format!("--config {} --epochs 7 --dropout 0", path.display()));
-        let settings = args.resolve().expect("sound settings");
+        let settings = args.resolve().expect("sound settings").0;
         assert_eq!(settings.preset, "notebook");
         assert_eq!((settings.train.epochs, settings.train.seed), (7, 5));
         assert_eq!(settings.train.optimizer.lr, 1.0);
@@ -216,11 +223,11 @@ mod tests {
     fn a_run_s_own_file_repeats_its_settings() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let first = train("--preset notebook --lr 0.01 --no-shuffle --max-steps 3").resolve();
-        let first = first.expect("sound settings");
+        let first = first.expect("sound settings").0;
         let path = folder.path().join("config.toml");
         std::fs::write(&path, first.to_toml()).expect("a writable folder");
         let again = train(&format!("--config {}", path.display())).resolve();
-        assert_eq!(again.expect("sound settings"), first);
+        assert_eq!(again.expect("sound settings").0, first);
         assert_eq!(Settings::of_run(folder.path()).expect("sound settings"), first);
     }
 
@@ -230,9 +237,10 @@ mod tests {
         let path = folder.path().join("c.toml");
         std::fs::write(&path, "[augment]\nshift = 2\nshear = 3.0\n").expect("a writable folder");
         let words = "--augment-shift 1 --augment-rotation 10 --augment-scale 0.1 --augment-elastic 0.5 \
-                     --augment-erase 0.2 --augment-mixup 0.3";
+                     --augment-erase 0.2 --augment-mixup 0.3 --augment-cutmix 1 --augment-crop-scale 0.35 --augment-flip 0.5 \
+                     --augment-jitter 0.2 --augment-policy trivial";
         let args = train(&format!("--config {} {words}", path.display()));
-        let settings = args.resolve().expect("sound settings");
+        let settings = args.resolve().expect("sound settings").0;
         let want = Augment {
             shift: 1.0,
             rotation: 10.0,
@@ -241,6 +249,11 @@ mod tests {
             elastic: 0.5,
             erase: 0.2,
             mixup: 0.3,
+            cutmix: 1.0,
+            crop_scale: 0.35,
+            flip: 0.5,
+            jitter: 0.2,
+            policy: vit_data::Policy::Trivial,
         };
         assert_eq!(settings.augment, want);
         let again: Settings = toml::from_str(&settings.to_toml()).expect("as written");
@@ -251,7 +264,7 @@ mod tests {
     fn the_flags_of_a_recipe_are_in_the_file_that_repeats_it() {
         let words = "--schedule one-cycle --warmup 30 --min-lr 0.00001 --weight-decay 0.05 --clip 1 \
                      --accumulate 2 --label-smoothing 0.1 --ema 0.99";
-        let settings = train(words).resolve().expect("sound settings");
+        let settings = train(words).resolve().expect("sound settings").0;
         let train = &settings.train;
         assert_eq!(
             (train.schedule.kind, train.schedule.warmup),

@@ -1,6 +1,6 @@
 //! The images that are trained on, held out and tested with.
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use vit_data::{Augment, Augmented, Examples, Order, Split, hold_out};
 use vit_train::{Batch, Bytes, Data};
 
@@ -10,9 +10,11 @@ use crate::settings::Settings;
 
 /// The dataset as the trainer sees it.
 pub(crate) struct Images {
-    /// Of which some are trained on, and the others held out.
+    /// Of which some are trained on, and the others may be held out.
     examples: Examples,
     trained: Vec<u32>,
+    /// What choices are made by: the dataset's own validation part, or images held out of the training part.
+    validation: Examples,
     held_out: Vec<u32>,
     test: Examples,
     order: Order,
@@ -26,9 +28,17 @@ impl Images {
         let shuffled = Order::Shuffled { seed: settings.train.seed };
         let examples = found.dataset.split(Split::Train);
         let (trained, held_out) = hold_out(examples.len(), settings.val_split, settings.train.seed);
+        let own = found.dataset.split(Split::Validation);
+        let (validation, held_out) = if own.is_empty() {
+            (examples.clone(), held_out)
+        } else {
+            let all = (0..own.len() as u32).collect();
+            (own, all)
+        };
         Self {
             examples,
             trained,
+            validation,
             held_out,
             test: found.dataset.split(Split::Test),
             order: if settings.shuffle { shuffled } else { Order::InOrder },
@@ -54,10 +64,10 @@ impl Images {
         if samples < batch_size {
             return Err(vit_train::Error::NoBatch { batch_size, samples }.into());
         }
-        if self.augment.mixup > 0.0 && !self.device.is_cpu() {
+        if self.augment.mixes() && !self.device.is_cpu() {
             return Err(vit_train::Error::MixedOnGpu.into());
         }
-        if settings.val_split > 0.0 && self.held_out.is_empty() {
+        if settings.val_split > 0.0 && self.trained.len() == self.examples.len() {
             let (share, images) = (settings.val_split, self.examples.len());
             let message =
                 format!("expected val_split to hold out an image, got {share} of {images}");
@@ -97,11 +107,11 @@ impl Data for Images {
         if !self.augment.is_none() {
             return None;
         }
-        let (pixels, labels) = self.examples.bytes();
+        let (pixels, table) = self.examples.bytes()?;
         Some(Bytes {
             pixels: pixels.clone(),
-            labels: labels.to_dtype(DType::U32).ok()?,
-            table: Examples::normalisation(),
+            labels: Tensor::new(self.examples.labels(), &Device::Cpu).ok()?,
+            table,
             shape: self.examples.shape(),
         })
     }
@@ -113,7 +123,7 @@ impl Data for Images {
     fn val_batch(&self, indices: &[u32]) -> candle_core::Result<Batch> {
         let indices: Vec<u32> =
             indices.iter().map(|&index| self.held_out[index as usize]).collect();
-        self.batch(&self.examples, &indices)
+        self.batch(&self.validation, &indices)
     }
 
     fn test_len(&self) -> usize {

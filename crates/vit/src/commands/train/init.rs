@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use vit_data::Dataset;
 use vit_layers::Parameters;
 use vit_model::{Known, Layout, ModelFile, Preset, VitConfig, check_fine_tunable, for_fine_tuning};
 
@@ -55,18 +54,6 @@ pub(super) fn take_model(settings: &mut Settings, is_asked: bool) -> Result<()> 
     preset.clone_into(&mut settings.preset);
     settings.model = model.config;
     Ok(())
-}
-
-/// Sets images and classes of the model to those of the dataset.
-///
-/// # Errors
-/// If the model cannot take such images.
-pub(super) fn fit_to(settings: &mut Settings, dataset: &Dataset) -> Result<()> {
-    let model = &mut settings.model;
-    *model = model.clone().at_image_size(dataset.height(), dataset.width());
-    model.image.channels = dataset.channels();
-    model.classes = dataset.classes();
-    Ok(model.check()?)
 }
 
 /// Gives the parameters the values of the model that they are to begin as, if there is one.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 use vit_files::Digest;
-use vit_model::Tensors;
+use vit_model::{ModelInfo, Tensors};
 use vit_report::EventFile;
 use vit_run::{EpochMetrics, MetricsFile, Record, RunFolder};
 use vit_train::{AfterStep, Checkpoint, NamedVars, Observer, Progress, SavedState, TrainState};
@@ -29,6 +29,7 @@ const SLOW: Duration = Duration::from_millis(500);
 pub(super) struct Run<'a> {
     pub(super) folder: &'a RunFolder,
     pub(super) settings: &'a Settings,
+    pub(super) info: &'a ModelInfo,
     /// Of the whole run, as far as is known.
     pub(super) epochs: u64,
     /// The step after which settings change, if the run does not end there by itself.
@@ -110,7 +111,7 @@ impl Observer for Run<'_> {
         let weights = self.weights.iter();
         let tensors: Tensors =
             weights.map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
-        let bytes = vit_model::to_bytes(&tensors, &self.settings.model)?;
+        let bytes = vit_model::to_bytes_with(&tensors, &self.settings.model, self.info)?;
         let digest = Digest::of_bytes(&bytes).to_string();
         self.about.insert(BEST.to_owned(), digest.into());
         let write = || vit_files::write_atomically(&self.folder.best(), &bytes);

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use vit_files::write_atomically;
-use vit_model::VitConfig;
+use vit_model::{ModelInfo, VitConfig};
 use vit_run::{CONFIG, MODEL, RunFolder};
 use vit_train::{Checkpoint, SavedState};
 
@@ -58,6 +58,7 @@ struct Target {
     folder: Arc<RunFolder>,
     settings: String,
     model: VitConfig,
+    info: ModelInfo,
     keep: usize,
     /// The step of the newest checkpoint that this process has written; who holds it writes.
     newest: Mutex<u64>,
@@ -69,13 +70,13 @@ impl Saver {
     /// Saves as often as asked for, else after each epoch, and keeps the newest.
     pub(super) fn new(
         folder: Arc<RunFolder>,
-        settings: &Settings,
+        (settings, info): (&Settings, &ModelInfo),
         every: Option<SaveEvery>,
         keep: usize,
     ) -> Self {
-        let (model, settings) = (settings.model.clone(), settings.to_toml());
+        let (model, info, settings) = (settings.model.clone(), info.clone(), settings.to_toml());
         let (newest, held) = (Mutex::new(0), Mutex::new(None));
-        let target = Arc::new(Target { folder, settings, model, keep, newest, held });
+        let target = Arc::new(Target { folder, settings, model, info, keep, newest, held });
         Self { target, every, saved: Instant::now(), pending: None, kept: None }
     }
 
@@ -173,7 +174,7 @@ impl Target {
         // What the checkpoint says of the metrics must hold after a power cut too.
         let synced = OpenOptions::new().write(true).open(&metrics).and_then(|file| file.sync_all());
         synced.map_err(vit_files::Error::io("sync", &metrics))?;
-        let model = vit_model::to_bytes(state.state.weights(), &self.model)?;
+        let model = vit_model::to_bytes_with(state.state.weights(), &self.model, &self.info)?;
         let files = [(CONFIG, self.settings.as_bytes()), (MODEL, model.as_slice())];
         let path = state.write(folder, &files)?;
         kept();

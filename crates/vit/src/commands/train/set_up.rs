@@ -2,14 +2,14 @@
 
 use candle_core::{DType, Device, Tensor};
 use vit_layers::{Mode, Parameters};
-use vit_model::{VisionTransformer, VitConfig};
+use vit_model::{ModelInfo, Preset, VisionTransformer};
 use vit_train::{CrossEntropy, Decay, Group, Loss, MixedCrossEntropy, Trainer};
 
 use super::images::Images;
 use super::init;
-use crate::dataset::{self, DataPlace, Found};
+use crate::dataset::{self, DataPlace, Found, Wanted};
 use crate::failure::Result;
-use crate::settings::{Finetune, Freeze, Settings};
+use crate::settings::{Asked, Finetune, Freeze, Settings};
 use crate::threads::threads_on;
 
 /// A run that has taken no step.
@@ -17,6 +17,8 @@ pub(crate) struct SetUp {
     /// With the dataset's name.
     pub(crate) settings: Settings,
     pub(crate) found: Found,
+    /// What the model's file says of classes and pictures.
+    pub(crate) info: ModelInfo,
     pub(crate) images: Images,
     pub(crate) parameters: Parameters,
     pub(crate) trainer: Trainer,
@@ -25,34 +27,44 @@ pub(crate) struct SetUp {
 }
 
 impl SetUp {
-    /// Finds the dataset, and makes a new model and its trainer. Before there is a model, which may be large, `check` is asked.
+    /// Finds the dataset, whose images and classes are those of the model where nobody asked for others, and makes a new model
+    /// and its trainer. Before there is a model, which may be large, `check` is asked.
     ///
     /// # Errors
     /// If the dataset cannot be had or is not for this model, the settings are out of range, or `check` fails.
     pub(crate) fn new(
-        mut settings: Settings,
+        (mut settings, asked): (Settings, Asked),
         place: &DataPlace,
         device: Device,
         threads: Option<u16>,
         check: &dyn Fn(&Found) -> Result<()>,
     ) -> Result<Self> {
+        let (model, data) = (settings.model.clone(), settings.data.clone());
+        let mut wanted = Wanted { model, asked, data };
         let found = match &settings.dataset {
-            // A model that begins as another one is fitted to the dataset.
-            Some(name) => dataset::named(name, place, fixed(&settings))?,
+            Some(name) => dataset::named(name, place, &mut wanted)?,
             None => dataset::any(place)?,
         };
-        if settings.finetune.init.is_some() {
-            init::fit_to(&mut settings, &found.dataset)?;
-        }
-        dataset::check_fit(&found.dataset, &settings.model)?;
+        dataset::fit(&found.dataset, &mut wanted)?;
         check(&found)?;
+        settings.model = wanted.model;
+        settings.data = wanted.data;
+        let small = Preset::Pictures32.config().patch;
+        if !asked.model
+            && settings.preset == Preset::Pictures64.name()
+            && settings.model.patch == small
+        {
+            Preset::Pictures32.name().clone_into(&mut settings.preset);
+        }
+        settings.model.check()?;
         settings.dataset = Some(found.dataset.name().to_owned());
         let images = Images::new(&found, &settings, device.clone());
         images.check(&settings)?;
         let parameters = Parameters::seeded(settings.train.seed);
         let threads = threads_on(&device, threads);
         let trainer = trainer(&settings, &parameters, &device, threads)?;
-        Ok(Self { settings, found, images, parameters, trainer, device, threads })
+        let info = found.info(&settings.model, &settings.data);
+        Ok(Self { settings, found, info, images, parameters, trainer, device, threads })
     }
 
     /// Gives the parameters the values of the model that they are to begin as, if there is one.
@@ -62,11 +74,6 @@ impl SetUp {
     pub(crate) fn initialise(&self) -> Result<()> {
         init::initialise(&self.settings, &self.parameters)
     }
-}
-
-/// The model, where it does not depend on the dataset.
-fn fixed(settings: &Settings) -> Option<&VitConfig> {
-    settings.finetune.init.is_none().then_some(&settings.model)
 }
 
 /// A model's parameters of rank 2 or more that weight decay leaves alone where it acts on matrices: they are no weights of a
@@ -121,7 +128,7 @@ pub(crate) fn trainer(
             _ => group,
         }
     };
-    let loss: Box<dyn Loss> = if settings.augment.mixup > 0.0 {
+    let loss: Box<dyn Loss> = if settings.augment.mixes() {
         Box::new(MixedCrossEntropy::smoothed(train.label_smoothing))
     } else {
         Box::new(CrossEntropy::smoothed(train.label_smoothing))

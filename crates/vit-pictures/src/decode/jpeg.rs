@@ -1,15 +1,24 @@
 //! JPEG, at the scale at which it is used: of eight pixels in a row the decoder makes 8, 4, 2 or 1.
+//!
+//! `jpeg-decoder` decodes every form; whole pictures of the common forms come from `zune-jpeg`, which is faster
+//! ([`is_common`]).
 
-use std::sync::OnceLock;
+use std::thread;
 
-use image::metadata::Orientation;
+use ::image::metadata::Orientation;
 use jpeg_decoder::{CodingProcess, ColorTransform, Decoder, ImageInfo, PixelFormat};
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+use zune_core::bytestream::ZCursor;
+use zune_core::colorspace::ColorSpace;
+use zune_core::options::DecoderOptions;
+use zune_jpeg::JpegDecoder;
 
-use super::decoded::{Decoded, check_size};
-use super::error::Error;
+use super::DecodeOptions;
 use super::guarded::guarded;
-use super::planes::{Kind, Shrinking};
+use super::raw::Raw;
+use super::upright::{check_form, check_size};
+use crate::Error;
+use crate::shrunk::{Kind, Rows, Shrinking, Shrunk};
 
 /// What a progressive picture may take: all its coefficients are kept until the last scan is read.
 const MOST_BYTES: u64 = 32 << 20;
@@ -23,51 +32,167 @@ const MOST_PROFILES: usize = 8 << 20;
 
 /// Markers (ITU-T T.81, table B.1).
 const START_OF_SCAN: u8 = 0xDA;
+const START_OF_BASELINE_FRAME: u8 = 0xC0;
 const START_OF_PROGRESSIVE_FRAME: u8 = 0xC2;
 const END: u8 = 0xD9;
 const JFIF: u8 = 0xE0;
+const EXIF: u8 = 0xE1;
 const PROFILE: u8 = 0xE2;
 const ADOBE: u8 = 0xEE;
 
-/// Decodes a JPEG picture, which lies as it does in the file.
+/// Decodes a JPEG picture into the means of squares of pixels, so that its longest side is no less than `least`.
 ///
 /// # Errors
 /// If it is too large, or not whole.
-pub(super) fn decode(bytes: &[u8], least: u32) -> Result<Decoded, Error> {
-    let mut decoder = Decoder::new(bytes);
-    decoder.read_info()?;
-    let info = decoder.info().ok_or(Error::CutOff)?;
-    let size = (info.width.into(), info.height.into());
-    check_size(size)?;
-    check_length(bytes, size)?;
-    check_segments(bytes, info)?;
-    match info.coding_process {
-        CodingProcess::DctSequential => {}
-        CodingProcess::DctProgressive => check_progressive(bytes, size, info)?,
-        CodingProcess::Lossless => {
-            return Err(Error::Undecodable("lossless JPEG is not supported".into()));
-        }
-    }
-    if info.pixel_format == PixelFormat::RGB24 && is_adobe_rgb(bytes) {
-        decoder.set_color_transform(ColorTransform::RGB);
-    }
+pub(super) fn shrink(bytes: &[u8], least: u32) -> Result<Shrunk, Error> {
+    let opened = Opened::new(bytes)?;
+    let (size, format) = (opened.size, opened.info.pixel_format);
     // The smallest whose longest side is no less.
-    let side = u16::try_from(least).unwrap_or(u16::MAX);
-    let (width, height) = decoder.scale(side, side)?;
-    let samples = on_one_thread(|| decoder.decode())??;
-    let scaled = (width.into(), height.into());
-    let pixels = shrunk(&samples, scaled, info.pixel_format, least);
-    let orientation = decoder.exif_data().and_then(Orientation::from_exif_chunk);
-    Ok(Decoded { size, pixels, orientation })
+    let (samples, scaled, orientation) = opened.decode((least, least))?;
+    let pixels = shrunk(&samples, scaled, format, least);
+    Ok(Shrunk { size, pixels, orientation })
+}
+
+/// Decodes a JPEG picture at the smallest scale whose shorter side is no less than asked for.
+///
+/// # Errors
+/// If it is too large, or not whole.
+pub(super) fn decode_raw(bytes: &[u8], options: &DecodeOptions) -> Result<Raw, Error> {
+    let opened = Opened::new(bytes)?;
+    let (width, height) = opened.size;
+    let scaled = |eighths: u32| {
+        [width, height].map(|side| (u64::from(side) * u64::from(eighths)).div_ceil(8) as u32)
+    };
+    let is_enough = |&eighths: &u32| {
+        options.at_least.is_some_and(|side| scaled(eighths).into_iter().min() >= Some(side))
+    };
+    let eighths = [1, 2, 4].into_iter().find(is_enough).unwrap_or(8);
+    let [across, down] = scaled(eighths);
+    check_form("a JPEG picture", (across, down), options.most_pixels)?;
+    if eighths == 8 && is_common(bytes, opened.info) {
+        return decode_common(bytes, opened);
+    }
+    let format = opened.info.pixel_format;
+    let (mut pixels, size, orientation) = opened.decode((across, down))?;
+    let samples = match format {
+        PixelFormat::L8 | PixelFormat::L16 => 1,
+        PixelFormat::RGB24 => 3,
+        PixelFormat::CMYK32 => {
+            // Pillow's `cmyk2rgb`: each ink lets through what it does not cover, and black of that.
+            for at in 0..pixels.len() / 4 {
+                let black = u32::from(255 - pixels[4 * at + 3]);
+                for channel in 0..3 {
+                    let through = u32::from(255 - pixels[4 * at + channel]);
+                    pixels[3 * at + channel] = ((through * black + 127) / 255) as u8;
+                }
+            }
+            pixels.truncate(pixels.len() / 4 * 3);
+            3
+        }
+    };
+    Ok(Raw { pixels, samples, size, orientation })
+}
+
+/// A picture whose headers are read and checked.
+struct Opened<'a> {
+    bytes: &'a [u8],
+    decoder: Decoder<&'a [u8]>,
+    info: ImageInfo,
+    size: (u32, u32),
+}
+
+impl<'a> Opened<'a> {
+    fn new(bytes: &'a [u8]) -> Result<Self, Error> {
+        let mut decoder = Decoder::new(bytes);
+        decoder.read_info()?;
+        let info = decoder.info().ok_or(Error::CutOff)?;
+        let size = (info.width.into(), info.height.into());
+        check_size(size)?;
+        check_length(bytes, size)?;
+        check_segments(bytes, info)?;
+        match info.coding_process {
+            CodingProcess::DctSequential => {}
+            CodingProcess::DctProgressive => {
+                check_form("a progressive JPEG", size, most_progressive(bytes, info))?;
+            }
+            CodingProcess::Lossless => {
+                return Err(Error::Undecodable("lossless JPEG is not supported".into()));
+            }
+        }
+        Ok(Self { bytes, decoder, info, size })
+    }
+
+    /// Samples of the smallest scale that is as long as one of these sides, its width and height, and how to turn it.
+    fn decode(
+        mut self,
+        least: (u32, u32),
+    ) -> Result<(Vec<u8>, (u32, u32), Option<Orientation>), Error> {
+        if self.info.pixel_format == PixelFormat::RGB24 && is_adobe_rgb(self.bytes) {
+            self.decoder.set_color_transform(ColorTransform::RGB);
+        }
+        let side = |least| u16::try_from(least).unwrap_or(u16::MAX);
+        let (width, height) = self.decoder.scale(side(least.0), side(least.1))?;
+        let samples = on_one_thread(|| self.decoder.decode())??;
+        let orientation = self.decoder.exif_data().and_then(Orientation::from_exif_chunk);
+        Ok((samples, (width.into(), height.into()), orientation))
+    }
+}
+
+thread_local! {
+    /// One thread for each that decodes.
+    static THREAD: Result<ThreadPool, ThreadPoolBuildError> =
+        ThreadPoolBuilder::new().num_threads(1).build();
 }
 
 /// The decoder would use a thread for each core, each of which takes memory: what it takes is not to depend on the machine.
 fn on_one_thread<T: Send>(decode: impl FnOnce() -> T + Send) -> Result<T, Error> {
-    static THREAD: OnceLock<Result<ThreadPool, ThreadPoolBuildError>> = OnceLock::new();
-    let thread = THREAD.get_or_init(|| ThreadPoolBuilder::new().num_threads(1).build());
-    let thread = thread.as_ref().map_err(|error| Error::Undecodable(error.to_string().into()))?;
-    // A panic there is told there.
-    thread.install(|| guarded(decode)).ok_or(Error::DecoderFails)
+    THREAD.with(|pool| {
+        let pool = pool.as_ref().map_err(|error| Error::Undecodable(error.to_string().into()))?;
+        // A thread of the caller's own pool would begin other work while it waits, and so decode any number at once.
+        let decoded = thread::scope(|scope| {
+            // A panic there is told there.
+            scope.spawn(|| pool.install(|| guarded(decode))).join()
+        });
+        decoded.ok().flatten().ok_or(Error::DecoderFails)
+    })
+}
+
+/// Whether the picture is in a form of which `zune-jpeg` makes what libjpeg makes
+/// (docs/decisions/0020-jpeg-at-the-scale-of-its-use.md): baseline, one scan, grey or YCbCr with its colours sampled at
+/// 1x1, 2x1 or 2x2.
+fn is_common(bytes: &[u8], info: ImageInfo) -> bool {
+    let mut segments = Segments(bytes).filter(|(marker, _)| ![END, EXIF].contains(marker));
+    let scans = segments.by_ref().filter(|&(marker, _)| marker == START_OF_SCAN).count();
+    let frame = Segments(bytes).find(|&(marker, _)| marker == START_OF_BASELINE_FRAME);
+    let Some(components) = frame.and_then(|(_, frame)| components(frame, info)) else {
+        return false;
+    };
+    let is_sampled = match components {
+        [_] => true,
+        [[1, luma, _], [2, 0x11, _], [3, 0x11, _]] => [0x11, 0x21, 0x22].contains(luma),
+        _ => false,
+    };
+    scans == 1 && is_sampled && !is_adobe_rgb(bytes)
+}
+
+fn decode_common(bytes: &[u8], opened: Opened<'_>) -> Result<Raw, Error> {
+    let (samples, colours) = match opened.info.pixel_format {
+        PixelFormat::RGB24 => (3, ColorSpace::RGB),
+        _ => (1, ColorSpace::Luma),
+    };
+    let size = opened.size;
+    drop(opened);
+    let options = DecoderOptions::default()
+        .set_strict_mode(true)
+        .set_max_width(size.0 as usize)
+        .set_max_height(size.1 as usize)
+        .jpeg_set_out_colorspace(colours);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    let mut pixels = vec![0; size.0 as usize * size.1 as usize * samples];
+    decoder.decode_into(&mut pixels)?;
+    let exif = decoder.exif().map(Vec::as_slice);
+    let orientation = exif.and_then(Orientation::from_exif_chunk);
+    Ok(Raw { pixels, samples, size, orientation })
 }
 
 fn shrunk(bytes: &[u8], size: (u32, u32), format: PixelFormat, least: u32) -> Shrinking {
@@ -144,18 +269,6 @@ fn is_adobe_rgb(bytes: &[u8]) -> bool {
     !has_jfif && transform == Some(Some(0))
 }
 
-fn check_progressive(
-    bytes: &[u8],
-    (width, height): (u32, u32),
-    info: ImageInfo,
-) -> Result<(), Error> {
-    let most = most_progressive(bytes, info);
-    if u64::from(width) * u64::from(height) > most {
-        return Err(Error::TooLargeProgressive { most, width, height });
-    }
-    Ok(())
-}
-
 /// The most pixels of a progressive picture, for which its coefficients are kept, and those of one component once more if it lacks
 /// some of its scans.
 fn most_progressive(bytes: &[u8], info: ImageInfo) -> u64 {
@@ -169,21 +282,24 @@ fn most_progressive(bytes: &[u8], info: ImageInfo) -> u64 {
 /// How many samples there are for so many pixels, if this is the frame of that picture: a component may have fewer than pixels,
 /// across and down.
 fn sampling(frame: &[u8], info: ImageInfo) -> Option<(u64, u64)> {
+    let factors = components(frame, info)?.iter();
+    let factors: Vec<[u64; 2]> =
+        factors.map(|of| [of[1] >> 4, of[1] & 15].map(u64::from)).collect();
+    let most = |at: usize| factors.iter().map(|factor| factor[at]).max();
+    let pixels = most(0)? * most(1)?;
+    let samples = factors.iter().map(|[across, down]| across * down).sum();
+    (pixels > 0).then_some((samples, pixels))
+}
+
+/// Of each component its name, its samples across and down, and its table, if this is the frame of that picture.
+fn components(frame: &[u8], info: ImageInfo) -> Option<&[[u8; 3]]> {
     // Two bytes of length, then the precision, lines, samples in a line, and number of components.
     let (&[_, _, _, high, low, left, right, count], rest) = frame.split_first_chunk()?;
     // A file made to mislead may have another frame behind this one.
     let is_the_same = [high, low] == info.height.to_be_bytes()
         && [left, right] == info.width.to_be_bytes()
         && usize::from(count) == info.pixel_format.pixel_bytes();
-    // Of each component its name, its samples across and down, and its table.
-    let factors = rest.chunks_exact(3).take(count.into());
-    let factors: Vec<[u64; 2]> =
-        factors.map(|of| [of[1] >> 4, of[1] & 15].map(u64::from)).collect();
-    let most = |at: usize| factors.iter().map(|factor| factor[at]).max();
-    let pixels = most(0)? * most(1)?;
-    let samples = factors.iter().map(|[across, down]| across * down).sum();
-    let is_whole = factors.len() == usize::from(count) && pixels > 0;
-    (is_the_same && is_whole).then_some((samples, pixels))
+    rest.as_chunks().0.get(..count.into()).filter(|_| is_the_same)
 }
 
 /// The segments of a file up to its end: the marker of each, and all that follows it. What is between them, such as the bits of a

@@ -1,24 +1,61 @@
-//! A picture as planes of numbers in [0, 1], one for each of a model's channels.
+//! A picture that is shrunk while it is decoded, as planes of numbers in [0, 1], one for each channel.
 
+use image::metadata::Orientation;
 use image::{ImageBuffer, Luma};
 
-/// One channel.
-pub(super) type Plane = ImageBuffer<Luma<f32>, Vec<f32>>;
+use crate::decode::{upright, upright_size};
 
-/// Dark as light, and light as dark.
-pub(super) fn invert(plane: &mut Plane) {
-    for value in plane.iter_mut() {
-        *value = 1.0 - *value;
+/// One channel.
+pub type Plane = ImageBuffer<Luma<f32>, Vec<f32>>;
+
+/// A picture that was shrunk while it was decoded: see [`shrink`](crate::shrink).
+pub struct Shrunk {
+    /// Width and height, in the file.
+    pub(crate) size: (u32, u32),
+    pub(crate) pixels: Shrinking,
+    /// How it is to be turned.
+    pub(crate) orientation: Option<Orientation>,
+}
+
+impl Shrunk {
+    /// Width and height of the upright picture before it was shrunk.
+    #[must_use]
+    pub fn upright_size(&self) -> (u32, u32) {
+        upright_size(self.size, self.orientation)
     }
+
+    /// Upright planes of numbers in [0, 1], one of grey (the luminance of ITU-R BT.709) or three of RGB. Behind transparency
+    /// lies a colour that the picture stands out from.
+    #[must_use]
+    pub fn planes(&self, channels: usize) -> Vec<Plane> {
+        let planes = self.pixels.planes(channels).into_iter().map(|plane| {
+            let size = plane.dimensions();
+            let (values, (width, height)) =
+                upright::<Luma<f32>>(plane.into_raw(), size, self.orientation);
+            Plane::from_raw(width, height, values).expect("as many as before")
+        });
+        planes.collect()
+    }
+}
+
+/// What takes pixels in whatever order a decoder gives them.
+pub(crate) trait Rows {
+    /// Adds pixels of a row, those in these columns. Each is added once.
+    fn add_row(
+        &mut self,
+        y: u32,
+        columns: impl Iterator<Item = u32>,
+        samples: impl Iterator<Item = u16>,
+    );
 }
 
 /// What a file's pixels are.
 #[derive(Clone, Copy)]
-pub(super) struct Kind {
+pub(crate) struct Kind {
     /// 1 of grey or 3 of red, green and blue, and one more where there is transparency.
-    pub(super) samples: usize,
+    pub(crate) samples: usize,
     /// The lightest, or opaque.
-    pub(super) most: u16,
+    pub(crate) most: u16,
 }
 
 /// Of up to four sums of eight bytes.
@@ -26,7 +63,7 @@ const MOST_SQUARES: u64 = 1 << 20;
 
 /// A picture that is shrunk while its pixels come, in whatever order: of the large ones it never holds more than the means
 /// of squares.
-pub(super) struct Shrinking {
+pub(crate) struct Shrinking {
     size: (u32, u32),
     kind: Kind,
     /// The side of a square.
@@ -37,23 +74,8 @@ pub(super) struct Shrinking {
     sums: Vec<u64>,
 }
 
-impl Shrinking {
-    /// A picture whose longest side is `least` or more is shrunk by the whole factor that leaves it no less; or by a larger one,
-    /// for models of more than 512 pixels a side, where it would have more than [`MOST_SQUARES`].
-    pub(super) fn new(size: (u32, u32), kind: Kind, least: u32) -> Self {
-        let (width, height) = size;
-        let mut factor = (width.max(height) / least).max(1);
-        let squares =
-            |factor| u64::from(width.div_ceil(factor)) * u64::from(height.div_ceil(factor));
-        while squares(factor) > MOST_SQUARES {
-            factor += 1;
-        }
-        let [across, down] = [width, height].map(|side| side.div_ceil(factor) as usize);
-        Self { size, kind, factor, across, sums: vec![0; across * down * kind.samples] }
-    }
-
-    /// Adds pixels of a row, those in these columns. Each is added once.
-    pub(super) fn add_row(
+impl Rows for Shrinking {
+    fn add_row(
         &mut self,
         y: u32,
         columns: impl Iterator<Item = u32>,
@@ -65,6 +87,28 @@ impl Shrinking {
             pixel.fill_with(|| samples.next().unwrap_or_default());
             self.add((x, y), pixel);
         }
+    }
+}
+
+impl Shrinking {
+    /// A picture whose longest side is `least` or more is shrunk by the whole factor that leaves it no less; or by a larger one,
+    /// for models of more than 512 pixels a side, where it would have more than [`MOST_SQUARES`].
+    pub(crate) fn new(size: (u32, u32), kind: Kind, least: u32) -> Self {
+        let (width, height) = size;
+        let mut factor = (width.max(height) / least).max(1);
+        let squares =
+            |factor| u64::from(width.div_ceil(factor)) * u64::from(height.div_ceil(factor));
+        while squares(factor) > MOST_SQUARES {
+            factor += 1;
+        }
+        Self::by(factor, size, kind)
+    }
+
+    /// A picture that is shrunk by this factor.
+    pub(crate) fn by(factor: u32, size: (u32, u32), kind: Kind) -> Self {
+        let (width, height) = size;
+        let [across, down] = [width, height].map(|side| side.div_ceil(factor) as usize);
+        Self { size, kind, factor, across, sums: vec![0; across * down * kind.samples] }
     }
 
     fn add(&mut self, (x, y): (u32, u32), pixel: &[u16]) {
@@ -86,7 +130,7 @@ impl Shrinking {
     }
 
     /// One plane of grey, or three of red, green and blue; transparency shows the background.
-    pub(super) fn planes(&self, channels: usize) -> Vec<Plane> {
+    pub(crate) fn planes(&self, channels: usize) -> Vec<Plane> {
         let background = if self.kind.has_alpha() { self.background() } else { 0.0 };
         let plane = |light: fn([f64; 3]) -> f64| {
             let (width, height) = self.size;
@@ -104,6 +148,19 @@ impl Shrinking {
                 plane(|[_, _, blue]| blue),
             ],
         }
+    }
+
+    /// RGB bytes over a background, and their width and height.
+    pub(crate) fn over(&self, background: [u8; 3]) -> (Vec<u8>, (u32, u32)) {
+        let (width, height) = self.size;
+        let [across, down] = [width, height].map(|side| side.div_ceil(self.factor));
+        let places = (0..down).flat_map(|y| (0..across).map(move |x| (x, y)));
+        let pixels = places.flat_map(|(x, y)| {
+            let Colour { rgb, alpha } = self.mean(x, y);
+            let behind = background.map(|light| f64::from(light) * (1.0 - alpha));
+            [0, 1, 2].map(|at| (255.0 * rgb[at] + behind[at]).round() as u8)
+        });
+        (pixels.collect(), (across, down))
     }
 
     /// That of a square.

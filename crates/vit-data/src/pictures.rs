@@ -1,0 +1,366 @@
+//! Picture files as images to train on: scaled down once into a cache, then read by position.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::UNIX_EPOCH;
+
+use vit_files::{Digest, Hasher};
+use vit_pictures::{
+    Cache, DecodeOptions, EvalView, Interpolation, Picture, TrainView, decode_file, resize,
+};
+use vit_random::Random;
+
+use crate::augment::Augment;
+use crate::dataset::{Dataset, Parts, Split};
+use crate::error::{Error, Result};
+use crate::examples::Examples;
+use crate::listing::{Listed, Listing};
+
+/// So many pictures are looked at to tell whether they are in colour, and how large they are.
+const LOOKED_AT: usize = 100;
+/// The shorter side of what is kept, by the longer side of what is trained on: room for crops.
+const ROOM: (usize, usize) = (3, 2);
+/// What makes a cache one of another version.
+const VERSION: &str = "vit-data pictures 1";
+
+/// What some of the pictures are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// 1 where all that were looked at are grey, else 3.
+    pub channels: usize,
+    /// The median of their shorter sides, in pixels.
+    pub shorter_side: usize,
+}
+
+/// Looks at some pictures of a listing, evenly spread; those that cannot be decoded are left out. None if none can be.
+#[must_use]
+pub fn look_at(listing: &Listing) -> Option<Look> {
+    let options = DecodeOptions { channels: None, at_least: Some(64), ..DecodeOptions::default() };
+    let step = listing.train.len().div_ceil(LOOKED_AT).max(1);
+    let seen = listing.train.iter().step_by(step);
+    let seen: Vec<(bool, usize)> = seen
+        .filter_map(|listed| decode_file(&listed.path, &options).ok())
+        .map(|picture| {
+            let is_grey = picture.channels() == 1
+                || picture.pixels().chunks_exact(3).all(|rgb| rgb[0] == rgb[1] && rgb[1] == rgb[2]);
+            let (height, width) = picture.size();
+            (is_grey, height.min(width))
+        })
+        .collect();
+    let mut sides: Vec<usize> = seen.iter().map(|(_, side)| *side).collect();
+    sides.sort_unstable();
+    let channels = if seen.iter().all(|(is_grey, _)| *is_grey) { 1 } else { 3 };
+    Some(Look { channels, shorter_side: *sides.get(sides.len() / 2)? })
+}
+
+/// How a picture becomes an image of this size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PictureView {
+    /// 1 or 3.
+    pub channels: usize,
+    /// What the shorter side is scaled down to before anything else; a smaller picture stays.
+    pub stored: usize,
+    /// What is then evaluated of it.
+    pub eval: EvalView,
+}
+
+impl PictureView {
+    /// The whole of the shorter side in images of this height and width, with room for crops in training.
+    #[must_use]
+    pub fn of_size(channels: usize, (height, width): (usize, usize)) -> Self {
+        let longer = height.max(width);
+        let eval = EvalView {
+            resize: longer,
+            crop: (height, width),
+            interpolation: Interpolation::Bicubic,
+        };
+        Self { channels, stored: longer * ROOM.0 / ROOM.1, eval }
+    }
+
+    /// How a file is decoded for it.
+    #[must_use]
+    pub fn decoding(&self) -> DecodeOptions {
+        let at_least = u32::try_from(self.stored).ok();
+        DecodeOptions { channels: Some(self.channels), at_least, ..DecodeOptions::default() }
+    }
+
+    /// What is kept of a picture.
+    #[must_use]
+    pub fn store(&self, picture: Picture) -> Picture {
+        let (height, width) = picture.size();
+        let shorter = height.min(width);
+        if shorter <= self.stored {
+            return picture;
+        }
+        let side = |side: usize| (self.stored * side / shorter).max(1);
+        resize(&picture, (side(height), side(width)), self.eval.interpolation)
+    }
+}
+
+/// Where the cache lies, and what is done about pictures that cannot be decoded.
+#[derive(Clone, Copy, Debug)]
+pub struct Keeping<'a> {
+    /// The folder for caches; none where each picture is decoded whenever it is asked for.
+    pub folder: Option<&'a Path>,
+    /// Whether pictures that cannot be decoded are left out: else they are an error.
+    pub skip_unreadable: bool,
+}
+
+/// A dataset of pictures, and what came up while it was made.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The dataset.
+    pub dataset: Dataset,
+    /// Pictures that could not be decoded, with what is wrong with each if it was decoded now.
+    pub skipped: Vec<(PathBuf, String)>,
+    /// Pictures of the validation or test part that are in the training part too, pixel by pixel.
+    pub duplicates: usize,
+}
+
+/// Reads the pictures of a listing: into a cache if that is not there yet, by all threads of rayon's current pool. `progress`
+/// gets the number of pictures made so far, and may stop.
+///
+/// # Errors
+/// If a picture cannot be decoded and none may be left out, a class then lacks pictures in the training part, or the cache
+/// cannot be written or read.
+pub fn load_pictures(
+    name: &str,
+    listing: &Listing,
+    view: PictureView,
+    keeping: Keeping<'_>,
+    progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> Result<Loaded> {
+    let all: Vec<(Split, &Listed)> = listing.pictures().collect();
+    let wrong = Mutex::new(Vec::new());
+    let make = |index: usize| {
+        let path = &all[index].1.path;
+        match decode_file(path, &view.decoding()) {
+            Ok(picture) => Ok(Some(view.store(picture))),
+            Err(error) => {
+                let error = (index, reason(&error));
+                wrong.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+                Ok::<_, vit_pictures::Error>(None)
+            }
+        }
+    };
+    let paths: Arc<[PathBuf]> = all.iter().map(|(_, listed)| listed.path.clone()).collect();
+    let (store, sums) = match keeping.folder {
+        Some(folder) => {
+            let key = key(&all, view)?;
+            let path = folder.join(format!("{key}.pictures"));
+            let cache = match Cache::open(&path, &key, all.len()) {
+                Ok(cache) => cache,
+                // Absent, cut short or of another version: made anew.
+                Err(_) => {
+                    fs::create_dir_all(folder).map_err(vit_files::Error::io("create", folder))?;
+                    Cache::make(&path, &key, all.len(), make, |done| progress(done))?
+                }
+            };
+            let sums: Vec<_> = (0..all.len()).map(|index| cache.sum(index)).collect();
+            (Store::Cache(cache), sums)
+        }
+        None => {
+            let mut sums = Vec::with_capacity(all.len());
+            for index in 0..all.len() {
+                let picture = make(index)?;
+                sums.push(picture.map(|picture| (picture.size(), crc(picture.pixels()))));
+                if index % LOOKED_AT == 0 && progress(index).is_break() {
+                    return Err(vit_pictures::Error::Stopped.into());
+                }
+            }
+            (Store::Files(paths), sums)
+        }
+    };
+    let store = Arc::new(Stored { store, view });
+    let mut wrong: HashMap<usize, String> =
+        wrong.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect();
+    let skipped: Vec<(PathBuf, String)> = (0..all.len())
+        .filter(|&index| sums[index].is_none())
+        .map(|index| {
+            let path = all[index].1.path.clone();
+            (path, wrong.remove(&index).unwrap_or_else(|| "cannot be decoded".to_owned()))
+        })
+        .collect();
+    if !(skipped.is_empty() || keeping.skip_unreadable) {
+        return Err(Error::Unreadables { pictures: skipped, of: all.len() });
+    }
+    let (height, width) = view.eval.crop;
+    let shape = (view.channels, height, width);
+    let part = |split: Split| {
+        let of_part = (0..all.len()).filter(|&at| all[at].0 == split && sums[at].is_some());
+        let (indices, labels): (Vec<u32>, Vec<u32>) =
+            of_part.map(|at| (at as u32, all[at].1.label)).unzip();
+        let sums = indices.iter().filter_map(|&at| sums[at as usize]).collect();
+        Examples::of_pictures(Pictures { store: Arc::clone(&store), indices, sums }, labels, shape)
+    };
+    let parts = Parts {
+        train: part(Split::Train),
+        validation: part(Split::Validation),
+        test: part(Split::Test),
+    };
+    for (label, class) in (0..).zip(&listing.classes) {
+        if !parts.train.labels().contains(&label) {
+            let (path, class) = (PathBuf::from(name), class.clone());
+            return Err(Error::EmptyClass { path, class });
+        }
+    }
+    let duplicates = duplicates(&all, &sums, &store);
+    let dataset = Dataset::of_parts(name, listing.classes.clone(), parts);
+    Ok(Loaded { dataset, skipped, duplicates })
+}
+
+/// What is wrong with a picture, with its causes.
+fn reason(error: &dyn std::error::Error) -> String {
+    // The first names the file.
+    let causes = std::iter::successors(error.source(), |&error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Size and checksum of a picture.
+type Sum = ((usize, usize), u32);
+
+/// The pictures of validation and test whose pixels a picture of training has.
+fn duplicates(all: &[(Split, &Listed)], sums: &[Option<Sum>], store: &Stored) -> usize {
+    let mut trained: HashMap<Sum, Vec<usize>> = HashMap::new();
+    let is_trained = |&at: &usize| all[at].0 == Split::Train;
+    for at in (0..all.len()).filter(is_trained) {
+        if let Some(sum) = sums[at] {
+            trained.entry(sum).or_default().push(at);
+        }
+    }
+    let others = (0..all.len()).filter(|at| !is_trained(at));
+    let is_same =
+        |a: usize, b: usize| store.get(a).ok().zip(store.get(b).ok()).is_some_and(|(a, b)| a == b);
+    let has_twin = |&at: &usize| {
+        let twins = sums[at].and_then(|sum| trained.get(&sum));
+        twins.is_some_and(|twins| twins.iter().any(|&twin| is_same(at, twin)))
+    };
+    others.filter(has_twin).count()
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    let mut crc = flate2::Crc::new();
+    crc.update(bytes);
+    crc.sum()
+}
+
+/// What a cache is made of, and how: paths, lengths and times of the files, and the sizes.
+fn key(all: &[(Split, &Listed)], view: PictureView) -> Result<Digest> {
+    let mut hasher = Hasher::new();
+    let PictureView { channels, stored, eval } = view;
+    hasher.update(format!("{VERSION} {channels} {stored} {:?}\n", eval.interpolation).as_bytes());
+    for (_, listed) in all {
+        let path = &listed.path;
+        let unreadable = |source| Error::Unreadable { path: path.clone(), source };
+        let facts = fs::metadata(path).map_err(unreadable)?;
+        let changed = facts.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let changed = changed.map_or(0, |since| since.as_nanos());
+        hasher.update(path.as_os_str().as_encoded_bytes());
+        hasher.update(format!("\0{} {changed}\n", facts.len()).as_bytes());
+    }
+    Ok(hasher.finish())
+}
+
+/// Pictures that were scaled down, by their places in a listing.
+#[derive(Debug)]
+struct Stored {
+    store: Store,
+    view: PictureView,
+}
+
+#[derive(Debug)]
+enum Store {
+    Cache(Cache),
+    Files(Arc<[PathBuf]>),
+}
+
+impl Stored {
+    fn get(&self, at: usize) -> std::result::Result<Picture, vit_pictures::Error> {
+        match &self.store {
+            Store::Cache(cache) => cache.get(at)?.ok_or(vit_pictures::Error::Format),
+            Store::Files(paths) => {
+                decode_file(&paths[at], &self.view.decoding()).map(|it| self.view.store(it))
+            }
+        }
+    }
+}
+
+/// The pictures of a part.
+#[derive(Debug)]
+pub(crate) struct Pictures {
+    store: Arc<Stored>,
+    /// Their places in the store.
+    indices: Vec<u32>,
+    sums: Vec<Sum>,
+}
+
+impl Pictures {
+    /// A picture as it is stored.
+    pub(crate) fn get(&self, index: u32) -> candle_core::Result<Picture> {
+        let picture = self.store.get(self.indices[index as usize] as usize);
+        picture.map_err(candle_core::Error::wrap)
+    }
+
+    pub(crate) fn eval(&self) -> EvalView {
+        self.store.view.eval
+    }
+
+    /// What tells whether they are the same as before.
+    pub(crate) fn write_content(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{:?}", self.store.view)?;
+        for ((height, width), sum) in &self.sums {
+            writeln!(out, "{height}x{width} {sum:08x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The view of a picture that an image of this size is trained on in this (seed, epoch).
+pub(crate) fn trained(
+    picture: &Picture,
+    eval: EvalView,
+    augment: &Augment,
+    (seed, epoch): (u64, u64),
+    index: u32,
+) -> Picture {
+    if !augment.views() {
+        return eval.apply(picture);
+    }
+    let crops = augment.crop_scale > 0.0;
+    let view = TrainView {
+        size: eval.crop,
+        crop_scale: if crops { (augment.crop_scale, 1.0) } else { (1.0, 1.0) },
+        flip: augment.flip,
+        jitter: augment.jitter(),
+        policy: augment.policy.into(),
+        interpolation: eval.interpolation,
+    };
+    let random = Random::new(seed).at_step(epoch);
+    if crops {
+        return view.apply(picture, random, index);
+    }
+    // An image in memory has its size already, and need not be square.
+    if picture.size() == eval.crop {
+        return view.apply(picture, random, index);
+    }
+    view.apply(&eval.apply(picture), random, index)
+}
+
+/// The bytes of a picture, channel by channel.
+pub(crate) fn planes(picture: &Picture) -> Vec<u8> {
+    let channels = picture.channels();
+    let of = |channel: usize| picture.pixels().iter().copied().skip(channel).step_by(channels);
+    (0..channels).flat_map(of).collect()
+}
+
+/// The reverse.
+pub(crate) fn of_planes(bytes: &[u8], (channels, height, width): (usize, usize, usize)) -> Picture {
+    let plane = height * width;
+    let pixels = (0..plane).flat_map(|at| (0..channels).map(move |channel| channel * plane + at));
+    let pixels = pixels.map(|at| bytes[at]).collect();
+    Picture::new(pixels, channels, (height, width)).expect("as many bytes as the shape says")
+}

@@ -1,0 +1,178 @@
+//! What a model file says beside its configuration: the names of its classes, and how pictures become its input.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::VitConfig;
+
+/// The version of what is written: 1 was the configuration alone.
+const VERSION: u64 = 2;
+/// The fields that stand beside those of the configuration.
+const VERSION_KEY: &str = "version";
+const CLASS_NAMES_KEY: &str = "class_names";
+const TRANSFORM_KEY: &str = "transform";
+
+/// What a model file says beside its configuration. Files of earlier versions say nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModelInfo {
+    /// The name of each class, by its number; empty where they are not known.
+    pub class_names: Vec<String>,
+    /// How a picture becomes the model's input, where it is known.
+    pub transform: Option<Transform>,
+}
+
+/// How a picture becomes a model's input; its size is that of the model's images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transform {
+    /// How a picture is brought to the size.
+    pub fit: Fit,
+    /// With [`Fit::Crop`], what the shorter side is scaled to before the middle is cut out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize: Option<usize>,
+    /// With [`Fit::Crop`], what a larger shorter side is scaled down to before all else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<usize>,
+    /// How it is scaled.
+    pub interpolation: Interpolation,
+    /// What is subtracted from pixels in [0, 1]: one number, or one a channel.
+    pub mean: Vec<f64>,
+    /// What they are then divided by.
+    pub std: Vec<f64>,
+}
+
+/// How a picture is brought to a size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// A digit on paper, found and placed as MNIST's are.
+    Mnist,
+    /// Scaled in its proportions, and the middle cut out.
+    Crop,
+    /// Scaled in its proportions, and padded.
+    Pad,
+    /// Scaled to both sides.
+    Stretch,
+}
+
+/// How a picture is scaled; what is larger is averaged down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interpolation {
+    /// Between 4 pixels.
+    Bilinear,
+    /// Between 16 pixels.
+    Bicubic,
+}
+
+impl Transform {
+    /// Pixels from -1 to 1, scaled bicubically.
+    #[must_use]
+    pub fn of(fit: Fit) -> Self {
+        let half = || vec![0.5];
+        Self {
+            fit,
+            resize: None,
+            stored: None,
+            interpolation: Interpolation::Bicubic,
+            mean: half(),
+            std: half(),
+        }
+    }
+}
+
+impl ModelInfo {
+    /// The name of a class, which is its number where there is no other.
+    #[must_use]
+    pub fn class_name(&self, class: usize) -> String {
+        self.class_names.get(class).cloned().unwrap_or_else(|| class.to_string())
+    }
+
+    /// The names of `classes` classes.
+    #[must_use]
+    pub fn all_names(&self, classes: usize) -> Vec<String> {
+        (0..classes).map(|class| self.class_name(class)).collect()
+    }
+
+    /// The configuration's JSON with what this says beside it.
+    pub(crate) fn beside(&self, config: &VitConfig) -> String {
+        let plain = "plain data";
+        if *self == Self::default() {
+            return serde_json::to_string(config).expect(plain);
+        }
+        let Ok(Value::Object(mut fields)) = serde_json::to_value(config) else {
+            unreachable!("a configuration is an object");
+        };
+        fields.insert(VERSION_KEY.to_owned(), VERSION.into());
+        if !self.class_names.is_empty() {
+            fields.insert(CLASS_NAMES_KEY.to_owned(), self.class_names.clone().into());
+        }
+        if let Some(transform) = &self.transform {
+            let transform = serde_json::to_value(transform).expect(plain);
+            fields.insert(TRANSFORM_KEY.to_owned(), transform);
+        }
+        Value::Object(fields).to_string()
+    }
+
+    /// The reverse.
+    ///
+    /// # Errors
+    /// If it is of a later version, or not understood.
+    pub(crate) fn read(json: &str) -> serde_json::Result<(VitConfig, Self)> {
+        use serde::de::Error;
+        let mut fields: Map<String, Value> = serde_json::from_str(json)?;
+        if let Some(version) = fields.remove(VERSION_KEY)
+            && version.as_u64().is_none_or(|version| version > VERSION)
+        {
+            let message = format!("expected version {VERSION} or earlier, got {version}");
+            return Err(serde_json::Error::custom(message));
+        }
+        let names = fields.remove(CLASS_NAMES_KEY).map(serde_json::from_value).transpose()?;
+        let class_names: Vec<String> = names.unwrap_or_default();
+        let transform = fields.remove(TRANSFORM_KEY).map(serde_json::from_value).transpose()?;
+        let config: VitConfig = serde_json::from_value(Value::Object(fields))?;
+        if !class_names.is_empty() && class_names.len() != config.classes {
+            let (names, classes) = (class_names.len(), config.classes);
+            let message = format!("expected a name for each of {classes} classes, got {names}");
+            return Err(serde_json::Error::custom(message));
+        }
+        Ok((config, Self { class_names, transform }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Preset;
+
+    #[test]
+    fn names_and_transform_survive_beside_the_configuration() {
+        let config = Preset::Shallow.config();
+        let info = ModelInfo {
+            class_names: (0..10).map(|class| format!("class \"{class}\"")).collect(),
+            transform: Some(Transform { resize: Some(36), ..Transform::of(Fit::Crop) }),
+        };
+        let json = info.beside(&config);
+        assert_eq!(ModelInfo::read(&json).expect("as written"), (config.clone(), info));
+        // A file of the first version is the configuration alone.
+        let old = serde_json::to_string(&config).expect("plain data");
+        let (read, info) = ModelInfo::read(&old).expect("an older file");
+        assert_eq!((read, &info), (config.clone(), &ModelInfo::default()));
+        assert_eq!((info.beside(&config), info.class_name(7)), (old, "7".to_owned()));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        let config = Preset::Shallow.config();
+        let with = |field: &str| {
+            let json = serde_json::to_string(&config).expect("plain data");
+            let json = json.replacen('{', &format!("{{{field},"), 1);
+            ModelInfo::read(&json).unwrap_err().to_string()
+        };
+        assert_eq!(with("\"version\": 3"), "expected version 2 or earlier, got 3");
+        let names = "expected a name for each of 10 classes, got 1";
+        assert_eq!(with("\"class_names\": [\"a\"]"), names);
+        assert!(with("\"transform\": {\"fit\": \"wide\"}").contains("unknown variant `wide`"));
+        assert!(with("\"transforms\": 1").contains("unknown field `transforms`"));
+    }
+}

@@ -1,0 +1,299 @@
+//! A file of pictures of any sizes, read by position.
+//!
+//! ```text
+//! header    magic (8 bytes), key (32), number of entries (8)
+//! pictures  pixels (height, width, channels), one after the other
+//! index     for each entry: offset (8), height (4), width (4), channels (4), CRC-32 of the pixels (4)
+//! footer    CRC-32 of header and index (4), magic (8)
+//! ```
+//!
+//! Numbers are little-endian. An entry of a picture that was left out is zero throughout.
+
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use vit_files::{Digest, open_file, write_atomically_with};
+
+use crate::{Error, Picture};
+
+const MAGIC: [u8; 8] = *b"vitpics1";
+const HEADER: usize = 48;
+const ENTRY: usize = 24;
+const FOOTER: usize = 12;
+
+/// Pictures made at once for each thread, before they are written.
+const CHUNK: usize = 16;
+
+/// A file of pictures, open for reading by any number of threads.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use vit_files::Digest;
+/// use vit_pictures::{Cache, Error, Picture};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("pictures");
+/// let key = Digest::of_bytes(b"what the pictures are made of, and how");
+/// let grey = |index: usize| Picture::new(vec![index as u8; 6], 1, (2, 3));
+/// let cache = Cache::make(&path, &key, 10, |index| grey(index).map(Some), |_| ControlFlow::Continue(()))?;
+/// assert_eq!(cache.get(7)?, Some(grey(7)?));
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Cache {
+    path: PathBuf,
+    file: File,
+    entries: Vec<Entry>,
+}
+
+/// Where a picture lies; no channels if it was left out.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    offset: u64,
+    height: u32,
+    width: u32,
+    channels: u32,
+    sum: u32,
+}
+
+impl Cache {
+    /// Makes the file at `path` of `count` pictures, each by `picture` of its index, and opens it. A picture of `None` is
+    /// left out.
+    ///
+    /// Pictures are made by the threads of rayon's current pool, some 16 for each thread before they are written in the
+    /// order of their index, so that the file's bytes depend on the pictures alone. After each such chunk `progress` gets
+    /// the number of pictures made so far, and may stop. `key` says what the pictures are made of and how:
+    /// [`open`](Self::open) wants the same.
+    ///
+    /// # Errors
+    /// If `picture` fails (then with the error of the least index in its chunk), `progress` stops, or the file cannot be
+    /// written. Then there is no file at `path`, or the one from before.
+    pub fn make<E: From<Error> + Send>(
+        path: &Path,
+        key: &Digest,
+        count: usize,
+        picture: impl Fn(usize) -> Result<Option<Picture>, E> + Sync,
+        mut progress: impl FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Self, E> {
+        let mut failure = None;
+        let written = write_atomically_with(path, |file| {
+            let header = header(key, count);
+            file.write_all(&header)?;
+            let mut index = Vec::with_capacity(count * ENTRY);
+            let mut offset = HEADER as u64;
+            let chunk = CHUNK * rayon::current_num_threads();
+            for first in (0..count).step_by(chunk) {
+                let indices = first..(first + chunk).min(count);
+                let done = indices.end;
+                let made: Vec<_> =
+                    indices.into_par_iter().map(|at| picture(at).map(summed)).collect();
+                for made in made {
+                    match made {
+                        Ok(Some((picture, sum))) => {
+                            Entry::of(&picture, offset, sum).write(&mut index);
+                            offset += picture.pixels().len() as u64;
+                            file.write_all(picture.pixels())?;
+                        }
+                        Ok(None) => Entry::default().write(&mut index),
+                        Err(error) => {
+                            failure = Some(error);
+                            return Err(io::ErrorKind::Interrupted.into());
+                        }
+                    }
+                }
+                if progress(done).is_break() {
+                    failure = Some(Error::Stopped.into());
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+            }
+            file.write_all(&index)?;
+            file.write_all(&footer(&header, &index))
+        });
+        match (failure, written) {
+            (Some(failure), _) => Err(failure),
+            (None, written) => {
+                written.map_err(Error::from)?;
+                Ok(Self::open(path, key, count)?)
+            }
+        }
+    }
+
+    /// Opens a file that [`make`](Self::make) made of `count` pictures with this key. Its index is read and checked, 24
+    /// bytes a picture; pictures are read and checked one by one.
+    ///
+    /// # Errors
+    /// If there is no such file, it is cut or damaged, or it was made with another key or of another number of pictures.
+    pub fn open(path: &Path, key: &Digest, count: usize) -> Result<Self, Error> {
+        let wrong = |expected: String, got: String| {
+            Err(Error::Cache { path: path.to_owned(), expected, got })
+        };
+        let io = |error| Error::from(vit_files::Error::io("read", path)(error));
+        let file = open_file(path).map_err(io)?;
+        let length = file.metadata().map_err(io)?.len();
+        let rest = (HEADER + FOOTER) as u64;
+        let index = (count as u64).saturating_mul(ENTRY as u64);
+        let mut found = [0; HEADER];
+        let header = header(key, count);
+        if length < rest {
+            return wrong("a cache of pictures".to_owned(), format!("{length} bytes"));
+        }
+        read_at(&file, &mut found, 0).map_err(io)?;
+        if found[..8] != MAGIC {
+            return wrong("a cache of pictures".to_owned(), "another file".to_owned());
+        }
+        if found[..40] != header[..40] {
+            return wrong("the cache of these pictures".to_owned(), "that of others".to_owned());
+        }
+        let of = u64::from_le_bytes(found[40..].try_into().expect("8 bytes"));
+        if of != count as u64 {
+            return wrong(format!("{count} pictures"), of.to_string());
+        }
+        let cut = || wrong("a whole cache of pictures".to_owned(), "one that is cut".to_owned());
+        let Some(begin) = length.checked_sub(index.saturating_add(FOOTER as u64)) else {
+            return cut();
+        };
+        let mut index = vec![0; count * ENTRY];
+        read_at(&file, &mut index, begin).map_err(io)?;
+        let mut end = [0; FOOTER];
+        read_at(&file, &mut end, length - FOOTER as u64).map_err(io)?;
+        if end[4..] != MAGIC {
+            return cut();
+        }
+        let entries: Vec<Entry> = index.as_chunks().0.iter().map(Entry::read).collect();
+        let last = entries.iter().rfind(|entry| entry.channels > 0);
+        let pixels_end = last.map_or(HEADER as u64, |last| last.offset.saturating_add(last.len()));
+        if end != footer(&header, &index) || pixels_end != begin {
+            return wrong("an index as it was written".to_owned(), "another".to_owned());
+        }
+        Ok(Self { path: path.to_owned(), file, entries })
+    }
+
+    /// Number of pictures, those that were left out too.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it has no picture.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Height and width of a picture; `None` if it was left out.
+    ///
+    /// # Panics
+    /// If there is no such index.
+    #[must_use]
+    pub fn size(&self, index: usize) -> Option<(usize, usize)> {
+        let entry = self.entries[index];
+        (entry.channels > 0).then_some((entry.height as usize, entry.width as usize))
+    }
+
+    /// Height and width of a picture and the CRC-32 of its pixels; `None` if it was left out.
+    ///
+    /// # Panics
+    /// If there is no such index.
+    #[must_use]
+    pub fn sum(&self, index: usize) -> Option<((usize, usize), u32)> {
+        self.size(index).map(|size| (size, self.entries[index].sum))
+    }
+
+    /// Reads a picture and checks it; `None` if it was left out.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is not as it was written.
+    ///
+    /// # Panics
+    /// If there is no such index.
+    pub fn get(&self, index: usize) -> Result<Option<Picture>, Error> {
+        let entry = self.entries[index];
+        let Some((height, width)) = self.size(index) else { return Ok(None) };
+        let mut pixels = vec![0; entry.len() as usize];
+        let read = read_at(&self.file, &mut pixels, entry.offset);
+        read.map_err(vit_files::Error::io("read", &self.path))?;
+        if crc32fast::hash(&pixels) != entry.sum {
+            return Err(Error::Cache {
+                path: self.path.clone(),
+                expected: format!("picture {index} as it was written"),
+                got: "other bytes".to_owned(),
+            });
+        }
+        Picture::new(pixels, entry.channels as usize, (height, width)).map(Some)
+    }
+}
+
+/// A picture with the sum of its pixels.
+fn summed(picture: Option<Picture>) -> Option<(Picture, u32)> {
+    picture.map(|picture| {
+        let sum = crc32fast::hash(picture.pixels());
+        (picture, sum)
+    })
+}
+
+fn header(key: &Digest, count: usize) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[..8].copy_from_slice(&MAGIC);
+    header[8..40].copy_from_slice(key.bytes());
+    header[40..].copy_from_slice(&(count as u64).to_le_bytes());
+    header
+}
+
+fn footer(header: &[u8], index: &[u8]) -> [u8; FOOTER] {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(header);
+    hasher.update(index);
+    let mut footer = [0; FOOTER];
+    footer[..4].copy_from_slice(&hasher.finalize().to_le_bytes());
+    footer[4..].copy_from_slice(&MAGIC);
+    footer
+}
+
+impl Entry {
+    fn of(picture: &Picture, offset: u64, sum: u32) -> Self {
+        let (height, width) = picture.size();
+        let [height, width, channels] = [height, width, picture.channels()].map(|n| n as u32);
+        Self { offset, height, width, channels, sum }
+    }
+
+    fn len(self) -> u64 {
+        let area = u64::from(self.height).saturating_mul(self.width.into());
+        area.saturating_mul(self.channels.into())
+    }
+
+    fn write(self, index: &mut Vec<u8>) {
+        index.extend(self.offset.to_le_bytes());
+        for number in [self.height, self.width, self.channels, self.sum] {
+            index.extend(number.to_le_bytes());
+        }
+    }
+
+    fn read(bytes: &[u8; ENTRY]) -> Self {
+        let (offset, rest) = bytes.split_first_chunk::<8>().expect("24 bytes");
+        let number = |at: usize| u32::from_le_bytes(rest.as_chunks().0[at]);
+        let [height, width, channels, sum] = [0, 1, 2, 3].map(number);
+        Self { offset: u64::from_le_bytes(*offset), height, width, channels, sum }
+    }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => {
+                bytes = &mut bytes[read..];
+                offset += read as u64;
+            }
+        }
+    }
+    Ok(())
+}

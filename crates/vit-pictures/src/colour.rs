@@ -1,0 +1,195 @@
+//! Operations on colours, as torchvision defines them for `uint8` tensors (`transforms/_functional_tensor.py`).
+//!
+//! Most blend a picture with another: `clamp(factor x + (1 - factor) y, 0, 255)`, fractions cut off.
+
+use crate::Picture;
+use crate::simd::dispatch;
+
+#[inline(always)]
+fn blend(x: u8, y: f32, factor: f32) -> u8 {
+    (factor * f32::from(x) + (1.0 - factor) * y).clamp(0.0, 255.0) as u8
+}
+
+/// `0.2989 r + 0.587 g + 0.114 b`, fractions cut off: `rgb_to_grayscale`, whose weights are not Pillow's.
+#[inline(always)]
+fn grey([red, green, blue]: [u8; 3]) -> f32 {
+    (0.2989 * f32::from(red) + 0.587 * f32::from(green) + 0.114 * f32::from(blue)).trunc()
+}
+
+/// `adjust_brightness`: blended with black.
+pub(crate) fn brightness(picture: &mut Picture, factor: f32) {
+    table(picture, |value| blend(value, 0.0, factor));
+}
+
+/// `adjust_contrast`: blended with the mean of its grey values.
+pub(crate) fn contrast(picture: &mut Picture, factor: f32) {
+    let pixels = picture.pixels();
+    let sum: u64 = dispatch(
+        #[inline(always)]
+        || match picture.channels() {
+            1 => pixels.iter().map(|&value| u64::from(value)).sum(),
+            _ => pixels.as_chunks().0.iter().map(|&rgb| grey(rgb) as u64).sum(),
+        },
+    );
+    let count = pixels.len() / picture.channels();
+    let mean = (sum as f64 / count as f64) as f32;
+    table(picture, |value| blend(value, mean, factor));
+}
+
+/// `adjust_saturation`: blended with its grey values.
+pub(crate) fn saturation(picture: &mut Picture, factor: f32) {
+    if picture.channels() == 1 {
+        return;
+    }
+    dispatch(
+        #[inline(always)]
+        || {
+            for rgb in picture.pixels_mut().as_chunks_mut::<3>().0 {
+                let grey = grey(*rgb);
+                *rgb = rgb.map(|value| blend(value, grey, factor));
+            }
+        },
+    );
+}
+
+/// `adjust_hue`: the hue of HSV is moved by so many turns.
+pub(crate) fn hue(picture: &mut Picture, turns: f32) {
+    if picture.channels() == 1 {
+        return;
+    }
+    dispatch(
+        #[inline(always)]
+        || {
+            for rgb in picture.pixels_mut().as_chunks_mut::<3>().0 {
+                *rgb = turned(*rgb, turns);
+            }
+        },
+    );
+}
+
+/// A colour whose hue is moved. Instead of six cases, a channel is `v - v s clamp(min(k, 4 - k), 0, 1)` with
+/// `k = (n + 6 h) mod 6` and `n` 5, 3 and 1 for red, green and blue
+/// (<https://en.wikipedia.org/wiki/HSL_and_HSV#HSV_to_RGB_alternative>).
+#[inline(always)]
+fn turned(rgb: [u8; 3], turns: f32) -> [u8; 3] {
+    let [red, green, blue] = rgb.map(f32::from);
+    let most = red.max(green).max(blue);
+    let spread = most - red.min(green).min(blue);
+    let divisor = if spread == 0.0 { 1.0 } else { spread };
+    // In sixths of a turn.
+    let sixths = if most == red {
+        (green - blue) / divisor
+    } else if most == green {
+        2.0 + (blue - red) / divisor
+    } else {
+        4.0 + (red - green) / divisor
+    };
+    let sixths = sixths + 6.0 * turns;
+    [5.0, 3.0, 1.0].map(|n| {
+        let k = n + sixths;
+        let k = k - 6.0 * (k * (1.0 / 6.0)).floor();
+        let share = k.min(4.0 - k).clamp(0.0, 1.0);
+        // `convert_image_dtype` scales by 256 less a thousandth, and cuts off.
+        ((most - spread * share) * (255.999 / 255.0)) as u8
+    })
+}
+
+/// `adjust_sharpness`: blended with its mean over 3x3 pixels, the middle one counted five times; the border stays.
+pub(crate) fn sharpness(picture: &mut Picture, factor: f32) {
+    let ((height, width), channels) = (picture.size(), picture.channels());
+    if height <= 2 || width <= 2 {
+        return;
+    }
+    let row = width * channels;
+    let source = picture.pixels().to_vec();
+    let out = picture.pixels_mut();
+    dispatch(
+        #[inline(always)]
+        || {
+            for y in 1..height - 1 {
+                let [above, here, below] = [y - 1, y, y + 1].map(|y| &source[y * row..][..row]);
+                let inner = channels..row - channels;
+                for (at, out) in inner.clone().zip(&mut out[y * row..][inner]) {
+                    let column = |at: usize| {
+                        u32::from(above[at]) + u32::from(here[at]) + u32::from(below[at])
+                    };
+                    let sum = column(at - channels)
+                        + column(at)
+                        + column(at + channels)
+                        + 4 * u32::from(here[at]);
+                    // `_cast_squeeze_out` rounds halves to even; a sum of 13ths has none.
+                    let mean = (2 * sum + 13) / 26;
+                    *out = blend(here[at], mean as f32, factor);
+                }
+            }
+        },
+    );
+}
+
+/// `posterize`: the first `bits` bits are kept.
+pub(crate) fn posterize(picture: &mut Picture, bits: u32) {
+    let mask = (0xFF00_u32 >> bits) as u8;
+    table(picture, |value| value & mask);
+}
+
+/// `solarize`: values from `threshold` on are inverted.
+pub(crate) fn solarize(picture: &mut Picture, threshold: f32) {
+    table(picture, |value| if f32::from(value) >= threshold { 255 - value } else { value });
+}
+
+/// `autocontrast`: each channel is stretched to 0 to 255.
+pub(crate) fn autocontrast(picture: &mut Picture) {
+    tables(picture, |counts| {
+        let first = counts.iter().position(|&count| count > 0).unwrap_or_default();
+        let last = counts.iter().rposition(|&count| count > 0).unwrap_or_default();
+        if first == last {
+            return identity();
+        }
+        let scale = 255.0 / (last - first) as f32;
+        std::array::from_fn(|value| ((value as f32 - first as f32) * scale).clamp(0.0, 255.0) as u8)
+    });
+}
+
+/// `equalize`: each channel's values are spread so that about as many pixels have each.
+pub(crate) fn equalize(picture: &mut Picture) {
+    tables(picture, |counts| {
+        let last = counts.iter().rposition(|&count| count > 0).unwrap_or_default();
+        let step = counts[..last].iter().sum::<u32>() / 255;
+        if step == 0 {
+            return identity();
+        }
+        let mut below = 0;
+        std::array::from_fn(|value| {
+            let level = if value == 0 { 0 } else { (below + step / 2) / step };
+            below += counts[value];
+            level.min(255) as u8
+        })
+    });
+}
+
+fn identity() -> [u8; 256] {
+    std::array::from_fn(|value| value as u8)
+}
+
+/// Replaces each value.
+fn table(picture: &mut Picture, of: impl Fn(u8) -> u8) {
+    let table: [u8; 256] = std::array::from_fn(|value| of(value as u8));
+    for value in picture.pixels_mut() {
+        *value = table[usize::from(*value)];
+    }
+}
+
+/// Replaces each value by its channel's table, made of how often each value occurs there.
+fn tables(picture: &mut Picture, of: impl Fn(&[u32; 256]) -> [u8; 256]) {
+    let channels = picture.channels();
+    for channel in 0..channels {
+        let mut counts = [0; 256];
+        for &value in picture.pixels().iter().skip(channel).step_by(channels) {
+            counts[usize::from(value)] += 1;
+        }
+        let table = of(&counts);
+        for value in picture.pixels_mut().iter_mut().skip(channel).step_by(channels) {
+            *value = table[usize::from(*value)];
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! PNG, row after row.
+
+use std::io::Cursor;
+
+use ::image::metadata::Orientation;
+use ::png::{BitDepth, Decoder, Limits, Transformations};
+
+use super::DecodeOptions;
+use super::raw::{Raw, Whole};
+use super::upright::{check_form, check_size};
+use crate::Error;
+use crate::shrunk::{Kind, Rows, Shrinking, Shrunk};
+
+/// What may be kept of the file beside its pixels, such as EXIF data.
+const MOST_BYTES: usize = 8 << 20;
+
+/// The pixels that come together: the first of their columns and rows, and the steps to the next ones.
+struct Pass {
+    first: (u32, u32),
+    step: (u32, u32),
+}
+
+const fn pass(first: (u32, u32), step: (u32, u32)) -> Pass {
+    Pass { first, step }
+}
+
+/// A picture that is not interlaced.
+const ALL: [Pass; 1] = [pass((0, 0), (1, 1))];
+/// PNG specification, third edition, 8.
+const ADAM7: [Pass; 7] = [
+    pass((0, 0), (8, 8)),
+    pass((4, 0), (8, 8)),
+    pass((0, 4), (4, 8)),
+    pass((2, 0), (4, 4)),
+    pass((0, 2), (2, 4)),
+    pass((1, 0), (2, 2)),
+    pass((0, 1), (1, 2)),
+];
+
+/// Decodes a PNG picture into the means of squares of pixels, so that its longest side is no less than `least`.
+///
+/// # Errors
+/// If it is too large, or not whole.
+pub(super) fn shrink(bytes: &[u8], least: u32) -> Result<Shrunk, Error> {
+    let (pixels, size, orientation) =
+        decode(bytes, |size, kind| Ok(Shrinking::new(size, kind, least)))?;
+    Ok(Shrunk { size, pixels, orientation })
+}
+
+/// Decodes a PNG picture, shrunk only if it would not fit otherwise.
+///
+/// # Errors
+/// If it is too large, or not whole.
+pub(super) fn decode_raw(bytes: &[u8], options: &DecodeOptions) -> Result<Raw, Error> {
+    let most = options.most_pixels;
+    let (pixels, size, orientation) = decode(bytes, |size, kind| {
+        let (width, height) = size;
+        if u64::from(width) * u64::from(height) <= most {
+            return Ok(Pixels::Whole(Whole::new(size, kind)));
+        }
+        let factor = options.at_least.map_or(1, |side| (width.min(height) / side.max(1)).max(1));
+        check_form("a PNG picture", (width.div_ceil(factor), height.div_ceil(factor)), most / 8)?;
+        Ok(Pixels::Shrinking(Shrinking::by(factor, size, kind)))
+    })?;
+    Ok(match pixels {
+        Pixels::Whole(Whole { pixels, kind, .. }) => {
+            Raw { pixels, samples: kind.samples, size, orientation }
+        }
+        Pixels::Shrinking(pixels) => {
+            let (pixels, size) = pixels.over(options.background.0);
+            Raw { pixels, samples: 3, size, orientation }
+        }
+    })
+}
+
+enum Pixels {
+    Whole(Whole),
+    Shrinking(Shrinking),
+}
+
+impl Rows for Pixels {
+    fn add_row(
+        &mut self,
+        y: u32,
+        columns: impl Iterator<Item = u32>,
+        samples: impl Iterator<Item = u16>,
+    ) {
+        match self {
+            Self::Whole(pixels) => pixels.add_row(y, columns, samples),
+            Self::Shrinking(pixels) => pixels.add_row(y, columns, samples),
+        }
+    }
+}
+
+/// Decodes a PNG picture, which lies as it does in the file, row after row.
+fn decode<R: Rows>(
+    bytes: &[u8],
+    rows_of: impl FnOnce((u32, u32), Kind) -> Result<R, Error>,
+) -> Result<(R, (u32, u32), Option<Orientation>), Error> {
+    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: MOST_BYTES });
+    decoder.set_transformations(Transformations::EXPAND);
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
+    let size = decoder.read_header_info()?.size();
+    check_size(size)?;
+    let mut reader = decoder.read_info()?;
+    let (colour, depth) = reader.output_color_type();
+    let is_wide = depth == BitDepth::Sixteen;
+    let kind = Kind { samples: colour.samples(), most: if is_wide { u16::MAX } else { 255 } };
+    let mut pixels = rows_of(size, kind)?;
+    let passes: &[Pass] = if reader.info().interlaced { &ADAM7 } else { &ALL };
+    for Pass { first, step } in passes {
+        let columns = || (first.0..size.0).step_by(step.0 as usize);
+        let rows = (first.1..size.1).step_by(step.1 as usize);
+        // A pass without columns has no rows.
+        for y in rows.filter(|_| first.0 < size.0) {
+            let Some(row) = reader.next_row()? else { return Err(Error::CutOff) };
+            if is_wide {
+                let samples = row.data().chunks_exact(2);
+                pixels.add_row(
+                    y,
+                    columns(),
+                    samples.map(|two| u16::from_be_bytes([two[0], two[1]])),
+                );
+            } else {
+                pixels.add_row(y, columns(), row.data().iter().copied().map(u16::from));
+            }
+        }
+    }
+    // What is left belongs to no pixel, and is to be whole.
+    reader.next_row()?;
+    let exif = reader.info().exif_metadata.as_deref();
+    let orientation = exif.and_then(Orientation::from_exif_chunk);
+    Ok((pixels, size, orientation))
+}

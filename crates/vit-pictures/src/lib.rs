@@ -1,0 +1,20 @@
+#![doc = include_str!("../README.md")]
+
+mod cache;
+mod colour;
+mod decode;
+mod error;
+mod picture;
+mod policy;
+mod resize;
+mod shrunk;
+mod simd;
+mod view;
+
+pub use cache::Cache;
+pub use decode::{Background, DecodeOptions, MOST_BYTES, decode, decode_file, file_bytes, shrink};
+pub use error::Error;
+pub use picture::Picture;
+pub use resize::{Interpolation, resize};
+pub use shrunk::{Plane, Shrunk};
+pub use view::{EvalView, Jitter, Policy, TrainView};

@@ -1,0 +1,54 @@
+//! The flags of `vit train` that say how pictures become images.
+
+use clap::{Args, ValueEnum};
+use vit_data::Normalization;
+
+use crate::settings::{Asked, Settings};
+use crate::untold::Size;
+
+/// How pictures become images.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Pictures")]
+pub(crate) struct PicturesArgs {
+    /// Size of the images that pictures are scaled and cropped to [default: the preset's; without one, 64, or 32 where the
+    /// pictures are small]
+    #[arg(long, value_name = "N|HxW")]
+    image_size: Option<Size>,
+    /// Share of each class that is drawn for the test, where a folder or CSV file has no test part [default: 0.2]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    test_split: Option<f64>,
+    /// What pixels are normalised by: half is from -1 to 1, imagenet and dataset are means and deviations [default: half]
+    #[arg(long, value_name = "HOW")]
+    normalize: Option<Normalize>,
+    /// Leave out pictures that cannot be read: `skipped.txt` in the run folder lists them
+    #[arg(long)]
+    skip_unreadable: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Normalize {
+    Half,
+    Imagenet,
+    Dataset,
+}
+
+impl PicturesArgs {
+    pub(super) fn override_settings(&self, settings: &mut Settings, mut asked: Asked) -> Asked {
+        if let Some(Size { height, width }) = self.image_size {
+            (settings.model.image.height, settings.model.image.width) = (height, width);
+            asked.image = true;
+        }
+        let data = &mut settings.data;
+        data.test_split = self.test_split.unwrap_or(data.test_split);
+        data.skip_unreadable |= self.skip_unreadable;
+        let normalization = match self.normalize {
+            None => return asked,
+            Some(Normalize::Half) => Normalization::half(),
+            Some(Normalize::Imagenet) => Normalization::imagenet(),
+            // Measured once the dataset is there.
+            Some(Normalize::Dataset) => Normalization { mean: Vec::new(), std: Vec::new() },
+        };
+        (data.mean, data.std) = (normalization.mean, normalization.std);
+        asked
+    }
+}

@@ -1,0 +1,274 @@
+//! `vit train` on pictures that a person has: folders of classes and CSV files, right and wrong.
+
+use std::fs;
+
+use image::{ImageFormat, Rgb, RgbImage};
+use serde_json::Value;
+
+use crate::support::{Sandbox, json_lines};
+
+/// Each class has a colour of its own; every picture another size and shade.
+fn picture(class: usize, number: u32) -> RgbImage {
+    let shade = (40 * class + 7 * number as usize) as u8;
+    let colour = |x: u32, y: u32| match class {
+        0 => Rgb([200, shade, (x + number) as u8]),
+        1 => Rgb([shade, 200, (y + number) as u8]),
+        _ => Rgb([(x + y) as u8, shade, 200]),
+    };
+    RgbImage::from_fn(50 + number % 7, 60 - number % 5, colour)
+}
+
+fn write(sandbox: &Sandbox, name: &str, picture: &RgbImage) {
+    let path = sandbox.path(name);
+    fs::create_dir_all(path.parent().expect("a folder")).expect("a writable folder");
+    picture.save_with_format(path, ImageFormat::Png).expect("a writable folder");
+}
+
+const CLASSES: [&str; 3] = ["daisy", "rose", "tulip"];
+
+/// `flowers/CLASS/N.png`, 20 of each class.
+fn flowers(sandbox: &Sandbox) {
+    for (class, name) in CLASSES.iter().enumerate() {
+        for number in 0..20 {
+            write(sandbox, &format!("flowers/{name}/{number}.png"), &picture(class, number));
+        }
+    }
+}
+
+const SMALL: &str = "--image-size 16 --batch-size 16 --max-steps 6";
+
+#[test]
+fn a_folder_of_pictures_becomes_a_model_that_names_things_and_a_report() {
+    let sandbox = Sandbox::new();
+    flowers(&sandbox);
+    sandbox.write("flowers/.DS_Store", "no picture");
+    sandbox.write("flowers/rose/Thumbs.db", "no picture");
+    let trained = sandbox.run(&format!("train --dataset flowers {SMALL} --run-dir run"));
+    let stderr = trained.succeeded().stderr;
+    assert!(stderr.contains("flowers: 12 of 60 pictures are drawn for the test"), "{stderr}");
+    let result = sandbox.run("eval run --json").succeeded().json();
+    let names: Vec<&Value> =
+        result["classes"].as_array().expect("classes").iter().map(|class| &class["name"]).collect();
+    assert_eq!(names, CLASSES);
+    assert_eq!((&result["samples"], &result["split"]), (&12.into(), &"test".into()));
+    let predicted = sandbox.run("predict run flowers/rose/3.png --top-k 3").succeeded().json();
+    let class = predicted["class"].as_u64().expect("a class") as usize;
+    assert_eq!(predicted["name"], CLASSES[class]);
+    sandbox.run("explain run flowers/tulip/3.png -o e.png").succeeded();
+    let page = String::from_utf8(sandbox.read("run/report.html")).expect("a page");
+    assert!(page.contains("tulip") && !page.contains("NaN"));
+}
+
+/// A test picture gives the same numbers by its file as in the dataset.
+#[test]
+fn predict_sees_a_file_as_an_evaluation_does() {
+    let sandbox = Sandbox::new();
+    for (class, name) in CLASSES.iter().enumerate() {
+        for number in 0..8 {
+            write(&sandbox, &format!("parts/train/{name}/{number}.png"), &picture(class, number));
+        }
+        write(&sandbox, &format!("parts/test/{name}/0.png"), &picture(class, 9));
+    }
+    let words = "train --dataset parts --normalize imagenet --image-size 16 --batch-size 8 --max-steps 3 --run-dir run";
+    sandbox.run(words).succeeded();
+    let by_set = sandbox.run("predict run --dataset parts --split test").succeeded().stdout;
+    let files = CLASSES.map(|name| format!("parts/test/{name}/0.png")).join(" ");
+    let by_file = sandbox.run(&format!("predict run {files}")).succeeded().stdout;
+    let [by_set, by_file] = [by_set, by_file].map(json_lines);
+    assert_eq!(by_set.len(), 3);
+    for (set, file) in by_set.iter().zip(&by_file) {
+        let pairs =
+            [set, file].map(|line| line["probabilities"].as_array().expect("numbers").clone());
+        for (a, b) in pairs[0].iter().zip(&pairs[1]) {
+            let [a, b] = [a, b].map(|value| value.as_f64().expect("a number"));
+            assert!((a - b).abs() < 1e-5, "{a} {b}");
+        }
+    }
+}
+
+#[test]
+fn threads_and_the_cache_do_not_show_in_the_model() {
+    let sandbox = Sandbox::new();
+    flowers(&sandbox);
+    sandbox.write("off.toml", "[data]\ncache = false\n");
+    let model = |words: &str, name: &str| {
+        let train = format!("train --dataset flowers {SMALL} --run-dir {name} {words}");
+        sandbox.run(&train).succeeded();
+        sandbox.read(&format!("{name}/model.safetensors"))
+    };
+    let cold = model("--threads 1", "cold");
+    assert!(model("--threads 3", "warm") == cold);
+    let off = model("--config off.toml", "off");
+    assert!(off == cold);
+}
+
+#[test]
+fn a_cache_that_is_cut_or_of_other_files_is_made_anew() {
+    let sandbox = Sandbox::new();
+    flowers(&sandbox);
+    let train = |name: &str| {
+        let words = format!("train --dataset flowers {SMALL} --data-dir data --run-dir {name}");
+        sandbox.run(&words).succeeded();
+        sandbox.read(&format!("{name}/model.safetensors"))
+    };
+    let first = train("first");
+    let caches = || {
+        let entries = fs::read_dir(sandbox.path("data/pictures")).expect("a folder of caches");
+        entries.map(|entry| entry.expect("an entry").path()).collect::<Vec<_>>()
+    };
+    let [cache] = &caches()[..] else { panic!("expected one cache") };
+    let bytes = fs::read(cache).expect("the cache");
+    fs::write(cache, &bytes[..bytes.len() / 2]).expect("a writable file");
+    assert!(train("again") == first);
+    assert!(fs::read(cache).expect("the cache") == bytes);
+    write(&sandbox, "flowers/rose/3.png", &picture(1, 40));
+    assert!(train("changed") != first);
+    assert_eq!(caches().len(), 2);
+    let resumed = sandbox.run("train --resume first --max-steps 7 --data-dir data");
+    assert_eq!(resumed.code, Some(3));
+    assert!(resumed.stderr.contains("the dataset is not what it was"), "{}", resumed.stderr);
+}
+
+#[test]
+fn a_csv_file_names_pictures_labels_and_parts() {
+    let sandbox = Sandbox::new();
+    flowers(&sandbox);
+    let mut lines = "path,label,split\n".to_owned();
+    for name in CLASSES {
+        for number in 0..20 {
+            let split = ["train", "train", "train", "val", "test"][number % 5];
+            lines += &format!("flowers/{name}/{number}.png,\"{name}, red\",{split}\n");
+        }
+    }
+    sandbox.write("list.csv", lines);
+    sandbox.run(&format!("train --dataset list.csv {SMALL} --run-dir run")).succeeded();
+    let epoch = json_lines(sandbox.read("run/metrics.jsonl")).pop().expect("an epoch");
+    assert!(epoch["val_accuracy"].is_number() && epoch["test_accuracy"].is_number(), "{epoch}");
+    let result = sandbox.run("eval run --json").succeeded().json();
+    assert_eq!(
+        (&result["samples"], &result["classes"][1]["name"]),
+        (&12.into(), &"rose, red".into())
+    );
+    sandbox.write("list.csv", "path,label\nflowers/rose/1.png\n");
+    let refusal = sandbox.refuses(3, "train --dataset list.csv");
+    refusal.saying(&["list.csv:2: expected a cell for each column, got 1 cells for 2"]);
+    sandbox.write("list.csv", "file,class\n");
+    sandbox.refuses(3, "train --dataset list.csv").saying(&[
+        "list.csv:1: expected a heading with the columns path and label, got file,class",
+    ]);
+}
+
+#[test]
+fn without_a_test_part_no_test_figure_is_printed() {
+    let sandbox = Sandbox::new();
+    for (class, name) in CLASSES.iter().enumerate() {
+        for number in 0..8 {
+            write(&sandbox, &format!("parts/train/{name}/{number}.png"), &picture(class, number));
+        }
+        write(&sandbox, &format!("parts/valid/{name}/0.png"), &picture(class, 9));
+    }
+    let words = "train --dataset parts --image-size 16 --batch-size 8 --max-steps 3 --run-dir run";
+    let outcome = sandbox.run(words).succeeded();
+    assert!(
+        outcome.stdout.contains("val accuracy") && !outcome.stdout.contains("test"),
+        "{outcome:?}"
+    );
+    assert!(!outcome.stderr.contains("NaN"), "{}", outcome.stderr);
+    assert!(sandbox.path("run/best.safetensors").exists() || sandbox.path("run/best").exists());
+    assert_eq!(sandbox.run("eval run --json").succeeded().json()["split"], "validation");
+}
+
+#[test]
+fn pictures_that_cannot_be_read_end_the_run_or_are_left_out() {
+    let sandbox = Sandbox::new();
+    flowers(&sandbox);
+    sandbox.write("flowers/rose/text.png", "not a picture");
+    sandbox.write("flowers/tulip/empty.jpg", "");
+    let refusal = sandbox.run("train --dataset flowers --image-size 16");
+    assert_eq!(refusal.code, Some(3));
+    for said in ["2 of 62 pictures cannot be read", "text.png (expected a PNG", "--skip-unreadable"]
+    {
+        assert!(refusal.stderr.contains(said), "{}", refusal.stderr);
+    }
+    let words = format!("train --dataset flowers {SMALL} --skip-unreadable --run-dir run");
+    sandbox.run(&words).succeeded();
+    let skipped = String::from_utf8(sandbox.read("run/skipped.txt")).expect("text");
+    assert_eq!(skipped.lines().count(), 2, "{skipped}");
+}
+
+#[test]
+fn duplicates_and_odd_classes_are_warned_of() {
+    let sandbox = Sandbox::new();
+    for name in ["Rose", "rose"] {
+        for number in 0..8 {
+            let class = usize::from(name == "rose");
+            write(&sandbox, &format!("odd/train/{name}/{number}.png"), &picture(class, number));
+        }
+    }
+    write(&sandbox, "odd/test/rose/0.png", &picture(1, 3));
+    let words = "train --dataset odd --image-size 16 --batch-size 8 --max-steps 2 --run-dir run";
+    let stderr = sandbox.run(words).succeeded().stderr;
+    for said in [
+        "16 pictures of 2 classes are few to train on",
+        "some of the 2 classes differ only in upper and lower case",
+        "1 pictures are both trained on and tested with",
+    ] {
+        assert!(stderr.contains(said), "expected {said:?} in {stderr}");
+    }
+}
+
+#[test]
+fn folders_that_cannot_be_trained_on_are_refused_with_what_helps() {
+    let sandbox = Sandbox::new();
+    let refused = |folder: &str, said: &str, hint: &str| {
+        let outcome = sandbox.run(&format!("train --dataset {folder}"));
+        assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
+        for text in [said, hint] {
+            assert!(outcome.stderr.contains(text), "expected {text:?} in {}", outcome.stderr);
+        }
+    };
+    fs::create_dir_all(sandbox.path("empty")).expect("a writable folder");
+    refused("empty", "expected a folder of pictures for each class, got nothing", "CLASS/...");
+    write(&sandbox, "flat/1.png", &picture(0, 0));
+    refused("flat", "expected a folder of pictures for each class, got 1.png", "CLASS/...");
+    write(&sandbox, "one/a/1.png", &picture(0, 0));
+    refused("one", "expected 2 to 65536 classes, got 1, the first \"a\"", "the folder above");
+    write(&sandbox, "gap/a/1.png", &picture(0, 0));
+    fs::create_dir_all(sandbox.path("gap/b")).expect("a writable folder");
+    refused("gap", "expected pictures of each class, got none of \"b\"", "remove it");
+    for name in ["new/train/a", "new/train/b", "new/test/c"] {
+        write(&sandbox, &format!("{name}/1.png"), &picture(0, 0));
+    }
+    refused("new", "expected the classes of the training part, got \"c\" too", "train/");
+}
+
+/// A link to the folder above would never end.
+#[cfg(unix)]
+#[test]
+fn links_are_followed_once() {
+    let sandbox = Sandbox::new();
+    flowers(&sandbox);
+    std::os::unix::fs::symlink(sandbox.path("flowers/rose"), sandbox.path("flowers/rose/again"))
+        .expect("a writable folder");
+    let words = format!("train --dataset flowers {SMALL} --run-dir run");
+    let stderr = sandbox.run(&words).succeeded().stderr;
+    assert!(stderr.contains("12 of 60 pictures"), "{stderr}");
+}
+
+/// As Linux allows.
+#[cfg(target_os = "linux")]
+#[test]
+fn names_that_are_no_text_are_refused_for_classes_and_read_for_pictures() {
+    use std::os::unix::ffi::OsStringExt;
+    let sandbox = Sandbox::new();
+    flowers(&sandbox);
+    let odd = || std::ffi::OsString::from_vec(b"\xff.png".to_vec());
+    let rose = sandbox.path("flowers/rose");
+    fs::copy(rose.join("1.png"), rose.join(odd())).expect("a writable folder");
+    let words = format!("train --dataset flowers {SMALL} --run-dir run");
+    assert!(sandbox.run(&words).succeeded().stderr.contains("of 61 pictures"));
+    fs::create_dir(sandbox.path("flowers").join(odd())).expect("a writable folder");
+    let outcome = sandbox.run("train --dataset flowers");
+    assert_eq!(outcome.code, Some(3));
+    assert!(outcome.stderr.contains("expected a name in UTF-8 for a class"), "{}", outcome.stderr);
+}
