@@ -51,7 +51,7 @@ impl VisionTransformer {
     /// # Errors
     /// If the images have another shape.
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.classify(&self.forward_pooled(images, mode)?)
+        self.forward_head(&self.forward_pooled(images, mode)?)
     }
 
     /// What the head reads: an image's features, for a linear probe or a search.
@@ -69,6 +69,21 @@ impl VisionTransformer {
             self.encoder.forward_first(&tokens, mode)?.squeeze(1)
         } else {
             self.pooled(&self.encoder.forward(&tokens, mode)?)
+        }
+    }
+
+    /// The head alone, on what [`forward_pooled`](Self::forward_pooled) gives.
+    ///
+    /// # Shapes
+    /// `pooled` (batch, dim) -> (batch, classes)
+    ///
+    /// # Errors
+    /// If the features are of another width.
+    pub fn forward_head(&self, pooled: &Tensor) -> Result<Tensor> {
+        let logits = self.head.forward(pooled)?; // (batch, classes)
+        match self.output {
+            Output::Logits => Ok(logits),
+            Output::Softmax => softmax(&logits),
         }
     }
 
@@ -102,7 +117,7 @@ impl VisionTransformer {
     ) -> Result<(Tensor, AttentionWeights)> {
         let tokens = self.embed(images, mode)?;
         let (encoded, weights) = self.encoder.forward_with_weights(&tokens, mode)?;
-        Ok((self.classify(&self.pooled(&encoded)?)?, weights))
+        Ok((self.forward_head(&self.pooled(&encoded)?)?, weights))
     }
 
     fn embed(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
@@ -124,14 +139,6 @@ impl VisionTransformer {
             Pool::Cls => encoded.get_on_dim(1, 0),
             Pool::First => encoded.get_on_dim(1, self.prefix),
             Pool::Mean => self.patches(encoded)?.mean(1),
-        }
-    }
-
-    fn classify(&self, pooled: &Tensor) -> Result<Tensor> {
-        let logits = self.head.forward(pooled)?; // (batch, classes)
-        match self.output {
-            Output::Logits => Ok(logits),
-            Output::Softmax => softmax(&logits),
         }
     }
 

@@ -172,6 +172,7 @@ fn about(environment: &Environment) -> Map<String, Value> {
 }
 
 fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Result<ExitCode> {
+    set_up.cache_features()?;
     let (settings, threads) = (&set_up.settings, set_up.threads);
     tracing::info!(
         "training {} ({} parameters) on {}, {}, in {}",

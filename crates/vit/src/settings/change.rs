@@ -86,6 +86,12 @@ impl Settings {
         settings
     }
 
+    /// Whether training images are augmented at any step.
+    pub(crate) fn augments(&self) -> bool {
+        let changed = self.changes.iter().filter_map(|change| change.augment.as_ref());
+        changed.chain([&self.augment]).any(|augment| !augment.is_none())
+    }
+
     /// The next step, beyond so many, that a change comes after.
     pub(crate) fn next_change(&self, steps: u64) -> Option<u64> {
         self.changes.iter().map(|change| change.from_step).find(|&from| from > steps)

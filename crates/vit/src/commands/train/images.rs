@@ -1,22 +1,65 @@
 //! The images that are trained on, held out and tested with.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use vit_data::{Augment, Augmented, Examples, Order, Split, hold_out};
-use vit_train::{Batch, Bytes, Data};
+use vit_layers::Mode;
+use vit_model::VisionTransformer;
+use vit_train::{Batch, Bytes, Data, EVALUATION_BATCH};
 
 use crate::dataset::Found;
 use crate::failure::{Exit, Failure, Result};
+use crate::output::thousands;
+use crate::progress::Counter;
 use crate::settings::Settings;
+
+/// Images with what stands in their place, where the head alone is trained.
+struct Part {
+    examples: Examples,
+    /// (images, dim)
+    features: Option<Tensor>,
+}
+
+impl Part {
+    const fn new(examples: Examples) -> Self {
+        Self { examples, features: None }
+    }
+
+    fn batch(&self, indices: &[u32], device: &Device) -> TensorResult<Batch> {
+        let Some(features) = &self.features else {
+            let (images, labels) = self.examples.batch(indices, device, DType::F32)?;
+            return Ok(Batch::new(images, labels));
+        };
+        let labels = self.examples.labels();
+        let labels: Vec<u32> = indices.iter().map(|&index| labels[index as usize]).collect();
+        let indices = Tensor::new(indices, device)?;
+        Ok(Batch::new(features.index_select(&indices, 0)?, Tensor::new(labels, device)?))
+    }
+
+    /// What the head of this model reads of each image.
+    fn cache(&mut self, model: &VisionTransformer, device: &Device, count: &Counter) -> Result<()> {
+        let all: Vec<u32> = (0..self.examples.len() as u32).collect();
+        let mut features = Vec::new();
+        for indices in all.chunks(EVALUATION_BATCH) {
+            let (images, _) = self.examples.batch(indices, device, DType::F32)?;
+            features.push(model.forward_pooled(&images, Mode::Eval)?);
+            count.add(indices.len() as u64);
+        }
+        if !features.is_empty() {
+            self.features = Some(Tensor::cat(&features, 0)?);
+        }
+        Ok(())
+    }
+}
 
 /// The dataset as the trainer sees it.
 pub(crate) struct Images {
     /// Of which some are trained on, and the others may be held out.
-    examples: Examples,
+    training: Part,
     trained: Vec<u32>,
-    /// What choices are made by: the dataset's own validation part, or images held out of the training part.
-    validation: Examples,
+    /// What choices are made by: the dataset's own validation part, or none where images are held out of the training part.
+    validation: Option<Part>,
     held_out: Vec<u32>,
-    test: Examples,
+    test: Part,
     order: Order,
     augment: Augment,
     seed: u64,
@@ -30,17 +73,17 @@ impl Images {
         let (trained, held_out) = hold_out(examples.len(), settings.val_split, settings.train.seed);
         let own = found.dataset.split(Split::Validation);
         let (validation, held_out) = if own.is_empty() {
-            (examples.clone(), held_out)
+            (None, held_out)
         } else {
             let all = (0..own.len() as u32).collect();
-            (own, all)
+            (Some(Part::new(own)), all)
         };
         Self {
-            examples,
+            training: Part::new(examples),
             trained,
             validation,
             held_out,
-            test: found.dataset.split(Split::Test),
+            test: Part::new(found.dataset.split(Split::Test)),
             order: if settings.shuffle { shuffled } else { Order::InOrder },
             augment: settings.augment,
             seed: settings.train.seed,
@@ -51,6 +94,19 @@ impl Images {
     /// Augments from now on as these settings say.
     pub(super) fn set_augment(&mut self, augment: Augment) {
         self.augment = augment;
+    }
+
+    /// Puts what the head of a frozen model reads in the place of every image.
+    ///
+    /// # Errors
+    /// If an image cannot be read, or the device has no room.
+    pub(super) fn cache_features(&mut self, model: &VisionTransformer) -> Result<()> {
+        let Self { training, validation, test, device, .. } = self;
+        let parts = || [Some(&*training), validation.as_ref(), Some(&*test)].into_iter().flatten();
+        let images: usize = parts().map(|part| part.examples.len()).sum();
+        let count = Counter::new("features", Some(images as u64), thousands);
+        let parts = [Some(training), validation.as_mut(), Some(test)];
+        parts.into_iter().flatten().try_for_each(|part| part.cache(model, device, &count))
     }
 
     /// Steps of an epoch.
@@ -67,18 +123,13 @@ impl Images {
         if self.augment.mixes() && !self.device.is_cpu() {
             return Err(vit_train::Error::MixedOnGpu.into());
         }
-        if settings.val_split > 0.0 && self.trained.len() == self.examples.len() {
-            let (share, images) = (settings.val_split, self.examples.len());
+        if settings.val_split > 0.0 && self.trained.len() == self.training.examples.len() {
+            let (share, images) = (settings.val_split, self.training.examples.len());
             let message =
                 format!("expected val_split to hold out an image, got {share} of {images}");
             return Err(Failure::new(Exit::Usage, message));
         }
         Ok(())
-    }
-
-    fn batch(&self, examples: &Examples, indices: &[u32]) -> candle_core::Result<Batch> {
-        let (images, labels) = examples.batch(indices, &self.device, DType::F32)?;
-        Ok(Batch::new(images, labels))
     }
 }
 
@@ -95,24 +146,28 @@ impl Data for Images {
         order.into_iter().map(|index| self.trained[index as usize]).collect()
     }
 
-    fn train_batch(&self, epoch: u64, indices: &[u32]) -> candle_core::Result<Batch> {
-        let Self { examples, trained, augment, device, .. } = self;
-        let at = (self.seed, epoch);
+    fn train_batch(&self, epoch: u64, indices: &[u32]) -> TensorResult<Batch> {
+        let Self { training, trained, augment, device, .. } = self;
+        if training.features.is_some() {
+            return training.batch(indices, device);
+        }
+        let (examples, at) = (&training.examples, (self.seed, epoch));
         let augmented =
             examples.augmented_batch(indices, trained, augment, at, device, DType::F32)?;
         Ok(batch_of(augmented))
     }
 
     fn train_bytes(&self) -> Option<Bytes> {
-        if !self.augment.is_none() {
+        let Part { examples, features } = &self.training;
+        if !self.augment.is_none() || features.is_some() {
             return None;
         }
-        let (pixels, table) = self.examples.bytes()?;
+        let (pixels, table) = examples.bytes()?;
         Some(Bytes {
             pixels: pixels.clone(),
-            labels: Tensor::new(self.examples.labels(), &Device::Cpu).ok()?,
+            labels: Tensor::new(examples.labels(), &Device::Cpu).ok()?,
             table,
-            shape: self.examples.shape(),
+            shape: examples.shape(),
         })
     }
 
@@ -120,17 +175,17 @@ impl Data for Images {
         self.held_out.len()
     }
 
-    fn val_batch(&self, indices: &[u32]) -> candle_core::Result<Batch> {
+    fn val_batch(&self, indices: &[u32]) -> TensorResult<Batch> {
         let indices: Vec<u32> =
             indices.iter().map(|&index| self.held_out[index as usize]).collect();
-        self.batch(&self.validation, &indices)
+        self.validation.as_ref().unwrap_or(&self.training).batch(&indices, &self.device)
     }
 
     fn test_len(&self) -> usize {
-        self.test.len()
+        self.test.examples.len()
     }
 
-    fn test_batch(&self, indices: &[u32]) -> candle_core::Result<Batch> {
-        self.batch(&self.test, indices)
+    fn test_batch(&self, indices: &[u32]) -> TensorResult<Batch> {
+        self.test.batch(indices, &self.device)
     }
 }

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use vit_layers::Parameters;
-use vit_model::{Known, Layout, ModelFile, Preset, VitConfig, check_fine_tunable, for_fine_tuning};
+use vit_model::{
+    Known, Layout, ModelFile, ModelInfo, Preset, VitConfig, check_fine_tunable, for_fine_tuning,
+};
 
 use crate::any_model::AnyModel;
 use crate::failure::{Exit, Failure, Result};
@@ -60,12 +62,19 @@ pub(super) fn take_model(settings: &mut Settings, is_asked: bool) -> Result<()> 
 ///
 /// # Errors
 /// If it cannot be read, or is of another model.
-pub(super) fn initialise(settings: &Settings, parameters: &Parameters) -> Result<()> {
+pub(super) fn initialise(
+    settings: &Settings,
+    info: &ModelInfo,
+    parameters: &Parameters,
+) -> Result<()> {
     let Some(path) = &settings.finetune.init else { return Ok(()) };
     let about = |error: vit_model::Error| Failure::from(error).about(path.display());
     let model = open(path, Some(&settings.model))?;
     let mut values =
         for_fine_tuning(&model.parameters()?, &model.config, &settings.model).map_err(about)?;
+    if values.contains_key("head.weight") && !settings.finetune.new_head {
+        check_names(path, &model.info(), info)?;
+    }
     if settings.finetune.new_head {
         values.retain(|name, _| !name.starts_with("head."));
     }
@@ -80,4 +89,22 @@ pub(super) fn initialise(settings: &Settings, parameters: &Parameters) -> Result
         tracing::info!("the head is new: {new} classes, {} has {old}", path.display());
     }
     Ok(())
+}
+
+/// A head for as many other things would be trained from what it knows of the wrong ones.
+fn check_names(path: &Path, theirs: &ModelInfo, ours: &ModelInfo) -> Result<()> {
+    let (theirs, ours) = (&theirs.class_names, &ours.class_names);
+    if theirs.is_empty() || ours.is_empty() || theirs == ours {
+        return Ok(());
+    }
+    let other = theirs.iter().zip(ours).position(|(theirs, ours)| theirs != ours);
+    let class = other.unwrap_or_default();
+    let message = format!(
+        "{}: class {class} is {:?}, that of the dataset is {:?}",
+        path.display(),
+        theirs[class],
+        ours[class]
+    );
+    Err(Failure::new(Exit::Usage, message)
+        .hint("pass --new-head to train a head for these classes"))
 }

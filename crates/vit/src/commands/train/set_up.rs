@@ -1,6 +1,7 @@
 //! What a run needs before its first step: the dataset, the parameters, the trainer.
 
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use vit_layers::{Mode, Parameters};
 use vit_model::{ModelInfo, Preset, VisionTransformer};
 use vit_train::{CrossEntropy, Decay, Group, Loss, MixedCrossEntropy, Trainer};
@@ -72,7 +73,23 @@ impl SetUp {
     /// # Errors
     /// If it cannot be read, or is of another model.
     pub(crate) fn initialise(&self) -> Result<()> {
-        init::initialise(&self.settings, &self.parameters)
+        init::initialise(&self.settings, &self.info, &self.parameters)
+    }
+
+    /// Computes what the head reads of every image, once for all epochs, where the head alone is trained and images are not
+    /// augmented.
+    ///
+    /// # Errors
+    /// If the device has no room, or an image cannot be read.
+    pub(crate) fn cache_features(&mut self) -> Result<()> {
+        let settings = &self.settings;
+        if settings.finetune.freeze != Freeze::All || settings.augments() {
+            return Ok(());
+        }
+        let values = self.parameters.sorted().into_iter();
+        let values = values.map(|(name, var)| (name, var.as_detached_tensor())).collect();
+        let vb = VarBuilder::from_tensors(values, DType::F32, &self.device);
+        self.images.cache_features(&VisionTransformer::new(&settings.model, &vb)?)
     }
 }
 
@@ -121,6 +138,7 @@ pub(crate) fn trainer(
 ) -> Result<Trainer> {
     let (train, model) = (&settings.train, &settings.model);
     let (decay, depth, finetune) = (train.optimizer.decay, model.depth, settings.finetune.clone());
+    let trains_head_alone = finetune.freeze == Freeze::All;
     let groups = move |name: &str, _: &Tensor| {
         let group = group_of(name, depth, &finetune);
         match decay {
@@ -141,7 +159,12 @@ pub(crate) fn trainer(
     let trainer = unsafe { trainer.record_steps() };
     Ok(trainer.build(&parameters.builder(DType::F32, device), |vb| {
         let model = VisionTransformer::new(model, &vb)?;
-        Ok(move |images: &Tensor, mode: Mode| model.forward(images, mode))
+        // Of images, or of the features that a frozen trunk has made of them once; dropout is none of a frozen trunk's.
+        Ok(move |inputs: &Tensor, mode: Mode| match (inputs.rank(), trains_head_alone) {
+            (2, _) => model.forward_head(inputs),
+            (_, true) => model.forward_head(&model.forward_pooled(inputs, Mode::Eval)?),
+            (_, false) => model.forward(inputs, mode),
+        })
     })?)
 }
 
