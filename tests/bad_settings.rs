@@ -22,7 +22,8 @@ fn flags_out_of_range() {
     for (words, message) in [
         (
             "--preset huge",
-            "no preset is called \"huge\", expected one of notebook, shallow, vit-ti16, vit-s16, \
+            "no preset is called \"huge\", expected one of notebook, shallow, pictures-32, \
+             pictures-64, vit-ti16, vit-s16, \
              vit-b16, vit-b32, vit-l16",
         ),
         ("--epochs 0", "expected epochs of at least 1, got 0"),
@@ -159,7 +160,8 @@ fn a_preset_beside_another_presets_model() {
 fn images_or_classes_that_the_model_does_not_know() {
     let sandbox = Sandbox::new();
     IdxFolder { height: 14, width: 21, ..IdxFolder::default() }.write(&sandbox, "wide");
-    let refusal = sandbox.refuses(2, "train --dataset wide --batch-size 8");
+    sandbox.write("square.toml", "[model.image]\nheight = 28\nwidth = 28\nchannels = 1\n");
+    let refusal = sandbox.refuses(2, "train --dataset wide --batch-size 8 --config square.toml");
     assert!(refusal.hint.contains("[model]"), "{refusal:?}");
     refusal.saying(&["28x28 px", "wide has 14x21 px"]);
     sandbox.write("five.toml", "[model]\nclasses = 5\n");

@@ -26,8 +26,8 @@ pub(crate) use finetune::{Finetune, Freeze};
 /// Which settings to begin with.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SettingsArgs {
-    /// The model: notebook (the seed's code, every quirk of it), shallow, or one of the papers': vit-ti16, vit-s16,
-    /// vit-b16, vit-b32 or vit-l16 [default: shallow]
+    /// The model: notebook (the seed's code, every quirk of it), shallow, pictures-32, pictures-64, or one of the papers':
+    /// vit-ti16, vit-s16, vit-b16, vit-b32 or vit-l16 [default: shallow, for pictures pictures-64]
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<String>,
     /// Settings from a TOML file, such as a run's config.toml; flags override them

@@ -128,7 +128,7 @@ impl Settings {
             let from = change.from_step;
             let (before, after) = (self.before(from).after(from), self.after(from));
             after.check().map_err(|failure| failure.about(format!("from step {from} on")))?;
-            if (before.augment.mixup > 0.0) != (after.augment.mixup > 0.0) {
+            if before.augment.mixes() != after.augment.mixes() {
                 return usage(format!(
                     "from step {from} on: mixup cannot begin or end in the course of a run: its loss is another"
                 ));

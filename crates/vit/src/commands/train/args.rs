@@ -17,7 +17,7 @@ use crate::settings::{Asked, Settings, SettingsArgs};
 
 /// The flags that go with --resume: those that set no number, and settings that may change in the course of a run. All others a
 /// resumed run has from its folder.
-const WITH_RESUME: [&str; 25] = [
+const WITH_RESUME: [&str; 30] = [
     "data_dir",
     "mirror",
     "threads",
@@ -43,6 +43,11 @@ const WITH_RESUME: [&str; 25] = [
     "augment_elastic",
     "augment_erase",
     "augment_mixup",
+    "augment_cutmix",
+    "augment_crop_scale",
+    "augment_flip",
+    "augment_jitter",
+    "augment_policy",
 ];
 
 /// The command with each setting in conflict with --resume.
