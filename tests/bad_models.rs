@@ -38,31 +38,16 @@ fn a_file_that_is_no_safetensors() {
         .saying(&["cannot read absent.safetensors"]);
 }
 
+/// In one line, whatever number of parameters does not fit.
 #[test]
-fn parameters_of_another_shape_are_all_named() {
+fn a_model_of_another_shape_is_refused_by_its_first_difference() {
     let sandbox = Sandbox::new();
     sandbox.write("wide.toml", "[model]\nmlp_dim = 64\ndepth = 1\n");
     sandbox.train_digits("--config wide.toml --max-steps 1");
     let before = sandbox.entries();
-    let outcome = sandbox.run("-q train --dataset digits --init run/model.safetensors");
-    assert_eq!(outcome.code, Some(4), "{}", outcome.stderr);
+    let words = "-q train --preset shallow --dataset digits --init run/model.safetensors";
+    let refusal = sandbox.refuses(2, words);
     assert_eq!(sandbox.entries(), before);
-    let mut lines = outcome.stderr.lines();
-    let first = "error: run/model.safetensors: timm parameters do not fit the configuration:";
-    assert_eq!(lines.next(), Some(first));
-    let mut problems: Vec<&str> = lines.map(str::trim).collect();
-    assert!(problems.pop().is_some_and(|hint| hint.starts_with("hint: the file is of another")));
-    // The bias of fc2 is as wide as the model, and fits.
-    let changed = [
-        "blocks.0.mlp.fc1.bias: expected shape [128], got [64]",
-        "blocks.0.mlp.fc1.weight: expected shape [128, 32], got [64, 32]",
-        "blocks.0.mlp.fc2.weight: expected shape [32, 128], got [32, 64]",
-    ];
-    assert_eq!(problems[..3], changed);
-    let missing = &problems[3..];
-    assert_eq!(missing.len(), 2 * BLOCK);
-    assert!(missing.iter().all(|problem| problem.contains(": missing, expected shape [")));
+    assert!(refusal.hint.contains("leave out --preset"), "{refusal:?}");
+    refusal.saying(&["run/model.safetensors: the parameters are of a model with another depth"]);
 }
-
-/// Parameters of a block: two norms, the joined query, key and value, the projection, and two linear maps.
-const BLOCK: usize = 2 * 2 + 1 + 2 + 2 * 2;
