@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::Outcome;
 
 /// Long enough for whatever a command does soon, on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A child process, ended with the test.
 pub(crate) struct Running {
