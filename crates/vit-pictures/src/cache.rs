@@ -163,9 +163,12 @@ impl Cache {
             return cut();
         }
         let entries: Vec<Entry> = index.as_chunks().0.iter().map(Entry::read).collect();
-        let last = entries.iter().rfind(|entry| entry.channels > 0);
-        let pixels_end = last.map_or(HEADER as u64, |last| last.offset.saturating_add(last.len()));
-        if end != footer(&header, &index) || pixels_end != begin {
+        let room = HEADER as u64..=begin;
+        let fits = |entry: &Entry| {
+            let end = entry.offset.saturating_add(entry.len());
+            entry.channels == 0 || room.contains(&entry.offset) && room.contains(&end)
+        };
+        if end != footer(&header, &index) || !entries.iter().all(fits) {
             return wrong("an index as it was written".to_owned(), "another".to_owned());
         }
         Ok(Self { path: path.to_owned(), file, entries })
@@ -296,4 +299,140 @@ fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()>
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn picture(index: usize) -> Picture {
+        let (channels, height, width) = ([1, 3][index % 2], index % 5 + 1, index % 7 + 1);
+        let pixels = (0..channels * height * width).map(|at| (at * 31 + index) as u8).collect();
+        Picture::new(pixels, channels, (height, width)).unwrap()
+    }
+
+    fn key() -> Digest {
+        Digest::of_bytes(b"these pictures")
+    }
+
+    /// Every tenth picture is left out.
+    fn made(path: &Path, count: usize) -> Result<Cache, Error> {
+        let picture = |index| Ok((index % 10 != 9).then(|| picture(index)));
+        Cache::make(path, &key(), count, picture, |_| ControlFlow::Continue(()))
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn pictures_come_back_to_any_thread_and_bytes_do_not_depend_on_the_number_of_threads() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache");
+        let mut files = Vec::new();
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let cache = pool.install(|| made(&path, 200)).unwrap();
+            assert_eq!(cache.len(), 200);
+            pool.install(|| {
+                (0..200).into_par_iter().for_each(|index| {
+                    let expected = (index % 10 != 9).then(|| picture(index));
+                    assert_eq!(cache.size(index), expected.as_ref().map(Picture::size));
+                    assert_eq!(cache.get(index).unwrap(), expected);
+                });
+            });
+            files.push(fs::read(&path).unwrap());
+        }
+        assert_eq!(files[0], files[1]);
+        assert!(made(&path, 0).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_cache_cut_anywhere_or_changed_anywhere_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache");
+        drop(made(&path, 12).unwrap());
+        let whole = fs::read(&path).unwrap();
+        let read_all = || {
+            let cache = Cache::open(&path, &key(), 12)?;
+            (0..12).try_for_each(|index| cache.get(index).map(drop))
+        };
+        read_all().unwrap();
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            let error = read_all().unwrap_err().to_string();
+            assert!(error.contains("cache: expected "), "{length}: {error}");
+        }
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 4;
+            fs::write(&path, changed).unwrap();
+            assert!(read_all().is_err(), "{at}");
+        }
+        fs::write(&path, [&whole[..], b"more"].concat()).unwrap();
+        assert!(read_all().is_err());
+    }
+
+    #[test]
+    fn a_cache_of_other_pictures_or_another_file_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache");
+        drop(made(&path, 12).unwrap());
+        let open = |key, count| Cache::open(&path, &key, count).unwrap_err().to_string();
+        let named = format!("{}: expected ", path.display());
+        assert_eq!(open(key(), 11), format!("{named}11 pictures, got 12"));
+        let other = Digest::of_bytes(b"other pictures");
+        assert_eq!(
+            open(other, 12),
+            format!("{named}the cache of these pictures, got that of others")
+        );
+        fs::write(&path, [7; 1000]).unwrap();
+        assert_eq!(open(key(), 12), format!("{named}a cache of pictures, got another file"));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(open(key(), 12), format!("cannot read {}", path.display()));
+    }
+
+    #[test]
+    fn a_picture_that_fails_and_a_stop_leave_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache");
+        let fails = |index| if index < 57 { Ok(Some(picture(index))) } else { Err(Error::CutOff) };
+        let go = |_| ControlFlow::Continue(());
+        let failed = Cache::make(&path, &key(), 100, fails, go);
+        assert!(matches!(failed, Err(Error::CutOff)));
+        let ok = |index| Ok(Some(picture(index)));
+        let stopped: Result<_, Error> =
+            Cache::make(&path, &key(), 100, ok, |_| ControlFlow::Break(()));
+        assert!(matches!(stopped, Err(Error::Stopped)));
+        assert!(names(folder.path()).is_empty());
+    }
+
+    /// The test runs itself where files may not become longer than 64 KiB.
+    #[cfg(unix)]
+    #[test]
+    fn a_disk_that_is_full_is_an_error_and_nothing_is_left_behind() {
+        const FOLDER: &str = "VIT_PICTURES_FULL_DISK";
+        if let Some(folder) = std::env::var_os(FOLDER) {
+            let path = Path::new(&folder).join("cache");
+            let error = made(&path, 10_000).unwrap_err().to_string();
+            assert_eq!(error, format!("cannot write {}", path.display()));
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        // The shell counts in 512 or 1024 bytes; an ignored signal is an error of the write.
+        let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"";
+        let output = std::process::Command::new("sh")
+            .args(["-c", script])
+            .arg(std::env::current_exe().unwrap())
+            .arg("a_disk_that_is_full_is_an_error")
+            .env(FOLDER, folder.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        assert!(names(folder.path()).is_empty());
+    }
 }

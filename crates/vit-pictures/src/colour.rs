@@ -7,61 +7,100 @@ use crate::simd::dispatch;
 
 #[inline(always)]
 fn blend(x: u8, y: f32, factor: f32) -> u8 {
-    (factor * f32::from(x) + (1.0 - factor) * y).clamp(0.0, 255.0) as u8
+    (factor * f32::from(x) + (1.0 - factor) * y).clamp(0.0, 255.0) as i32 as u8
 }
+
+// Numbers become `i32` before they become bytes: no vector instruction makes bytes of them.
 
 /// `0.2989 r + 0.587 g + 0.114 b`, fractions cut off: `rgb_to_grayscale`, whose weights are not Pillow's.
 #[inline(always)]
-fn grey([red, green, blue]: [u8; 3]) -> f32 {
+fn grey(red: u8, green: u8, blue: u8) -> f32 {
     (0.2989 * f32::from(red) + 0.587 * f32::from(green) + 0.114 * f32::from(blue)).trunc()
 }
 
-/// `adjust_brightness`: blended with black.
-pub(crate) fn brightness(picture: &mut Picture, factor: f32) {
-    table(picture, |value| blend(value, 0.0, factor));
-}
-
-/// `adjust_contrast`: blended with the mean of its grey values.
-pub(crate) fn contrast(picture: &mut Picture, factor: f32) {
-    let pixels = picture.pixels();
-    let sum: u64 = dispatch(
-        #[inline(always)]
-        || match picture.channels() {
-            1 => pixels.iter().map(|&value| u64::from(value)).sum(),
-            _ => pixels.as_chunks().0.iter().map(|&rgb| grey(rgb) as u64).sum(),
-        },
-    );
-    let count = pixels.len() / picture.channels();
-    let mean = (sum as f64 / count as f64) as f32;
-    table(picture, |value| blend(value, mean, factor));
-}
-
-/// `adjust_saturation`: blended with its grey values.
-pub(crate) fn saturation(picture: &mut Picture, factor: f32) {
-    if picture.channels() == 1 {
-        return;
-    }
+/// Blended with one value.
+fn blend_with(picture: &mut Picture, other: f32, factor: f32) {
     dispatch(
         #[inline(always)]
         || {
-            for rgb in picture.pixels_mut().as_chunks_mut::<3>().0 {
-                let grey = grey(*rgb);
-                *rgb = rgb.map(|value| blend(value, grey, factor));
+            for value in picture.pixels_mut() {
+                *value = blend(*value, other, factor);
             }
         },
     );
 }
 
+/// `adjust_brightness`: blended with black.
+pub(crate) fn brightness(picture: &mut Picture, factor: f32) {
+    blend_with(picture, 0.0, factor);
+}
+
+/// `adjust_contrast`: blended with the mean of its grey values.
+pub(crate) fn contrast(picture: &mut Picture, factor: f32) {
+    let mut sum = 0_u64;
+    if picture.channels() == 1 {
+        sum = picture.pixels().iter().map(|&value| u64::from(value)).sum();
+    } else {
+        let pixels = picture.pixels().as_chunks().0;
+        dispatch(
+            #[inline(always)]
+            || {
+                for block in pixels.chunks(BLOCK) {
+                    let [red, green, blue] = planes(block);
+                    let grey = |at: usize| grey(red[at], green[at], blue[at]) as i32;
+                    // What a short block lacks is black.
+                    sum += (0..BLOCK).map(grey).sum::<i32>() as u64;
+                }
+            },
+        );
+    }
+    let count = picture.pixels().len() / picture.channels();
+    blend_with(picture, (sum as f64 / count as f64) as f32, factor);
+}
+
+/// `adjust_saturation`: blended with its grey values.
+pub(crate) fn saturation(picture: &mut Picture, factor: f32) {
+    each(picture, |red, green, blue| {
+        let grey = grey(red, green, blue);
+        [red, green, blue].map(|value| blend(value, grey, factor))
+    });
+}
+
 /// `adjust_hue`: the hue of HSV is moved by so many turns.
 pub(crate) fn hue(picture: &mut Picture, turns: f32) {
+    each(picture, |red, green, blue| turned([red, green, blue], turns));
+}
+
+/// Pixels computed side by side.
+const BLOCK: usize = 64;
+
+#[inline(always)]
+fn planes(block: &[[u8; 3]]) -> [[u8; BLOCK]; 3] {
+    let mut planes = [[0; BLOCK]; 3];
+    let [reds, greens, blues] = &mut planes;
+    for (((rgb, red), green), blue) in block.iter().zip(reds).zip(greens).zip(blues) {
+        [*red, *green, *blue] = *rgb;
+    }
+    planes
+}
+
+/// Changes each pixel of a picture in colour.
+#[inline(always)]
+fn each(picture: &mut Picture, of: impl Fn(u8, u8, u8) -> [u8; 3]) {
     if picture.channels() == 1 {
         return;
     }
     dispatch(
         #[inline(always)]
         || {
-            for rgb in picture.pixels_mut().as_chunks_mut::<3>().0 {
-                *rgb = turned(*rgb, turns);
+            for block in picture.pixels_mut().as_chunks_mut::<3>().0.chunks_mut(BLOCK) {
+                let [mut reds, mut greens, mut blues] = planes(block);
+                for at in 0..BLOCK {
+                    [reds[at], greens[at], blues[at]] = of(reds[at], greens[at], blues[at]);
+                }
+                for (at, rgb) in block.iter_mut().enumerate() {
+                    *rgb = [reds[at], greens[at], blues[at]];
+                }
             }
         },
     );
@@ -90,7 +129,7 @@ fn turned(rgb: [u8; 3], turns: f32) -> [u8; 3] {
         let k = k - 6.0 * (k * (1.0 / 6.0)).floor();
         let share = k.min(4.0 - k).clamp(0.0, 1.0);
         // `convert_image_dtype` scales by 256 less a thousandth, and cuts off.
-        ((most - spread * share) * (255.999 / 255.0)) as u8
+        ((most - spread * share) * (255.999 / 255.0)) as i32 as u8
     })
 }
 

@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(test)]
+mod agreement;
 mod cache;
 mod colour;
 mod decode;

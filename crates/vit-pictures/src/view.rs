@@ -167,7 +167,11 @@ impl TrainView {
 
 /// Rows and columns of torchvision's `RandomResizedCrop.get_params`: ten tries, then the largest centred part whose ratio is
 /// allowed.
-fn crop((height, width): (usize, usize), scale: (f64, f64), stream: &mut Stream) -> [Span; 2] {
+pub(crate) fn crop(
+    (height, width): (usize, usize),
+    scale: (f64, f64),
+    stream: &mut Stream,
+) -> [Span; 2] {
     const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
     if scale == (1.0, 1.0) {
         return [Span::all(height), Span::all(width)];

@@ -36,7 +36,6 @@ const START_OF_BASELINE_FRAME: u8 = 0xC0;
 const START_OF_PROGRESSIVE_FRAME: u8 = 0xC2;
 const END: u8 = 0xD9;
 const JFIF: u8 = 0xE0;
-const EXIF: u8 = 0xE1;
 const PROFILE: u8 = 0xE2;
 const ADOBE: u8 = 0xEE;
 
@@ -161,14 +160,13 @@ fn on_one_thread<T: Send>(decode: impl FnOnce() -> T + Send) -> Result<T, Error>
 /// (docs/decisions/0020-jpeg-at-the-scale-of-its-use.md): baseline, one scan, grey or YCbCr with its colours sampled at
 /// 1x1, 2x1 or 2x2.
 fn is_common(bytes: &[u8], info: ImageInfo) -> bool {
-    let mut segments = Segments(bytes).filter(|(marker, _)| ![END, EXIF].contains(marker));
-    let scans = segments.by_ref().filter(|&(marker, _)| marker == START_OF_SCAN).count();
+    let scans = Segments(bytes).filter(|&(marker, _)| marker == START_OF_SCAN).count();
     let frame = Segments(bytes).find(|&(marker, _)| marker == START_OF_BASELINE_FRAME);
     let Some(components) = frame.and_then(|(_, frame)| components(frame, info)) else {
         return false;
     };
     let is_sampled = match components {
-        [_] => true,
+        [[_, 0x11, _]] => true,
         [[1, luma, _], [2, 0x11, _], [3, 0x11, _]] => [0x11, 0x21, 0x22].contains(luma),
         _ => false,
     };

@@ -141,7 +141,7 @@ mod tests {
     use crate::Plane;
     use crate::shrunk::{Kind, Rows, Shrinking};
     use ::image::metadata::Orientation;
-    use std::fs;
+    use std::{fs, io};
 
     /// What Pillow makes of a JPEG file lies beside it as PNG, in the folder that `tests/reference/picture_fixtures.py` writes.
     #[test]
@@ -217,5 +217,150 @@ mod tests {
         assert_eq!(bytes.len() as u64, MOST_BYTES);
         file.set_len(MOST_BYTES + 1).unwrap();
         assert!(matches!(file_bytes(file), Err(Error::TooManyBytes { .. })));
+    }
+
+    fn fixture(name: &str) -> Vec<u8> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+        fs::read(folder.join(name)).unwrap()
+    }
+
+    const FORMS: [&str; 7] = [
+        "views/rgba.png",
+        "jpeg/420.jpg",
+        "jpeg/progressive.jpg",
+        "views/lossy.webp",
+        "views/lossless-alpha.webp",
+        "views/animated.gif",
+        "views/colour.bmp",
+    ];
+
+    #[test]
+    fn a_picture_that_is_cut_is_an_error_at_any_length() {
+        for name in FORMS {
+            let whole = fixture(name);
+            assert!(decode(&whole, &DecodeOptions::default()).is_ok(), "{name}");
+            // A first frame, and bytes of filling at the end, may be whole without what follows.
+            let end = if name.ends_with("gif") { whole.len() / 4 } else { whole.len() - 2 };
+            for length in (0..end).step_by(7) {
+                let cut = decode(&whole[..length], &DecodeOptions::default());
+                assert!(cut.is_err(), "{name}, {length} of {}", whole.len());
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_changed_are_never_a_panic() {
+        for name in FORMS {
+            let whole = fixture(name);
+            for at in (0..whole.len()).step_by(whole.len() / 150 + 1) {
+                let mut changed = whole.clone();
+                changed[at] ^= 0x5A;
+                let decoded = decode(&changed, &DecodeOptions::default());
+                assert!(!matches!(decoded, Err(Error::DecoderFails)), "{name} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_file_under_a_pictures_name_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text.png");
+        fs::write(&path, "no picture").unwrap();
+        let error = decode_file(&path, &DecodeOptions::default()).unwrap_err();
+        assert_eq!(error.to_string(), path.display().to_string());
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(source, "expected a PNG, JPEG, WebP, GIF or BMP picture, got something else");
+        assert_eq!(error.hint(), Some("convert it to PNG first"));
+        let absent = decode_file(&folder.path().join("absent"), &DecodeOptions::default());
+        assert!(absent.unwrap_err().to_string().ends_with("absent"));
+    }
+
+    #[test]
+    fn a_picture_that_announces_thirty_thousand_rows_and_columns_is_refused() {
+        let side = 30_000_u16;
+        let (big, little) = (side.to_be_bytes(), side.to_le_bytes());
+        let mut png = fixture("views/rgba.png");
+        png[16..24].copy_from_slice(&[0, 0, big[0], big[1], 0, 0, big[0], big[1]]);
+        let sum = crc32fast::hash(&png[12..29]).to_be_bytes();
+        png[29..33].copy_from_slice(&sum);
+        let mut jpeg = fixture("jpeg/420.jpg");
+        let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+        jpeg[frame + 5..frame + 9].copy_from_slice(&[big, big].concat());
+        let mut gif = fixture("views/animated.gif");
+        gif[6..10].copy_from_slice(&[little, little].concat());
+        let mut bmp = fixture("views/colour.bmp");
+        let wide = [little[0], little[1], 0, 0];
+        bmp[18..26].copy_from_slice(&[wide, wide].concat());
+        for (name, bytes) in [("png", png), ("jpeg", jpeg), ("gif", gif), ("bmp", bmp)] {
+            let error = decode(&bytes, &DecodeOptions::default()).unwrap_err();
+            assert!(matches!(error, Error::TooLarge { .. }), "{name}: {error}");
+        }
+    }
+
+    fn encoded(picture: &::image::DynamicImage, form: ImageFormat) -> Vec<u8> {
+        let mut bytes = io::Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, form).unwrap();
+        bytes.into_inner()
+    }
+
+    #[test]
+    fn a_picture_of_one_pixel_is_one_in_every_format() {
+        let pixel = ::image::DynamicImage::from(::image::RgbImage::from_pixel(1, 1, Rgb([90; 3])));
+        for form in [
+            ImageFormat::Png,
+            ImageFormat::Jpeg,
+            ImageFormat::WebP,
+            ImageFormat::Gif,
+            ImageFormat::Bmp,
+        ] {
+            let picture = decode(&encoded(&pixel, form), &DecodeOptions::default()).unwrap();
+            assert_eq!(picture.size(), (1, 1), "{form:?}");
+            assert!(picture.pixels().iter().all(|value| value.abs_diff(90) <= 1), "{form:?}");
+        }
+    }
+
+    #[test]
+    fn a_picture_may_come_smaller_down_to_what_is_asked_for() {
+        let size = (400, 640);
+        let large = ::image::DynamicImage::from(::image::RgbImage::from_fn(640, 400, |x, y| {
+            Rgb([(x / 4) as u8, (y / 2) as u8, 100])
+        }));
+        let jpeg = encoded(&large, ImageFormat::Jpeg);
+        for (at_least, expected) in [
+            (None, size),
+            (Some(400), size),
+            (Some(201), size),
+            (Some(200), (200, 320)),
+            (Some(51), (100, 160)),
+            (Some(1), (50, 80)),
+        ] {
+            let options = DecodeOptions { at_least, ..DecodeOptions::default() };
+            assert_eq!(decode(&jpeg, &options).unwrap().size(), expected, "{at_least:?}");
+        }
+        // A quarter of the pixels in each direction is within bounds.
+        let png = encoded(&large, ImageFormat::Png);
+        let bounded = DecodeOptions { most_pixels: 200_000, ..DecodeOptions::default() };
+        let error = decode(&png, &bounded).unwrap_err();
+        assert!(matches!(error, Error::TooLargeForm { .. }), "{error}");
+        let options = DecodeOptions { at_least: Some(100), ..bounded };
+        let picture = decode(&png, &options).unwrap();
+        assert_eq!(picture.size(), (100, 160));
+        let expected = [40, 100, 100];
+        let middle = &picture.pixels()[3 * (50 * 160 + 40)..][..3];
+        assert!(
+            middle.iter().zip(expected).all(|(&got, want)| got.abs_diff(want) <= 1),
+            "{middle:?}"
+        );
+    }
+
+    #[test]
+    fn grey_over_a_colour_is_that_colour_where_it_is_transparent() {
+        let clear = ::image::GrayAlphaImage::from_pixel(2, 1, ::image::LumaA([9, 0]));
+        let png = encoded(&clear.into(), ImageFormat::Png);
+        let background = Background([200, 30, 90]);
+        let options = |channels| DecodeOptions { channels, background, ..DecodeOptions::default() };
+        assert_eq!(decode(&png, &options(Some(3))).unwrap().pixels(), [200, 30, 90, 200, 30, 90]);
+        let grey = decode(&png, &options(None)).unwrap();
+        assert_eq!((grey.channels(), grey.pixels()), (1, &[88, 88][..]));
     }
 }

@@ -1,6 +1,6 @@
 //! Picture files, up to what a model is given.
 
-use vit_pictures::{Error, Plane, shrink};
+use vit_pictures::{DecodeOptions, Error, EvalView, Interpolation, Plane, decode, shrink};
 
 use super::{placement, polarity, strokes};
 
@@ -8,6 +8,9 @@ use super::{placement, polarity, strokes};
 const SIZE: (u32, u32) = (28, 28);
 /// To which large pictures are shrunk first.
 const LEAST: u32 = 256;
+
+const VIEW: EvalView =
+    EvalView { resize: 32, crop: (28, 28), interpolation: Interpolation::Bicubic };
 
 /// Reads a picture, and says whether it is one: a refusal says the truth, and a picture becomes finite numbers of the model's size, however it is fitted.
 pub fn read(bytes: &[u8]) -> bool {
@@ -36,6 +39,10 @@ pub fn read(bytes: &[u8]) -> bool {
         Err(Error::Format | Error::CutOff | Error::DecoderFails) => return false,
         Err(error) => panic!("a refusal of another kind: {error}"),
     };
+    // What is trained on; a picture may be too large for that.
+    if let Ok(picture) = decode(bytes, &DecodeOptions::default()) {
+        assert_eq!(VIEW.apply(&picture).size(), VIEW.crop);
+    }
     assert!(pixels(picture.upright_size().0, picture.upright_size().1) > 0);
     for channels in [1, 3] {
         for mut plane in picture.planes(channels) {
