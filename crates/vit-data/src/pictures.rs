@@ -157,7 +157,7 @@ pub fn load_pictures(
                 // Absent, cut short or of another version: made anew.
                 Err(_) => {
                     fs::create_dir_all(folder).map_err(vit_files::Error::io("create", folder))?;
-                    Cache::make(&path, &key, all.len(), make, |done| progress(done))?
+                    Cache::make(&path, &key, all.len(), make, &mut *progress)?
                 }
             };
             let sums: Vec<_> = (0..all.len()).map(|index| cache.sum(index)).collect();

@@ -197,7 +197,7 @@ impl Wanted {
         }
         check_size(name, shape, &self.model)?;
         // Before anything is unpacked or drawn.
-        Ok(self.model.check().map_err(|error| Failure::from(error).about(name))?)
+        self.model.check().map_err(|error| Failure::from(error).about(name))
     }
 
     /// Takes the number of classes over where the settings leave it open.
@@ -610,7 +610,10 @@ fn from_hub(
     tracing::info!("asking the hub for {}", source.name);
     let (send, receive) = mpsc::channel();
     // The loader has no time limit of its own; a thread that is late is left behind.
-    thread::spawn(move || send.send(load()));
+    thread::spawn(move || {
+        // Nobody may wait for it any more.
+        let _ = send.send(load());
+    });
     let dataset = receive.recv_timeout(patience).map_err(|_| {
         Failure::new(Exit::Data, format!("the hub gave nothing within {patience:?}"))
     })??;

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Documents;
+use super::preprocessor::TRANSFORM;
 use crate::info::{Fit, Interpolation, ModelInfo, Transform};
 use crate::{Layout, VitConfig};
 
@@ -37,6 +38,12 @@ fn class_names(about: &Value) -> Option<Vec<String>> {
 
 /// `ViTImageProcessor` scales to both sides; `resample` is Pillow's number.
 fn of_transformers(preprocessor: &Value) -> Transform {
+    if let Some(own) = preprocessor.get(TRANSFORM)
+        && let Ok(own) = serde_json::from_value::<Transform>(own.clone())
+    {
+        let half = Transform::of(own.fit);
+        return Transform { mean: half.mean, std: half.std, ..own };
+    }
     let interpolation = match preprocessor.get("resample").and_then(Value::as_u64) {
         Some(3) => Interpolation::Bicubic,
         _ => Interpolation::Bilinear,

@@ -7,6 +7,9 @@ use super::shapes::Shapes;
 use super::{Assumptions, Known, Normalization};
 use crate::{Error, Interpolation, Transform, VitConfig};
 
+/// Under what the transform stands as our own files have it.
+pub(super) const TRANSFORM: &str = "vit_transform";
+
 /// The text of the `preprocessor_config.json` that scales pictures and pixels as `transform` does, else pixels from -1 to 1.
 ///
 /// transformers' `ViTImageProcessor` scales to both sides and cuts nothing out: of a transform that does, pictures that are not
@@ -22,7 +25,7 @@ pub fn hf_preprocessor_json(config: &VitConfig, transform: Option<&Transform>) -
         Some(Interpolation::Bicubic) => 3,
         Some(Interpolation::Bilinear) | None => 2,
     };
-    let value = json!({
+    let mut value = json!({
         "image_processor_type": "ViTImageProcessor",
         "do_resize": true,
         "size": {"height": config.image.height, "width": config.image.width},
@@ -33,6 +36,10 @@ pub fn hf_preprocessor_json(config: &VitConfig, transform: Option<&Transform>) -
         "image_mean": each(mean),
         "image_std": each(std),
     });
+    // What transformers has no word for, such as how digits are placed; it passes over names that it does not know.
+    if let Some(transform) = transform {
+        value[TRANSFORM] = json!(transform);
+    }
     format!("{value:#}\n")
 }
 

@@ -70,7 +70,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let (tensors, config) = (layout.export(&model.parameters, &model.config)?, &model.config);
     match destination {
         Destination::File(mut output) => {
-            output.write(&to_bytes_with(&tensors, config, &model.info)?)?
+            output.write(&to_bytes_with(&tensors, config, &model.info)?)?;
         }
         Destination::HfFolder(folder) => folder.write(&[
             &to_hf_bytes(&tensors)?,
