@@ -244,6 +244,9 @@ fn pictures() -> Vec<(&'static str, Vec<u8>)> {
         ("progressive.jpg", include_bytes!("../fixtures/jpeg/progressive.jpg").to_vec()),
         ("cmyk.jpg", include_bytes!("../fixtures/jpeg/cmyk.jpg").to_vec()),
         ("announcing.jpg", announcing),
+        ("lossy.webp", include_bytes!("../fixtures/views/lossy.webp").to_vec()),
+        ("animated.gif", include_bytes!("../fixtures/views/animated.gif").to_vec()),
+        ("colour.bmp", include_bytes!("../fixtures/views/colour.bmp").to_vec()),
         ("other.gif", text("GIF89a")),
     ]
 }

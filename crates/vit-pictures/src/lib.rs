@@ -11,6 +11,7 @@ mod policy;
 mod resize;
 mod shrunk;
 mod simd;
+mod upright;
 mod view;
 
 pub use cache::Cache;

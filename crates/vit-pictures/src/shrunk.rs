@@ -3,7 +3,7 @@
 use image::metadata::Orientation;
 use image::{ImageBuffer, Luma};
 
-use crate::decode::{upright, upright_size};
+use crate::upright::{upright, upright_size};
 
 /// One channel.
 pub type Plane = ImageBuffer<Luma<f32>, Vec<f32>>;

@@ -16,9 +16,9 @@ use zune_jpeg::JpegDecoder;
 use super::DecodeOptions;
 use super::guarded::guarded;
 use super::raw::Raw;
-use super::upright::{check_form, check_size};
 use crate::Error;
 use crate::shrunk::{Kind, Rows, Shrinking, Shrunk};
+use crate::upright::{check_form, check_size};
 
 /// What a progressive picture may take: all its coefficients are kept until the last scan is read.
 const MOST_BYTES: u64 = 32 << 20;
@@ -47,9 +47,9 @@ pub(super) fn shrink(bytes: &[u8], least: u32) -> Result<Shrunk, Error> {
     let opened = Opened::new(bytes)?;
     let (size, format) = (opened.size, opened.info.pixel_format);
     // The smallest whose longest side is no less.
-    let (samples, scaled, orientation) = opened.decode((least, least))?;
-    let pixels = shrunk(&samples, scaled, format, least);
-    Ok(Shrunk { size, pixels, orientation })
+    let decoded = opened.decode((least, least))?;
+    let pixels = shrunk(&decoded.pixels, decoded.size, format, least);
+    Ok(Shrunk { size, pixels, orientation: decoded.orientation })
 }
 
 /// Decodes a JPEG picture at the smallest scale whose shorter side is no less than asked for.
@@ -72,24 +72,21 @@ pub(super) fn decode_raw(bytes: &[u8], options: &DecodeOptions) -> Result<Raw, E
         return decode_common(bytes, opened);
     }
     let format = opened.info.pixel_format;
-    let (mut pixels, size, orientation) = opened.decode((across, down))?;
-    let samples = match format {
-        PixelFormat::L8 | PixelFormat::L16 => 1,
-        PixelFormat::RGB24 => 3,
-        PixelFormat::CMYK32 => {
-            // Pillow's `cmyk2rgb`: each ink lets through what it does not cover, and black of that.
-            for at in 0..pixels.len() / 4 {
-                let black = u32::from(255 - pixels[4 * at + 3]);
-                for channel in 0..3 {
-                    let through = u32::from(255 - pixels[4 * at + channel]);
-                    pixels[3 * at + channel] = ((through * black + 127) / 255) as u8;
-                }
+    let mut raw = opened.decode((across, down))?;
+    if format == PixelFormat::CMYK32 {
+        let pixels = &mut raw.pixels;
+        // Pillow's `cmyk2rgb`: each ink lets through what it does not cover, and black of that.
+        for at in 0..pixels.len() / 4 {
+            let black = u32::from(255 - pixels[4 * at + 3]);
+            for channel in 0..3 {
+                let through = u32::from(255 - pixels[4 * at + channel]);
+                pixels[3 * at + channel] = ((through * black + 127) / 255) as u8;
             }
-            pixels.truncate(pixels.len() / 4 * 3);
-            3
         }
-    };
-    Ok(Raw { pixels, samples, size, orientation })
+        pixels.truncate(pixels.len() / 4 * 3);
+        raw.samples = 3;
+    }
+    Ok(raw)
 }
 
 /// A picture whose headers are read and checked.
@@ -121,19 +118,17 @@ impl<'a> Opened<'a> {
         Ok(Self { bytes, decoder, info, size })
     }
 
-    /// Samples of the smallest scale that is as long as one of these sides, its width and height, and how to turn it.
-    fn decode(
-        mut self,
-        least: (u32, u32),
-    ) -> Result<(Vec<u8>, (u32, u32), Option<Orientation>), Error> {
+    /// The picture at the smallest scale that is as long as one of these sides; CMYK has 4 samples.
+    fn decode(mut self, least: (u32, u32)) -> Result<Raw, Error> {
         if self.info.pixel_format == PixelFormat::RGB24 && is_adobe_rgb(self.bytes) {
             self.decoder.set_color_transform(ColorTransform::RGB);
         }
         let side = |least| u16::try_from(least).unwrap_or(u16::MAX);
         let (width, height) = self.decoder.scale(side(least.0), side(least.1))?;
-        let samples = on_one_thread(|| self.decoder.decode())??;
+        let pixels = on_one_thread(|| self.decoder.decode())??;
         let orientation = self.decoder.exif_data().and_then(Orientation::from_exif_chunk);
-        Ok((samples, (width.into(), height.into()), orientation))
+        let samples = self.info.pixel_format.pixel_bytes();
+        Ok(Raw { pixels, samples, size: (width.into(), height.into()), orientation })
     }
 }
 

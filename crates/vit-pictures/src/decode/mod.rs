@@ -5,7 +5,6 @@ mod jpeg;
 mod other;
 mod png;
 mod raw;
-mod upright;
 
 use std::fs::File;
 use std::io::Read;
@@ -14,10 +13,10 @@ use std::path::Path;
 use ::image::{ImageFormat, Luma, Rgb};
 use vit_files::open_file;
 
+use crate::upright::upright;
 use crate::{Error, Picture, Shrunk};
 use guarded::guarded;
 use raw::Raw;
-pub(crate) use upright::{upright, upright_size};
 
 /// The colour that transparent pixels are laid over, RGB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use ::image::codecs::webp::WebPDecoder;
 use ::image::{ColorType, ImageDecoder, ImageFormat, Limits};
 
 use super::raw::Raw;
-use super::upright::{check_form, check_size};
 use crate::Error;
+use crate::upright::{check_form, check_size};
 
 /// Bytes of all that a decoder takes: with up to 6 a pixel, room for the pictures that [`MOST_PIXELS`] lets through.
 const MOST_BYTES: u64 = 48 << 20;

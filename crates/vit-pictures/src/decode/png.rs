@@ -7,9 +7,9 @@ use ::png::{BitDepth, Decoder, Limits, Transformations};
 
 use super::DecodeOptions;
 use super::raw::{Raw, Whole};
-use super::upright::{check_form, check_size};
 use crate::Error;
 use crate::shrunk::{Kind, Rows, Shrinking, Shrunk};
+use crate::upright::{check_form, check_size};
 
 /// What may be kept of the file beside its pixels, such as EXIF data.
 const MOST_BYTES: usize = 8 << 20;
@@ -42,7 +42,7 @@ const ADAM7: [Pass; 7] = [
 /// # Errors
 /// If it is too large, or not whole.
 pub(super) fn shrink(bytes: &[u8], least: u32) -> Result<Shrunk, Error> {
-    let (pixels, size, orientation) =
+    let Read { pixels, size, orientation } =
         decode(bytes, |size, kind| Ok(Shrinking::new(size, kind, least)))?;
     Ok(Shrunk { size, pixels, orientation })
 }
@@ -53,7 +53,7 @@ pub(super) fn shrink(bytes: &[u8], least: u32) -> Result<Shrunk, Error> {
 /// If it is too large, or not whole.
 pub(super) fn decode_raw(bytes: &[u8], options: &DecodeOptions) -> Result<Raw, Error> {
     let most = options.most_pixels;
-    let (pixels, size, orientation) = decode(bytes, |size, kind| {
+    let Read { pixels, size, orientation } = decode(bytes, |size, kind| {
         let (width, height) = size;
         if u64::from(width) * u64::from(height) <= most {
             return Ok(Pixels::Whole(Whole::new(size, kind)));
@@ -92,11 +92,19 @@ impl Rows for Pixels {
     }
 }
 
+/// A picture as it lies in its file.
+struct Read<R> {
+    pixels: R,
+    /// Width and height, in the file.
+    size: (u32, u32),
+    orientation: Option<Orientation>,
+}
+
 /// Decodes a PNG picture, which lies as it does in the file, row after row.
 fn decode<R: Rows>(
     bytes: &[u8],
     rows_of: impl FnOnce((u32, u32), Kind) -> Result<R, Error>,
-) -> Result<(R, (u32, u32), Option<Orientation>), Error> {
+) -> Result<Read<R>, Error> {
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: MOST_BYTES });
     decoder.set_transformations(Transformations::EXPAND);
     decoder.set_ignore_text_chunk(true);
@@ -131,5 +139,5 @@ fn decode<R: Rows>(
     reader.next_row()?;
     let exif = reader.info().exif_metadata.as_deref();
     let orientation = exif.and_then(Orientation::from_exif_chunk);
-    Ok((pixels, size, orientation))
+    Ok(Read { pixels, size, orientation })
 }

@@ -1,8 +1,8 @@
 //! Turning a picture as its EXIF orientation says, and how large one may be.
 
-use ::image::imageops::{flip_horizontal, flip_vertical, rotate90, rotate180, rotate270};
-use ::image::metadata::Orientation;
-use ::image::{ImageBuffer, Pixel};
+use image::imageops::{flip_horizontal, flip_vertical, rotate90, rotate180, rotate270};
+use image::metadata::Orientation;
+use image::{ImageBuffer, Pixel};
 
 use crate::Error;
 
@@ -12,7 +12,7 @@ const MOST_PIXELS: u64 = 1 << 26;
 const LONGEST_SIDE: u32 = 0xFFFF;
 
 /// Refuses what is larger than any picture.
-pub(super) fn check_size((width, height): (u32, u32)) -> Result<(), Error> {
+pub(crate) fn check_size((width, height): (u32, u32)) -> Result<(), Error> {
     if width.max(height) > LONGEST_SIDE {
         return Err(Error::TooLong { most: LONGEST_SIDE, width, height });
     }
@@ -23,7 +23,7 @@ pub(super) fn check_size((width, height): (u32, u32)) -> Result<(), Error> {
 }
 
 /// Refuses what takes more memory in this form than there may be.
-pub(super) fn check_form(
+pub(crate) fn check_form(
     form: &'static str,
     (width, height): (u32, u32),
     most: u64,
