@@ -292,7 +292,7 @@ mod tests {
             assert_eq!((blocks.len(), blocks[0].dims()), (cfg.depth, encoded.dims()));
             let logits = model.forward(&images()?, Mode::Eval)?;
             for features in [pooled, model.pooled(&encoded)?] {
-                let difference = (model.classify(&features)? - &logits)?.abs()?.max_all()?;
+                let difference = (model.forward_head(&features)? - &logits)?.abs()?.max_all()?;
                 assert!(difference.to_scalar::<f64>()? < 1e-14);
             }
         }
