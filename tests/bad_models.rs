@@ -45,7 +45,7 @@ fn a_model_of_another_shape_is_refused_by_its_first_difference() {
     sandbox.write("wide.toml", "[model]\nmlp_dim = 64\ndepth = 1\n");
     sandbox.train_digits("--config wide.toml --max-steps 1");
     let before = sandbox.entries();
-    let words = "-q train --preset shallow --dataset digits --init run/model.safetensors";
+    let words = "train --preset shallow --dataset digits --init run/model.safetensors";
     let refusal = sandbox.refuses(2, words);
     assert_eq!(sandbox.entries(), before);
     assert!(refusal.hint.contains("leave out --preset"), "{refusal:?}");

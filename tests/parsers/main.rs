@@ -78,7 +78,7 @@ fn seeds_are_taken_where_they_are_right() {
     let right = [
         ("checkpoint", &["state", "tensors"][..]),
         ("foreign", &["timm", "hf", "hf-alone", "notebook"]),
-        ("idx", &["images", "labels", "packed-images", "packed-twice"]),
+        ("idx", &["images", "labels", "packed-images", "packed-twice", "eleven-classes"]),
         ("metrics", &["a-run", "still-being-written", "not-finite", "extreme"]),
         ("model_config", &["shallow", "notebook", "every-field"]),
         (

@@ -171,7 +171,11 @@ proptest! {
         pixel in any::<u8>(),
     ) {
         let folder = tempfile::tempdir().unwrap();
-        let [train, test] = labels.map(|labels| {
+        // Classes are those of the training part.
+        let [train, mut test] = labels;
+        let classes = train.iter().max().unwrap() + 1;
+        test.iter_mut().for_each(|label| *label %= classes);
+        let [train, test] = [train, test].map(|labels| {
             let pixels = labels.len() * height * width;
             let pixels: Vec<u8> = (0..pixels).map(|at| pixel.wrapping_mul(at as u8)).collect();
             [idx(&[0x803, labels.len(), height, width], &pixels), idx(&[0x801, labels.len()], &labels)]

@@ -150,7 +150,7 @@ fn idx() -> Vec<(&'static str, Vec<u8>)> {
         ("packed-twice", after(5, &[gzip(&labels[..5]), gzip(&labels[5..])].concat())),
         ("cut", after(0, &images[..20])),
         ("too-long", after(1, &[&labels[..], &[1]].concat())),
-        ("wrong-label", after(1, &file(&[0x801, 1], &[10]))),
+        ("eleven-classes", after(1, &file(&[0x801, 1], &[10]))),
         ("huge", after(0, &file(&[0x803, u32::MAX, u32::MAX, u32::MAX], &[]))),
         ("four-gigabytes", after(4, &gzip(&file(&[0x803, 65_536, 256, 256], &[0; 4096])))),
     ]

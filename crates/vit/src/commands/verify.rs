@@ -199,6 +199,8 @@ fn first_steps(args: &Args, settings: Settings, newest: &SavedState) -> Result<R
     let mut set_up =
         SetUp::new((settings, Asked::all()), &args.place, device, args.threads, &check)?;
     set_up.initialise()?;
+    // As the run did: features of another batch have other last bits.
+    set_up.cache_features()?;
     let mut first = FirstSteps { steps, state: None };
     set_up.trainer.run(&set_up.images, &mut first)?;
     let state = first.state.ok_or_else(|| {
