@@ -264,7 +264,7 @@ fn what_does_not_go_together_is_refused() {
         let said = format!("'--dataset <NAME|DIR|FILE.csv>' cannot be used with '{name} <");
         assert!(outcome.stderr.contains(&said), "{}", outcome.stderr);
     }
-    let outcome = sandbox.run("predict run seven.png --fit crop");
+    let outcome = sandbox.run("predict run seven.png --fit nowhere");
     assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
 }
 
