@@ -13,12 +13,11 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
-use super::DecodeOptions;
 use super::guarded::guarded;
 use super::raw::Raw;
-use crate::Error;
 use crate::shrunk::{Kind, Rows, Shrinking, Shrunk};
 use crate::upright::{check_form, check_size};
+use crate::{DecodeOptions, Error};
 
 /// What a progressive picture may take: all its coefficients are kept until the last scan is read.
 const MOST_BYTES: u64 = 32 << 20;
