@@ -1,5 +1,5 @@
 //! Pictures a second, from a folder's files to normalised batches: `throughput eval FOLDER` decodes each file, `throughput train
-//! FOLDER CACHE` reads random views from a cache that it makes first. `tests/reference/bench_pictures.py` compares with torchvision.
+//! FOLDER CACHE` reads random views from a cache that it makes first. Without arguments both run on a few small files. `tests/reference/bench_pictures.py` compares with torchvision.
 
 use std::error::Error;
 use std::fs;
@@ -25,6 +25,12 @@ fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     rayon::ThreadPoolBuilder::new().num_threads(THREADS).build_global()?;
     match &words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => {
+            let folder =
+                Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/jpeg"));
+            eval(folder)?;
+            train(folder, Path::new("pictures.cache"))
+        }
         ["eval", folder] => eval(Path::new(folder)),
         ["train", folder, cache] => train(Path::new(folder), Path::new(cache)),
         _ => Err("expected `eval FOLDER` or `train FOLDER CACHE`".into()),
