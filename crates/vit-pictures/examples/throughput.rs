@@ -1,6 +1,8 @@
 //! Pictures a second, from a folder's files to normalised batches: `throughput eval FOLDER` decodes each file, `throughput train
 //! FOLDER CACHE` reads random views from a cache that it makes first. Without arguments both run on a few small files. `tests/reference/bench_pictures.py` compares with torchvision.
 
+#![allow(clippy::print_stdout, reason = "a program for a terminal")]
+
 use std::error::Error;
 use std::fs;
 use std::ops::ControlFlow;
