@@ -7,15 +7,20 @@ use crate::simd::dispatch;
 
 #[inline(always)]
 fn blend(x: u8, y: f32, factor: f32) -> u8 {
-    (factor * f32::from(x) + (1.0 - factor) * y).clamp(0.0, 255.0) as i32 as u8
+    byte(factor * f32::from(x) + (1.0 - factor) * y)
 }
 
-// Numbers become `i32` before they become bytes: no vector instruction makes bytes of them.
+/// A number without its fraction, at most 255: what `as u8` gives, but for fractions above 0.9999. No vector instruction does
+/// that, while numbers from 2^23 on have no fractions, and their last bits are a byte.
+#[inline(always)]
+fn byte(number: f32) -> u8 {
+    (number.clamp(0.0, 255.0).max(0.5) - 0.4999 + 8_388_608.0).to_bits() as u8
+}
 
 /// `0.2989 r + 0.587 g + 0.114 b`, fractions cut off: `rgb_to_grayscale`, whose weights are not Pillow's.
 #[inline(always)]
 fn grey(red: u8, green: u8, blue: u8) -> f32 {
-    (0.2989 * f32::from(red) + 0.587 * f32::from(green) + 0.114 * f32::from(blue)).trunc()
+    f32::from(byte(0.2989 * f32::from(red) + 0.587 * f32::from(green) + 0.114 * f32::from(blue)))
 }
 
 /// Blended with one value.
@@ -129,7 +134,7 @@ fn turned(rgb: [u8; 3], turns: f32) -> [u8; 3] {
         let k = k - 6.0 * (k * (1.0 / 6.0)).floor();
         let share = k.min(4.0 - k).clamp(0.0, 1.0);
         // `convert_image_dtype` scales by 256 less a thousandth, and cuts off.
-        ((most - spread * share) * (255.999 / 255.0)) as i32 as u8
+        byte((most - spread * share) * (255.999 / 255.0))
     })
 }
 

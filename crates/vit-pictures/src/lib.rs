@@ -6,6 +6,7 @@ mod cache;
 mod colour;
 mod decode;
 mod error;
+mod options;
 mod picture;
 mod policy;
 mod resize;
@@ -15,8 +16,9 @@ mod upright;
 mod view;
 
 pub use cache::Cache;
-pub use decode::{Background, DecodeOptions, MOST_BYTES, decode, decode_file, file_bytes, shrink};
+pub use decode::{MOST_BYTES, decode, decode_file, file_bytes, shrink};
 pub use error::Error;
+pub use options::{Background, DecodeOptions};
 pub use picture::Picture;
 pub use resize::{Interpolation, resize};
 pub use shrunk::{Plane, Shrunk};

@@ -7,18 +7,18 @@ use std::thread;
 
 use ::image::metadata::Orientation;
 use jpeg_decoder::{CodingProcess, ColorTransform, Decoder, ImageInfo, PixelFormat};
+use memchr::memchr;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
-use super::DecodeOptions;
 use super::guarded::guarded;
 use super::raw::Raw;
-use crate::Error;
 use crate::shrunk::{Kind, Rows, Shrinking, Shrunk};
 use crate::upright::{check_form, check_size};
+use crate::{DecodeOptions, Error};
 
 /// What a progressive picture may take: all its coefficients are kept until the last scan is read.
 const MOST_BYTES: u64 = 32 << 20;
@@ -68,7 +68,7 @@ pub(super) fn decode_raw(bytes: &[u8], options: &DecodeOptions) -> Result<Raw, E
     let eighths = [1, 2, 4].into_iter().find(is_enough).unwrap_or(8);
     let [across, down] = scaled(eighths);
     check_form("a JPEG picture", (across, down), options.most_pixels)?;
-    if eighths == 8 && is_common(bytes, opened.info) {
+    if eighths == 8 && is_common(&opened.segments, opened.info) {
         return decode_common(bytes, opened);
     }
     let format = opened.info.pixel_format;
@@ -91,10 +91,10 @@ pub(super) fn decode_raw(bytes: &[u8], options: &DecodeOptions) -> Result<Raw, E
 
 /// A picture whose headers are read and checked.
 struct Opened<'a> {
-    bytes: &'a [u8],
     decoder: Decoder<&'a [u8]>,
     info: ImageInfo,
     size: (u32, u32),
+    segments: Summary<'a>,
 }
 
 impl<'a> Opened<'a> {
@@ -105,22 +105,27 @@ impl<'a> Opened<'a> {
         let size = (info.width.into(), info.height.into());
         check_size(size)?;
         check_length(bytes, size)?;
-        check_segments(bytes, info)?;
+        let segments = Summary::of(bytes);
+        segments.check(info)?;
         match info.coding_process {
             CodingProcess::DctSequential => {}
             CodingProcess::DctProgressive => {
-                check_form("a progressive JPEG", size, most_progressive(bytes, info))?;
+                check_form(
+                    "a progressive JPEG",
+                    size,
+                    most_progressive(segments.progressive, info),
+                )?;
             }
             CodingProcess::Lossless => {
                 return Err(Error::Undecodable("lossless JPEG is not supported".into()));
             }
         }
-        Ok(Self { bytes, decoder, info, size })
+        Ok(Self { decoder, info, size, segments })
     }
 
     /// The picture at the smallest scale that is as long as one of these sides; CMYK has 4 samples.
     fn decode(mut self, least: (u32, u32)) -> Result<Raw, Error> {
-        if self.info.pixel_format == PixelFormat::RGB24 && is_adobe_rgb(self.bytes) {
+        if self.info.pixel_format == PixelFormat::RGB24 && self.segments.is_adobe_rgb() {
             self.decoder.set_color_transform(ColorTransform::RGB);
         }
         let side = |least| u16::try_from(least).unwrap_or(u16::MAX);
@@ -154,10 +159,8 @@ fn on_one_thread<T: Send>(decode: impl FnOnce() -> T + Send) -> Result<T, Error>
 /// Whether the picture is in a form of which `zune-jpeg` makes what libjpeg makes
 /// (docs/decisions/0020-jpeg-at-the-scale-of-its-use.md): baseline, one scan, grey or YCbCr with its colours sampled at
 /// 1x1, 2x1 or 2x2.
-fn is_common(bytes: &[u8], info: ImageInfo) -> bool {
-    let scans = Segments(bytes).filter(|&(marker, _)| marker == START_OF_SCAN).count();
-    let frame = Segments(bytes).find(|&(marker, _)| marker == START_OF_BASELINE_FRAME);
-    let Some(components) = frame.and_then(|(_, frame)| components(frame, info)) else {
+fn is_common(segments: &Summary<'_>, info: ImageInfo) -> bool {
+    let Some(components) = segments.baseline.and_then(|frame| components(frame, info)) else {
         return false;
     };
     let is_sampled = match components {
@@ -165,7 +168,17 @@ fn is_common(bytes: &[u8], info: ImageInfo) -> bool {
         [[1, luma, _], [2, 0x11, _], [3, 0x11, _]] => [0x11, 0x21, 0x22].contains(luma),
         _ => false,
     };
-    scans == 1 && is_sampled && !is_adobe_rgb(bytes)
+    segments.scans == 1 && is_sampled && !segments.is_adobe_rgb()
+}
+
+/// A type of our own, so that the decoder is compiled for it with this crate: that for slices is compiled with `image`, which the
+/// profile `dev` does not optimise, and the linker takes what there is.
+struct Bytes<'a>(&'a [u8]);
+
+impl AsRef<[u8]> for Bytes<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self.0
+    }
 }
 
 fn decode_common(bytes: &[u8], opened: Opened<'_>) -> Result<Raw, Error> {
@@ -180,7 +193,7 @@ fn decode_common(bytes: &[u8], opened: Opened<'_>) -> Result<Raw, Error> {
         .set_max_width(size.0 as usize)
         .set_max_height(size.1 as usize)
         .jpeg_set_out_colorspace(colours);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(Bytes(bytes)), options);
     let mut pixels = vec![0; size.0 as usize * size.1 as usize * samples];
     decoder.decode_into(&mut pixels)?;
     let exif = decoder.exif().map(Vec::as_slice);
@@ -221,54 +234,79 @@ fn check_length(bytes: &[u8], (width, height): (u32, u32)) -> Result<(), Error> 
     Ok(())
 }
 
-/// Refuses what lacks its end, and what would be decoded for ever or kept without a bound.
-fn check_segments(bytes: &[u8], info: ImageInfo) -> Result<(), Error> {
-    let (mut scans, mut profiles, mut has_end) = (0, 0, false);
-    for (marker, segment) in Segments(bytes) {
-        match marker {
-            START_OF_SCAN => scans += 1,
-            PROFILE => profiles += length(segment),
-            END => has_end = true,
-            _ => {}
-        }
-    }
-    if !has_end {
-        return Err(Error::CutOff);
-    }
-    let most = match info.coding_process {
-        CodingProcess::DctProgressive => MOST_SCANS,
-        _ => info.pixel_format.pixel_bytes(),
-    };
-    if scans > most {
-        let said = format!("expected at most {most} scans, got {scans}");
-        return Err(Error::Undecodable(said.into()));
-    }
-    if profiles > MOST_PROFILES {
-        let said = format!("expected at most {MOST_PROFILES} bytes of profiles, got {profiles}");
-        return Err(Error::Undecodable(said.into()));
-    }
-    Ok(())
+/// What the segments of a file say, in one pass over it.
+#[derive(Default)]
+struct Summary<'a> {
+    scans: usize,
+    /// Bytes.
+    profiles: usize,
+    has_end: bool,
+    has_jfif: bool,
+    /// Of Adobe's marker.
+    transform: Option<u8>,
+    /// The first of its kind.
+    baseline: Option<&'a [u8]>,
+    progressive: Option<&'a [u8]>,
 }
 
-/// Whether an Adobe marker says that red, green and blue are what they are: the decoder goes by the components' names first. JFIF
-/// knows no such pictures.
-fn is_adobe_rgb(bytes: &[u8]) -> bool {
-    let has_jfif = Segments(bytes)
-        .any(|(marker, segment)| marker == JFIF && segment.get(2..6) == Some(b"JFIF"));
-    // Behind the length and the name come a version and two flags, of two bytes each, and the transform.
-    let transform = Segments(bytes).find_map(|(marker, segment)| {
-        (marker == ADOBE && segment.get(2..7) == Some(b"Adobe")).then(|| segment.get(13).copied())
-    });
-    !has_jfif && transform == Some(Some(0))
+impl<'a> Summary<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        let mut found = Self::default();
+        for (marker, segment) in Segments(bytes) {
+            match marker {
+                START_OF_SCAN => found.scans += 1,
+                PROFILE => found.profiles += length(segment),
+                END => found.has_end = true,
+                JFIF => found.has_jfif |= segment.get(2..6) == Some(b"JFIF"),
+                // Behind the length and the name come a version and two flags, of two bytes each, and the transform.
+                ADOBE if segment.get(2..7) == Some(b"Adobe") => {
+                    found.transform = found.transform.or(segment.get(13).copied());
+                }
+                START_OF_BASELINE_FRAME => found.baseline = found.baseline.or(Some(segment)),
+                START_OF_PROGRESSIVE_FRAME => {
+                    found.progressive = found.progressive.or(Some(segment));
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// Refuses what lacks its end, and what would be decoded for ever or kept without a bound.
+    fn check(&self, info: ImageInfo) -> Result<(), Error> {
+        let Self { scans, profiles, .. } = self;
+        if !self.has_end {
+            return Err(Error::CutOff);
+        }
+        let most = match info.coding_process {
+            CodingProcess::DctProgressive => MOST_SCANS,
+            _ => info.pixel_format.pixel_bytes(),
+        };
+        if *scans > most {
+            let said = format!("expected at most {most} scans, got {scans}");
+            return Err(Error::Undecodable(said.into()));
+        }
+        if *profiles > MOST_PROFILES {
+            let said =
+                format!("expected at most {MOST_PROFILES} bytes of profiles, got {profiles}");
+            return Err(Error::Undecodable(said.into()));
+        }
+        Ok(())
+    }
+
+    /// Whether an Adobe marker says that red, green and blue are what they are: the decoder goes by the components' names first.
+    /// JFIF knows no such pictures.
+    fn is_adobe_rgb(&self) -> bool {
+        !self.has_jfif && self.transform == Some(0)
+    }
 }
 
 /// The most pixels of a progressive picture, for which its coefficients are kept, and those of one component once more if it lacks
 /// some of its scans.
-fn most_progressive(bytes: &[u8], info: ImageInfo) -> u64 {
-    let frame = Segments(bytes).find(|&(marker, _)| marker == START_OF_PROGRESSIVE_FRAME);
+fn most_progressive(frame: Option<&[u8]>, info: ImageInfo) -> u64 {
     // Of a frame that is not found, as many as there can be.
     let most = (info.pixel_format.pixel_bytes() as u64, 1);
-    let (samples, pixels) = frame.and_then(|(_, frame)| sampling(frame, info)).unwrap_or(most);
+    let (samples, pixels) = frame.and_then(|frame| sampling(frame, info)).unwrap_or(most);
     MOST_BYTES * pixels / (BYTES * (samples + pixels))
 }
 
@@ -304,7 +342,7 @@ impl<'a> Iterator for Segments<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let at = self.0.iter().position(|&byte| byte == 0xFF)?;
+            let at = memchr(0xFF, self.0)?;
             let (&marker, behind) = self.0[at + 1..].split_first()?;
             match marker {
                 // Filling, or markers that stand alone.
@@ -365,6 +403,8 @@ mod tests {
             frame
         };
         let all = MOST_BYTES / 8;
+        let most_progressive =
+            |file: &[u8], info| most_progressive(Summary::of(file).progressive, info);
         for (factors, most) in [
             ([0x11; 3], all),
             ([0x22, 0x11, 0x11], MOST_BYTES / 5),

@@ -14,42 +14,9 @@ use ::image::{ImageFormat, Luma, Rgb};
 use vit_files::open_file;
 
 use crate::upright::upright;
-use crate::{Error, Picture, Shrunk};
+use crate::{DecodeOptions, Error, Picture, Shrunk};
 use guarded::guarded;
 use raw::Raw;
-
-/// The colour that transparent pixels are laid over, RGB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Background(pub [u8; 3]);
-
-impl Background {
-    /// White.
-    pub const WHITE: Self = Self([255; 3]);
-    /// Black.
-    pub const BLACK: Self = Self([0; 3]);
-}
-
-/// How a file becomes a [`Picture`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DecodeOptions {
-    /// 1 (grey) or 3 (RGB); `None` as the file has it. Default: `Some(3)`.
-    pub channels: Option<usize>,
-    /// What transparent pixels are laid over. Default: white.
-    pub background: Background,
-    /// The picture may come smaller, in its proportions, as long as its shorter side has this many pixels: a large JPEG is
-    /// then decoded at 1/2, 1/4 or 1/8 (Pillow equivalent: `Image.draft`), and what exceeds `most_pixels` is averaged over
-    /// squares while it is decoded. Default: `None`, each pixel as it is.
-    pub at_least: Option<u32>,
-    /// The most pixels that are kept, 4 bytes each. Default: 12 Mi.
-    pub most_pixels: u64,
-}
-
-impl Default for DecodeOptions {
-    fn default() -> Self {
-        let background = Background::WHITE;
-        Self { channels: Some(3), background, at_least: None, most_pixels: 12 << 20 }
-    }
-}
 
 /// Decodes a PNG, JPEG, WebP, GIF (its first frame) or BMP picture, told apart by content.
 ///
@@ -137,8 +104,8 @@ fn form(bytes: &[u8]) -> Result<ImageFormat, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Plane;
     use crate::shrunk::{Kind, Rows, Shrinking};
+    use crate::{Background, Plane};
     use ::image::metadata::Orientation;
     use std::{fs, io};
 

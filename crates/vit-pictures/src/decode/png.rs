@@ -5,11 +5,10 @@ use std::io::Cursor;
 use ::image::metadata::Orientation;
 use ::png::{BitDepth, Decoder, Limits, Transformations};
 
-use super::DecodeOptions;
 use super::raw::{Raw, Whole};
-use crate::Error;
 use crate::shrunk::{Kind, Rows, Shrinking, Shrunk};
 use crate::upright::{check_form, check_size};
+use crate::{DecodeOptions, Error};
 
 /// What may be kept of the file beside its pixels, such as EXIF data.
 const MOST_BYTES: usize = 8 << 20;

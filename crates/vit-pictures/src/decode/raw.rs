@@ -2,7 +2,7 @@
 
 use ::image::metadata::Orientation;
 
-use super::Background;
+use crate::Background;
 use crate::picture::luma;
 use crate::shrunk::{Kind, Rows, Shrinking, Shrunk};
 
