@@ -20,6 +20,7 @@ use vit_patch::{ImageSize, PatchSize};
 use crate::args::{path, path_or_name};
 use crate::failure::{Exit, Failure, Result};
 use crate::output::thousands;
+use crate::picture_set::{is_csv, is_of_pictures};
 use crate::progress::Counter;
 use crate::saved_model::SavedModel;
 use crate::settings::{Asked, DataSettings};
@@ -251,16 +252,6 @@ fn normalized(found: Found, data: &mut DataSettings) -> Result<Found> {
     }
     let dataset = found.dataset.with_normalization(&normalization)?;
     Ok(Found { dataset, ..found })
-}
-
-/// Whether this names pictures in files: a folder that is none of IDX files, or a CSV file.
-pub(crate) fn is_of_pictures(name: &str) -> bool {
-    let path = Path::new(name);
-    is_csv(path) || (path.is_dir() && !vit_data::holds_idx(path) && !vit_data::holds_cifar(path))
-}
-
-fn is_csv(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"))
 }
 
 /// The seed that a test part is drawn by: one for all runs, so that they are tested on the same pictures.

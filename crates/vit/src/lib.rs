@@ -16,6 +16,7 @@ mod logging;
 mod nearest;
 mod output;
 mod outputs;
+mod picture_set;
 mod pictures;
 mod progress;
 mod report;

@@ -5,6 +5,7 @@ mod data;
 mod file;
 mod finetune;
 pub(crate) mod fuzzing;
+mod phases;
 
 use std::fs::File;
 use std::io;
@@ -110,7 +111,7 @@ impl Settings {
         let name = args.preset.as_deref().or(in_file);
         let dataset = dataset.or_else(|| file.get("dataset").and_then(Value::as_str));
         let default = match dataset {
-            Some(dataset) if crate::dataset::is_of_pictures(dataset) => Preset::Pictures64,
+            Some(dataset) if crate::picture_set::is_of_pictures(dataset) => Preset::Pictures64,
             Some(dataset) if vit_data::holds_cifar(Path::new(dataset)) => Preset::Pictures32,
             _ => Preset::Shallow,
         };

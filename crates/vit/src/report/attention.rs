@@ -7,7 +7,7 @@ use vit_model::{Output, Pool, VisionTransformer, VitConfig};
 use vit_report::{Attention, Picture};
 use vit_train::argmax;
 
-use super::picture_of;
+use super::image::picture_of;
 use crate::failure::Result;
 
 /// So many images are shown, each of another class.

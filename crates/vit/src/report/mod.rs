@@ -1,13 +1,13 @@
 //! The report of a run: its saved model looked at once more, with the images that it was tested on.
 
 mod attention;
+mod image;
 mod tested;
 
 use candle_core::{D, Device, Tensor};
-use vit_data::Examples;
 use vit_model::Summary;
 use vit_patch::Position;
-use vit_report::{Picture, Positions, Report};
+use vit_report::{Positions, Report};
 
 pub(crate) use attention::attention;
 
@@ -51,14 +51,6 @@ pub(crate) fn look_at(
         attention: attention::of_samples(&model, &saved.config, &test, seen, device)?,
         environment: Vec::new(),
     })
-}
-
-/// An image of a dataset, from its bytes channel by channel.
-pub(super) fn picture_of(examples: &Examples, index: usize) -> candle_core::Result<Picture> {
-    let (channels, height, width) = examples.shape();
-    let (bytes, plane) = (examples.image(index)?, height * width);
-    let pixel = |at: usize| [0, 1, 2].map(|number| bytes[(number % channels) * plane + at]);
-    Ok(Picture::rgb(width, height, (0..plane).map(pixel).collect()))
 }
 
 /// The cosines between the rows of a learned table, those of patches alone.

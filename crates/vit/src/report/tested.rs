@@ -7,7 +7,7 @@ use vit_model::{VisionTransformer, VitConfig};
 use vit_report::{Mistake, Tested};
 use vit_train::Batch;
 
-use super::picture_of;
+use super::image::picture_of;
 use crate::failure::Result;
 use crate::saved_model::probabilities;
 
