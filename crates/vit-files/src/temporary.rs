@@ -133,6 +133,8 @@ fn remove(path: &Path) {
 /// Removes what processes that were killed have left in a folder.
 fn remove_stale(folder: &Path, now: SystemTime) {
     let Ok(entries) = fs::read_dir(folder) else { return };
+    // Those of this process are made and locked under it; its clock may say that one is old.
+    let _live = live();
     for entry in entries.flatten() {
         if is_temporary(&entry.file_name().to_string_lossy()) && is_stale(&entry, now) {
             remove(&entry.path());
