@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 
-/// Text as it stands between tags and in quoted attributes.
+/// Text as it stands between tags and in quoted attributes. Names are strangers' text: control characters, which HTML does not
+/// allow, and those that turn the direction of what follows are written out, as `\u{1b}`.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
-    if !text.contains(['&', '<', '>', '"', '\'']) {
+    let is_markup = |letter| matches!(letter, '&' | '<' | '>' | '"' | '\'');
+    if !text.contains(|letter| is_markup(letter) || is_written_out(letter)) {
         return Cow::Borrowed(text);
     }
     let escaped = text.chars().fold(String::new(), |mut escaped, letter| {
@@ -14,9 +16,27 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
+            other if is_written_out(other) => escaped.extend(other.escape_default()),
             other => escaped.push(other),
         }
         escaped
     });
     Cow::Owned(escaped)
+}
+
+fn is_written_out(letter: char) -> bool {
+    let turns = matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || (letter.is_control() && !matches!(letter, '\n' | '\t'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_strangers_are_shown_and_do_nothing() {
+        assert_eq!(escape("a <b> & \"c'"), "a &lt;b&gt; &amp; &quot;c&#39;");
+        assert_eq!(escape("\u{1b}]0;x\u{7}\u{202e}y"), "\\u{1b}]0;x\\u{7}\\u{202e}y");
+        assert!(matches!(escape("two\n\tlines, ä"), Cow::Borrowed(_)));
+    }
 }
