@@ -26,7 +26,7 @@ fn check_book() -> Result<()> {
     let example = text("crates/vit-layers/examples/first_steps.rs")?;
     let begin = example.find("\nuse ").context("first_steps uses something")?;
     let same = text("docs/book/layers.md")?.contains(&format!("```rust{}```", &example[begin..]));
-    ensure!(same, "expected docs/book/layers.md to hold the program of first_steps.rs, got another");
+    ensure!(same, "expected the program of first_steps.rs in docs/book/layers.md, got another");
     Ok(())
 }
 
