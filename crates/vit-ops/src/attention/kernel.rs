@@ -1,5 +1,4 @@
-//! Attention within one sample, sixteen numbers at a time: sixteen keys of a row of weights, or sixteen numbers of a
-//! head's row.
+//! Attention within one sample in lanes: sixteen keys of a row of weights, or sixteen numbers of a head's row.
 
 use super::inputs::{Part, Sample, SampleGradients};
 use super::sample::{Rows, RowsMut, SampleShape};
@@ -12,7 +11,7 @@ use crate::slices::LANES;
 pub(super) struct Weigh<'a> {
     pub(super) shape: SampleShape,
     pub(super) scale: f32,
-    /// What is added to the scores of each head.
+    /// The numbers added to each head's scores.
     pub(super) added: AddedToHeads<'a>,
     pub(super) sample: Sample<'a>,
     pub(super) columns: &'a mut Columns,
@@ -47,11 +46,11 @@ impl Kernel for Weigh<'_> {
     }
 }
 
-/// What is added to the scaled scores of one sample.
+/// The numbers added to one sample's scaled scores.
 #[derive(Clone, Copy, Default)]
 pub(super) struct AddedToHeads<'a> {
     pub(super) added: Added<'a>,
-    /// Numbers from a head's bias to the next one's; 0 where all heads have the same.
+    /// Stride between heads' biases; 0 if all heads share it.
     pub(super) bias_of_head: usize,
 }
 
@@ -66,10 +65,10 @@ impl<'a> AddedToHeads<'a> {
     }
 }
 
-/// Queries at once against columns.
+/// Queries processed at once.
 const QUERIES: usize = 8;
 
-/// The weights of one head where a row of them is one register.
+/// The weights of one head, if a row is one register.
 #[inline(always)]
 fn weigh_within_registers<L: Lanes>(
     lanes: L,
@@ -101,9 +100,9 @@ fn weigh_within_registers<L: Lanes>(
 /// The widest head: eight registers.
 pub(super) const WIDEST_HEAD: usize = 8 * LANES;
 
-/// A kernel for heads of so many registers.
+/// A kernel that depends on a head's width in registers.
 trait ByWidth {
-    /// With `C` registers a row and `R` rows at a time, which together are to fit into the registers.
+    /// Runs with `C` registers per row and `R` rows at a time, which together fit into the registers.
     fn run_with<L: Lanes, const C: usize, const R: usize>(self, lanes: L);
 }
 
@@ -162,7 +161,7 @@ pub(super) struct Backward<'a> {
     pub(super) columns: &'a mut Columns,
     /// (queries, `weights_row`)
     pub(super) scores: &'a mut [f32],
-    /// The gradient of what was added to the scores (heads, queries, `weights_row`), if it is asked for.
+    /// The gradient of the numbers added to the scores (heads, queries, `weights_row`), if requested.
     pub(super) of_added: Option<&'a mut [f32]>,
     pub(super) gradients: SampleGradients<'a>,
 }
@@ -209,7 +208,7 @@ impl ByWidth for Backward<'_> {
     }
 }
 
-/// A head's rows turned into columns: for sixteen tokens after the other, (`head_dim`, 16).
+/// A head's rows transposed: (`head_dim`, 16) for each sixteen tokens.
 pub(super) struct Columns(Vec<[f32; LANES]>);
 
 impl Columns {
@@ -409,7 +408,7 @@ mod tests {
     }
 
     impl ThereAndBack {
-        /// Output and gradient.
+        /// Outputs and gradients.
         fn run(self, arch: Arch) -> [Vec<f32>; 2] {
             let (shape, scale) = (self.shape, 0.35);
             let waves = |len: usize, pace: f32| -> Vec<f32> {

@@ -1,4 +1,4 @@
-//! Attention of few tokens, or of narrow heads: sample by sample within registers.
+//! Attention with few tokens or narrow heads: sample by sample within registers.
 
 use super::DropoutSource;
 use super::bias::Bias;
@@ -99,9 +99,9 @@ impl SmallAttention {
     }
 }
 
-/// Draws the masks of weights, sample by sample.
+/// Draws the weights' masks, sample by sample.
 struct DropWeights {
-    /// Weights of a row that are drawn for: the padding's too.
+    /// Masked weights per row, padding included.
     padded: usize,
     masks: Masks,
     /// (queries, heads, padded)
@@ -115,7 +115,7 @@ impl DropWeights {
         Self { padded, masks: Masks::new(rate, site, random, len), mask: vec![0.0; len] }
     }
 
-    /// `after = before ∘ mask`; the zeros at the ends of rows are not drawn for.
+    /// `after = before ∘ mask`; the zeros at row ends have no masks.
     fn apply(&mut self, (sample, shape): (usize, SampleShape), before: &[f32], after: &mut [f32]) {
         let SampleShape { tokens, heads, .. } = shape;
         let row_len = shape.weights_row();

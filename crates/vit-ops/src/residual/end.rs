@@ -1,4 +1,4 @@
-//! What a branch passes before it is added: dropout, a scale of features, dropout of the branch; and the sum.
+//! The end of a branch: dropout, layer scale, drop path, and the residual sum.
 
 use candle_core::Result;
 
@@ -10,11 +10,11 @@ use crate::dropout::{DropoutSource, Masks};
 use crate::many::Parameters;
 use crate::{parallel, simd, slices};
 
-/// What a number costs, and what one costs that is drawn, in the multiply-adds of [`parallel`].
+/// Cost of a number, and of a drawn number, in multiply-adds, for [`parallel`].
 pub(super) const COST: usize = 8;
 const DRAW_COST: usize = 16;
 
-/// Numbers that one thread takes at a time.
+/// Numbers per piece.
 pub(super) const CHUNK: usize = 16_384;
 
 pub(super) struct End {
@@ -24,14 +24,14 @@ pub(super) struct End {
     dim: usize,
 }
 
-/// What its backward pass needs.
+/// Data for the backward pass.
 #[derive(Default)]
 pub(super) struct Kept {
-    /// Of dropout, for each number.
+    /// Dropout's mask.
     mask: Option<Buffer>,
-    /// What was scaled.
+    /// The input of the layer scale.
     scaled: Option<Buffer>,
-    /// Of the branch, for each sample.
+    /// Drop path's factor of each sample.
     of_samples: Option<Vec<f32>>,
 }
 
@@ -74,7 +74,7 @@ impl End {
             scale_samples(ys, rows, self.dim, &of_samples);
             of_samples
         });
-        // The order of a sum's two does not show.
+        // A sum of two numbers does not depend on their order.
         super::stack::add(ys, xs);
         Kept { mask, scaled, of_samples }
     }
@@ -93,7 +93,7 @@ impl End {
         mask
     }
 
-    /// The gradient of the branch's last map, where it is not that of the sum.
+    /// The gradient of the branch's last map, if it differs from the sum's.
     pub(super) fn backward(
         &self,
         kept: &Kept,
@@ -139,7 +139,7 @@ fn scale(xs: &mut [f32], gamma: &[f32]) {
     );
 }
 
-/// The rows of each sample times its number.
+/// Multiplies each sample's rows by its factor.
 fn scale_samples(xs: &mut [f32], rows: &Rows, dim: usize, of_samples: &[f32]) {
     for (part, factor) in rows.cut(xs, dim).into_iter().zip(of_samples) {
         part.iter_mut().for_each(|x| *x *= factor);
