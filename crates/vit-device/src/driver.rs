@@ -1,6 +1,6 @@
 //! NVIDIA's driver, and the opening of any library: the only unsafe code of this crate.
 //!
-//! Functions and numbers are those of `cuda.h`: CUDA Driver API, "Initialization", "Version Management", "Device
+//! Functions and numbers come from `cuda.h`: CUDA Driver API, "Initialization", "Version Management", "Device
 //! Management".
 #![expect(unsafe_code, reason = "a library that may be missing is called no other way")]
 

@@ -87,7 +87,7 @@ impl Optimizer for AdamW {
     type Config = ParamsAdamW;
 
     /// # Errors
-    /// If the device has no room for the moments.
+    /// If the device has no memory for the moments.
     fn new(vars: Vec<Var>, params: ParamsAdamW) -> Result<Self> {
         let vars = vars.into_iter().filter(|var| var.dtype().is_float());
         let slots = vars.map(|var| Ok(Slot { moments: Moments::zeros(&var)?, var }));

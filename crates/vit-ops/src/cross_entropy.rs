@@ -13,8 +13,8 @@ use crate::softmax::softmax_in_place;
 /// `logits` (batch, classes), `labels` (batch) of `u32` -> ()
 ///
 /// # Errors
-/// If the shapes do not match, or a label is not below `classes`; on a GPU labels are not looked at, and such a one
-/// makes the loss no number.
+/// If the shapes do not match, or a label is out of range. On a GPU labels are not validated; an out-of-range label
+/// gives a NaN loss.
 pub fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     smoothed_cross_entropy_sum(logits, labels, 0.0)
 }

@@ -22,7 +22,7 @@ impl Examples {
     /// `pixels` u8 (count, channels * height * width), `labels` u32 (count)
     ///
     /// # Errors
-    /// If the shapes do not match, or the GPU has no room.
+    /// If the shapes do not match, or the GPU is out of memory.
     pub fn new(
         (pixels, labels): (&Tensor, &Tensor),
         table: &[f32; 256],
