@@ -195,7 +195,8 @@ impl ByWidth for Backward<'_> {
             let first = H * group;
             let (before, after) = (of_heads::<H>(shape, before), of_heads::<H>(shape, after));
             let grad_of = |head| Rows { data: &grad[head * shape.head_dim..], stride: shape.dim() };
-            for (head, scores) in scores.chunks_exact_mut(shape.head_weights()).enumerate().take(H) {
+            for (head, scores) in scores.chunks_exact_mut(shape.head_weights()).enumerate().take(H)
+            {
                 columns.fill(shape, sample.rows(shape, Part::Values, first + head));
                 columns.products(lanes, shape, grad_of(first + head), scores);
                 GradScores {
