@@ -10,7 +10,7 @@ use std::time::UNIX_EPOCH;
 
 use vit_files::{Digest, Hasher};
 use vit_pictures::{
-    Cache, DecodeOptions, EvalView, Interpolation, Picture, TrainView, decode_file, resize,
+    Cache, DecodeOptions, EvalView, Interpolation, Picture, TrainView, decode, decode_file, resize,
 };
 use vit_random::Random;
 
@@ -19,6 +19,7 @@ use crate::dataset::{Dataset, Parts, Split};
 use crate::error::{Error, Result};
 use crate::examples::Examples;
 use crate::listing::{Listed, Listing};
+use crate::tables::Rows;
 
 /// So many pictures are looked at to tell whether they are in colour, and how large they are.
 const LOOKED_AT: usize = 100;
@@ -39,11 +40,12 @@ pub struct Look {
 /// Looks at some pictures of a listing, evenly spread; those that cannot be decoded are left out. None if none can be.
 #[must_use]
 pub fn look_at(listing: &Listing) -> Option<Look> {
+    let rows = Rows::default();
     let options = DecodeOptions { channels: None, at_least: Some(64), ..DecodeOptions::default() };
     let step = listing.train.len().div_ceil(LOOKED_AT).max(1);
     let seen = listing.train.iter().step_by(step);
     let seen: Vec<(bool, usize)> = seen
-        .filter_map(|listed| decode_file(&listed.path, &options).ok())
+        .filter_map(|listed| rows.decode(listed, &options).ok())
         .map(|picture| {
             let is_grey = picture.channels() == 1
                 || picture.pixels().chunks_exact(3).all(|rgb| rgb[0] == rgb[1] && rgb[1] == rgb[2]);
@@ -79,6 +81,16 @@ impl PictureView {
             interpolation: Interpolation::Bicubic,
         };
         Self { channels, stored: longer * ROOM.0 / ROOM.1, eval }
+    }
+
+    /// The same, but of pictures whose shorter side is kept at `stored`, scaled so, and evaluated in the middle `crop` of that
+    /// side: timm's `crop_pct`.
+    #[must_use]
+    pub fn with(self, stored: Option<usize>, crop: f64, interpolation: Interpolation) -> Self {
+        let (height, width) = self.eval.crop;
+        let resize = (height.max(width) as f64 / crop) as usize;
+        let stored = stored.unwrap_or(self.stored.max(resize));
+        Self { stored, eval: EvalView { resize, interpolation, ..self.eval }, ..self }
     }
 
     /// How a file is decoded for it.
@@ -135,10 +147,9 @@ pub fn load_pictures(
     progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Loaded> {
     let all: Vec<(Split, &Listed)> = listing.pictures().collect();
-    let wrong = Mutex::new(Vec::new());
+    let (rows, wrong) = (Rows::default(), Mutex::new(Vec::new()));
     let make = |index: usize| {
-        let path = &all[index].1.path;
-        match decode_file(path, &view.decoding()) {
+        match rows.decode(all[index].1, &view.decoding()) {
             Ok(picture) => Ok(Some(view.store(picture))),
             Err(error) => {
                 let error = (index, reason(&error));
@@ -147,7 +158,6 @@ pub fn load_pictures(
             }
         }
     };
-    let paths: Arc<[PathBuf]> = all.iter().map(|(_, listed)| listed.path.clone()).collect();
     let (store, sums) = match keeping.folder {
         Some(folder) => {
             let key = key(&all, view)?;
@@ -172,7 +182,8 @@ pub fn load_pictures(
                     return Err(vit_pictures::Error::Stopped.into());
                 }
             }
-            (Store::Files(paths), sums)
+            let listed = all.iter().map(|(_, listed)| (*listed).clone()).collect();
+            (Store::Files { listed, rows: Rows::default() }, sums)
         }
     };
     let store = Arc::new(Stored { store, view });
@@ -181,7 +192,7 @@ pub fn load_pictures(
     let skipped: Vec<(PathBuf, String)> = (0..all.len())
         .filter(|&index| sums[index].is_none())
         .map(|index| {
-            let path = all[index].1.path.clone();
+            let path = all[index].1.name();
             (path, wrong.remove(&index).unwrap_or_else(|| "cannot be decoded".to_owned()))
         })
         .collect();
@@ -253,9 +264,17 @@ fn key(all: &[(Split, &Listed)], view: PictureView) -> Result<Digest> {
     let mut hasher = Hasher::new();
     let PictureView { channels, stored, eval } = view;
     hasher.update(format!("{VERSION} {channels} {stored} {:?}\n", eval.interpolation).as_bytes());
+    let mut before: Option<&Path> = None;
     for (_, listed) in all {
-        let path = &listed.path;
-        let unreadable = |source| Error::Unreadable { path: path.clone(), source };
+        let path = &*listed.path;
+        if let Some(row) = listed.row {
+            hasher.update(format!("{row} ").as_bytes());
+            if before == Some(path) {
+                continue;
+            }
+            before = Some(path);
+        }
+        let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
         let facts = fs::metadata(path).map_err(unreadable)?;
         let changed = facts.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let changed = changed.map_or(0, |since| since.as_nanos());
@@ -263,6 +282,24 @@ fn key(all: &[(Split, &Listed)], view: PictureView) -> Result<Digest> {
         hasher.update(format!("\0{} {changed}\n", facts.len()).as_bytes());
     }
     Ok(hasher.finish())
+}
+
+impl Rows {
+    /// Decodes a picture, be it a file or in a row of one.
+    fn decode(
+        &self,
+        listed: &Listed,
+        options: &DecodeOptions,
+    ) -> std::result::Result<Picture, vit_pictures::Error> {
+        let Some(row) = listed.row else { return decode_file(&listed.path, options) };
+        let bytes = self.get(&listed.path, row as usize);
+        let bytes = bytes.map_err(|error| vit_pictures::Error::Undecodable(error.into()));
+        let picture = bytes.and_then(|bytes| decode(bytes.data(), options));
+        picture.map_err(|error| {
+            let (path, source) = (listed.name(), error.into());
+            vit_pictures::Error::File { path, source }
+        })
+    }
 }
 
 /// Pictures that were scaled down, by their places in a listing.
@@ -275,15 +312,15 @@ struct Stored {
 #[derive(Debug)]
 enum Store {
     Cache(Cache),
-    Files(Arc<[PathBuf]>),
+    Files { listed: Vec<Listed>, rows: Rows },
 }
 
 impl Stored {
     fn get(&self, at: usize) -> std::result::Result<Picture, vit_pictures::Error> {
         match &self.store {
             Store::Cache(cache) => cache.get(at)?.ok_or(vit_pictures::Error::Format),
-            Store::Files(paths) => {
-                decode_file(&paths[at], &self.view.decoding()).map(|it| self.view.store(it))
+            Store::Files { listed, rows } => {
+                rows.decode(&listed[at], &self.view.decoding()).map(|it| self.view.store(it))
             }
         }
     }

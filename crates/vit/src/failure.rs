@@ -195,6 +195,13 @@ fn data_hint(error: &vit_data::Error) -> Option<&'static str> {
         Error::NoPictures { .. } => {
             "sort pictures into a folder for each class: CLASS/..., or train/CLASS/... and test/CLASS/..."
         }
+        Error::NoTables { .. } => {
+            "expected names such as data/train-00000-of-00001.parquet, or train/0000.parquet"
+        }
+        Error::Configuration { .. } => "pass hf:OWNER/NAME/CONFIGURATION, or the configuration's folder",
+        Error::HubDataset { .. } => {
+            "look at its name; without the hub, pass a folder of its parquet files"
+        }
         Error::EmptyClass { .. } => "put pictures into it, or remove it",
         Error::Classes { got: 0 | 1, .. } => {
             "pass the folder above, with a folder of pictures for each class"

@@ -331,7 +331,9 @@ fn make_folder(
     if let Some(path) = run_dir {
         return Ok(RunFolder::create(path, &files)?);
     }
-    let dataset = settings.dataset.as_deref().map(Path::new).and_then(Path::file_name);
+    // Without the revision of a dataset of the hub.
+    let dataset = settings.dataset.as_deref().and_then(|name| name.split('@').next());
+    let dataset = dataset.map(Path::new).and_then(Path::file_name);
     let dataset = dataset.map_or("data".into(), |name| name.to_string_lossy());
     let name = format!("{dataset}-{}", settings.preset);
     Ok(RunFolder::create_numbered(Path::new("runs"), &name, &files)?)

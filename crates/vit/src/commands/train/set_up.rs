@@ -41,7 +41,7 @@ impl SetUp {
         check: &dyn Fn(&Found) -> Result<()>,
     ) -> Result<Self> {
         let (model, data) = (settings.model.clone(), settings.data.clone());
-        let mut wanted = Wanted { model, asked, data };
+        let mut wanted = Wanted { model, asked, data, transform: None };
         let found = match &settings.dataset {
             Some(name) => dataset::named(name, place, &mut wanted)?,
             None => dataset::any(place)?,
