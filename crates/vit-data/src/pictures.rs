@@ -1,12 +1,12 @@
 //! Picture files as images to train on: scaled down once into a cache, then read by position.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use vit_files::{Digest, Hasher};
 use vit_pictures::{
@@ -25,8 +25,12 @@ use crate::tables::Rows;
 const LOOKED_AT: usize = 100;
 /// The shorter side of what is kept, by the longer side of what is trained on: room for crops.
 const ROOM: (usize, usize) = (3, 2);
+/// How the names of caches end.
+const ENDING: &str = "pictures";
+/// The bytes of all caches in a folder, before the least recently used are removed.
+const MOST_CACHED: u64 = 20_000_000_000;
 /// What makes a cache one of another version.
-const VERSION: &str = "vit-data pictures 1";
+const VERSION: &str = "vit-data pictures 2";
 
 /// What some of the pictures are like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,13 +165,19 @@ pub fn load_pictures(
     let (store, sums) = match keeping.folder {
         Some(folder) => {
             let key = key(&all, view)?;
-            let path = folder.join(format!("{key}.pictures"));
+            let path = folder.join(format!("{key}.{ENDING}"));
             let cache = match Cache::open(&path, &key, all.len()) {
-                Ok(cache) => cache,
+                Ok(cache) => {
+                    // When it was used last; what that cannot be written to is kept as if it were old.
+                    let _ = File::open(&path).and_then(|it| it.set_modified(SystemTime::now()));
+                    cache
+                }
                 // Absent, cut short or of another version: made anew.
                 Err(_) => {
                     fs::create_dir_all(folder).map_err(vit_files::Error::io("create", folder))?;
-                    Cache::make(&path, &key, all.len(), make, &mut *progress)?
+                    let cache = Cache::make(&path, &key, all.len(), make, &mut *progress)?;
+                    make_room(folder, &path, MOST_CACHED);
+                    cache
                 }
             };
             let sums: Vec<_> = (0..all.len()).map(|index| cache.sum(index)).collect();
@@ -222,6 +232,30 @@ pub fn load_pictures(
     let duplicates = duplicates(&all, &sums, &store);
     let dataset = Dataset::of_parts(name, listing.classes.clone(), parts);
     Ok(Loaded { dataset, skipped, duplicates })
+}
+
+/// Removes the caches that were not used for the longest time, so that all in a folder are no larger than `most`. This one
+/// stays, and so does what another program has open where the system says so.
+fn make_room(folder: &Path, keep: &Path, most: u64) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut caches: Vec<(SystemTime, u64, PathBuf)> = entries
+        .filter(|entry| entry.path().extension().is_some_and(|ending| ending == ENDING))
+        .filter_map(|entry| {
+            let facts = entry.metadata().ok()?;
+            Some((facts.modified().ok()?, facts.len(), entry.path()))
+        })
+        .collect();
+    let mut total: u64 = caches.iter().map(|(_, length, _)| length).sum();
+    caches.retain(|(.., path)| path != keep);
+    caches.sort_unstable();
+    for (_, length, path) in caches {
+        if total <= most {
+            return;
+        }
+        if fs::remove_file(path).is_ok() {
+            total -= length;
+        }
+    }
 }
 
 /// What is wrong with a picture, with its causes.
@@ -400,4 +434,34 @@ pub(crate) fn of_planes(bytes: &[u8], (channels, height, width): (usize, usize, 
     let pixels = (0..plane).flat_map(|at| (0..channels).map(move |channel| channel * plane + at));
     let pixels = pixels.map(|at| bytes[at]).collect();
     Picture::new(pixels, channels, (height, width)).expect("as many bytes as the shape says")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_caches_that_were_not_used_longest_make_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = |name: &str, age: u64| {
+            let path = folder.path().join(name);
+            fs::write(&path, [0; 100]).unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+            path
+        };
+        let [new, old, older, other] = [
+            made("new.pictures", 9000),
+            made("old.pictures", 100),
+            made("older.pictures", 5000),
+            made("notes.txt", 9000),
+        ];
+        make_room(folder.path(), &new, 300);
+        assert!([&new, &old, &older, &other].into_iter().all(|path| path.exists()));
+        make_room(folder.path(), &new, 299);
+        assert!(new.exists() && old.exists() && !older.exists() && other.exists());
+        make_room(folder.path(), &new, 0);
+        assert!(new.exists() && !old.exists() && other.exists());
+    }
 }

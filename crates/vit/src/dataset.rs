@@ -41,7 +41,8 @@ pub(crate) struct DataArgs {
 /// Where named datasets lie, and where they come from.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DataPlace {
-    /// The folder that holds a folder for each named dataset [default: VIT_DATA, else the cache folder]
+    /// The folder that holds a folder for each named dataset, and in `pictures` what pictures were scaled down to: up to 20 GB,
+    /// of which the least recently used goes first [default: VIT_DATA, else the cache folder]
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub(crate) data_dir: Option<PathBuf>,
     /// The address of a folder of the dataset's .gz files, asked first [default: VIT_MIRROR]
