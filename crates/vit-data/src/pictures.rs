@@ -373,7 +373,8 @@ impl Pictures {
     /// A picture as it is stored.
     pub(crate) fn get(&self, index: u32) -> candle_core::Result<Picture> {
         let picture = self.store.get(self.indices[index as usize] as usize);
-        picture.map_err(candle_core::Error::wrap)
+        // So that what it was can be told from it.
+        picture.map_err(|error| candle_core::Error::Io(io::Error::other(error)))
     }
 
     pub(crate) fn eval(&self) -> EvalView {

@@ -227,11 +227,15 @@ impl Wanted {
     ///
     /// # Errors
     /// If the settings have fewer.
-    fn take_classes(&mut self, dataset: &Dataset) -> Result<()> {
+    fn take_classes(&mut self, name: &str, classes: usize) -> Result<()> {
         if !self.asked.classes {
-            self.model.classes = dataset.classes();
+            self.model.classes = classes;
         }
-        check_classes(dataset, &self.model)
+        if classes > self.model.classes {
+            let message = format!("the model knows {} classes, {name} has {classes}", self.model.classes);
+            return Err(unfit(message));
+        }
+        Ok(())
     }
 }
 
@@ -301,6 +305,13 @@ const CACHES: &str = "pictures";
 
 /// Pictures in class folders, in parquet files, or named by a CSV file.
 fn pictures(path: &Path, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
+    let (name, listing) = list(path, wanted)?;
+    advise(&listing, path);
+    listed(&name, &listing, place, wanted)
+}
+
+/// What lies there, and its whole path, so that the run can be repeated from anywhere.
+fn list(path: &Path, wanted: &Wanted) -> Result<(String, Listing)> {
     let whole = std::path::absolute(path).map_err(vit_files::Error::io("find", path))?;
     let split = wanted.data.test_split;
     let listing = if is_csv(path) {
@@ -310,8 +321,33 @@ fn pictures(path: &Path, place: &DataPlace, wanted: &mut Wanted) -> Result<Found
     } else {
         Listing::of_folder(&whole, split, TEST_SEED)?
     };
-    advise(&listing, path);
-    listed(&whole.display().to_string(), &listing, place, wanted)
+    Ok((whole.display().to_string(), listing))
+}
+
+/// Takes over what a dataset on disk tells, without reading more of its pictures than a few; gives its name. Nothing where it
+/// is a named one, whose files need not be there.
+///
+/// # Errors
+/// If it cannot be read, or is not for the model.
+pub(crate) fn look(name: &str, wanted: &mut Wanted) -> Result<Option<String>> {
+    if name == DIGITS || Source::named(name).is_some() || HubName::is_meant(name) {
+        return Ok(None);
+    }
+    if is_of_pictures(name) {
+        let (name, listing) = list(Path::new(name), wanted)?;
+        wanted.take_pictures(look_at(&listing))?;
+        wanted.take_classes(&name, listing.classes.len())?;
+        return Ok(Some(name));
+    }
+    let place = DataPlace { data_dir: None, mirror: None };
+    let found = in_folder(name, &place, wanted)?;
+    fit(&found.dataset, wanted)?;
+    Ok(Some(found.dataset.name().to_owned()))
+}
+
+/// What some of the pictures are like.
+fn look_at(listing: &Listing) -> Look {
+    vit_data::look_at(listing).unwrap_or(Look { channels: 3, shorter_side: 64 })
 }
 
 /// A dataset of the hub.
@@ -333,8 +369,7 @@ fn of_hub(text: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
 
 /// The pictures of a listing.
 fn listed(name: &str, listing: &Listing, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
-    let look = vit_data::look_at(listing).unwrap_or(Look { channels: 3, shorter_side: 64 });
-    let view = wanted.take_pictures(look)?;
+    let view = wanted.take_pictures(look_at(listing))?;
     wanted.model.check()?;
     let folder = if wanted.data.cache {
         Some(data_root(place.data_dir.clone())?.join(CACHES))
@@ -442,17 +477,7 @@ fn in_folder(name: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found
 pub(crate) fn fit(dataset: &Dataset, wanted: &mut Wanted) -> Result<()> {
     let shape = (dataset.channels(), dataset.height(), dataset.width());
     wanted.take_shape(dataset.name(), shape)?;
-    wanted.take_classes(dataset)
-}
-
-fn check_classes(dataset: &Dataset, model: &VitConfig) -> Result<()> {
-    if dataset.classes() > model.classes {
-        let (of_model, of_data) = (model.classes, dataset.classes());
-        let message =
-            format!("the model knows {of_model} classes, {} has {of_data}", dataset.name());
-        return Err(unfit(message));
-    }
-    Ok(())
+    wanted.take_classes(dataset.name(), dataset.classes())
 }
 
 fn check_size(name: &str, of_data: (usize, usize, usize), model: &VitConfig) -> Result<()> {

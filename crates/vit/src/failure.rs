@@ -170,6 +170,13 @@ const OUT_OF_MEMORY: [&str; 2] = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALL
 
 impl From<candle_core::Error> for Failure {
     fn from(error: candle_core::Error) -> Self {
+        let error = match error {
+            candle_core::Error::Io(error) => match error.downcast::<vit_pictures::Error>() {
+                Ok(error) => return error.into(),
+                Err(error) => candle_core::Error::Io(error),
+            },
+            error => error,
+        };
         let said = chain(&error);
         let backtrace = match &error {
             candle_core::Error::WithBacktrace { backtrace, .. } => backtrace.to_string(),
