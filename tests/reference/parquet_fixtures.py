@@ -1,4 +1,4 @@
-"""The parquet files in tests/fixtures/parquet, as Hugging Face's `datasets` writes them, and one of other columns.
+"""The parquet files in tests/fixtures/parquet, with the schema that Hugging Face's `datasets` gives them, and one of other columns.
 
     python tests/reference/parquet_fixtures.py tests/fixtures/parquet
 
@@ -28,12 +28,19 @@ def rows(numbers):
     return [(label, number) for number in numbers for label in range(3)]
 
 
+def png(label, number):
+    buffer = io.BytesIO()
+    picture(label, number).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def write(folder, name, numbers):
     pairs = rows(numbers)
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=CLASSES))
-    table = {"image": [picture(*pair) for pair in pairs], "label": [label for label, _ in pairs]}
+    images = [{"bytes": png(*pair), "path": f"{CLASSES[pair[0]]}-{pair[1]}.png"} for pair in pairs]
+    table = pa.table({"image": images, "label": [label for label, _ in pairs]}, schema=features.arrow_schema)
     # Several groups of rows, as large datasets have them.
-    datasets.Dataset.from_dict(table, features=features).to_parquet(folder / name, batch_size=5)
+    pq.write_table(table, folder / name, row_group_size=5)
 
 
 def main():
@@ -42,9 +49,7 @@ def main():
     write(folder, "test.parquet", range(8, 10))
     texts = []
     for label, number in rows(range(4)):
-        buffer = io.BytesIO()
-        picture(label, number).save(buffer, "PNG")
-        texts.append((buffer.getvalue(), CLASSES[label]))
+        texts.append((png(label, number), CLASSES[label]))
     pq.write_table(pa.table({"img": [a for a, _ in texts], "class": [b for _, b in texts]}), folder / "texts.parquet")
 
 
