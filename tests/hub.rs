@@ -35,7 +35,8 @@ fn hub() -> String {
             let request = lines.next().and_then(Result::ok).unwrap_or_default();
             while lines.next().and_then(Result::ok).is_some_and(|line| !line.is_empty()) {}
             let mut words = request.split_whitespace();
-            let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            let (method, path) =
+                (words.next().unwrap_or_default(), words.next().unwrap_or_default());
             let body: Option<Vec<u8>> = if path.starts_with("/api/datasets/a/flowers/revision/") {
                 let names = FILES.map(|(name, _)| json!({ "rfilename": name }));
                 let info = json!({ "id": "a/flowers", "sha": COMMIT, "siblings": names });
@@ -90,7 +91,9 @@ fn a_dataset_of_the_hub_is_trained_on_at_a_revision_that_the_run_records() {
     assert!(sandbox.read("run/model.safetensors") == sandbox.read("local/model.safetensors"));
     // Decoded anew each time too.
     sandbox.write("off.toml", "[data]\ncache = false\n");
-    sandbox.run(&format!("train --dataset folder {SMALL} --config off.toml --run-dir off")).succeeded();
+    sandbox
+        .run(&format!("train --dataset folder {SMALL} --config off.toml --run-dir off"))
+        .succeeded();
     assert!(sandbox.read("run/model.safetensors") == sandbox.read("off/model.safetensors"));
 }
 
@@ -138,7 +141,8 @@ fn parquet_files_that_cannot_be_trained_on_are_refused() {
     };
     sandbox.write("folder/part.parquet", TRAIN);
     refused("expected parquet files of a part called train, got ");
-    fs::rename(sandbox.path("folder/part.parquet"), sandbox.path("folder/train.parquet")).expect("a file");
+    fs::rename(sandbox.path("folder/part.parquet"), sandbox.path("folder/train.parquet"))
+        .expect("a file");
     for length in [0, 3, 100, TRAIN.len() / 2, TRAIN.len() - 1] {
         sandbox.write("folder/train.parquet", &TRAIN[..length]);
         refused("train.parquet");

@@ -5,6 +5,8 @@ use std::fs;
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::Value;
 
+#[cfg(target_os = "linux")]
+use crate::memory::measured;
 use crate::png_file::{Header, png};
 use crate::running::Running;
 use crate::support::{Sandbox, json_lines};
@@ -152,7 +154,8 @@ fn how_pictures_are_scaled_is_a_setting_that_the_model_carries() {
         assert!(header.contains(said), "{said}");
     }
     // The file alone sees a dataset as its run did.
-    fs::copy(sandbox.path("scaled/model.safetensors"), sandbox.path("alone.safetensors")).expect("a copy");
+    fs::copy(sandbox.path("scaled/model.safetensors"), sandbox.path("alone.safetensors"))
+        .expect("a copy");
     let by = |model: &str| {
         sandbox.run(&format!("eval {model} --dataset flowers --json")).succeeded().json()
     };
@@ -264,9 +267,9 @@ fn a_hundred_thousand_classes_are_refused_by_their_number() {
     let lines: String =
         (0..100_000).map(|class| format!("pictures/{class}.png,class {class}\n")).collect();
     sandbox.write("many.csv", format!("path,label\n{lines}"));
-    sandbox.refuses(3, "train --dataset many.csv").saying(&[
-        "many.csv: expected 2 to 65536 classes, got 100000, the first \"class 0\"",
-    ]);
+    sandbox
+        .refuses(3, "train --dataset many.csv")
+        .saying(&["many.csv: expected 2 to 65536 classes, got 100000, the first \"class 0\""]);
 }
 
 #[test]
@@ -299,6 +302,37 @@ fn a_folder_that_changes_during_a_run_ends_it_where_pictures_are_not_cached() {
     assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("flowers/rose/"), "{}", outcome.stderr);
     assert!(sandbox.path("run/checkpoints/last").exists());
+}
+
+/// How many pictures there are is one of a thousand things that take memory; `VIT_MANY_PICTURES=100000` tries more.
+#[cfg(target_os = "linux")]
+#[expect(clippy::print_stderr, reason = "the figure is what the larger test is run for")]
+#[test]
+fn memory_does_not_grow_with_the_number_of_pictures() {
+    let many = std::env::var("VIT_MANY_PICTURES").ok().and_then(|text| text.parse().ok());
+    let many: u32 = many.unwrap_or(2000);
+    let peak = |count: u32| {
+        let sandbox = Sandbox::new();
+        for class in 0..2 {
+            for number in 0..count / 2 {
+                let shade = |x: u32, y: u32| {
+                    Rgb([(x + number) as u8, (y * (class + 1)) as u8, number as u8])
+                };
+                let name = format!("many/{class}/{number}.png");
+                write(&sandbox, &name, &RgbImage::from_fn(64, 64, shade));
+            }
+        }
+        let words = "-q train --dataset many --batch-size 32 --max-steps 20 --run-dir run";
+        let measured = measured(&sandbox.command(words));
+        assert_eq!(measured.code, Some(0), "{}", measured.stderr);
+        measured.peak
+    };
+    let (few, many_of_them) = (peak(100), peak(many));
+    let megabytes = many_of_them.saturating_sub(few) as f64 / 1e6;
+    eprintln!("{megabytes:.1} MB more for {many} pictures");
+    // 64x64 pixels in colour of each would be 12.3 kB; a path, a place in the cache and a label are less than 1 kB.
+    let most = 20.0 + f64::from(many) * 0.0028;
+    assert!(megabytes < most, "{megabytes:.1} MB more for {many} pictures");
 }
 
 #[test]

@@ -101,7 +101,8 @@ pub fn load_cifar_archive(path: &Path) -> Result<Dataset> {
         let entry = entry.map_err(unreadable)?;
         let within = entry.path().map_err(unreadable)?.into_owned();
         let name = within.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let Some(form) = FORMS.into_iter().find(|form| form.files().any(|file| file == name)) else {
+        let Some(form) = FORMS.into_iter().find(|form| form.files().any(|file| file == name))
+        else {
             continue;
         };
         let pictures = pictures.get_or_insert_with(|| Pictures::new(form));
@@ -147,7 +148,11 @@ impl Pictures {
             self.names = lines.map(str::to_owned).collect();
             if self.names.len() != form.classes {
                 let (path, expected) = (path.to_owned(), "a name for each class, a line each");
-                return Err(Error::Kind { path, expected, got: format!("{} lines", self.names.len()) });
+                return Err(Error::Kind {
+                    path,
+                    expected,
+                    got: format!("{} lines", self.names.len()),
+                });
             }
             return Ok(());
         }

@@ -152,14 +152,12 @@ pub fn load_pictures(
 ) -> Result<Loaded> {
     let all: Vec<(Split, &Listed)> = listing.pictures().collect();
     let (rows, wrong) = (Rows::default(), Mutex::new(Vec::new()));
-    let make = |index: usize| {
-        match rows.decode(all[index].1, &view.decoding()) {
-            Ok(picture) => Ok(Some(view.store(picture))),
-            Err(error) => {
-                let error = (index, reason(&error));
-                wrong.lock().unwrap_or_else(PoisonError::into_inner).push(error);
-                Ok::<_, vit_pictures::Error>(None)
-            }
+    let make = |index: usize| match rows.decode(all[index].1, &view.decoding()) {
+        Ok(picture) => Ok(Some(view.store(picture))),
+        Err(error) => {
+            let error = (index, reason(&error));
+            wrong.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+            Ok::<_, vit_pictures::Error>(None)
         }
     };
     let (store, sums) = match keeping.folder {

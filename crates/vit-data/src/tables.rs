@@ -47,7 +47,9 @@ impl Table {
         let mut parts: Vec<&str> = relative.split('/').collect();
         let file = parts.pop().unwrap_or_default();
         let mut split = split_named(file.split(['-', '_', '.']).next().unwrap_or_default());
-        if split.is_none() && let Some(folder) = parts.last() {
+        if split.is_none()
+            && let Some(folder) = parts.last()
+        {
             split = split_named(folder);
             if split.is_some() {
                 parts.pop();
@@ -239,7 +241,9 @@ impl Group {
             for group in 0..reader.num_row_groups() {
                 let rows = rows_of(&reader, group);
                 if (begin..begin + rows).contains(&row) {
-                    let Cells::Bytes(pictures) = read(path, &reader, group, picture)? else { break };
+                    let Cells::Bytes(pictures) = read(path, &reader, group, picture)? else {
+                        break;
+                    };
                     let (rows, pictures) = (begin..begin + rows, Arc::new(pictures));
                     return Ok(Self { path: path.to_owned(), rows, pictures });
                 }
@@ -298,7 +302,9 @@ fn read(path: &Path, reader: &dyn FileReader, group: usize, column: usize) -> Re
         ColumnReader::Int32ColumnReader(mut it) => cells(&mut it, rows, level).map(|cells| {
             Cells::Numbers(cells.into_iter().map(|cell| cell.map(i64::from)).collect())
         }),
-        ColumnReader::ByteArrayColumnReader(mut it) => cells(&mut it, rows, level).map(Cells::Bytes),
+        ColumnReader::ByteArrayColumnReader(mut it) => {
+            cells(&mut it, rows, level).map(Cells::Bytes)
+        }
         _ => {
             let got = format!("{:?}", description.physical_type());
             return Err(wrong(path, "labels that are whole numbers or text", got));
@@ -349,7 +355,8 @@ fn columns(path: &Path, reader: &dyn FileReader) -> Result<Columns> {
     let is_bytes = |at: &usize| columns[*at].physical_type() == Type::BYTE_ARRAY;
     let called = |names: &[&str]| names.iter().find_map(|name| begins(name)).map(|(at, _)| at);
     let bytes_of = |name: &str| {
-        let of_name = all().filter(|(_, it)| it.path().parts().first().is_some_and(|it| it == name));
+        let of_name =
+            all().filter(|(_, it)| it.path().parts().first().is_some_and(|it| it == name));
         let ends = |it: &parquet::schema::types::ColumnDescriptor| {
             it.path().parts().last().is_some_and(|last| last == "bytes")
         };

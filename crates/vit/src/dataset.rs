@@ -10,7 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use vit_data::{
-    Dataset, Examples, HubName, IdxFile, Keeping, Listing, Loaded, Look, Normalization, PictureView, Split,
+    Dataset, Examples, HubName, IdxFile, Keeping, Listing, Loaded, Look, Normalization,
+    PictureView, Split,
 };
 use vit_fetch::{Checksum, Event, Options, Presence, Source, data_root, user_mirrors};
 use vit_files::{Digest, Hasher, write_atomically_with};
@@ -232,7 +233,8 @@ impl Wanted {
             self.model.classes = classes;
         }
         if classes > self.model.classes {
-            let message = format!("the model knows {} classes, {name} has {classes}", self.model.classes);
+            let message =
+                format!("the model knows {} classes, {name} has {classes}", self.model.classes);
             return Err(unfit(message));
         }
         Ok(())
@@ -353,7 +355,9 @@ fn look_at(listing: &Listing) -> Look {
 /// A dataset of the hub.
 fn of_hub(text: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
     let Some(name) = HubName::parse(text) else {
-        let message = format!("expected hf:OWNER/NAME, hf:OWNER/NAME/CONFIGURATION or either with @REVISION, got {text:?}");
+        let message = format!(
+            "expected hf:OWNER/NAME, hf:OWNER/NAME/CONFIGURATION or either with @REVISION, got {text:?}"
+        );
         return Err(Failure::new(Exit::Usage, message));
     };
     let bar = Counter::new("files of the hub", None, thousands);

@@ -205,7 +205,9 @@ fn data_hint(error: &vit_data::Error) -> Option<&'static str> {
         Error::NoTables { .. } => {
             "expected names such as data/train-00000-of-00001.parquet, or train/0000.parquet"
         }
-        Error::Configuration { .. } => "pass hf:OWNER/NAME/CONFIGURATION, or the configuration's folder",
+        Error::Configuration { .. } => {
+            "pass hf:OWNER/NAME/CONFIGURATION, or the configuration's folder"
+        }
         Error::HubDataset { .. } => {
             "look at its name; without the hub, pass a folder of its parquet files"
         }

@@ -154,7 +154,8 @@ mod tests {
     const NUMBERS: Names<'static> = Names(&[]);
 
     fn sparse<const N: usize>(rows: &[[usize; N]]) -> Vec<BTreeMap<usize, usize>> {
-        let row = |row: &[usize; N]| row.iter().copied().enumerate().filter(|(_, n)| *n > 0).collect();
+        let row =
+            |row: &[usize; N]| row.iter().copied().enumerate().filter(|(_, n)| *n > 0).collect();
         rows.iter().map(row).collect()
     }
 

@@ -72,7 +72,8 @@ impl Ahead {
                 (&of_step, &compute, &left, &all_computed, &late);
             for (range, computed) in ranges.into_iter().zip(&mut computed) {
                 let indices = &now[range.clone()];
-                let is_it = |ready: &Prepared| ready.epoch == source.epoch && ready.indices == indices;
+                let is_it =
+                    |ready: &Prepared| ready.epoch == source.epoch && ready.indices == indices;
                 let ready = ready.next().filter(is_it);
                 scope.spawn_fifo(move |_| {
                     let shard = trace_span!(parent: of_step, "shard", first = range.start);
@@ -88,7 +89,8 @@ impl Ahead {
                     );
                     *computed = Some(batch.map_err(Error::from).and_then(|it| compute(range, &it)));
                     if left.fetch_sub(1, Ordering::Relaxed) == 1 {
-                        *all_computed.lock().expect("no thread panics with it") = Some(Instant::now());
+                        *all_computed.lock().expect("no thread panics with it") =
+                            Some(Instant::now());
                     }
                 });
             }
