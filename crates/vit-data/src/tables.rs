@@ -189,7 +189,8 @@ pub(crate) fn classes<'a>(labels: impl Iterator<Item = &'a Labels>) -> Vec<Strin
         }
     }
     match most {
-        Some(most) => (0..=most).map(|number| number.to_string()).collect(),
+        // More than a model may have is refused, by the first label beyond.
+        Some(most) => (0..=most.min(1 << 16)).map(|number| number.to_string()).collect(),
         None => texts.into_iter().collect(),
     }
 }

@@ -189,7 +189,9 @@ impl Wanted {
             self.model.patch = patch_for(self.model.image, self.model.patch);
         }
         if let Some(transform) = self.transform.as_ref().filter(|it| it.fit == Fit::Crop) {
-            return Ok(view_by(transform, self.model.image));
+            let view = view_by(transform, self.model.image);
+            view.eval.check()?;
+            return Ok(view);
         }
         let ImageSize { height, width, channels } = self.model.image;
         let DataSettings { resize, crop, interpolation, .. } = self.data;
