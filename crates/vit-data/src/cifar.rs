@@ -113,8 +113,9 @@ pub fn load_cifar_archive(path: &Path) -> Result<Dataset> {
 }
 
 impl Form {
+    /// That of the names, those of training, that of the test.
     fn files(&self) -> impl Iterator<Item = &'static str> {
-        self.train.iter().copied().chain([self.test, self.names])
+        [self.names].into_iter().chain(self.train.iter().copied()).chain([self.test])
     }
 }
 
@@ -125,7 +126,7 @@ type Images = (Vec<u8>, Vec<u32>);
 struct Pictures {
     form: &'static Form,
     names: Vec<String>,
-    /// By the place of their file among those of the form.
+    /// By the place of their file among those of the form, behind that of the names.
     parts: Vec<Option<Images>>,
 }
 
@@ -175,7 +176,7 @@ impl Pictures {
             labels.push(got.into());
             pixels.extend_from_slice(image);
         }
-        self.parts[place] = Some((pixels, labels));
+        self.parts[place - 1] = Some((pixels, labels));
         Ok(())
     }
 
@@ -192,7 +193,7 @@ impl Pictures {
         if self.names.is_empty() {
             return Err(absent(form.names));
         }
-        let parts = self.parts.into_iter().zip(form.files());
+        let parts = self.parts.into_iter().zip(form.files().skip(1));
         let parts = parts.map(|(part, file)| part.ok_or_else(|| absent(file)));
         let mut parts = parts.collect::<Result<Vec<Images>>>()?;
         let test = parts.pop().unwrap_or_default();

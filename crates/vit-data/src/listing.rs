@@ -21,9 +21,9 @@ const OF_THE_SYSTEM: [&str; 2] = ["thumbs.db", "desktop.ini"];
 /// How the names of picture files end.
 const ENDINGS: [&str; 9] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "dib"];
 
-pub(crate) const TRAIN: &str = "train";
-pub(crate) const VALIDATION: [&str; 3] = ["val", "valid", "validation"];
-pub(crate) const TEST: &str = "test";
+const TRAIN: &str = "train";
+const VALIDATION: [&str; 3] = ["val", "valid", "validation"];
+const TEST: &str = "test";
 
 /// Pictures on disk, with their classes and parts; none is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
