@@ -117,3 +117,83 @@ impl Source<'_> {
         self.data.train_batch(self.epoch, indices)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, bail};
+
+    use super::*;
+    use candle_core::Tensor;
+
+    /// Indices as inputs, and which of them were asked for; one may be broken.
+    #[derive(Default)]
+    struct Indices {
+        asked: Mutex<Vec<u32>>,
+        broken: Option<u32>,
+    }
+
+    impl Data for Indices {
+        fn order(&self, _epoch: u64) -> Vec<u32> {
+            Vec::new()
+        }
+
+        fn train_batch(&self, _epoch: u64, indices: &[u32]) -> TensorResult<Batch> {
+            self.asked.lock().expect("no thread panics with it").extend(indices);
+            if let Some(broken) = self.broken.filter(|broken| indices.contains(broken)) {
+                bail!("{broken} is broken");
+            }
+            let indices = Tensor::new(indices, &Device::Cpu)?;
+            Ok(Batch::new(indices.clone(), indices))
+        }
+
+        fn test_len(&self) -> usize {
+            0
+        }
+
+        fn test_batch(&self, _indices: &[u32]) -> TensorResult<Batch> {
+            bail!("there is none")
+        }
+    }
+
+    /// The samples that the shards of each batch in turn were given, on three threads.
+    fn run(data: &Indices, batches: &[(&[u32], &[u32])]) -> Result<Vec<Vec<u32>>, Error> {
+        let pool = crate::threads::thread_pool(3)?;
+        pool.install(|| {
+            let mut ahead = Ahead::default();
+            let source = Source { data, epoch: 1, shards: 4 };
+            let given = |&of| {
+                let shards =
+                    ahead.shards(source, of, |_, batch| Ok(batch.inputs.to_vec1::<u32>()?));
+                Ok(shards?.concat())
+            };
+            batches.iter().map(given).collect()
+        })
+    }
+
+    #[test]
+    fn each_batch_is_made_once_and_is_that_of_its_step() {
+        let samples: Vec<u32> = (0..30).rev().collect();
+        let (a, b, c) = (&samples[..12], &samples[12..23], &samples[23..]);
+        let data = Indices::default();
+        let given = run(&data, &[(a, b), (b, c), (c, &[])]).expect("sound samples");
+        assert_eq!(given, [a, b, c]);
+        let mut asked = data.asked.into_inner().expect("no thread panics with it");
+        asked.sort_unstable();
+        assert!(asked.into_iter().eq(0..30));
+    }
+
+    #[test]
+    fn what_was_prepared_for_another_batch_is_not_used() {
+        let data = Indices::default();
+        let given = run(&data, &[(&[1, 2], &[3, 4]), (&[3, 5], &[])]).expect("sound samples");
+        assert_eq!(given, [[1, 2], [3, 5]]);
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_made_is_an_error_of_its_own_step() {
+        let data = Indices { broken: Some(4), ..Indices::default() };
+        assert!(run(&data, &[(&[1, 2], &[3, 4])]).is_ok());
+        let error = run(&data, &[(&[1, 2], &[3, 4]), (&[3, 4], &[])]).expect_err("4 is broken");
+        assert!(error.to_string().contains("4 is broken"), "{error}");
+    }
+}
