@@ -120,10 +120,9 @@ impl Source<'_> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, bail};
+    use candle_core::{Device, Tensor, bail};
 
     use super::*;
-    use candle_core::Tensor;
 
     /// Indices as inputs, and which of them were asked for; one may be broken.
     #[derive(Default)]
@@ -161,10 +160,9 @@ mod tests {
         pool.install(|| {
             let mut ahead = Ahead::default();
             let source = Source { data, epoch: 1, shards: 4 };
-            let given = |&of| {
-                let shards =
-                    ahead.shards(source, of, |_, batch| Ok(batch.inputs.to_vec1::<u32>()?));
-                Ok(shards?.concat())
+            let given = |&of: &(&[u32], &[u32])| -> Result<Vec<u32>, Error> {
+                let inputs = |_, batch: &Batch| Ok(batch.inputs.to_vec1::<u32>()?);
+                Ok(ahead.shards(source, of, inputs)?.concat())
             };
             batches.iter().map(given).collect()
         })
