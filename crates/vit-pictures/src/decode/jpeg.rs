@@ -176,8 +176,6 @@ fn decode_common(bytes: &[u8], opened: Opened<'_>) -> Result<Raw, Error> {
     drop(opened);
     let mut decoder = libjpeg_turbo_rs::Decoder::new(bytes)?;
     decoder.set_output_format(format);
-    // What is cut or damaged is no picture.
-    decoder.set_stop_on_warning(true);
     let mut pixels = vec![0; size.0 as usize * size.1 as usize * samples];
     decoder.decode_image_into(&mut pixels)?;
     let orientation = decoder.exif_data().and_then(Orientation::from_exif_chunk);
