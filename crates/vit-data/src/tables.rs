@@ -340,7 +340,7 @@ fn columns(path: &Path, reader: &dyn FileReader) -> Result<Columns> {
     let metadata = reader.metadata().file_metadata();
     let features = metadata.key_value_metadata().into_iter().flatten();
     let features = features.filter(|pair| pair.key == "huggingface");
-    let features = features.filter_map(|pair| pair.value.as_deref());
+    let mut features = features.filter_map(|pair| pair.value.as_deref());
     let features = features.find_map(|text| serde_json::from_str::<Value>(text).ok());
     let features = features.as_ref().and_then(|value| value.pointer("/info/features"));
     let columns = metadata.schema_descr().columns();
