@@ -101,7 +101,7 @@ fn a_dataset_of_the_hub_is_trained_on_at_a_revision_that_the_run_records() {
 fn a_run_folder_of_the_hub_is_named_without_the_revision() {
     let (sandbox, address) = (Sandbox::new(), hub());
     run(&sandbox, &address, &format!("train --dataset hf:a/flowers/words {SMALL}")).succeeded();
-    assert!(sandbox.path("runs/words-pictures-32-1/model.safetensors").exists());
+    assert!(sandbox.path("runs/words-pictures-64-1/model.safetensors").exists());
 }
 
 #[test]
