@@ -49,3 +49,15 @@ fn what_a_run_would_refuse_it_refuses() {
     let refusal = sandbox.refuses(2, "config --config typo.toml").saying(&["batchsize"]);
     assert!(refusal.hint.contains("batch_size"), "{refusal:?}");
 }
+
+#[test]
+fn of_a_folder_of_pictures_it_prints_what_a_run_leaves() {
+    let sandbox = Sandbox::new();
+    crate::own_pictures::flowers(&sandbox);
+    let flags = format!("--dataset flowers {}", crate::own_pictures::SMALL);
+    let printed = sandbox.run(&format!("config {flags}")).succeeded();
+    sandbox.run(&format!("train {flags} --run-dir run")).succeeded();
+    assert_eq!(printed.stdout.as_bytes(), sandbox.read("run/config.toml"));
+    assert!(printed.stdout.contains("classes = 3"), "{}", printed.stdout);
+    sandbox.refuses(3, "config --dataset no-such-folder").saying(&["no-such-folder"]);
+}

@@ -33,6 +33,7 @@ mod faults;
 mod help;
 mod home;
 mod hostile_pictures;
+mod hub;
 mod info;
 mod interchange;
 #[cfg(unix)]

@@ -5,6 +5,10 @@ use std::fs;
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::Value;
 
+#[cfg(target_os = "linux")]
+use crate::memory::measured;
+use crate::png_file::{Header, png};
+use crate::running::Running;
 use crate::support::{Sandbox, json_lines};
 
 /// Each class has a colour of its own; every picture another size and shade.
@@ -27,7 +31,7 @@ fn write(sandbox: &Sandbox, name: &str, picture: &RgbImage) {
 const CLASSES: [&str; 3] = ["daisy", "rose", "tulip"];
 
 /// `flowers/CLASS/N.png`, 20 of each class.
-fn flowers(sandbox: &Sandbox) {
+pub(crate) fn flowers(sandbox: &Sandbox) {
     for (class, name) in CLASSES.iter().enumerate() {
         for number in 0..20 {
             write(sandbox, &format!("flowers/{name}/{number}.png"), &picture(class, number));
@@ -35,7 +39,7 @@ fn flowers(sandbox: &Sandbox) {
     }
 }
 
-const SMALL: &str = "--image-size 16 --batch-size 16 --max-steps 6";
+pub(crate) const SMALL: &str = "--image-size 16 --batch-size 16 --max-steps 6";
 
 #[test]
 fn a_folder_of_pictures_becomes_a_model_that_names_things_and_a_report() {
@@ -141,9 +145,45 @@ fn a_cache_that_is_cut_or_of_other_files_is_made_anew() {
     write(&sandbox, "flowers/rose/3.png", &picture(1, 40));
     assert!(train("changed") != first);
     assert_eq!(caches().len(), 2);
+    // One of other files under this name.
+    let other = caches().into_iter().find(|path| path != cache).expect("another cache");
+    fs::copy(cache, &other).expect("a writable file");
+    let changed = sandbox.read("changed/model.safetensors");
+    assert!(train("once-more") == changed);
     let resumed = sandbox.run("train --resume first --max-steps 7 --data-dir data");
     assert_eq!(resumed.code, Some(3));
     assert!(resumed.stderr.contains("the dataset is not what it was"), "{}", resumed.stderr);
+}
+
+#[test]
+fn how_pictures_are_scaled_is_a_setting_that_the_model_carries() {
+    let sandbox = Sandbox::new();
+    flowers(&sandbox);
+    let words = format!("train --dataset flowers {SMALL}");
+    sandbox.run(&format!("{words} --run-dir usual")).succeeded();
+    let data = "[data]\nresize = 40\ncrop = 0.5\ninterpolation = \"bilinear\"\n";
+    sandbox.write("scaled.toml", data);
+    sandbox.run(&format!("{words} --config scaled.toml --run-dir scaled")).succeeded();
+    let model = |run: &str| sandbox.read(&format!("{run}/model.safetensors"));
+    assert!(model("usual") != model("scaled"));
+    let header = String::from_utf8_lossy(&model("scaled")).into_owned();
+    for said in [r#"\"resize\":32"#, r#"\"stored\":40"#, r#"\"interpolation\":\"bilinear\""#] {
+        assert!(header.contains(said), "{said}");
+    }
+    // The file alone sees a dataset as its run did.
+    fs::copy(sandbox.path("scaled/model.safetensors"), sandbox.path("alone.safetensors"))
+        .expect("a copy");
+    let by = |model: &str| {
+        sandbox.run(&format!("eval {model} --dataset flowers --json")).succeeded().json()
+    };
+    assert_eq!(by("scaled"), by("alone.safetensors"));
+    let refused = |data: &str, said: &str| {
+        sandbox.write("wrong.toml", format!("[data]\n{data}\n"));
+        sandbox.refuses(2, &format!("{words} --config wrong.toml")).saying(&[said]);
+    };
+    refused("crop = 0", "expected data.crop above 0 and at most 1, got 0");
+    refused("resize = 20\ncrop = 0.5", "expected data.resize of at least 32, got 20");
+    refused("interpolation = \"cubic\"", "unknown variant `cubic`");
 }
 
 #[test]
@@ -201,16 +241,115 @@ fn pictures_that_cannot_be_read_end_the_run_or_are_left_out() {
     flowers(&sandbox);
     sandbox.write("flowers/rose/text.png", "not a picture");
     sandbox.write("flowers/tulip/empty.jpg", "");
+    let whole = sandbox.read("flowers/rose/1.png");
+    sandbox.write("flowers/rose/cut.png", &whole[..whole.len() / 2]);
+    let whole = include_bytes!("fixtures/jpeg/420.jpg");
+    sandbox.write("flowers/rose/cut.jpg", &whole[..whole.len() / 2]);
     let refusal = sandbox.run("train --dataset flowers --image-size 16");
     assert_eq!(refusal.code, Some(3));
-    for said in ["2 of 62 pictures cannot be read", "text.png (expected a PNG", "--skip-unreadable"]
+    for said in ["4 of 64 pictures cannot be read", "text.png (expected a PNG", "--skip-unreadable"]
     {
         assert!(refusal.stderr.contains(said), "{}", refusal.stderr);
     }
     let words = format!("train --dataset flowers {SMALL} --skip-unreadable --run-dir run");
     sandbox.run(&words).succeeded();
     let skipped = String::from_utf8(sandbox.read("run/skipped.txt")).expect("text");
-    assert_eq!(skipped.lines().count(), 2, "{skipped}");
+    assert_eq!(skipped.lines().count(), 4, "{skipped}");
+}
+
+#[test]
+fn pictures_of_one_pixel_are_trained_on_and_those_of_thirty_thousand_rows_are_refused() {
+    let sandbox = Sandbox::new();
+    flowers(&sandbox);
+    write(&sandbox, "flowers/rose/dot.png", &RgbImage::from_pixel(1, 1, Rgb([200, 10, 60])));
+    let trained = sandbox.run(&format!("train --dataset flowers {SMALL} --run-dir dot"));
+    assert!(trained.succeeded().stderr.contains("of 61 pictures"));
+    sandbox.run("predict dot flowers/rose/dot.png").succeeded();
+    let header = Header { width: 30_000, height: 30_000, depth: 8, colour: 2, interlaced: false };
+    sandbox.write("flowers/rose/vast.png", png(&header, &[(b"IDAT", vec![0x78, 0x9C])]));
+    let refusal = sandbox.run(&format!("train --dataset flowers {SMALL}"));
+    assert_eq!(refusal.code, Some(3));
+    for said in ["vast.png", "expected at most 67,108,864 pixels, got 30000x30000"] {
+        assert!(refusal.stderr.contains(said), "{}", refusal.stderr);
+    }
+    let words = format!("train --dataset flowers {SMALL} --skip-unreadable --run-dir run");
+    sandbox.run(&words).succeeded();
+    let skipped = String::from_utf8(sandbox.read("run/skipped.txt")).expect("text");
+    assert!(skipped.lines().count() == 1 && skipped.contains("vast.png"), "{skipped}");
+}
+
+#[test]
+fn a_hundred_thousand_classes_are_refused_by_their_number() {
+    let sandbox = Sandbox::new();
+    let lines: String =
+        (0..100_000).map(|class| format!("pictures/{class}.png,class {class}\n")).collect();
+    sandbox.write("many.csv", format!("path,label\n{lines}"));
+    sandbox
+        .refuses(3, "train --dataset many.csv")
+        .saying(&["many.csv: expected 2 to 65536 classes, got 100000, the first \"class 0\""]);
+}
+
+#[test]
+fn a_folder_that_changes_during_a_run_changes_nothing_where_pictures_are_cached() {
+    let sandbox = Sandbox::new();
+    flowers(&sandbox);
+    let words = "train --dataset flowers --image-size 16 --batch-size 16 --epochs 40 --run-dir";
+    sandbox.run(&format!("{words} whole")).succeeded();
+    let mut running = Running::start(&mut sandbox.command(&format!("{words} changed")));
+    let metrics = sandbox.path("changed/metrics.jsonl");
+    running.wait_until(|| fs::metadata(&metrics).is_ok_and(|it| it.len() > 0));
+    fs::remove_dir_all(sandbox.path("flowers/rose")).expect("a writable folder");
+    write(&sandbox, "flowers/tulip/3.png", &picture(0, 40));
+    running.end().succeeded();
+    let model = |run: &str| sandbox.read(&format!("{run}/model.safetensors"));
+    assert!(model("whole") == model("changed"));
+}
+
+#[test]
+fn a_folder_that_changes_during_a_run_ends_it_where_pictures_are_not_cached() {
+    let sandbox = Sandbox::new();
+    flowers(&sandbox);
+    sandbox.write("off.toml", "[data]\ncache = false\n");
+    let words = "train --dataset flowers --config off.toml --image-size 16 --batch-size 16 --epochs 4000 --run-dir run";
+    let mut running = Running::start(&mut sandbox.command(words));
+    let metrics = sandbox.path("run/metrics.jsonl");
+    running.wait_until(|| fs::metadata(&metrics).is_ok_and(|it| it.len() > 0));
+    fs::remove_dir_all(sandbox.path("flowers/rose")).expect("a writable folder");
+    let outcome = running.end();
+    assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("flowers/rose/"), "{}", outcome.stderr);
+    assert!(sandbox.path("run/checkpoints/last").exists());
+}
+
+/// How many pictures there are is one of a thousand things that take memory; `VIT_MANY_PICTURES=100000` tries more.
+#[cfg(target_os = "linux")]
+#[expect(clippy::print_stderr, reason = "the figure is what the larger test is run for")]
+#[test]
+fn memory_does_not_grow_with_the_number_of_pictures() {
+    let many = std::env::var("VIT_MANY_PICTURES").ok().and_then(|text| text.parse().ok());
+    let many: u32 = many.unwrap_or(2000);
+    let peak = |count: u32| {
+        let sandbox = Sandbox::new();
+        for class in 0..2 {
+            for number in 0..count / 2 {
+                let shade = |x: u32, y: u32| {
+                    Rgb([(x + number) as u8, (y * (class + 1)) as u8, number as u8])
+                };
+                let name = format!("many/{class}/{number}.png");
+                write(&sandbox, &name, &RgbImage::from_fn(64, 64, shade));
+            }
+        }
+        let words = "-q train --dataset many --batch-size 32 --max-steps 20 --run-dir run";
+        let measured = measured(&sandbox.command(words));
+        assert_eq!(measured.code, Some(0), "{}", measured.stderr);
+        measured.peak
+    };
+    let (few, many_of_them) = (peak(100), peak(many));
+    let megabytes = many_of_them.saturating_sub(few) as f64 / 1e6;
+    eprintln!("{megabytes:.1} MB more for {many} pictures");
+    // 64x64 pixels in colour of each would be 12.3 kB; a path, a place in the cache and a label are less than 1 kB.
+    let most = 20.0 + f64::from(many) * 0.0028;
+    assert!(megabytes < most, "{megabytes:.1} MB more for {many} pictures");
 }
 
 #[test]

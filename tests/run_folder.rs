@@ -69,7 +69,8 @@ fn steps_are_recorded_from_each_epochs_start() {
             "test_accuracy",
             "test_loss",
             "train_accuracy",
-            "train_loss"
+            "train_loss",
+            "waiting_seconds"
         ]
     );
 }

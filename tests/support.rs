@@ -205,7 +205,7 @@ pub(crate) fn timeless(metrics: &[u8]) -> Vec<Value> {
     let mut records = json_lines(metrics);
     for record in records.iter_mut().filter_map(Value::as_object_mut) {
         let is_epoch = record["kind"] == "epoch";
-        for key in ["images_per_second", "seconds"] {
+        for key in ["images_per_second", "seconds", "waiting_seconds"] {
             assert_eq!(record.remove(key).is_some(), is_epoch, "{key} in {record:?}");
         }
     }

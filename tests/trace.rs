@@ -37,12 +37,14 @@ fn the_first_steps_are_traced_by_thread() {
     assert!(numbers.eq(1..=50));
     for name in ["shard", "batch", "forward", "backward", "sum", "update"] {
         let each = if ["sum", "update"].contains(&name) { 1 } else { 4 };
-        assert_eq!(named(&spans, name).count(), 50 * each, "{name}");
+        // The first step's batches are made in it, and those of the last traced one's successor.
+        let ahead = if name == "batch" { 4 } else { 0 };
+        assert_eq!(named(&spans, name).count(), 50 * each + ahead, "{name}");
         for span in named(&spans, name) {
             assert_eq!(steps.iter().filter(|step| is_within(span, step)).count(), 1, "{span}");
         }
     }
-    for name in ["batch", "forward", "backward"] {
+    for name in ["forward", "backward"] {
         for span in named(&spans, name) {
             let shards = named(&spans, "shard").filter(|shard| shard["tid"] == span["tid"]);
             assert_eq!(shards.filter(|shard| is_within(span, shard)).count(), 1, "{span}");

@@ -93,6 +93,20 @@ fn a_limit_on_files_ends_the_run_and_leaves_the_last_checkpoint() {
     }
 }
 
+#[test]
+fn a_disk_that_fills_while_pictures_are_cached_leaves_no_cache() {
+    let sandbox = Sandbox::new();
+    crate::own_pictures::flowers(&sandbox);
+    let words = "--dataset flowers --image-size 32 --batch-size 16 --max-steps 2 --data-dir data --run-dir run";
+    let stopped = limited(&sandbox, 64, &format!("-q train {words}"));
+    assert_eq!(stopped.code, Some(4), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("cannot write"), "{}", stopped.stderr);
+    assert_nothing_temporary(&sandbox);
+    assert!(fs::read_dir(sandbox.path("data/pictures")).unwrap().next().is_none());
+    assert!(!sandbox.path("run").exists());
+    sandbox.run(&format!("-q train {words}")).succeeded();
+}
+
 /// A small file system of its own, where an ordinary user may mount one. Once there is room the run goes on.
 #[test]
 fn a_full_disk_ends_the_run_and_leaves_the_last_checkpoint() {

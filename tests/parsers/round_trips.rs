@@ -34,10 +34,10 @@ fn step() -> impl Strategy<Value = StepMetrics> {
 }
 
 fn epoch() -> impl Strategy<Value = EpochMetrics> {
-    let held_out = [(); 4].map(|()| option::of(finite()));
+    let some = [(); 5].map(|()| option::of(finite()));
     let numbers = [(); 4].map(|()| finite());
-    (any::<u64>(), any::<u64>(), held_out, numbers).prop_map(|(epoch, step, held_out, numbers)| {
-        let [val_loss, val_accuracy, test_loss, test_accuracy] = held_out;
+    (any::<u64>(), any::<u64>(), some, numbers).prop_map(|(epoch, step, some, numbers)| {
+        let [val_loss, val_accuracy, test_loss, test_accuracy, waiting_seconds] = some;
         let [train_loss, train_accuracy, images_per_second, seconds] = numbers;
         EpochMetrics {
             epoch,
@@ -49,6 +49,7 @@ fn epoch() -> impl Strategy<Value = EpochMetrics> {
             test_loss,
             test_accuracy,
             images_per_second,
+            waiting_seconds,
             seconds,
         }
     })

@@ -1,7 +1,9 @@
 //! CIFAR-10 and CIFAR-100 in their binary form: a label or two and 3072 bytes of colour a picture.
 
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use flate2::bufread::MultiGzDecoder;
 use vit_files::{open_file, text_of_at_most};
 
 use crate::dataset::Dataset;
@@ -14,6 +16,8 @@ const LONGEST_NAMES: u64 = 1 << 14;
 
 /// What the files of one of the two are.
 struct Form {
+    /// In which they lie in the archive.
+    folder: &'static str,
     train: &'static [&'static str],
     test: &'static str,
     names: &'static str,
@@ -25,6 +29,7 @@ struct Form {
 }
 
 const CIFAR_10: Form = Form {
+    folder: "cifar-10-batches-bin",
     train: &[
         "data_batch_1.bin",
         "data_batch_2.bin",
@@ -39,6 +44,7 @@ const CIFAR_10: Form = Form {
     pictures: [10_000, 10_000],
 };
 const CIFAR_100: Form = Form {
+    folder: "cifar-100-binary",
     train: &["train.bin"],
     test: "test.bin",
     names: "fine_label_names.txt",
@@ -47,14 +53,19 @@ const CIFAR_100: Form = Form {
     pictures: [50_000, 10_000],
 };
 
-/// Whether a folder is what the binary archive of CIFAR-10 or CIFAR-100 unpacks to.
+const FORMS: [&Form; 2] = [&CIFAR_10, &CIFAR_100];
+
+/// Whether a folder is what the binary archive of CIFAR-10 or CIFAR-100 unpacks to, or holds such a folder.
 #[must_use]
 pub fn holds_cifar(folder: &Path) -> bool {
-    form_of(folder).is_some()
+    unpacked(folder).is_some()
 }
 
-fn form_of(folder: &Path) -> Option<&'static Form> {
-    [&CIFAR_10, &CIFAR_100].into_iter().find(|form| folder.join(form.names).is_file())
+/// The form of the files, and the folder that they lie in.
+fn unpacked(folder: &Path) -> Option<(&'static Form, PathBuf)> {
+    let folders = FORMS.map(|form| (form, folder.join(form.folder)));
+    let here = FORMS.map(|form| (form, folder.to_owned()));
+    here.into_iter().chain(folders).find(|(form, folder)| folder.join(form.names).is_file())
 }
 
 /// Reads what the binary archive of CIFAR-10 or CIFAR-100 unpacks to; the classes of the latter are its hundred fine ones.
@@ -62,64 +73,146 @@ fn form_of(folder: &Path) -> Option<&'static Form> {
 /// # Errors
 /// If a file is missing or of another length, a label is no class, or there are not as many names as classes.
 pub fn load_cifar(folder: &Path) -> Result<Dataset> {
-    let Some(form) = form_of(folder) else {
+    let Some((form, folder)) = unpacked(folder) else {
         let (file, looked_in) = (CIFAR_10.names, vec![folder.to_owned()]);
         return Err(Error::Absent { file, looked_in, found: Vec::new() });
     };
-    let path = folder.join(form.names);
-    let unreadable = |source| Error::Unreadable { path: path.clone(), source };
-    let text = open_file(&path).and_then(|file| text_of_at_most(LONGEST_NAMES, file));
-    let text = text.map_err(unreadable)?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let names: Vec<String> = lines.map(str::to_owned).collect();
-    if names.len() != form.classes {
-        let expected = "a name for each class, a line each";
-        return Err(Error::Kind { path, expected, got: format!("{} lines", names.len()) });
+    let mut pictures = Pictures::new(form);
+    for name in form.files() {
+        let path = folder.join(name);
+        let unreadable = |source| Error::Unreadable { path: path.clone(), source };
+        let file = open_file(&path).map_err(unreadable)?;
+        let length = file.metadata().map_err(unreadable)?.len();
+        pictures.read(name, &path, length, file)?;
     }
-    let mut train = (Vec::new(), Vec::new());
-    for file in form.train {
-        append(&folder.join(file), form, form.pictures[0], &mut train)?;
-    }
-    let mut test = (Vec::new(), Vec::new());
-    append(&folder.join(form.test), form, form.pictures[1], &mut test)?;
-    let name = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy();
-    Dataset::from_bytes(name, names, [train, test], (3, SIDE, SIDE))
+    pictures.into_dataset(&folder)
 }
 
-/// Appends the pixels and labels of a file, whose length is known.
-fn append(
-    path: &Path,
-    form: &Form,
-    pictures: usize,
-    (pixels, labels): &mut (Vec<u8>, Vec<u32>),
-) -> Result<()> {
-    let path = || -> PathBuf { path.to_owned() };
-    let unreadable = |source| Error::Unreadable { path: path(), source };
-    let file = open_file(&path()).map_err(unreadable)?;
-    let (expected, got) =
-        ((pictures * (form.labels + PIXELS)) as u64, file.metadata().map_err(unreadable)?.len());
-    if got != expected {
-        return Err(Error::Truncated { path: path(), expected, got });
+/// The same from the archive itself, `cifar-10-binary.tar.gz` or `cifar-100-binary.tar.gz`.
+///
+/// # Errors
+/// As [`load_cifar`], and if the archive cannot be unpacked.
+pub fn load_cifar_archive(path: &Path) -> Result<Dataset> {
+    let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
+    let file = BufReader::with_capacity(1 << 16, open_file(path).map_err(unreadable)?);
+    let mut archive = tar::Archive::new(MultiGzDecoder::new(file));
+    let mut pictures: Option<Pictures> = None;
+    for entry in archive.entries().map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let within = entry.path().map_err(unreadable)?.into_owned();
+        let name = within.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some(form) = FORMS.into_iter().find(|form| form.files().any(|file| file == name))
+        else {
+            continue;
+        };
+        let pictures = pictures.get_or_insert_with(|| Pictures::new(form));
+        pictures.read(name, &path.join(&within), entry.size(), entry)?;
     }
-    let mut bytes = Vec::with_capacity(expected as usize);
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, expected), &mut bytes)
-        .map_err(unreadable)?;
-    for (index, record) in bytes.chunks_exact(form.labels + PIXELS).enumerate() {
-        let (head, image) = record.split_at(form.labels);
-        let got = head[form.labels - 1];
-        if usize::from(got) >= form.classes {
-            return Err(Error::Label { path: path(), classes: form.classes, index, got });
+    let pictures = pictures.unwrap_or_else(|| Pictures::new(&CIFAR_10));
+    pictures.into_dataset(path)
+}
+
+impl Form {
+    /// That of the names, those of training, that of the test.
+    fn files(&self) -> impl Iterator<Item = &'static str> {
+        [self.names].into_iter().chain(self.train.iter().copied()).chain([self.test])
+    }
+}
+
+/// Pixels and labels, an image after the other.
+type Images = (Vec<u8>, Vec<u32>);
+
+/// What has been read of one of the two, in any order of its files.
+struct Pictures {
+    form: &'static Form,
+    names: Vec<String>,
+    /// By the place of their file among those of the form, behind that of the names.
+    parts: Vec<Option<Images>>,
+}
+
+impl Pictures {
+    fn new(form: &'static Form) -> Self {
+        let parts = (0..=form.train.len()).map(|_| None).collect();
+        Self { form, names: Vec::new(), parts }
+    }
+
+    /// Reads a file of the form's.
+    ///
+    /// # Errors
+    /// If it is not as long as it must be, or a label is no class.
+    fn read(&mut self, name: &str, path: &Path, length: u64, mut from: impl Read) -> Result<()> {
+        let form = self.form;
+        let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
+        if name == form.names {
+            let text = text_of_at_most(LONGEST_NAMES, from).map_err(unreadable)?;
+            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            self.names = lines.map(str::to_owned).collect();
+            if self.names.len() != form.classes {
+                let (path, expected) = (path.to_owned(), "a name for each class, a line each");
+                return Err(Error::Kind {
+                    path,
+                    expected,
+                    got: format!("{} lines", self.names.len()),
+                });
+            }
+            return Ok(());
         }
-        labels.push(got.into());
-        pixels.extend_from_slice(image);
+        let Some(place) = form.files().position(|file| file == name) else { return Ok(()) };
+        let record = form.labels + PIXELS;
+        let expected = (form.pictures[usize::from(name == form.test)] * record) as u64;
+        if length != expected {
+            return Err(Error::Truncated { path: path.to_owned(), expected, got: length });
+        }
+        let mut bytes = Vec::with_capacity(expected as usize);
+        from.by_ref().take(expected).read_to_end(&mut bytes).map_err(unreadable)?;
+        let (mut pixels, mut labels) = (Vec::with_capacity(bytes.len()), Vec::new());
+        for (index, record) in bytes.chunks_exact(record).enumerate() {
+            let (head, image) = record.split_at(form.labels);
+            let got = head[form.labels - 1];
+            if usize::from(got) >= form.classes {
+                let (path, classes) = (path.to_owned(), form.classes);
+                return Err(Error::Label { path, classes, index, got });
+            }
+            labels.push(got.into());
+            pixels.extend_from_slice(image);
+        }
+        self.parts[place - 1] = Some((pixels, labels));
+        Ok(())
     }
-    Ok(())
+
+    /// All of it, of this folder or archive.
+    ///
+    /// # Errors
+    /// If a file is missing.
+    fn into_dataset(self, path: &Path) -> Result<Dataset> {
+        let form = self.form;
+        let absent = |file| {
+            let looked_in = vec![path.to_owned()];
+            Error::Absent { file, looked_in, found: Vec::new() }
+        };
+        if self.names.is_empty() {
+            return Err(absent(form.names));
+        }
+        let parts = self.parts.into_iter().zip(form.files().skip(1));
+        let parts = parts.map(|(part, file)| part.ok_or_else(|| absent(file)));
+        let mut parts = parts.collect::<Result<Vec<Images>>>()?;
+        let test = parts.pop().unwrap_or_default();
+        let mut train = Images::default();
+        for (pixels, labels) in parts {
+            train.0.extend(pixels);
+            train.1.extend(labels);
+        }
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        Dataset::from_bytes(name, self.names, [train, test], (3, SIDE, SIDE))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Split;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
     use std::fs;
 
     fn write(folder: &Path, form: &Form) {
@@ -151,6 +244,39 @@ mod tests {
             let image = train.image(7).unwrap();
             assert_eq!([image[0], image[1024], image[2048]], [7, 57, 107]);
             assert_eq!(dataset.class_names()[3], "class 3");
+        }
+    }
+
+    #[test]
+    fn an_archive_is_the_folder_that_it_unpacks_to() {
+        for form in FORMS {
+            let above = tempfile::tempdir().unwrap();
+            let folder = above.path().join(form.folder);
+            fs::create_dir(&folder).unwrap();
+            write(&folder, form);
+            fs::write(folder.join("readme.html"), "a page").unwrap();
+            let packed = above.path().join("archive.tar.gz");
+            let file = fs::File::create(&packed).unwrap();
+            let mut archive = tar::Builder::new(GzEncoder::new(file, Compression::fast()));
+            archive.append_dir_all(form.folder, &folder).unwrap();
+            archive.into_inner().unwrap().finish().unwrap();
+            let digest = |dataset: Dataset| {
+                let mut bytes = Vec::new();
+                dataset.digest(&mut bytes).unwrap();
+                bytes
+            };
+            let expected = digest(load_cifar(above.path()).unwrap());
+            assert!(digest(load_cifar_archive(&packed).unwrap()) == expected);
+            // Cut within, and without a file.
+            let bytes = fs::read(&packed).unwrap();
+            fs::write(&packed, &bytes[..bytes.len() / 2]).unwrap();
+            assert!(matches!(load_cifar_archive(&packed), Err(Error::Unreadable { .. })));
+            let file = fs::File::create(&packed).unwrap();
+            let mut archive = tar::Builder::new(GzEncoder::new(file, Compression::fast()));
+            archive.append_path_with_name(folder.join(form.names), form.names).unwrap();
+            archive.into_inner().unwrap().finish().unwrap();
+            let error = load_cifar_archive(&packed).unwrap_err().to_string();
+            assert!(error.contains(&format!("expected {} ", form.train[0])), "{error}");
         }
     }
 

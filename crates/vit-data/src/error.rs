@@ -41,6 +41,24 @@ pub enum Error {
         /// Names of what lies in it, some of them.
         found: Vec<String>,
     },
+    /// No parquet file of a training part.
+    #[error("{place}: expected parquet files of a part called train, got {}", list(found, "none"))]
+    NoTables {
+        /// The folder, or the dataset of the hub.
+        place: String,
+        /// The files that are there.
+        found: Vec<String>,
+    },
+    /// A configuration that is not there.
+    #[error("{place}: expected one of the configurations {}, got {asked}", list(found, "none"))]
+    Configuration {
+        /// The folder, or the dataset of the hub.
+        place: String,
+        /// What was asked for.
+        asked: String,
+        /// Those that are there.
+        found: Vec<String>,
+    },
     /// A class of the training part has no picture.
     #[error("{}: expected pictures of each class, got none of {class:?}", path.display())]
     EmptyClass {
@@ -249,6 +267,14 @@ pub enum Error {
         expected: String,
         /// The type and shape that it has.
         got: String,
+    },
+    /// A dataset of the hub could not be had.
+    #[error("cannot get {name} from the hub: {message}")]
+    HubDataset {
+        /// The dataset.
+        name: String,
+        /// What the hub's client said.
+        message: String,
     },
     /// The hub's copy could not be had, or is not MNIST.
     #[error("cannot load MNIST from the hub: {message}")]

@@ -9,6 +9,8 @@ use vit_files::Hasher;
 
 use crate::dataset::Split;
 use crate::error::{Error, Result};
+use crate::hub_tables::HubTables;
+use crate::tables::{self, Labels, Table};
 
 /// Classes of a model at most, as vit-model's configurations have it.
 const MOST_CLASSES: usize = 1 << 16;
@@ -45,6 +47,8 @@ pub struct Listing {
 pub struct Listed {
     /// Where it lies.
     pub path: PathBuf,
+    /// Its row, where that is a parquet file.
+    pub row: Option<u32>,
     /// Its class.
     pub label: u32,
 }
@@ -155,6 +159,108 @@ impl Listing {
         Ok(listing)
     }
 
+    /// The pictures of the parquet files in a folder, of the only configuration or the one called `default`: `FOLDER/train-*`
+    /// or `FOLDER/train/*`, and likewise `validation` and `test`, perhaps each configuration in a folder of its own. Without
+    /// any but training a test part is drawn as from a folder of pictures.
+    ///
+    /// # Errors
+    /// If a file cannot be read or is no table of pictures and labels, or as [`of_folder`](Self::of_folder).
+    pub fn of_tables(folder: &Path, test_split: f64, seed: u64) -> Result<Self> {
+        let tables = tables::tables_in(folder)?;
+        let tables = tables::of_configuration(folder, tables, None)?;
+        Self::of_split_tables(folder, &tables)
+            .map(|listing| listing.or_with_test_drawn(folder, test_split, seed))
+    }
+
+    /// The same of files that the hub gave.
+    ///
+    /// # Errors
+    /// As [`of_tables`](Self::of_tables).
+    pub fn of_hub(files: &HubTables, test_split: f64, seed: u64) -> Result<Self> {
+        let place = Path::new(&files.name);
+        Self::of_split_tables(place, &files.tables)
+            .map(|listing| listing.or_with_test_drawn(&files.folder, test_split, seed))
+    }
+
+    fn of_split_tables(place: &Path, tables: &[Table]) -> Result<Self> {
+        let of_part = |split: Split| tables.iter().filter(move |table| table.split == Some(split));
+        if of_part(Split::Train).next().is_none() {
+            let found = tables.iter().map(|table| table.path.display().to_string()).collect();
+            return Err(Error::NoTables { place: place.display().to_string(), found });
+        }
+        let read = |split: Split| -> Result<Vec<(&Path, Labels)>> {
+            let paths = of_part(split).map(|table| &*table.path);
+            paths.map(|path| Ok((path, tables::labels(path)?))).collect()
+        };
+        let train = read(Split::Train)?;
+        let classes = tables::classes(train.iter().map(|(_, labels)| labels));
+        let mut listing = Self {
+            classes,
+            train: Vec::new(),
+            validation: Vec::new(),
+            test: Vec::new(),
+            is_test_drawn: false,
+            others: 0,
+        };
+        listing.train = listing.rows(train)?;
+        let mut counts = vec![0_usize; listing.classes.len()];
+        listing.train.iter().for_each(|listed| counts[listed.label as usize] += 1);
+        if let Some(empty) = counts.iter().position(|&count| count == 0) {
+            let (path, class) = (place.to_owned(), listing.classes[empty].clone());
+            return Err(Error::EmptyClass { path, class });
+        }
+        if !(2..=MOST_CLASSES).contains(&counts.len()) {
+            let first = listing.classes.first().cloned().unwrap_or_default();
+            let (most, got, path) = (MOST_CLASSES, counts.len(), place.to_owned());
+            return Err(Error::Classes { path, most, got, first });
+        }
+        listing.validation = listing.rows(read(Split::Validation)?)?;
+        listing.test = listing.rows(read(Split::Test)?)?;
+        Ok(listing)
+    }
+
+    /// The rows of tables of a part. One whose labels are all kept secret, as -1 or none, is left out.
+    fn rows(&self, tables: Vec<(&Path, Labels)>) -> Result<Vec<Listed>> {
+        let mut listed = Vec::new();
+        for (path, labels) in tables {
+            let labels: Vec<Option<i64>> = match labels {
+                Labels::Numbers(numbers, _) => numbers,
+                Labels::Texts(texts) => {
+                    let number = |text: String| {
+                        let class = self.classes.binary_search(&text);
+                        let path = path.to_owned();
+                        let number = class.map(|class| class as i64);
+                        number.map_err(|_| Error::UntrainedClass { path, class: text })
+                    };
+                    let numbers = texts.into_iter().map(|text| text.map(number).transpose());
+                    numbers.collect::<Result<_>>()?
+                }
+            };
+            if labels.iter().all(|label| label.is_none_or(|label| label == -1)) {
+                continue;
+            }
+            for (row, label) in (0..).zip(labels) {
+                let found = label.and_then(|label| u32::try_from(label).ok());
+                let found = found.filter(|&label| (label as usize) < self.classes.len());
+                let Some(label) = found else {
+                    let got = label.map_or("none".to_owned(), |label| label.to_string());
+                    let (path, got) = (path.to_owned(), format!("{got} in row {row}"));
+                    return Err(Error::Kind { path, expected: "labels that are classes", got });
+                };
+                listed.push(Listed { path: path.to_owned(), row: Some(row), label });
+            }
+        }
+        Ok(listed)
+    }
+
+    /// With a test part drawn where training is the only part.
+    fn or_with_test_drawn(self, folder: &Path, share: f64, seed: u64) -> Self {
+        if self.validation.is_empty() && self.test.is_empty() {
+            return self.with_test_drawn(folder, share, seed);
+        }
+        self
+    }
+
     /// A training part of these classes.
     fn of_classes(place: &Path, classes: Classes, others: usize) -> Result<Self> {
         let path = || place.to_owned();
@@ -172,7 +278,7 @@ impl Listing {
         }
         let names: Vec<String> = classes.keys().cloned().collect();
         let train = (0..).zip(classes.into_values()).flat_map(|(label, pictures)| {
-            pictures.into_iter().map(move |path| Listed { path, label })
+            pictures.into_iter().map(move |path| Listed { path, row: None, label })
         });
         let train = train.collect();
         let (validation, test) = (Vec::new(), Vec::new());
@@ -190,7 +296,7 @@ impl Listing {
                 return Err(Error::UntrainedClass { path: place.to_owned(), class });
             };
             let label = label as u32;
-            listed.extend(pictures.into_iter().map(|path| Listed { path, label }));
+            listed.extend(pictures.into_iter().map(|path| Listed { path, row: None, label }));
         }
         Ok(listed)
     }
@@ -201,7 +307,7 @@ impl Listing {
             .train
             .iter()
             .enumerate()
-            .map(|(index, listed)| (listed.label, drawn(folder, &listed.path, seed), index))
+            .map(|(index, listed)| (listed.label, drawn(folder, listed, seed), index))
             .collect();
         pictures.sort_unstable();
         let mut is_test = vec![false; self.train.len()];
@@ -226,19 +332,34 @@ impl Listing {
     }
 }
 
+impl Listed {
+    /// What messages call it.
+    #[must_use]
+    pub fn name(&self) -> PathBuf {
+        match self.row {
+            None => self.path.clone(),
+            Some(row) => PathBuf::from(format!("{}, row {row}", self.path.display())),
+        }
+    }
+}
+
 /// Of a table of a million pictures.
 const LONGEST_CSV: u64 = 1 << 28;
 
 /// Pictures by the names of their classes, in the order of the names' bytes.
 type Classes = BTreeMap<String, Vec<PathBuf>>;
 
-/// What decides whether a picture is in the test part: the seed and its path in the folder, with `/` between its parts.
-fn drawn(folder: &Path, path: &Path, seed: u64) -> [u8; 32] {
+/// What decides whether a picture is in the test part: the seed and its path in the folder, with `/` between its parts, and
+/// its row.
+fn drawn(folder: &Path, Listed { path, row, .. }: &Listed, seed: u64) -> [u8; 32] {
     let mut hasher = Hasher::new();
     hasher.update(&seed.to_le_bytes());
     for part in path.strip_prefix(folder).unwrap_or(path).components() {
         hasher.update(b"/");
         hasher.update(part.as_os_str().as_encoded_bytes());
+    }
+    if let Some(row) = row {
+        hasher.update(format!("/{row}").as_bytes());
     }
     *hasher.finish().bytes()
 }

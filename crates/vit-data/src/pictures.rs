@@ -1,16 +1,16 @@
 //! Picture files as images to train on: scaled down once into a cache, then read by position.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use vit_files::{Digest, Hasher};
 use vit_pictures::{
-    Cache, DecodeOptions, EvalView, Interpolation, Picture, TrainView, decode_file, resize,
+    Cache, DecodeOptions, EvalView, Interpolation, Picture, TrainView, decode, decode_file, resize,
 };
 use vit_random::Random;
 
@@ -19,13 +19,18 @@ use crate::dataset::{Dataset, Parts, Split};
 use crate::error::{Error, Result};
 use crate::examples::Examples;
 use crate::listing::{Listed, Listing};
+use crate::tables::Rows;
 
 /// So many pictures are looked at to tell whether they are in colour, and how large they are.
 const LOOKED_AT: usize = 100;
 /// The shorter side of what is kept, by the longer side of what is trained on: room for crops.
 const ROOM: (usize, usize) = (3, 2);
+/// How the names of caches end.
+const ENDING: &str = "pictures";
+/// The bytes of all caches in a folder, before the least recently used are removed.
+const MOST_CACHED: u64 = 20_000_000_000;
 /// What makes a cache one of another version.
-const VERSION: &str = "vit-data pictures 1";
+const VERSION: &str = "vit-data pictures 2";
 
 /// What some of the pictures are like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +44,12 @@ pub struct Look {
 /// Looks at some pictures of a listing, evenly spread; those that cannot be decoded are left out. None if none can be.
 #[must_use]
 pub fn look_at(listing: &Listing) -> Option<Look> {
+    let rows = Rows::default();
     let options = DecodeOptions { channels: None, at_least: Some(64), ..DecodeOptions::default() };
     let step = listing.train.len().div_ceil(LOOKED_AT).max(1);
     let seen = listing.train.iter().step_by(step);
     let seen: Vec<(bool, usize)> = seen
-        .filter_map(|listed| decode_file(&listed.path, &options).ok())
+        .filter_map(|listed| rows.decode(listed, &options).ok())
         .map(|picture| {
             let is_grey = picture.channels() == 1
                 || picture.pixels().chunks_exact(3).all(|rgb| rgb[0] == rgb[1] && rgb[1] == rgb[2]);
@@ -79,6 +85,16 @@ impl PictureView {
             interpolation: Interpolation::Bicubic,
         };
         Self { channels, stored: longer * ROOM.0 / ROOM.1, eval }
+    }
+
+    /// The same, but of pictures whose shorter side is kept at `stored`, scaled so, and evaluated in the middle `crop` of that
+    /// side: timm's `crop_pct`.
+    #[must_use]
+    pub fn with(self, stored: Option<usize>, crop: f64, interpolation: Interpolation) -> Self {
+        let (height, width) = self.eval.crop;
+        let resize = (height.max(width) as f64 / crop) as usize;
+        let stored = stored.unwrap_or(self.stored.max(resize));
+        Self { stored, eval: EvalView { resize, interpolation, ..self.eval }, ..self }
     }
 
     /// How a file is decoded for it.
@@ -135,29 +151,31 @@ pub fn load_pictures(
     progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Loaded> {
     let all: Vec<(Split, &Listed)> = listing.pictures().collect();
-    let wrong = Mutex::new(Vec::new());
-    let make = |index: usize| {
-        let path = &all[index].1.path;
-        match decode_file(path, &view.decoding()) {
-            Ok(picture) => Ok(Some(view.store(picture))),
-            Err(error) => {
-                let error = (index, reason(&error));
-                wrong.lock().unwrap_or_else(PoisonError::into_inner).push(error);
-                Ok::<_, vit_pictures::Error>(None)
-            }
+    let (rows, wrong) = (Rows::default(), Mutex::new(Vec::new()));
+    let make = |index: usize| match rows.decode(all[index].1, &view.decoding()) {
+        Ok(picture) => Ok(Some(view.store(picture))),
+        Err(error) => {
+            let error = (index, reason(&error));
+            wrong.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+            Ok::<_, vit_pictures::Error>(None)
         }
     };
-    let paths: Arc<[PathBuf]> = all.iter().map(|(_, listed)| listed.path.clone()).collect();
     let (store, sums) = match keeping.folder {
         Some(folder) => {
             let key = key(&all, view)?;
-            let path = folder.join(format!("{key}.pictures"));
+            let path = folder.join(format!("{key}.{ENDING}"));
             let cache = match Cache::open(&path, &key, all.len()) {
-                Ok(cache) => cache,
+                Ok(cache) => {
+                    // When it was used last; what that cannot be written to is kept as if it were old.
+                    let _ = File::open(&path).and_then(|it| it.set_modified(SystemTime::now()));
+                    cache
+                }
                 // Absent, cut short or of another version: made anew.
                 Err(_) => {
                     fs::create_dir_all(folder).map_err(vit_files::Error::io("create", folder))?;
-                    Cache::make(&path, &key, all.len(), make, &mut *progress)?
+                    let cache = Cache::make(&path, &key, all.len(), make, &mut *progress)?;
+                    make_room(folder, &path, MOST_CACHED);
+                    cache
                 }
             };
             let sums: Vec<_> = (0..all.len()).map(|index| cache.sum(index)).collect();
@@ -172,7 +190,8 @@ pub fn load_pictures(
                     return Err(vit_pictures::Error::Stopped.into());
                 }
             }
-            (Store::Files(paths), sums)
+            let listed = all.iter().map(|(_, listed)| (*listed).clone()).collect();
+            (Store::Files { listed, rows: Rows::default() }, sums)
         }
     };
     let store = Arc::new(Stored { store, view });
@@ -181,7 +200,7 @@ pub fn load_pictures(
     let skipped: Vec<(PathBuf, String)> = (0..all.len())
         .filter(|&index| sums[index].is_none())
         .map(|index| {
-            let path = all[index].1.path.clone();
+            let path = all[index].1.name();
             (path, wrong.remove(&index).unwrap_or_else(|| "cannot be decoded".to_owned()))
         })
         .collect();
@@ -211,6 +230,30 @@ pub fn load_pictures(
     let duplicates = duplicates(&all, &sums, &store);
     let dataset = Dataset::of_parts(name, listing.classes.clone(), parts);
     Ok(Loaded { dataset, skipped, duplicates })
+}
+
+/// Removes the caches that were not used for the longest time, so that all in a folder are no larger than `most`. This one
+/// stays, and so does what another program has open where the system says so.
+fn make_room(folder: &Path, keep: &Path, most: u64) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut caches: Vec<(SystemTime, u64, PathBuf)> = entries
+        .filter(|entry| entry.path().extension().is_some_and(|ending| ending == ENDING))
+        .filter_map(|entry| {
+            let facts = entry.metadata().ok()?;
+            Some((facts.modified().ok()?, facts.len(), entry.path()))
+        })
+        .collect();
+    let mut total: u64 = caches.iter().map(|(_, length, _)| length).sum();
+    caches.retain(|(.., path)| path != keep);
+    caches.sort_unstable();
+    for (_, length, path) in caches {
+        if total <= most {
+            return;
+        }
+        if fs::remove_file(path).is_ok() {
+            total -= length;
+        }
+    }
 }
 
 /// What is wrong with a picture, with its causes.
@@ -253,9 +296,17 @@ fn key(all: &[(Split, &Listed)], view: PictureView) -> Result<Digest> {
     let mut hasher = Hasher::new();
     let PictureView { channels, stored, eval } = view;
     hasher.update(format!("{VERSION} {channels} {stored} {:?}\n", eval.interpolation).as_bytes());
+    let mut before: Option<&Path> = None;
     for (_, listed) in all {
-        let path = &listed.path;
-        let unreadable = |source| Error::Unreadable { path: path.clone(), source };
+        let path = &*listed.path;
+        if let Some(row) = listed.row {
+            hasher.update(format!("{row} ").as_bytes());
+            if before == Some(path) {
+                continue;
+            }
+            before = Some(path);
+        }
+        let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
         let facts = fs::metadata(path).map_err(unreadable)?;
         let changed = facts.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let changed = changed.map_or(0, |since| since.as_nanos());
@@ -263,6 +314,24 @@ fn key(all: &[(Split, &Listed)], view: PictureView) -> Result<Digest> {
         hasher.update(format!("\0{} {changed}\n", facts.len()).as_bytes());
     }
     Ok(hasher.finish())
+}
+
+impl Rows {
+    /// Decodes a picture, be it a file or in a row of one.
+    fn decode(
+        &self,
+        listed: &Listed,
+        options: &DecodeOptions,
+    ) -> std::result::Result<Picture, vit_pictures::Error> {
+        let Some(row) = listed.row else { return decode_file(&listed.path, options) };
+        let bytes = self.get(&listed.path, row as usize);
+        let bytes = bytes.map_err(|error| vit_pictures::Error::Undecodable(error.into()));
+        let picture = bytes.and_then(|bytes| decode(bytes.data(), options));
+        picture.map_err(|error| {
+            let (path, source) = (listed.name(), error.into());
+            vit_pictures::Error::File { path, source }
+        })
+    }
 }
 
 /// Pictures that were scaled down, by their places in a listing.
@@ -275,15 +344,15 @@ struct Stored {
 #[derive(Debug)]
 enum Store {
     Cache(Cache),
-    Files(Arc<[PathBuf]>),
+    Files { listed: Vec<Listed>, rows: Rows },
 }
 
 impl Stored {
     fn get(&self, at: usize) -> std::result::Result<Picture, vit_pictures::Error> {
         match &self.store {
             Store::Cache(cache) => cache.get(at)?.ok_or(vit_pictures::Error::Format),
-            Store::Files(paths) => {
-                decode_file(&paths[at], &self.view.decoding()).map(|it| self.view.store(it))
+            Store::Files { listed, rows } => {
+                rows.decode(&listed[at], &self.view.decoding()).map(|it| self.view.store(it))
             }
         }
     }
@@ -302,7 +371,8 @@ impl Pictures {
     /// A picture as it is stored.
     pub(crate) fn get(&self, index: u32) -> candle_core::Result<Picture> {
         let picture = self.store.get(self.indices[index as usize] as usize);
-        picture.map_err(candle_core::Error::wrap)
+        // So that what it was can be told from it.
+        picture.map_err(|error| candle_core::Error::Io(io::Error::other(error)))
     }
 
     pub(crate) fn eval(&self) -> EvalView {
@@ -363,4 +433,34 @@ pub(crate) fn of_planes(bytes: &[u8], (channels, height, width): (usize, usize, 
     let pixels = (0..plane).flat_map(|at| (0..channels).map(move |channel| channel * plane + at));
     let pixels = pixels.map(|at| bytes[at]).collect();
     Picture::new(pixels, channels, (height, width)).expect("as many bytes as the shape says")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_caches_that_were_not_used_longest_make_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = |name: &str, age: u64| {
+            let path = folder.path().join(name);
+            fs::write(&path, [0; 100]).unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+            path
+        };
+        let [new, old, older, other] = [
+            made("new.pictures", 9000),
+            made("old.pictures", 100),
+            made("older.pictures", 5000),
+            made("notes.txt", 9000),
+        ];
+        make_room(folder.path(), &new, 300);
+        assert!([&new, &old, &older, &other].into_iter().all(|path| path.exists()));
+        make_room(folder.path(), &new, 299);
+        assert!(new.exists() && old.exists() && !older.exists() && other.exists());
+        make_room(folder.path(), &new, 0);
+        assert!(new.exists() && !old.exists() && other.exists());
+    }
 }

@@ -16,4 +16,6 @@ pub use fetch::{Outcome, fetch};
 pub use mirror::{Mirror, redacted};
 pub use options::{Event, Options};
 pub use presence::{Presence, verify};
-pub use source::{Checksum, DATASETS, FASHION_MNIST, MNIST, Source, SourceFile};
+pub use source::{
+    CIFAR_10, CIFAR_100, Checksum, DATASETS, FASHION_MNIST, MNIST, Source, SourceFile,
+};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use vit_files::Digest;
 
 /// The datasets that can be fetched by name.
-pub const DATASETS: [&Source; 2] = [&MNIST, &FASHION_MNIST];
+pub const DATASETS: [&Source; 4] = [&MNIST, &FASHION_MNIST, &CIFAR_10, &CIFAR_100];
 
 /// A dataset: a folder of files, each served by every mirror as `<mirror>/<file>.gz`.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +37,7 @@ impl Source {
 pub struct SourceFile {
     /// Its name once unpacked.
     pub name: &'static str,
-    /// Its size once unpacked, in bytes.
+    /// Its size once unpacked, in bytes; of one that is known by its packed bytes, the most that it may be.
     pub len: u64,
     /// Its digest.
     pub sha256: Checksum,
@@ -122,6 +122,31 @@ pub const FASHION_MNIST: Source = Source {
     mirrors: &["http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"],
 };
 
+/// Photographs of ten kinds of things (Krizhevsky, 2009): 50,000 and 10,000 of 32x32 in colour, as one archive.
+pub const CIFAR_10: Source = cifar(
+    "cifar10",
+    &[file(
+        ("cifar-10-binary.tar", LONGEST_CIFAR),
+        packed("c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
+    )],
+);
+
+/// The same of a hundred kinds.
+pub const CIFAR_100: Source = cifar(
+    "cifar100",
+    &[file(
+        ("cifar-100-binary.tar", LONGEST_CIFAR),
+        packed("58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"),
+    )],
+);
+
+const fn cifar(name: &'static str, files: &'static [SourceFile]) -> Source {
+    Source { name, files, mirrors: &["https://www.cs.toronto.edu/~kriz/"] }
+}
+
+/// 60,000 pictures of 3,074 bytes at most, with room for names, a page and the archive's own headers.
+const LONGEST_CIFAR: u64 = 60_000 * 3_074 + (1 << 16);
+
 /// Names and unpacked sizes follow from the format: a header of 16 or 8 bytes, then 28x28 bytes an
 /// image or one a label.
 const TRAIN_IMAGES: (&str, u64) = ("train-images-idx3-ubyte", 16 + 60_000 * 28 * 28);
@@ -135,6 +160,10 @@ const fn file((name, len): (&'static str, u64), sha256: Checksum) -> SourceFile 
 
 const fn unpacked(hex: &str) -> Checksum {
     Checksum::Unpacked(digest(hex))
+}
+
+const fn packed(hex: &str) -> Checksum {
+    Checksum::Packed(digest(hex))
 }
 
 const fn digest(hex: &str) -> Digest {
@@ -151,11 +180,12 @@ mod tests {
             assert_eq!(Source::named(source.name).unwrap().name, source.name);
         }
         assert!(Source::named("cifar").is_none());
+        assert_eq!(CIFAR_10.files[0].packed_name(), "cifar-10-binary.tar.gz");
     }
 
     #[test]
     fn sizes_are_those_of_the_published_files() {
-        for source in DATASETS {
+        for source in [MNIST, FASHION_MNIST] {
             let sizes: Vec<u64> = source.files.iter().map(|file| file.len).collect();
             assert_eq!(sizes, [47_040_016, 60_008, 7_840_016, 10_008]);
         }

@@ -149,10 +149,9 @@ impl From<jpeg_decoder::Error> for Error {
     }
 }
 
-impl From<zune_jpeg::errors::DecodeErrors> for Error {
-    fn from(error: zune_jpeg::errors::DecodeErrors) -> Self {
-        // It tells more in `Debug` than a reader is helped by.
-        Self::Undecodable(error.to_string().into())
+impl From<libjpeg_turbo_rs::JpegError> for Error {
+    fn from(error: libjpeg_turbo_rs::JpegError) -> Self {
+        Self::Undecodable(error.into())
     }
 }
 

@@ -69,6 +69,9 @@ pub struct EpochMetrics {
     /// them where all had been trained on before the run was resumed.
     #[serde(default = "not_told", deserialize_with = "finite_or_nan")]
     pub images_per_second: f64,
+    /// Seconds of the epoch's loop in which training waited for batches; part of what `images_per_second` counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_seconds: Option<f64>,
     /// Seconds of the epoch's loop and evaluation.
     #[serde(default = "not_told", deserialize_with = "finite_or_nan")]
     pub seconds: f64,
@@ -87,6 +90,7 @@ impl Default for EpochMetrics {
             test_loss: None,
             test_accuracy: None,
             images_per_second: f64::NAN,
+            waiting_seconds: None,
             seconds: f64::NAN,
         }
     }

@@ -1,6 +1,7 @@
 //! How a step is taken: what the loop asks of a kind of device.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use candle_core::{Result as TensorResult, Tensor};
 
@@ -33,6 +34,8 @@ pub(crate) struct StepToTake<'a> {
     pub(crate) lr: f64,
     /// The samples of it, in order.
     pub(crate) samples: &'a [u32],
+    /// Those of the step after it, if the same epoch has one.
+    pub(crate) next: &'a [u32],
     /// Whether a record is due after it.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the CPU tells after each step"))]
     pub(crate) is_due: bool,
@@ -83,6 +86,9 @@ pub(crate) trait StepBackend: Send {
     fn take_sums(&mut self, _task: &Task, _epoch: u64) -> Result<Sums, Error> {
         Ok(Sums::default())
     }
+
+    /// For how long steps have waited for batches since this was asked last.
+    fn take_waited(&mut self) -> Duration;
 
     /// The optimiser's moments, each in the order of the trained parameters, on the CPU; none before the first step.
     fn moments(&self, task: &Task) -> Result<Vec<Vec<Tensor>>, Error>;

@@ -64,6 +64,7 @@ mod tests {
             test_loss: Some(1.0 / epoch as f64),
             test_accuracy: Some(0.5),
             images_per_second: 1.0,
+            waiting_seconds: None,
             seconds: 1.0,
         }
     }

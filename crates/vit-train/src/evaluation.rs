@@ -1,5 +1,7 @@
 //! How well a model does on samples whose labels are known.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Result as TensorResult, Tensor};
 use rayon::prelude::*;
 use tracing::{Span, trace_span};
@@ -117,8 +119,8 @@ pub struct Evaluation {
 /// How often each class was taken for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confusion {
-    /// `counts[label][prediction]`
-    pub counts: Vec<Vec<usize>>,
+    /// `counts[label][prediction]`, of what was predicted: with many classes most pairs never occur.
+    pub counts: Vec<BTreeMap<usize, usize>>,
 }
 
 impl Evaluation {
@@ -166,11 +168,30 @@ impl Evaluation {
     /// If a label or prediction is not below `classes`.
     #[must_use]
     pub fn confusion(&self, classes: usize) -> Confusion {
-        let mut counts = vec![vec![0; classes]; classes];
+        let mut counts = vec![BTreeMap::new(); classes];
         for (&label, &prediction) in self.labels.iter().zip(&self.predictions) {
-            counts[label as usize][prediction as usize] += 1;
+            assert!((prediction as usize) < classes, "expected a class below {classes}");
+            *counts[label as usize].entry(prediction as usize).or_insert(0) += 1;
         }
         Confusion { counts }
+    }
+}
+
+impl Confusion {
+    /// How often a label was taken for a class.
+    #[must_use]
+    pub fn count(&self, label: usize, prediction: usize) -> usize {
+        self.counts[label].get(&prediction).copied().unwrap_or_default()
+    }
+
+    /// How often each class was predicted.
+    #[must_use]
+    pub fn predicted(&self) -> Vec<usize> {
+        let mut predicted = vec![0; self.counts.len()];
+        for (&prediction, count) in self.counts.iter().flatten() {
+            predicted[prediction] += count;
+        }
+        predicted
     }
 }
 
@@ -200,6 +221,11 @@ mod tests {
         assert_eq!((evaluation.top(1), evaluation.top(2)), (0.75, 1.0));
         assert_eq!(evaluation.loss(), 1.5);
         let confusion = evaluation.confusion(3);
-        assert_eq!(confusion.counts, [[1, 0, 0], [0, 1, 0], [0, 1, 1]]);
+        let rows: Vec<[usize; 3]> =
+            (0..3).map(|label| [0, 1, 2].map(|taken| confusion.count(label, taken))).collect();
+        assert_eq!(rows, [[1, 0, 0], [0, 1, 0], [0, 1, 1]]);
+        assert_eq!(confusion.predicted(), [1, 2, 1]);
+        // A matrix of these would take 34 GB.
+        assert_eq!(evaluation.confusion(1 << 16).count(2, 1), 1);
     }
 }

@@ -201,6 +201,7 @@ impl Trainer {
         at.of_epoch.add(&rest);
         at.since_record.add(&rest);
         let loop_seconds = since.elapsed().as_secs_f64();
+        let waiting_seconds = self.backend.take_waited().as_secs_f64();
         let is_due = flow.asks_for_evaluation
             || flow.stops
             || epoch.is_multiple_of(self.task.config.evaluate_every)
@@ -231,6 +232,7 @@ impl Trainer {
             test_loss: test.map(Scores::loss),
             test_accuracy: test.map(Scores::accuracy),
             images_per_second: (at.of_epoch.samples - before) as f64 / loop_seconds,
+            waiting_seconds: Some(waiting_seconds),
             seconds: since.elapsed().as_secs_f64(),
         };
         let flow = if flow.stops { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
@@ -257,7 +259,9 @@ impl Trainer {
             let is_due = at.step_of_epoch.is_multiple_of(self.task.config.log_every);
             self.step += 1;
             let lr = rates[index];
-            let step = StepToTake { step: self.step, epoch, lr, samples, is_due };
+            let next = if self.is_full() { &[] } else { &left[(index + 1) * batch_size..] };
+            let next = next.chunks_exact(batch_size).next().unwrap_or_default();
+            let step = StepToTake { step: self.step, epoch, lr, samples, next, is_due };
             let sums = trace_span!("step", step = self.step)
                 .in_scope(|| self.backend.step(&self.task, &step, run.data))?;
             let mut after = AfterStep {

@@ -10,7 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use vit_data::{
-    Dataset, Examples, IdxFile, Keeping, Listing, Loaded, Look, Normalization, PictureView, Split,
+    Dataset, Examples, HubName, IdxFile, Keeping, Listing, Loaded, Look, Normalization,
+    PictureView, Split,
 };
 use vit_fetch::{Checksum, Event, Options, Presence, Source, data_root, user_mirrors};
 use vit_files::{Digest, Hasher, write_atomically_with};
@@ -29,9 +30,10 @@ use crate::{output, outputs};
 /// Which dataset, and where it lies.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DataArgs {
-    /// mnist, fashion-mnist, digits, a folder of pictures sorted into classes or of the four IDX files, or a CSV file with the
-    /// columns path and label
-    #[arg(long, value_name = "NAME|DIR|FILE.csv", value_parser = path_or_name())]
+    /// mnist, fashion-mnist, cifar10, cifar100, digits, a folder of pictures sorted into classes, of parquet files or of the
+    /// four IDX files, a CSV file with the columns path and label, or a dataset of Hugging Face's hub, with its configuration
+    /// and @REVISION where there are several
+    #[arg(long, value_name = "NAME|DIR|FILE.csv|hf:OWNER/NAME", value_parser = path_or_name())]
     pub(crate) dataset: Option<String>,
     #[command(flatten)]
     pub(crate) place: DataPlace,
@@ -40,7 +42,8 @@ pub(crate) struct DataArgs {
 /// Where named datasets lie, and where they come from.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DataPlace {
-    /// The folder that holds a folder for each named dataset [default: VIT_DATA, else the cache folder]
+    /// The folder that holds a folder for each named dataset, and in `pictures` what pictures were scaled down to: up to 20 GB,
+    /// of which the least recently used goes first [default: VIT_DATA, else the cache folder]
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub(crate) data_dir: Option<PathBuf>,
     /// The address of a folder of the dataset's .gz files, asked first [default: VIT_MIRROR]
@@ -121,7 +124,8 @@ impl Found {
         let transform = match self.view {
             Some(PictureView { stored, eval, .. }) => Transform {
                 resize: Some(eval.resize),
-                stored: Some(stored),
+                stored: (stored != usize::MAX).then_some(stored),
+                interpolation: data.interpolation,
                 ..Transform::of(Fit::Crop)
             },
             None if of_digits => Transform::of(Fit::Mnist),
@@ -147,26 +151,33 @@ pub(crate) struct Wanted {
     pub(crate) model: VitConfig,
     pub(crate) asked: Asked,
     pub(crate) data: DataSettings,
+    /// That of a model on disk, if it has one.
+    pub(crate) transform: Option<Transform>,
 }
 
 impl Wanted {
     /// The images and classes of a model that is there.
     pub(crate) fn by(model: &VitConfig) -> Self {
-        Self { model: model.clone(), asked: Asked::all(), data: DataSettings::default() }
+        let (model, data) = (model.clone(), DataSettings::default());
+        Self { model, asked: Asked::all(), data, transform: None }
     }
 
     /// The same of a model on disk: as its run read its dataset, or as its file says.
     pub(crate) fn by_saved(saved: &SavedModel) -> Self {
         let mut data =
             saved.run.as_ref().map_or_else(DataSettings::default, |run| run.data.clone());
-        if let Some(Transform { mean, std, .. }) = &saved.info.transform {
+        let transform = saved.info.transform.clone();
+        if let Some(Transform { mean, std, .. }) = &transform {
             (data.mean, data.std) = (mean.clone(), std.clone());
         }
-        Self { data, ..Self::by(&saved.config) }
+        Self { data, transform, ..Self::by(&saved.config) }
     }
 
     /// How pictures become images: where the settings leave it open, in the colours of the pictures, and small if they are.
-    fn take_pictures(&mut self, look: Look) -> PictureView {
+    ///
+    /// # Errors
+    /// If they are kept smaller than they are seen.
+    fn take_pictures(&mut self, look: Look) -> Result<PictureView> {
         let small = Preset::Pictures32.config();
         if !self.asked.model && !self.asked.image && look.shorter_side < SMALL_PICTURE {
             (self.model.image, self.model.patch) = (small.image, small.patch);
@@ -177,8 +188,22 @@ impl Wanted {
         if !self.asked.patch {
             self.model.patch = patch_for(self.model.image, self.model.patch);
         }
+        if let Some(transform) = self.transform.as_ref().filter(|it| it.fit == Fit::Crop) {
+            let view = view_by(transform, self.model.image);
+            view.eval.check()?;
+            return Ok(view);
+        }
         let ImageSize { height, width, channels } = self.model.image;
-        PictureView::of_size(channels, (height, width))
+        let DataSettings { resize, crop, interpolation, .. } = self.data;
+        let view = PictureView::of_size(channels, (height, width));
+        let view = view.with(resize, crop, as_in_pictures(interpolation));
+        if view.stored < view.eval.resize {
+            let (least, got) = (view.eval.resize, view.stored);
+            let message = format!("expected data.resize of at least {least}, got {got}");
+            return Err(Failure::new(Exit::Usage, message)
+                .hint("leave it out, set a smaller --image-size, or a larger data.crop"));
+        }
+        Ok(view)
     }
 
     /// Takes the images' channels, height and width over where the settings leave them open.
@@ -205,11 +230,32 @@ impl Wanted {
     ///
     /// # Errors
     /// If the settings have fewer.
-    fn take_classes(&mut self, dataset: &Dataset) -> Result<()> {
+    fn take_classes(&mut self, name: &str, classes: usize) -> Result<()> {
         if !self.asked.classes {
-            self.model.classes = dataset.classes();
+            self.model.classes = classes;
         }
-        check_classes(dataset, &self.model)
+        if classes > self.model.classes {
+            let message =
+                format!("the model knows {} classes, {name} has {classes}", self.model.classes);
+            return Err(unfit(message));
+        }
+        Ok(())
+    }
+}
+
+/// How a picture is seen by a model with this transform.
+pub(crate) fn view_by(transform: &Transform, size: ImageSize) -> PictureView {
+    let mut view = PictureView::of_size(size.channels, (size.height, size.width));
+    view.stored = transform.stored.unwrap_or(usize::MAX);
+    view.eval.resize = transform.resize.unwrap_or(view.eval.resize);
+    view.eval.interpolation = as_in_pictures(transform.interpolation);
+    view
+}
+
+const fn as_in_pictures(interpolation: vit_model::Interpolation) -> vit_pictures::Interpolation {
+    match interpolation {
+        vit_model::Interpolation::Bilinear => vit_pictures::Interpolation::Bilinear,
+        vit_model::Interpolation::Bicubic => vit_pictures::Interpolation::Bicubic,
     }
 }
 
@@ -261,18 +307,75 @@ const SMALL_PICTURE: usize = 48;
 /// The folder of caches in the data folder.
 const CACHES: &str = "pictures";
 
-/// Pictures in class folders, or named by a CSV file.
+/// Pictures in class folders, in parquet files, or named by a CSV file.
 fn pictures(path: &Path, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
+    let (name, listing) = list(path, wanted)?;
+    advise(&listing, path);
+    listed(&name, &listing, place, wanted)
+}
+
+/// What lies there, and its whole path, so that the run can be repeated from anywhere.
+fn list(path: &Path, wanted: &Wanted) -> Result<(String, Listing)> {
     let whole = std::path::absolute(path).map_err(vit_files::Error::io("find", path))?;
     let split = wanted.data.test_split;
     let listing = if is_csv(path) {
         Listing::of_csv(&whole, split, TEST_SEED)?
+    } else if vit_data::holds_tables(path) {
+        Listing::of_tables(&whole, split, TEST_SEED)?
     } else {
         Listing::of_folder(&whole, split, TEST_SEED)?
     };
-    advise(&listing, path);
-    let look = vit_data::look_at(&listing).unwrap_or(Look { channels: 3, shorter_side: 64 });
-    let view = wanted.take_pictures(look);
+    Ok((whole.display().to_string(), listing))
+}
+
+/// Takes over what a dataset on disk tells, without reading more of its pictures than a few; gives its name. Nothing where it
+/// is a named one, whose files need not be there.
+///
+/// # Errors
+/// If it cannot be read, or is not for the model.
+pub(crate) fn look(name: &str, wanted: &mut Wanted) -> Result<Option<String>> {
+    if name == DIGITS || Source::named(name).is_some() || HubName::is_meant(name) {
+        return Ok(None);
+    }
+    if is_of_pictures(name) {
+        let (name, listing) = list(Path::new(name), wanted)?;
+        wanted.take_pictures(look_at(&listing))?;
+        wanted.take_classes(&name, listing.classes.len())?;
+        return Ok(Some(name));
+    }
+    let place = DataPlace { data_dir: None, mirror: None };
+    let found = in_folder(name, &place, wanted)?;
+    fit(&found.dataset, wanted)?;
+    Ok(Some(found.dataset.name().to_owned()))
+}
+
+/// What some of the pictures are like.
+fn look_at(listing: &Listing) -> Look {
+    vit_data::look_at(listing).unwrap_or(Look { channels: 3, shorter_side: 64 })
+}
+
+/// A dataset of the hub.
+fn of_hub(text: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
+    let Some(name) = HubName::parse(text) else {
+        let message = format!(
+            "expected hf:OWNER/NAME, hf:OWNER/NAME/CONFIGURATION or either with @REVISION, got {text:?}"
+        );
+        return Err(Failure::new(Exit::Usage, message));
+    };
+    let bar = Counter::new("files of the hub", None, thousands);
+    let files = vit_data::fetch_hub_tables(&name, &mut |done, of| {
+        bar.set("files of the hub", done as u64, Some(of as u64));
+    });
+    drop(bar);
+    let files = files?;
+    let listing = Listing::of_hub(&files, wanted.data.test_split, TEST_SEED)?;
+    advise(&listing, Path::new(&files.name));
+    listed(&files.name, &listing, place, wanted)
+}
+
+/// The pictures of a listing.
+fn listed(name: &str, listing: &Listing, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
+    let view = wanted.take_pictures(look_at(listing))?;
     wanted.model.check()?;
     let folder = if wanted.data.cache {
         Some(data_root(place.data_dir.clone())?.join(CACHES))
@@ -286,8 +389,7 @@ fn pictures(path: &Path, place: &DataPlace, wanted: &mut Wanted) -> Result<Found
     let keeping = Keeping { folder: folder.as_deref(), skip_unreadable };
     let count = listing.pictures().count() as u64;
     let bar = Counter::new("reading pictures", Some(count), thousands);
-    let name = whole.display().to_string();
-    let loaded = vit_data::load_pictures(&name, &listing, view, keeping, &mut |done| {
+    let loaded = vit_data::load_pictures(name, listing, view, keeping, &mut |done| {
         bar.set("reading pictures", done as u64, Some(count));
         ControlFlow::Continue(())
     });
@@ -339,6 +441,9 @@ const FEW_PICTURES: usize = 20;
 
 fn in_folder(name: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
     let folder = Path::new(name);
+    if HubName::is_meant(name) {
+        return of_hub(name, place, wanted);
+    }
     if is_of_pictures(name) {
         return pictures(folder, place, wanted);
     }
@@ -368,7 +473,7 @@ fn in_folder(name: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found
     }
     let message = format!("no dataset is called {name:?}, and it is no folder either");
     Err(Failure::new(Exit::Data, message)
-        .hint("pass mnist, fashion-mnist, digits, a folder of pictures or of the four IDX files, or a CSV file"))
+        .hint("pass mnist, fashion-mnist, cifar10, cifar100, digits, a folder of pictures, of parquet or of the four IDX files, a CSV file, or hf:OWNER/NAME"))
 }
 
 /// Whether a model can be given the images of a dataset, and knows its classes; what it leaves open it takes over.
@@ -378,17 +483,7 @@ fn in_folder(name: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found
 pub(crate) fn fit(dataset: &Dataset, wanted: &mut Wanted) -> Result<()> {
     let shape = (dataset.channels(), dataset.height(), dataset.width());
     wanted.take_shape(dataset.name(), shape)?;
-    wanted.take_classes(dataset)
-}
-
-fn check_classes(dataset: &Dataset, model: &VitConfig) -> Result<()> {
-    if dataset.classes() > model.classes {
-        let (of_model, of_data) = (model.classes, dataset.classes());
-        let message =
-            format!("the model knows {of_model} classes, {} has {of_data}", dataset.name());
-        return Err(unfit(message));
-    }
-    Ok(())
+    wanted.take_classes(dataset.name(), dataset.classes())
 }
 
 fn check_size(name: &str, of_data: (usize, usize, usize), model: &VitConfig) -> Result<()> {
@@ -525,7 +620,11 @@ fn load_published(source: &Source, folder: &Path) -> Result<Found> {
         let failure = Failure::from(error);
         failure.hint(format!("delete it and have it fetched again: `vit fetch {}`", source.name))
     };
-    let mut dataset = vit_data::load_dir(folder).map_err(again)?.with_name(source.name);
+    let loaded = match source.files {
+        [archive] => vit_data::load_cifar_archive(&folder.join(format!("{}.gz", archive.name))),
+        _ => vit_data::load_dir(folder),
+    };
+    let mut dataset = loaded.map_err(again)?.with_name(source.name);
     if source.name == vit_fetch::FASHION_MNIST.name {
         dataset = dataset.with_class_names(FASHION.map(str::to_owned).to_vec());
     }

@@ -170,6 +170,13 @@ const OUT_OF_MEMORY: [&str; 2] = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALL
 
 impl From<candle_core::Error> for Failure {
     fn from(error: candle_core::Error) -> Self {
+        let error = match error {
+            candle_core::Error::Io(error) => match error.downcast::<vit_pictures::Error>() {
+                Ok(error) => return error.into(),
+                Err(error) => candle_core::Error::Io(error),
+            },
+            error => error,
+        };
         let said = chain(&error);
         let backtrace = match &error {
             candle_core::Error::WithBacktrace { backtrace, .. } => backtrace.to_string(),
@@ -194,6 +201,15 @@ fn data_hint(error: &vit_data::Error) -> Option<&'static str> {
         }
         Error::NoPictures { .. } => {
             "sort pictures into a folder for each class: CLASS/..., or train/CLASS/... and test/CLASS/..."
+        }
+        Error::NoTables { .. } => {
+            "expected names such as data/train-00000-of-00001.parquet, or train/0000.parquet"
+        }
+        Error::Configuration { .. } => {
+            "pass hf:OWNER/NAME/CONFIGURATION, or the configuration's folder"
+        }
+        Error::HubDataset { .. } => {
+            "look at its name; without the hub, pass a folder of its parquet files"
         }
         Error::EmptyClass { .. } => "put pictures into it, or remove it",
         Error::Classes { got: 0 | 1, .. } => {

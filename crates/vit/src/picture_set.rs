@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-/// Whether this names pictures in files: a folder that is none of IDX files, or a CSV file.
+/// Whether this names pictures in files: a folder that is none of IDX files, a CSV file, or a dataset of the hub.
 pub(crate) fn is_of_pictures(name: &str) -> bool {
     let path = Path::new(name);
-    is_csv(path) || (path.is_dir() && !vit_data::holds_idx(path) && !vit_data::holds_cifar(path))
+    vit_data::HubName::is_meant(name)
+        || is_csv(path)
+        || (path.is_dir() && !vit_data::holds_idx(path) && !vit_data::holds_cifar(path))
 }
 
 /// Whether this names a table of pictures.

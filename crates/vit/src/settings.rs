@@ -112,7 +112,7 @@ impl Settings {
         let dataset = dataset.or_else(|| file.get("dataset").and_then(Value::as_str));
         let default = match dataset {
             Some(dataset) if crate::picture_set::is_of_pictures(dataset) => Preset::Pictures64,
-            Some(dataset) if vit_data::holds_cifar(Path::new(dataset)) => Preset::Pictures32,
+            Some(dataset) if is_cifar(dataset) => Preset::Pictures32,
             _ => Preset::Shallow,
         };
         let name = name.unwrap_or(default.name()).to_owned();
@@ -206,6 +206,11 @@ impl Settings {
                 .and_then(Value::as_table)
                 .is_some_and(|model| model.keys().any(|key| key != "image"))
     }
+}
+
+fn is_cifar(dataset: &str) -> bool {
+    let names = [vit_fetch::CIFAR_10.name, vit_fetch::CIFAR_100.name];
+    names.contains(&dataset) || vit_data::holds_cifar(Path::new(dataset))
 }
 
 /// The head of the table that fine-tuning is set in.

@@ -1,7 +1,7 @@
 //! JPEG, at the scale at which it is used: of eight pixels in a row the decoder makes 8, 4, 2 or 1.
 //!
-//! `jpeg-decoder` decodes every form; whole pictures of the common forms come from `zune-jpeg`, which is faster
-//! ([`is_common`]).
+//! `jpeg-decoder` decodes every form; whole pictures of the common forms come from `libjpeg-turbo-rs`, which is
+//! faster and what libjpeg-turbo makes of them to the bit ([`is_common`]).
 
 use std::thread;
 
@@ -9,10 +9,6 @@ use ::image::metadata::Orientation;
 use jpeg_decoder::{CodingProcess, ColorTransform, Decoder, ImageInfo, PixelFormat};
 use memchr::memchr;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
-use zune_core::bytestream::ZCursor;
-use zune_core::colorspace::ColorSpace;
-use zune_core::options::DecoderOptions;
-use zune_jpeg::JpegDecoder;
 
 use super::guarded::guarded;
 use super::raw::Raw;
@@ -156,7 +152,7 @@ fn on_one_thread<T: Send>(decode: impl FnOnce() -> T + Send) -> Result<T, Error>
     })
 }
 
-/// Whether the picture is in a form of which `zune-jpeg` makes what libjpeg makes
+/// Whether the picture is in a form that `libjpeg-turbo-rs` is asked to decode
 /// (docs/decisions/0020-jpeg-at-the-scale-of-its-use.md): baseline, one scan, grey or YCbCr with its colours sampled at
 /// 1x1, 2x1 or 2x2.
 fn is_common(segments: &Summary<'_>, info: ImageInfo) -> bool {
@@ -171,33 +167,18 @@ fn is_common(segments: &Summary<'_>, info: ImageInfo) -> bool {
     segments.scans == 1 && is_sampled && !segments.is_adobe_rgb()
 }
 
-/// A type of our own, so that the decoder is compiled for it with this crate: that for slices is compiled with `image`, which the
-/// profile `dev` does not optimise, and the linker takes what there is.
-struct Bytes<'a>(&'a [u8]);
-
-impl AsRef<[u8]> for Bytes<'_> {
-    fn as_ref(&self) -> &[u8] {
-        self.0
-    }
-}
-
 fn decode_common(bytes: &[u8], opened: Opened<'_>) -> Result<Raw, Error> {
-    let (samples, colours) = match opened.info.pixel_format {
-        PixelFormat::RGB24 => (3, ColorSpace::RGB),
-        _ => (1, ColorSpace::Luma),
+    let (samples, format) = match opened.info.pixel_format {
+        PixelFormat::RGB24 => (3, libjpeg_turbo_rs::PixelFormat::Rgb),
+        _ => (1, libjpeg_turbo_rs::PixelFormat::Grayscale),
     };
     let size = opened.size;
     drop(opened);
-    let options = DecoderOptions::default()
-        .set_strict_mode(true)
-        .set_max_width(size.0 as usize)
-        .set_max_height(size.1 as usize)
-        .jpeg_set_out_colorspace(colours);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(Bytes(bytes)), options);
+    let mut decoder = libjpeg_turbo_rs::Decoder::new(bytes)?;
+    decoder.set_output_format(format);
     let mut pixels = vec![0; size.0 as usize * size.1 as usize * samples];
-    decoder.decode_into(&mut pixels)?;
-    let exif = decoder.exif().map(Vec::as_slice);
-    let orientation = exif.and_then(Orientation::from_exif_chunk);
+    decoder.decode_image_into(&mut pixels)?;
+    let orientation = decoder.exif_data().and_then(Orientation::from_exif_chunk);
     Ok(Raw { pixels, samples, size, orientation })
 }
 

@@ -1,5 +1,7 @@
 //! Which class is taken for which, how each does, and the worst mistakes.
 
+use std::collections::BTreeMap;
+
 use super::{Mistake, Names, Tested};
 use crate::page::{percent, section, thousands};
 
@@ -12,7 +14,7 @@ const SHORT_NAME: usize = 3;
 
 pub(super) fn sections(tested: &Tested, names: Names<'_>) -> String {
     let counts = &tested.confusion;
-    let seen: usize = counts.iter().flatten().sum();
+    let seen: usize = counts.iter().flat_map(BTreeMap::values).sum();
     let which = if seen == tested.available {
         format!("All {} test images.", thousands(seen))
     } else {
@@ -38,7 +40,7 @@ fn sections_if(seen: usize, content: String) -> String {
 }
 
 /// A row for each label, a column for each prediction, each cell as strong as its share of the row.
-fn matrix(counts: &[Vec<usize>], names: Names<'_>) -> String {
+fn matrix(counts: &[BTreeMap<usize, usize>], names: Names<'_>) -> String {
     // Columns as narrow as their numbers; the name of each stands at its row.
     let is_short = (0..counts.len()).all(|class| names.of(class).chars().count() <= SHORT_NAME);
     let head = |class: usize| if is_short { names.of(class) } else { class.to_string() };
@@ -46,8 +48,9 @@ fn matrix(counts: &[Vec<usize>], names: Names<'_>) -> String {
         .map(|class| format!("<th title=\"{}\">{}</th>", names.of(class), head(class)))
         .collect();
     let rows = counts.iter().enumerate().map(|(label, row)| {
-        let whole: usize = row.iter().sum();
-        let cells = row.iter().enumerate().map(|(prediction, &count)| {
+        let whole: usize = row.values().sum();
+        let cells = (0..counts.len()).map(|prediction| {
+            let count = row.get(&prediction).copied().unwrap_or_default();
             let class = match count {
                 0 => "none",
                 _ if label == prediction => "right",
@@ -73,12 +76,12 @@ fn matrix(counts: &[Vec<usize>], names: Names<'_>) -> String {
 }
 
 /// The most frequent confusions in a sentence.
-fn confusions(counts: &[Vec<usize>], names: Names<'_>) -> String {
+fn confusions(counts: &[BTreeMap<usize, usize>], names: Names<'_>) -> String {
     let mut wrong: Vec<(usize, usize, usize)> = counts
         .iter()
         .enumerate()
-        .flat_map(|(label, row)| row.iter().enumerate().map(move |(to, &count)| (count, label, to)))
-        .filter(|&(count, label, to)| count > 0 && label != to)
+        .flat_map(|(label, row)| row.iter().map(move |(&to, &count)| (count, label, to)))
+        .filter(|&(_, label, to)| label != to)
         .collect();
     // A stable sort: equals stay in the order of their labels.
     wrong.sort_by_key(|&(count, ..)| std::cmp::Reverse(count));
@@ -95,12 +98,16 @@ fn confusions(counts: &[Vec<usize>], names: Names<'_>) -> String {
     format!("<p>Most often: {}.</p>\n", listed.join(", "))
 }
 
-fn classes(counts: &[Vec<usize>], names: Names<'_>) -> String {
+fn classes(counts: &[BTreeMap<usize, usize>], names: Names<'_>) -> String {
+    let mut predicted = vec![0; counts.len()];
+    for (&prediction, count) in counts.iter().flatten() {
+        predicted[prediction] += count;
+    }
     let rows = counts.iter().enumerate().map(|(class, row)| {
-        let images: usize = row.iter().sum();
-        let taken: usize = counts.iter().map(|row| row[class]).sum();
-        let share = |of: usize| row[class] as f64 / of as f64;
-        let (recall, precision) = (share(images), share(taken));
+        let images: usize = row.values().sum();
+        let correct = row.get(&class).copied().unwrap_or_default();
+        let share = |of: usize| correct as f64 / of as f64;
+        let (recall, precision) = (share(images), share(predicted[class]));
         let bar = if recall.is_finite() { recall } else { 0.0 };
         format!(
             "<tr><td>{}</td><td>{}</td><td class=\"bars\"><i class=\"bar\" style=\"--share:{bar:.3}\"></i></td>\
@@ -146,26 +153,32 @@ mod tests {
 
     const NUMBERS: Names<'static> = Names(&[]);
 
+    fn sparse<const N: usize>(rows: &[[usize; N]]) -> Vec<BTreeMap<usize, usize>> {
+        let row =
+            |row: &[usize; N]| row.iter().copied().enumerate().filter(|(_, n)| *n > 0).collect();
+        rows.iter().map(row).collect()
+    }
+
     #[test]
     fn confusions_are_listed_by_how_often() {
-        let text = confusions(&[vec![9, 1, 0], vec![3, 9, 1], vec![0, 0, 9]], NUMBERS);
+        let text = confusions(&sparse(&[[9, 1, 0], [3, 9, 1], [0, 0, 9]]), NUMBERS);
         assert_eq!(
             text,
             "<p>Most often: 1&nbsp;→&nbsp;0 (3), 0&nbsp;→&nbsp;1 (1), 1&nbsp;→&nbsp;2 (1).</p>\n"
         );
-        assert_eq!(confusions(&[vec![4, 0], vec![0, 4]], NUMBERS), "");
+        assert_eq!(confusions(&sparse(&[[4, 0], [0, 4]]), NUMBERS), "");
     }
 
     #[test]
     fn a_class_that_no_image_has_is_a_dash() {
-        let table = classes(&[vec![2, 0], vec![0, 0]], NUMBERS);
+        let table = classes(&sparse(&[[2, 0], [0, 0]]), NUMBERS);
         assert!(table.contains("<td>1</td><td>0</td>") && table.contains("<td>–</td><td>–</td>"));
         assert!(!table.contains("NaN"));
     }
 
     #[test]
     fn many_classes_have_no_matrix() {
-        let counts = |classes: usize| vec![vec![1; classes]; classes];
+        let counts = |classes: usize| vec![(0..classes).map(|class| (class, 1)).collect(); classes];
         let tested =
             |classes| Tested { available: 0, confusion: counts(classes), mistakes: Vec::new() };
         assert!(sections(&tested(MATRIX_CLASSES), NUMBERS).contains("class=\"confusion\""));

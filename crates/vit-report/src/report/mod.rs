@@ -6,6 +6,7 @@ mod models;
 
 pub(crate) use curves::{by_epoch, of_epochs, told};
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -43,7 +44,7 @@ pub struct Tested {
     /// How many there are in all; those looked at are the confusion's sum.
     pub available: usize,
     /// `counts[label][prediction]`
-    pub confusion: Vec<Vec<usize>>,
+    pub confusion: Vec<BTreeMap<usize, usize>>,
     /// Images that were not recognised, the worst first.
     pub mistakes: Vec<Mistake>,
 }
@@ -199,7 +200,7 @@ mod tests {
         let report = Report {
             tested: Some(Tested {
                 available: 9,
-                confusion: vec![vec![2, 1], vec![1, 4]],
+                confusion: vec![[(0, 2), (1, 1)].into(), [(0, 1), (1, 4)].into()],
                 mistakes: vec![mistake],
             }),
             positions: Some(Positions {

@@ -1,25 +1,30 @@
 //! Steps in shards: a batch is cut at borders that threads do not set, each shard computed on one thread, and their
 //! gradients added in order.
 
+mod ahead;
 mod shards;
 mod sum;
 
+use std::ops::Range;
+use std::time::Duration;
+
 use candle_core::{Result as TensorResult, Tensor};
-use rayon::prelude::*;
-use tracing::{Span, trace_span};
+use tracing::trace_span;
 use vit_ops::Mode;
 use vit_random::Random;
 
-use self::shards::{Shard, shards, train_shard};
+use self::ahead::{Ahead, Source};
+use self::shards::{Shard, train_shard};
 use self::sum::{Summed, sum};
 use crate::backend::{EvaluateBatch, StepBackend, StepToTake, Task};
 use crate::evaluation::in_parallel;
 use crate::sums::Sums;
-use crate::{Data, Error, Optimizer, Scores, clip_gradients};
+use crate::{Batch, Data, Error, Optimizer, Scores, clip_gradients};
 
 /// Takes steps on the thread pool that it is called on.
 pub(crate) struct CpuBackend {
     optimizer: Optimizer,
+    ahead: Ahead,
     /// Whether it was said that frozen parameters cost time.
     has_warned: bool,
 }
@@ -31,7 +36,7 @@ impl CpuBackend {
     /// If a setting is out of range.
     pub(crate) fn new(task: &Task) -> Result<Self, Error> {
         let optimizer = Optimizer::of(task.config.optimizer, &task.trained, &task.groups)?;
-        Ok(Self { optimizer, has_warned: false })
+        Ok(Self { optimizer, ahead: Ahead::default(), has_warned: false })
     }
 
     /// Loss and correct answers of a step's samples, and its gradient, a batch after the other.
@@ -41,21 +46,21 @@ impl CpuBackend {
         step: &StepToTake<'_>,
         data: &dyn Data,
     ) -> Result<(Sums, Vec<Summed>), Error> {
-        let of_step = Span::current();
         let random = Random::new(task.config.seed).at_step(step.step);
         let mut sums = Sums { loss_sum: 0.0, correct: 0, samples: step.samples.len() };
         let mut gradients: Vec<Summed> = Vec::new();
         let batch_size = task.config.batch_size;
-        for (first, batch) in (0..).step_by(batch_size).zip(step.samples.chunks(batch_size)) {
-            let ranges = shards(batch.len(), task.config.shards).into_par_iter();
-            let results = ranges.map(|range| {
-                let _shard = trace_span!(parent: &of_step, "shard", first = range.start).entered();
+        let source = Source { data, epoch: step.epoch, shards: task.config.shards };
+        let mut batches = step.samples.chunks(batch_size).peekable();
+        for first in (0..).step_by(batch_size) {
+            let Some(batch) = batches.next() else { break };
+            let next = batches.peek().copied().or_else(|| step.next.chunks(batch_size).next());
+            let compute = |range: Range<usize>, batch: &Batch| {
                 let mode = Mode::Train(random.from_sample((first + range.start) as u32));
-                let batch = trace_span!("batch")
-                    .in_scope(|| data.train_batch(step.epoch, &batch[range]))?;
-                train_shard(task, &batch, mode)
-            });
-            let shards: Vec<Shard> = results.collect::<Result<_, Error>>()?;
+                train_shard(task, batch, mode)
+            };
+            let of = (batch, next.unwrap_or_default());
+            let shards: Vec<Shard> = self.ahead.shards(source, of, compute)?;
             self.warn_of_frozen(&shards, task);
             sums.loss_sum = shards.iter().fold(sums.loss_sum, |sum, shard| sum + shard.loss_sum);
             sums.correct += shards.iter().map(|shard| shard.correct).sum::<usize>();
@@ -88,6 +93,21 @@ impl CpuBackend {
 impl StepBackend for CpuBackend {
     fn is_pooled(&self) -> bool {
         true
+    }
+
+    fn begin_epoch(
+        &mut self,
+        _task: &Task,
+        _first: u64,
+        _rates: &[f64],
+        _order: &[u32],
+    ) -> Result<(), Error> {
+        self.ahead.clear();
+        Ok(())
+    }
+
+    fn take_waited(&mut self) -> Duration {
+        self.ahead.take_waited()
     }
 
     fn step(&mut self, task: &Task, step: &StepToTake<'_>, data: &dyn Data) -> Result<Sums, Error> {

@@ -4,6 +4,7 @@
 //! for. Where a loss or a gradient is not finite, parameters stay what they were before that step.
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use vit_ops::Mode;
@@ -25,6 +26,8 @@ pub(crate) struct GpuBackend {
     replay: Replay,
     /// Steps whose numbers have not been taken.
     untaken: usize,
+    /// For how long batches were made, whatever the GPU did meanwhile.
+    waited: Duration,
 }
 
 /// How a step is taken again.
@@ -68,6 +71,7 @@ impl GpuBackend {
             samples: Samples::Copied(Vec::new()),
             replay: if records_steps { Replay::Next } else { Replay::Never },
             untaken: 0,
+            waited: Duration::ZERO,
             device,
         })
     }
@@ -129,9 +133,12 @@ impl StepBackend for GpuBackend {
 
     fn step(&mut self, task: &Task, step: &StepToTake<'_>, data: &dyn Data) -> Result<Sums, Error> {
         if let Samples::Copied(batches) = &mut self.samples {
+            let since = Instant::now();
             let each = step.samples.chunks(task.config.batch_size);
             let each = each.map(|indices| data.train_batch(step.epoch, indices));
-            copy(batches, each.collect::<TensorResult<_>>()?)?;
+            let made = each.collect::<TensorResult<_>>()?;
+            self.waited += since.elapsed();
+            copy(batches, made)?;
         }
         self.untaken += 1;
         match &mut self.replay {
@@ -174,6 +181,10 @@ impl StepBackend for GpuBackend {
         }
         let samples = std::mem::take(&mut self.untaken) * task.config.samples_of_step();
         Ok(Sums { loss_sum, correct: correct as usize, samples })
+    }
+
+    fn take_waited(&mut self) -> Duration {
+        std::mem::take(&mut self.waited)
     }
 
     fn moments(&self, task: &Task) -> Result<Vec<Vec<Tensor>>, Error> {

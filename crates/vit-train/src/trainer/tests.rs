@@ -420,9 +420,12 @@ fn kept(
 
 fn timeless(records: &[Record]) -> Vec<Record> {
     let timeless = |record: &Record| match record.clone() {
-        Record::Epoch(epoch) => {
-            Record::Epoch(EpochMetrics { images_per_second: 0.0, seconds: 0.0, ..epoch })
-        }
+        Record::Epoch(epoch) => Record::Epoch(EpochMetrics {
+            images_per_second: 0.0,
+            waiting_seconds: None,
+            seconds: 0.0,
+            ..epoch
+        }),
         step => step,
     };
     records.iter().map(timeless).collect()

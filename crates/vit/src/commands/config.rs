@@ -1,11 +1,12 @@
-//! `vit config`: the settings that a run would have.
+//! `vit config`: the settings that a run would have, with what a dataset on disk tells.
 
 use super::train;
 use crate::failure::Result;
 use crate::output;
 
 pub(super) fn run(args: &train::Args) -> Result<()> {
-    let (settings, _asked) = args.resolve()?;
+    let (settings, asked) = args.resolve()?;
+    let settings = train::with_dataset(settings, asked)?;
     if args.json {
         return output::json(&settings);
     }

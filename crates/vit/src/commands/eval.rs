@@ -94,17 +94,21 @@ fn macro_recall(classes: &[Class]) -> f64 {
 
 /// The most frequent confusions: how often, the label, what it was taken for.
 fn worst_pairs(confusion: &Confusion) -> Vec<(usize, usize, usize)> {
-    let rows = confusion.counts.iter().enumerate();
-    let cells = rows.flat_map(|(label, row)| {
-        row.iter().enumerate().map(move |(prediction, &count)| (count, label, prediction))
-    });
-    let mut pairs: Vec<_> = cells.filter(|&(n, a, b)| n > 0 && a != b).collect();
+    let mut pairs: Vec<_> = cells(confusion).filter(|&(_, a, b)| a != b).collect();
     // A stable sort: equals stay in the order of their labels.
     pairs.sort_by_key(|&(count, ..)| std::cmp::Reverse(count));
     pairs.truncate(WORST_PAIRS);
     pairs
 }
 
+/// How often, the label, what it was taken for.
+fn cells(confusion: &Confusion) -> impl Iterator<Item = (usize, usize, usize)> {
+    let rows = confusion.counts.iter().enumerate();
+    rows.flat_map(|(label, row)| row.iter().map(move |(&to, &count)| (count, label, to)))
+}
+
+/// As JSON, a matrix of more classes is a list of what occurs.
+const JSON_MATRIX_CLASSES: usize = 1000;
 /// A matrix of more classes could not be read; their most frequent confusions can.
 const MATRIX_CLASSES: usize = 20;
 const WORST_PAIRS: usize = 10;
@@ -114,18 +118,19 @@ const TOP_5: usize = 10;
 /// What is told of one class.
 struct Class {
     samples: usize,
+    predicted: usize,
     correct: usize,
     recall: f64,
     precision: f64,
 }
 
 fn classes(confusion: &Confusion) -> Vec<Class> {
-    let each = confusion.counts.iter().enumerate().map(|(class, row)| {
-        let correct = row[class];
-        let samples = row.iter().sum();
-        let taken: usize = confusion.counts.iter().map(|row| row[class]).sum();
+    let rows = confusion.counts.iter().enumerate().zip(confusion.predicted());
+    let each = rows.map(|((class, row), predicted)| {
+        let correct = confusion.count(class, class);
+        let samples = row.values().sum();
         let share = |of: usize| correct as f64 / of as f64;
-        Class { samples, correct, recall: share(samples), precision: share(taken) }
+        Class { samples, predicted, correct, recall: share(samples), precision: share(predicted) }
     });
     each.collect()
 }
@@ -147,7 +152,14 @@ fn as_json(
             "precision": told.precision,
         })
     });
-    json!({
+    let is_dense = classes.len() <= JSON_MATRIX_CLASSES;
+    let row = |label: usize| -> Vec<usize> {
+        (0..classes.len()).map(|taken| confusion.count(label, taken)).collect()
+    };
+    let rows = is_dense.then(|| (0..classes.len()).map(row).collect::<Vec<_>>());
+    let occurring =
+        || cells(confusion).map(|(count, label, taken)| [label, taken, count]).collect::<Vec<_>>();
+    let mut result = json!({
         "accuracy": evaluation.accuracy(),
         "top_5": evaluation.top(5),
         "macro_recall": macro_recall(&classes),
@@ -157,8 +169,12 @@ fn as_json(
         "dataset": found.dataset.name(),
         "split": split,
         "classes": each.collect::<Vec<_>>(),
-        "confusion": confusion.counts,
-    })
+    });
+    match rows {
+        Some(rows) => result["confusion"] = json!(rows),
+        None => result["confusion_counts"] = json!(occurring()),
+    }
+    result
 }
 
 fn print(
@@ -185,14 +201,13 @@ fn print(
     output::line(format!("{:>width$}  samples  correct    recall  precision", "class"))?;
     // A class without a sample has no recall, one that is never predicted no precision.
     let share = |of: usize, share: f64| if of == 0 { "–".to_owned() } else { percent(share) };
-    for ((class, told), name) in classes.iter().enumerate().zip(names) {
-        let taken = confusion.counts.iter().map(|row| row[class]).sum();
+    for (told, name) in classes.iter().zip(names) {
         output::line(format!(
             "{name:>width$}  {:>7}  {:>7}  {:>8}  {:>9}",
             told.samples,
             told.correct,
             share(told.samples, told.recall),
-            share(taken, told.precision)
+            share(told.predicted, told.precision)
         ))?;
     }
     output::line("")?;
@@ -210,7 +225,8 @@ fn print(
 fn matrix(confusion: &Confusion, names: &[String]) -> Result<()> {
     output::line("confusion: a row for each label, a column for each prediction")?;
     let length = |name: &String| name.chars().count();
-    let most = confusion.counts.iter().flatten().max().map_or(1, |most| most.to_string().len());
+    let most = cells(confusion).map(|(count, ..)| count).max();
+    let most = most.map_or(1, |most| most.to_string().len());
     let is_short = names.iter().all(|name| length(name) <= most.max(3));
     let head = |class: usize| if is_short { names[class].clone() } else { class.to_string() };
     let title = |class: usize| {
@@ -225,8 +241,9 @@ fn matrix(confusion: &Confusion, names: &[String]) -> Result<()> {
         format!("{label:>first$}  {}", cells.join(" "))
     };
     output::line(row("", &heads))?;
-    for (title, counts) in titles.iter().zip(&confusion.counts) {
-        let cells: Vec<String> = counts.iter().map(ToString::to_string).collect();
+    for (label, title) in titles.iter().enumerate() {
+        let counts = (0..titles.len()).map(|taken| confusion.count(label, taken));
+        let cells: Vec<String> = counts.map(|count| count.to_string()).collect();
         output::line(row(title, &cells))?;
     }
     Ok(())

@@ -9,7 +9,7 @@ use crate::{dataset, output};
 /// Downloads a dataset where it is missing, and verifies it
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// mnist or fashion-mnist
+    /// mnist, fashion-mnist, cifar10 or cifar100
     pub(crate) dataset: String,
     #[command(flatten)]
     pub(crate) place: DataPlace,

@@ -37,7 +37,7 @@ pub(super) use self::images::batch_of;
 pub(super) use self::observer::{BEST, digest};
 pub(super) use self::resume::{check_dataset, check_settings, most_bytes, run_of};
 pub(crate) use self::set_up::SetUp;
-pub(super) use self::set_up::trainer;
+pub(super) use self::set_up::{trainer, with_dataset};
 
 use self::bars::Bars;
 use self::images::Images;
@@ -331,7 +331,12 @@ fn make_folder(
     if let Some(path) = run_dir {
         return Ok(RunFolder::create(path, &files)?);
     }
-    let dataset = settings.dataset.as_deref().map(Path::new).and_then(Path::file_name);
+    let dataset = settings.dataset.as_deref().map(|name| {
+        // Without the revision.
+        let is_of_hub = vit_data::HubName::is_meant(name);
+        name.rsplit_once('@').filter(|_| is_of_hub).map_or(name, |(name, _)| name)
+    });
+    let dataset = dataset.map(Path::new).and_then(Path::file_name);
     let dataset = dataset.map_or("data".into(), |name| name.to_string_lossy());
     let name = format!("{dataset}-{}", settings.preset);
     Ok(RunFolder::create_numbered(Path::new("runs"), &name, &files)?)

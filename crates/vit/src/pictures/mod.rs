@@ -14,7 +14,7 @@ use vit_data::PictureView;
 use vit_patch::ImageSize;
 use vit_pictures::{Plane, decode, shrink};
 
-use crate::dataset::DIGITS;
+use crate::dataset::{DIGITS, view_by};
 use crate::failure::{Exit, Failure, Result};
 use crate::saved_model::SavedModel;
 pub(crate) use args::{Args, HELP};
@@ -76,15 +76,10 @@ impl Preparation {
             _ => Fit::Stretch,
         };
         let fit = args.fit.unwrap_or(usual);
-        let mut view = PictureView::of_size(size.channels, (size.height, size.width));
-        if let Some(transform) = &transform {
-            view.stored = transform.stored.unwrap_or(usize::MAX);
-            view.eval.resize = transform.resize.unwrap_or(view.eval.resize);
-            view.eval.interpolation = match transform.interpolation {
-                vit_model::Interpolation::Bilinear => vit_pictures::Interpolation::Bilinear,
-                vit_model::Interpolation::Bicubic => vit_pictures::Interpolation::Bicubic,
-            };
-        }
+        let view = match &transform {
+            Some(transform) => view_by(transform, size),
+            None => PictureView::of_size(size.channels, (size.height, size.width)),
+        };
         if fit == Fit::Crop {
             view.eval.check()?;
         }

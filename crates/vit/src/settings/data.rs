@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use vit_data::Normalization;
+use vit_model::Interpolation;
 
 use crate::failure::{Exit, Failure, Result};
 
@@ -15,6 +16,14 @@ pub(crate) struct DataSettings {
     pub(crate) skip_unreadable: bool,
     /// Whether pictures are scaled down once, into a cache; else they are decoded whenever they are asked for.
     pub(crate) cache: bool,
+    /// What the shorter side of a picture is scaled down to once, in pixels: 1.5 times the longer side of the images where it
+    /// is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) resize: Option<usize>,
+    /// The share of the shorter side that an evaluation sees, in the middle: timm's `crop_pct`.
+    pub(crate) crop: f64,
+    /// How pictures are scaled: bilinear or bicubic.
+    pub(crate) interpolation: Interpolation,
     /// What is subtracted from pixels in [0, 1]: one number, or one for each channel. Empty where the dataset's is to be
     /// measured.
     pub(crate) mean: Vec<f64>,
@@ -25,7 +34,16 @@ pub(crate) struct DataSettings {
 impl Default for DataSettings {
     fn default() -> Self {
         let Normalization { mean, std } = Normalization::half();
-        Self { test_split: 0.2, skip_unreadable: false, cache: true, mean, std }
+        Self {
+            test_split: 0.2,
+            skip_unreadable: false,
+            cache: true,
+            resize: None,
+            crop: 1.0,
+            interpolation: Interpolation::Bicubic,
+            mean,
+            std,
+        }
     }
 }
 
@@ -38,6 +56,10 @@ impl DataSettings {
     pub(super) fn check(&self) -> Result<()> {
         if !(0.0..1.0).contains(&self.test_split) {
             let message = format!("expected data.test_split in [0, 1), got {}", self.test_split);
+            return Err(Failure::new(Exit::Usage, message));
+        }
+        if !(self.crop > 0.0 && self.crop <= 1.0) {
+            let message = format!("expected data.crop above 0 and at most 1, got {}", self.crop);
             return Err(Failure::new(Exit::Usage, message));
         }
         let has_no_mean = self.mean.is_empty() && self.std.is_empty();

@@ -41,24 +41,14 @@ impl SetUp {
         check: &dyn Fn(&Found) -> Result<()>,
     ) -> Result<Self> {
         let (model, data) = (settings.model.clone(), settings.data.clone());
-        let mut wanted = Wanted { model, asked, data };
+        let mut wanted = Wanted { model, asked, data, transform: None };
         let found = match &settings.dataset {
             Some(name) => dataset::named(name, place, &mut wanted)?,
             None => dataset::any(place)?,
         };
         dataset::fit(&found.dataset, &mut wanted)?;
         check(&found)?;
-        settings.model = wanted.model;
-        settings.data = wanted.data;
-        let small = Preset::Pictures32.config().patch;
-        if !asked.model
-            && settings.preset == Preset::Pictures64.name()
-            && settings.model.patch == small
-        {
-            Preset::Pictures32.name().clone_into(&mut settings.preset);
-        }
-        settings.model.check()?;
-        settings.dataset = Some(found.dataset.name().to_owned());
+        take_over(&mut settings, wanted, found.dataset.name())?;
         let images = Images::new(&found, &settings, device.clone());
         images.check(&settings)?;
         let parameters = Parameters::seeded(settings.train.seed);
@@ -98,6 +88,40 @@ impl SetUp {
         let vb = VarBuilder::from_tensors(values, DType::F32, &self.device);
         self.images.cache_features(&VisionTransformer::new(&settings.model, &vb)?)
     }
+}
+
+/// Takes over what a dataset of this name has left open, or told.
+///
+/// # Errors
+/// If no model is of these settings.
+fn take_over(settings: &mut Settings, wanted: Wanted, dataset: &str) -> Result<()> {
+    settings.model = wanted.model;
+    settings.data = wanted.data;
+    let small = Preset::Pictures32.config().patch;
+    if !wanted.asked.model
+        && settings.preset == Preset::Pictures64.name()
+        && settings.model.patch == small
+    {
+        Preset::Pictures32.name().clone_into(&mut settings.preset);
+    }
+    settings.model.check()?;
+    settings.dataset = Some(dataset.to_owned());
+    Ok(())
+}
+
+/// Settings with what a dataset on disk tells: those that a run on it would have. No picture is decoded but to see what they are
+/// like, and nothing is fetched.
+///
+/// # Errors
+/// If the dataset cannot be read, or is not for this model.
+pub(crate) fn with_dataset(mut settings: Settings, asked: Asked) -> Result<Settings> {
+    let Some(name) = settings.dataset.clone() else { return Ok(settings) };
+    let (model, data) = (settings.model.clone(), settings.data.clone());
+    let mut wanted = Wanted { model, asked, data, transform: None };
+    if let Some(name) = dataset::look(&name, &mut wanted)? {
+        take_over(&mut settings, wanted, &name)?;
+    }
+    Ok(settings)
 }
 
 /// A model's parameters of rank 2 or more that weight decay leaves alone where it acts on matrices: they are no weights of a

@@ -1,0 +1,197 @@
+//! Batches prepared ahead: a thread that finds no shard of this batch left prepares one of the next.
+//!
+//! The queue holds the shards of one batch. Shards of the batch in work come first, so preparing takes the time in which
+//! threads would wait for the last of them; no thread does nothing else. What a batch is depends on epoch and indices
+//! alone, so it does not matter who prepares it, or when.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use candle_core::Result as TensorResult;
+use tracing::{Span, trace_span};
+
+use super::shards::shards;
+use crate::{Batch, Data, Error};
+
+/// The batches of the shards that come next, and how long training has waited for such.
+#[derive(Default)]
+pub(super) struct Ahead {
+    next: Vec<Prepared>,
+    waited: Duration,
+}
+
+/// A shard's batch, which is an error only if it is used.
+struct Prepared {
+    epoch: u64,
+    indices: Vec<u32>,
+    batch: TensorResult<Batch>,
+}
+
+/// What is trained on, in this epoch, in so many shards a batch.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) data: &'a dyn Data,
+    pub(super) epoch: u64,
+    pub(super) shards: usize,
+}
+
+impl Ahead {
+    /// Forgets what was prepared: the data may have changed.
+    pub(super) fn clear(&mut self) {
+        self.next.clear();
+    }
+
+    /// For how long all threads together had nothing to compute before a batch was ready, by their number.
+    pub(super) fn take_waited(&mut self) -> Duration {
+        std::mem::take(&mut self.waited)
+    }
+
+    /// Computes each shard of the samples `now`, in order, and prepares those of `next` meanwhile.
+    ///
+    /// # Errors
+    /// The first of the shards'.
+    pub(super) fn shards<T: Send>(
+        &mut self,
+        source: Source<'_>,
+        (now, next): (&[u32], &[u32]),
+        compute: impl Fn(Range<usize>, &Batch) -> Result<T, Error> + Sync,
+    ) -> Result<Vec<T>, Error> {
+        let of_step = Span::current();
+        let ranges = shards(now.len(), source.shards);
+        let mut ready = std::mem::take(&mut self.next).into_iter();
+        let next = shards(next.len(), source.shards).into_iter().map(|range| &next[range]);
+        let next: Vec<&[u32]> = next.collect();
+        let mut computed: Vec<Option<Result<T, Error>>> = ranges.iter().map(|_| None).collect();
+        let mut prepared: Vec<Option<Prepared>> = next.iter().map(|_| None).collect();
+        let (left, all_computed) = (AtomicUsize::new(ranges.len()), Mutex::new(None));
+        let late = Mutex::new(Duration::ZERO);
+        rayon::scope_fifo(|scope| {
+            let (of_step, compute, left, all_computed, late) =
+                (&of_step, &compute, &left, &all_computed, &late);
+            for (range, computed) in ranges.into_iter().zip(&mut computed) {
+                let indices = &now[range.clone()];
+                let is_it =
+                    |ready: &Prepared| ready.epoch == source.epoch && ready.indices == indices;
+                let ready = ready.next().filter(is_it);
+                scope.spawn_fifo(move |_| {
+                    let shard = trace_span!(parent: of_step, "shard", first = range.start);
+                    let _shard = shard.entered();
+                    let batch = ready.map_or_else(
+                        || {
+                            let since = Instant::now();
+                            let batch = trace_span!("batch").in_scope(|| source.batch(indices));
+                            *late.lock().expect("no thread panics with it") += since.elapsed();
+                            batch
+                        },
+                        |ready| ready.batch,
+                    );
+                    *computed = Some(batch.map_err(Error::from).and_then(|it| compute(range, &it)));
+                    if left.fetch_sub(1, Ordering::Relaxed) == 1 {
+                        *all_computed.lock().expect("no thread panics with it") =
+                            Some(Instant::now());
+                    }
+                });
+            }
+            for (indices, prepared) in next.into_iter().zip(&mut prepared) {
+                scope.spawn_fifo(move |_| {
+                    let _batch = trace_span!(parent: of_step, "batch").entered();
+                    let (epoch, batch) = (source.epoch, source.batch(indices));
+                    *prepared = Some(Prepared { epoch, indices: indices.to_vec(), batch });
+                });
+            }
+        });
+        let threads = rayon::current_num_threads().min(computed.len()).max(1) as u32;
+        let late = late.into_inner().expect("no thread panics with it") / threads;
+        let all_computed = all_computed.into_inner().expect("no thread panics with it");
+        let behind = all_computed.map_or(Duration::ZERO, |at: Instant| at.elapsed());
+        self.waited += late + behind;
+        self.next = prepared.into_iter().flatten().collect();
+        computed.into_iter().map(|result| result.expect("each shard was computed")).collect()
+    }
+}
+
+impl Source<'_> {
+    fn batch(&self, indices: &[u32]) -> TensorResult<Batch> {
+        self.data.train_batch(self.epoch, indices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor, bail};
+
+    use super::*;
+
+    /// Indices as inputs, and which of them were asked for; one may be broken.
+    #[derive(Default)]
+    struct Indices {
+        asked: Mutex<Vec<u32>>,
+        broken: Option<u32>,
+    }
+
+    impl Data for Indices {
+        fn order(&self, _epoch: u64) -> Vec<u32> {
+            Vec::new()
+        }
+
+        fn train_batch(&self, _epoch: u64, indices: &[u32]) -> TensorResult<Batch> {
+            self.asked.lock().expect("no thread panics with it").extend(indices);
+            if let Some(broken) = self.broken.filter(|broken| indices.contains(broken)) {
+                bail!("{broken} is broken");
+            }
+            let indices = Tensor::new(indices, &Device::Cpu)?;
+            Ok(Batch::new(indices.clone(), indices))
+        }
+
+        fn test_len(&self) -> usize {
+            0
+        }
+
+        fn test_batch(&self, _indices: &[u32]) -> TensorResult<Batch> {
+            bail!("there is none")
+        }
+    }
+
+    /// The samples that the shards of each batch in turn were given, on three threads.
+    fn run(data: &Indices, batches: &[(&[u32], &[u32])]) -> Result<Vec<Vec<u32>>, Error> {
+        let pool = crate::threads::thread_pool(3)?;
+        pool.install(|| {
+            let mut ahead = Ahead::default();
+            let source = Source { data, epoch: 1, shards: 4 };
+            let given = |&of: &(&[u32], &[u32])| -> Result<Vec<u32>, Error> {
+                let inputs = |_, batch: &Batch| Ok(batch.inputs.to_vec1::<u32>()?);
+                Ok(ahead.shards(source, of, inputs)?.concat())
+            };
+            batches.iter().map(given).collect()
+        })
+    }
+
+    #[test]
+    fn each_batch_is_made_once_and_is_that_of_its_step() {
+        let samples: Vec<u32> = (0..30).rev().collect();
+        let (a, b, c) = (&samples[..12], &samples[12..23], &samples[23..]);
+        let data = Indices::default();
+        let given = run(&data, &[(a, b), (b, c), (c, &[])]).expect("sound samples");
+        assert_eq!(given, [a, b, c]);
+        let mut asked = data.asked.into_inner().expect("no thread panics with it");
+        asked.sort_unstable();
+        assert!(asked.into_iter().eq(0..30));
+    }
+
+    #[test]
+    fn what_was_prepared_for_another_batch_is_not_used() {
+        let data = Indices::default();
+        let given = run(&data, &[(&[1, 2], &[3, 4]), (&[3, 5], &[])]).expect("sound samples");
+        assert_eq!(given, [[1, 2], [3, 5]]);
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_made_is_an_error_of_its_own_step() {
+        let data = Indices { broken: Some(4), ..Indices::default() };
+        assert!(run(&data, &[(&[1, 2], &[3, 4])]).is_ok());
+        let error = run(&data, &[(&[1, 2], &[3, 4]), (&[3, 4], &[])]).expect_err("4 is broken");
+        assert!(error.to_string().contains("4 is broken"), "{error}");
+    }
+}
