@@ -38,6 +38,7 @@ mod interchange;
 #[cfg(unix)]
 mod interrupt;
 mod newcomer;
+mod onnx;
 #[cfg(unix)]
 mod outputs;
 mod own_pictures;
