@@ -78,6 +78,8 @@ class Classifier:
         """What the graph takes (channels, height, width): normalised float32, or uint8 for a graph of `--input bytes`."""
         if not isinstance(picture, Image.Image):
             with Image.open(picture) as opened:
+                if self.fit == "crop" and (stored := self.transform.get("stored")):
+                    opened.draft(None, (stored, stored))  # a large JPEG is decoded at a part of its size, as in training
                 opened.load()
                 picture = opened
         planes = self._cropped(picture) if self.fit == "crop" else self._fitted(picture)
@@ -88,14 +90,13 @@ class Classifier:
 
     def _cropped(self, picture: Image.Image) -> Floats:
         """The shorter side resized, the middle cut out: Pillow's resize, to the bit."""
-        filter = Image.Resampling[self.transform["interpolation"].upper()]
         picture = upright(on_white(picture), picture).convert("L" if self.channels == 1 else "RGB")
         width, height = self.size
-        for side in (self.transform.get("stored"), self.transform.get("resize", min(width, height))):
-            shorter = min(picture.size)
-            if side and (shorter > side or side != self.transform.get("stored")):
-                scaled = tuple(max(1, side * length // shorter) for length in picture.size)
-                picture = picture if scaled == picture.size else picture.resize(scaled, filter)
+        stored, resize = self.transform.get("stored"), self.transform.get("resize", max(self.size))
+        for side in (stored if stored and min(picture.size) > stored else None, resize):
+            if side:
+                scaled = tuple(max(1, side * length // min(picture.size)) for length in picture.size)
+                picture = picture.resize(scaled, Image.Resampling[self.transform["interpolation"].upper()])
         left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
         pixels = np.asarray(picture.crop((left, top, left + width, top + height)), np.float32) / np.float32(255)
         return pixels.reshape(height, width, self.channels).transpose(2, 0, 1)
@@ -128,7 +129,9 @@ def has_alpha(picture: Image.Image) -> bool:
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """Without transparency."""
+    """Without transparency, in 8 bits."""
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
     if not has_alpha(picture):
         return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
     ground = Image.new("RGBA", picture.size, "white")
