@@ -242,7 +242,7 @@ fn a_graph_of_another_program_and_no_graph_are_told_apart() {
     for (bytes, what) in [
         (&b""[..], "a version and a graph"),
         (b"\x08\x08", "a version and a graph"),
-        (b"PK\x03\x04", "behind the end"),
+        (b"\x12\x07py", "behind the end"),
         (b"\x0f", "of no type"),
         (b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "64 bits"),
     ] {
