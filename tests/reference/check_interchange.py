@@ -59,7 +59,8 @@ class Vit:
 
     def logits(self, model: str, pictures: list[Path]) -> Tensor:
         """The logits of pictures, less their mean, which their probabilities do not tell."""
-        lines = self.run("predict", model, *pictures).splitlines()
+        # Pictures have the model's size: neither cropped nor inverted.
+        lines = self.run("predict", model, *pictures, "--fit", "stretch", "--invert", "never").splitlines()
         probabilities = torch.tensor([json.loads(line)["probabilities"] for line in lines], dtype=torch.float64)
         return centred(probabilities.log())
 
@@ -120,7 +121,7 @@ def check_timm(vit: Vit) -> None:
     for seed, (name, settings) in enumerate(MODERN.items()):
         model = roughened(timm.create_model(name, num_classes=10, **settings), 10 + seed)
         safetensors.torch.save_file(model.state_dict(), vit.folder / "modern.safetensors")
-        vit.run("import", "modern.safetensors", "-o", "from-modern.safetensors")
+        vit.run("import", "modern.safetensors", "-o", "from-modern.safetensors", "--force")
         pictures, pixels = noise(vit.folder, model.patch_embed.img_size[0], "RGB")
         compare(f"timm's {name}", vit.logits("from-modern.safetensors", pictures), model, scaled(pixels))
     pictures, pixels = noise(vit.folder, 224, "RGB")
@@ -184,7 +185,7 @@ def check_transformers(vit: Vit) -> None:
             continue
         model.save_pretrained(vit.folder / "hf", **kind)
         ViTImageProcessor(image_mean=IMAGENET["mean"], image_std=IMAGENET["std"]).save_pretrained(vit.folder / "hf")
-        vit.run("import", "hf", "-o", "from-hf.safetensors")
+        vit.run("import", "hf", "-o", "from-hf.safetensors", "--force")
         images = scaled(pixels, **IMAGENET)
         logits = vit.logits("from-hf.safetensors", pictures)
         compare(f"transformers' ViT-Ti/16{what}", logits, lambda xs: model(pixel_values=xs).logits, images)
