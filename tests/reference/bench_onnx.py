@@ -1,10 +1,9 @@
 """Time onnxruntime on our export and on PyTorch's own export of the same model, and our own forward pass beside both.
 
-    python bench_onnx.py VIT [--rounds N] [--seconds F]
+    python bench_onnx.py VIT [--threads N] [--rounds N] [--seconds F]
 
-VIT is a release build of the binary. The contestants take turns, so that a busy moment of the machine meets all of them; each
-figure is the median over all turns of a turn's median. onnxruntime and ours get all cores. Prints the processor's name and a line of JSON for
-each model and batch size, times in milliseconds.
+VIT is the binary. The contestants take turns, so that a busy moment of the machine meets all of them; each figure is the median over
+all turns of a turn's median. Prints the processor's name and a line of JSON for each model and batch size, times in milliseconds.
 """
 
 import argparse
@@ -29,9 +28,9 @@ from check_interchange import Vit
 BATCHES = (1, 64)
 
 
-def session(graph: bytes) -> onnxruntime.InferenceSession:
+def session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = os.cpu_count() or 1
+    options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
@@ -85,8 +84,9 @@ def main() -> None:
     parser.add_argument("vit", type=Path)
     parser.add_argument("--prepare", type=Path, help="only write the graphs into this folder")
     parser.add_argument("--graphs", type=Path, help="the folder of an earlier --prepare")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=0.7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each contestant; by default all cores")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each contestant")
+    parser.add_argument("--seconds", type=float, default=0.7, help="how long a turn is, at least")
     args = parser.parse_args()
     if args.prepare:
         args.prepare.mkdir(parents=True, exist_ok=True)
@@ -100,9 +100,11 @@ def main() -> None:
         if not args.graphs:
             for name, (ours, theirs, _) in models(vit).items():
                 (folder / f"{name}-pytorch.onnx").write_bytes(theirs)
-        print(json.dumps({"processor": processor(), "cores": os.cpu_count(), "onnxruntime": onnxruntime.__version__}))
+        machine = {"processor": processor(), "threads": args.threads, "onnxruntime": onnxruntime.__version__}
+        print(json.dumps(machine), flush=True)
         for name, shape in {"shallow": (1, 28, 28), "vit-ti16": (3, 224, 224)}.items():
-            sessions = {kind: session((folder / f"{name}{end}.onnx").read_bytes()) for kind, end in {"ours": "", "pytorch": "-pytorch"}.items()}
+            graphs = {"ours": f"{name}.onnx", "pytorch": f"{name}-pytorch.onnx"}
+            sessions = {kind: session((folder / file).read_bytes(), args.threads) for kind, file in graphs.items()}
             for batch in BATCHES:
                 measure(vit, name, batch, sessions, shape, args)
 
@@ -122,8 +124,9 @@ def measure(vit, name: str, batch: int, sessions: dict, shape: tuple, args: argp
             turns[kind].append(timed(lambda kind=kind: sessions[kind].run(None, feeds[kind]), args.seconds))
         guess = guess or turns["ours"][0]
         passes = str(max(3, int(1e3 * args.seconds / guess)))
-        model = f"{name}/model.safetensors" if name == "shallow" else f"{name}.safetensors"
-        told = vit.run("bench", "latency", model, "--batch-size", str(batch), "--iterations", passes, "--json")
+        model = name if (vit.folder / name).is_dir() else f"{name}.safetensors"
+        settings = ["--batch-size", str(batch), "--iterations", passes, "--threads", str(args.threads)]
+        told = vit.run("bench", "latency", model, *settings, "--json")
         turns["native"].append(json.loads(told)["median_us"] / 1e3)
     medians = {kind: round(statistics.median(times), 4) for kind, times in turns.items()}
     print(
@@ -138,7 +141,8 @@ def measure(vit, name: str, batch: int, sessions: dict, shape: tuple, args: argp
                 "onnxruntime_over_native": round(medians["ours"] / medians["native"], 3),
                 "difference": difference,
             }
-        )
+        ),
+        flush=True,
     )
 
 
