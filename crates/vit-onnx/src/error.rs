@@ -14,6 +14,18 @@ pub enum Error {
         /// The most that protocol buffers can hold.
         limit: u64,
     },
+    /// A transform that does not fit the model's images.
+    #[error(
+        "expected a mean and a deviation for each of {channels} channels or one for all, got {mean} and {std}"
+    )]
+    Transform {
+        /// Channels of the model's images.
+        channels: usize,
+        /// Means of the transform.
+        mean: usize,
+        /// Its deviations.
+        std: usize,
+    },
     /// Parameters that are not those of the configuration.
     #[error(transparent)]
     Model(#[from] vit_model::Error),

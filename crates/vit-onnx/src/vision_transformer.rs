@@ -28,7 +28,7 @@ pub(crate) fn graph(
     let mut writer = Writer { graph: Graph::new(parameters), config };
     let pixels = match input {
         Input::Float => IMAGES.to_owned(),
-        Input::Bytes => writer.normalised(info),
+        Input::Bytes => writer.normalised(info)?,
     };
     let tokens = writer.embedded(&pixels)?;
     let encoded = writer.encoded(tokens)?;
@@ -51,10 +51,13 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// Bytes as a model is given them: `(byte / 255 - mean) / std`.
-    fn normalised(&mut self, info: &ModelInfo) -> Value {
+    fn normalised(&mut self, info: &ModelInfo) -> Result<Value, Error> {
         let channels = self.config.image.channels;
         let half = &[0.5][..];
         let (mean, std) = info.transform.as_ref().map_or((half, half), |to| (&to.mean, &to.std));
+        if [mean, std].iter().any(|numbers| ![1, channels].contains(&numbers.len())) {
+            return Err(Error::Transform { channels, mean: mean.len(), std: std.len() });
+        }
         let each = |value: &dyn Fn(usize) -> f64| (0..channels).map(value).collect::<Vec<_>>();
         let mean = each(&|channel| 255.0 * mean[channel % mean.len()]);
         let scale = each(&|channel| 1.0 / (255.0 * std[channel % std.len()]));
@@ -63,7 +66,7 @@ impl Writer<'_> {
         let to_float = int("to", DataType::Float as i64);
         let cast = self.graph.node("Cast", "transform.cast", &[IMAGES], vec![to_float]);
         let centred = self.graph.node("Sub", "transform.centre", &[&cast, &mean], vec![]);
-        self.graph.node("Mul", "transform.normalise", &[&centred, &scale], vec![])
+        Ok(self.graph.node("Mul", "transform.normalise", &[&centred, &scale], vec![]))
     }
 
     /// `pixels` (batch, channels, height, width) -> (batch * tokens, dim)

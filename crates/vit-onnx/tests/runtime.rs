@@ -182,6 +182,18 @@ fn bytes_are_normalised_in_the_graph_as_the_transform_says() {
 }
 
 #[test]
+fn a_transform_of_other_channels_is_named() {
+    for (mean, std) in [(vec![], vec![0.5]), (vec![0.5], vec![0.2; 2])] {
+        let said =
+            format!("each of 3 channels or one for all, got {} and {}", mean.len(), std.len());
+        let transform = Some(Transform { mean, std, ..Transform::of(Fit::Crop) });
+        let info = ModelInfo { transform, ..ModelInfo::default() };
+        let error = to_bytes(&parameters(&cls()), &cls(), &info, Input::Bytes).unwrap_err();
+        assert!(error.to_string().ends_with(&said), "{error}");
+    }
+}
+
+#[test]
 fn a_file_says_what_it_was_made_of() {
     let config = cls();
     let info = ModelInfo {
