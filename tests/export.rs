@@ -7,7 +7,7 @@ use vit_model::Tensors;
 
 use crate::files::test_file;
 use crate::interchange::bits;
-use crate::support::Sandbox;
+use crate::support::{Sandbox, json_lines};
 
 fn tensors(path: &Path) -> Tensors {
     vit_model::ModelFile::open(path).and_then(|file| file.tensors()).unwrap()
@@ -74,4 +74,89 @@ fn a_class_token_model_exports_to_timm_and_hf_and_scores_the_same() {
     assert_eq!((&config["model_type"], &config["hidden_size"]), (&"vit".into(), &32.into()));
     assert_eq!((&config["hidden_act"], &config["image_size"]), (&"gelu".into(), &28.into()));
     assert!(sandbox.path("hf/preprocessor_config.json").exists());
+}
+
+/// The settings of a model that timm and transformers can express.
+const CLASS_TOKEN: &str = "[model]\npool = 'cls'\nqkv_bias = true\nactivation = 'gelu'\n";
+
+#[test]
+fn a_grey_model_has_three_channels_in_transformers_and_one_again_here() {
+    let sandbox = Sandbox::new();
+    sandbox.write("cls.toml", CLASS_TOKEN);
+    sandbox.train_digits("--config cls.toml --max-steps 2");
+    let log = sandbox.run("export run --layout hf -o hf").succeeded().stderr;
+    assert!(log.contains("weights times 0.299, 0.587 and 0.114"), "{log}");
+    let name = "vit.embeddings.patch_embeddings.projection.weight";
+    assert_eq!(tensors(&sandbox.path("hf/model.safetensors"))[name].dims(), [32, 3, 7, 7]);
+    let config: Value = serde_json::from_slice(&sandbox.read("hf/config.json")).unwrap();
+    assert_eq!((&config["num_channels"], &config["vit_grey"]), (&3.into(), &true.into()));
+    let scaling: Value =
+        serde_json::from_slice(&sandbox.read("hf/preprocessor_config.json")).unwrap();
+    assert_eq!(scaling["image_mean"], serde_json::json!([0.5, 0.5, 0.5]));
+    let shown = sandbox.run("info hf --json").succeeded().json();
+    assert_eq!(shown["config"]["image"]["channels"], 1);
+    sandbox.run("import hf -o again.safetensors").succeeded();
+    assert!(sandbox.read("again.safetensors") == sandbox.read("run/model.safetensors"));
+}
+
+#[test]
+fn a_folder_for_timm_says_how_to_build_the_model() {
+    let sandbox = Sandbox::new();
+    sandbox.write("cls.toml", CLASS_TOKEN);
+    sandbox.train_digits("--config cls.toml --max-steps 2");
+    sandbox.run("export run --layout timm -o folder/").succeeded();
+    let config: Value = serde_json::from_slice(&sandbox.read("folder/config.json")).unwrap();
+    // The one whose layer norms have an epsilon of 1e-5.
+    assert_eq!(config["architecture"], "vit_base_patch16_clip_224");
+    let args = &config["model_args"];
+    assert_eq!((&args["embed_dim"], &args["pre_norm"]), (&32.into(), &false.into()));
+    assert_eq!(config["pretrained_cfg"]["input_size"], serde_json::json!([1, 28, 28]));
+    // A folder that exists needs no / at its end.
+    std::fs::create_dir(sandbox.path("empty")).unwrap();
+    sandbox.run("export run --layout timm -o empty").succeeded();
+    for name in ["model.safetensors", "config.json"] {
+        let [one, other] = ["folder", "empty"].map(|folder| format!("{folder}/{name}"));
+        assert!(sandbox.read(&one) == sandbox.read(&other), "{name}");
+    }
+    sandbox.refuses(2, "export run --layout timm -o folder/").saying(&["it exists"]);
+
+    sandbox.write("eps.toml", format!("{CLASS_TOKEN}layer_norm_eps = 1e-12\n"));
+    let train = "train --dataset digits --config eps.toml --max-steps 1 --run-dir eps";
+    sandbox.run(train).succeeded();
+    let refusal = sandbox.refuses(2, "export eps --layout timm -o eps-folder/");
+    refusal.saying(&["layer_norm_eps = 1e-12", "expected 1e-6 or 1e-5"]);
+    sandbox.run("export eps --layout timm -o eps.safetensors").succeeded();
+}
+
+#[test]
+fn a_model_card_says_task_data_figures_and_recipe_and_no_path() {
+    let sandbox = Sandbox::new();
+    sandbox.write("cls.toml", CLASS_TOKEN);
+    sandbox.train_digits("--config cls.toml --epochs 1");
+    let metrics = json_lines(sandbox.read("run/metrics.jsonl"));
+    let accuracy = metrics.last().unwrap()["test_accuracy"].as_f64().unwrap();
+    for (layout, folder, library) in [("hf", "hf", "transformers"), ("timm", "timm/", "timm")] {
+        sandbox.run(&format!("export run --layout {layout} -o {folder}")).succeeded();
+        let path = format!("{}/README.md", folder.trim_end_matches('/'));
+        let card = String::from_utf8(sandbox.read(&path)).unwrap();
+        let head = format!("---\nlibrary_name: {library}\npipeline_tag: image-classification\n");
+        assert!(card.starts_with(&head), "{card}");
+        for part in [
+            &format!("# {layout}\n"),
+            "grey images of 28x28 pixels into 10 classes",
+            "Classes: `0`, `1`",
+            "Trained on `digits`.",
+            &format!("| {:.2} % |", 100.0 * accuracy),
+            "## Recipe",
+            "epochs = 1\n",
+            "finds and places a digit",
+        ] {
+            assert!(card.contains(part), "{part:?} in {card}");
+        }
+        assert!(!card.contains(sandbox.path("").to_str().unwrap()), "{card}");
+    }
+    // A file alone does not know its run.
+    sandbox.run("export run/model.safetensors --layout hf -o alone").succeeded();
+    let card = String::from_utf8(sandbox.read("alone/README.md")).unwrap();
+    assert_eq!(card.matches("does not say").count(), 3, "{card}");
 }

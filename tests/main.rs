@@ -39,6 +39,7 @@ mod interchange;
 #[cfg(unix)]
 mod interrupt;
 mod newcomer;
+mod onnx;
 #[cfg(unix)]
 mod outputs;
 mod own_pictures;

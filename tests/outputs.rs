@@ -137,6 +137,7 @@ fn explain_writes_where_it_may_and_nowhere_else() {
 #[test]
 fn export_writes_where_it_may_and_nowhere_else() {
     holds("export model.safetensors --layout notebook -o", "model.safetensors");
+    holds("export model.safetensors --layout onnx -o", "model.safetensors");
 }
 
 #[test]

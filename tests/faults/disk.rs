@@ -244,6 +244,7 @@ fn an_output_in_a_folder_that_may_not_be_written_is_refused_before_any_work() {
         "compare absent -o closed/out.html",
         "export absent --layout notebook -o closed/out.safetensors",
         "export absent --layout hf -o closed/hf",
+        "export absent --layout onnx -o closed/out.onnx",
         "import absent -o closed/out.safetensors",
         "man -o closed/man1",
         "train --dataset absent --trace closed/trace.json",

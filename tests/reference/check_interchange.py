@@ -24,9 +24,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 TOLERANCE = 1e-4  # of the largest entry, as for committed fixtures
+PIPELINE_TOLERANCE = 1e-5  # of a probability
 PICTURES = 2
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CLASS_TOKEN = "[model]\npool = 'cls'\nqkv_bias = true\nactivation = 'gelu'\n"
+
+FOLDERS = {
+    "class-token": CLASS_TOKEN,
+    "modern": "[model]\npool = 'mean'\nqkv_bias = true\nactivation = 'relu'\nregisters = 2\nqk_norm = true\n"
+    "layer_scale = 0.1\nlayer_norm_eps = 1e-6\nposition_rows = 'patches'\nmlp_dim = 100\n",
+}
 
 MODERN: dict[str, dict[str, Any]] = {
     "vit_medium_patch16_gap_240": {},
@@ -52,7 +59,8 @@ class Vit:
 
     def logits(self, model: str, pictures: list[Path]) -> Tensor:
         """The logits of pictures, less their mean, which their probabilities do not tell."""
-        lines = self.run("predict", model, *pictures).splitlines()
+        # Pictures have the model's size: neither cropped nor inverted.
+        lines = self.run("predict", model, *pictures, "--fit", "stretch", "--invert", "never").splitlines()
         probabilities = torch.tensor([json.loads(line)["probabilities"] for line in lines], dtype=torch.float64)
         return centred(probabilities.log())
 
@@ -113,7 +121,7 @@ def check_timm(vit: Vit) -> None:
     for seed, (name, settings) in enumerate(MODERN.items()):
         model = roughened(timm.create_model(name, num_classes=10, **settings), 10 + seed)
         safetensors.torch.save_file(model.state_dict(), vit.folder / "modern.safetensors")
-        vit.run("import", "modern.safetensors", "-o", "from-modern.safetensors")
+        vit.run("import", "modern.safetensors", "-o", "from-modern.safetensors", "--force")
         pictures, pixels = noise(vit.folder, model.patch_embed.img_size[0], "RGB")
         compare(f"timm's {name}", vit.logits("from-modern.safetensors", pictures), model, scaled(pixels))
     pictures, pixels = noise(vit.folder, 224, "RGB")
@@ -143,6 +151,24 @@ def check_timm_opens_ours(vit: Vit) -> None:
     compare("ours in timm", vit.logits("run", pictures), model, scaled(pixels))
 
 
+def check_timm_opens_a_folder(vit: Vit) -> None:
+    """Exported folders through `create_model("local-dir:...")`: a mean and a class token, with what came after the paper."""
+    import timm
+
+    for name, settings in FOLDERS.items():
+        (vit.folder / f"{name}.toml").write_text(settings)
+        run = ["--dataset", "digits", "--config", f"{name}.toml", "--max-steps", "30", "--run-dir", f"run-{name}"]
+        vit.run("train", *run)
+        vit.run("export", f"run-{name}", "--layout", "timm", "-o", f"folder-{name}/")
+        model = timm.create_model(f"local-dir:{vit.folder / f'folder-{name}'}", pretrained=True).eval()
+        scaling = timm.data.resolve_model_data_config(model)
+        if scaling["input_size"] != (1, 28, 28) or model.pretrained_cfg["label_names"] != [str(i) for i in range(10)]:
+            raise AssertionError(f"{name}: timm read {scaling}, {model.pretrained_cfg['label_names']}")
+        pictures, pixels = noise(vit.folder, 28, "L")
+        images = scaled(pixels, scaling["mean"], scaling["std"])
+        compare(f"ours in timm by local-dir, {name}", vit.logits(f"run-{name}", pictures), model, images)
+
+
 def check_transformers(vit: Vit) -> None:
     """transformers' ViT of ViT-Ti/16's size: folders as `save_pretrained` writes them."""
     import transformers
@@ -159,7 +185,7 @@ def check_transformers(vit: Vit) -> None:
             continue
         model.save_pretrained(vit.folder / "hf", **kind)
         ViTImageProcessor(image_mean=IMAGENET["mean"], image_std=IMAGENET["std"]).save_pretrained(vit.folder / "hf")
-        vit.run("import", "hf", "-o", "from-hf.safetensors")
+        vit.run("import", "hf", "-o", "from-hf.safetensors", "--force")
         images = scaled(pixels, **IMAGENET)
         logits = vit.logits("from-hf.safetensors", pictures)
         compare(f"transformers' ViT-Ti/16{what}", logits, lambda xs: model(pixel_values=xs).logits, images)
@@ -177,7 +203,8 @@ def check_transformers_opens_ours(vit: Vit) -> None:
             raise AssertionError(f"ours in transformers: {kind} {told[kind]}")
     processor = ViTImageProcessor.from_pretrained(folder)
     pictures, pixels = noise(vit.folder, 28, "L")
-    images = scaled(pixels, processor.image_mean, processor.image_std)
+    # A grey model has three channels there.
+    images = scaled(pixels.repeat(1, 3, 1, 1), processor.image_mean, processor.image_std)
     logits = vit.logits("run", pictures)
     compare("ours in transformers, every key matched", logits, lambda xs: model.eval()(pixel_values=xs).logits, images)
     # And back: transformers' own folder of it is the same model.
@@ -191,6 +218,26 @@ def check_transformers_opens_ours(vit: Vit) -> None:
     print("ours through transformers and back: the same bytes")
 
 
+def check_pipeline(vit: Vit) -> None:
+    """`pipeline("image-classification")` on the folder of a grey model: grey pictures get our probabilities."""
+    from transformers import pipeline
+
+    classify = pipeline("image-classification", model=str(vit.folder / "to-hf"))
+    pictures, _pixels = noise(vit.folder, 28, "L")
+    lines = vit.run("predict", "run", *pictures, "--invert", "never").splitlines()
+    largest = 0.0
+    for path, line in zip(pictures, lines, strict=True):
+        ours = json.loads(line)["probabilities"]
+        theirs = {answer["label"]: answer["score"] for answer in classify(str(path), top_k=10)}
+        largest = max(largest, *(abs(theirs[str(index)] - probability) for index, probability in enumerate(ours)))
+    if not largest <= PIPELINE_TOLERANCE:
+        raise AssertionError(f"pipeline: probabilities differ by {largest:.1e}, expected at most {PIPELINE_TOLERANCE:g}")
+    card = (vit.folder / "to-hf" / "README.md").read_text()
+    if not card.startswith("---\nlibrary_name: transformers\npipeline_tag: image-classification\n"):
+        raise AssertionError(f"the model card begins with {card[:80]!r}")
+    print(f"a pipeline of a grey model: probabilities differ by {largest:.1e}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("vit", type=Path)
@@ -202,8 +249,8 @@ def main() -> None:
         (vit.folder / "cls.toml").write_text(CLASS_TOKEN)
         vit.run("train", "--dataset", "digits", "--config", "cls.toml", "--max-steps", "30", "--run-dir", "run")
         for library, checks in {
-            "timm": [check_timm, check_timm_opens_ours],
-            "transformers": [check_transformers, check_transformers_opens_ours],
+            "timm": [check_timm, check_timm_opens_ours, check_timm_opens_a_folder],
+            "transformers": [check_transformers, check_transformers_opens_ours, check_pipeline],
         }.items():
             if importlib.util.find_spec(library) is None:
                 print(f"{library} is not installed: left out")

@@ -33,6 +33,11 @@ const LAYERS: &[Layer] = &[
         ours: &["vit-ops", "vit-patch", "vit-layers", "vit-files"],
         candle: CANDLE_ALONE,
     },
+    Layer {
+        name: "vit-onnx",
+        ours: &["vit-patch", "vit-layers", "vit-model"],
+        candle: &["candle-core"],
+    },
     Layer { name: "vit-pictures", ours: &["vit-random", "vit-files"], candle: NO_CANDLE },
     Layer {
         name: "vit-data",
@@ -56,6 +61,7 @@ const LAYERS: &[Layer] = &[
             "vit-patch",
             "vit-layers",
             "vit-model",
+            "vit-onnx",
             "vit-data",
             "vit-pictures",
             "vit-fetch",

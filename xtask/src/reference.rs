@@ -1,4 +1,4 @@
-//! `cargo xtask reference`: models exchanged with timm and transformers, in each venv that there is.
+//! `cargo xtask reference`: models exchanged with timm, transformers and onnxruntime, in each venv that there is.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,15 +8,17 @@ use clap::Args;
 
 use crate::cargo::{build_vit, root};
 
-/// Exchanges models with timm and transformers, and compares what both sides compute
+/// Exchanges models with timm, transformers and onnxruntime, and compares what both sides compute
 ///
 /// Not a part of ci: it needs Python packages. Without a venv, it says how to make one.
 #[derive(Args)]
 pub(crate) struct Reference {
-    /// A Python venv with torch and timm or transformers; may be given repeatedly, once for each version
+    /// A Python venv with torch and timm, transformers or onnxruntime; may be given repeatedly, once for each version
     #[arg(long, value_name = "DIR")]
     venv: Vec<PathBuf>,
 }
+
+const SCRIPTS: [&str; 2] = ["check_interchange.py", "check_onnx.py"];
 
 const NO_VENV: &str = "\
 nothing is compared without --venv. To make one for each version of transformers:
@@ -35,10 +37,13 @@ impl Reference {
         let vit = build_vit()?;
         for python in pythons {
             eprintln!("[{}]", python.display());
-            let script = root().join("tests/reference/check_interchange.py");
-            let status = Command::new(&python).arg(script).arg(&vit).status();
-            let status = status.with_context(|| format!("cannot start {}", python.display()))?;
-            ensure!(status.success(), "the check in {} failed ({status})", python.display());
+            for script in SCRIPTS {
+                let script = root().join("tests/reference").join(script);
+                let status = Command::new(&python).arg(script).arg(&vit).status();
+                let status =
+                    status.with_context(|| format!("cannot start {}", python.display()))?;
+                ensure!(status.success(), "the check in {} failed ({status})", python.display());
+            }
         }
         Ok(())
     }

@@ -95,7 +95,7 @@ impl ModelFile {
         let prefix = wrappers_of(&header);
         let start = bytes.len() - rest.len();
         let config = header.metadata().as_ref().and_then(|metadata| metadata.get(CONFIG_KEY));
-        let config = config.map(|json| ModelInfo::read(json)).transpose();
+        let config = config.map(|json| ModelInfo::from_json(json)).transpose();
         let config = config.map_err(|source| Error::Config { path: owned(), source })?;
         let (config, info) =
             config.map_or((None, ModelInfo::default()), |(config, info)| (Some(config), info));
@@ -204,7 +204,7 @@ pub fn to_bytes_with(
     config: &VitConfig,
     info: &ModelInfo,
 ) -> Result<Vec<u8>, Error> {
-    serialized(tensors, CONFIG_KEY, info.beside(config))
+    serialized(tensors, CONFIG_KEY, info.to_json(config))
 }
 
 /// The bytes of a file for transformers, which up to version 4 opens none whose metadata, where there is any, does not

@@ -94,8 +94,9 @@ impl ModelInfo {
         (0..classes).map(|class| self.class_name(class)).collect()
     }
 
-    /// The configuration's JSON with what this says beside it.
-    pub(crate) fn beside(&self, config: &VitConfig) -> String {
+    /// The JSON that model files carry: the configuration, with class names and transform beside its fields.
+    #[must_use]
+    pub fn to_json(&self, config: &VitConfig) -> String {
         let plain = "plain data";
         if *self == Self::default() {
             return serde_json::to_string(config).expect(plain);
@@ -114,11 +115,11 @@ impl ModelInfo {
         Value::Object(fields).to_string()
     }
 
-    /// The reverse.
+    /// Reads what [`to_json`](Self::to_json) wrote.
     ///
     /// # Errors
-    /// If it is of a later version, or not understood.
-    pub(crate) fn read(json: &str) -> serde_json::Result<(VitConfig, Self)> {
+    /// If a later version wrote it, or it is not understood.
+    pub fn from_json(json: &str) -> serde_json::Result<(VitConfig, Self)> {
         use serde::de::Error;
         let mut fields: Map<String, Value> = serde_json::from_str(json)?;
         if let Some(version) = fields.remove(VERSION_KEY)
@@ -152,13 +153,13 @@ mod tests {
             class_names: (0..10).map(|class| format!("class \"{class}\"")).collect(),
             transform: Some(Transform { resize: Some(36), ..Transform::of(Fit::Crop) }),
         };
-        let json = info.beside(&config);
-        assert_eq!(ModelInfo::read(&json).expect("as written"), (config.clone(), info));
+        let json = info.to_json(&config);
+        assert_eq!(ModelInfo::from_json(&json).expect("as written"), (config.clone(), info));
         // A file of the first version is the configuration alone.
         let old = serde_json::to_string(&config).expect("plain data");
-        let (read, info) = ModelInfo::read(&old).expect("an older file");
+        let (read, info) = ModelInfo::from_json(&old).expect("an older file");
         assert_eq!((read, &info), (config.clone(), &ModelInfo::default()));
-        assert_eq!((info.beside(&config), info.class_name(7)), (old, "7".to_owned()));
+        assert_eq!((info.to_json(&config), info.class_name(7)), (old, "7".to_owned()));
     }
 
     #[test]
@@ -167,7 +168,7 @@ mod tests {
         let with = |field: &str| {
             let json = serde_json::to_string(&config).expect("plain data");
             let json = json.replacen('{', &format!("{{{field},"), 1);
-            ModelInfo::read(&json).unwrap_err().to_string()
+            ModelInfo::from_json(&json).unwrap_err().to_string()
         };
         assert_eq!(with("\"version\": 3"), "expected version 2 or earlier, got 3");
         let names = "expected a name for each of 10 classes, got 1";

@@ -5,6 +5,7 @@ mod error;
 mod file;
 mod finetune;
 mod foreign;
+mod grey;
 mod info;
 mod layout;
 mod map;
@@ -20,7 +21,11 @@ pub use file::{
     ModelFile, TensorInfo, TensorInfos, to_bytes, to_bytes_with, to_hf_bytes, write, write_with,
 };
 pub use finetune::{check_fine_tunable, for_fine_tuning};
-pub use foreign::{Documents, Foreign, Known, Normalization, hf_config_json, hf_preprocessor_json};
+pub use foreign::{
+    Documents, Foreign, Known, Normalization, hf_config_json, hf_config_json_of_grey,
+    hf_preprocessor_json, timm_config_json,
+};
+pub use grey::grey_as_colour;
 pub use info::{Fit, Interpolation, ModelInfo, Transform};
 pub use layout::{Layout, Tensors};
 pub use model::VisionTransformer;

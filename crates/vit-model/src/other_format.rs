@@ -12,6 +12,8 @@ pub enum OtherFormat {
     Html,
     /// What `torch.save` writes.
     Pickle,
+    /// An ONNX graph.
+    Onnx,
 }
 
 impl OtherFormat {
@@ -28,6 +30,9 @@ impl OtherFormat {
         // A ZIP archive, or a pickle of protocol 2 to 5 by itself.
         } else if bytes.starts_with(b"PK\x03\x04") || matches!(bytes, [0x80, 2..=5, ..]) {
             Some(Self::Pickle)
+        // The version of the format as field 1, then the program that wrote it as field 2.
+        } else if matches!(bytes, [0x08, 1..=127, 0x12, ..]) {
+            Some(Self::Onnx)
         } else {
             None
         }
@@ -40,6 +45,7 @@ impl fmt::Display for OtherFormat {
             Self::LfsPointer => "a Git LFS pointer",
             Self::Html => "an HTML page",
             Self::Pickle => "a pickle",
+            Self::Onnx => "an ONNX graph",
         })
     }
 }

@@ -13,5 +13,5 @@ pub use config::{ImageSize, PatchConfig, PatchSize};
 pub use embedding::{ClassToken, PatchEmbedding};
 pub use error::ConfigError;
 pub use patchify::{patchify, unpatchify};
-pub use position::{Position, PositionRows};
+pub use position::{Position, PositionRows, sincos2d};
 pub use resample::resample_positions;

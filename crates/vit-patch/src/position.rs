@@ -30,11 +30,14 @@ pub enum PositionRows {
 }
 
 /// The fixed positions of a grid of patches, row by row: with `ω_k = 10000^(-k / (dim/4 - 1))`, the row of patch
-/// (y, x) is `[sin ωx, cos ωx, sin ωy, cos ωy]`.
+/// (y, x) is `[sin ωx, cos ωx, sin ωy, cos ωy]`. `dim` is a multiple of 4, from 8.
 ///
 /// # Shapes
 /// -> (rows * columns, dim)
-pub(crate) fn sincos2d(
+///
+/// # Errors
+/// If the device has no room.
+pub fn sincos2d(
     (rows, columns): (usize, usize),
     dim: usize,
     dtype: DType,

@@ -351,6 +351,9 @@ impl From<vit_model::Error> for Failure {
 const fn what_to_do(format: OtherFormat) -> &'static str {
     match format {
         OtherFormat::LfsPointer => "fetch the file itself: `git lfs pull`",
+        OtherFormat::Onnx => {
+            "`vit info FILE.onnx` shows a graph; elsewhere name the run or safetensors file that it was exported from"
+        }
         OtherFormat::Html => {
             "download the file itself: its address has `resolve` in place of `blob`"
         }
@@ -359,6 +362,22 @@ const fn what_to_do(format: OtherFormat) -> &'static str {
              map_location=\"cpu\"); c = c.get(\"state_dict\", c.get(\"model\", c)); s.save_file({k: v.clone() for k, v in \
              c.items() if torch.is_tensor(v)}, \"model.safetensors\")"
         }
+    }
+}
+
+impl From<vit_onnx::Error> for Failure {
+    fn from(error: vit_onnx::Error) -> Self {
+        use vit_onnx::Error;
+        let (exit, hint) = match error {
+            Error::Model(error) => return error.into(),
+            Error::Tensor(error) => return error.into(),
+            Error::TooLarge { .. } => (
+                Exit::Usage,
+                Some("export to a layout of safetensors, which has no such limit: --layout timm"),
+            ),
+            _ => (Exit::File, None),
+        };
+        Self { hint: hint.map(str::to_owned), ..Self::new(exit, chain(&error)) }
     }
 }
 

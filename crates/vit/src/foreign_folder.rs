@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 pub(crate) const WEIGHTS: &str = "model.safetensors";
+pub(crate) const CARD: &str = "README.md";
 pub(crate) const CONFIG: &str = "config.json";
 pub(crate) const PREPROCESSOR: &str = "preprocessor_config.json";
 

@@ -18,11 +18,24 @@ const CONFIG: &str = "config.json";
 /// `hidden_dropout_prob`, which in transformers is the rate of three places, is the feed-forward's.
 #[must_use]
 pub fn hf_config_json(config: &VitConfig, info: &ModelInfo) -> String {
+    format!("{:#}\n", hf_config(config, info))
+}
+
+/// The same of what [`grey_as_colour`](crate::grey_as_colour) has made of a grey model: says so, in a field that transformers
+/// keeps and passes over, for the import.
+#[must_use]
+pub fn hf_config_json_of_grey(config: &VitConfig, info: &ModelInfo) -> String {
+    let mut value = hf_config(config, info);
+    value["vit_grey"] = json!(true);
+    format!("{value:#}\n")
+}
+
+fn hf_config(config: &VitConfig, info: &ModelInfo) -> Value {
     let names = info.all_names(config.classes);
     let names = || names.iter().zip(0..);
     let labels: Map<_, _> = names().map(|(name, id)| (id.to_string(), json!(name))).collect();
     let ids: Map<_, _> = names().map(|(name, id)| (name.clone(), json!(id))).collect();
-    let value = json!({
+    json!({
         "model_type": "vit",
         "architectures": ["ViTForImageClassification"],
         "image_size": side(config.image.height, config.image.width),
@@ -42,8 +55,7 @@ pub fn hf_config_json(config: &VitConfig, info: &ModelInfo) -> String {
         "attention_probs_dropout_prob": config.dropout.attention,
         "id2label": labels,
         "label2id": ids,
-    });
-    format!("{value:#}\n")
+    })
 }
 
 fn side(height: usize, width: usize) -> Value {
@@ -71,6 +83,8 @@ struct Config {
     num_labels: Option<usize>,
     problem_type: Option<String>,
     id2label: Option<Map<String, Value>>,
+    /// Ours, which transformers keeps: see [`hf_config_json_of_grey`].
+    vit_grey: bool,
 }
 
 impl Default for Config {
@@ -93,6 +107,7 @@ impl Default for Config {
             num_labels: None,
             problem_type: None,
             id2label: None,
+            vit_grey: false,
         }
     }
 }
@@ -136,6 +151,7 @@ pub(super) fn described(
         return Err(shapes.unsupported("model_type", &theirs.model_type, "vit"));
     }
     refuse(&shapes)?;
+    let grey = theirs.vit_grey && theirs.num_channels == 3;
     let config = theirs.ours(&shapes, known)?;
     let mut assumed = Assumptions::default();
     let normalization = normalization(&shapes, preprocessor, known, &mut assumed)?;
@@ -145,6 +161,7 @@ pub(super) fn described(
         normalization,
         info: ModelInfo::default(),
         assumed: assumed.0,
+        grey,
     })
 }
 
@@ -190,6 +207,7 @@ pub(super) fn by_shapes(
         normalization,
         info: ModelInfo::default(),
         assumed: assumed.0,
+        grey: false,
     })
 }
 

@@ -12,14 +12,16 @@ mod shapes;
 mod timm;
 mod timm_config;
 
-pub use hf::hf_config_json;
+pub use hf::{hf_config_json, hf_config_json_of_grey};
 pub use normalization::Normalization;
 pub use preprocessor::hf_preprocessor_json;
+pub use timm_config::timm_config_json;
 
 use candle_core::DType;
 
 use vit_layers::Activation;
 
+use crate::grey::colour_as_grey;
 use crate::{Error, Layout, ModelFile, ModelInfo, Pool, TensorInfos, Tensors, VitConfig};
 
 /// A model of another library, described in our words.
@@ -49,6 +51,8 @@ pub struct Foreign {
     pub info: ModelInfo,
     /// What nothing told, as `field = value`.
     pub assumed: Vec<String>,
+    /// Whether its files hold a grey model of ours in three channels, of which the import makes one again.
+    pub grey: bool,
 }
 
 /// The text of the JSON files beside the tensors.
@@ -102,7 +106,11 @@ impl Foreign {
         }
         foreign.layout.check(infos, &foreign.config)?;
         let info = beside::info(foreign.layout, documents, &foreign.config);
-        Ok(Self { info, ..foreign })
+        let mut config = foreign.config;
+        if foreign.grey {
+            config.image.channels = 1;
+        }
+        Ok(Self { info, config, ..foreign })
     }
 
     fn described(
@@ -127,12 +135,19 @@ impl Foreign {
     /// # Errors
     /// If a tensor cannot be read.
     pub fn import(&self, file: &ModelFile) -> Result<Tensors, Error> {
-        let mut native = self.layout.import_file(file, &self.config)?;
+        let mut of_file = self.config.clone();
+        if self.grey {
+            of_file.image.channels = 3;
+        }
+        let mut native = self.layout.import_file(file, &of_file)?;
         for tensor in native.values_mut() {
             *tensor = tensor.to_dtype(DType::F32)?;
         }
         if !self.normalization.is_ours() {
             self.normalization.fold(&mut native)?;
+        }
+        if self.grey {
+            colour_as_grey(&mut native)?;
         }
         Ok(native)
     }

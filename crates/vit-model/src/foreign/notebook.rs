@@ -45,6 +45,7 @@ pub(super) fn described(infos: &TensorInfos, known: &Known) -> Result<Foreign, E
         normalization,
         info: ModelInfo::default(),
         assumed: assumed.0,
+        grey: false,
     })
 }
 

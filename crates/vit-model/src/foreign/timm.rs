@@ -9,7 +9,7 @@ use super::{Assumptions, Foreign, Known, Normalization};
 use crate::{Error, Layout, ModelInfo, Pool, TensorInfos, VitConfig};
 
 /// What every timm `vit_*` has but those that are refused.
-const EPS: f64 = 1e-6;
+pub(super) const EPS: f64 = 1e-6;
 /// What layer scale begins with in most models that have it; where training goes on, it makes no difference.
 const LAYER_SCALE: f64 = 1e-5;
 
@@ -48,7 +48,7 @@ pub(super) fn described(
             told.model_args.get("init_values").and_then(Value::as_f64).unwrap_or(layer_scale);
         known.heads = known.heads.or_else(|| told.heads());
         known.image = told.image().or(known.image);
-        known.layer_norm_eps = known.layer_norm_eps.or(Some(EPS));
+        known.layer_norm_eps = known.layer_norm_eps.or(Some(told.layer_norm_eps()));
         let Pretrained { mean, std, .. } = told.pretrained_cfg;
         let scaled = mean.zip(std).map(|(mean, std)| Normalization { mean, std });
         known.normalization = known.normalization.or(scaled);
@@ -66,6 +66,7 @@ pub(super) fn described(
         normalization,
         info: ModelInfo::default(),
         assumed: assumed.0,
+        grey: false,
     })
 }
 

@@ -1,11 +1,113 @@
 //! timm's `config.json`: the architecture, the arguments of its model, and how images were scaled.
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use vit_layers::Activation;
+use vit_patch::PositionRows;
 
 use super::shapes::Shapes;
-use crate::{Error, Pool};
+use crate::{Error, Fit, Interpolation, Layout, ModelInfo, Pool, Transform, VitConfig};
+
+/// An architecture that all else is said beside, for each eps of layer norms that one has. The latter's other quirk, a norm
+/// before the first block, is turned off.
+const ARCHITECTURE_BY_EPS: [(f64, &str); 2] =
+    [(1e-6, "vit_base_patch16_224"), (1e-5, "vit_base_patch16_clip_224")];
+
+/// The text of the `config.json` with which timm's `create_model("local-dir:FOLDER", pretrained=True)` opens a folder whose
+/// `model.safetensors` has the names of [`Layout::Timm`].
+///
+/// # Errors
+/// If timm has no such model. Heads of a width of their own have names in timm's layout, and no argument that asks for them; and
+/// layer norms have an eps of 1e-6 or 1e-5.
+pub fn timm_config_json(config: &VitConfig, info: &ModelInfo) -> Result<String, Error> {
+    Layout::Timm.check_expressible(config)?;
+    let refused = |field, value: String, expected| {
+        Err(Error::Inexpressible { layout: Layout::Timm, field, value, expected })
+    };
+    if let Some(width) = config.head_dim.filter(|width| width * config.heads != config.dim) {
+        return refused("head_dim", width.to_string(), "dim / heads in a folder for timm");
+    }
+    let eps = config.layer_norm_eps;
+    let Some((_, architecture)) = ARCHITECTURE_BY_EPS.iter().find(|(known, _)| *known == eps)
+    else {
+        return refused("layer_norm_eps", format!("{eps:e}"), "1e-6 or 1e-5 in a folder for timm");
+    };
+    let (image, patch) = (config.image, config.patch);
+    let pool = if config.pool == Pool::Cls { "token" } else { "avg" };
+    let transform = info.transform.clone().unwrap_or_else(|| Transform::of(Fit::Stretch));
+    let each = |numbers: &[f64]| -> Vec<f64> {
+        numbers.iter().copied().cycle().take(image.channels).collect()
+    };
+    let (crop_mode, crop_pct) = match transform.fit {
+        Fit::Mnist | Fit::Stretch => ("squash", 1.0),
+        Fit::Pad => ("border", 1.0),
+        Fit::Crop => ("center", share(image.height.min(image.width), transform.resize)),
+    };
+    let mut value = json!({
+        "architecture": architecture,
+        "num_classes": config.classes,
+        "num_features": config.dim,
+        "global_pool": pool,
+        "model_args": {
+            "img_size": [image.height, image.width],
+            "patch_size": [patch.height, patch.width],
+            "in_chans": image.channels,
+            "embed_dim": config.dim,
+            "depth": config.depth,
+            "num_heads": config.heads,
+            "mlp_ratio": ratio(config.dim, config.mlp_dim),
+            "qkv_bias": config.qkv_bias,
+            "qk_norm": config.qk_norm,
+            "init_values": config.layer_scale,
+            "class_token": config.pool == Pool::Cls,
+            "global_pool": pool,
+            "fc_norm": false,
+            "pre_norm": false,
+            "reg_tokens": config.registers,
+            "no_embed_class": config.position_rows == PositionRows::Patches,
+            "act_layer": match config.activation {
+                Activation::Relu => "relu",
+                Activation::Gelu => "gelu",
+            },
+        },
+        "pretrained_cfg": {
+            "custom_load": false,
+            "input_size": [image.channels, image.height, image.width],
+            "fixed_input_size": true,
+            "interpolation": match transform.interpolation {
+                Interpolation::Bilinear => "bilinear",
+                Interpolation::Bicubic => "bicubic",
+            },
+            "crop_pct": crop_pct,
+            "crop_mode": crop_mode,
+            "mean": each(&transform.mean),
+            "std": each(&transform.std),
+            "num_classes": config.classes,
+            "pool_size": null,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    });
+    if !info.class_names.is_empty() {
+        value["label_names"] = json!(info.class_names);
+    }
+    Ok(format!("{value:#}\n"))
+}
+
+/// What timm multiplies `dim` by, and cuts to a whole number.
+fn ratio(dim: usize, mlp_dim: usize) -> f64 {
+    let of = |mlp_dim: f64| mlp_dim / dim as f64;
+    let exact = of(mlp_dim as f64);
+    if (dim as f64 * exact) as usize == mlp_dim { exact } else { of(mlp_dim as f64 + 0.5) }
+}
+
+/// What timm divides the side by, and cuts to a whole number, for what the shorter side is scaled to.
+fn share(side: usize, resize: Option<usize>) -> f64 {
+    let Some(resize) = resize else { return 1.0 };
+    let of = |resize: f64| side as f64 / resize;
+    let exact = of(resize as f64);
+    if (side as f64 / exact) as usize == resize { exact } else { of(resize as f64 + 0.5) }
+}
 
 /// What is read of it.
 #[derive(Deserialize, Default)]
@@ -127,6 +229,12 @@ impl Document {
         }
     }
 
+    /// Added to the variance in layer norms.
+    pub(super) fn layer_norm_eps(&self) -> f64 {
+        let known = ARCHITECTURE_BY_EPS.iter().find(|(_, name)| *name == self.architecture);
+        known.map_or(super::timm::EPS, |&(eps, _)| eps)
+    }
+
     /// Attention heads: those of the arguments, or of an architecture whose heads are not 64 wide.
     pub(super) fn heads(&self) -> Option<usize> {
         let of_architecture = || {
@@ -160,6 +268,79 @@ impl Document {
             (Some(side), _) => Some((side, side)),
             (None, Some(&[height, width])) => Some((height, width)),
             _ => self.pretrained_cfg.input_size.map(|[_, height, width]| (height, width)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::foreign::{Documents, Foreign, Known};
+    use crate::{Preset, TensorInfo};
+    use candle_core::DType;
+
+    fn class_token() -> VitConfig {
+        VitConfig {
+            pool: Pool::Cls,
+            activation: Activation::Gelu,
+            qkv_bias: true,
+            layer_norm_eps: 1e-6,
+            dropout: Preset::VitTi16.config().dropout,
+            ..Preset::Shallow.config()
+        }
+    }
+
+    #[test]
+    fn what_is_written_for_timm_is_read_again() {
+        let info = ModelInfo {
+            class_names: (0..10).map(|class| format!("class {class}")).collect(),
+            transform: Some(Transform { resize: Some(37), ..Transform::of(Fit::Crop) }),
+        };
+        for config in [
+            class_token(),
+            VitConfig { pool: Pool::Mean, mlp_dim: 99, dim: 36, ..class_token() },
+            VitConfig { layer_norm_eps: 1e-5, ..class_token() },
+            VitConfig {
+                registers: 3,
+                position_rows: PositionRows::Patches,
+                qk_norm: true,
+                layer_scale: Some(0.1),
+                activation: Activation::Relu,
+                ..class_token()
+            },
+        ] {
+            let json = timm_config_json(&config, &info).expect("timm has such models");
+            let parameters = Layout::Timm.parameters(&config).expect("a sound configuration");
+            let of = |shape| TensorInfo { shape, dtype: Some(DType::F32) };
+            let infos = parameters.into_iter().map(|(name, shape)| (name, of(shape))).collect();
+            let documents = Documents { config: Some(&json), preprocessor: None };
+            let foreign = Foreign::new(&infos, documents, &Known::default()).expect("as written");
+            assert_eq!((foreign.config, foreign.info), (config, info.clone()));
+        }
+    }
+
+    #[test]
+    fn what_timm_has_no_argument_for_is_refused_by_name() {
+        let told = |config| {
+            let error = timm_config_json(&config, &ModelInfo::default()).unwrap_err().to_string();
+            error.replace("the timm layout cannot express ", "")
+        };
+        let eps = VitConfig { layer_norm_eps: 1e-12, ..class_token() };
+        assert_eq!(told(eps), "layer_norm_eps = 1e-12, expected 1e-6 or 1e-5 in a folder for timm");
+        let heads = VitConfig { head_dim: Some(5), ..class_token() };
+        assert_eq!(told(heads), "head_dim = 5, expected dim / heads in a folder for timm");
+        assert_eq!(told(Preset::Shallow.config()), "pool = first, expected cls or mean");
+    }
+
+    #[test]
+    fn whole_numbers_survive_timms_rounding() {
+        for dim in 1..200 {
+            for other in 1..400 {
+                assert_eq!((dim as f64 * ratio(dim, other)) as usize, other);
+                if other >= dim {
+                    assert_eq!((dim as f64 / share(dim, Some(other))) as usize, other);
+                }
+            }
         }
     }
 }

@@ -6,7 +6,6 @@ use vit_model::{Layout, Normalization, VitConfig, resize, to_bytes_with};
 
 use crate::any_model::{self, AnyModel};
 use crate::args::path;
-use crate::commands::export::LayoutName;
 use crate::failure::{Exit, Failure, Result};
 use crate::output;
 use crate::outputs::{Force, Inputs, Output};
@@ -33,6 +32,24 @@ pub(crate) struct Args {
     pub(crate) layout: Option<LayoutName>,
     #[command(flatten)]
     pub(crate) untold: Untold,
+}
+
+/// A layout of parameters.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum LayoutName {
+    Timm,
+    Hf,
+    Notebook,
+}
+
+impl From<LayoutName> for Layout {
+    fn from(name: LayoutName) -> Self {
+        match name {
+            LayoutName::Timm => Self::Timm,
+            LayoutName::Hf => Self::Hf,
+            LayoutName::Notebook => Self::Notebook,
+        }
+    }
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {

@@ -1,20 +1,23 @@
 //! `vit info`: what a model is made of.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use vit_model::{Layout, Summary, VitConfig};
+use vit_files::open_file;
+use vit_model::{Known, Summary, VitConfig};
+use vit_onnx::Description;
 
 use crate::any_model::AnyModel;
 use crate::args::path;
-use crate::failure::Result;
+use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, thousands};
 use crate::untold::Untold;
 
 /// Shows a model: its configuration, the parameters and the multiply-adds of each part
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A run folder, a safetensors file of any layout, or a folder that timm or transformers saved
+    /// A run folder, a safetensors file of any layout, an ONNX graph that `vit export` wrote, or a folder that timm or
+    /// transformers saved
     #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
     /// Print as JSON
@@ -25,13 +28,54 @@ pub(crate) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
+    if args.model.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx")) {
+        let graph = graph(&args.model, &args.untold.known())?;
+        let Description { input, opset, ir_version, producer, .. } = &graph;
+        let by =
+            if producer.is_empty() { String::new() } else { format!(", written by {producer}") };
+        let layout = format!("ONNX, opset {opset}, IR version {ir_version}, {input} input{by}");
+        let beside = json!({
+            "input": input.to_string(),
+            "opset": opset,
+            "ir_version": ir_version,
+            "producer": producer,
+        });
+        return show(
+            args,
+            (&args.model, &layout),
+            &graph.config,
+            json!({"layout": "onnx", "onnx": beside}),
+        );
+    }
     let model = AnyModel::open(&args.model, &args.untold.known())?;
     let config = args.untold.at_asked_size(&model.config);
-    let summary = Summary::of(&config)?;
-    if args.json {
-        return output::json(&as_json(model.layout, &config, &summary));
+    let layout = format!("{} layout", model.layout);
+    show(args, (model.file.path(), &layout), &config, json!({"layout": model.layout.to_string()}))
+}
+
+/// What an ONNX graph of ours says of itself.
+fn graph(path: &Path, known: &Known) -> Result<Description> {
+    let about = |failure: Failure| failure.about(path.display());
+    if *known != Known::default() {
+        let failure = Failure::new(Exit::Usage, "an ONNX graph carries its configuration");
+        return Err(about(failure.hint("leave out what foreign files may not tell")));
     }
-    output::line(format!("{} ({} layout)", model.file.path().display(), model.layout))?;
+    let read = |error| Failure::new(Exit::File, format!("cannot read {}: {error}", path.display()));
+    let file = open_file(path).map_err(read)?;
+    vit_onnx::describe(file).map_err(|error| about(error.into()))
+}
+
+fn show(
+    args: &Args,
+    (path, layout): (&Path, &str),
+    config: &VitConfig,
+    layout_json: serde_json::Value,
+) -> Result<()> {
+    let summary = Summary::of(config)?;
+    if args.json {
+        return output::json(&as_json(layout_json, config, &summary));
+    }
+    output::line(format!("{} ({layout})", path.display()))?;
     output::line("")?;
     output::line(format!("{:<16} {:>12} {:>14}", "part", "parameters", "multiply-adds"))?;
     for part in &summary.parts {
@@ -49,10 +93,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
         thousands(summary.multiply_adds())
     ))?;
     output::line("")?;
-    output::lines(&toml::to_string(&config).expect("a configuration is plain data"))
+    output::lines(&toml::to_string(config).expect("a configuration is plain data"))
 }
 
-fn as_json(layout: Layout, config: &VitConfig, summary: &Summary) -> serde_json::Value {
+fn as_json(
+    mut value: serde_json::Value,
+    config: &VitConfig,
+    summary: &Summary,
+) -> serde_json::Value {
     let parts = summary.parts.iter().map(|part| {
         json!({
             "name": part.name,
@@ -60,11 +108,9 @@ fn as_json(layout: Layout, config: &VitConfig, summary: &Summary) -> serde_json:
             "multiply_adds": part.multiply_adds,
         })
     });
-    json!({
-        "layout": layout.to_string(),
-        "parameters": summary.parameters(),
-        "multiply_adds": summary.multiply_adds(),
-        "parts": parts.collect::<Vec<_>>(),
-        "config": config,
-    })
+    value["parameters"] = json!(summary.parameters());
+    value["multiply_adds"] = json!(summary.multiply_adds());
+    value["parts"] = json!(parts.collect::<Vec<_>>());
+    value["config"] = json!(config);
+    value
 }

@@ -1,0 +1,92 @@
+#![doc = include_str!("../README.md")]
+
+mod error;
+mod graph;
+mod proto;
+mod read;
+mod vision_transformer;
+
+use std::fmt;
+
+use candle_core::DType;
+use prost::Message;
+use vit_model::{Layout, ModelInfo, Tensors, VitConfig};
+
+pub use error::Error;
+pub use read::{Description, describe};
+
+/// The operators' version: the first with `LayerNormalization`.
+const OPSET: i64 = 17;
+/// The format's version that came with it.
+const IR_VERSION: i64 = 8;
+/// The metadata key of the configuration, class names and transform, as JSON: that of our safetensors files.
+const CONFIG_KEY: &str = "vit_config";
+/// The longest message that protocol buffers hold.
+const MOST_BYTES: u64 = i32::MAX as u64;
+
+/// What a graph is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Input {
+    /// `f32`, normalised: what the model itself is given.
+    #[default]
+    Float,
+    /// `u8`, pixels; they are normalised in the graph, by the transform's mean and deviation.
+    Bytes,
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Float => "float",
+            Self::Bytes => "bytes",
+        })
+    }
+}
+
+/// Whether a model fits into an ONNX file, before its parameters are read.
+///
+/// # Errors
+/// If the configuration is wrong, or its parameters take more than protocol buffers hold.
+pub fn check(config: &VitConfig) -> Result<(), Error> {
+    let shapes = Layout::Timm.parameters(config)?;
+    let sizes = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>() as u64);
+    check_size(sizes.sum::<u64>() * size_of::<f32>() as u64)
+}
+
+fn check_size(bytes: u64) -> Result<(), Error> {
+    if bytes > MOST_BYTES {
+        return Err(Error::TooLarge { bytes, limit: MOST_BYTES });
+    }
+    Ok(())
+}
+
+/// The ONNX file of a model, whose parameters go by their native names; numbers of other types are written as `f32`.
+/// The same model gives the same bytes.
+///
+/// # Errors
+/// As [`check`], or if the parameters are not those of the configuration.
+pub fn to_bytes(
+    parameters: &Tensors,
+    config: &VitConfig,
+    info: &ModelInfo,
+    input: Input,
+) -> Result<Vec<u8>, Error> {
+    check(config)?;
+    let mut parameters = Layout::Timm.import(parameters, config)?;
+    for tensor in parameters.values_mut() {
+        *tensor = tensor.to_dtype(DType::F32)?;
+    }
+    let model = proto::Model {
+        ir_version: IR_VERSION,
+        producer_name: "vit".to_owned(),
+        producer_version: env!("CARGO_PKG_VERSION").to_owned(),
+        graph: Some(vision_transformer::graph(&parameters, config, info, input)?),
+        opset_import: vec![proto::OperatorSet { domain: String::new(), version: OPSET }],
+        metadata_props: vec![proto::Entry {
+            key: CONFIG_KEY.to_owned(),
+            value: info.to_json(config),
+        }],
+    };
+    check_size(model.encoded_len() as u64)?;
+    Ok(model.encode_to_vec())
+}
