@@ -9,7 +9,7 @@ use vit_model::Summary;
 use vit_patch::Position;
 use vit_report::{Positions, Report};
 
-pub(crate) use attention::attention;
+pub(crate) use attention::{attention, patch_weights};
 
 use crate::dataset::Found;
 use crate::failure::Result;
