@@ -13,6 +13,7 @@ use vit_model::{Fit, Pool, Summary, VisionTransformer};
 use vit_patch::ImageSize;
 use vit_serve::{Ask, Explain, Input, Model, Of, Problem, Seen};
 
+use crate::commands::serve::name_of;
 use crate::commands::predict::{Prediction, Subject};
 use crate::failure::{Exit, Failure, Result};
 use crate::pictures::{self, Preparation};
@@ -41,7 +42,7 @@ impl Served {
     /// # Errors
     /// If there is none.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        Self::of(SavedModel::open(path)?, &path.display().to_string())
+        Self::of(SavedModel::open(path)?, &name_of(path))
     }
 
     /// # Errors

@@ -1,6 +1,8 @@
 //! Which class is taken for which, how each does, and the worst mistakes.
 
-use super::{Mistake, Names, Tested};
+use serde_json::json;
+
+use super::{Mistake, Names, Tested, WORST};
 use crate::page::{percent, section, thousands};
 
 /// A matrix of more classes could not be read.
@@ -28,6 +30,7 @@ pub(super) fn sections(tested: &Tested, names: Names<'_>) -> String {
     [
         section("Confusion and classes", &sections_if(seen, sides)),
         section("Worst mistakes", &mistakes(&tested.mistakes, names)),
+        data(&tested.mistakes),
     ]
     .concat()
 }
@@ -56,7 +59,7 @@ fn matrix(counts: &[Vec<usize>], names: Names<'_>) -> String {
             // The root, so that a rare confusion is seen beside what is right.
             let share = (count as f64 / whole.max(1) as f64).sqrt();
             format!(
-                "<td class=\"{class}\" style=\"--share:{share:.3}\" \
+                "<td class=\"{class}\" style=\"--share:{share:.3}\" data-cell=\"{label} {prediction}\" \
                  title=\"{} taken for {}: {count}\">{count}</td>",
                 names.of(label),
                 names.of(prediction)
@@ -67,7 +70,7 @@ fn matrix(counts: &[Vec<usize>], names: Names<'_>) -> String {
     });
     format!(
         "<table class=\"confusion\">\n<tr><th></th>{head}</tr>\n{}</table>\n\
-         <p class=\"quiet\">A row for each label, a column for each prediction.</p>\n",
+         <p class=\"quiet\">A row for each label, a column for each prediction.</p>\n<div id=\"cell\"></div>\n",
         rows.collect::<String>()
     )
 }
@@ -122,7 +125,7 @@ fn mistakes(mistakes: &[Mistake], names: Names<'_>) -> String {
     if mistakes.is_empty() {
         return String::new();
     }
-    let each = mistakes.iter().map(|mistake| {
+    let each = mistakes.iter().take(WORST).map(|mistake| {
         let Mistake { index, picture, label, prediction: (class, probability) } = mistake;
         let [label, class] = [label, class].map(|&class| names.of(class));
         format!(
@@ -138,6 +141,24 @@ fn mistakes(mistakes: &[Mistake], names: Names<'_>) -> String {
          <div class=\"pictures\">\n{}</div>\n",
         each.collect::<String>()
     )
+}
+
+/// All mistakes that are known with their pictures, for the page's script and for `vit serve`.
+fn data(mistakes: &[Mistake]) -> String {
+    if mistakes.is_empty() {
+        return String::new();
+    }
+    let each = mistakes.iter().map(|mistake| {
+        let Mistake { index, picture, label, prediction: (class, probability) } = mistake;
+        // In this order, and nothing that could end the script.
+        format!(
+            "{{\"label\":{label},\"class\":{class},\"index\":{index},\"probability\":{},\"png\":{}}}",
+            json!(probability),
+            json!(picture.base64())
+        )
+    });
+    let each: Vec<String> = each.collect();
+    format!("<script type=\"application/json\" id=\"mistakes\">[{}]</script>\n", each.join(",\n"))
 }
 
 #[cfg(test)]

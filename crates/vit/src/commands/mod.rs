@@ -12,7 +12,7 @@ mod import;
 mod info;
 mod man;
 pub(crate) mod predict;
-mod serve;
+pub(crate) mod serve;
 pub(crate) mod train;
 mod verify;
 

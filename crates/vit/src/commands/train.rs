@@ -8,6 +8,7 @@ mod environment;
 mod finetuning;
 mod images;
 mod init;
+mod live;
 mod observer;
 mod pictures;
 mod recipe;
@@ -41,6 +42,7 @@ pub(super) use self::set_up::trainer;
 
 use self::bars::Bars;
 use self::images::Images;
+use self::live::Live;
 use self::observer::{Run, as_json};
 use self::resume::Resumed;
 use self::saver::Saver;
@@ -190,6 +192,11 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
     let epochs = settings.after(u64::MAX).train.epochs;
     let bars = Bars::new(epochs, settings.train.samples_of_step());
     interrupt::trains_in(folder.path(), saver.what_saves_at_once());
+    let live = args.serve.map(|listen| {
+        let access = (listen, args.access.token.clone());
+        Live::begin(access, &folder, (settings, &set_up.info))
+    });
+    let so_far = report::so_far(settings, &set_up.found, &set_up.info, environment.rows())?;
     let mut run = Run {
         folder: &folder,
         settings,
@@ -203,6 +210,9 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
         about,
         trace,
         bars,
+        so_far,
+        shown: None,
+        live: live.transpose()?,
         since: Instant::now(),
         is_slow: false,
         step: None,
@@ -319,6 +329,9 @@ fn events_folder(folder: &RunFolder) -> std::path::PathBuf {
     folder.path().join(EVENTS)
 }
 
+/// The folder of runs that are not told where to go.
+const RUNS: &str = "runs";
+
 /// With settings, and beside them what does not set the numbers but is asked when they differ.
 fn make_folder(
     run_dir: Option<&Path>,
@@ -329,12 +342,18 @@ fn make_folder(
     let environment = environment.to_text();
     let files = [(CONFIG, settings_text.as_bytes()), (ENVIRONMENT, environment.as_bytes())];
     if let Some(path) = run_dir {
-        return Ok(RunFolder::create(path, &files)?);
+        let folder = RunFolder::create(path, &files)?;
+        if path.parent().is_some_and(|above| above.ends_with(RUNS)) {
+            folder.be_last();
+        }
+        return Ok(folder);
     }
     let dataset = settings.dataset.as_deref().map(Path::new).and_then(Path::file_name);
     let dataset = dataset.map_or("data".into(), |name| name.to_string_lossy());
     let name = format!("{dataset}-{}", settings.preset);
-    Ok(RunFolder::create_numbered(Path::new("runs"), &name, &files)?)
+    let folder = RunFolder::create_numbered(Path::new(RUNS), &name, &files)?;
+    folder.be_last();
+    Ok(folder)
 }
 
 /// The pictures that were left out, a line each.
