@@ -94,17 +94,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on an address, whose port may be 0 to have a free one. With a `token`, only who knows it is answered.
+    /// Answers what comes to a listener, once it is run. With a `token`, only who knows it is answered.
     ///
     /// # Errors
-    /// If it cannot be listened on.
-    pub fn listen(
-        address: SocketAddr,
+    /// If the listener has no address, or cannot be asked without waiting.
+    pub fn on(
+        listener: TcpListener,
         (subject, load): (Subject, Load),
         token: Option<String>,
         limits: Limits,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let (sender, stop) = watch::channel(false);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
@@ -44,7 +44,7 @@ impl FromStr for Listen {
 }
 
 /// Who may ask.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Access {
     /// Answer only requests that know this token, as `Authorization: Bearer TOKEN`; the page opens as /?token=TOKEN
     #[arg(long, value_name = "TOKEN", env = "VIT_TOKEN", hide_env_values = true, value_parser = token)]
@@ -91,7 +91,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
         _ => served::load(),
     };
-    let server = listen(args.listen, (subject, load), args.access.token.clone(), Limits::default())?;
+    let listener = bind(args.listen.unwrap_or_default(), &args.access)?;
+    let server = server(listener, (subject, load), &args.access, Limits::default())?;
     server.open().map_err(|problem| Failure::new(Exit::File, problem.detail()))?;
     let address = address(&server);
     let stop = server.stop();
@@ -107,19 +108,26 @@ pub(super) fn run(args: &Args) -> Result<()> {
 ///
 /// # Errors
 /// If it cannot be listened there.
-pub(crate) fn listen(
-    asked: Option<Listen>,
+pub(crate) fn bind(Listen(address): Listen, access: &Access) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).map_err(|error| unusable(address, &error))?;
+    if access.token.is_none() && !address.ip().to_canonical().is_loopback() {
+        tracing::warn!("everybody who can reach {address} can use this server: pass --token to ask for one");
+    }
+    Ok(listener)
+}
+
+/// A server on what was listened to.
+///
+/// # Errors
+/// If the system refuses.
+pub(crate) fn server(
+    listener: TcpListener,
     served: (Subject, Load),
-    token: Option<String>,
+    access: &Access,
     limits: Limits,
 ) -> Result<Server> {
-    let Listen(address) = asked.unwrap_or_default();
-    let is_open = token.is_none() && !address.ip().to_canonical().is_loopback();
-    let server = Server::listen(address, served, token, limits).map_err(|error| unusable(address, &error))?;
-    if is_open {
-        tracing::warn!("everybody who can reach {} can use this server: pass --token to ask for one", server.address());
-    }
-    Ok(server)
+    let server = Server::on(listener, served, access.token.clone(), limits);
+    server.map_err(|error| Failure::new(Exit::Internal, format!("cannot serve: {error}")))
 }
 
 /// Where a browser finds the page.

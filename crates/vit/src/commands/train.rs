@@ -18,6 +18,7 @@ mod saver;
 mod set_up;
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -46,6 +47,7 @@ use self::live::Live;
 use self::observer::{Run, as_json};
 use self::resume::Resumed;
 use self::saver::Saver;
+use super::serve;
 use crate::chrome_trace::ChromeTrace;
 use crate::dataset::{self, Found};
 use crate::failure::{Exit, Failure, Result};
@@ -68,6 +70,7 @@ fn begin(args: &Args) -> Result<ExitCode> {
     let (settings, asked) = args.resolve()?;
     let device = args.device.open()?;
     refuse_existing(args.run_dir.as_deref())?;
+    let listener = args.serve.map(|listen| serve::bind(listen, &args.access)).transpose()?;
     let trace = trace_of(args, &settings)?;
     let place = &args.data.place;
     let set_up = SetUp::new((settings, asked), place, device, args.threads, &|_| Ok(()))?;
@@ -84,7 +87,7 @@ fn begin(args: &Args) -> Result<ExitCode> {
     let events = args.tensorboard.then(|| interrupt::writing(create));
     let about = about(&environment);
     let events = events.transpose()?;
-    train(args, set_up, folder, Begun { environment, metrics, events, about, trace })
+    train(args, set_up, folder, Begun { environment, metrics, events, about, trace, listener })
 }
 
 fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
@@ -93,6 +96,7 @@ fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
     let trace = trace_of(args, &settings)?;
     let folder = RunFolder::open(&path)?;
     let device = args.device.open()?;
+    let listener = args.serve.map(|listen| serve::bind(listen, &args.access)).transpose()?;
     let mut resumed = Resumed::find(&folder, &settings)?;
     let steps = resumed.steps();
     let before = settings.clone();
@@ -142,7 +146,7 @@ fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
     let events = (args.tensorboard || events.exists())
         .then(|| interrupt::writing(|| written_again(&events, &folder)));
     let events = events.transpose()?;
-    train(args, set_up, folder, Begun { environment, metrics, events, about, trace })
+    train(args, set_up, folder, Begun { environment, metrics, events, about, trace, listener })
 }
 
 /// TensorBoard's events of all that has been recorded.
@@ -165,6 +169,8 @@ struct Begun {
     events: Option<EventFile>,
     about: Map<String, Value>,
     trace: Option<ChromeTrace>,
+    /// For who watches.
+    listener: Option<TcpListener>,
 }
 
 /// What every checkpoint says of a run that begins on this.
@@ -185,16 +191,15 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
         folder.path().display()
     );
     let folder = Arc::new(folder);
-    let Begun { environment, metrics, events, about, trace } = begun;
+    let Begun { environment, metrics, events, about, trace, listener } = begun;
     let written = (settings, &set_up.info);
     let saver = Saver::new(Arc::clone(&folder), written, args.save_every, args.keep.into());
     let weights = set_up.trainer.weights().clone();
     let epochs = settings.after(u64::MAX).train.epochs;
     let bars = Bars::new(epochs, settings.train.samples_of_step());
     interrupt::trains_in(folder.path(), saver.what_saves_at_once());
-    let live = args.serve.map(|listen| {
-        let access = (listen, args.access.token.clone());
-        Live::begin(access, &folder, (settings, &set_up.info))
+    let live = listener.map(|listener| {
+        Live::begin((listener, &args.access), &folder, (settings, &set_up.info))
     });
     let so_far = report::so_far(settings, &set_up.found, &set_up.info, environment.rows())?;
     let mut run = Run {

@@ -1,5 +1,6 @@
 //! A run that is watched in a browser while it trains.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use vit_run::RunFolder;
 use vit_serve::{Limits, Server, Stop, Subject};
 use vit_train::NamedVars;
 
-use crate::commands::serve::{self, Listen};
+use crate::commands::serve::{self, Access};
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt;
 use crate::saved_model::SavedModel;
@@ -33,16 +34,16 @@ impl Live {
     /// Serves the run in a folder, on a thread of its own.
     ///
     /// # Errors
-    /// If it cannot be listened there.
+    /// If the system refuses.
     pub(super) fn begin(
-        (listen, token): (Listen, Option<String>),
+        (listener, access): (TcpListener, &Access),
         folder: &Arc<RunFolder>,
         (settings, info): (&Settings, &ModelInfo),
     ) -> Result<Self> {
         let subject = Subject::Run(folder.path().to_owned());
         // Training has the cores.
         let limits = Limits { threads: 1, ..Limits::default() };
-        let server: Server = serve::listen(Some(listen), (subject, served::load()), token, limits)?;
+        let server: Server = serve::server(listener, (subject, served::load()), access, limits)?;
         let (live, stop) = (server.live(), server.stop());
         tracing::info!("watch the run at {}", serve::address(&server));
         let on_signal = stop.clone();
