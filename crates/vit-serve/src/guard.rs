@@ -39,7 +39,7 @@ impl Guard {
         // Health is asked for by programs that know no token.
         let is_open = request.uri().path() == "/healthz";
         match &self.token {
-            Some(token) if !is_open && !knows(headers, token) => {
+            Some(token) if !is_open && !knows(request, token) => {
                 Err(Problem::new(401, "this server asks for a token").hint(
                     "send it as `Authorization: Bearer TOKEN`, or open the page as /?token=TOKEN",
                 ))
@@ -83,7 +83,13 @@ fn is_from_another_site(method: &Method, headers: &HeaderMap, host: &str) -> boo
     }
 }
 
-fn knows(headers: &HeaderMap, token: &str) -> bool {
+fn knows<B>(request: &Request<B>, token: &str) -> bool {
+    let (headers, uri) = (request.headers(), request.uri());
+    // The page's address alone may hold it, and makes a cookie of it.
+    let query = uri.query().filter(|_| uri.path() == "/").unwrap_or_default();
+    if query.split('&').filter_map(|pair| pair.strip_prefix("token=")).any(|given| same(token.as_bytes(), given.as_bytes())) {
+        return true;
+    }
     let text = |value: &axum::http::HeaderValue| value.to_str().map(str::to_owned).ok();
     let bearer = headers.get(AUTHORIZATION).and_then(text);
     let bearer = bearer.as_deref().and_then(|value| value.strip_prefix("Bearer "));
