@@ -36,7 +36,10 @@ fn id_of(heading: &str) -> String {
 pub(crate) fn jumps(body: &str) -> String {
     let headings = body.split("<h2>").skip(1).filter_map(|rest| rest.split("</h2>").next());
     let link = |heading: &str| format!("<a href=\"#{}\">{heading}</a>\n", id_of(heading));
-    format!("<nav class=\"jumps\" aria-label=\"Sections\">\n{}</nav>\n", headings.map(link).collect::<String>())
+    format!(
+        "<nav class=\"jumps\" aria-label=\"Sections\">\n{}</nav>\n",
+        headings.map(link).collect::<String>()
+    )
 }
 
 /// `41418` as `41,418`.

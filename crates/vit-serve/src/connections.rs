@@ -114,7 +114,11 @@ async fn answer(stream: TcpStream, shared: &Arc<Shared>, router: Router) {
     let _ = connection.await;
 }
 
-async fn respond(shared: &Shared, mut router: Router, request: Request<Incoming>) -> Response<Body> {
+async fn respond(
+    shared: &Shared,
+    mut router: Router,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let begun = Instant::now();
     let path = request.uri().path();
     let (route, is_framed) = (routes::name_of(path), path.starts_with("/runs/"));

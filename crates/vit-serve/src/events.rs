@@ -101,7 +101,8 @@ impl Watch {
                 let _ = write!(news, "event: reset\ndata: {{\"run\":{json}}}\n\n");
             }
             for line in new_lines(&folder, told) {
-                let _ = write!(news, "event: record\ndata: {{\"run\":{json},\"record\":{line}}}\n\n");
+                let _ =
+                    write!(news, "event: record\ndata: {{\"run\":{json},\"record\":{line}}}\n\n");
             }
             if version != *known {
                 *known = version;

@@ -77,9 +77,11 @@ fn is_from_another_site(method: &Method, headers: &HeaderMap, host: &str) -> boo
     match text("sec-fetch-site") {
         None | Some("same-origin" | "none") => false,
         // A link that somebody follows: the page that has it sees nothing of the answer.
-        Some(_) => !(method == Method::GET
-            && text("sec-fetch-mode") == Some("navigate")
-            && text("sec-fetch-dest") == Some("document")),
+        Some(_) => {
+            !(method == Method::GET
+                && text("sec-fetch-mode") == Some("navigate")
+                && text("sec-fetch-dest") == Some("document"))
+        }
     }
 }
 
@@ -87,7 +89,11 @@ fn knows<B>(request: &Request<B>, token: &str) -> bool {
     let (headers, uri) = (request.headers(), request.uri());
     // The page's address alone may hold it, and makes a cookie of it.
     let query = uri.query().filter(|_| uri.path() == "/").unwrap_or_default();
-    if query.split('&').filter_map(|pair| pair.strip_prefix("token=")).any(|given| same(token.as_bytes(), given.as_bytes())) {
+    if query
+        .split('&')
+        .filter_map(|pair| pair.strip_prefix("token="))
+        .any(|given| same(token.as_bytes(), given.as_bytes()))
+    {
         return true;
     }
     let text = |value: &axum::http::HeaderValue| value.to_str().map(str::to_owned).ok();
@@ -114,7 +120,8 @@ mod tests {
 
     fn request(headers: &[(&str, &str)]) -> Request<()> {
         let request = Request::builder().method("POST").uri("/v1/predict");
-        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request =
+            headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         request.body(()).unwrap()
     }
 
@@ -127,10 +134,19 @@ mod tests {
     #[test]
     fn loopback_answers_to_its_own_names_alone() {
         let guard = Guard { is_local: true, token: None };
-        for host in ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:80", "LOCALHOST", "127.9.9.9"] {
+        for host in
+            ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:80", "LOCALHOST", "127.9.9.9"]
+        {
             assert_eq!(status(&guard, &[("host", host)]), 200, "{host}");
         }
-        for host in ["evil.example", "localhost.evil.example:80", "10.0.0.1", "[::2]", "", "127.0.0.1.nip.io"] {
+        for host in [
+            "evil.example",
+            "localhost.evil.example:80",
+            "10.0.0.1",
+            "[::2]",
+            "",
+            "127.0.0.1.nip.io",
+        ] {
             assert_eq!(status(&guard, &[("host", host)]), 421, "{host}");
         }
         assert_eq!(status(&guard, &[]), 400);

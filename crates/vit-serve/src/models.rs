@@ -235,7 +235,10 @@ impl Inner {
 
     /// The run whose model is the newest.
     fn choose(&self) -> Option<String> {
-        let live = locked(&self.open).iter().find(|(_, open)| open.stamp.is_none()).map(|(name, _)| name.clone());
+        let live = locked(&self.open)
+            .iter()
+            .find(|(_, open)| open.stamp.is_none())
+            .map(|(name, _)| name.clone());
         let newest = || {
             let changed = |name: &String| {
                 let folder = self.runs.folder(name)?;

@@ -17,13 +17,19 @@ use crate::{Input, Model, Problem, Seen};
 /// A picture of more bytes is decoded on another thread, and others are answered meanwhile.
 const QUICKLY_DECODED: usize = 1 << 15;
 
-pub(crate) async fn predict(shared: &Arc<Shared>, request: Request<Body>) -> Result<Response<Body>, Problem> {
+pub(crate) async fn predict(
+    shared: &Arc<Shared>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Problem> {
     let (query, model, seen) = see(shared, request).await?;
     let probabilities = shared.batches.predict(Arc::clone(&model), seen.values.clone()).await?;
     model.answer(&seen, probabilities, &query.ask).map(json)
 }
 
-pub(crate) async fn explain(shared: &Arc<Shared>, request: Request<Body>) -> Result<Response<Body>, Problem> {
+pub(crate) async fn explain(
+    shared: &Arc<Shared>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Problem> {
     let (query, model, seen) = see(shared, request).await?;
     let _permit = shared.work().await?;
     let explain = move || model.explain(&seen, &query.ask, &query.explain);
@@ -122,8 +128,10 @@ fn is_json(headers: &HeaderMap) -> Result<bool, Problem> {
         // What curl's --data-binary says of anything.
         "" | "application/octet-stream" | "application/x-www-form-urlencoded" => Ok(false),
         _ if kind.starts_with("image/") => Ok(false),
-        _ => Err(Problem::new(415, format!("expected a picture or application/json, got {kind:?}"))
-            .hint("send the picture itself as the body, not a form")),
+        _ => {
+            Err(Problem::new(415, format!("expected a picture or application/json, got {kind:?}"))
+                .hint("send the picture itself as the body, not a form"))
+        }
     }
 }
 

@@ -33,14 +33,17 @@ impl Query {
                 "patch" => parsed.explain.of = Some(model::Of::Patch(number(name, &value, 0)?)),
                 "walk" => {
                     let (layer, head) = value.split_once('.').ok_or_else(|| {
-                        let detail = format!("walk: expected LAYER.HEAD, both from 0, got {value:?}");
+                        let detail =
+                            format!("walk: expected LAYER.HEAD, both from 0, got {value:?}");
                         Problem::new(400, detail)
                     })?;
                     parsed.explain.walk = Some((number(name, layer, 0)?, number(name, head, 0)?));
                 }
                 _ => {
                     let detail = format!("unknown query parameter {name:?}");
-                    return Err(Problem::new(400, detail).hint(format!("the known ones are {KNOWN}")));
+                    return Err(
+                        Problem::new(400, detail).hint(format!("the known ones are {KNOWN}"))
+                    );
                 }
             }
         }

@@ -55,7 +55,9 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         let page = move |State(shared): At, uri: Uri| async move {
             match uri.query() {
                 Some(query) if path == "/" => keep_token(&shared, query),
-                _ => Ok(([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")], text).into_response()),
+                _ => {
+                    Ok(([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")], text).into_response())
+                }
             }
         };
         router = router.route(path, get(page));
@@ -77,11 +79,20 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
 /// What a route is counted as: one of a few names, whatever strangers ask for.
 pub(crate) fn name_of(path: &str) -> &'static str {
     const KNOWN: [&str; 8] = [
-        "/healthz", "/metrics", "/v1/model", "/v1/predict", "/v1/explain", "/v1/runs", "/v1/mistakes", "/v1/events",
+        "/healthz",
+        "/metrics",
+        "/v1/model",
+        "/v1/predict",
+        "/v1/explain",
+        "/v1/runs",
+        "/v1/mistakes",
+        "/v1/events",
     ];
-    let known = KNOWN.into_iter().chain(PAGES.map(|(path, _, _)| path)).find(|known| *known == path);
+    let known =
+        KNOWN.into_iter().chain(PAGES.map(|(path, _, _)| path)).find(|known| *known == path);
     let below = [("/v1/runs/", "/v1/runs/{name}"), ("/runs/", "/runs/{name}/{file}")];
-    let below = || below.into_iter().find(|(above, _)| path.starts_with(above)).map(|(_, name)| name);
+    let below =
+        || below.into_iter().find(|(above, _)| path.starts_with(above)).map(|(_, name)| name);
     known.or_else(below).unwrap_or("other")
 }
 

@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use vit_run::{CONFIG, ENVIRONMENT, EpochMetrics, LAST, METRICS, MODEL, Metrics, REPORT, read_metrics};
+use vit_run::{
+    CONFIG, ENVIRONMENT, EpochMetrics, LAST, METRICS, MODEL, Metrics, REPORT, read_metrics,
+};
 
 use crate::Problem;
 use crate::files::text;
@@ -84,7 +86,8 @@ impl Runs {
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         // A link to the newest run is no other run.
         let is_shown = |name: &String| name != LAST && !name.starts_with('.');
-        let mut names: Vec<String> = names.filter(is_shown).filter(|name| is_run(&folder.join(name))).collect();
+        let mut names: Vec<String> =
+            names.filter(is_shown).filter(|name| is_run(&folder.join(name))).collect();
         names.sort();
         names
     }
@@ -109,11 +112,13 @@ impl Runs {
         let missing = || Problem::new(404, format!("there is no run {name:?}"));
         let folder = self.folder(name).ok_or_else(missing)?;
         let summary = self.summary(name).ok_or_else(missing)?;
-        let metrics = read_metrics(&folder.join(METRICS)).map_err(|error| Problem::new(500, error.to_string()))?;
+        let metrics = read_metrics(&folder.join(METRICS))
+            .map_err(|error| Problem::new(500, error.to_string()))?;
         let stride = metrics.steps.len().div_ceil(MOST_POINTS).max(1);
         // The last of each stretch, so that the newest is among them.
         let steps = metrics.steps.rchunks(stride).rev().filter_map(<[_]>::last).cloned().collect();
-        let environment = text(&folder.join(ENVIRONMENT)).and_then(|text| serde_json::from_str(&text).ok());
+        let environment =
+            text(&folder.join(ENVIRONMENT)).and_then(|text| serde_json::from_str(&text).ok());
         Ok(Details {
             summary,
             settings: settings(&folder),

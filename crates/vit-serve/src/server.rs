@@ -39,7 +39,7 @@ impl Default for Limits {
         Self {
             body: 16 << 20,
             time: Duration::from_secs(10),
-            connections: 1024,
+            connections: 512,
             queue: 1024,
             batch: 64,
             end: Duration::from_secs(10),

@@ -8,18 +8,19 @@ use candle_core::{Device, Tensor};
 use clap::ValueEnum;
 use image::codecs::bmp::BmpEncoder;
 use image::{ExtendedColorType, ImageEncoder};
+use serde::Serialize;
 use serde_json::{Value, json};
 use vit_model::{Fit, Pool, Summary, VisionTransformer};
 use vit_patch::ImageSize;
 use vit_serve::{Ask, Explain, Input, Model, Of, Problem, Seen};
 
-use crate::commands::serve::name_of;
 use crate::commands::predict::{Prediction, Subject};
+use crate::commands::serve::name_of;
 use crate::failure::{Exit, Failure, Result};
 use crate::pictures::{self, Preparation};
 use crate::report::patch_weights;
 use crate::saved_model::{SavedModel, probabilities};
-use crate::walk;
+use crate::walk::{self, Walk};
 
 /// A forward pass that takes no longer is computed where the request is read.
 const QUICK: Duration = Duration::from_millis(2);
@@ -34,6 +35,30 @@ pub(crate) struct Served {
     preparation: Preparation,
     about: Value,
     is_quick: bool,
+}
+
+/// `[layer][head]`
+type OfHeads = Vec<Vec<Vec<f32>>>;
+
+/// What `POST /v1/explain` answers.
+#[derive(Serialize)]
+struct Explanation {
+    #[serde(flatten)]
+    prediction: Prediction,
+    /// What was done to the picture.
+    prepared: String,
+    /// What the model sees, as bytes.
+    seen: Vec<u8>,
+    /// Of the token that the head reads, to each patch.
+    attention: OfHeads,
+    rollout: Vec<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of_patch: Option<OfHeads>,
+    /// Of every patch, row by row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of_patches: Option<OfHeads>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    walk: Option<Walk>,
 }
 
 impl Served {
@@ -52,7 +77,8 @@ impl Served {
         let preparation = Preparation::new(&pictures::Args::default(), &saved)?;
         let about = about(&saved, name)?;
         let ImageSize { height, width, channels } = saved.config.image;
-        let image = Tensor::zeros((1, channels, height, width), candle_core::DType::F32, &Device::Cpu)?;
+        let image =
+            Tensor::zeros((1, channels, height, width), candle_core::DType::F32, &Device::Cpu)?;
         let mut pass = || -> Result<Duration> {
             let begun = Instant::now();
             vit_ops::serial(|| probabilities(&model, saved.config.output, &image))?;
@@ -69,31 +95,23 @@ impl Served {
         Ok(Tensor::from_vec(images.concat(), shape, &Device::Cpu)?)
     }
 
-    fn explained(&self, seen: &Seen, ask: &Ask, what: &Explain) -> Result<Value> {
+    fn explained(&self, seen: &Seen, ask: &Ask, what: &Explain) -> Result<Explanation> {
         let config = &self.saved.config;
         let image = self.images(&[&seen.values])?;
-        let (outputs, weights) = self.model.forward_with_weights(&image, vit_layers::Mode::Eval)?;
-        let probabilities = match config.output {
-            vit_model::Output::Softmax => outputs.clone(),
-            vit_model::Output::Logits => vit_ops::softmax(&outputs)?,
-        };
-        let row = probabilities.squeeze(0)?.to_vec1()?;
-        let mut answer = serde_json::to_value(self.prediction(seen, row, ask)?).expect("plain data");
-        answer["prepared"] = seen.done.clone().into();
-        answer["seen"] = self.bytes_of(seen).into();
+        // As `vit predict` computes them; the weights are of another pass.
+        let row = probabilities(&self.model, config.output, &image)?.concat();
+        let (_outputs, weights) =
+            self.model.forward_with_weights(&image, vit_layers::Mode::Eval)?;
         let layers = weights.layers().iter().map(|layer| layer.squeeze(0));
         let layers: Vec<Tensor> = layers.collect::<candle_core::Result<_>>()?; // (heads, tokens, tokens)
-        let each_head = |row: &dyn Fn(&Tensor) -> candle_core::Result<Vec<f32>>| {
-            let of_layer = |layer: &Tensor| {
-                (0..layer.dim(0)?).map(|head| row(&layer.get(head)?)).collect::<candle_core::Result<Vec<_>>>()
-            };
-            layers.iter().map(of_layer).collect::<candle_core::Result<Vec<_>>>()
+        let each_head = |row: &dyn Fn(&Tensor) -> candle_core::Result<Vec<f32>>| -> candle_core::Result<OfHeads> {
+            let of_layer = |layer: &Tensor| (0..layer.dim(0)?).map(|head| row(&layer.get(head)?)).collect();
+            layers.iter().map(of_layer).collect()
         };
-        answer["attention"] = json!(each_head(&|head| patch_weights(config, head))?);
-        answer["rollout"] = json!(patch_weights(config, &weights.rollout()?.squeeze(0)?)?);
         let (rows, columns) = config.patch_config().grid();
         let patches = rows * columns;
         let prefix = config.tokens() - patches;
+        let (mut of_patch, mut of_patches) = (None, None);
         match what.of {
             None => {}
             Some(Of::Patch(patch)) if patch >= patches => {
@@ -101,25 +119,37 @@ impl Served {
                 return Err(Failure::new(Exit::Usage, message));
             }
             Some(Of::Patch(patch)) => {
-                let row = |head: &Tensor| head.get(prefix + patch)?.narrow(0, prefix, patches)?.to_vec1();
-                answer["of_patch"] = json!(each_head(&row)?);
+                let row =
+                    |head: &Tensor| head.get(prefix + patch)?.narrow(0, prefix, patches)?.to_vec1();
+                of_patch = Some(each_head(&row)?);
             }
             Some(Of::All) => {
                 let all = config.depth * config.heads * patches * patches;
                 if all > MOST_WEIGHTS {
-                    let message = format!("expected at most {MOST_WEIGHTS} weights to answer, got {all}");
-                    return Err(Failure::new(Exit::Usage, message).hint("ask for one: patch=NUMBER"));
+                    let message =
+                        format!("expected at most {MOST_WEIGHTS} weights to answer, got {all}");
+                    return Err(
+                        Failure::new(Exit::Usage, message).hint("ask for one: patch=NUMBER")
+                    );
                 }
-                let row = |head: &Tensor| {
-                    head.narrow(0, prefix, patches)?.narrow(1, prefix, patches)?.contiguous()?.flatten_all()?.to_vec1()
+                let rows = |head: &Tensor| {
+                    let of_patches = head.narrow(0, prefix, patches)?.narrow(1, prefix, patches)?;
+                    of_patches.contiguous()?.flatten_all()?.to_vec1()
                 };
-                answer["of_patches"] = json!(each_head(&row)?);
+                of_patches = Some(each_head(&rows)?);
             }
         }
-        if let Some((layer, head)) = what.walk {
-            answer["walk"] = walk::numbers(&self.saved, &self.model, &image, (layer, head))?;
-        }
-        Ok(answer)
+        let walk = what.walk.map(|place| Walk::of(&self.saved, &self.model, &image, place));
+        Ok(Explanation {
+            prediction: self.prediction(seen, row, ask)?,
+            prepared: seen.done.clone(),
+            seen: self.bytes_of(seen),
+            attention: each_head(&|head| patch_weights(config, head))?,
+            rollout: patch_weights(config, &weights.rollout()?.squeeze(0)?)?,
+            of_patch,
+            of_patches,
+            walk: walk.transpose()?,
+        })
     }
 
     fn prediction(&self, seen: &Seen, probabilities: Vec<f32>, ask: &Ask) -> Result<Prediction> {
@@ -131,7 +161,9 @@ impl Served {
     fn bytes_of(&self, seen: &Seen) -> Vec<u8> {
         let ImageSize { height, width, channels } = self.saved.config.image;
         let plane = height * width;
-        let byte = |at: usize, channel: usize| self.preparation.byte(channel, seen.values[channel * plane + at]);
+        let byte = |at: usize, channel: usize| {
+            self.preparation.byte(channel, seen.values[channel * plane + at])
+        };
         (0..plane).flat_map(|at| (0..channels).map(move |channel| byte(at, channel))).collect()
     }
 }
@@ -181,12 +213,22 @@ impl Model for Served {
         computed.map_err(problem)
     }
 
-    fn answer(&self, seen: &Seen, probabilities: Vec<f32>, ask: &Ask) -> std::result::Result<Vec<u8>, Problem> {
+    fn answer(
+        &self,
+        seen: &Seen,
+        probabilities: Vec<f32>,
+        ask: &Ask,
+    ) -> std::result::Result<Vec<u8>, Problem> {
         let prediction = self.prediction(seen, probabilities, ask).map_err(problem)?;
         Ok(serde_json::to_vec(&prediction).expect("plain data"))
     }
 
-    fn explain(&self, seen: &Seen, ask: &Ask, what: &Explain) -> std::result::Result<Vec<u8>, Problem> {
+    fn explain(
+        &self,
+        seen: &Seen,
+        ask: &Ask,
+        what: &Explain,
+    ) -> std::result::Result<Vec<u8>, Problem> {
         let explained = self.explained(seen, ask, what).map_err(problem)?;
         Ok(serde_json::to_vec(&explained).expect("plain data"))
     }
@@ -231,7 +273,8 @@ fn as_file(width: usize, height: usize, channels: usize, pixels: &[u8]) -> Resul
     let kind = if channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
     let (width, height) = (width as u32, height as u32);
     let written = BmpEncoder::new(&mut file).write_image(pixels, width, height, kind);
-    written.map_err(|error| Failure::new(Exit::Data, format!("{width}x{height} pixels: {error}")))?;
+    written
+        .map_err(|error| Failure::new(Exit::Data, format!("{width}x{height} pixels: {error}")))?;
     Ok(file)
 }
 

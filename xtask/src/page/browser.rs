@@ -55,8 +55,20 @@ impl Browser {
     pub(super) fn start(chromium: &str, screen: Screen) -> Result<Self> {
         let profile = tempfile::tempdir()?;
         let mut command = Command::new("sh");
-        command.args(["-c", PIPES, chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]);
-        command.args(["--hide-scrollbars", "--disable-background-networking", "--remote-debugging-pipe"]);
+        command.args([
+            "-c",
+            PIPES,
+            chromium,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+        ]);
+        command.args([
+            "--hide-scrollbars",
+            "--disable-background-networking",
+            "--remote-debugging-pipe",
+        ]);
         command.arg(format!("--user-data-dir={}", profile.path().display())).arg("about:blank");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let commands = child.stdin.take().context("it is piped")?;
@@ -74,7 +86,8 @@ impl Browser {
             }
         });
         let (session, sent, events) = (None, 0, Vec::new());
-        let mut browser = Self { child, commands, messages, session, sent, events, _profile: profile };
+        let mut browser =
+            Self { child, commands, messages, session, sent, events, _profile: profile };
         let target = browser.call("Target.createTarget", &json!({ "url": "about:blank" }))?;
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
         let session = browser.call("Target.attachToTarget", &attach)?;
@@ -99,7 +112,8 @@ impl Browser {
         self.commands.write_all(format!("{message}\0").as_bytes())?;
         loop {
             let answer = self.messages.recv_timeout(Duration::from_secs(60));
-            let mut answer = answer.with_context(|| format!("the browser does not answer to {method}"))?;
+            let mut answer =
+                answer.with_context(|| format!("the browser does not answer to {method}"))?;
             if answer["id"] == self.sent {
                 ensure!(answer["error"].is_null(), "{method}: {}", answer["error"]);
                 return Ok(answer["result"].take());
@@ -115,7 +129,8 @@ impl Browser {
 
     /// The value of an expression, once it is there.
     pub(super) fn value(&mut self, expression: &str) -> Result<Value> {
-        let params = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let params =
+            json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let mut answer = self.call("Runtime.evaluate", &params)?;
         if !answer["exceptionDetails"].is_null() {
             bail!("{expression}: {}", answer["exceptionDetails"]["exception"]["description"]);
@@ -131,7 +146,8 @@ impl Browser {
     /// Waits until an expression is true.
     pub(super) fn until(&mut self, expression: &str) -> Result<()> {
         // What is not there yet is an error of the expression.
-        let is_so = || Ok(self.value(&format!("Boolean({expression})")).is_ok_and(|value| value == true));
+        let is_so =
+            || Ok(self.value(&format!("Boolean({expression})")).is_ok_and(|value| value == true));
         ensure!(wait(is_so)?, "expected {expression}");
         Ok(())
     }
@@ -186,8 +202,11 @@ impl Browser {
 
     /// The addresses that were asked for.
     pub(super) fn requests(&self) -> Vec<String> {
-        let sent = self.events.iter().filter(|event| event["method"] == "Network.requestWillBeSent");
-        sent.filter_map(|event| event["params"]["request"]["url"].as_str()).map(str::to_owned).collect()
+        let sent =
+            self.events.iter().filter(|event| event["method"] == "Network.requestWillBeSent");
+        sent.filter_map(|event| event["params"]["request"]["url"].as_str())
+            .map(str::to_owned)
+            .collect()
     }
 }
 

@@ -58,8 +58,19 @@ impl Page {
             Some(run) => run.clone(),
             None => {
                 let run = scratch.path().join("runs/digits");
-                let words = ["-q", "train", "--dataset", "digits", "--epochs", "8", "--lr", "0.001", "--run-dir"];
-                let status = Command::new(&vit).args(words).arg(&run).stdout(Stdio::null()).status()?;
+                let words = [
+                    "-q",
+                    "train",
+                    "--dataset",
+                    "digits",
+                    "--epochs",
+                    "8",
+                    "--lr",
+                    "0.001",
+                    "--run-dir",
+                ];
+                let status =
+                    Command::new(&vit).args(words).arg(&run).stdout(Stdio::null()).status()?;
                 ensure!(status.success(), "vit train failed ({status})");
                 run
             }
@@ -74,7 +85,10 @@ impl Page {
             ensure!(said.is_empty(), "{screen}: expected an empty console, got {said:?}");
             let outside: Vec<String> =
                 browser.requests().into_iter().filter(|url| !server.is_own(url)).collect();
-            ensure!(outside.is_empty(), "{screen}: expected no request to elsewhere, got {outside:?}");
+            ensure!(
+                outside.is_empty(),
+                "{screen}: expected no request to elsewhere, got {outside:?}"
+            );
         }
         latencies.sort_by(f64::total_cmp);
         let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
@@ -87,7 +101,13 @@ impl Page {
         Ok(())
     }
 
-    fn look(&self, browser: &mut Browser, address: &str, screen: Screen, latencies: &mut Vec<f64>) -> Result<()> {
+    fn look(
+        &self,
+        browser: &mut Browser,
+        address: &str,
+        screen: Screen,
+        latencies: &mut Vec<f64>,
+    ) -> Result<()> {
         browser.open(address)?;
         browser.until("document.documentElement.dataset.ready")?;
         let ready = browser.number("Number(document.documentElement.dataset.ready)")?;
@@ -107,27 +127,37 @@ impl Page {
         let is_lit = "(id => { const c = document.querySelector(id); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; \
                       return d.some((x, at) => at % 4 < 3 && x > 100); })";
         for canvas in ["#seen", "#rollout", "#maps canvas:nth-of-type(12)"] {
-            browser.until(&format!("{is_lit}('{canvas}')")).with_context(|| format!("{canvas} is dark"))?;
+            browser
+                .until(&format!("{is_lit}('{canvas}')"))
+                .with_context(|| format!("{canvas} is dark"))?;
         }
         let bars = browser.number("document.querySelectorAll('#bars li').length")?;
         ensure!(bars == 10.0, "expected a bar for each of 10 classes, got {bars}");
 
         browser.hover("#seen", (0.4, 0.3))?;
-        browser.until("document.getElementById('maps-of').textContent.startsWith('What patch 5 attends to')")?;
+        browser.until(
+            "document.getElementById('maps-of').textContent.startsWith('What patch 5 attends to')",
+        )?;
         browser.until("!document.getElementById('patch-mark').hidden")?;
         self.picture(browser, screen, "drawn")?;
         browser.hover("#maps canvas", (0.6, 0.6))?;
-        browser.until("document.getElementById('readout').textContent.startsWith('layer 1, head 1: ')")?;
+        browser.until(
+            "document.getElementById('readout').textContent.startsWith('layer 1, head 1: ')",
+        )?;
         // By keyboard alone.
         browser.value("document.getElementById('seen').focus()")?;
         browser.key("ArrowRight")?;
         browser.key("ArrowRight")?;
-        browser.until("document.getElementById('maps-of').textContent.startsWith('What patch 1 attends to')")?;
+        browser.until(
+            "document.getElementById('maps-of').textContent.startsWith('What patch 1 attends to')",
+        )?;
 
         browser.value("location.hash = '#walk'")?;
         browser.until("document.querySelectorAll('#walk-steps .step').length === 5")?;
         browser.hover(".matrix canvas", (0.5, 0.5))?;
-        browser.until("/^row 3, column 3: −?\\d/.test(document.querySelector('.matrix output').textContent)")?;
+        browser.until(
+            "/^row 3, column 3: −?\\d/.test(document.querySelector('.matrix output').textContent)",
+        )?;
         self.picture(browser, screen, "walk")?;
         fits(browser)?;
 
@@ -136,12 +166,15 @@ impl Page {
         self.picture(browser, screen, "runs")?;
         fits(browser)?;
 
-        let name = browser.value("fetch('/v1/runs').then(runs => runs.json()).then(runs => runs[0].name)")?;
+        let name = browser
+            .value("fetch('/v1/runs').then(runs => runs.json()).then(runs => runs[0].name)")?;
         let name = name.as_str().context("a run has a name")?.to_owned();
         browser.open(&format!("{address}runs/{name}/report.html"))?;
         browser.until("document.querySelectorAll('.entry[role=switch]').length > 0")?;
         browser.hover("figure.chart svg", (0.5, 0.5))?;
-        browser.until("/epoch \\d+: .*training \\d/.test(document.querySelector('.told').textContent)")?;
+        browser.until(
+            "/epoch \\d+: .*training \\d/.test(document.querySelector('.told').textContent)",
+        )?;
         browser.value("document.querySelector('.scales button:last-child').click()")?;
         browser.until("document.querySelector('figure.chart svg').textContent.includes('98.5')")?;
         browser.value("document.querySelector('.entry').click()")?;
@@ -210,7 +243,10 @@ impl Server {
     }
 
     fn is_own(&self, url: &str) -> bool {
-        url.starts_with(&self.address) || url.starts_with("data:") || url.starts_with("blob:") || url == "about:blank"
+        url.starts_with(&self.address)
+            || url.starts_with("data:")
+            || url.starts_with("blob:")
+            || url == "about:blank"
     }
 }
 

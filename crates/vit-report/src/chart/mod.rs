@@ -145,7 +145,10 @@ impl Series {
     /// What its colour means, in a legend.
     pub(crate) fn entry(&self) -> String {
         let name = escape(&self.name);
-        format!("<span class=\"entry\" data-name=\"{name}\"><i class=\"swatch {}\"></i>{name}</span>", self.classes())
+        format!(
+            "<span class=\"entry\" data-name=\"{name}\"><i class=\"swatch {}\"></i>{name}</span>",
+            self.classes()
+        )
     }
 
     fn pixels(&self, frame: &Frame) -> Vec<Pixel> {

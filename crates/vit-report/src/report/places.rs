@@ -10,8 +10,10 @@ impl Places {
             let quote = line.find(['"', '\'']).and_then(|at| line[at..].chars().next());
             quote.map(|quote| line.split(quote).skip(1).step_by(2)).into_iter().flatten()
         });
-        let mut places: Vec<(String, String)> =
-            quoted.filter(|text| is_absolute(text)).map(|text| (text.to_owned(), last(text))).collect();
+        let mut places: Vec<(String, String)> = quoted
+            .filter(|text| is_absolute(text))
+            .map(|text| (text.to_owned(), last(text)))
+            .collect();
         // A place within another goes first.
         places.sort_by_key(|(place, _)| std::cmp::Reverse(place.len()));
         Self(places)
@@ -26,7 +28,8 @@ impl Places {
 /// On any system.
 fn is_absolute(text: &str) -> bool {
     let bytes = text.as_bytes();
-    text.starts_with(['/', '\\']) || matches!(bytes, [drive, b':', b'/' | b'\\', ..] if drive.is_ascii_alphabetic())
+    text.starts_with(['/', '\\'])
+        || matches!(bytes, [drive, b':', b'/' | b'\\', ..] if drive.is_ascii_alphabetic())
 }
 
 fn last(path: &str) -> String {

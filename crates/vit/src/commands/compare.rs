@@ -35,7 +35,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let (files, folders): (Vec<&Path>, Vec<&Path>) =
         args.runs.iter().map(PathBuf::as_path).partition(|path| path.is_file());
     // Nor is `runs/last` another run where the shell names all.
-    let is_linked = |path: &Path| path.is_symlink() && folders.iter().any(|other| is_same(other, path));
+    let is_linked =
+        |path: &Path| path.is_symlink() && folders.iter().any(|other| is_same(other, path));
     let folders: Vec<&Path> = folders.iter().copied().filter(|path| !is_linked(path)).collect();
     for file in files {
         tracing::warn!("{} is left out: expected a run folder, got a file", file.display());
@@ -82,7 +83,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 /// Whether one of two different paths leads to what the other names.
 fn is_same(path: &Path, link: &Path) -> bool {
-    path != link && path.canonicalize().ok().is_some_and(|path| link.canonicalize().is_ok_and(|link| link == path))
+    path != link
+        && path
+            .canonicalize()
+            .ok()
+            .is_some_and(|path| link.canonicalize().is_ok_and(|link| link == path))
 }
 
 /// The same table for a terminal that it is too wide for: below each setting its values, each with the runs that have it.

@@ -33,10 +33,18 @@ pub(crate) struct Prediction {
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum Subject {
-    Picture { image: String, inverted: bool },
+    Picture {
+        image: String,
+        inverted: bool,
+    },
     /// One that came without a name.
-    Sent { inverted: bool },
-    Example { index: usize, label: u32 },
+    Sent {
+        inverted: bool,
+    },
+    Example {
+        index: usize,
+        label: u32,
+    },
 }
 
 #[derive(Clone, Serialize)]

@@ -111,7 +111,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
 pub(crate) fn bind(Listen(address): Listen, access: &Access) -> Result<TcpListener> {
     let listener = TcpListener::bind(address).map_err(|error| unusable(address, &error))?;
     if access.token.is_none() && !address.ip().to_canonical().is_loopback() {
-        tracing::warn!("everybody who can reach {address} can use this server: pass --token to ask for one");
+        tracing::warn!(
+            "everybody who can reach {address} can use this server: pass --token to ask for one"
+        );
     }
     Ok(listener)
 }
@@ -142,7 +144,9 @@ pub(crate) fn name_of(path: &Path) -> String {
 
 fn unusable(address: SocketAddr, error: &io::Error) -> Failure {
     let hint = match error.kind() {
-        ErrorKind::AddrInUse => "another program listens there: pass another port, or leave --listen out to have a free one",
+        ErrorKind::AddrInUse => {
+            "another program listens there: pass another port, or leave --listen out to have a free one"
+        }
         ErrorKind::PermissionDenied => "pass a port from 1024 on",
         _ => "pass an address of this machine, or leave --listen out",
     };
@@ -159,10 +163,12 @@ fn subject(path: &Path) -> Result<Subject> {
     if entries.map(|entry| entry.path()).any(|path| is_run(&path)) {
         return Ok(Subject::Runs(path));
     }
-    let is_empty = path.is_dir() && !fs::read_dir(&path).into_iter().flatten().flatten().any(|entry| entry.path().is_file());
+    let is_empty = path.is_dir()
+        && !fs::read_dir(&path).into_iter().flatten().flatten().any(|entry| entry.path().is_file());
     if is_empty {
         let message = format!("{} has no run and no model", path.display());
-        return Err(Failure::new(Exit::File, message).hint("train one first: `vit train`, or `vit train --serve` to watch it"));
+        return Err(Failure::new(Exit::File, message)
+            .hint("train one first: `vit train`, or `vit train --serve` to watch it"));
     }
     Ok(Subject::Model(path))
 }
@@ -175,7 +181,12 @@ fn open(address: &str) {
         _ => ("xdg-open", &[]),
     };
     let mut command = Command::new(program);
-    command.args(before).arg(address).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(before)
+        .arg(address)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     if let Err(error) = command.spawn() {
         tracing::warn!("cannot open a browser with {program}: {error}");
     }

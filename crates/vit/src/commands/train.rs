@@ -198,9 +198,8 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
     let epochs = settings.after(u64::MAX).train.epochs;
     let bars = Bars::new(epochs, settings.train.samples_of_step());
     interrupt::trains_in(folder.path(), saver.what_saves_at_once());
-    let live = listener.map(|listener| {
-        Live::begin((listener, &args.access), &folder, (settings, &set_up.info))
-    });
+    let live = listener
+        .map(|listener| Live::begin((listener, &args.access), &folder, (settings, &set_up.info)));
     let so_far = report::so_far(settings, &set_up.found, &set_up.info, environment.rows())?;
     let mut run = Run {
         folder: &folder,

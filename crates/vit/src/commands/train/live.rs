@@ -72,7 +72,11 @@ impl Live {
         // A copy, since the optimiser changes them in place.
         let copy = |(name, var): &(String, candle_core::Var)| {
             let tensor = var.as_detached_tensor();
-            let tensor = if tensor.device().is_cpu() { tensor.copy()? } else { tensor.to_device(&Device::Cpu)? };
+            let tensor = if tensor.device().is_cpu() {
+                tensor.copy()?
+            } else {
+                tensor.to_device(&Device::Cpu)?
+            };
             Ok((name.clone(), tensor))
         };
         let parameters = weights.iter().map(copy).collect::<candle_core::Result<Tensors>>()?;
