@@ -61,9 +61,9 @@ impl RunFolder {
         #[cfg(unix)]
         if let (Some(above), Some(name)) = (self.path.parent(), self.path.file_name()) {
             let last = above.join(LAST);
-            let is_ours = fs::symlink_metadata(&last).map_or(true, |found| found.is_symlink());
+            let is_other = fs::symlink_metadata(&last).is_ok_and(|found| !found.is_symlink());
             let aside = above.join(format!("{NEW_LAST}-{}", std::process::id()));
-            if is_ours
+            if !is_other
                 && std::os::unix::fs::symlink(name, &aside).is_ok()
                 && fs::rename(&aside, &last).is_err()
             {

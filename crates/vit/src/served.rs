@@ -79,7 +79,7 @@ impl Served {
         let ImageSize { height, width, channels } = saved.config.image;
         let image =
             Tensor::zeros((1, channels, height, width), candle_core::DType::F32, &Device::Cpu)?;
-        let mut pass = || -> Result<Duration> {
+        let pass = || -> Result<Duration> {
             let begun = Instant::now();
             vit_ops::serial(|| probabilities(&model, saved.config.output, &image))?;
             Ok(begun.elapsed())
@@ -105,7 +105,9 @@ impl Served {
         let layers = weights.layers().iter().map(|layer| layer.squeeze(0));
         let layers: Vec<Tensor> = layers.collect::<candle_core::Result<_>>()?; // (heads, tokens, tokens)
         let each_head = |row: &dyn Fn(&Tensor) -> candle_core::Result<Vec<f32>>| -> candle_core::Result<OfHeads> {
-            let of_layer = |layer: &Tensor| (0..layer.dim(0)?).map(|head| row(&layer.get(head)?)).collect();
+            let of_layer = |layer: &Tensor| -> candle_core::Result<Vec<Vec<f32>>> {
+                (0..layer.dim(0)?).map(|head| row(&layer.get(head)?)).collect()
+            };
             layers.iter().map(of_layer).collect()
         };
         let (rows, columns) = config.patch_config().grid();
@@ -119,8 +121,9 @@ impl Served {
                 return Err(Failure::new(Exit::Usage, message));
             }
             Some(Of::Patch(patch)) => {
-                let row =
-                    |head: &Tensor| head.get(prefix + patch)?.narrow(0, prefix, patches)?.to_vec1();
+                let row = |head: &Tensor| {
+                    head.get(prefix + patch)?.narrow(0, prefix, patches)?.to_vec1::<f32>()
+                };
                 of_patch = Some(each_head(&row)?);
             }
             Some(Of::All) => {
@@ -134,7 +137,7 @@ impl Served {
                 }
                 let rows = |head: &Tensor| {
                     let of_patches = head.narrow(0, prefix, patches)?.narrow(1, prefix, patches)?;
-                    of_patches.contiguous()?.flatten_all()?.to_vec1()
+                    of_patches.contiguous()?.flatten_all()?.to_vec1::<f32>()
                 };
                 of_patches = Some(each_head(&rows)?);
             }
@@ -190,11 +193,11 @@ impl Model for Served {
         };
         let prepared = match input {
             Input::File(bytes) => prepare(bytes),
-            Input::Pixels { width, height, channels, pixels } => {
-                prepare(&as_file(width, height, channels, pixels).map_err(problem)?)
-            }
+            Input::Pixels { width, height, channels, pixels } => prepare(
+                &as_file(width, height, channels, pixels).map_err(|failure| problem(&failure))?,
+            ),
         };
-        let prepared = prepared.map_err(problem)?;
+        let prepared = prepared.map_err(|failure| problem(&failure))?;
         let done = if prepared.lacks_strokes {
             format!("no strokes stand out from the background; {}", prepared.done)
         } else {
@@ -210,7 +213,7 @@ impl Model for Served {
         };
         // The other cores have requests of their own.
         let computed = if self.is_quick { vit_ops::serial(compute) } else { compute() };
-        computed.map_err(problem)
+        computed.map_err(|failure| problem(&failure))
     }
 
     fn answer(
@@ -219,7 +222,8 @@ impl Model for Served {
         probabilities: Vec<f32>,
         ask: &Ask,
     ) -> std::result::Result<Vec<u8>, Problem> {
-        let prediction = self.prediction(seen, probabilities, ask).map_err(problem)?;
+        let prediction =
+            self.prediction(seen, probabilities, ask).map_err(|failure| problem(&failure))?;
         Ok(serde_json::to_vec(&prediction).expect("plain data"))
     }
 
@@ -229,7 +233,7 @@ impl Model for Served {
         ask: &Ask,
         what: &Explain,
     ) -> std::result::Result<Vec<u8>, Problem> {
-        let explained = self.explained(seen, ask, what).map_err(problem)?;
+        let explained = self.explained(seen, ask, what).map_err(|failure| problem(&failure))?;
         Ok(serde_json::to_vec(&explained).expect("plain data"))
     }
 }
@@ -237,13 +241,13 @@ impl Model for Served {
 /// Opens the model in a folder or file for a server.
 pub(crate) fn load() -> vit_serve::Load {
     Box::new(|path: &Path| {
-        let served = Served::open(path).map_err(problem)?;
+        let served = Served::open(path).map_err(|failure| problem(&failure))?;
         Ok(Arc::new(served) as Arc<dyn Model>)
     })
 }
 
 /// A failure in the words of the command line.
-fn problem(failure: Failure) -> Problem {
+fn problem(failure: &Failure) -> Problem {
     let status = match () {
         () if failure.is(Exit::Usage) => 400,
         () if failure.is(Exit::Data) => 422,

@@ -162,17 +162,18 @@ impl Browser {
              return [box.left + {x} * box.width, box.top + {y} * box.height]; }})()"
         );
         let place = self.value(&place)?;
-        let (button, buttons) = match kind {
-            "mouseMoved" => ("none", 1),
-            _ => ("left", 1),
+        let (kind, button, buttons) = match kind {
+            "hover" => ("mouseMoved", "none", 0),
+            pressed => (pressed, "left", 1),
         };
-        let event = json!({ "type": kind, "x": place[0], "y": place[1], "button": button, "buttons": buttons, "clickCount": 1 });
+        let (x, y) = (&place[0], &place[1]);
+        let event = json!({ "type": kind, "x": x, "y": y, "button": button, "buttons": buttons, "clickCount": 1 });
         self.call("Input.dispatchMouseEvent", &event).map(drop)
     }
 
     pub(super) fn hover(&mut self, selector: &str, (x, y): (f64, f64)) -> Result<()> {
-        self.pointer(selector, (x - 0.05, y), "mouseMoved")?;
-        self.pointer(selector, (x, y), "mouseMoved")
+        self.pointer(selector, (x - 0.05, y), "hover")?;
+        self.pointer(selector, (x, y), "hover")
     }
 
     pub(super) fn key(&mut self, key: &str) -> Result<()> {

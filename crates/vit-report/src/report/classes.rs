@@ -1,6 +1,6 @@
 //! Which class is taken for which, how each does, and the worst mistakes.
 
-use serde_json::json;
+use serde_json::Value;
 
 use super::{Mistake, Names, Tested, WORST};
 use crate::page::{percent, section, thousands};
@@ -143,6 +143,11 @@ fn mistakes(mistakes: &[Mistake], names: Names<'_>) -> String {
     )
 }
 
+/// As JSON.
+fn number(probability: f32) -> String {
+    serde_json::to_string(&probability).expect("a number")
+}
+
 /// All mistakes that are known with their pictures, for the page's script and for `vit serve`.
 fn data(mistakes: &[Mistake]) -> String {
     if mistakes.is_empty() {
@@ -153,8 +158,8 @@ fn data(mistakes: &[Mistake]) -> String {
         // In this order, and nothing that could end the script.
         format!(
             "{{\"label\":{label},\"class\":{class},\"index\":{index},\"probability\":{},\"png\":{}}}",
-            json!(probability),
-            json!(picture.base64())
+            number(*probability),
+            Value::from(picture.base64())
         )
     });
     let each: Vec<String> = each.collect();

@@ -70,7 +70,7 @@ impl Live {
         }
         self.shown = Some(Instant::now());
         // A copy, since the optimiser changes them in place.
-        let copy = |(name, var): &(String, candle_core::Var)| {
+        let copy = |(name, var): &(String, candle_core::Var)| -> candle_core::Result<_> {
             let tensor = var.as_detached_tensor();
             let tensor = if tensor.device().is_cpu() {
                 tensor.copy()?
