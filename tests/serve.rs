@@ -642,7 +642,7 @@ fn runs_are_listed_shown_and_followed() {
 #[test]
 fn a_run_that_is_watched_has_the_bits_of_one_that_is_not() {
     let sandbox = Sandbox::new();
-    let words = "--epochs 2 --batch-size 32 --seed 3";
+    let words = "--epochs 15 --batch-size 32 --seed 3";
     sandbox.run(&format!("train --dataset digits --run-dir alone {words}")).succeeded();
     let mut command =
         sandbox.command(&format!("train --dataset digits --run-dir watched {words} --serve"));

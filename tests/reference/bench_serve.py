@@ -98,13 +98,13 @@ def wrk(port: int, script: str, connections: int, seconds: int) -> dict:
     return {"requests_per_second": rate, "p99_ms": p99}
 
 
-def oha(port: int, picture: Path, connections: int, seconds: int, rate: int) -> float:
-    """The 99th percentile in milliseconds at a steady rate, from when each request was due."""
-    command = ["oha", "--no-tui", "--output-format", "json", "-c", str(connections), "-z", f"{seconds}s", "-q", str(rate), "--latency-correction",
-               "-m", "POST", "-D", str(picture), f"http://127.0.0.1:{port}/v1/predict"]
-    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert set(said["statusCodeDistribution"]) == {"200"}, said
-    return 1e3 * said["latencyPercentiles"]["p99"]
+def at_half(port: int, script: str, folder: str, seconds: int, rate: float) -> dict:
+    """wrk at about half of a rate: each of 32 connections waits whole milliseconds between an answer and the next request."""
+    pause = max(1, round(1e3 * 32 / (rate / 2)))
+    paced = Path(folder) / "paced.lua"
+    paced.write_text(Path(script).read_text() + f"function delay() return {pause} end\n")
+    load = wrk(port, str(paced), 32, seconds)
+    return {"half": load["requests_per_second"], "p99_at_half_ms": load["p99_ms"]}
 
 
 def memory(pids: list[int]) -> float:
@@ -132,8 +132,7 @@ def measure(name: str, process: subprocess.Popen, port: int, arguments, picture:
     result = {"p50_us": statistics.median(rounds)}
     load = wrk(port, script, 32, arguments.seconds)
     result |= load
-    if arguments.half:
-        result["p99_at_half_ms"] = oha(port, picture, 32, arguments.seconds, int(load["requests_per_second"] / 2))
+    result |= at_half(port, script, str(Path(script).parent), arguments.seconds, load["requests_per_second"])
     result["memory_mb"] = memory(children(process.pid))
     print(name, json.dumps(result), flush=True)
     return result
@@ -157,7 +156,6 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="a run of `shallow`")
     parser.add_argument("--picture", type=Path, default=Path("docs/pictures/digit.png"))
     parser.add_argument("--seconds", type=int, default=5)
-    parser.add_argument("--half", action="store_true", help="also ask at half of the load, with oha")
     parser.add_argument("--requests", type=int, default=0, help="and look at the memory after so many")
     arguments = parser.parse_args()
     results = {}
