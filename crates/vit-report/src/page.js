@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const NS = "http://www.w3.org/2000/svg";
+  const NS = document.querySelector("svg")?.namespaceURI;
   const make = (name, attributes, text) => {
     const made = document.createElementNS(NS, name);
     for (const key in attributes) made.setAttribute(key, attributes[key]);
