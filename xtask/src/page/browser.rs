@@ -185,7 +185,10 @@ impl Browser {
 
     /// The whole page as a PNG file.
     pub(super) fn screenshot(&mut self) -> Result<Vec<u8>> {
-        let params = json!({ "captureBeyondViewport": true });
+        let height = self.number("document.documentElement.scrollHeight")?;
+        let width = self.number("innerWidth")?;
+        let clip = json!({ "x": 0, "y": 0, "width": width, "height": height, "scale": 1 });
+        let params = json!({ "captureBeyondViewport": true, "clip": clip });
         let answer = self.call("Page.captureScreenshot", &params)?;
         STANDARD.decode(answer["data"].as_str().context("a picture")?).context("base64")
     }

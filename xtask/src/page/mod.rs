@@ -64,7 +64,7 @@ impl Page {
                     "--dataset",
                     "digits",
                     "--epochs",
-                    "8",
+                    "5",
                     "--lr",
                     "0.001",
                     "--run-dir",
@@ -90,6 +90,7 @@ impl Page {
                 "{screen}: expected no request to elsewhere, got {outside:?}"
             );
         }
+        ensure!(!latencies.is_empty(), "expected canvases to follow the pointer");
         latencies.sort_by(f64::total_cmp);
         let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
         eprintln!(
