@@ -7,13 +7,14 @@ use std::fs;
 use crate::files::test_file;
 use crate::support::Sandbox;
 
-pub(crate) const COMMANDS: [&str; 18] = [
+pub(crate) const COMMANDS: [&str; 19] = [
     "",
     "train",
     "config",
     "eval",
     "predict",
     "explain",
+    "serve",
     "info",
     "compare",
     "verify",

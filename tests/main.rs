@@ -52,6 +52,8 @@ mod report;
 mod run_folder;
 mod said;
 mod same_bits;
+#[cfg(unix)]
+mod serve;
 mod shell;
 mod strangers;
 mod streams;

@@ -12,9 +12,10 @@ fn a_run_leaves_a_report_that_stands_alone() {
     let report = String::from_utf8(sandbox.read("run/report.html")).unwrap();
     for shown in [
         "<h1>shallow on digits</h1>",
-        "<b>Training accuracy</b>",
-        "<b>Training loss</b>",
-        "<b>Test accuracy</b>",
+        "<b>Accuracy</b>",
+        "<b>Loss</b>",
+        "data-name=\"test\"",
+        "<a href=\"#attention\">",
         "<b>Learning rate</b>",
         "All 2,000 test images.",
         "<h2>Worst mistakes</h2>",
@@ -25,7 +26,7 @@ fn a_run_leaves_a_report_that_stands_alone() {
     ] {
         assert!(report.contains(shown), "{shown}");
     }
-    for outside in ["http:", "https:", "<script", "<link rel=\"stylesheet\"", "@import"] {
+    for outside in ["http:", "https:", "<script src", "<link rel=\"stylesheet\"", "@import"] {
         assert!(!report.contains(outside), "{outside}");
     }
     // Nothing is said of a place on this machine.

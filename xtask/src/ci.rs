@@ -7,10 +7,11 @@ use clap::Subcommand;
 
 use crate::api::Api;
 use crate::cargo::{cargo, run};
+use crate::page::Page;
 use crate::{deny, examples, gpu, layering, outside};
 
 /// A step of CI, the cheapest first.
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Clone, Subcommand)]
 pub(crate) enum Step {
     /// Checks that the code is formatted
     Fmt,
@@ -24,6 +25,7 @@ pub(crate) enum Step {
     Test,
     /// Runs the numerical tests again with narrower vector instructions
     Paths,
+    Page(Page),
     /// Runs every example
     Examples,
     /// Builds the documentation, where a warning is an error
@@ -45,13 +47,14 @@ struct Entry {
 }
 
 impl Step {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Fmt,
         Self::Layering,
         Self::Deny,
         Self::Clippy,
         Self::Test,
         Self::Paths,
+        Self::Page(Page::CHECK),
         Self::Examples,
         Self::Doc,
         Self::Api(Api::COMPARE),
@@ -61,11 +64,15 @@ impl Step {
     ];
 
     /// Runs the step, and says how long it took or what to do.
-    pub(crate) fn run(self) -> Result<()> {
+    pub(crate) fn run(&self) -> Result<()> {
         let Entry { name, check, when_it_fails } = self.entry();
         eprintln!("[{name}]");
         let begun = Instant::now();
-        let result = check();
+        let result = match self {
+            // It may be asked for more.
+            Self::Page(page) => page.run(),
+            _ => check(),
+        };
         let seconds = begun.elapsed().as_secs_f64();
         result
             .map_err(|e| anyhow!("{name} failed after {seconds:.1} s: {e:#}; {when_it_fails}"))?;
@@ -73,7 +80,7 @@ impl Step {
         Ok(())
     }
 
-    fn entry(self) -> Entry {
+    fn entry(&self) -> Entry {
         match self {
             Self::Fmt => Entry {
                 name: "fmt",
@@ -107,6 +114,11 @@ impl Step {
                 name: "paths",
                 check: || ["avx2", "portable"].into_iter().try_for_each(numerical_tests),
                 when_it_fails: "run the failed test alone with VIT_SIMD=avx2 or VIT_SIMD=portable",
+            },
+            Self::Page(_) => Entry {
+                name: "page",
+                check: Page::check,
+                when_it_fails: "look at `cargo xtask page --screenshots DIR`",
             },
             Self::Examples => Entry {
                 name: "examples",

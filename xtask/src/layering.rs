@@ -51,6 +51,7 @@ const LAYERS: &[Layer] = &[
         candle: CANDLE_ALONE,
     },
     Layer { name: "vit-report", ours: &["vit-run", "vit-files"], candle: NO_CANDLE },
+    Layer { name: "vit-serve", ours: &["vit-run", "vit-files"], candle: NO_CANDLE },
     Layer {
         name: "vit",
         ours: &[
@@ -68,6 +69,7 @@ const LAYERS: &[Layer] = &[
             "vit-train",
             "vit-report",
             "vit-run",
+            "vit-serve",
         ],
         candle: ANY_CANDLE,
     },

@@ -16,6 +16,7 @@ mod gpu;
 mod layering;
 mod nightly;
 mod outside;
+mod page;
 mod reference;
 mod soak;
 mod train;

@@ -6,9 +6,9 @@ use clap::Args;
 
 use crate::cargo::{cargo, run};
 
-/// Where these tests are: of `vit`, faults, signals, and numbers of threads; of `vit-fetch`, processes and mirrors.
-const TESTS: [&str; 6] =
-    ["faults::", "interrupt::", "same_bits::", "processes::", "resume::", "mirrors::"];
+/// Where these tests are: of `vit`, faults, signals, numbers of threads, and its server; of `vit-fetch`, processes and mirrors.
+const TESTS: [&str; 7] =
+    ["faults::", "interrupt::", "same_bits::", "serve::", "processes::", "resume::", "mirrors::"];
 
 /// Meets faults, signals, numbers of threads and downloads; what is random of it far more often than CI does
 #[derive(Args)]

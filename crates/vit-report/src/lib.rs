@@ -19,4 +19,4 @@ pub use events::EventFile;
 pub use explanation::explanation;
 pub use picture::Picture;
 pub use plots::write_plots;
-pub use report::{Attention, Mistake, Positions, Report, Tested, write_report};
+pub use report::{Attention, Mistake, Positions, Report, Tested, WORST, write_report};

@@ -1,4 +1,5 @@
-//! An HTML page that stands alone: its style is in it, and it asks for nothing.
+//! An HTML page that stands alone: style and script are in it, it asks for nothing, and without the script it shows all but what
+//! a reader asks it for.
 
 use crate::chart;
 use crate::escape::escape;
@@ -7,12 +8,13 @@ use crate::escape::escape;
 pub(crate) fn page(title: &str, body: &str) -> String {
     let title = escape(title);
     let (charts, style) = (chart::STYLE, include_str!("page.css"));
+    let script = include_str!("page.js");
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <link rel=\"icon\" href=\"data:,\">\n<title>{title}</title>\n\
-         <style>\n{charts}{style}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
+         <style>\n{charts}{style}</style>\n</head>\n<body>\n<main>\n{body}</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
     )
 }
 
@@ -21,7 +23,23 @@ pub(crate) fn section(heading: &str, content: &str) -> String {
     if content.is_empty() {
         return String::new();
     }
-    format!("<section>\n<h2>{heading}</h2>\n{content}</section>\n")
+    let id = id_of(heading);
+    format!("<section id=\"{id}\">\n<h2>{heading}</h2>\n{content}</section>\n")
+}
+
+/// What a section is jumped to by: `confusion-and-classes`.
+fn id_of(heading: &str) -> String {
+    heading.to_lowercase().replace(' ', "-")
+}
+
+/// Links to the sections that are in a body.
+pub(crate) fn jumps(body: &str) -> String {
+    let headings = body.split("<h2>").skip(1).filter_map(|rest| rest.split("</h2>").next());
+    let link = |heading: &str| format!("<a href=\"#{}\">{heading}</a>\n", id_of(heading));
+    format!(
+        "<nav class=\"jumps\" aria-label=\"Sections\">\n{}</nav>\n",
+        headings.map(link).collect::<String>()
+    )
 }
 
 /// `41418` as `41,418`.
@@ -49,13 +67,13 @@ mod tests {
     fn no_text_becomes_markup() {
         assert_eq!(escape("a<b> & 'c' \"d\""), "a&lt;b&gt; &amp; &#39;c&#39; &quot;d&quot;");
         let page = page("</title><script>", "");
-        assert!(!page.contains("<script>"), "{page}");
+        assert!(page.contains("<title>&lt;/title&gt;&lt;script&gt;</title>"), "{page}");
     }
 
     #[test]
     fn a_page_asks_for_nothing() {
         let page = page("a run", &section("Curves", "<p>none</p>"));
-        for outside in ["http:", "https:", "<script", "@import", "src="] {
+        for outside in ["http:", "https:", "<script src", "@import", "src=", "import("] {
             assert!(!page.contains(outside), "{outside}");
         }
     }

@@ -64,6 +64,11 @@ impl Picture {
         png((self.width, self.height), png::ColorType::Rgb, self.pixels.as_flattened())
     }
 
+    /// A PNG file in base64.
+    pub(crate) fn base64(&self) -> String {
+        STANDARD.encode(self.png())
+    }
+
     /// As the address of an image in a page.
     pub(crate) fn address(&self) -> String {
         address(&self.png())

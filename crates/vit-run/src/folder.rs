@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use vit_files::FileLock;
 
 use crate::Error;
-use crate::names::{BEST, LOCK, METRICS, MODEL, NEW_LAST, OLD_CHECKPOINT};
+use crate::names::{BEST, LAST, LOCK, METRICS, MODEL, NEW_LAST, OLD_CHECKPOINT};
 
 /// A folder of its own for one run, in which nobody else trains as long as this is held.
 #[derive(Debug)]
@@ -51,6 +51,24 @@ impl RunFolder {
             match Self::create(&above.join(format!("{name}-{number}")), files) {
                 Err(Error::Exists { .. }) => number += 1,
                 made => return made,
+            }
+        }
+    }
+
+    /// Makes `last`, beside this folder, lead to it. Where no link can be made, or something else has that name, nothing is done:
+    /// the run does not need it.
+    pub fn be_last(&self) {
+        #[cfg(unix)]
+        if let (Some(above), Some(name)) = (self.path.parent(), self.path.file_name()) {
+            let last = above.join(LAST);
+            let is_other = fs::symlink_metadata(&last).is_ok_and(|found| !found.is_symlink());
+            let aside = above.join(format!("{NEW_LAST}-{}", std::process::id()));
+            if !is_other
+                && std::os::unix::fs::symlink(name, &aside).is_ok()
+                && fs::rename(&aside, &last).is_err()
+            {
+                // Nobody else has made it.
+                let _ = fs::remove_file(&aside);
             }
         }
     }
@@ -158,7 +176,24 @@ mod tests {
         let error = RunFolder::create(&path, &[]).unwrap_err();
         assert!(matches!(error, Error::Exists { .. }), "{error}");
         let next = RunFolder::create_numbered(&above.path().join("runs"), "a", &[]);
-        assert!(next.expect("a writable folder").path().ends_with("runs/a-2"));
+        let next = next.expect("a writable folder");
+        assert!(next.path().ends_with("runs/a-2"));
+        #[cfg(unix)]
+        for run in [&made, &next] {
+            run.be_last();
+            let last = fs::read_link(above.path().join("runs/last")).expect("a link");
+            assert_eq!(Some(last.as_os_str()), run.path().file_name());
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_that_is_called_last_stays() {
+        let above = tempfile::tempdir().expect("a temporary folder");
+        fs::create_dir(above.path().join("last")).expect("a writable folder");
+        let run = RunFolder::create(&above.path().join("a"), &[]).expect("a writable folder");
+        run.be_last();
+        assert!(!above.path().join("last").is_symlink());
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub const MODEL: &str = "model.safetensors";
 pub const BEST: &str = "best.safetensors";
 /// The folder of checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
-/// The link to the newest checkpoint, among them.
+/// The link to the newest checkpoint, among them, and to the newest run, among runs.
 pub const LAST: &str = "last";
 /// How far a checkpoint's run had come.
 pub const STATE: &str = "state.json";

@@ -62,6 +62,11 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// What there is to try.
+    pub(crate) fn advice(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// What the message counts up: each is a line below it.
     pub(crate) fn details(self, details: Vec<String>) -> Self {
         Self { details, ..self }

@@ -25,6 +25,9 @@ static TOLD: Mutex<bool> = Mutex::new(false);
 static WRITING: Mutex<usize> = Mutex::new(0);
 static WRITTEN: Condvar = Condvar::new();
 
+/// What ends a server.
+static SERVER: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+
 /// Saves what there is to be saved, and says whether there was anything.
 type Save = Box<dyn Fn() -> Result<bool> + Send>;
 
@@ -41,6 +44,13 @@ pub(crate) fn listen() -> Result<()> {
     let on_signal = || {
         let is_first = !ASKED.swap(true, Ordering::SeqCst);
         stderr::hurry();
+        // Who serves and does not train ends once all is answered, or at once when asked again.
+        if is_first && let Some(stop) = SERVER.get() {
+            stop();
+            if !TRAINING.load(Ordering::SeqCst) {
+                return;
+            }
+        }
         let waits = is_first && TRAINING.load(Ordering::SeqCst);
         if !waits || Builder::new().name("leaver".to_owned()).spawn(leave_soon).is_err() {
             leave();
@@ -78,6 +88,12 @@ pub(crate) fn trains_in(folder: &Path, save: impl Fn() -> Result<bool> + Send + 
     // Another run there is not.
     let _ = FOLDER.set(folder.to_owned());
     *locked(&SAVE) = Some(Box::new(save));
+}
+
+/// From now on there is a server, which this ends.
+pub(crate) fn serves(stop: impl Fn() + Send + Sync + 'static) {
+    // Another server there is not.
+    let _ = SERVER.set(Box::new(stop));
 }
 
 /// Whether the run should end.

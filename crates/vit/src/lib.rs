@@ -21,10 +21,12 @@ mod pictures;
 mod progress;
 mod report;
 mod saved_model;
+mod served;
 mod settings;
 mod terminal;
 mod threads;
 mod untold;
+mod walk;
 
 use std::process::ExitCode;
 

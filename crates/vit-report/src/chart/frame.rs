@@ -103,10 +103,12 @@ impl<'a> Frame<'a> {
 
     /// The same of a part of a page, which brings the style and shows the title.
     pub(super) fn open_part(&self, title: &str) -> String {
-        let Size { width, height, .. } = self.size;
+        let Size { width, height, left, right, top, bottom, .. } = self.size;
+        let x = self.x_axis.label;
         format!(
             "<svg class=\"vit-chart\" role=\"img\" aria-label=\"{title}\" \
-             viewBox=\"0 0 {width} {height}\">\n{}",
+             viewBox=\"0 0 {width} {height}\" data-grid=\"{left} {right} {top} {bottom} {INSET}\" \
+             data-x=\"{x}\">\n{}",
             self.axes()
         )
     }

@@ -80,6 +80,14 @@ pub(crate) enum Marks {
     LineAndDots,
 }
 
+/// So many numbers of a line at most are told to a script.
+const MOST_VALUES: usize = 800;
+
+/// Six digits, which is more than a reader wants.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.5e}").parse().unwrap_or(value)
+}
+
 /// Values beyond this are left out as infinities are: their differences would not be numbers.
 const LARGEST: f64 = 1e100;
 
@@ -105,7 +113,8 @@ impl Chart {
             (Legend::Above, several) => several.iter().rev().map(Series::entry).collect(),
         };
         let title = self.title;
-        let parts = [frame.open_part(title), self.lines(&frame), "</svg>\n".to_owned()].concat();
+        let lines = self.series.iter().map(|series| series.part(&frame));
+        let parts = [frame.open_part(title), lines.collect(), "</svg>\n".to_owned()].concat();
         Some(format!(
             "<figure class=\"chart\"><figcaption><b>{title}</b>{legend}</figcaption>\n{parts}</figure>\n"
         ))
@@ -113,11 +122,7 @@ impl Chart {
 
     /// All lines and dots.
     fn lines(&self, frame: &Frame) -> String {
-        let of = |series: &Series| {
-            let points: Vec<Pixel> = series.points.iter().map(|&at| frame.pixel(at)).collect();
-            series.svg(&points)
-        };
-        self.series.iter().map(of).collect()
+        self.series.iter().map(|series| series.svg(&series.pixels(frame))).collect()
     }
 
     /// Where there is a point, a frame around all of them.
@@ -140,7 +145,28 @@ impl Series {
     /// What its colour means, in a legend.
     pub(crate) fn entry(&self) -> String {
         let name = escape(&self.name);
-        format!("<span><i class=\"swatch {}\"></i>{name}</span>", self.classes())
+        format!(
+            "<span class=\"entry\" data-name=\"{name}\"><i class=\"swatch {}\"></i>{name}</span>",
+            self.classes()
+        )
+    }
+
+    fn pixels(&self, frame: &Frame) -> Vec<Pixel> {
+        self.points.iter().map(|&at| frame.pixel(at)).collect()
+    }
+
+    /// The line as a part of a page, with its name and numbers, which the page's script shows.
+    fn part(&self, frame: &Frame) -> String {
+        let stride = self.points.len().div_ceil(MOST_VALUES).max(1);
+        // The last of each stretch, so that the newest is among them.
+        let values = self.points.rchunks(stride).rev().filter_map(<[_]>::last);
+        let values: Vec<String> = values.map(|(x, y)| format!("{x},{}", rounded(*y))).collect();
+        format!(
+            "<g class=\"series\" data-name=\"{}\" data-values=\"{}\">\n{}</g>\n",
+            escape(&self.name),
+            values.join(" "),
+            self.svg(&self.pixels(frame))
+        )
     }
 
     /// The classes of its line, which the style sheets know.

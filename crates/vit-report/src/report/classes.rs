@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Mistake, Names, Tested};
+use serde_json::Value;
+
+use super::{Mistake, Names, Tested, WORST};
 use crate::page::{percent, section, thousands};
 
 /// A matrix of more classes could not be read.
@@ -30,6 +32,7 @@ pub(super) fn sections(tested: &Tested, names: Names<'_>) -> String {
     [
         section("Confusion and classes", &sections_if(seen, sides)),
         section("Worst mistakes", &mistakes(&tested.mistakes, names)),
+        data(&tested.mistakes),
     ]
     .concat()
 }
@@ -59,7 +62,7 @@ fn matrix(counts: &[BTreeMap<usize, usize>], names: Names<'_>) -> String {
             // The root, so that a rare confusion is seen beside what is right.
             let share = (count as f64 / whole.max(1) as f64).sqrt();
             format!(
-                "<td class=\"{class}\" style=\"--share:{share:.3}\" \
+                "<td class=\"{class}\" style=\"--share:{share:.3}\" data-cell=\"{label} {prediction}\" \
                  title=\"{} taken for {}: {count}\">{count}</td>",
                 names.of(label),
                 names.of(prediction)
@@ -70,7 +73,7 @@ fn matrix(counts: &[BTreeMap<usize, usize>], names: Names<'_>) -> String {
     });
     format!(
         "<table class=\"confusion\">\n<tr><th></th>{head}</tr>\n{}</table>\n\
-         <p class=\"quiet\">A row for each label, a column for each prediction.</p>\n",
+         <p class=\"quiet\">A row for each label, a column for each prediction.</p>\n<div id=\"cell\"></div>\n",
         rows.collect::<String>()
     )
 }
@@ -129,7 +132,7 @@ fn mistakes(mistakes: &[Mistake], names: Names<'_>) -> String {
     if mistakes.is_empty() {
         return String::new();
     }
-    let each = mistakes.iter().map(|mistake| {
+    let each = mistakes.iter().take(WORST).map(|mistake| {
         let Mistake { index, picture, label, prediction: (class, probability) } = mistake;
         let [label, class] = [label, class].map(|&class| names.of(class));
         format!(
@@ -145,6 +148,29 @@ fn mistakes(mistakes: &[Mistake], names: Names<'_>) -> String {
          <div class=\"pictures\">\n{}</div>\n",
         each.collect::<String>()
     )
+}
+
+/// As JSON.
+fn number(probability: f32) -> String {
+    serde_json::to_string(&probability).expect("a number")
+}
+
+/// All mistakes that are known with their pictures, for the page's script and for `vit serve`.
+fn data(mistakes: &[Mistake]) -> String {
+    if mistakes.is_empty() {
+        return String::new();
+    }
+    let each = mistakes.iter().map(|mistake| {
+        let Mistake { index, picture, label, prediction: (class, probability) } = mistake;
+        // In this order, and nothing that could end the script.
+        format!(
+            "{{\"label\":{label},\"class\":{class},\"index\":{index},\"probability\":{},\"png\":{}}}",
+            number(*probability),
+            Value::from(picture.base64())
+        )
+    });
+    let each: Vec<String> = each.collect();
+    format!("<script type=\"application/json\" id=\"mistakes\">[{}]</script>\n", each.join(",\n"))
 }
 
 #[cfg(test)]

@@ -35,35 +35,32 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// The seed's two first, then those of the images that were not trained on, then what each step tells.
+/// Accuracy and loss by epoch, of all parts of the dataset in one chart each; then what each step tells.
 pub(super) fn charts(metrics: &Metrics) -> String {
-    let accuracy = |title, series| by_epoch(title, "accuracy (%)", series);
-    let loss = |title, series| by_epoch(title, "loss", series);
-    let train_accuracy = || of_epochs(metrics, |epoch| Some(100.0 * epoch.train_accuracy));
-    let test_accuracy = of_epochs(metrics, |epoch| Some(100.0 * epoch.test_accuracy?));
-    let val_accuracy = of_epochs(metrics, |epoch| Some(100.0 * epoch.val_accuracy?));
-    let train_loss = || of_epochs(metrics, |epoch| told(epoch.train_loss));
-    let test_loss = of_epochs(metrics, |epoch| epoch.test_loss);
-    let val_loss = of_epochs(metrics, |epoch| epoch.val_loss);
+    let line = |name, colour, value: &dyn Fn(&EpochMetrics) -> Option<f64>| {
+        self::line(name, colour, of_epochs(metrics, value))
+    };
+    let percent = |share: f64| 100.0 * share;
     let mut charts = vec![
-        accuracy("Training accuracy", vec![line("training", Colour::Blue, train_accuracy())]),
-        loss("Training loss", vec![line("training", Colour::Red, train_loss())]),
+        by_epoch(
+            "Accuracy",
+            "accuracy (%)",
+            vec![
+                line("training", Colour::Blue, &|epoch| Some(percent(epoch.train_accuracy))),
+                line("validation", Colour::Orange, &|epoch| epoch.val_accuracy.map(percent)),
+                line("test", Colour::Green, &|epoch| epoch.test_accuracy.map(percent)),
+            ],
+        ),
+        by_epoch(
+            "Loss",
+            "loss",
+            vec![
+                line("training", Colour::Blue, &|epoch| told(epoch.train_loss)),
+                line("validation", Colour::Orange, &|epoch| epoch.val_loss),
+                line("test", Colour::Green, &|epoch| epoch.test_loss),
+            ],
+        ),
     ];
-    for (held_out, accuracies, losses) in [
-        (("test", "Test accuracy", "Test loss"), test_accuracy, test_loss),
-        (("validation", "Validation accuracy", "Validation loss"), val_accuracy, val_loss),
-    ] {
-        let (name, accuracy_title, loss_title) = held_out;
-        for (title, points, beside, make) in [
-            (accuracy_title, accuracies, train_accuracy(), &accuracy as &dyn Fn(_, _) -> Chart),
-            (loss_title, losses, train_loss(), &loss),
-        ] {
-            if !points.is_empty() {
-                let beside = line("training", Colour::Muted, beside);
-                charts.push(make(title, vec![beside, line(name, Colour::Green, points)]));
-            }
-        }
-    }
     let steps = || metrics.steps.iter();
     charts.push(by_step(
         "Loss of steps",
@@ -129,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_seeds_two_curves_come_first() {
+    fn each_number_is_in_one_chart() {
         let epoch = EpochMetrics {
             test_accuracy: Some(0.5),
             val_loss: Some(1.0),
@@ -138,8 +135,9 @@ mod tests {
         let charts = charts(&Metrics { epochs: vec![epoch], ..Metrics::default() });
         let titles: Vec<&str> =
             charts.split("<b>").skip(1).map(|rest| rest.split('<').next().unwrap()).collect();
+        assert_eq!(titles, ["Accuracy", "Loss"]);
         // No epoch told a loss in training, or of the test.
-        assert_eq!(titles, ["Training accuracy", "Test accuracy", "Validation loss"]);
+        assert_eq!(charts.matches("class=\"series\"").count(), 3);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod classes;
 mod curves;
 mod models;
+mod places;
 
 pub(crate) use curves::{by_epoch, of_epochs, told};
 
@@ -14,7 +15,7 @@ use vit_run::{CONFIG, METRICS, REPORT, read_metrics};
 
 use crate::error::Error;
 use crate::escape::escape;
-use crate::page::{page, section};
+use crate::page::{jumps, page, section};
 use crate::picture::Picture;
 
 /// What a report shows beside what lies in the run folder. What is not known is left empty, and not shown.
@@ -38,6 +39,9 @@ pub struct Report {
     pub environment: Vec<(String, String)>,
 }
 
+/// So many mistakes are shown at once.
+pub const WORST: usize = 24;
+
 /// How the model does on images whose labels are known.
 #[derive(Clone, Debug)]
 pub struct Tested {
@@ -45,7 +49,8 @@ pub struct Tested {
     pub available: usize,
     /// `counts[label][prediction]`
     pub confusion: Vec<BTreeMap<usize, usize>>,
-    /// Images that were not recognised, the worst first.
+    /// Images that were not recognised, the worst first. The first [`WORST`] are shown, all others where their cell of the
+    /// confusion is asked for.
     pub mistakes: Vec<Mistake>,
 }
 
@@ -104,20 +109,27 @@ pub fn write_report(run_dir: &Path, report: &Report) -> Result<PathBuf, Error> {
         source,
     })?;
     let names = Names(&report.class_names);
-    let notes = report.notes.iter().map(|note| format!("<p class=\"note\">{}</p>\n", escape(note)));
-    let body = [
-        format!("<h1>{}</h1>\n", escape(&report.title)),
-        notes.collect(),
-        tiles(curves::facts(&metrics).into_iter().chain(report.facts.iter().cloned())),
+    let places = places::Places::of(&config);
+    let hidden = |rows: &[(String, String)]| -> Vec<(String, String)> {
+        rows.iter().map(|(name, value)| (name.clone(), places.hidden(value))).collect()
+    };
+    let title = places.hidden(&report.title);
+    let notes = report.notes.iter().map(|note| places.hidden(note));
+    let notes = notes.map(|note| format!("<p class=\"note\">{}</p>\n", escape(&note)));
+    let facts = curves::facts(&metrics).into_iter().chain(hidden(&report.facts));
+    let above = [format!("<h1>{}</h1>\n", escape(&title)), notes.collect(), tiles(facts)].concat();
+    let sections = [
         section("Curves", &curves::charts(&metrics)),
         report.tested.as_ref().map(|tested| classes::sections(tested, names)).unwrap_or_default(),
         section("Attention", &models::attention(&report.attention, names)),
         section("Positions", &report.positions.as_ref().map(models::positions).unwrap_or_default()),
-        section("Configuration", &format!("<pre>{}</pre>\n", escape(&config))),
-        section("Environment", &table(&report.environment)),
-    ];
+        section("Configuration", &format!("<pre>{}</pre>\n", escape(&places.hidden(&config)))),
+        section("Environment", &table(&hidden(&report.environment))),
+    ]
+    .concat();
+    let body = [above, jumps(&sections), sections].concat();
     let path = run_dir.join(REPORT);
-    vit_files::write_atomically(&path, page(&report.title, &body.concat()).as_bytes())?;
+    vit_files::write_atomically(&path, page(&title, &body).as_bytes())?;
     Ok(path)
 }
 
@@ -178,12 +190,26 @@ mod tests {
         assert!(
             page.contains("<h1>a &amp; b</h1>") && page.contains("dataset = &#39;&lt;b&gt;&#39;")
         );
-        assert!(page.contains("<h2>Curves</h2>") && page.contains("<b>Training loss</b>"));
+        assert!(page.contains("<h2>Curves</h2>") && page.contains("<b>Loss</b>"));
         for absent in
-            ["Confusion", "Attention", "Positions", "Environment", "<b>Test loss</b>", "<img"]
+            ["Confusion", "Attention", "Positions", "Environment", "data-name=\"test\"", "<img"]
         {
             assert!(!page.contains(absent), "{absent}");
         }
+    }
+
+    #[test]
+    fn no_path_of_the_users_disk_is_told() {
+        let run = run();
+        let config = "dataset = \"/home/me/my data/cats\"\ninit = 'C:\\x\\y'\nname = 'a/b'\n";
+        fs::write(run.path().join(CONFIG), config).unwrap();
+        let title = "shallow on /home/me/my data/cats".to_owned();
+        let facts = vec![("dataset".to_owned(), "/home/me/my data/cats (unverified)".to_owned())];
+        let report = Report { title, facts, ..Report::default() };
+        let page = fs::read_to_string(write_report(run.path(), &report).unwrap()).unwrap();
+        assert!(!page.contains("/home/me") && !page.contains("C:\\"), "{page}");
+        assert!(page.contains("<h1>shallow on cats</h1>") && page.contains("cats (unverified)"));
+        assert!(page.contains("dataset = &quot;cats&quot;") && page.contains("a/b"));
     }
 
     #[test]
@@ -228,6 +254,9 @@ mod tests {
         }
         // Two layers of three heads with their means, and the rollout.
         assert_eq!(page.matches("class=\"map\"").count(), 2 * (3 + 1) + 1);
+        let (page, _script) = page.split_once("<script>\n").unwrap();
         assert!(!page.contains("NaN") && !page.contains("http"), "{page}");
+        assert!(page.contains("<a href=\"#confusion-and-classes\">"));
+        assert!(page.contains("id=\"mistakes\">[{\"label\":1,\"class\":0,\"index\":7,"));
     }
 }

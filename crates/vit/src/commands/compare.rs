@@ -34,6 +34,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     // What a shell makes of `runs/*` has files among the runs, such as the page of the last time.
     let (files, folders): (Vec<&Path>, Vec<&Path>) =
         args.runs.iter().map(PathBuf::as_path).partition(|path| path.is_file());
+    // Nor is `runs/last` another run where the shell names all.
+    let is_linked =
+        |path: &Path| path.is_symlink() && folders.iter().any(|other| is_same(other, path));
+    let folders: Vec<&Path> = folders.iter().copied().filter(|path| !is_linked(path)).collect();
     for file in files {
         tracing::warn!("{} is left out: expected a run folder, got a file", file.display());
     }
@@ -75,6 +79,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether one of two different paths leads to what the other names.
+fn is_same(path: &Path, link: &Path) -> bool {
+    path != link
+        && path
+            .canonicalize()
+            .ok()
+            .is_some_and(|path| link.canonicalize().is_ok_and(|link| link == path))
 }
 
 /// The same table for a terminal that it is too wide for: below each setting its values, each with the runs that have it.

@@ -11,7 +11,8 @@ mod fetch;
 mod import;
 mod info;
 mod man;
-mod predict;
+pub(crate) mod predict;
+pub(crate) mod serve;
 pub(crate) mod train;
 mod verify;
 
@@ -30,6 +31,7 @@ pub(crate) enum Command {
     Eval(eval::Args),
     Predict(predict::Args),
     Explain(explain::Args),
+    Serve(serve::Args),
     Info(info::Args),
     Compare(compare::Args),
     Verify(verify::Args),
@@ -59,6 +61,7 @@ pub(crate) fn run(command: Command, program: clap::Command) -> Result<ExitCode> 
         Command::Eval(args) => eval::run(&args)?,
         Command::Predict(args) => predict::run(&args)?,
         Command::Explain(args) => explain::run(&args)?,
+        Command::Serve(args) => serve::run(&args)?,
         Command::Info(args) => info::run(&args)?,
         Command::Compare(args) => compare::run(&args)?,
         Command::Verify(args) => return verify::run(&args),

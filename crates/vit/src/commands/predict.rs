@@ -17,7 +17,7 @@ use crate::{dataset, output};
 
 /// What is said of an image.
 #[derive(Serialize)]
-struct Prediction {
+pub(crate) struct Prediction {
     #[serde(flatten)]
     subject: Subject,
     #[serde(flatten)]
@@ -32,13 +32,23 @@ struct Prediction {
 /// Which image.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Subject {
-    Picture { image: String, inverted: bool },
-    Example { index: usize, label: u32 },
+pub(crate) enum Subject {
+    Picture {
+        image: String,
+        inverted: bool,
+    },
+    /// One that came without a name.
+    Sent {
+        inverted: bool,
+    },
+    Example {
+        index: usize,
+        label: u32,
+    },
 }
 
 #[derive(Clone, Serialize)]
-struct Ranked {
+pub(crate) struct Ranked {
     class: usize,
     /// Where it is another than the number.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,7 +155,9 @@ fn each_picture(images: &[PathBuf], predict: impl Fn(&Path) -> Result<()>) -> Re
 }
 
 impl Prediction {
-    fn of(
+    /// # Errors
+    /// If the probabilities are not finite.
+    pub(crate) fn of(
         subject: Subject,
         probabilities: Vec<f32>,
         top_k: Option<u16>,

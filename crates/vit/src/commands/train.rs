@@ -8,6 +8,7 @@ mod environment;
 mod finetuning;
 mod images;
 mod init;
+mod live;
 mod observer;
 mod pictures;
 mod recipe;
@@ -17,6 +18,7 @@ mod saver;
 mod set_up;
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -41,9 +43,11 @@ pub(super) use self::set_up::{trainer, with_dataset};
 
 use self::bars::Bars;
 use self::images::Images;
+use self::live::Live;
 use self::observer::{Run, as_json};
 use self::resume::Resumed;
 use self::saver::Saver;
+use super::serve;
 use crate::chrome_trace::ChromeTrace;
 use crate::dataset::{self, Found};
 use crate::failure::{Exit, Failure, Result};
@@ -66,6 +70,7 @@ fn begin(args: &Args) -> Result<ExitCode> {
     let (settings, asked) = args.resolve()?;
     let device = args.device.open()?;
     refuse_existing(args.run_dir.as_deref())?;
+    let listener = args.serve.map(|listen| serve::bind(listen, &args.access)).transpose()?;
     let trace = trace_of(args, &settings)?;
     let place = &args.data.place;
     let set_up = SetUp::new((settings, asked), place, device, args.threads, &|_| Ok(()))?;
@@ -82,7 +87,7 @@ fn begin(args: &Args) -> Result<ExitCode> {
     let events = args.tensorboard.then(|| interrupt::writing(create));
     let about = about(&environment);
     let events = events.transpose()?;
-    train(args, set_up, folder, Begun { environment, metrics, events, about, trace })
+    train(args, set_up, folder, Begun { environment, metrics, events, about, trace, listener })
 }
 
 fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
@@ -91,6 +96,7 @@ fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
     let trace = trace_of(args, &settings)?;
     let folder = RunFolder::open(&path)?;
     let device = args.device.open()?;
+    let listener = args.serve.map(|listen| serve::bind(listen, &args.access)).transpose()?;
     let mut resumed = Resumed::find(&folder, &settings)?;
     let steps = resumed.steps();
     let before = settings.clone();
@@ -140,7 +146,7 @@ fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
     let events = (args.tensorboard || events.exists())
         .then(|| interrupt::writing(|| written_again(&events, &folder)));
     let events = events.transpose()?;
-    train(args, set_up, folder, Begun { environment, metrics, events, about, trace })
+    train(args, set_up, folder, Begun { environment, metrics, events, about, trace, listener })
 }
 
 /// TensorBoard's events of all that has been recorded.
@@ -163,6 +169,8 @@ struct Begun {
     events: Option<EventFile>,
     about: Map<String, Value>,
     trace: Option<ChromeTrace>,
+    /// For who watches.
+    listener: Option<TcpListener>,
 }
 
 /// What every checkpoint says of a run that begins on this.
@@ -183,13 +191,16 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
         folder.path().display()
     );
     let folder = Arc::new(folder);
-    let Begun { environment, metrics, events, about, trace } = begun;
+    let Begun { environment, metrics, events, about, trace, listener } = begun;
     let written = (settings, &set_up.info);
     let saver = Saver::new(Arc::clone(&folder), written, args.save_every, args.keep.into());
     let weights = set_up.trainer.weights().clone();
     let epochs = settings.after(u64::MAX).train.epochs;
     let bars = Bars::new(epochs, settings.train.samples_of_step());
     interrupt::trains_in(folder.path(), saver.what_saves_at_once());
+    let live = listener
+        .map(|listener| Live::begin((listener, &args.access), &folder, (settings, &set_up.info)));
+    let so_far = report::so_far(settings, &set_up.found, &set_up.info, environment.rows())?;
     let mut run = Run {
         folder: &folder,
         settings,
@@ -203,6 +214,9 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
         about,
         trace,
         bars,
+        so_far,
+        shown: None,
+        live: live.transpose()?,
         since: Instant::now(),
         is_slow: false,
         step: None,
@@ -319,6 +333,9 @@ fn events_folder(folder: &RunFolder) -> std::path::PathBuf {
     folder.path().join(EVENTS)
 }
 
+/// The folder of runs that are not told where to go.
+const RUNS: &str = "runs";
+
 /// With settings, and beside them what does not set the numbers but is asked when they differ.
 fn make_folder(
     run_dir: Option<&Path>,
@@ -329,7 +346,11 @@ fn make_folder(
     let environment = environment.to_text();
     let files = [(CONFIG, settings_text.as_bytes()), (ENVIRONMENT, environment.as_bytes())];
     if let Some(path) = run_dir {
-        return Ok(RunFolder::create(path, &files)?);
+        let folder = RunFolder::create(path, &files)?;
+        if path.parent().is_some_and(|above| above.ends_with(RUNS)) {
+            folder.be_last();
+        }
+        return Ok(folder);
     }
     let dataset = settings.dataset.as_deref().map(|name| {
         // Without the revision.
@@ -339,7 +360,9 @@ fn make_folder(
     let dataset = dataset.map(Path::new).and_then(Path::file_name);
     let dataset = dataset.map_or("data".into(), |name| name.to_string_lossy());
     let name = format!("{dataset}-{}", settings.preset);
-    Ok(RunFolder::create_numbered(Path::new("runs"), &name, &files)?)
+    let folder = RunFolder::create_numbered(Path::new(RUNS), &name, &files)?;
+    folder.be_last();
+    Ok(folder)
 }
 
 /// The pictures that were left out, a line each.

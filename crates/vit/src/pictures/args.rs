@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 /// How pictures are made like the images that a model was trained on.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
     /// Whether to make dark light and light dark; auto does it to dark strokes on a light ground, for a model of digits
     #[arg(long, value_name = "WHEN", default_value = "auto")]
@@ -21,8 +21,9 @@ out of their background and places them as MNIST's are: in their own proportions
 centre of mass in the middle. `--fit crop` scales the shorter side and cuts out the middle, `--fit pad` keeps the picture's proportions, `--fit stretch` does not. A picture of the \
 model's own size is taken as it is, but for --invert.";
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(crate) enum Invert {
+    #[default]
     Auto,
     Always,
     Never,

@@ -17,8 +17,7 @@ use vit_pictures::{Plane, decode, shrink};
 use crate::dataset::{DIGITS, view_by};
 use crate::failure::{Exit, Failure, Result};
 use crate::saved_model::SavedModel;
-pub(crate) use args::{Args, HELP};
-use args::{Fit, Invert};
+pub(crate) use args::{Args, Fit, HELP, Invert};
 pub(crate) use source::expand;
 
 /// A picture shrinks to no less than this before anything else is done with it, so that its noise averages out.
@@ -43,6 +42,17 @@ pub(crate) struct Seen {
     /// (1, channels, height, width), scaled as the model knows pixels.
     pub(crate) image: Tensor,
     pub(crate) inverted: bool,
+}
+
+/// A picture as the model sees it, and how it became that.
+pub(crate) struct Prepared {
+    /// Channel by channel and row by row, scaled as the model knows pixels.
+    pub(crate) values: Vec<f32>,
+    pub(crate) inverted: bool,
+    /// What was done, in words; nothing where the picture was taken as it is.
+    pub(crate) done: String,
+    /// Whether strokes were looked for, and none found.
+    pub(crate) lacks_strokes: bool,
 }
 
 impl Preparation {
@@ -95,14 +105,30 @@ impl Preparation {
     /// # Errors
     /// If it cannot be read or is no picture.
     pub(crate) fn read(&self, path: &Path, device: &Device) -> Result<Seen> {
+        let bytes = source::bytes(path)?;
+        let prepared = self.prepare(&bytes).map_err(|failure| failure.about(path.display()))?;
+        if prepared.lacks_strokes {
+            tracing::warn!("{}: no strokes stand out from the background", path.display());
+        }
+        if !prepared.done.is_empty() {
+            tracing::info!("{}: {}", path.display(), prepared.done);
+        }
+        let ImageSize { height, width, channels } = self.size;
+        let image = Tensor::from_vec(prepared.values, (1, channels, height, width), device)?;
+        Ok(Seen { image, inverted: prepared.inverted })
+    }
+
+    /// Makes of a picture file's bytes what the model sees.
+    ///
+    /// # Errors
+    /// If they are no picture.
+    pub(crate) fn prepare(&self, bytes: &[u8]) -> Result<Prepared> {
         if self.fit == Fit::Crop {
-            return self.read_cropped(path, device);
+            return self.prepare_cropped(bytes);
         }
         let (width, height) = (self.size.width as u32, self.size.height as u32);
         let least = WORKING_SIDE.max(width.max(height));
-        let decoded = source::bytes(path).and_then(|bytes| {
-            shrink(&bytes, least).map_err(|error| Failure::from(error).about(path.display()))
-        })?;
+        let decoded = shrink(bytes, least)?;
         let dimensions = decoded.upright_size();
         let mut planes = decoded.planes(self.size.channels);
         drop(decoded);
@@ -119,26 +145,25 @@ impl Preparation {
             done.push(if automatic { "dark on light, inverted" } else { "inverted" });
         }
         let fits = dimensions == (width, height);
+        let mut lacks_strokes = false;
         if !fits {
-            done.push(self.fit_all(&mut planes, (width, height), path));
+            let (how, lacks) = self.fit_all(&mut planes, (width, height));
+            lacks_strokes = lacks;
+            done.push(how);
         }
-        if !done.is_empty() {
+        let done = if done.is_empty() {
+            String::new()
+        } else {
             let (from_width, from_height) = dimensions;
             let model = if fits { String::new() } else { format!(" the model's {width}x{height}") };
-            tracing::info!(
-                "{}: {from_width}x{from_height} px, {}{model}",
-                path.display(),
-                done.join("; ")
-            );
-        }
-        Ok(Seen { image: self.tensor(&planes, device)?, inverted })
+            format!("{from_width}x{from_height} px, {}{model}", done.join("; "))
+        };
+        Ok(Prepared { values: self.scaled(&planes), inverted, done, lacks_strokes })
     }
 
     /// The same for a model of pictures: what an evaluation sees of the file.
-    fn read_cropped(&self, path: &Path, device: &Device) -> Result<Seen> {
-        let bytes = source::bytes(path)?;
-        let about = |error| Failure::from(error).about(path.display());
-        let picture = decode(&bytes, &self.view.decoding()).map_err(about)?;
+    fn prepare_cropped(&self, bytes: &[u8]) -> Result<Prepared> {
+        let picture = decode(bytes, &self.view.decoding())?;
         let seen = self.view.eval.apply(&self.view.store(picture));
         let inverted = matches!(self.invert, Invert::Always);
         let ImageSize { height, width, channels } = self.size;
@@ -152,7 +177,8 @@ impl Preparation {
                 Plane::from_raw(width as u32, height as u32, values).expect("a value a pixel")
             })
             .collect();
-        Ok(Seen { image: self.tensor(&planes, device)?, inverted })
+        let values = self.scaled(&planes);
+        Ok(Prepared { values, inverted, done: String::new(), lacks_strokes: false })
     }
 
     /// What a value that a model sees in a channel was as a byte.
@@ -161,34 +187,31 @@ impl Preparation {
         (255.0 * (of(&self.std) * value + of(&self.mean))).round() as u8
     }
 
-    /// Brings the planes to a size, and says how.
-    fn fit_all(&self, planes: &mut [Plane], size: (u32, u32), path: &Path) -> &'static str {
+    /// Brings the planes to a size, and says how, and whether strokes were looked for and not found.
+    fn fit_all(&self, planes: &mut [Plane], size: (u32, u32)) -> (&'static str, bool) {
+        let mut lacks_strokes = false;
         if self.fit == Fit::Mnist {
             if let Some(ink) = strokes::of(&planes[0]) {
                 planes[0] = placement::as_mnist(&ink, size);
-                return "strokes placed as MNIST's in";
+                return ("strokes placed as MNIST's in", false);
             }
-            tracing::warn!("{}: no strokes stand out from the background", path.display());
+            lacks_strokes = true;
         }
         let stretch = self.fit == Fit::Stretch;
         for plane in planes {
             let fit = if stretch { placement::stretched } else { placement::padded };
             *plane = fit(plane, size);
         }
-        if stretch { "scaled to" } else { "scaled and padded to" }
+        (if stretch { "scaled to" } else { "scaled and padded to" }, lacks_strokes)
     }
 
-    fn tensor(&self, planes: &[Plane], device: &Device) -> Result<Tensor> {
-        let ImageSize { height, width, channels } = self.size;
+    /// Channel by channel, as the model knows pixels.
+    fn scaled(&self, planes: &[Plane]) -> Vec<f32> {
         let of = |numbers: &[f64], channel: usize| numbers[channel % numbers.len()] as f32;
-        let scaled: Vec<f32> = planes
-            .iter()
-            .enumerate()
-            .flat_map(|(channel, plane)| {
-                let (mean, std) = (of(&self.mean, channel), of(&self.std, channel));
-                plane.iter().map(move |value| (value - mean) / std)
-            })
-            .collect();
-        Ok(Tensor::from_vec(scaled, (1, channels, height, width), device)?)
+        let channel = |(channel, plane): (usize, &Plane)| {
+            let (mean, std) = (of(&self.mean, channel), of(&self.std, channel));
+            plane.iter().map(|value| (value - mean) / std).collect::<Vec<_>>()
+        };
+        planes.iter().enumerate().flat_map(channel).collect()
     }
 }

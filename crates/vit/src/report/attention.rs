@@ -60,11 +60,11 @@ pub(crate) fn attention(
     let probabilities: Vec<f32> = probabilities.squeeze(0)?.to_vec1()?;
     let layers = weights.layers().iter().map(|layer| {
         let heads = layer.squeeze(0)?; // (heads, tokens, tokens)
-        let heads = (0..heads.dim(0)?).map(|head| of_read_token(config, &heads.get(head)?));
+        let heads = (0..heads.dim(0)?).map(|head| patch_weights(config, &heads.get(head)?));
         heads.collect()
     });
     let layers = layers.collect::<candle_core::Result<_>>()?;
-    let rollout = of_read_token(config, &weights.rollout()?.squeeze(0)?)?;
+    let rollout = patch_weights(config, &weights.rollout()?.squeeze(0)?)?;
     let class = argmax(&probabilities) as usize;
     let prediction = (class, probabilities[class]);
     let grid = config.patch_config().grid();
@@ -75,7 +75,7 @@ pub(crate) fn attention(
 ///
 /// # Shapes
 /// `weights` (tokens, tokens) -> one for each patch
-fn of_read_token(config: &VitConfig, weights: &Tensor) -> candle_core::Result<Vec<f32>> {
+pub(crate) fn patch_weights(config: &VitConfig, weights: &Tensor) -> candle_core::Result<Vec<f32>> {
     let tokens = weights.dim(0)?;
     let (rows, columns) = config.patch_config().grid();
     let patches = rows * columns;

@@ -5,22 +5,55 @@ mod image;
 mod tested;
 
 use candle_core::{D, Device, Tensor};
-use vit_model::Summary;
+use vit_model::{ModelInfo, Summary};
 use vit_patch::Position;
 use vit_report::{Positions, Report};
 
-pub(crate) use attention::attention;
+pub(crate) use attention::{attention, patch_weights};
 
 use crate::dataset::Found;
 use crate::failure::Result;
 use crate::output::thousands;
 use crate::saved_model::SavedModel;
+use crate::settings::Settings;
 
 /// How much may be computed for a report, in multiply-adds: some seconds on a core. The presets for MNIST are far below
 /// it; of a large model, fewer images are looked at, and the report says how many.
 const EFFORT: u64 = 60_000_000_000;
 /// However large the model is.
 const FEWEST_IMAGES: u64 = 16;
+
+/// What there is to say of a run that goes on, without a look at its model.
+///
+/// # Errors
+/// If the model's settings are wrong.
+pub(crate) fn so_far(
+    settings: &Settings,
+    found: &Found,
+    info: &ModelInfo,
+    environment: Vec<(String, String)>,
+) -> Result<Report> {
+    let summary = Summary::of(&settings.model)?;
+    let goes_on = "The run goes on: this is what it has come to.".to_owned();
+    Ok(Report {
+        notes: std::iter::once(goes_on).chain(found.warning()).collect(),
+        class_names: info.all_names(settings.model.classes),
+        environment,
+        ..of_run(&settings.preset, found, &summary)
+    })
+}
+
+fn of_run(preset: &str, found: &Found, summary: &Summary) -> Report {
+    Report {
+        title: format!("{preset} on {}", found.dataset.name()),
+        notes: found.warning().into_iter().collect(),
+        facts: vec![
+            ("parameters".to_owned(), thousands(summary.parameters() as u64)),
+            ("dataset".to_owned(), found.to_string()),
+        ],
+        ..Report::default()
+    }
+}
 
 /// What is to be said of the model in a run folder.
 ///
@@ -39,17 +72,11 @@ pub(crate) fn look_at(
     let seen = test.len().min(affordable);
     let preset = saved.run.as_ref().map_or("a model", |run| &run.preset);
     Ok(Report {
-        title: format!("{preset} on {}", found.dataset.name()),
-        notes: found.warning().into_iter().collect(),
-        facts: vec![
-            ("parameters".to_owned(), thousands(summary.parameters() as u64)),
-            ("dataset".to_owned(), found.to_string()),
-        ],
         class_names: saved.info.all_names(saved.config.classes),
         tested: Some(tested::tested(&model, &saved.config, &test, seen, (device, threads))?),
         positions: positions(saved)?,
         attention: attention::of_samples(&model, &saved.config, &test, seen, device)?,
-        environment: Vec::new(),
+        ..of_run(preset, found, &summary)
     })
 }
 

@@ -11,8 +11,10 @@ use super::image::picture_of;
 use crate::failure::Result;
 use crate::saved_model::probabilities;
 
-/// So many mistakes are shown.
-const SHOWN: usize = 24;
+/// Beyond the worst, so many mistakes are kept for each cell of the confusion.
+const OF_CELL: usize = 6;
+/// And no more than have so many pixels together: a report is one file.
+const PIXELS: usize = 600_000;
 /// Of so many mistakes the worst are sought: a model that has learned nothing makes little else.
 const LOOKED_AT: usize = 2_000;
 
@@ -59,11 +61,18 @@ fn worst(
         rows.extend(each.map(|((&index, label), row)| (index as usize, label as usize, row)));
     }
     rows.sort_by(|(_, a, row_a), (_, b, row_b)| row_a[*a].total_cmp(&row_b[*b]));
-    rows.truncate(SHOWN);
-    let mistake = |(index, label, row): (usize, usize, Vec<f32>)| {
+    let mut of_cells = vec![0; config.classes * config.classes];
+    let (mut mistakes, mut pixels) = (Vec::new(), 0);
+    for (index, label, row) in rows {
         let class = vit_train::argmax(&row) as usize;
-        let picture = picture_of(test, index)?;
-        Ok(Mistake { index, picture, label, prediction: (class, row[class]) })
-    };
-    rows.into_iter().map(mistake).collect()
+        let of_cell = &mut of_cells[label * config.classes + class];
+        let is_worst = mistakes.len() < vit_report::WORST;
+        if is_worst || (*of_cell < OF_CELL && pixels < PIXELS) {
+            *of_cell += 1;
+            let picture = picture_of(test, index)?;
+            pixels += picture.width() * picture.height();
+            mistakes.push(Mistake { index, picture, label, prediction: (class, row[class]) });
+        }
+    }
+    Ok(mistakes)
 }

@@ -9,6 +9,7 @@ use super::pictures::PicturesArgs;
 use super::recipe::Recipe;
 use super::saver::SaveEvery;
 use crate::args::{path, whole_number};
+use crate::commands::serve::{Access, Listen};
 use crate::dataset::DataArgs;
 use crate::device::Device;
 use crate::failure::Result;
@@ -17,7 +18,7 @@ use crate::settings::{Asked, Settings, SettingsArgs};
 
 /// The flags that go with --resume: those that set no number, and settings that may change in the course of a run. All others a
 /// resumed run has from its folder.
-const WITH_RESUME: [&str; 30] = [
+const WITH_RESUME: [&str; 32] = [
     "data_dir",
     "mirror",
     "threads",
@@ -26,6 +27,8 @@ const WITH_RESUME: [&str; 30] = [
     "keep",
     "resume",
     "tensorboard",
+    "serve",
+    "token",
     "trace",
     "force",
     "json",
@@ -117,6 +120,12 @@ pub(crate) struct Args {
     /// Write the metrics as a TensorBoard event file too, into `tensorboard` in the run folder
     #[arg(long)]
     pub(crate) tensorboard: bool,
+    /// Show the run in a browser while it trains: curves, and what the model makes of a drawing. ADDR is as that of `vit serve`
+    /// [default: 127.0.0.1 and a free port]
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:0")]
+    pub(crate) serve: Option<Listen>,
+    #[command(flatten)]
+    pub(crate) access: Access,
     /// Trace the first 50 steps and the evaluation after them into this file, for Perfetto or Chrome's tracing
     #[arg(long, value_name = "FILE.json", value_parser = path())]
     pub(crate) trace: Option<PathBuf>,

@@ -10,6 +10,7 @@ use vit_run::{EpochMetrics, MetricsFile, Record, RunFolder};
 use vit_train::{AfterStep, Checkpoint, NamedVars, Observer, Progress, SavedState, TrainState};
 
 use super::bars::Bars;
+use super::live::Live;
 use super::saver::{Saver, unwritable};
 use crate::chrome_trace::ChromeTrace;
 use crate::failure::{Failure, Result};
@@ -24,6 +25,9 @@ const PREFIX: u64 = 10;
 /// A step that takes longer may not be done when the program has to end: what came before it is held ready. It takes no more
 /// time, beside such a step, than a copy of parameters and moments does.
 const SLOW: Duration = Duration::from_millis(500);
+
+/// Less often than that, a report costs nothing to speak of.
+const BETWEEN_REPORTS: Duration = Duration::from_secs(5);
 
 /// A run that goes on.
 pub(super) struct Run<'a> {
@@ -44,6 +48,12 @@ pub(super) struct Run<'a> {
     pub(super) about: Map<String, Value>,
     pub(super) trace: Option<ChromeTrace>,
     pub(super) bars: Bars,
+    /// What the report says while the run goes on.
+    pub(super) so_far: vit_report::Report,
+    /// When that and the table were written last.
+    pub(super) shown: Option<Instant>,
+    /// A server that shows the run.
+    pub(super) live: Option<Live>,
     /// Since when there has been nothing but the next step.
     pub(super) since: Instant,
     /// Whether the last step was slow.
@@ -53,6 +63,22 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Writes the report and the table of what there is so far, at the first epoch and then from time to time.
+    fn show(&mut self) {
+        if self.shown.is_some_and(|shown| shown.elapsed() < BETWEEN_REPORTS) {
+            return;
+        }
+        let write = || {
+            vit_report::write_csv(self.folder.path())?;
+            vit_report::write_report(self.folder.path(), &self.so_far)
+        };
+        // They are written again in the end, where it is told if they cannot be.
+        if let Err(error) = writing(write) {
+            tracing::debug!("no report yet: {error}");
+        }
+        self.shown = Some(Instant::now());
+    }
+
     /// What `vit verify` finds again, once as many steps were taken.
     fn note_prefix(&mut self, step: u64, state: &TrainState) -> Result<()> {
         let prefix = json!({ "steps": step, "parameters": digest(state, self.settings)? });
@@ -89,6 +115,7 @@ impl Observer for Run<'_> {
             }
             Record::Epoch(epoch) => {
                 tell(epoch, self.epochs);
+                self.show();
                 if let Some(trace) = &mut self.trace {
                     writing(|| trace.write_when_over())?;
                 }
@@ -166,6 +193,9 @@ impl Observer for Run<'_> {
 
     fn after_step(&mut self, step: &mut AfterStep<'_>) -> Result<()> {
         self.is_slow = self.since.elapsed() > SLOW;
+        if let Some(live) = &mut self.live {
+            live.show(&self.weights)?;
+        }
         // Until what came before this step is on the disk, it is not taken for done: an interval is all that can be lost.
         // One that waits for a slow disk is still to be saved.
         self.step = Some(Writing::begin());

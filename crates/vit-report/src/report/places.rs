@@ -1,0 +1,37 @@
+//! Places on the user's disk, of which a report that is sent on tells the last name alone.
+
+/// The absolute paths in a run's settings.
+pub(super) struct Places(Vec<(String, String)>);
+
+impl Places {
+    /// Those among the texts in quotes.
+    pub(super) fn of(config: &str) -> Self {
+        let quoted = config.lines().flat_map(|line| {
+            let quote = line.find(['"', '\'']).and_then(|at| line[at..].chars().next());
+            quote.map(|quote| line.split(quote).skip(1).step_by(2)).into_iter().flatten()
+        });
+        let mut places: Vec<(String, String)> = quoted
+            .filter(|text| is_absolute(text))
+            .map(|text| (text.to_owned(), last(text)))
+            .collect();
+        // A place within another goes first.
+        places.sort_by_key(|(place, _)| std::cmp::Reverse(place.len()));
+        Self(places)
+    }
+
+    /// The text with the last name of each place.
+    pub(super) fn hidden(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, (place, name)| text.replace(place, name))
+    }
+}
+
+/// On any system.
+fn is_absolute(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    text.starts_with(['/', '\\'])
+        || matches!(bytes, [drive, b':', b'/' | b'\\', ..] if drive.is_ascii_alphabetic())
+}
+
+fn last(path: &str) -> String {
+    path.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,152 @@
+//! Connections: taken up to a bound, closed when they are slow or idle, and answered to the end when the server stops.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request, Response};
+use axum::response::IntoResponse;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tower_service::Service;
+
+use crate::Problem;
+use crate::routes;
+use crate::server::Shared;
+
+/// For so long after it was stopped, requests on connections that are open are answered, each as the connection's last: who
+/// sends one after the other then loses none.
+const LINGER: Duration = Duration::from_millis(250);
+
+/// Bytes of a request's head, and what is read ahead of a body.
+const BUFFER: usize = 16 << 10;
+
+pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let router = routes::router(Arc::clone(&shared));
+    let places = Arc::new(Semaphore::new(shared.limits.connections));
+    let mut stop = shared.stop.clone();
+    let is_stopped = async move { stop.wait_for(|stopped| *stopped).await.is_ok() };
+    let mut is_stopped = pin!(is_stopped);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = &mut is_stopped => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => begin(stream, &shared, &router, &places),
+            // Too many open files, say: those that are open close again.
+            Err(error) => {
+                tracing::warn!("cannot take a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    // Those that the system has taken for us already.
+    while let Ok(Ok((stream, _))) =
+        tokio::time::timeout(Duration::from_millis(1), listener.accept()).await
+    {
+        begin(stream, &shared, &router, &places);
+    }
+    drop(listener);
+    let all = u32::try_from(shared.limits.connections).unwrap_or(u32::MAX);
+    // Once all places are free again, every connection has been answered.
+    let ended = tokio::time::timeout(shared.limits.end, places.acquire_many(all)).await;
+    if ended.is_err() {
+        let open = shared.counts.connections.load(Ordering::Relaxed);
+        tracing::warn!("{open} connections were still open");
+    }
+    Ok(())
+}
+
+fn begin(stream: TcpStream, shared: &Arc<Shared>, router: &Router, places: &Arc<Semaphore>) {
+    let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+        shared.counts.refused.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(refuse(stream, shared.limits.connections));
+        return;
+    };
+    let (shared, router) = (Arc::clone(shared), router.clone());
+    tokio::spawn(async move {
+        let _place = place;
+        shared.counts.connections.fetch_add(1, Ordering::Relaxed);
+        answer(stream, &shared, router).await;
+        shared.counts.connections.fetch_sub(1, Ordering::Relaxed);
+    });
+}
+
+/// Answers a connection's requests until it ends.
+async fn answer(stream: TcpStream, shared: &Arc<Shared>, router: Router) {
+    // Answers are sent whole, so that there is nothing to wait for.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(|request: Request<Incoming>| {
+        let (shared, router) = (Arc::clone(shared), router.clone());
+        async move { Ok::<_, Infallible>(respond(&shared, router, request).await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(shared.limits.time);
+    builder.max_buf_size(BUFFER).half_close(true);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let mut stop = shared.stop.clone();
+    let linger = async {
+        // It is never dropped before.
+        let _ = stop.wait_for(|stopped| *stopped).await;
+        tokio::time::sleep(LINGER).await;
+    };
+    tokio::select! {
+        // That a client leaves, or sends what is no HTTP, is none of our errors.
+        _ = connection.as_mut() => return,
+        () = linger => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+async fn respond(
+    shared: &Shared,
+    mut router: Router,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let begun = Instant::now();
+    let path = request.uri().path();
+    let (route, is_framed) = (routes::name_of(path), path.starts_with("/runs/"));
+    let mut response = match shared.guard.check(&request) {
+        Err(problem) => problem.into_response(),
+        Ok(()) => match router.call(request.map(Body::new)).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        },
+    };
+    routes::protect(response.headers_mut(), is_framed);
+    if *shared.stop.borrow() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    shared.counts.request(route, response.status().as_u16(), begun.elapsed());
+    response
+}
+
+/// Says that there are too many connections, without a word read.
+async fn refuse(mut stream: TcpStream, most: usize) {
+    let problem = Problem::new(503, format!("{most} connections are open already"))
+        .hint("keep connections open and send again on them")
+        .to_json();
+    let text = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n{problem}",
+        problem.len()
+    );
+    let write = stream.write_all(text.as_bytes());
+    let _ = tokio::time::timeout(Duration::from_secs(1), write).await;
+}

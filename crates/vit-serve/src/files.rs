@@ -1,0 +1,46 @@
+//! Files of a run that a browser may have.
+
+use std::path::Path;
+
+use axum::body::Body;
+use axum::http::Response;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use vit_files::{open_file, text_of_at_most};
+use vit_run::{METRICS, REPORT, TABLE};
+
+use crate::Problem;
+
+/// A report of a large run has some megabytes.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// The report's worst mistakes stand between these.
+const BEGIN: &str = r#"<script type="application/json" id="mistakes">"#;
+const END: &str = "</script>";
+
+/// # Errors
+/// If it is none that is given out, or not there.
+pub(crate) fn of_run(run: &Path, name: &str) -> Result<Response<Body>, Problem> {
+    let kind = match name {
+        REPORT => "text/html; charset=utf-8",
+        TABLE => "text/csv; charset=utf-8",
+        METRICS => "application/x-ndjson",
+        _ => return Err(Problem::new(404, format!("a run has no file {name:?} to show"))),
+    };
+    let text = text(&run.join(name))
+        .ok_or_else(|| Problem::new(404, format!("the run has no {name} yet")))?;
+    Ok(([(CONTENT_TYPE, kind)], text).into_response())
+}
+
+/// The JSON of test images that the model gets wrong, from the run's report.
+pub(crate) fn mistakes(run: &Path) -> Option<String> {
+    let report = text(&run.join(REPORT))?;
+    let (_, rest) = report.split_once(BEGIN)?;
+    let (found, _) = rest.split_once(END)?;
+    // A stranger's report may hold anything there.
+    serde_json::from_str::<serde::de::IgnoredAny>(found).is_ok().then(|| found.to_owned())
+}
+
+pub(crate) fn text(path: &Path) -> Option<String> {
+    open_file(path).and_then(|file| text_of_at_most(MOST_BYTES, file)).ok()
+}

@@ -1,0 +1,21 @@
+#![doc = include_str!("../README.md")]
+
+mod batch;
+mod connections;
+mod count;
+mod events;
+mod files;
+mod guard;
+mod model;
+mod models;
+mod predict;
+mod problem;
+mod query;
+mod routes;
+mod runs;
+mod server;
+
+pub use model::{Ask, Explain, Input, Model, Of, Seen};
+pub use models::{Load, Subject};
+pub use problem::Problem;
+pub use server::{Limits, Live, Server, Stop};

@@ -1,0 +1,214 @@
+// The page: what is drawn goes to the server, and what the model makes of it is shown, at each stroke.
+import { Pad } from "./draw.js";
+import { Maps } from "./maps.js";
+import { Walk } from "./walk.js";
+import { Runs } from "./runs.js";
+
+export const $ = id => document.getElementById(id);
+export const percent = share => `${(100 * share).toFixed(share > .9995 && share < 1 ? 2 : 1)} %`;
+
+let model = null;
+let answer = null;
+/// What is looked at: a function that gives the next request's body.
+let subject = null;
+let running = false;
+let again = false;
+/// The newest question; older answers are dropped.
+let patch = null;
+
+const maps = new Maps(pointed);
+const walk = new Walk(() => look());
+const pad = new Pad($("pad"), drawn);
+
+export async function ask(path, init) {
+  const response = await fetch(path, init);
+  if (response.ok) return response.json();
+  const problem = await response.json().catch(() => ({ detail: response.statusText }));
+  throw new Error(problem.hint ? `${problem.detail} (${problem.hint})` : problem.detail);
+}
+
+function tell(error) {
+  const place = $("problem");
+  place.hidden = !error;
+  place.textContent = error ? error.message ?? String(error) : "";
+}
+
+/// Asks about what there is to see, once at a time: what changes meanwhile is asked next.
+async function look() {
+  if (!subject || !model) return;
+  if (running) { again = true; return; }
+  running = true;
+  do {
+    again = false;
+    const { body, type, query } = subject();
+    const parameters = new URLSearchParams(query);
+    if (model.answers_all_patches) parameters.set("patch", "all");
+    else if (patch !== null) parameters.set("patch", patch);
+    if (model.walks && current() === "walk") parameters.set("walk", walk.which());
+    const begun = performance.now();
+    try {
+      answer = await ask(`/v1/explain?${parameters}`, { method: "POST", headers: { "content-type": type }, body });
+      show(begun);
+      tell(null);
+    } catch (error) { tell(error); }
+  } while (again);
+  running = false;
+}
+
+function show(begun) {
+  const best = answer.probability;
+  $("verdict").innerHTML = "";
+  const name = document.createElement("b");
+  name.textContent = answer.name ?? answer.class;
+  $("verdict").append(name, best > .9 ? "sure" : best > .6 ? "fairly sure" : "not sure");
+  $("prepared").textContent = answer.prepared || "taken as it is";
+  bars(answer.probabilities);
+  maps.show(model, answer, patch);
+  if (answer.walk) walk.show(model, answer);
+  document.documentElement.dataset.shown = (performance.now() - begun).toFixed(2);
+  document.documentElement.dataset.class = answer.class;
+}
+
+function bars(probabilities) {
+  const list = $("bars");
+  const order = probabilities.map((p, at) => [p, at]);
+  // Of many classes, the most probable.
+  if (order.length > 12) { order.sort((a, b) => b[0] - a[0]); order.length = 10; }
+  while (list.children.length > order.length) list.lastChild.remove();
+  while (list.children.length < order.length) {
+    const row = document.createElement("li");
+    row.innerHTML = '<span class="name"></span><span class="track"><i></i></span><span class="value"></span>';
+    list.append(row);
+  }
+  order.forEach(([p, at], place) => {
+    const row = list.children[place], [name, track, value] = row.children;
+    name.textContent = model.classes[at];
+    track.firstChild.style.transform = `scaleX(${p})`;
+    value.textContent = percent(p);
+    row.classList.toggle("best", at === answer.class);
+  });
+}
+
+/// A patch is pointed at, or none.
+function pointed(which) {
+  if (which === patch) return;
+  patch = which;
+  if (!answer) return;
+  if (model.answers_all_patches || patch === null) maps.show(model, answer, patch);
+  else look();
+}
+
+function drawn() {
+  $("pad-hint").hidden = true;
+  marked(null);
+  subject = () => ({ body: pad.json(), type: "application/json", query: { invert: "never" } });
+  look();
+}
+
+/// A picture file, or one of the run's.
+export function picture(blob, query = {}) {
+  $("pad-hint").hidden = true;
+  subject = () => ({ body: blob, type: blob.type || "application/octet-stream", query });
+  look();
+}
+
+function marked(button) {
+  for (const other of $("mistake-list").children) other.setAttribute("aria-pressed", String(other === button));
+}
+
+function bytes(base64) {
+  const text = atob(base64);
+  return Uint8Array.from(text, letter => letter.charCodeAt(0));
+}
+
+async function mistakes() {
+  const list = await ask("/v1/mistakes").catch(() => []);
+  const place = $("mistake-list");
+  place.replaceChildren();
+  for (const { label, class: taken, index, png } of list.slice(0, 15)) {
+    const button = document.createElement("button");
+    const image = new Image();
+    image.src = `data:image/png;base64,${png}`;
+    const names = [label, taken].map(each => model.classes[each] ?? each);
+    image.alt = `test image ${index}`;
+    button.type = "button";
+    button.title = `Test image ${index}: ${names[0]}, taken for ${names[1]}`;
+    button.append(image, `${names[0]} → ${names[1]}`);
+    button.onclick = async () => {
+      await image.decode().catch(() => {});
+      pad.put(image);
+      marked(button);
+      picture(new Blob([bytes(png)], { type: "image/png" }), { invert: "never" });
+    };
+    place.append(button);
+  }
+  $("mistakes").hidden = !place.children.length;
+  return place.firstElementChild;
+}
+
+async function begin() {
+  try { model = await ask("/v1/model"); } catch (error) {
+    tell(error);
+    setTimeout(begin, 2000);
+    return;
+  }
+  tell(null);
+  const { name, parameters, depth, heads, image, classes } = model;
+  $("model-name").textContent = `${name} · ${parameters.toLocaleString("en")} parameters · ${depth} layers of ${heads} heads · `
+    + `${image.width} × ${image.height} · ${classes.length} classes`;
+  $("pad-title").textContent = model.draws ? "Draw a digit" : "A picture";
+  document.body.classList.toggle("pictures", !model.draws);
+  maps.build(model);
+  walk.build(model);
+  document.querySelector('a[href="#walk"]').hidden = !model.walks;
+  const first = await mistakes();
+  if (subject) look();
+  else if (first) first.click();
+  else if (model.draws) pad.example();
+  document.documentElement.dataset.ready = performance.now().toFixed(0);
+}
+
+function current() {
+  const asked = location.hash.slice(1);
+  return ["walk", "runs"].includes(asked) ? asked : "look";
+}
+
+function turn() {
+  const page = current();
+  for (const view of document.querySelectorAll(".view")) view.hidden = view.id !== page;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#${page}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  if (page === "walk") look();
+  runs.turn(page === "runs");
+}
+
+function files(list) {
+  const file = [...list ?? []].find(file => file.type.startsWith("image/"));
+  if (!file) return;
+  marked(null);
+  createImageBitmap(file).then(image => pad.put(image)).catch(() => {});
+  picture(file);
+}
+
+$("clear").onclick = () => { pad.clear(); $("pad-hint").hidden = false; $("pad").focus(); };
+$("undo").onclick = () => pad.undo();
+for (const input of [$("file"), $("camera")]) {
+  input.onchange = () => { files(input.files); input.value = ""; };
+}
+addEventListener("paste", event => files(event.clipboardData?.files));
+addEventListener("dragover", event => { event.preventDefault(); $("drop").hidden = false; });
+addEventListener("dragleave", event => { if (!event.relatedTarget) $("drop").hidden = true; });
+addEventListener("drop", event => { event.preventDefault(); $("drop").hidden = true; files(event.dataTransfer?.files); });
+addEventListener("hashchange", turn);
+
+/// A newer model of the run: the same picture again, as training goes on.
+const runs = new Runs(() => ask("/v1/model").then(newer => {
+  const same = model && JSON.stringify([newer.config, newer.name]) === JSON.stringify([model.config, model.name]);
+  model = newer;
+  if (same) look(); else begin();
+}).catch(() => {}));
+
+begin();
+turn();

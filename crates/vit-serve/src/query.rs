@@ -1,0 +1,112 @@
+//! What stands behind the `?` of an address.
+
+use std::str::FromStr;
+
+use crate::model::{Ask, Explain, Of};
+use crate::{Problem, model};
+
+/// What may be asked of a picture.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Query {
+    /// Which run's model.
+    pub(crate) run: Option<String>,
+    pub(crate) ask: Ask,
+    pub(crate) explain: Explain,
+}
+
+const KNOWN: &str = "run, top_k, invert, fit; for /v1/explain also patch and walk";
+
+impl Query {
+    /// # Errors
+    /// If a name is not known, or a value is not what it can be.
+    pub(crate) fn parse(query: &str) -> Result<Self, Problem> {
+        let mut parsed = Self::default();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = decoded(value)?;
+            match name {
+                "run" => parsed.run = Some(value),
+                "top_k" => parsed.ask.top_k = Some(number(name, &value, 1)?),
+                "invert" => parsed.ask.invert = Some(value),
+                "fit" => parsed.ask.fit = Some(value),
+                "patch" if value == "all" => parsed.explain.of = Some(Of::All),
+                "patch" => parsed.explain.of = Some(model::Of::Patch(number(name, &value, 0)?)),
+                "walk" => {
+                    let (layer, head) = value.split_once('.').ok_or_else(|| {
+                        let detail =
+                            format!("walk: expected LAYER.HEAD, both from 0, got {value:?}");
+                        Problem::new(400, detail)
+                    })?;
+                    parsed.explain.walk = Some((number(name, layer, 0)?, number(name, head, 0)?));
+                }
+                _ => {
+                    let detail = format!("unknown query parameter {name:?}");
+                    return Err(
+                        Problem::new(400, detail).hint(format!("the known ones are {KNOWN}"))
+                    );
+                }
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+fn number<N: FromStr + PartialOrd>(name: &str, text: &str, least: N) -> Result<N, Problem>
+where
+    N: std::fmt::Display,
+{
+    text.parse().ok().filter(|number| *number >= least).ok_or_else(|| {
+        Problem::new(400, format!("{name}: expected a whole number from {least}, got {text:?}"))
+    })
+}
+
+/// Text without its percent signs.
+pub(crate) fn decoded(text: &str) -> Result<String, Problem> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        bytes.push(match first {
+            b'+' => b' ',
+            b'%' => {
+                let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+                let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+                rest = after.get(2..).unwrap_or_default();
+                byte.ok_or_else(|| Problem::new(400, format!("{text:?} is not percent-encoded")))?
+            }
+            other => *other,
+        });
+    }
+    String::from_utf8(bytes)
+        .map_err(|_| Problem::new(400, format!("expected UTF-8 text, got {text:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_what_its_names_say() {
+        let query = Query::parse("run=a%20b%2Fc&top_k=3&invert=never&patch=all&walk=1.2").unwrap();
+        assert_eq!(query.run.as_deref(), Some("a b/c"));
+        assert_eq!((query.ask.top_k, query.ask.invert.as_deref()), (Some(3), Some("never")));
+        assert_eq!(query.explain, Explain { of: Some(Of::All), walk: Some((1, 2)) });
+        assert_eq!(Query::parse("").unwrap(), Query::default());
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (query, named) in [
+            ("top=3", "\"top\""),
+            ("top_k=0", "from 1"),
+            ("top_k=x", "\"x\""),
+            ("walk=1", "LAYER.HEAD"),
+            ("patch=-1", "patch"),
+            ("run=%f", "percent"),
+            ("run=%ff", "UTF-8"),
+        ] {
+            let problem = Query::parse(query).unwrap_err();
+            assert!(problem.detail().contains(named), "{query}: {}", problem.detail());
+        }
+    }
+}

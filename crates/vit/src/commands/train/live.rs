@@ -1,0 +1,104 @@
+//! A run that is watched in a browser while it trains.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+use vit_model::{ModelInfo, Tensors};
+use vit_run::RunFolder;
+use vit_serve::{Limits, Server, Stop, Subject};
+use vit_train::NamedVars;
+
+use crate::commands::serve::{self, Access};
+use crate::failure::{Exit, Failure, Result};
+use crate::interrupt;
+use crate::saved_model::SavedModel;
+use crate::served::{self, Served};
+use crate::settings::Settings;
+
+/// So often the model is shown anew to who watches. What a copy of the weights costs is far below a hundredth of that.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// The server of a run, until it is dropped.
+pub(super) struct Live {
+    live: vit_serve::Live,
+    stop: Stop,
+    folder: Arc<RunFolder>,
+    settings: Settings,
+    info: ModelInfo,
+    shown: Option<Instant>,
+}
+
+impl Live {
+    /// Serves the run in a folder, on a thread of its own.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub(super) fn begin(
+        (listener, access): (TcpListener, &Access),
+        folder: &Arc<RunFolder>,
+        (settings, info): (&Settings, &ModelInfo),
+    ) -> Result<Self> {
+        let subject = Subject::Run(folder.path().to_owned());
+        // Training has the cores.
+        let limits = Limits { threads: 1, ..Limits::default() };
+        let server: Server = serve::server(listener, (subject, served::load()), access, limits)?;
+        let (live, stop) = (server.live(), server.stop());
+        tracing::info!("watch the run at {}", serve::address(&server));
+        let on_signal = stop.clone();
+        interrupt::serves(move || on_signal.stop());
+        let serve = move || {
+            if let Err(error) = server.run() {
+                tracing::warn!("the run is no longer served: {error}");
+            }
+        };
+        std::thread::Builder::new().name("server".to_owned()).spawn(serve).map_err(|error| {
+            Failure::new(Exit::Internal, format!("cannot start a thread that serves: {error}"))
+        })?;
+        let folder = Arc::clone(folder);
+        Ok(Self { live, stop, folder, settings: settings.clone(), info: info.clone(), shown: None })
+    }
+
+    /// Shows the weights as they are, where somebody watches, and from time to time.
+    ///
+    /// # Errors
+    /// If they cannot be copied.
+    pub(super) fn show(&mut self, weights: &NamedVars) -> Result<()> {
+        if self.shown.is_some_and(|shown| shown.elapsed() < EVERY) || !self.live.is_watched() {
+            return Ok(());
+        }
+        self.shown = Some(Instant::now());
+        // A copy, since the optimiser changes them in place.
+        let copy = |(name, var): &(String, candle_core::Var)| -> candle_core::Result<_> {
+            let tensor = var.as_detached_tensor();
+            let tensor = if tensor.device().is_cpu() {
+                tensor.copy()?
+            } else {
+                tensor.to_device(&Device::Cpu)?
+            };
+            Ok((name.clone(), tensor))
+        };
+        let parameters = weights.iter().map(copy).collect::<candle_core::Result<Tensors>>()?;
+        let saved = SavedModel {
+            config: self.settings.model.clone(),
+            info: self.info.clone(),
+            parameters,
+            run: Some(self.settings.clone()),
+        };
+        let (live, folder) = (self.live.clone(), Arc::clone(&self.folder));
+        let publish = move || match Served::of(saved, &serve::name_of(folder.path())) {
+            Ok(model) => live.publish(folder.path(), Arc::new(model)),
+            Err(failure) => tracing::debug!("not shown: {}", failure.message()),
+        };
+        // Where no thread can be had, it is shown another time.
+        drop(std::thread::Builder::new().name("show".to_owned()).spawn(publish));
+        Ok(())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.stop.stop();
+    }
+}

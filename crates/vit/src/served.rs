@@ -1,0 +1,316 @@
+//! A model behind `vit serve`: the same pictures, numbers and words as `vit predict`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::{Device, Tensor};
+use clap::ValueEnum;
+use image::codecs::bmp::BmpEncoder;
+use image::{ExtendedColorType, ImageEncoder};
+use serde::Serialize;
+use serde_json::{Value, json};
+use vit_model::{Fit, Pool, Summary, VisionTransformer};
+use vit_patch::ImageSize;
+use vit_serve::{Ask, Explain, Input, Model, Of, Problem, Seen};
+
+use crate::commands::predict::{Prediction, Subject};
+use crate::commands::serve::name_of;
+use crate::failure::{Exit, Failure, Result};
+use crate::pictures::{self, Preparation};
+use crate::report::patch_weights;
+use crate::saved_model::{SavedModel, probabilities};
+use crate::walk::{self, Walk};
+
+/// A forward pass that takes no longer is computed where the request is read.
+const QUICK: Duration = Duration::from_millis(2);
+/// The attention of every token is answered up to so many weights.
+const MOST_WEIGHTS: usize = 200_000;
+
+/// A model that answers.
+pub(crate) struct Served {
+    saved: SavedModel,
+    model: VisionTransformer,
+    /// For who asks for nothing else.
+    preparation: Preparation,
+    about: Value,
+    is_quick: bool,
+}
+
+/// `[layer][head]`
+type OfHeads = Vec<Vec<Vec<f32>>>;
+
+/// What `POST /v1/explain` answers.
+#[derive(Serialize)]
+struct Explanation {
+    #[serde(flatten)]
+    prediction: Prediction,
+    /// What was done to the picture.
+    prepared: String,
+    /// What the model sees, as bytes.
+    seen: Vec<u8>,
+    /// Of the token that the head reads, to each patch.
+    attention: OfHeads,
+    rollout: Vec<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of_patch: Option<OfHeads>,
+    /// Of every patch, row by row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of_patches: Option<OfHeads>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    walk: Option<Walk>,
+}
+
+impl Served {
+    /// Opens a model, of whose file nothing is used from then on.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        Self::of(SavedModel::open(path)?, &name_of(path))
+    }
+
+    /// # Errors
+    /// If pictures cannot be made its input.
+    pub(crate) fn of(saved: SavedModel, name: &str) -> Result<Self> {
+        let model = saved.build(&Device::Cpu)?;
+        let preparation = Preparation::new(&pictures::Args::default(), &saved)?;
+        let about = about(&saved, name)?;
+        let ImageSize { height, width, channels } = saved.config.image;
+        let image =
+            Tensor::zeros((1, channels, height, width), candle_core::DType::F32, &Device::Cpu)?;
+        let pass = || -> Result<Duration> {
+            let begun = Instant::now();
+            vit_ops::serial(|| probabilities(&model, saved.config.output, &image))?;
+            Ok(begun.elapsed())
+        };
+        // The first pays for all that is made once.
+        let is_quick = pass()?.min(pass()?) < QUICK;
+        Ok(Self { saved, model, preparation, about, is_quick })
+    }
+
+    fn images(&self, images: &[&[f32]]) -> Result<Tensor> {
+        let ImageSize { height, width, channels } = self.saved.config.image;
+        let shape = (images.len(), channels, height, width);
+        Ok(Tensor::from_vec(images.concat(), shape, &Device::Cpu)?)
+    }
+
+    fn explained(&self, seen: &Seen, ask: &Ask, what: &Explain) -> Result<Explanation> {
+        let config = &self.saved.config;
+        let image = self.images(&[&seen.values])?;
+        // As `vit predict` computes them; the weights are of another pass.
+        let row = probabilities(&self.model, config.output, &image)?.concat();
+        let (_outputs, weights) =
+            self.model.forward_with_weights(&image, vit_layers::Mode::Eval)?;
+        let layers = weights.layers().iter().map(|layer| layer.squeeze(0));
+        let layers: Vec<Tensor> = layers.collect::<candle_core::Result<_>>()?; // (heads, tokens, tokens)
+        let each_head = |row: &dyn Fn(&Tensor) -> candle_core::Result<Vec<f32>>| -> candle_core::Result<OfHeads> {
+            let of_layer = |layer: &Tensor| -> candle_core::Result<Vec<Vec<f32>>> {
+                (0..layer.dim(0)?).map(|head| row(&layer.get(head)?)).collect()
+            };
+            layers.iter().map(of_layer).collect()
+        };
+        let (rows, columns) = config.patch_config().grid();
+        let patches = rows * columns;
+        let prefix = config.tokens() - patches;
+        let (mut of_patch, mut of_patches) = (None, None);
+        match what.of {
+            None => {}
+            Some(Of::Patch(patch)) if patch >= patches => {
+                let message = format!("patch: expected one of 0 to {}, got {patch}", patches - 1);
+                return Err(Failure::new(Exit::Usage, message));
+            }
+            Some(Of::Patch(patch)) => {
+                let row = |head: &Tensor| {
+                    head.get(prefix + patch)?.narrow(0, prefix, patches)?.to_vec1::<f32>()
+                };
+                of_patch = Some(each_head(&row)?);
+            }
+            Some(Of::All) => {
+                let all = config.depth * config.heads * patches * patches;
+                if all > MOST_WEIGHTS {
+                    let message =
+                        format!("expected at most {MOST_WEIGHTS} weights to answer, got {all}");
+                    return Err(
+                        Failure::new(Exit::Usage, message).hint("ask for one: patch=NUMBER")
+                    );
+                }
+                let rows = |head: &Tensor| {
+                    let of_patches = head.narrow(0, prefix, patches)?.narrow(1, prefix, patches)?;
+                    of_patches.contiguous()?.flatten_all()?.to_vec1::<f32>()
+                };
+                of_patches = Some(each_head(&rows)?);
+            }
+        }
+        let walk = what.walk.map(|place| Walk::of(&self.saved, &self.model, &image, place));
+        Ok(Explanation {
+            prediction: self.prediction(seen, row, ask)?,
+            prepared: seen.done.clone(),
+            seen: self.bytes_of(seen),
+            attention: each_head(&|head| patch_weights(config, head))?,
+            rollout: patch_weights(config, &weights.rollout()?.squeeze(0)?)?,
+            of_patch,
+            of_patches,
+            walk: walk.transpose()?,
+        })
+    }
+
+    fn prediction(&self, seen: &Seen, probabilities: Vec<f32>, ask: &Ask) -> Result<Prediction> {
+        let subject = Subject::Sent { inverted: seen.inverted };
+        Prediction::of(subject, probabilities, ask.top_k, &self.saved.info)
+    }
+
+    /// What the model sees as bytes: pixel by pixel and row by row, its channels one after the other.
+    fn bytes_of(&self, seen: &Seen) -> Vec<u8> {
+        let ImageSize { height, width, channels } = self.saved.config.image;
+        let plane = height * width;
+        let byte = |at: usize, channel: usize| {
+            self.preparation.byte(channel, seen.values[channel * plane + at])
+        };
+        (0..plane).flat_map(|at| (0..channels).map(move |channel| byte(at, channel))).collect()
+    }
+}
+
+impl Model for Served {
+    fn about(&self) -> &Value {
+        &self.about
+    }
+
+    fn is_quick(&self) -> bool {
+        self.is_quick
+    }
+
+    fn see(&self, input: Input<'_>, ask: &Ask) -> std::result::Result<Seen, Problem> {
+        let prepare = |bytes: &[u8]| {
+            if (&ask.invert, &ask.fit) == (&None, &None) {
+                return self.preparation.prepare(bytes);
+            }
+            let args = pictures::Args {
+                invert: value("invert", ask.invert.as_deref())?.unwrap_or_default(),
+                fit: value("fit", ask.fit.as_deref())?,
+            };
+            Preparation::new(&args, &self.saved)?.prepare(bytes)
+        };
+        let prepared = match input {
+            Input::File(bytes) => prepare(bytes),
+            Input::Pixels { width, height, channels, pixels } => prepare(
+                &as_file(width, height, channels, pixels).map_err(|failure| problem(&failure))?,
+            ),
+        };
+        let prepared = prepared.map_err(|failure| problem(&failure))?;
+        let done = if prepared.lacks_strokes {
+            format!("no strokes stand out from the background; {}", prepared.done)
+        } else {
+            prepared.done
+        };
+        Ok(Seen { values: prepared.values, inverted: prepared.inverted, done })
+    }
+
+    fn predict(&self, images: &[Vec<f32>]) -> std::result::Result<Vec<Vec<f32>>, Problem> {
+        let compute = || {
+            let images: Vec<&[f32]> = images.iter().map(Vec::as_slice).collect();
+            probabilities(&self.model, self.saved.config.output, &self.images(&images)?)
+        };
+        // The other cores have requests of their own.
+        let computed = if self.is_quick { vit_ops::serial(compute) } else { compute() };
+        computed.map_err(|failure| problem(&failure))
+    }
+
+    fn answer(
+        &self,
+        seen: &Seen,
+        probabilities: Vec<f32>,
+        ask: &Ask,
+    ) -> std::result::Result<Vec<u8>, Problem> {
+        let prediction =
+            self.prediction(seen, probabilities, ask).map_err(|failure| problem(&failure))?;
+        Ok(serde_json::to_vec(&prediction).expect("plain data"))
+    }
+
+    fn explain(
+        &self,
+        seen: &Seen,
+        ask: &Ask,
+        what: &Explain,
+    ) -> std::result::Result<Vec<u8>, Problem> {
+        let explained = self.explained(seen, ask, what).map_err(|failure| problem(&failure))?;
+        Ok(serde_json::to_vec(&explained).expect("plain data"))
+    }
+}
+
+/// Opens the model in a folder or file for a server.
+pub(crate) fn load() -> vit_serve::Load {
+    Box::new(|path: &Path| {
+        let served = Served::open(path).map_err(|failure| problem(&failure))?;
+        Ok(Arc::new(served) as Arc<dyn Model>)
+    })
+}
+
+/// A failure in the words of the command line.
+fn problem(failure: &Failure) -> Problem {
+    let status = match () {
+        () if failure.is(Exit::Usage) => 400,
+        () if failure.is(Exit::Data) => 422,
+        () => 500,
+    };
+    let problem = Problem::new(status, failure.message());
+    match failure.advice() {
+        Some(hint) => problem.hint(hint),
+        None => problem,
+    }
+}
+
+/// One of the values that a flag takes.
+fn value<V: ValueEnum>(name: &str, text: Option<&str>) -> Result<Option<V>> {
+    let Some(text) = text else { return Ok(None) };
+    V::from_str(text, false).map(Some).map_err(|_| {
+        let values = V::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+        let values: Vec<String> = values.map(|value| value.get_name().to_owned()).collect();
+        let message = format!("{name}: expected one of {}, got {text:?}", values.join(", "));
+        Failure::new(Exit::Usage, message)
+    })
+}
+
+/// Pixels as a picture file, so that they are taken as one is.
+fn as_file(width: usize, height: usize, channels: usize, pixels: &[u8]) -> Result<Vec<u8>> {
+    let mut file = Vec::new();
+    let kind = if channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
+    let (width, height) = (width as u32, height as u32);
+    let written = BmpEncoder::new(&mut file).write_image(pixels, width, height, kind);
+    written
+        .map_err(|error| Failure::new(Exit::Data, format!("{width}x{height} pixels: {error}")))?;
+    Ok(file)
+}
+
+fn about(saved: &SavedModel, name: &str) -> Result<Value> {
+    let config = &saved.config;
+    let ImageSize { height, width, channels } = config.image;
+    let (rows, columns) = config.patch_config().grid();
+    let transform = saved.info.transform.as_ref();
+    let of_digits = transform.is_none_or(|transform| transform.fit == Fit::Mnist);
+    let reads = match config.pool {
+        Pool::Cls => "class token",
+        Pool::First => "first patch",
+        Pool::Mean => "mean of patches",
+    };
+    Ok(json!({
+        "name": name,
+        "dataset": saved.run.as_ref().and_then(|run| run.dataset.clone()),
+        "preset": saved.run.as_ref().map(|run| run.preset.clone()),
+        "parameters": Summary::of(config)?.parameters(),
+        "classes": saved.info.all_names(config.classes),
+        "image": { "height": height, "width": width, "channels": channels },
+        "patch": { "height": config.patch.height, "width": config.patch.width },
+        "grid": { "rows": rows, "columns": columns },
+        "tokens": config.tokens(),
+        "dim": config.dim,
+        "depth": config.depth,
+        "heads": config.heads,
+        "head_dim": config.head_dim.unwrap_or(config.dim / config.heads),
+        "reads": reads,
+        "draws": channels == 1 && of_digits,
+        "answers_all_patches": config.depth * config.heads * (rows * columns).pow(2) <= MOST_WEIGHTS,
+        "walks": walk::is_possible(config),
+        "config": config,
+    }))
+}
