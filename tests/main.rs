@@ -41,6 +41,7 @@ mod newcomer;
 #[cfg(unix)]
 mod outputs;
 mod own_pictures;
+mod paper;
 mod photos;
 mod pictures;
 mod prediction;

@@ -15,6 +15,7 @@ mod result;
 mod resume;
 mod saver;
 mod set_up;
+mod table;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,7 @@ use self::images::Images;
 use self::observer::{Run, as_json};
 use self::resume::Resumed;
 use self::saver::Saver;
+use self::table::Table;
 use crate::chrome_trace::ChromeTrace;
 use crate::dataset::{self, Found};
 use crate::failure::{Exit, Failure, Result};
@@ -194,7 +196,7 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
         folder: &folder,
         settings,
         info: &set_up.info,
-        epochs,
+        table: Table::new(epochs),
         change: None,
         weights,
         saver,
@@ -246,6 +248,7 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
         return Ok(Exit::Interrupted.into());
     }
     result::print(args.json, &set_up.settings, &set_up.found, &folder)?;
+    result::tell_next(&folder);
     Ok(ExitCode::SUCCESS)
 }
 
