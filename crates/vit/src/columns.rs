@@ -52,6 +52,25 @@ pub(crate) fn table<S: AsRef<str>>(rows: &[Vec<S>], available: Option<usize>) ->
     rows.iter().map(|row| columns.line(row)).collect()
 }
 
+/// A text in lines of so many columns, broken at spaces, those behind the first indented.
+pub(crate) fn wrapped(text: &str, indent: usize, available: Option<usize>) -> Vec<String> {
+    let available = available.unwrap_or(usize::MAX);
+    let mut lines: Vec<String> = Vec::new();
+    // Spaces before the first word are its own.
+    let mut words = text.trim_start().split(' ');
+    let first = words.next().unwrap_or_default();
+    let mut line = " ".repeat(text.len() - text.trim_start().len()) + first;
+    for word in words {
+        if width(&line) + 1 + width(word) > available {
+            lines.push(std::mem::replace(&mut line, " ".repeat(indent) + word));
+        } else {
+            line = line + " " + word;
+        }
+    }
+    lines.push(line);
+    lines
+}
+
 /// How many columns of a terminal a text takes, once it is escaped.
 pub(crate) fn width(text: &str) -> usize {
     escaped(text).chars().count()
@@ -100,6 +119,14 @@ mod tests {
         assert_eq!(lines(Some(40))[1], "…ist-shallow-1  97.67 %  96.90 %      20");
         assert_eq!(lines(Some(30))[1], "…t-shallow-1  97.67 %  96.90 %");
         assert_eq!(lines(Some(29))[1], "runs/mnist-shallow-1  97.67 %");
+    }
+
+    #[test]
+    fn long_lines_are_broken_at_spaces() {
+        let text = "  shallow: runs/a, runs/b, runs/c";
+        assert_eq!(wrapped(text, 4, None), [text]);
+        assert_eq!(wrapped(text, 4, Some(24)), ["  shallow: runs/a,", "    runs/b, runs/c"]);
+        assert_eq!(wrapped("", 2, Some(1)), [""]);
     }
 
     #[test]

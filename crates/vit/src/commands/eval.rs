@@ -8,6 +8,7 @@ use vit_model::ModelInfo;
 use vit_train::{Batch, Confusion, Evaluation};
 
 use crate::args::path;
+use crate::columns;
 use crate::dataset::DataArgs;
 use crate::dataset::{self, Found, Wanted};
 use crate::device::Device;
@@ -15,6 +16,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, percent, thousands};
 use crate::progress::Counter;
 use crate::saved_model::SavedModel;
+use crate::terminal::stdout;
 use crate::threads::threads_on;
 
 /// Measures a model on a dataset's test images
@@ -181,34 +183,33 @@ fn print(
     output::line(format!("recall    {} (macro average)", percent(macro_recall(&classes))))?;
     output::line(format!("loss      {:.4}", evaluation.loss()))?;
     output::line("")?;
-    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(5);
-    output::line(format!("{:>width$}  samples  correct    recall  precision", "class"))?;
     // A class without a sample has no recall, one that is never predicted no precision.
     let share = |of: usize, share: f64| if of == 0 { "–".to_owned() } else { percent(share) };
+    let headings = ["class", "recall", "precision", "samples", "correct"];
+    let mut rows = vec![headings.map(str::to_owned).to_vec()];
     for ((class, told), name) in classes.iter().enumerate().zip(names) {
         let taken = confusion.counts.iter().map(|row| row[class]).sum();
-        output::line(format!(
-            "{name:>width$}  {:>7}  {:>7}  {:>8}  {:>9}",
-            told.samples,
-            told.correct,
-            share(told.samples, told.recall),
-            share(taken, told.precision)
-        ))?;
+        let shares = [share(told.samples, told.recall), share(taken, told.precision)];
+        let counts = [told.samples, told.correct].map(|count| count.to_string());
+        rows.push([&[name.clone()][..], &shares, &counts].concat());
     }
+    columns::table(&rows, stdout::width()).iter().try_for_each(output::line)?;
     output::line("")?;
-    if classes.len() > MATRIX_CLASSES {
+    let matrix = matrix(confusion, names);
+    let width = stdout::width().unwrap_or(usize::MAX);
+    if classes.len() > MATRIX_CLASSES || matrix.iter().any(|line| columns::width(line) > width) {
         output::line("most often taken for another:")?;
         for (count, label, prediction) in worst_pairs(confusion) {
             output::line(format!("{count:>7}  {} as {}", names[label], names[prediction]))?;
         }
         return Ok(());
     }
-    matrix(confusion, names)
+    output::line("confusion: a row for each label, a column for each prediction")?;
+    matrix.iter().try_for_each(output::line)
 }
 
 /// A row for each label, a column for each prediction, under its name where all are short.
-fn matrix(confusion: &Confusion, names: &[String]) -> Result<()> {
-    output::line("confusion: a row for each label, a column for each prediction")?;
+fn matrix(confusion: &Confusion, names: &[String]) -> Vec<String> {
     let length = |name: &String| name.chars().count();
     let most = confusion.counts.iter().flatten().max().map_or(1, |most| most.to_string().len());
     let is_short = names.iter().all(|name| length(name) <= most.max(3));
@@ -224,10 +225,9 @@ fn matrix(confusion: &Confusion, names: &[String]) -> Result<()> {
         let cells: Vec<String> = cells.iter().map(|cell| format!("{cell:>width$}")).collect();
         format!("{label:>first$}  {}", cells.join(" "))
     };
-    output::line(row("", &heads))?;
-    for (title, counts) in titles.iter().zip(&confusion.counts) {
+    let counts = titles.iter().zip(&confusion.counts).map(|(title, counts)| {
         let cells: Vec<String> = counts.iter().map(ToString::to_string).collect();
-        output::line(row(title, &cells))?;
-    }
-    Ok(())
+        row(title, &cells)
+    });
+    std::iter::once(row("", &heads)).chain(counts).collect()
 }

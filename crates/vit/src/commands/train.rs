@@ -240,15 +240,19 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
     write_report(&folder, &set_up, environment.rows())?;
     drop(run);
     traced.transpose()?;
-    if let Some(warning) = set_up.found.warning() {
-        tracing::warn!("{warning}");
-    }
+    let warn = || {
+        if let Some(warning) = set_up.found.warning() {
+            tracing::warn!("{warning}");
+        }
+    };
     if interrupt::asked() {
+        warn();
         interrupt::tell();
         return Ok(Exit::Interrupted.into());
     }
     result::print(args.json, &set_up.settings, &set_up.found, &folder)?;
     result::tell_next(&folder);
+    warn();
     Ok(ExitCode::SUCCESS)
 }
 
