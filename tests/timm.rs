@@ -38,7 +38,13 @@ fn positions_for_another_grid_are_timms() -> Result<()> {
             panic!("{case}: a prefix and two grids, got {sizes:?}")
         };
         let table = &tensors[&format!("{case}.table")];
-        let got = resample_positions(table, prefix, (rows, columns), (new_rows, new_columns), Resampling::Timm)?;
+        let got = resample_positions(
+            table,
+            prefix,
+            (rows, columns),
+            (new_rows, new_columns),
+            Resampling::Timm,
+        )?;
         let want = &tensors[&format!("{case}.resampled")];
         assert_eq!(got.dims(), want.dims(), "{case}");
         let share = largest_entry(&(got - want)?)? / largest_entry(want)?;

@@ -48,10 +48,20 @@ impl Ink {
     }
 
     /// In colours of paper and ink, in a light and with a camera's noise.
-    fn photo(&self, paper: [f32; 3], ink: [f32; 3], mut light: impl FnMut(u32, u32) -> f32, noise: &mut Noise, deviation: f32) -> RgbImage {
+    fn photo(
+        &self,
+        paper: [f32; 3],
+        ink: [f32; 3],
+        mut light: impl FnMut(u32, u32) -> f32,
+        noise: &mut Noise,
+        deviation: f32,
+    ) -> RgbImage {
         RgbImage::from_fn(self.width, self.height, |x, y| {
             let (cover, light) = (self.at(x, y), light(x, y));
-            let mut of = |c: usize| (light * (paper[c] * (1.0 - cover) + ink[c] * cover) + deviation * noise.normal()).clamp(0.0, 255.0) as u8;
+            let mut of = |c: usize| {
+                (light * (paper[c] * (1.0 - cover) + ink[c] * cover) + deviation * noise.normal())
+                    .clamp(0.0, 255.0) as u8
+            };
             Rgb([of(0), of(1), of(2)])
         })
     }
@@ -96,11 +106,16 @@ fn with_pen(digit: &GrayImage, side: u32, pen: f32) -> GrayImage {
                         continue;
                     }
                     let p = |dx: usize, dy: usize| on[(y + dy - 1) * n + x + dx - 1];
-                    let around = [p(1, 0), p(2, 0), p(2, 1), p(2, 2), p(1, 2), p(0, 2), p(0, 1), p(0, 0)];
+                    let around =
+                        [p(1, 0), p(2, 0), p(2, 1), p(2, 2), p(1, 2), p(0, 2), p(0, 1), p(0, 0)];
                     let count = around.iter().filter(|&&on| on).count();
                     let turns = (0..8).filter(|&at| !around[at] && around[(at + 1) % 8]).count();
                     let [north, _, east, _, south, _, west, _] = around;
-                    let open = if pass == 0 { !(north && east && south) && !(east && south && west) } else { !(north && east && west) && !(north && south && west) };
+                    let open = if pass == 0 {
+                        !(north && east && south) && !(east && south && west)
+                    } else {
+                        !(north && east && west) && !(north && south && west)
+                    };
                     if (2..=6).contains(&count) && turns == 1 && open {
                         off.push(y * n + x);
                     }
@@ -137,7 +152,9 @@ const BLACK: [f32; 3] = [0.0; 3];
 /// A file with a picture of this kind of one of MNIST's images.
 pub(crate) fn draw(kind: &str, digit: &GrayImage, index: u32) -> Vec<u8> {
     let mut noise = Noise(index.wrapping_mul(2_654_435_761).wrapping_add(12345));
-    for _ in 0..4 { noise.uniform(); }
+    for _ in 0..4 {
+        noise.uniform();
+    }
     let even = |_, _| 1.0;
     let sheet = |ink: &Ink, paper, colour| png(ink.photo(paper, colour, even, &mut Noise(0), 0.0));
     let mut square = |side: u32, digit: &GrayImage| {
@@ -177,25 +194,36 @@ pub(crate) fn draw(kind: &str, digit: &GrayImage, index: u32) -> Vec<u8> {
         "chalk" => {
             let mut ink = Ink::new(640, 480);
             ink.put(noise.below(360), noise.below(200), &with_pen(digit, 280, 10.0));
-            for cover in &mut ink.cover { *cover *= 0.55 + 0.45 * noise.uniform(); }
+            for cover in &mut ink.cover {
+                *cover *= 0.55 + 0.45 * noise.uniform();
+            }
             let light = |x: u32, _| 0.85 + 0.0003 * x as f32;
             jpeg(&ink.photo([38.0, 84.0, 60.0], [225.0, 230.0, 222.0], light, &mut noise, 6.0))
         }
-        "blue-on-yellow" => sheet(&square(300, &enlarged(digit, 200)), [250.0, 218.0, 60.0], [30.0, 50.0, 170.0]),
+        "blue-on-yellow" => {
+            sheet(&square(300, &enlarged(digit, 200)), [250.0, 218.0, 60.0], [30.0, 50.0, 170.0])
+        }
         "transparent" => {
             let ink = square(400, &with_pen(digit, 300, 12.0));
-            let colour = [[0, 0, 0], [255, 255, 255], [200, 30, 40], [40, 60, 220]][index as usize % 4];
-            png(RgbaImage::from_fn(400, 400, |x, y| Rgba([colour[0], colour[1], colour[2], (255.0 * ink.at(x, y)) as u8])))
+            let colour =
+                [[0, 0, 0], [255, 255, 255], [200, 30, 40], [40, 60, 220]][index as usize % 4];
+            png(RgbaImage::from_fn(400, 400, |x, y| {
+                Rgba([colour[0], colour[1], colour[2], (255.0 * ink.at(x, y)) as u8])
+            }))
         }
         "strip" => {
             let mut ink = square(280, &enlarged(digit, 280));
-            ink.rectangle([(0, 0, 10, 280), (270, 0, 280, 280), (0, 0, 280, 10), (0, 270, 280, 280)][index as usize % 4]);
+            ink.rectangle(
+                [(0, 0, 10, 280), (270, 0, 280, 280), (0, 0, 280, 10), (0, 270, 280, 280)]
+                    [index as usize % 4],
+            );
             sheet(&ink, WHITE, BLACK)
         }
         "letterbox" => {
             let thick = 30 + noise.below(70);
             let upright = index % 2 == 0;
-            let (width, height) = if upright { (280, 280 + 2 * thick) } else { (280 + 2 * thick, 280) };
+            let (width, height) =
+                if upright { (280, 280 + 2 * thick) } else { (280 + 2 * thick, 280) };
             let mut ink = Ink::new(width, height);
             ink.put((width - 280) / 2, (height - 280) / 2, &enlarged(digit, 280));
             if upright {
@@ -224,7 +252,9 @@ pub(crate) fn draw(kind: &str, digit: &GrayImage, index: u32) -> Vec<u8> {
             let rule = [[140, 170, 215], [120, 120, 120], [60, 70, 110]][index as usize % 3];
             for (_, y, pixel) in page.enumerate_pixels_mut() {
                 if y % gap < thick && y > gap {
-                    for (value, rule) in pixel.0.iter_mut().zip(rule) { *value = (*value).min(rule); }
+                    for (value, rule) in pixel.0.iter_mut().zip(rule) {
+                        *value = (*value).min(rule);
+                    }
                 }
             }
             png(page)
@@ -234,7 +264,11 @@ pub(crate) fn draw(kind: &str, digit: &GrayImage, index: u32) -> Vec<u8> {
             let (left, top) = (30 + noise.below(120), 20 + noise.below(50));
             let side = 180 + noise.below(30);
             ink.frame((left, top, left + side, top + side), 3);
-            ink.put(left + 2 + noise.below(side - 170), top + 2 + noise.below(side - 170), &enlarged(digit, 170));
+            ink.put(
+                left + 2 + noise.below(side - 170),
+                top + 2 + noise.below(side - 170),
+                &enlarged(digit, 170),
+            );
             sheet(&ink, WHITE, [20.0; 3])
         }
         kind => panic!("no kind of picture: {kind}"),

@@ -42,8 +42,8 @@ fn digits_are_read_from_paper_as_from_clean_paper() {
     let test = mnist.split(Split::Test);
     let sandbox = Sandbox::new();
     let model = test_file("fixtures/mnist.safetensors");
-    let right = |kind: &str, words: &str| {
-        let words = format!("-q predict {} {kind} {words}", model.display());
+    let right = |kind: &str| {
+        let words = format!("-q predict {} {kind}", model.display());
         let lines = json_lines(sandbox.run(&words).succeeded().stdout);
         assert_eq!(lines.len(), SAMPLES, "{kind}");
         let pairs = lines.iter().enumerate();
@@ -58,7 +58,7 @@ fn digits_are_read_from_paper_as_from_clean_paper() {
             let picture = drawing::draw(kind, &digit, index as u32);
             sandbox.write(&format!("{kind}/{index:03}.png"), picture);
         }
-        let right = right(kind, "");
+        let right = right(kind);
         writeln!(table, "{kind:<14}  {right:>3}").unwrap();
         if right + points < *clean.get_or_insert(right) {
             behind.push(kind);

@@ -97,7 +97,8 @@ mod tests {
             for position in [Position::Learned, Position::Sincos2d, Position::PatchLinear] {
                 let from = VitConfig { position, position_rows: rows, ..config() };
                 let to = from.clone().at_image_size(42, 14);
-                let resized = resize(&parameters(&from), &from, &to, Resampling::Hf).expect("another size");
+                let resized =
+                    resize(&parameters(&from), &from, &to, Resampling::Hf).expect("another size");
                 let vb = VarBuilder::from_tensors(
                     resized.into_iter().collect(),
                     DType::F32,
@@ -132,7 +133,9 @@ mod tests {
     #[test]
     fn whatever_else_differs_is_named() {
         let tensors = parameters(&config());
-        let refused = |to: VitConfig| resize(&tensors, &config(), &to, Resampling::Timm).unwrap_err().to_string();
+        let refused = |to: VitConfig| {
+            resize(&tensors, &config(), &to, Resampling::Timm).unwrap_err().to_string()
+        };
         assert_eq!(
             refused(VitConfig { depth: 2, ..config() }),
             "a model at another image size keeps its depth, expected 3, got 2"
@@ -146,7 +149,8 @@ mod tests {
         );
         let mut lacking = tensors.clone();
         lacking.remove(TABLE);
-        let error = resize(&lacking, &config(), &config(), Resampling::Timm).unwrap_err().to_string();
+        let error =
+            resize(&lacking, &config(), &config(), Resampling::Timm).unwrap_err().to_string();
         assert!(error.contains("pos_embed: missing, expected shape [1, 19, 32]"), "{error}");
     }
 }

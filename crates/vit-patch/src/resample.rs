@@ -166,7 +166,9 @@ mod tests {
     fn a_constant_stays_constant() -> Result<()> {
         let table = Tensor::ones((1, 12, 1), DType::F64, &Device::Cpu)?;
         let ways = [Resampling::Timm, Resampling::Hf];
-        for (grid, resampling) in [(7, 9), (2, 1), (1, 13)].into_iter().flat_map(|grid| ways.map(|way| (grid, way))) {
+        for (grid, resampling) in
+            [(7, 9), (2, 1), (1, 13)].into_iter().flat_map(|grid| ways.map(|way| (grid, way)))
+        {
             let resampled = resample_positions(&table, 0, (3, 4), grid, resampling)?;
             assert!(largest_difference(&resampled, &resampled.ones_like()?)? < 1e-15);
         }
@@ -220,7 +222,8 @@ mod tests {
         let table = normal((1, 13, 2))?.to_dtype(DType::BF16)?;
         let half = resample_positions(&table, 1, (3, 4), (2, 5), Resampling::Timm)?;
         assert_eq!(half.dtype(), DType::BF16);
-        let single = resample_positions(&table.to_dtype(DType::F32)?, 1, (3, 4), (2, 5), Resampling::Timm)?;
+        let single =
+            resample_positions(&table.to_dtype(DType::F32)?, 1, (3, 4), (2, 5), Resampling::Timm)?;
         assert_eq!(largest_difference(&half, &single.to_dtype(DType::BF16)?)?, 0.0);
         Ok(())
     }
@@ -232,7 +235,8 @@ mod tests {
             ((3, 3), (4, 4), "expected a table of shape (1, 1 + 3 * 3, dim), got [1, 13, 2]"),
             ((3, 4), (0, 4), "expected a grid of patches, got 0x4"),
         ] {
-            let error = resample_positions(&table, 1, from, to, Resampling::Hf).unwrap_err().to_string();
+            let error =
+                resample_positions(&table, 1, from, to, Resampling::Hf).unwrap_err().to_string();
             assert!(error.contains(&format!("resample positions: {message}")), "{error}");
         }
         Ok(())

@@ -16,7 +16,10 @@ impl Columns {
         let available = available.unwrap_or(usize::MAX);
         let least = |widths: &[usize]| {
             let [first, others @ ..] = widths else { return 0 };
-            others.iter().map(|width| width + GAP).fold((*first).min(SHORTEST), usize::saturating_add)
+            others
+                .iter()
+                .map(|width| width + GAP)
+                .fold((*first).min(SHORTEST), usize::saturating_add)
         };
         while widths.len() > 2 && least(&widths) > available {
             widths.pop();

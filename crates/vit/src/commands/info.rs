@@ -39,7 +39,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         vec![name.to_owned(), thousands(parameters as u64), thousands(multiply_adds)]
     };
     let mut rows = vec![["part", "parameters", "multiply-adds"].map(str::to_owned).to_vec()];
-    rows.extend(summary.parts.iter().map(|part| row(&part.name, part.parameters, part.multiply_adds)));
+    rows.extend(
+        summary.parts.iter().map(|part| row(&part.name, part.parameters, part.multiply_adds)),
+    );
     rows.push(row("total", summary.parameters(), summary.multiply_adds()));
     columns::table(&rows, stdout::width()).iter().try_for_each(output::line)?;
     output::line("")?;

@@ -2,7 +2,7 @@
 
 mod csv;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use vit_data::Split;
@@ -99,7 +99,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut printer = Printer { form: Form::of(args), columns: None, names: names(&saved) };
     if !args.images.is_empty() {
         let preparation = Preparation::new(&args.pictures, &saved)?;
-        let paths: Vec<Result<PathBuf>> = args.images.iter().flat_map(expanded).collect();
+        let paths: Vec<Result<PathBuf>> =
+            args.images.iter().flat_map(|path| expanded(path)).collect();
         let longest = paths.iter().flatten().map(|path| width(&path.display().to_string())).max();
         return each_picture(paths, |NamedPicture { name, bytes }| {
             let seen = preparation.see(bytes, name, &device)?;
@@ -137,7 +138,7 @@ fn names(saved: &SavedModel) -> Vec<String> {
 }
 
 /// The pictures that an argument names, or why there are none.
-fn expanded(path: &PathBuf) -> Vec<Result<PathBuf>> {
+fn expanded(path: &Path) -> Vec<Result<PathBuf>> {
     match expand(path) {
         Ok(paths) => paths.into_iter().map(Ok).collect(),
         Err(failure) => vec![Err(failure)],
@@ -152,7 +153,8 @@ fn each_picture(
     let are_several = paths.len() > 1;
     let (mut count, mut unread) = (0, 0);
     for path in paths {
-        let pictures: Vec<Result<NamedPicture>> = match path.and_then(|path| pictures::read(&path)) {
+        let pictures: Vec<Result<NamedPicture>> = match path.and_then(|path| pictures::read(&path))
+        {
             Ok(pictures) => pictures.into_iter().map(Ok).collect(),
             Err(failure) => vec![Err(failure)],
         };
@@ -216,7 +218,7 @@ impl Printer {
                 output::line(csv::row(&csv::cells(prediction, &self.names)))
             }
             Form::Table => {
-                let headings = Self::headings(prediction);
+                let (headings, cells) = (Self::headings(prediction), self.cells(prediction));
                 let columns = self.columns.get_or_insert_with(|| {
                     let class = self.names.iter().map(|name| width(name)).max().unwrap_or(0);
                     let least = |at: usize, heading: &&str| match (at, *heading) {
@@ -230,7 +232,7 @@ impl Printer {
                 if is_first {
                     output::line(columns.line(&headings))?;
                 }
-                output::line(columns.line(&self.cells(prediction)))
+                output::line(columns.line(&cells))
             }
         }
     }

@@ -60,7 +60,8 @@ pub(crate) struct Prepared {
 }
 
 const BLANK: &str = "no strokes stand out from the background: the class means nothing";
-const GUESS: &str = "could be dark strokes or light ones: --invert always takes the dark, --invert never the light";
+const GUESS: &str =
+    "could be dark strokes or light ones: --invert always takes the dark, --invert never the light";
 
 impl Preparation {
     /// # Errors

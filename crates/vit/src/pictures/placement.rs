@@ -51,7 +51,8 @@ fn widened(ink: Plane, least: f32) -> Plane {
         .collect();
     Plane::from_fn(ink.width(), ink.height(), |x, y| {
         let value = |&(dx, dy): &(i64, i64)| {
-            let place = u32::try_from(i64::from(x) + dx).ok().zip(u32::try_from(i64::from(y) + dy).ok());
+            let place =
+                u32::try_from(i64::from(x) + dx).ok().zip(u32::try_from(i64::from(y) + dy).ok());
             place.and_then(|(x, y)| ink.get_pixel_checked(x, y)).map_or(0.0, |pixel| pixel.0[0])
         };
         Luma([disc.iter().map(value).fold(0.0, f32::max)])

@@ -42,8 +42,7 @@ pub(crate) fn expand(path: &Path) -> Result<Vec<PathBuf>> {
 fn is_named_as_picture(path: &Path) -> bool {
     let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     let end = path.extension().map(|end| end.to_string_lossy().to_lowercase());
-    !hidden
-        && end.is_some_and(|end| ENDS.contains(&end.as_str()))
+    !hidden && end.is_some_and(|end| ENDS.contains(&end.as_str()))
 }
 
 const ENDS: [&str; 8] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp"];

@@ -125,9 +125,8 @@ mod tests {
     fn ink_and_chalk_are_told_apart_whatever_their_width() {
         for wide in [1, 3, 10, 20] {
             let drawn = |paper, ink| page(paper, ink, |x, y| seven(x, y, wide));
-            let [dark, light] = [(0.9, 0.2), (0.2, 0.9)].map(|(paper, ink)| {
-                Strokes::find(&drawn(paper, ink), None).expect("strokes")
-            });
+            let [dark, light] = [(0.9, 0.2), (0.2, 0.9)]
+                .map(|(paper, ink)| Strokes::find(&drawn(paper, ink), None).expect("strokes"));
             assert_eq!((dark.tone, light.tone), (Tone::Dark, Tone::Light), "{wide}");
             assert!(!dark.is_guess && !light.is_guess, "{wide}");
             for ink in [&dark.ink, &light.ink] {
@@ -197,7 +196,8 @@ mod tests {
 
     #[test]
     fn nothing_stands_out_of_blank_paper() {
-        let blank = Plane::from_fn(90, 60, |x, y| Luma([0.4 + x as f32 / 180.0 + y as f32 / 600.0]));
+        let blank =
+            Plane::from_fn(90, 60, |x, y| Luma([0.4 + x as f32 / 180.0 + y as f32 / 600.0]));
         assert!(Strokes::find(&blank, None).is_none());
         for size in [(1, 1), (1, 30), (28, 28)] {
             assert!(Strokes::find(&Plane::from_pixel(size.0, size.1, Luma([1.0])), None).is_none());

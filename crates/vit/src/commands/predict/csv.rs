@@ -17,8 +17,7 @@ pub(super) fn cells(prediction: &Prediction, names: &[String]) -> Vec<String> {
         Subject::Example { index, label } => [index.to_string(), label.to_string()],
     };
     let best = &prediction.best;
-    let class =
-        [best.class.to_string(), names[best.class].clone(), best.probability.to_string()];
+    let class = [best.class.to_string(), names[best.class].clone(), best.probability.to_string()];
     let all = prediction.probabilities.iter().map(ToString::to_string);
     subject.into_iter().chain(class).chain(all).collect()
 }
