@@ -64,7 +64,8 @@ class Vit:
 
     def logits(self, model: str, pictures: list[Path]) -> Tensor:
         """The logits of pictures, less their mean, which their probabilities do not tell."""
-        lines = self.run("predict", model, *pictures).splitlines()
+        # The pixels as they are: neither cropped nor taken for ink on paper.
+        lines = self.run("predict", model, *pictures, "--fit", "stretch", "--invert", "never").splitlines()
         probabilities = torch.tensor([json.loads(line)["probabilities"] for line in lines], dtype=torch.float64)
         return centred(probabilities.log())
 
