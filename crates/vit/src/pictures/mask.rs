@@ -82,12 +82,36 @@ impl Mask {
         parts
     }
 
-    /// Removes lines and bars from end to end, but for where strokes cross them.
-    pub(super) fn remove_lines(&mut self) {
-        self.remove(&self.lines());
+    /// Removes lines and bars from one border of the picture to the other, but for where strokes cross them.
+    pub(super) fn remove_rules(&mut self) {
+        self.remove_lines(Self::is_rule);
+    }
+
+    fn remove_lines(&mut self, is_removed: fn(&Self, &Line) -> bool) {
+        let lines = |mask: &Self| {
+            let lines = mask.lines().into_iter();
+            lines.filter(|line| is_removed(mask, line)).collect::<Vec<_>>()
+        };
+        self.remove(&lines(self));
         let mut turned = self.transposed();
-        turned.remove(&turned.lines());
+        turned.remove(&lines(&turned));
         *self = turned.transposed();
+    }
+
+    /// Whether a line reaches both ends, and lies on the border with all of its length or not at all: the bar of a seven that is
+    /// cut out closely does not.
+    fn is_rule(&self, line: &Line) -> bool {
+        let reaches = |x: usize| {
+            let shift = self.shift(line.slope, x);
+            let rows = line.rows.clone().filter_map(|y| y.checked_add_signed(shift));
+            rows.filter(|&y| y < self.height).any(|y| self.set[y * self.width + x])
+        };
+        let is_clear = |y: usize| {
+            let row = &self.set[y * self.width..][..self.width];
+            let share = row.iter().filter(|&&set| set).count() as f32 / self.width as f32;
+            !line.rows.contains(&y) || !(1.0 - SPAN..SPAN).contains(&share)
+        };
+        reaches(0) && reaches(self.width - 1) && is_clear(0) && is_clear(self.height - 1)
     }
 
     /// Removes the sides of a box that has these bounds and something in it.
@@ -101,7 +125,7 @@ impl Mask {
         if !(is_framed(&inner) && is_framed(&inner.transposed())) {
             return;
         }
-        inner.remove_lines();
+        inner.remove_lines(|_, _| true);
         let (across, down) = (inner.width / MARGIN, inner.height / MARGIN);
         let content = inner.set.iter().enumerate().filter(|(_, set)| **set);
         let content = content.map(|(at, _)| Bounds::of(at, inner.width)).filter(|pixel| {
