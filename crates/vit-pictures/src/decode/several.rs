@@ -78,7 +78,7 @@ mod tests {
                 assert_eq!(length_of_first(&[&first[..], second].concat()), first.len());
             }
             // What is no picture belongs to the one before it.
-            assert_eq!(length_of_first(&[first, &b"junk"[..]].concat()), first.len() + 4);
+            assert_eq!(length_of_first(&[&first[..], b"junk"].concat()), first.len() + 4);
             for end in 0..first.len().min(400) {
                 assert_eq!(length_of_first(&first[..end]), end);
             }
