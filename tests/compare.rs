@@ -19,11 +19,16 @@ fn runs_are_rows_and_settings_that_differ_are_told() {
     let outcome = sandbox.run("compare a b").succeeded();
     let lines: Vec<Vec<&str>> =
         outcome.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["run", "epochs", "train", "test", "test", "loss", "seconds"]);
-    assert_eq!((lines[1][0], lines[2][0]), ("a", "b"));
-    assert_eq!(lines[4], ["setting", "a", "b"]);
-    for told in [["preset", "shallow", "notebook"], ["train.seed", "1", "2"]] {
-        assert!(lines.contains(&told.to_vec()), "{}", outcome.stdout);
+    assert_eq!(lines[0], ["run", "test", "train", "epochs", "test", "loss", "seconds"]);
+    let share = |line: &[&str]| line[1].parse::<f64>().unwrap();
+    assert!(share(&lines[1]) >= share(&lines[2]), "the best first: {}", outcome.stdout);
+    let order = [lines[1][0], lines[2][0]];
+    assert_eq!(lines[4], [&["setting"][..], &order].concat());
+    let of_runs = |a, b| if order == ["a", "b"] { [a, b] } else { [b, a] };
+    for (name, [first, second]) in
+        [("preset", of_runs("shallow", "notebook")), ("train.seed", of_runs("1", "2"))]
+    {
+        assert!(lines.contains(&vec![name, first, second]), "{}", outcome.stdout);
     }
     assert!(!outcome.stdout.contains("batch_size"), "{}", outcome.stdout);
     // One alone has nothing to differ from.
@@ -34,7 +39,8 @@ fn runs_are_rows_and_settings_that_differ_are_told() {
 fn as_json_it_is_what_the_runs_recorded() {
     let sandbox = two_runs();
     let compared = sandbox.run("compare a b --json").succeeded().json();
-    for (at, run) in ["a", "b"].into_iter().enumerate() {
+    for run in ["a", "b"] {
+        let at = usize::from(compared[0]["run"] != run);
         let eval = sandbox.run(&format!("eval {run} --json")).succeeded().json();
         assert_eq!(compared[at]["run"], run);
         assert_eq!(compared[at]["test_accuracy"], eval["accuracy"]);
@@ -74,7 +80,12 @@ fn what_is_no_run_is_named() {
     let sandbox = two_runs();
     sandbox.refuses(4, "compare a absent").saying(&["absent"]);
     sandbox.write("c/config.toml", sandbox.read("a/config.toml"));
-    sandbox.refuses(4, "compare a c").saying(&["c/metrics.jsonl"]);
+    sandbox.refuses(4, "compare c").saying(&["c/metrics.jsonl"]);
+    std::fs::create_dir(sandbox.path("d")).unwrap();
+    let left_out = sandbox.run("compare a c d").succeeded().stderr;
+    for said in ["c is left out: cannot ", "c/metrics.jsonl", "d is left out: "] {
+        assert!(left_out.contains(said), "{left_out}");
+    }
     sandbox.write("c/metrics.jsonl", "");
     let left_out = sandbox.run("compare a c").succeeded().stderr;
     assert!(left_out.contains("c is left out: it has trained no epoch yet"), "{left_out}");

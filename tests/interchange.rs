@@ -226,6 +226,17 @@ fn positions_are_resampled_for_images_of_another_size() {
     let shown = sandbox.run("info foreign --image-size 64x48 --json").succeeded().json();
     assert_eq!(shown["config"], serde_json::to_value(&config).unwrap());
     assert_eq!(tensors(sandbox.path("ours.safetensors"))["pos_embed"].dims(), [1, 1 + 8 * 6, 24]);
+    // Two libraries, two ways: what is not said is assumed by the layout, and told.
+    let assumed = "(assumed: as transformers does, --resample hf)";
+    assert!(imported.stderr.contains(assumed), "{}", imported.stderr);
+    let said = |library: &str| {
+        let words = format!("{words} --force --resample {library}");
+        let said = sandbox.run(&words).succeeded().stderr;
+        assert!(!said.contains("assumed: as"), "{said}");
+        sandbox.read("ours.safetensors")
+    };
+    let assumed = sandbox.read("ours.safetensors");
+    assert!(said("hf") == assumed && said("timm") != assumed);
     sandbox.refuses(2, "import foreign --image-size 63 -o out.safetensors").saying(&["63"]);
 }
 

@@ -43,6 +43,7 @@ mod onnx;
 #[cfg(unix)]
 mod outputs;
 mod own_pictures;
+mod paper;
 mod photos;
 mod pictures;
 mod prediction;

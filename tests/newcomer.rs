@@ -20,6 +20,9 @@ fn without_data_or_network_training_goes_on_with_digits_and_says_so_first_and_la
     assert!(said < begins, "{}", outcome.stderr);
     assert!(lines.last().is_some_and(fallback), "{}", outcome.stderr);
     assert!(!lines.iter().any(|line| line.starts_with("error")), "{}", outcome.stderr);
+    // That nothing is reachable is one warning, whatever the number of mirrors.
+    let warnings = lines.iter().filter(|line| line.starts_with("warning: ")).count();
+    assert_eq!(warnings, 2, "{}", outcome.stderr);
     assert!(outcome.stdout.starts_with("dataset         digits (built in, not MNIST)\n"));
     assert!(sandbox.path("runs/digits-shallow-1/model.safetensors").exists());
 }

@@ -166,24 +166,92 @@ fn a_blank_page_is_said_to_be_one() {
     save(&sandbox, "blank.png", GrayImage::from_fn(90, 120, |x, y| Luma([(90 + x + y / 2) as u8])));
     let (_, said) = predict(&sandbox, "blank.png");
     assert!(
-        said.starts_with("warning: blank.png: no strokes stand out from the background\n"),
+        said.starts_with("warning: blank.png: no strokes stand out from the background: "),
         "{said}"
     );
+    save(&sandbox, "small.png", GrayImage::new(28, 28));
+    let (_, said) = predict(&sandbox, "small.png");
+    assert!(said.starts_with("warning: small.png: no strokes stand out "), "{said}");
+}
+
+#[test]
+fn a_guess_at_polarity_is_said_and_an_order_is_obeyed_silently() {
+    let sandbox = sandbox_with_run();
+    let both = GrayImage::from_fn(200, 200, |x, y| {
+        let is_stroke = (60..140).contains(&y);
+        Luma([match x {
+            50..60 if is_stroke => 10,
+            140..150 if is_stroke => 240,
+            _ => 125,
+        }])
+    });
+    save(&sandbox, "both.png", both);
+    let (_, said) = predict(&sandbox, "both.png");
+    let doubt = "warning: both.png: could be dark strokes or light ones: --invert always takes";
+    assert!(said.starts_with(doubt), "{said}");
+    for (invert, inverted) in [("always", true), ("never", false)] {
+        let (line, said) = predict(&sandbox, &format!("both.png --invert {invert}"));
+        assert_eq!(line["inverted"], inverted);
+        assert!(!said.contains("warning"), "{said}");
+    }
+}
+
+/// A thin line is under one per cent of the picture.
+#[test]
+fn a_thin_seven_on_a_large_page_is_a_seven() {
+    let sandbox = Sandbox::new();
+    let model = test_file("fixtures/mnist.safetensors");
+    let from_to = [((120.0, 80.0), (280.0, 80.0)), ((280.0, 80.0), (180.0, 320.0))];
+    let distance = |x: f32, y: f32, ((ax, ay), (bx, by)): ((f32, f32), (f32, f32))| {
+        let (dx, dy) = (bx - ax, by - ay);
+        let along = ((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy);
+        let along = along.clamp(0.0, 1.0);
+        (x - ax - along * dx).hypot(y - ay - along * dy)
+    };
+    let seven = GrayImage::from_fn(400, 400, |x, y| {
+        let is_ink = from_to.iter().any(|&line| distance(x as f32, y as f32, line) < 1.5);
+        Luma([if is_ink { 0 } else { 255 }])
+    });
+    save(&sandbox, "7.png", seven);
+    let line = sandbox.run(&format!("-q predict {} 7.png", model.display())).succeeded().json();
+    assert_eq!((&line["class"], &line["inverted"]), (&7.into(), &true.into()));
+    assert!(line["probability"].as_f64().unwrap() > 0.9, "{line}");
+}
+
+#[test]
+fn a_way_to_fit_is_obeyed_at_the_models_own_size() {
+    let sandbox = sandbox_with_run();
+    let shifted = |by: i64| {
+        let mut picture = GrayImage::new(28, 28);
+        image::imageops::replace(&mut picture, &seven(1), by, 0);
+        picture
+    };
+    save(&sandbox, "middle.png", shifted(0));
+    save(&sandbox, "right.png", shifted(4));
+    let words = "--fit mnist";
+    let (middle, said) = predict(&sandbox, &format!("middle.png {words}"));
+    assert_eq!(said, "middle.png: 28x28 px, strokes placed as MNIST's in the model's 28x28\n");
+    let (right, _) = predict(&sandbox, &format!("right.png {words}"));
+    assert_near(&right, &middle);
+    let (whole, said) = predict(&sandbox, "right.png --fit pad");
+    assert_eq!(said, "right.png: 28x28 px, scaled and padded to the model's 28x28\n");
+    assert_ne!(whole["probabilities"], right["probabilities"]);
 }
 
 #[test]
 fn a_folder_gives_its_pictures_in_the_order_of_their_names() {
     let sandbox = sandbox_with_run();
-    for name in ["b.png", "a.JPEG", "c.jpg", "in/d.png"] {
+    for name in ["b.png", "a.JPEG", "c.jpg", "in/d.png", "e.jfif", "f.jpe"] {
         save(&sandbox, &format!("folder/{name}"), seven(1));
     }
     sandbox.write("folder/notes.txt", "no picture");
     sandbox.write("folder/._b.png", "no picture either");
     let outcome = sandbox.run("predict run folder").succeeded();
-    assert_eq!(outcome.stderr, "folder: 3 of 6 entries are no pictures, skipped\n");
+    assert_eq!(outcome.stderr, "folder: 3 of 8 entries are no pictures, skipped\n");
     let lines = json_lines(&outcome.stdout);
     let names: Vec<&str> = lines.iter().map(|line| line["image"].as_str().unwrap()).collect();
-    assert_eq!(names, ["folder/a.JPEG", "folder/b.png", "folder/c.jpg"]);
+    let expected = ["a.JPEG", "b.png", "c.jpg", "e.jfif", "f.jpe"];
+    assert_eq!(names, expected.map(|name| format!("folder/{name}")));
     sandbox.write("empty/notes.txt", "no picture");
     let refusal = sandbox.refuses(3, "predict run empty");
     assert!(refusal.hint.contains(".jpeg"), "{refusal:?}");
@@ -224,6 +292,44 @@ fn a_picture_can_come_from_stdin() {
     sandbox
         .refuses(3, "predict run -")
         .saying(&["-: expected a PNG, JPEG, WebP, GIF or BMP picture"]);
+}
+
+#[test]
+fn several_pictures_can_come_from_stdin() {
+    let sandbox = sandbox_with_run();
+    save(&sandbox, "seven.png", seven(1));
+    save(&sandbox, "large.png", dark_on_light(seven(10)));
+    let named = sandbox.run("predict run seven.png large.png seven.png").succeeded();
+    let pictures = ["seven.png", "large.png", "seven.png"].map(|name| sandbox.read(name));
+    sandbox.write("all", pictures.concat());
+    let piped = |words: &str| {
+        let stdin = Stdio::from(File::open(sandbox.path("all")).unwrap());
+        Outcome::of(&sandbox.command(words).stdin(stdin).output().unwrap())
+    };
+    let piped_lines = json_lines(piped("predict run -").succeeded().stdout);
+    let names: Vec<&str> = piped_lines.iter().map(|line| line["image"].as_str().unwrap()).collect();
+    assert_eq!(names, ["-", "-:2", "-:3"]);
+    for (got, expected) in piped_lines.iter().zip(json_lines(named.stdout)) {
+        assert_eq!(got["probabilities"], expected["probabilities"]);
+    }
+    let explained = piped("explain run - -o out.png");
+    assert_eq!(explained.code, Some(2));
+    assert!(explained.stderr.contains("expected one picture, got 3"), "{}", explained.stderr);
+}
+
+#[test]
+fn predictions_come_as_csv_too() {
+    let sandbox = sandbox_with_run();
+    save(&sandbox, "a,b.png", seven(1));
+    let outcome = sandbox.command("predict run --csv").arg("a,b.png").output().unwrap();
+    let stdout = Outcome::of(&outcome).succeeded().stdout;
+    let rows: Vec<&str> = stdout.lines().collect();
+    assert_eq!(rows[0], "image,inverted,class,name,probability,0,1,2,3,4,5,6,7,8,9");
+    assert!(rows[1].starts_with("\"a,b.png\",false,"), "{stdout}");
+    assert_eq!((rows.len(), rows[1].matches(',').count()), (2, 15), "{stdout}");
+    let stdout = sandbox.run("predict run --dataset digits --csv").succeeded().stdout;
+    assert!(stdout.starts_with("index,label,class,name,probability,0,"), "{stdout:.100}");
+    assert_eq!(stdout.lines().count(), 2001);
 }
 
 #[test]

@@ -100,7 +100,14 @@ fn without_numbers(said: &str) -> String {
 /// Speeds, the number of threads, digests and what training comes to are the machine's.
 fn without_times(said: &str) -> String {
     let lines = said.lines().map(|line| {
-        let is_result = ["epoch ", "train accuracy", "test accuracy"];
+        // A row of an epoch, or its headings: columns are as wide as the numbers.
+        let is_of_epoch = line.split_once('/').is_some_and(|(epoch, rest)| {
+            epoch.trim().parse::<u64>().is_ok() && rest.starts_with(|c: char| c.is_ascii_digit())
+        });
+        if is_of_epoch {
+            return without_numbers(line).trim_end().to_owned();
+        }
+        let is_result = ["train accuracy", "test accuracy"];
         let is_result = is_result.iter().any(|start| line.starts_with(start));
         let words: Vec<&str> = line.split(' ').collect();
         let masked = words.iter().enumerate().map(|(at, word)| {

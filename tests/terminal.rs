@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
+use crate::files::test_file;
 use crate::interrupt::send;
 use crate::running::Running;
 use crate::support::{Sandbox, json_lines};
@@ -36,8 +37,21 @@ fn sides() -> [OwnedFd; 2] {
 impl Terminal {
     /// One of so many columns, as the stderr of a command.
     fn of(command: &mut Command, columns: u16) -> Self {
-        let [controller, terminal] = sides();
-        command.stderr(Stdio::from(terminal)).env("TERM", "xterm-256color");
+        let (terminal, side) = Self::new(columns);
+        command.stderr(Stdio::from(side)).env("TERM", "xterm-256color");
+        terminal
+    }
+
+    /// The same as the stdout of a command.
+    fn of_results(command: &mut Command, columns: u16) -> Self {
+        let (terminal, side) = Self::new(columns);
+        command.stdout(Stdio::from(side));
+        terminal
+    }
+
+    /// With the side of the programs in it.
+    fn new(columns: u16) -> (Self, OwnedFd) {
+        let [controller, side] = sides();
         let mut reader = File::from(controller.try_clone().unwrap());
         let written = thread::spawn(move || {
             let mut all = Vec::new();
@@ -47,7 +61,7 @@ impl Terminal {
         });
         let terminal = Self { controller, written };
         terminal.resize(columns);
-        terminal
+        (terminal, side)
     }
 
     fn resize(&self, columns: u16) {
@@ -105,11 +119,46 @@ fn bars_fit_into_the_terminal_and_are_gone_at_the_end() {
         for row in drawn {
             assert!(row.chars().count() < columns.into(), "{columns}: {row}");
         }
-        for epoch in ["epoch 1/2: loss ", "epoch 2/2: loss "] {
-            assert_eq!(rows.iter().filter(|row| row.starts_with(epoch)).count(), 1, "{rows:?}");
+        for start in ["epoch     loss ", "1/2 ", "2/2 "] {
+            let told: Vec<&String> = rows.iter().filter(|row| row.starts_with(start)).collect();
+            assert!(told.len() == 1 && told[0].chars().count() <= columns.into(), "{rows:?}");
         }
         let (_, end) = text.rsplit_once('━').unwrap();
         assert!(end.ends_with("\x1b[J\r"), "the bars stay: {end:?}");
+    }
+}
+
+#[test]
+fn results_fit_into_the_terminal() {
+    let sandbox = Sandbox::new();
+    for run in ["runs/a-name-that-is-rather-long-for-a-run", "runs/b"] {
+        let words = format!("train --dataset digits --max-steps 2 --run-dir {run}");
+        sandbox.run(&words).succeeded();
+    }
+    for name in ["digit.png", "a-picture-whose-name-is-longer-than-forty-columns.png"] {
+        std::fs::copy(test_file("fixtures/digit.png"), sandbox.path(name)).unwrap();
+    }
+    let commands = [
+        ("eval runs/b", "dataset   digits (built in), test images"),
+        ("info runs/b", "runs/b/model.safetensors (timm layout)"),
+        ("compare runs/a-name-that-is-rather-long-for-a-run runs/b", "run  "),
+        ("predict runs/b . --top-k 2", "picture  "),
+    ];
+    for (columns, (words, first)) in
+        [80, 40].into_iter().flat_map(|columns| commands.map(|command| (columns, command)))
+    {
+        let mut command = sandbox.command(words);
+        let terminal = Terminal::of_results(&mut command, columns);
+        let shown = Running::start(&mut command);
+        drop(command);
+        shown.end().succeeded();
+        let text = terminal.text();
+        assert!(text.starts_with(first), "{columns}: {text}");
+        for row in text.lines() {
+            let width = row.trim_end().chars().count();
+            assert!(width <= columns.into(), "vit {words} in {columns}: {row:?}");
+        }
+        assert!(!text.contains('\u{1b}'), "{text:?}");
     }
 }
 
@@ -190,7 +239,7 @@ fn a_dumb_terminal_gets_lines_alone() {
     drop(command);
     training.end().succeeded();
     let text = terminal.text();
-    assert!(text.contains("epoch 1/20: loss "), "{text:?}");
+    assert!(text.contains("\n 1/20 "), "{text:?}");
     assert!(!text.contains('\x1b'), "{text:?}");
 }
 

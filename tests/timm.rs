@@ -3,7 +3,7 @@
 //! The fixtures are written by `tests/reference/timm_fixtures.py`.
 
 use candle_core::{DType, Device, Result};
-use vit_patch::resample_positions;
+use vit_patch::{Resampling, resample_positions};
 
 use crate::files::test_file;
 use crate::fixture::{Fixture, largest_entry};
@@ -38,7 +38,13 @@ fn positions_for_another_grid_are_timms() -> Result<()> {
             panic!("{case}: a prefix and two grids, got {sizes:?}")
         };
         let table = &tensors[&format!("{case}.table")];
-        let got = resample_positions(table, prefix, (rows, columns), (new_rows, new_columns))?;
+        let got = resample_positions(
+            table,
+            prefix,
+            (rows, columns),
+            (new_rows, new_columns),
+            Resampling::Timm,
+        )?;
         let want = &tensors[&format!("{case}.resampled")];
         assert_eq!(got.dims(), want.dims(), "{case}");
         let share = largest_entry(&(got - want)?)? / largest_entry(want)?;

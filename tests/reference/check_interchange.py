@@ -1,19 +1,24 @@
 """Exchange models with timm and transformers through the `vit` binary, and compare what both sides compute.
 
-    python check_interchange.py VIT
+    python check_interchange.py VIT [--only NAMES]
 
 VIT is the binary. Models are made here with random weights: ViT-Ti/16 of timm and of transformers at full size are taken over
 with `vit import` and named by `vit predict`; a class-token model that `vit train` makes is exported and opened by both. Prints
 a line for each check and fails with the first that does not hold. A library that is not installed is left out.
+
+Of timm every ViT of up to 90 million parameters is taken over, with random weights, or refused by the name of what ours does not
+compute; `--only 'vit_tiny*'` takes those models alone.
 """
 
 import argparse
 import importlib.metadata
 import importlib.util
 import json
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,9 @@ from torch import Tensor, nn
 
 TOLERANCE = 1e-4  # of the largest entry, as for committed fixtures
 PIPELINE_TOLERANCE = 1e-5  # of a probability
+CLOSE = 1e-5  # of the largest entry, of a whole model with random weights
+MOST_PARAMETERS = 90_000_000
+REFUSED = "cannot take over "
 PICTURES = 2
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CLASS_TOKEN = "[model]\npool = 'cls'\nqkv_bias = true\nactivation = 'gelu'\n"
@@ -52,14 +60,18 @@ class Vit:
 
     def run(self, *words: str | Path) -> str:
         """What a command prints."""
-        done = subprocess.run([self.binary, *words], cwd=self.folder, capture_output=True, text=True)
+        done = self.start(*words)
         if done.returncode:
             raise AssertionError(f"vit {' '.join(map(str, words))}: {done.stderr}")
         return done.stdout
 
+    def start(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        """How a command ends."""
+        return subprocess.run([self.binary, *words], cwd=self.folder, capture_output=True, text=True)
+
     def logits(self, model: str, pictures: list[Path]) -> Tensor:
         """The logits of pictures, less their mean, which their probabilities do not tell."""
-        # Pictures have the model's size: neither cropped nor inverted.
+        # The pixels as they are: neither cropped nor taken for ink on paper.
         lines = self.run("predict", model, *pictures, "--fit", "stretch", "--invert", "never").splitlines()
         probabilities = torch.tensor([json.loads(line)["probabilities"] for line in lines], dtype=torch.float64)
         return centred(probabilities.log())
@@ -96,13 +108,13 @@ def roughened(model: nn.Module, seed: int) -> nn.Module:
     return model.eval()
 
 
-def compare(what: str, got: Tensor, model: Logits, images: Tensor) -> None:
+def compare(what: str, got: Tensor, model: Logits, images: Tensor, tolerance: float = TOLERANCE) -> None:
     """Hold our logits to the other library's."""
     with torch.no_grad():
         expected = centred(model(images).double())
     share = ((got - expected).abs().max() / expected.abs().max()).item()
-    if not share <= TOLERANCE:
-        raise AssertionError(f"{what}: logits differ by {share:.1e} of the largest, expected at most {TOLERANCE:g}")
+    if not share <= tolerance:
+        raise AssertionError(f"{what}: logits differ by {share:.1e} of the largest, expected at most {tolerance:g}")
     print(f"{what}: logits differ by {share:.1e} of the largest")
 
 
@@ -133,6 +145,40 @@ def check_timm(vit: Vit) -> None:
     vit.run("import", "timm", "-o", "from-folder.safetensors")
     images = scaled(pixels, **IMAGENET)
     compare("timm's DeiT-Ti/16, its folder", vit.logits("from-folder.safetensors", pictures), model, images)
+
+
+def check_timms_list(vit: Vit, only: str) -> None:
+    """Every ViT of timm's, as the folder that timm saves: the same logits to 1e-5, or refused by name."""
+    import timm
+    from timm.models import save_for_hf
+
+    names = [name for module in ("vision_transformer", "deit") for name in timm.list_models(only, module=module)]
+    taken = refused = 0
+    for name in names:
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in timm.create_model(name, num_classes=10).parameters())
+        if parameters > MOST_PARAMETERS:
+            continue
+        torch.manual_seed(0)
+        model = timm.create_model(name, num_classes=10).eval()
+        shutil.rmtree(vit.folder / "listed", ignore_errors=True)
+        save_for_hf(model, vit.folder / "listed", safe_serialization=True)
+        done = vit.start("import", "listed", "-o", "from-listed.safetensors", "--force")
+        if done.returncode:
+            said = done.stderr.strip().splitlines()
+            reason = next((line for line in said if REFUSED in line), None)
+            if reason is None:
+                raise AssertionError(f"timm's {name} is neither taken over nor refused by name: {done.stderr}")
+            print(f"timm's {name}: {reason[reason.index(REFUSED):]}")
+            refused += 1
+            continue
+        size = model.patch_embed.img_size[0]
+        pictures, pixels = noise(vit.folder, size, "RGB")
+        cfg = model.pretrained_cfg
+        images = scaled(pixels, tuple(cfg["mean"]), tuple(cfg["std"]))
+        compare(f"timm's {name}", vit.logits("from-listed.safetensors", pictures), model, images, CLOSE)
+        taken += 1
+    print(f"timm's list: {taken} models agree, {refused} are refused by name")
 
 
 def check_timm_opens_ours(vit: Vit) -> None:
@@ -190,6 +236,15 @@ def check_transformers(vit: Vit) -> None:
         logits = vit.logits("from-hf.safetensors", pictures)
         compare(f"transformers' ViT-Ti/16{what}", logits, lambda xs: model(pixel_values=xs).logits, images)
 
+    # Positions for other images, as transformers resamples them.
+    for side in (96, 288):
+        pictures, pixels = noise(vit.folder, side, "RGB")
+        vit.run("import", "hf", "-o", f"at-{side}.safetensors", "--image-size", str(side))
+        logits = vit.logits(f"at-{side}.safetensors", pictures)
+        images = scaled(pixels, **IMAGENET)
+        interpolated = partial(model, interpolate_pos_encoding=True)
+        compare(f"transformers' ViT-Ti/16 at {side} px", logits, lambda xs: interpolated(pixel_values=xs).logits, images)
+
 
 def check_transformers_opens_ours(vit: Vit) -> None:
     """An exported class-token model: no missing key, no unexpected one, the same logits."""
@@ -241,6 +296,7 @@ def check_pipeline(vit: Vit) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("vit", type=Path)
+    parser.add_argument("--only", default="*", metavar="NAMES", help="timm's models whose names match, of its list")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -249,7 +305,12 @@ def main() -> None:
         (vit.folder / "cls.toml").write_text(CLASS_TOKEN)
         vit.run("train", "--dataset", "digits", "--config", "cls.toml", "--max-steps", "30", "--run-dir", "run")
         for library, checks in {
-            "timm": [check_timm, check_timm_opens_ours, check_timm_opens_a_folder],
+            "timm": [
+                check_timm,
+                check_timm_opens_ours,
+                check_timm_opens_a_folder,
+                partial(check_timms_list, only=args.only),
+            ],
             "transformers": [check_transformers, check_transformers_opens_ours, check_pipeline],
         }.items():
             if importlib.util.find_spec(library) is None:

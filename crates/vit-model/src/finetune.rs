@@ -2,6 +2,7 @@
 
 use candle_core::{Result as TensorResult, Tensor};
 use serde_json::{Map, Value};
+use vit_patch::Resampling;
 
 use crate::{Error, Tensors, VitConfig, resize};
 
@@ -15,7 +16,7 @@ const MAY_DIFFER: [&str; 4] = ["image", "classes", "dropout", "drop_path"];
 /// The parameters of a model of `from`, under their native names, as the beginning of one of `to`. The two may differ in their
 /// images, classes and rates:
 ///
-/// - a learned table of positions is resampled to another grid of patches, as [`resize`] does;
+/// - a learned table of positions is resampled to another grid of patches, as timm does;
 /// - weights for colours are added up for grey pictures, which gives what the picture gave as three equal channels;
 ///   weights for grey are spread over colours by luma, which gives what the picture gave in grey;
 /// - a head for another number of classes is left out, for a new one.
@@ -31,7 +32,7 @@ pub fn for_fine_tuning(
 ) -> Result<Tensors, Error> {
     check_fine_tunable(from, to)?;
     let resized = from.clone().at_image_size(to.image.height, to.image.width);
-    let mut tensors = resize(tensors, from, &resized)?;
+    let mut tensors = resize(tensors, from, &resized, Resampling::Timm)?;
     for name in PIXEL_WEIGHTS {
         if let Some(weight) = tensors.get_mut(name) {
             *weight = with_channels(weight, to.image.channels)?;

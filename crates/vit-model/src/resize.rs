@@ -1,7 +1,7 @@
 //! The parameters of a model for images of another size (ViT, arXiv 2010.11929, section 3.2).
 
 use serde_json::Value;
-use vit_patch::{Position, resample_positions};
+use vit_patch::{Position, Resampling, resample_positions};
 
 use crate::{Error, Layout, Tensors, VitConfig};
 
@@ -11,11 +11,13 @@ const TABLE: &str = "pos_embed";
 /// The parameters of a model of `from`, under their native names, for `to`: the same model at another image size.
 /// A learned table of positions is resampled from the one grid of patches to the other; all else is as it was.
 ///
-/// PyTorch equivalent: `timm.layers.resample_abs_pos_embed`, as timm does it when it loads a checkpoint.
+/// PyTorch equivalent: `timm.layers.resample_abs_pos_embed` or transformers' `interpolate_pos_encoding=True`, as the
+/// [`Resampling`] says.
 ///
 /// ```
 /// use candle_core::{DType, Device};
 /// use vit_layers::Parameters;
+/// use vit_patch::Resampling;
 /// use vit_model::{Pool, Preset, VisionTransformer, VitConfig, resize};
 ///
 /// # fn main() -> Result<(), vit_model::Error> {
@@ -26,7 +28,7 @@ const TABLE: &str = "pos_embed";
 /// let tensors = tensors.map(|(name, var)| (name, var.as_detached_tensor())).collect();
 ///
 /// let large = small.clone().at_image_size(56, 42);
-/// let resized = resize(&tensors, &small, &large)?;
+/// let resized = resize(&tensors, &small, &large, Resampling::Timm)?;
 /// assert_eq!(resized["pos_embed"].dims(), [1, 1 + 8 * 6, 32]);
 /// # Ok(())
 /// # }
@@ -34,7 +36,12 @@ const TABLE: &str = "pos_embed";
 ///
 /// # Errors
 /// If the tensors are not those of `from`, or the two differ in anything but the height and width of their images.
-pub fn resize(tensors: &Tensors, from: &VitConfig, to: &VitConfig) -> Result<Tensors, Error> {
+pub fn resize(
+    tensors: &Tensors,
+    from: &VitConfig,
+    to: &VitConfig,
+    resampling: Resampling,
+) -> Result<Tensors, Error> {
     to.check()?;
     check_same_model(from, to)?;
     let mut tensors = Layout::Timm.import(tensors, from)?;
@@ -42,7 +49,7 @@ pub fn resize(tensors: &Tensors, from: &VitConfig, to: &VitConfig) -> Result<Ten
         let places = from.patch_config();
         let prefix = places.prefix_rows(from.class_token());
         let (grid, new_grid) = (places.grid(), to.patch_config().grid());
-        let table = resample_positions(&tensors[TABLE], prefix, grid, new_grid)?;
+        let table = resample_positions(&tensors[TABLE], prefix, grid, new_grid, resampling)?;
         tensors.insert(TABLE.to_owned(), table);
     }
     Ok(tensors)
@@ -90,7 +97,8 @@ mod tests {
             for position in [Position::Learned, Position::Sincos2d, Position::PatchLinear] {
                 let from = VitConfig { position, position_rows: rows, ..config() };
                 let to = from.clone().at_image_size(42, 14);
-                let resized = resize(&parameters(&from), &from, &to).expect("another size");
+                let resized =
+                    resize(&parameters(&from), &from, &to, Resampling::Hf).expect("another size");
                 let vb = VarBuilder::from_tensors(
                     resized.into_iter().collect(),
                     DType::F32,
@@ -111,9 +119,9 @@ mod tests {
             let flat = tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).expect("f32");
             flat.into_iter().map(f32::to_bits).collect::<Vec<_>>()
         };
-        let same = resize(&tensors, &config(), &config()).expect("the same size");
+        let same = resize(&tensors, &config(), &config(), Resampling::Timm).expect("the same size");
         assert!(tensors.iter().all(|(name, tensor)| bits(tensor) == bits(&same[name])));
-        let larger = resize(&tensors, &config(), &config().at_image_size(35, 35));
+        let larger = resize(&tensors, &config(), &config().at_image_size(35, 35), Resampling::Timm);
         let larger = larger.expect("another size");
         for (name, tensor) in &tensors {
             let (old, new) = (bits(tensor), bits(&larger[name]));
@@ -125,7 +133,9 @@ mod tests {
     #[test]
     fn whatever_else_differs_is_named() {
         let tensors = parameters(&config());
-        let refused = |to: VitConfig| resize(&tensors, &config(), &to).unwrap_err().to_string();
+        let refused = |to: VitConfig| {
+            resize(&tensors, &config(), &to, Resampling::Timm).unwrap_err().to_string()
+        };
         assert_eq!(
             refused(VitConfig { depth: 2, ..config() }),
             "a model at another image size keeps its depth, expected 3, got 2"
@@ -139,7 +149,8 @@ mod tests {
         );
         let mut lacking = tensors.clone();
         lacking.remove(TABLE);
-        let error = resize(&lacking, &config(), &config()).unwrap_err().to_string();
+        let error =
+            resize(&lacking, &config(), &config(), Resampling::Timm).unwrap_err().to_string();
         assert!(error.contains("pos_embed: missing, expected shape [1, 19, 32]"), "{error}");
     }
 }

@@ -14,4 +14,4 @@ pub use embedding::{ClassToken, PatchEmbedding};
 pub use error::ConfigError;
 pub use patchify::{patchify, unpatchify};
 pub use position::{Position, PositionRows, sincos2d};
-pub use resample::resample_positions;
+pub use resample::{Resampling, resample_positions};

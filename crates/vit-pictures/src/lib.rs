@@ -16,7 +16,7 @@ mod upright;
 mod view;
 
 pub use cache::Cache;
-pub use decode::{MOST_BYTES, decode, decode_file, file_bytes, shrink};
+pub use decode::{MOST_BYTES, decode, decode_file, file_bytes, length_of_first, shrink};
 pub use error::Error;
 pub use options::{Background, DecodeOptions};
 pub use picture::Picture;

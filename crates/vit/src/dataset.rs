@@ -665,13 +665,21 @@ fn obtain(
     hub_patience: Duration,
 ) -> std::result::Result<(), vit_fetch::Error> {
     let mirrors = user_mirrors(place.mirror.as_deref())?;
+    let asked_for: Vec<String> = mirrors.iter().map(ToString::to_string).collect();
     let options = Options { mirrors, ..Options::default() };
+    let mut failed = Vec::new();
     let bar = Counter::new(source.name, None, output::megabytes);
     let fetched = vit_fetch::fetch(source, folder, &options, &mut |event| match event {
         Event::Downloading { file, received, total, .. } => {
             bar.set(file, received, total);
         }
-        Event::MirrorFailed(attempt) => tracing::warn!("{attempt}"),
+        Event::MirrorFailed(attempt) => {
+            if asked_for.iter().any(|mirror| attempt.url.starts_with(mirror)) {
+                tracing::warn!("{attempt}");
+            } else {
+                failed.push(attempt.to_string());
+            }
+        }
         Event::Waiting { folder } => {
             tracing::info!("another process fetches into {}", folder.display());
         }
@@ -679,6 +687,14 @@ fn obtain(
         _ => {}
     });
     drop(bar);
+    // Where no mirror has it, the error tells of all of them, once.
+    for attempt in failed {
+        if fetched.is_ok() {
+            tracing::warn!("{attempt}");
+        } else {
+            tracing::debug!("{attempt}");
+        }
+    }
     if let Err(vit_fetch::Error::Download { .. }) = fetched
         && source.name == vit_fetch::MNIST.name
     {

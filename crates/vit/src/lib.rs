@@ -5,6 +5,7 @@ mod args;
 mod candle_threads;
 mod chrome_trace;
 mod cli;
+mod columns;
 mod commands;
 mod dataset;
 mod device;

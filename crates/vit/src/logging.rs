@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -42,6 +43,13 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+static IS_FOR_MACHINES: AtomicBool = AtomicBool::new(false);
+
+/// Whether log lines are JSON: a message is a sentence then.
+pub(crate) fn is_for_machines() -> bool {
+    IS_FOR_MACHINES.load(Ordering::Relaxed)
+}
+
 /// Starts logging as the command line says, and progress where a person reads along. `NO_COLOR` turns colours off.
 pub(crate) fn start(options: &Logging) {
     let level = match (options.quiet, options.verbose) {
@@ -50,6 +58,7 @@ pub(crate) fn start(options: &Logging) {
         (false, 1) => LevelFilter::DEBUG,
         (false, _) => LevelFilter::TRACE,
     };
+    IS_FOR_MACHINES.store(matches!(options.log_format, LogFormat::Json), Ordering::Relaxed);
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let all = level == LevelFilter::TRACE;
     let wanted = filter_fn(move |metadata| {

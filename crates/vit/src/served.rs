@@ -198,10 +198,9 @@ impl Model for Served {
             ),
         };
         let prepared = prepared.map_err(|failure| problem(&failure))?;
-        let done = if prepared.lacks_strokes {
-            format!("no strokes stand out from the background; {}", prepared.done)
-        } else {
-            prepared.done
+        let done = match prepared.doubt {
+            Some(doubt) => format!("{doubt}; {}", prepared.done),
+            None => prepared.done,
         };
         Ok(Seen { values: prepared.values, inverted: prepared.inverted, done })
     }

@@ -3,7 +3,8 @@
 use std::str::FromStr;
 
 use clap::Args;
-use vit_model::{Known, Normalization, VitConfig};
+use vit_model::{Known, Layout, Normalization, VitConfig};
+use vit_patch::Resampling;
 
 /// What a foreign file may leave untold.
 #[derive(Debug, Args)]
@@ -15,6 +16,10 @@ pub(crate) struct Untold {
     /// Size of the images; positions learned at another size are resampled
     #[arg(long, value_name = "N|HxW")]
     image_size: Option<Size>,
+    /// How positions are resampled for --image-size: as timm does (antialiased) or as transformers does (hf) [default: as the
+    /// library that the model is of; of ours, as timm]
+    #[arg(long, value_name = "LIBRARY")]
+    resample: Option<Resample>,
     /// Added to the variance in layer norms [default: the folder's, else its library's]
     #[arg(long, value_name = "F")]
     layer_norm_eps: Option<f64>,
@@ -39,6 +44,16 @@ impl Untold {
         }
     }
 
+    /// How positions are resampled, in words too: by default as the library does whose layout a model has.
+    pub(crate) fn resampling(&self, layout: Layout) -> (Resampling, &'static str) {
+        match (self.resample, layout) {
+            (Some(Resample::Hf), _) => (Resampling::Hf, "as transformers does"),
+            (Some(Resample::Timm), _) => (Resampling::Timm, "as timm does"),
+            (None, Layout::Hf) => (Resampling::Hf, "assumed: as transformers does, --resample hf"),
+            (None, _) => (Resampling::Timm, "assumed: as timm does, --resample timm"),
+        }
+    }
+
     /// The same model for images of the size that was asked for, if one was.
     pub(crate) fn at_asked_size(&self, config: &VitConfig) -> VitConfig {
         match self.image_size {
@@ -46,6 +61,13 @@ impl Untold {
             None => config.clone(),
         }
     }
+}
+
+/// A library that resamples positions.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Resample {
+    Timm,
+    Hf,
 }
 
 /// Of an image, in pixels.

@@ -205,6 +205,12 @@ fn shrunk(bytes: &[u8], size: (u32, u32), format: PixelFormat, least: u32) -> Sh
     pixels
 }
 
+/// Where the file ends by its own word.
+pub(super) fn end(bytes: &[u8]) -> Option<usize> {
+    let behind = Segments(bytes).find(|(marker, _)| *marker == END)?.1;
+    Some(bytes.len() - behind.len())
+}
+
 /// What has few bytes for its size is no picture of that size.
 fn check_length(bytes: &[u8], (width, height): (u32, u32)) -> Result<(), Error> {
     // Each block of 8x8 pixels takes a bit or more.

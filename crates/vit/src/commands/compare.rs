@@ -7,14 +7,15 @@ use vit_report::{Comparison, comparison_page};
 use vit_run::{EpochMetrics, METRICS, Metrics, read_metrics};
 
 use crate::args::path;
+use crate::columns;
 use crate::differences::differences;
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, percent};
 use crate::outputs::{Force, Inputs, Output};
 use crate::settings::Settings;
-use crate::terminal::{escaped, stdout};
+use crate::terminal::stdout;
 
-/// Compares runs: how each ended, and which settings differ
+/// Compares runs: how each ended, the best first, and which settings differ
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Run folders
@@ -46,8 +47,18 @@ pub(super) fn run(args: &Args) -> Result<()> {
         .as_deref()
         .map(|path| Output::new(path, &Inputs::of(folders.iter().copied()), args.force.existing()));
     let output = output.transpose()?;
-    let runs = folders.into_iter().map(Run::open).collect::<Result<Vec<_>>>()?;
-    let runs: Vec<Run> = runs.into_iter().flatten().collect();
+    let is_alone = folders.len() == 1;
+    let mut runs = Vec::new();
+    for folder in folders {
+        match Run::open(folder) {
+            Err(failure) if !is_alone && folder.is_dir() => {
+                tracing::warn!("{} is left out: {}", folder.display(), failure.message());
+            }
+            opened => runs.extend(opened?),
+        }
+    }
+    // The best first; of equals, in the order of their names on the command line.
+    runs.sort_by(|a, b| b.accuracy().total_cmp(&a.accuracy()));
     if runs.is_empty() {
         let message = "expected a run that has trained an epoch, got none";
         return Err(Failure::new(Exit::File, message).hint("name run folders, such as runs/*"));
@@ -67,16 +78,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if args.json {
         return output::json(&runs.iter().map(Run::as_json).collect::<Vec<_>>());
     }
-    print(&table(&runs))?;
+    let width = stdout::width();
+    columns::table(&table(&runs), width).iter().try_for_each(output::line)?;
     let differences = different_settings(&runs);
     if differences.len() > 1 {
         output::line("")?;
-        let width = stdout::width().unwrap_or(usize::MAX);
-        if lines(&differences).iter().all(|line| line.chars().count() <= width) {
-            print(&differences)?;
-        } else {
-            output::lines(&by_value(&differences).join("\n"))?;
-        }
+        let lines = columns::table(&differences, None);
+        let fits = lines.iter().all(|line| line.chars().count() <= width.unwrap_or(usize::MAX));
+        let lines = if fits { lines } else { by_value(&differences, width) };
+        lines.iter().try_for_each(output::line)?;
     }
     Ok(())
 }
@@ -91,7 +101,7 @@ fn is_same(path: &Path, link: &Path) -> bool {
 }
 
 /// The same table for a terminal that it is too wide for: below each setting its values, each with the runs that have it.
-fn by_value(differences: &[Vec<String>]) -> Vec<String> {
+fn by_value(differences: &[Vec<String>], width: Option<usize>) -> Vec<String> {
     let [heading, settings @ ..] = differences else { return Vec::new() };
     let of_setting = |row: &Vec<String>| {
         let mut values: Vec<(&str, Vec<&str>)> = Vec::new();
@@ -103,6 +113,7 @@ fn by_value(differences: &[Vec<String>]) -> Vec<String> {
         }
         let values = values.into_iter();
         let values = values.map(|(value, runs)| format!("  {value}: {}", runs.join(", ")));
+        let values = values.flat_map(|line| columns::wrapped(&line, 4, width));
         std::iter::once(row[0].clone()).chain(values).collect::<Vec<_>>()
     };
     settings.iter().flat_map(of_setting).collect()
@@ -132,6 +143,12 @@ impl Run {
         self.metrics.epochs.last().expect("a run without an epoch is left out")
     }
 
+    /// That runs are sorted by: on the validation images, where there are some.
+    fn accuracy(&self) -> f64 {
+        let last = self.last();
+        last.val_accuracy.or(last.test_accuracy).unwrap_or(f64::NEG_INFINITY)
+    }
+
     /// Of all epochs, where each tells it.
     fn seconds(&self) -> Option<f64> {
         let seconds: f64 = self.metrics.epochs.iter().map(|epoch| epoch.seconds).sum();
@@ -155,15 +172,16 @@ impl Run {
     }
 }
 
-/// A heading, then a row for each run: how each ended. A column that no run has is left out.
+/// Headings, then a row for each run: how each ended, what is told last the first to go in a narrow terminal. A column that no
+/// run has is left out.
 fn table(runs: &[Run]) -> Vec<Vec<String>> {
     let share = |value: Option<f64>| value.map(percent);
     let columns: Vec<(&str, Vec<Option<String>>)> = [
         ("run", runs.iter().map(|run| Some(run.name.clone())).collect()),
-        ("epochs", runs.iter().map(|run| Some(run.last().epoch.to_string())).collect()),
-        ("train", runs.iter().map(|run| share(Some(run.last().train_accuracy))).collect()),
-        ("validation", runs.iter().map(|run| share(run.last().val_accuracy)).collect()),
+        ("val", runs.iter().map(|run| share(run.last().val_accuracy)).collect()),
         ("test", runs.iter().map(|run| share(run.last().test_accuracy)).collect()),
+        ("train", runs.iter().map(|run| share(Some(run.last().train_accuracy))).collect()),
+        ("epochs", runs.iter().map(|run| Some(run.last().epoch.to_string())).collect()),
         (
             "test loss",
             runs.iter().map(|run| run.last().test_loss.map(|x| format!("{x:.4}"))).collect(),
@@ -197,30 +215,6 @@ fn rows(columns: &[(&str, Vec<Option<String>>)]) -> Vec<Vec<String>> {
     std::iter::once(heading).chain((0..runs).map(row)).collect()
 }
 
-fn print(table: &[Vec<String>]) -> Result<()> {
-    lines(table).iter().try_for_each(output::line)
-}
-
-/// The first column to the left, the others to the right.
-fn lines(table: &[Vec<String>]) -> Vec<String> {
-    // Before they are measured.
-    let visible = |row: &Vec<String>| row.iter().map(|cell| escaped(cell).into_owned()).collect();
-    let table: Vec<Vec<String>> = table.iter().map(visible).collect();
-    let columns = table.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        let cells = table.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
-            if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-        });
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    table.iter().map(line).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,14 +234,14 @@ mod tests {
         let runs = [("a", "x = 1\ny = 2"), ("b", "x = 1\ny = 3"), ("c", "x = 4\ny = 2")];
         let runs = runs.map(|(name, settings)| run(name, settings, None));
         let expected = ["x", "  1: a, b", "  4: c", "y", "  2: a, c", "  3: b"];
-        assert_eq!(by_value(&different_settings(&runs)), expected);
+        assert_eq!(by_value(&different_settings(&runs), Some(80)), expected);
     }
 
     #[test]
     fn columns_that_no_run_has_are_left_out() {
         let table = table(&[run("a", "", Some(0.25)), run("b", "", None)]);
-        assert_eq!(table[0], ["run", "epochs", "train", "test"]);
-        assert_eq!(table[1], ["a", "3", "50.00 %", "25.00 %"]);
-        assert_eq!(table[2], ["b", "3", "50.00 %", "–"]);
+        assert_eq!(table[0], ["run", "test", "train", "epochs"]);
+        assert_eq!(table[1], ["a", "25.00 %", "50.00 %", "3"]);
+        assert_eq!(table[2], ["b", "–", "50.00 %", "3"]);
     }
 }

@@ -8,6 +8,7 @@ use vit_model::ModelInfo;
 use vit_train::{Batch, Confusion, Evaluation};
 
 use crate::args::path;
+use crate::columns;
 use crate::dataset::DataArgs;
 use crate::dataset::{self, Found, Wanted};
 use crate::device::Device;
@@ -15,6 +16,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, percent, thousands};
 use crate::progress::Counter;
 use crate::saved_model::SavedModel;
+use crate::terminal::stdout;
 use crate::threads::threads_on;
 
 /// Measures a model on a dataset's test images
@@ -197,33 +199,32 @@ fn print(
     output::line(format!("recall    {} (macro average)", percent(macro_recall(&classes))))?;
     output::line(format!("loss      {:.4}", evaluation.loss()))?;
     output::line("")?;
-    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(5);
-    output::line(format!("{:>width$}  samples  correct    recall  precision", "class"))?;
     // A class without a sample has no recall, one that is never predicted no precision.
     let share = |of: usize, share: f64| if of == 0 { "–".to_owned() } else { percent(share) };
+    let headings = ["class", "recall", "precision", "samples", "correct"];
+    let mut rows = vec![headings.map(str::to_owned).to_vec()];
     for (told, name) in classes.iter().zip(names) {
-        output::line(format!(
-            "{name:>width$}  {:>7}  {:>7}  {:>8}  {:>9}",
-            told.samples,
-            told.correct,
-            share(told.samples, told.recall),
-            share(told.predicted, told.precision)
-        ))?;
+        let shares = [share(told.samples, told.recall), share(told.predicted, told.precision)];
+        let counts = [told.samples, told.correct].map(|count| count.to_string());
+        rows.push([&[name.clone()][..], &shares, &counts].concat());
     }
+    columns::table(&rows, stdout::width()).iter().try_for_each(output::line)?;
     output::line("")?;
-    if classes.len() > MATRIX_CLASSES {
+    let matrix = matrix(confusion, names);
+    let width = stdout::width().unwrap_or(usize::MAX);
+    if classes.len() > MATRIX_CLASSES || matrix.iter().any(|line| columns::width(line) > width) {
         output::line("most often taken for another:")?;
         for (count, label, prediction) in worst_pairs(confusion) {
             output::line(format!("{count:>7}  {} as {}", names[label], names[prediction]))?;
         }
         return Ok(());
     }
-    matrix(confusion, names)
+    output::line("confusion: a row for each label, a column for each prediction")?;
+    matrix.iter().try_for_each(output::line)
 }
 
 /// A row for each label, a column for each prediction, under its name where all are short.
-fn matrix(confusion: &Confusion, names: &[String]) -> Result<()> {
-    output::line("confusion: a row for each label, a column for each prediction")?;
+fn matrix(confusion: &Confusion, names: &[String]) -> Vec<String> {
     let length = |name: &String| name.chars().count();
     let most = cells(confusion).map(|(count, ..)| count).max();
     let most = most.map_or(1, |most| most.to_string().len());
@@ -240,11 +241,10 @@ fn matrix(confusion: &Confusion, names: &[String]) -> Result<()> {
         let cells: Vec<String> = cells.iter().map(|cell| format!("{cell:>width$}")).collect();
         format!("{label:>first$}  {}", cells.join(" "))
     };
-    output::line(row("", &heads))?;
-    for (label, title) in titles.iter().enumerate() {
+    let counts = titles.iter().enumerate().map(|(label, title)| {
         let counts = (0..titles.len()).map(|taken| confusion.count(label, taken));
         let cells: Vec<String> = counts.map(|count| count.to_string()).collect();
-        output::line(row(title, &cells))?;
-    }
-    Ok(())
+        row(title, &cells)
+    });
+    std::iter::once(row("", &heads)).chain(counts).collect()
 }

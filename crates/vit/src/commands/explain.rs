@@ -1,6 +1,6 @@
 //! `vit explain`: a picture of what a model makes of an image.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use vit_patch::ImageSize;
@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let saved = SavedModel::open(&args.model)?;
     let preparation = Preparation::new(&args.pictures, &saved)?;
     let model = saved.build(&device)?;
-    let image = preparation.read(&args.image, &device)?.image;
+    let image = first_of(&args.image, &preparation, &device)?;
     let byte = |channel, value| preparation.byte(channel, value);
     let picture = as_picture(&image, saved.config.image, byte)?;
     let (attention, probabilities) = report::attention(&model, &saved.config, &image, picture)?;
@@ -71,6 +71,20 @@ pub(super) fn run(args: &Args) -> Result<()> {
     output::line(format!("class        {}", names[class]))?;
     output::line(format!("probability  {}", percent(probability.into())))?;
     output::line(format!("picture      {}", args.output.display()))
+}
+
+/// What the model sees of a picture.
+fn first_of(
+    path: &Path,
+    preparation: &Preparation,
+    device: &candle_core::Device,
+) -> Result<Tensor> {
+    let pictures = pictures::read(path)?;
+    let [picture] = pictures.as_slice() else {
+        let message = format!("expected one picture, got {}", pictures.len());
+        return Err(Failure::new(Exit::Usage, message).about(path.display()));
+    };
+    Ok(preparation.see(&picture.bytes, &picture.name, device)?.image)
 }
 
 /// The image as the model sees it, in bytes again.

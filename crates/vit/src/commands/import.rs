@@ -65,9 +65,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut parameters = model.parameters()?;
     let config = args.untold.at_asked_size(&model.config);
     if config != model.config {
-        parameters = resize(&parameters, &model.config, &config)?;
+        let (resampling, how) = args.untold.resampling(model.layout);
+        parameters = resize(&parameters, &model.config, &config, resampling)?;
         let [from, to] = [&model.config, &config].map(grid);
-        tracing::info!("positions of {from} patches resampled for {to}");
+        tracing::info!("positions of {from} patches resampled for {to} ({how})");
     }
     let folded = model.foreign.as_ref().map(|foreign| &foreign.normalization);
     if let Some(Normalization { mean, std }) = folded.filter(|scaling| !scaling.is_ours()) {

@@ -9,8 +9,10 @@ use vit_onnx::Description;
 
 use crate::any_model::AnyModel;
 use crate::args::path;
+use crate::columns;
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{self, thousands};
+use crate::terminal::stdout;
 use crate::untold::Untold;
 
 /// Shows a model: its configuration, the parameters and the multiply-adds of each part
@@ -77,21 +79,15 @@ fn show(
     }
     output::line(format!("{} ({layout})", path.display()))?;
     output::line("")?;
-    output::line(format!("{:<16} {:>12} {:>14}", "part", "parameters", "multiply-adds"))?;
-    for part in &summary.parts {
-        output::line(format!(
-            "{:<16} {:>12} {:>14}",
-            part.name,
-            thousands(part.parameters as u64),
-            thousands(part.multiply_adds)
-        ))?;
-    }
-    output::line(format!(
-        "{:<16} {:>12} {:>14} an image",
-        "total",
-        thousands(summary.parameters() as u64),
-        thousands(summary.multiply_adds())
-    ))?;
+    let row = |name: &str, parameters: usize, multiply_adds: u64| {
+        vec![name.to_owned(), thousands(parameters as u64), thousands(multiply_adds)]
+    };
+    let mut rows = vec![["part", "parameters", "multiply-adds"].map(str::to_owned).to_vec()];
+    rows.extend(
+        summary.parts.iter().map(|part| row(&part.name, part.parameters, part.multiply_adds)),
+    );
+    rows.push(row("total", summary.parameters(), summary.multiply_adds()));
+    columns::table(&rows, stdout::width()).iter().try_for_each(output::line)?;
     output::line("")?;
     output::lines(&toml::to_string(config).expect("a configuration is plain data"))
 }

@@ -16,6 +16,7 @@ mod result;
 mod resume;
 mod saver;
 mod set_up;
+mod table;
 
 use std::fs;
 use std::net::TcpListener;
@@ -47,6 +48,7 @@ use self::live::Live;
 use self::observer::{Run, as_json};
 use self::resume::Resumed;
 use self::saver::Saver;
+use self::table::Table;
 use super::serve;
 use crate::chrome_trace::ChromeTrace;
 use crate::dataset::{self, Found};
@@ -205,7 +207,7 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
         folder: &folder,
         settings,
         info: &set_up.info,
-        epochs,
+        table: Table::new(epochs),
         change: None,
         weights,
         saver,
@@ -252,14 +254,19 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
     write_report(&folder, &set_up, environment.rows())?;
     drop(run);
     traced.transpose()?;
-    if let Some(warning) = set_up.found.warning() {
-        tracing::warn!("{warning}");
-    }
+    let warn = || {
+        if let Some(warning) = set_up.found.warning() {
+            tracing::warn!("{warning}");
+        }
+    };
     if interrupt::asked() {
+        warn();
         interrupt::tell();
         return Ok(Exit::Interrupted.into());
     }
     result::print(args.json, &set_up.settings, &set_up.found, &folder)?;
+    result::tell_next(&folder);
+    warn();
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,7 +2,8 @@
 
 use vit_pictures::{DecodeOptions, Error, EvalView, Interpolation, Plane, decode, shrink};
 
-use super::{placement, polarity, strokes};
+use super::placement;
+use super::strokes::Strokes;
 
 /// The size of MNIST's images.
 const SIZE: (u32, u32) = (28, 28);
@@ -45,14 +46,11 @@ pub fn read(bytes: &[u8]) -> bool {
     }
     assert!(pixels(picture.upright_size().0, picture.upright_size().1) > 0);
     for channels in [1, 3] {
-        for mut plane in picture.planes(channels) {
-            if polarity::is_dark_on_light(&plane) {
-                polarity::invert(&mut plane);
-            }
+        for plane in picture.planes(channels) {
             check(&placement::padded(&plane, SIZE));
             check(&placement::stretched(&plane, SIZE));
-            if let Some(ink) = strokes::of(&plane) {
-                check(&placement::as_mnist(&ink, SIZE));
+            if let Some(strokes) = Strokes::find(&plane, None) {
+                check(&placement::as_mnist(&strokes.ink, SIZE));
             }
         }
     }

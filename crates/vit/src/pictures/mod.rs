@@ -1,13 +1,12 @@
 //! Picture files as a model's input.
 
 mod args;
+mod background;
 pub(crate) mod fuzzing;
+mod mask;
 mod placement;
-mod polarity;
 mod source;
 mod strokes;
-
-use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use vit_data::PictureView;
@@ -18,7 +17,9 @@ use crate::dataset::{DIGITS, view_by};
 use crate::failure::{Exit, Failure, Result};
 use crate::saved_model::SavedModel;
 pub(crate) use args::{Args, Fit, HELP, Invert};
-pub(crate) use source::expand;
+use background::Tone;
+pub(crate) use source::{NamedPicture, expand, read};
+use strokes::Strokes;
 
 /// A picture shrinks to no less than this before anything else is done with it, so that its noise averages out.
 const WORKING_SIDE: u32 = 256;
@@ -28,6 +29,8 @@ pub(crate) struct Preparation {
     size: ImageSize,
     invert: Invert,
     fit: Fit,
+    /// Whether a picture of the model's own size is fitted, too.
+    fits_all: bool,
     /// What is seen of a picture that is cropped.
     view: PictureView,
     /// Whether the model knows light strokes on a dark ground.
@@ -51,9 +54,13 @@ pub(crate) struct Prepared {
     pub(crate) inverted: bool,
     /// What was done, in words; nothing where the picture was taken as it is.
     pub(crate) done: String,
-    /// Whether strokes were looked for, and none found.
-    pub(crate) lacks_strokes: bool,
+    /// What makes the result doubtful.
+    pub(crate) doubt: Option<&'static str>,
 }
+
+const BLANK: &str = "no strokes stand out from the background: the class means nothing";
+const GUESS: &str =
+    "could be dark strokes or light ones: --invert always takes the dark, --invert never the light";
 
 impl Preparation {
     /// # Errors
@@ -97,28 +104,28 @@ impl Preparation {
             Some(transform) => (transform.mean, transform.std),
             None => (vec![0.5], vec![0.5]),
         };
-        Ok(Self { size, invert: args.invert, fit, view, knows_strokes, mean, std })
+        let fits_all = args.fit.is_some();
+        Ok(Self { size, invert: args.invert, fit, fits_all, view, knows_strokes, mean, std })
     }
 
-    /// Reads a picture file, or stdin by the name `-`.
+    /// Makes what the model sees out of the bytes of a picture file, and tells under this name how.
     ///
     /// # Errors
-    /// If it cannot be read or is no picture.
-    pub(crate) fn read(&self, path: &Path, device: &Device) -> Result<Seen> {
-        let bytes = source::bytes(path)?;
-        let prepared = self.prepare(&bytes).map_err(|failure| failure.about(path.display()))?;
-        if prepared.lacks_strokes {
-            tracing::warn!("{}: no strokes stand out from the background", path.display());
+    /// If they are no picture.
+    pub(crate) fn see(&self, bytes: &[u8], name: &str, device: &Device) -> Result<Seen> {
+        let prepared = self.prepare(bytes).map_err(|failure| failure.about(name))?;
+        if let Some(doubt) = prepared.doubt {
+            tracing::warn!("{name}: {doubt}");
         }
         if !prepared.done.is_empty() {
-            tracing::info!("{}: {}", path.display(), prepared.done);
+            tracing::info!("{name}: {}", prepared.done);
         }
         let ImageSize { height, width, channels } = self.size;
         let image = Tensor::from_vec(prepared.values, (1, channels, height, width), device)?;
         Ok(Seen { image, inverted: prepared.inverted })
     }
 
-    /// Makes of a picture file's bytes what the model sees.
+    /// Makes what the model sees out of the bytes of a picture file.
     ///
     /// # Errors
     /// If they are no picture.
@@ -126,39 +133,64 @@ impl Preparation {
         if self.fit == Fit::Crop {
             return self.prepare_cropped(bytes);
         }
-        let (width, height) = (self.size.width as u32, self.size.height as u32);
-        let least = WORKING_SIDE.max(width.max(height));
+        let size = (self.size.width as u32, self.size.height as u32);
+        let least = WORKING_SIDE.max(size.0.max(size.1));
         let decoded = shrink(bytes, least)?;
-        let dimensions = decoded.upright_size();
+        let (from_width, from_height) = decoded.upright_size();
         let mut planes = decoded.planes(self.size.channels);
         drop(decoded);
 
-        let mut done = Vec::new();
+        let is_taken_whole = (from_width, from_height) == size && !self.fits_all;
+        let strokes = (self.knows_strokes || self.fit == Fit::Mnist).then(|| {
+            let tone = match self.invert {
+                Invert::Auto if self.knows_strokes => None,
+                Invert::Always => Some(Tone::Dark),
+                Invert::Auto | Invert::Never => Some(Tone::Light),
+            };
+            Strokes::find(&planes[0], tone)
+        });
+        let found = strokes.as_ref().and_then(Option::as_ref);
+        let doubt = match &strokes {
+            Some(None) => Some(BLANK),
+            Some(Some(Strokes { is_guess: true, .. })) => Some(GUESS),
+            _ => None,
+        };
         let inverted = match self.invert {
             Invert::Always => true,
             Invert::Never => false,
-            Invert::Auto => self.knows_strokes && polarity::is_dark_on_light(&planes[0]),
+            Invert::Auto => found.is_some_and(|strokes| strokes.tone == Tone::Dark),
         };
+        let mut done = Vec::new();
         if inverted {
-            planes.iter_mut().for_each(polarity::invert);
-            let automatic = matches!(self.invert, Invert::Auto);
-            done.push(if automatic { "dark on light, inverted" } else { "inverted" });
+            planes.iter_mut().for_each(invert);
+            let is_auto = matches!(self.invert, Invert::Auto);
+            done.push(if is_auto { "dark on light, inverted" } else { "inverted" });
         }
-        let fits = dimensions == (width, height);
-        let mut lacks_strokes = false;
-        if !fits {
-            let (how, lacks) = self.fit_all(&mut planes, (width, height));
-            lacks_strokes = lacks;
-            done.push(how);
+        let fit = if is_taken_whole { None } else { Some(self.fit) };
+        match (fit, found) {
+            (None, _) => {}
+            (Some(Fit::Mnist), Some(strokes)) => {
+                planes[0] = placement::as_mnist(&strokes.ink, size);
+                done.push("strokes placed as MNIST's in the model's");
+            }
+            (Some(Fit::Stretch), _) => {
+                planes.iter_mut().for_each(|plane| *plane = placement::stretched(plane, size));
+                done.push("scaled to the model's");
+            }
+            (Some(_), _) => {
+                planes.iter_mut().for_each(|plane| *plane = placement::padded(plane, size));
+                done.push("scaled and padded to the model's");
+            }
         }
-        let done = if done.is_empty() {
-            String::new()
-        } else {
-            let (from_width, from_height) = dimensions;
-            let model = if fits { String::new() } else { format!(" the model's {width}x{height}") };
-            format!("{from_width}x{from_height} px, {}{model}", done.join("; "))
+        let done = match (done.is_empty(), fit) {
+            (true, _) => String::new(),
+            (false, None) => format!("{from_width}x{from_height} px, {}", done.join("; ")),
+            (false, Some(_)) => {
+                let (width, height) = size;
+                format!("{from_width}x{from_height} px, {} {width}x{height}", done.join("; "))
+            }
         };
-        Ok(Prepared { values: self.scaled(&planes), inverted, done, lacks_strokes })
+        Ok(Prepared { values: self.scaled(&planes), inverted, done, doubt })
     }
 
     /// The same for a model of pictures: what an evaluation sees of the file.
@@ -178,31 +210,13 @@ impl Preparation {
             })
             .collect();
         let values = self.scaled(&planes);
-        Ok(Prepared { values, inverted, done: String::new(), lacks_strokes: false })
+        Ok(Prepared { values, inverted, done: String::new(), doubt: None })
     }
 
     /// What a value that a model sees in a channel was as a byte.
     pub(crate) fn byte(&self, channel: usize, value: f32) -> u8 {
         let of = |numbers: &[f64]| numbers[channel % numbers.len()] as f32;
         (255.0 * (of(&self.std) * value + of(&self.mean))).round() as u8
-    }
-
-    /// Brings the planes to a size, and says how, and whether strokes were looked for and not found.
-    fn fit_all(&self, planes: &mut [Plane], size: (u32, u32)) -> (&'static str, bool) {
-        let mut lacks_strokes = false;
-        if self.fit == Fit::Mnist {
-            if let Some(ink) = strokes::of(&planes[0]) {
-                planes[0] = placement::as_mnist(&ink, size);
-                return ("strokes placed as MNIST's in", false);
-            }
-            lacks_strokes = true;
-        }
-        let stretch = self.fit == Fit::Stretch;
-        for plane in planes {
-            let fit = if stretch { placement::stretched } else { placement::padded };
-            *plane = fit(plane, size);
-        }
-        (if stretch { "scaled to" } else { "scaled and padded to" }, lacks_strokes)
     }
 
     /// Channel by channel, as the model knows pixels.
@@ -214,4 +228,9 @@ impl Preparation {
         };
         planes.iter().enumerate().flat_map(channel).collect()
     }
+}
+
+/// Dark as light, and light as dark.
+fn invert(plane: &mut Plane) {
+    plane.iter_mut().for_each(|value| *value = 1.0 - *value);
 }

@@ -28,7 +28,7 @@ pub(crate) fn expand(path: &Path) -> Result<Vec<PathBuf>> {
     if pictures.is_empty() {
         let message = format!("no pictures in {}", path.display());
         return Err(Failure::new(Exit::Data, message)
-            .hint("a folder's pictures end in .png, .jpg, .jpeg, .webp, .gif or .bmp; folders in it are left out"));
+            .hint("a folder's pictures end in .png, .jpg, .jpeg, .jpe, .jfif, .webp, .gif or .bmp; folders in it are left out"));
     }
     pictures.sort();
     if !others.is_empty() {
@@ -42,16 +42,47 @@ pub(crate) fn expand(path: &Path) -> Result<Vec<PathBuf>> {
 fn is_named_as_picture(path: &Path) -> bool {
     let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     let end = path.extension().map(|end| end.to_string_lossy().to_lowercase());
-    !hidden
-        && end
-            .is_some_and(|end| ["png", "jpg", "jpeg", "webp", "gif", "bmp"].contains(&end.as_str()))
+    !hidden && end.is_some_and(|end| ENDS.contains(&end.as_str()))
+}
+
+const ENDS: [&str; 8] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp"];
+
+/// A picture's bytes, and how to call it.
+pub(crate) struct NamedPicture {
+    pub(crate) name: String,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// The picture of a file, or those that come one after the other on stdin.
+///
+/// # Errors
+/// If it cannot be read, or is too long.
+pub(crate) fn read(path: &Path) -> Result<Vec<NamedPicture>> {
+    let bytes = bytes(path)?;
+    let name = path.display().to_string();
+    if path != Path::new(STDIN) {
+        return Ok(vec![NamedPicture { name, bytes }]);
+    }
+    let (mut pictures, mut rest) = (Vec::new(), bytes.as_slice());
+    loop {
+        let (first, others) = rest.split_at(vit_pictures::length_of_first(rest));
+        let name = match pictures.len() {
+            0 => name.clone(),
+            before => format!("{name}:{}", before + 1),
+        };
+        pictures.push(NamedPicture { name, bytes: first.to_vec() });
+        if others.is_empty() {
+            return Ok(pictures);
+        }
+        rest = others;
+    }
 }
 
 /// What the file holds, or stdin.
 ///
 /// # Errors
 /// If it cannot be read, or is too long.
-pub(super) fn bytes(path: &Path) -> Result<Vec<u8>> {
+fn bytes(path: &Path) -> Result<Vec<u8>> {
     let read = if path == Path::new(STDIN) {
         let stdin = io::stdin();
         if stdin.is_terminal() {
@@ -89,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_picture_is_told_by_the_end_of_its_name() {
-        for name in ["a.png", "in/b.JPG", "c.d.jpeg", "e.webp"] {
+        for name in ["a.png", "in/b.JPG", "c.d.jpeg", "e.webp", "f.jfif", "g.JPE"] {
             assert!(is_named_as_picture(Path::new(name)), "{name}");
         }
         for name in ["png", "a.txt", ".png", "._a.png", "a.png.gz"] {

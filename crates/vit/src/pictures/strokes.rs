@@ -1,176 +1,217 @@
-//! The strokes of a picture that is light on dark, without the background.
+//! The strokes of a digit, without what else stands out from the background: rules, frames, bars, specks.
 
-use image::Luma;
-
-use super::polarity::{frame, quantile, sorted};
 use vit_pictures::Plane;
 
-/// What is narrower than this share of the longer side is a stroke, what is wider is background.
-const WIDEST: f64 = 1.0 / 3.0;
-/// Of all pixels the share that are strokes through and through, at least.
-const FULL: f64 = 0.001;
-/// The least contrast of strokes. Paper alone has less.
-const FAINTEST: f32 = 0.06;
-/// Of the strokes' contrast, the shares below which the background's leavings are cut: as high as the frame's show to be
-/// necessary, between these.
-const CUT: (f32, f32) = (0.1, 0.4);
-/// A part of fewer than this share of the largest part's ink is a speck.
-const SPECK: f32 = 0.05;
+use super::background::{Background, Contrast, Tone};
+use super::mask::{Bounds, Mask, Part};
 
-/// The strokes as 0 (none) to 1, specks left out; none where nothing stands out.
-///
-/// The background is the picture's opening by a square, in which nothing narrower than the square is left; what the
-/// picture has above it is its white top-hat (Gonzalez and Woods, Digital Image Processing, 9.6). It follows light that
-/// falls unevenly, but for a slope at the border, which is therefore taken away first.
-pub(super) fn of(plane: &Plane) -> Option<Plane> {
-    let mut ink = levelled(plane);
-    let reach = (0.5 * WIDEST * f64::from(ink.width().max(ink.height()))).ceil() as usize;
-    let background = filtered(&filtered(&ink, reach, f32::min), reach, f32::max);
-    for (value, ground) in ink.iter_mut().zip(background.as_raw()) {
-        *value -= ground;
-    }
-    let full = quantile(&sorted(ink.iter().copied()), 1.0 - FULL);
-    if full < FAINTEST {
-        return None;
-    }
-    let leavings = quantile(&sorted(frame(&ink).map(|(_, _, value)| value)), 0.75);
-    let cut = (2.0 * leavings).clamp(CUT.0 * full, CUT.1 * full);
-    for value in ink.iter_mut() {
-        *value = ((*value - cut) / (full - cut)).clamp(0.0, 1.0);
-    }
-    remove_specks(&mut ink);
-    Some(ink)
+/// Strokes have at least this contrast, and this many standard deviations of the noise.
+const FAINTEST: f32 = 0.08;
+const ABOVE_NOISE: f32 = 5.0;
+/// The share of the strokes' own contrast that is cut off: blurred skirts, what JPEG leaves around them.
+const CUT: f32 = 0.25;
+/// A digit's longer side, as a share of the picture's, at least.
+const SHORTEST: f32 = 0.03;
+/// A part with a smaller share of the main part's ink is a speck.
+const SPECK: f32 = 0.04;
+/// Parts belong to a digit up to this distance, as a share of the main part's longer side.
+const NEAR: f32 = 0.25;
+/// Strokes that reach the picture's border count for this much when tones are compared: they may be the edge of a shadow.
+const AT_BORDER: f32 = 0.25;
+/// Below this share of the ink of both tones, the one that has more is a guess.
+const SURE: f32 = 0.6;
+
+/// Strokes on nothing.
+pub(super) struct Strokes {
+    /// 0 where there is none, 1 where it is full.
+    pub(super) ink: Plane,
+    pub(super) tone: Tone,
+    /// Whether strokes of the other tone could have been meant.
+    pub(super) is_guess: bool,
+    amount: f32,
 }
 
-/// Without the slope that the frame has. The frame is symmetric, so that least squares across and down are two problems.
-fn levelled(plane: &Plane) -> Plane {
-    let middle = |side: u32| 0.5 * (side - 1) as f32;
-    let (middle_x, middle_y) = (middle(plane.width()), middle(plane.height()));
-    let offset = |x: u32, y: u32| (x as f32 - middle_x, y as f32 - middle_y);
-    let (mut products, mut squares) = ((0.0, 0.0), (f32::MIN_POSITIVE, f32::MIN_POSITIVE));
-    for (x, y, value) in frame(plane) {
-        let (x, y) = offset(x, y);
-        products = (products.0 + x * value, products.1 + y * value);
-        squares = (squares.0 + x * x, squares.1 + y * y);
-    }
-    let (across, down) = (products.0 / squares.0, products.1 / squares.1);
-    let mut level = plane.clone();
-    for (x, y, pixel) in level.enumerate_pixels_mut() {
-        let (x, y) = offset(x, y);
-        pixel.0[0] -= across * x + down * y;
-    }
-    level
-}
-
-/// The extreme of the square around each pixel.
-fn filtered(plane: &Plane, reach: usize, extreme: fn(f32, f32) -> f32) -> Plane {
-    let rows = |plane: &Plane| {
-        let width = plane.width() as usize;
-        let rows = plane.as_raw().chunks(width);
-        let values = rows.flat_map(|row| sliding(row, reach, extreme)).collect();
-        Plane::from_raw(plane.width(), plane.height(), values).expect("as many as before")
-    };
-    let transposed = |plane: &Plane| {
-        Plane::from_fn(plane.height(), plane.width(), |x, y| *plane.get_pixel(y, x))
-    };
-    transposed(&rows(&transposed(&rows(plane))))
-}
-
-/// The extreme of each number and those within `reach` of it: windows are doubled until two of them make one.
-fn sliding(line: &[f32], reach: usize, extreme: fn(f32, f32) -> f32) -> Vec<f32> {
-    let window = 2 * reach + 1;
-    // NaN is no extreme of anything.
-    let beyond = std::iter::repeat_n(f32::NAN, reach);
-    let mut padded: Vec<f32> = beyond.clone().chain(line.iter().copied()).chain(beyond).collect();
-    let mut span = 1;
-    while 2 * span <= window {
-        for at in 0..padded.len() - span {
-            padded[at] = extreme(padded[at], padded[at + span]);
+impl Strokes {
+    /// The strokes of this tone, or of the one that has more of them; none where nothing stands out.
+    pub(super) fn find(plane: &Plane, tone: Option<Tone>) -> Option<Self> {
+        let background = Background::of(plane);
+        let of = |tone| Self::of_tone(&background.contrast(plane, tone), tone);
+        if let Some(tone) = tone {
+            return of(tone);
         }
-        span *= 2;
-    }
-    let ends = &padded[window - span..];
-    padded.iter().zip(ends).take(line.len()).map(|(&a, &b)| extreme(a, b)).collect()
-}
-
-/// Clears the parts, joined by sides or corners, that have little ink.
-fn remove_specks(ink: &mut Plane) {
-    let (width, height) = ink.dimensions();
-    let mut seen = vec![false; ink.as_raw().len()];
-    let mut parts: Vec<(f32, Vec<(u32, u32)>)> = Vec::new();
-    for (x, y) in (0..height).flat_map(|y| (0..width).map(move |x| (x, y))) {
-        let (mut amount, mut part, mut open) = (0.0, Vec::new(), vec![(x, y)]);
-        while let Some((x, y)) = open.pop() {
-            let value = ink.get_pixel(x, y).0[0];
-            let seen = &mut seen[(y * width + x) as usize];
-            if *seen || value == 0.0 {
-                continue;
+        match [Tone::Dark, Tone::Light].map(of) {
+            [Some(dark), Some(light)] => {
+                let both = dark.amount + light.amount;
+                let more = if dark.amount > light.amount { dark } else { light };
+                Some(Self { is_guess: more.amount < SURE * both, ..more })
             }
-            *seen = true;
-            amount += value;
-            part.push((x, y));
-            let around = |at: u32, end: u32| at.saturating_sub(1)..=(at + 1).min(end - 1);
-            let columns = around(x, width);
-            open.extend(around(y, height).flat_map(|y| columns.clone().map(move |x| (x, y))));
-        }
-        if !part.is_empty() {
-            parts.push((amount, part));
+            [dark, light] => dark.or(light),
         }
     }
-    let largest = parts.iter().map(|&(amount, _)| amount).fold(0.0, f32::max);
-    let specks = parts.iter().filter(|&&(amount, _)| amount < SPECK * largest);
-    for &(x, y) in specks.flat_map(|(_, part)| part) {
-        ink.put_pixel(x, y, Luma([0.0]));
+
+    fn of_tone(Contrast { plane, noise }: &Contrast, tone: Tone) -> Option<Self> {
+        let least = FAINTEST.max(ABOVE_NOISE * noise);
+        let all = Mask::above(plane, least);
+        let shortest = ((SHORTEST * all.bounds().longer_side() as f32) as usize).max(1);
+        let mut without = all.clone();
+        without.remove_rules();
+        for part in without.parts(plane) {
+            if part.bounds.shorter_side() > 4 * shortest {
+                without.remove_box(part.bounds);
+            }
+        }
+        // A bar from end to end may be all there is: a one.
+        let main = |mask: &Mask| main_parts(mask.parts(plane), mask.bounds(), shortest);
+        let parts = main(&without).or_else(|| main(&all))?;
+        let pixels: Vec<usize> = parts.iter().flat_map(|part| &part.pixels).copied().collect();
+        let mut values: Vec<f32> = pixels.iter().map(|&at| plane.as_raw()[at]).collect();
+        let at_border = parts.iter().any(|part| part.bounds.touches_border_of(all.bounds()));
+        let amount = values.iter().sum::<f32>() * if at_border { AT_BORDER } else { 1.0 };
+        let full = values.len() * 9 / 10;
+        let full = *values.select_nth_unstable_by(full, f32::total_cmp).1;
+        let cut = (CUT * full).max(0.9 * least);
+        let mut ink = Plane::new(plane.width(), plane.height());
+        for at in pixels {
+            ink[((at % all.width) as u32, (at / all.width) as u32)].0[0] =
+                ((plane.as_raw()[at] - cut) / (full - cut)).clamp(0.0, 1.0);
+        }
+        Some(Self { ink, tone, is_guess: false, amount })
+    }
+}
+
+/// The part with most ink and those near it. Parts at the picture's border are left out where there are others: the edge of
+/// a table, a finger.
+fn main_parts(mut parts: Vec<Part>, whole: Bounds, shortest: usize) -> Option<Vec<Part>> {
+    parts.retain(|part| part.bounds.longer_side() >= shortest);
+    let most = parts.iter().map(|part| part.amount).fold(0.0, f32::max);
+    let is_inside = |part: &Part| !part.bounds.touches_border_of(whole);
+    if parts.iter().any(|part| is_inside(part) && part.amount > 0.1 * most) {
+        parts.retain(is_inside);
+    }
+    let main = parts.iter().max_by(|a, b| a.amount.total_cmp(&b.amount))?;
+    let (least, mut digit) = (SPECK * main.amount, main.bounds);
+    let near = (NEAR * main.bounds.longer_side() as f32) as usize;
+    let mut kept = Vec::new();
+    loop {
+        let is_near = |part: &mut Part| part.amount >= least && part.bounds.is_within(near, digit);
+        let found: Vec<Part> = parts.extract_if(.., is_near).collect();
+        if found.is_empty() {
+            return Some(kept);
+        }
+        digit = found.iter().fold(digit, |digit, part| digit.and(part.bounds));
+        kept.extend(found);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use image::Luma;
 
-    /// An upright stroke, a tenth of the width, with light that falls from the side.
-    fn stroke(slope: f32) -> Plane {
-        Plane::from_fn(100, 80, |x, y| {
-            let is_ink = (45..55).contains(&x) && (20..60).contains(&y);
-            Luma([slope * x as f32 / 100.0 + if is_ink { 0.5 } else { 0.0 }])
-        })
+    type IsInk = fn(u32, u32) -> bool;
+
+    /// A seven of strokes this wide, in the middle of a page of 200x240.
+    fn seven(x: u32, y: u32, wide: u32) -> bool {
+        let on_bar = (60..140).contains(&x) && (50..50 + wide).contains(&y);
+        let on_stem = (50..190).contains(&y) && (x + (y - 50) / 2).abs_diff(138) < wide;
+        on_bar || on_stem
+    }
+
+    fn page(paper: f32, ink: f32, is_ink: impl Fn(u32, u32) -> bool) -> Plane {
+        Plane::from_fn(200, 240, |x, y| Luma([if is_ink(x, y) { ink } else { paper }]))
     }
 
     #[test]
-    fn strokes_are_left_whole_and_the_background_is_gone() {
-        for slope in [0.0, 0.4] {
-            let ink = of(&stroke(slope)).expect("a stroke");
-            for (x, y, pixel) in ink.enumerate_pixels() {
-                let is_ink = (45..55).contains(&x) && (20..60).contains(&y);
-                let expected = if is_ink { 0.9..=1.0 } else { 0.0..=0.0 };
-                assert!(expected.contains(&pixel.0[0]), "{} at {x}, {y} of {slope}", pixel.0[0]);
+    fn ink_and_chalk_are_told_apart_whatever_their_width() {
+        for wide in [1, 3, 10, 20] {
+            let drawn = |paper, ink| page(paper, ink, |x, y| seven(x, y, wide));
+            let [dark, light] = [(0.9, 0.2), (0.2, 0.9)]
+                .map(|(paper, ink)| Strokes::find(&drawn(paper, ink), None).expect("strokes"));
+            assert_eq!((dark.tone, light.tone), (Tone::Dark, Tone::Light), "{wide}");
+            assert!(!dark.is_guess && !light.is_guess, "{wide}");
+            for ink in [&dark.ink, &light.ink] {
+                for (x, y, pixel) in ink.enumerate_pixels() {
+                    let expected = f32::from(u8::from(seven(x, y, wide)));
+                    assert!((pixel.0[0] - expected).abs() < 0.01, "{wide} at {x}, {y}");
+                }
             }
         }
     }
 
     #[test]
-    fn specks_are_no_strokes() {
-        let mut picture = stroke(0.0);
-        picture.put_pixel(5, 5, Luma([1.0]));
-        assert_eq!(of(&picture), of(&stroke(0.0)));
+    fn strokes_of_both_tones_are_a_guess() {
+        let both = Plane::from_fn(200, 200, |x, y| {
+            let is_stroke = (60..140).contains(&y);
+            Luma([match x {
+                50..60 if is_stroke => 0.1,
+                140..150 if is_stroke => 0.9,
+                _ => 0.5,
+            }])
+        });
+        assert!(Strokes::find(&both, None).expect("strokes").is_guess);
+        assert!(!Strokes::find(&both, Some(Tone::Dark)).expect("strokes").is_guess);
+    }
+
+    #[test]
+    fn rules_frames_bars_and_specks_are_no_strokes() {
+        let clean = Strokes::find(&page(0.9, 0.1, |x, y| seven(x, y, 8)), None).expect("strokes");
+        let beside: [(&str, IsInk); 7] = [
+            ("a frame at the border", |x, y| x < 2 || y < 2 || x >= 198 || y >= 238),
+            ("a box", |x, y| {
+                let (across, down) = ((30..170).contains(&x), (30..210).contains(&y));
+                across && down && !((33..167).contains(&x) && (33..207).contains(&y))
+            }),
+            ("rules", |_, y| y % 30 < 2 && y > 4),
+            ("squared paper", |x, y| y % 30 < 2 || x % 30 < 2),
+            ("a tilted rule", |x, y| (y + x / 40).abs_diff(200) < 2),
+            ("a bar", |x, _| x < 10),
+            ("specks", |x, y| (x.is_multiple_of(37) && y.is_multiple_of(41)) || (x < 8 && y > 230)),
+        ];
+        for (what, is_ink) in beside {
+            let found = page(0.9, 0.1, |x, y| seven(x, y, 8) || is_ink(x, y));
+            let found = Strokes::find(&found, None).expect("strokes");
+            assert_eq!(found.tone, Tone::Dark, "{what}");
+            let pairs = found.ink.iter().zip(clean.ink.iter());
+            let differing = pairs.filter(|(a, b)| (*a - *b).abs() > 0.5).count();
+            assert!(differing < 120, "{what}: {differing} pixels differ");
+        }
+    }
+
+    #[test]
+    fn a_seven_that_is_cut_out_closely_keeps_its_bar() {
+        // By hand, a bar is a little bent.
+        let bent = |x: u32, y: u32| seven(x, (y + 50).saturating_sub(x.saturating_sub(60) / 16), 8);
+        let close = Plane::from_fn(82, 146, |x, y| Luma([if bent(x + 59, y) { 0.1 } else { 0.9 }]));
+        let found = Strokes::find(&close, None).expect("strokes");
+        for (x, y, pixel) in found.ink.enumerate_pixels() {
+            assert_eq!(pixel.0[0] > 0.5, bent(x + 59, y), "{x}, {y}");
+        }
+    }
+
+    #[test]
+    fn a_bar_alone_is_a_one_and_a_box_alone_a_zero() {
+        let shapes: [IsInk; 2] = [
+            |x, _| (95..105).contains(&x),
+            |x, y| {
+                let (across, down) = ((60..140).contains(&x), (60..180).contains(&y));
+                across && down && !((68..132).contains(&x) && (68..172).contains(&y))
+            },
+        ];
+        for is_ink in shapes {
+            let found = Strokes::find(&page(0.9, 0.1, is_ink), None).expect("strokes");
+            for (x, y, pixel) in found.ink.enumerate_pixels() {
+                assert_eq!(pixel.0[0] > 0.5, is_ink(x, y), "{x}, {y}");
+            }
+        }
     }
 
     #[test]
     fn nothing_stands_out_of_blank_paper() {
-        assert_eq!(of(&Plane::from_fn(90, 60, |x, _| Luma([x as f32 / 90.0]))), None);
-        assert_eq!(of(&Plane::from_pixel(1, 1, Luma([1.0]))), None);
-    }
-
-    #[test]
-    fn windows_slide_over_every_number() {
-        let line = [3.0, 1.0, 4.0, 1.5, 5.0, 9.0, 2.0, 6.0];
-        for reach in [0, 1, 2, 3, 20] {
-            let naive = |at: usize| {
-                let around = &line[at.saturating_sub(reach)..(at + reach + 1).min(line.len())];
-                around.iter().copied().fold(f32::NAN, f32::max)
-            };
-            let expected: Vec<f32> = (0..line.len()).map(naive).collect();
-            assert_eq!(sliding(&line, reach, f32::max), expected, "{reach}");
+        let blank =
+            Plane::from_fn(90, 60, |x, y| Luma([0.4 + x as f32 / 180.0 + y as f32 / 600.0]));
+        assert!(Strokes::find(&blank, None).is_none());
+        for size in [(1, 1), (1, 30), (28, 28)] {
+            assert!(Strokes::find(&Plane::from_pixel(size.0, size.1, Luma([1.0])), None).is_none());
         }
     }
 }

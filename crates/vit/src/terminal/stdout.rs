@@ -1,6 +1,6 @@
 //! Stdout, for bytes that hold nothing that a terminal should not see; [`output`](crate::output) makes them.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// Writes all of it.
 ///
@@ -9,6 +9,12 @@ use std::io::{self, Write};
 #[expect(clippy::disallowed_methods, reason = "everything else goes through here")]
 pub(crate) fn write(text: &str) -> io::Result<()> {
     io::stdout().write_all(text.as_bytes())
+}
+
+/// Whether a terminal shows it.
+#[expect(clippy::disallowed_methods, reason = "it is only asked")]
+pub(crate) fn is_terminal() -> bool {
+    io::stdout().is_terminal()
 }
 
 /// The columns of the terminal, where there is one.

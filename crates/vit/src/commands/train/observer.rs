@@ -12,10 +12,10 @@ use vit_train::{AfterStep, Checkpoint, NamedVars, Observer, Progress, SavedState
 use super::bars::Bars;
 use super::live::Live;
 use super::saver::{Saver, unwritable};
+use super::table::Table;
 use crate::chrome_trace::ChromeTrace;
 use crate::failure::{Failure, Result};
 use crate::interrupt::{self, Writing, writing};
-use crate::output::{percent, thousands};
 use crate::settings::Settings;
 
 /// Checkpoints carry the digest of the parameters after so many steps, or the last one of a shorter run: `vit verify`
@@ -34,8 +34,7 @@ pub(super) struct Run<'a> {
     pub(super) folder: &'a RunFolder,
     pub(super) settings: &'a Settings,
     pub(super) info: &'a ModelInfo,
-    /// Of the whole run, as far as is known.
-    pub(super) epochs: u64,
+    pub(super) table: Table,
     /// The step after which settings change, if the run does not end there by itself.
     pub(super) change: Option<u64>,
     /// The weights that are evaluated and saved.
@@ -114,7 +113,7 @@ impl Observer for Run<'_> {
                 tracing::debug!("step {}: loss {:.4}", step.step, step.loss);
             }
             Record::Epoch(epoch) => {
-                tell(epoch, self.epochs);
+                self.table.tell(epoch);
                 self.show();
                 if let Some(trace) = &mut self.trace {
                     writing(|| trace.write_when_over())?;
@@ -135,6 +134,7 @@ impl Observer for Run<'_> {
     }
 
     fn best(&mut self, _epoch: &EpochMetrics) -> Result<()> {
+        self.table.mark();
         let weights = self.weights.iter();
         let tensors: Tensors =
             weights.map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
@@ -209,29 +209,4 @@ impl Observer for Run<'_> {
 
 pub(super) fn as_json(record: &Record) -> Value {
     serde_json::to_value(record).expect("a record is plain data")
-}
-
-/// A line for an epoch.
-fn tell(epoch: &EpochMetrics, epochs: u64) {
-    let validated = epoch
-        .val_loss
-        .zip(epoch.val_accuracy)
-        .map(|(loss, accuracy)| format!("; validation loss {loss:.4}, {}", percent(accuracy)));
-    let tested = epoch
-        .test_loss
-        .zip(epoch.test_accuracy)
-        .map(|(loss, accuracy)| format!("; test loss {loss:.4}, {}", percent(accuracy)));
-    let so_far = interrupt::asked().then(|| format!(", up to step {}", epoch.step));
-    let speed = epoch.images_per_second as u64;
-    let speed = (speed > 0).then(|| format!("; {} images/s", thousands(speed)));
-    tracing::info!(
-        "epoch {}/{epochs}{}: loss {:.4}, {}{}{}{}",
-        epoch.epoch,
-        so_far.unwrap_or_default(),
-        epoch.train_loss,
-        percent(epoch.train_accuracy),
-        validated.unwrap_or_default(),
-        tested.unwrap_or_default(),
-        speed.unwrap_or_default()
-    );
 }

@@ -1,12 +1,22 @@
 //! What is printed of a run that has ended.
 
 use serde_json::json;
-use vit_run::{RunFolder, read_metrics};
+use vit_run::{REPORT, RunFolder, read_metrics};
 
 use crate::dataset::Found;
 use crate::failure::Result;
 use crate::output::{self, percent};
 use crate::settings::Settings;
+use crate::terminal::quoted;
+
+/// What to do with it.
+pub(super) fn tell_next(folder: &RunFolder) {
+    let run = quoted(folder.path());
+    tracing::info!("next:");
+    tracing::info!("  open {} in a browser", folder.path().join(REPORT).display());
+    tracing::info!("  vit eval {run}");
+    tracing::info!("  vit predict {run} PICTURE.png");
+}
 
 pub(super) fn print(
     as_json: bool,

@@ -1,0 +1,70 @@
+//! Digits on paper, boards and screens: a digit is read as well as the same digit on clean paper.
+
+mod drawing;
+
+use std::fmt::Write;
+
+use image::GrayImage;
+use vit_data::Split;
+
+use crate::files::{real_mnist, test_file};
+use crate::support::{Sandbox, json_lines};
+
+const SAMPLES: usize = 100;
+
+/// Each kind of picture, and how many points it may lose against clean paper.
+const KINDS: [(&str, usize); 15] = [
+    ("clean", 0),
+    ("thin-400", 5),
+    ("thin-280", 5),
+    ("page-1000", 5),
+    ("corner", 5),
+    ("ballpoint", 5),
+    ("frame", 5),
+    ("chalk", 5),
+    ("blue-on-yellow", 5),
+    ("transparent", 5),
+    ("strip", 15),
+    ("letterbox", 15),
+    ("half-shadow", 15),
+    ("ruled", 15),
+    ("form-field", 15),
+];
+
+/// With a committed model, so that it is the reading of pictures that is measured: `configs/mnist-best.toml` with 24 epochs.
+#[test]
+fn digits_are_read_from_paper_as_from_clean_paper() {
+    let Some(data) = real_mnist() else {
+        eprintln!("skipped: VIT_DATA names no folder that holds mnist/");
+        return;
+    };
+    let mnist = vit_data::load_dir(&data.join("mnist")).unwrap();
+    let test = mnist.split(Split::Test);
+    let sandbox = Sandbox::new();
+    let model = test_file("fixtures/mnist.safetensors");
+    let right = |kind: &str| {
+        let words = format!("-q predict {} {kind}", model.display());
+        let lines = json_lines(sandbox.run(&words).succeeded().stdout);
+        assert_eq!(lines.len(), SAMPLES, "{kind}");
+        let pairs = lines.iter().enumerate();
+        pairs.filter(|(index, line)| line["class"] == test.label(*index)).count()
+    };
+    let mut table = String::new();
+    let mut behind = Vec::new();
+    let mut clean = None;
+    for (kind, points) in KINDS {
+        for index in 0..SAMPLES {
+            let digit = GrayImage::from_raw(28, 28, test.image(index).unwrap()).unwrap();
+            let picture = drawing::draw(kind, &digit, index as u32);
+            sandbox.write(&format!("{kind}/{index:03}.png"), picture);
+        }
+        let right = right(kind);
+        writeln!(table, "{kind:<14}  {right:>3}").unwrap();
+        if right + points < *clean.get_or_insert(right) {
+            behind.push(kind);
+        }
+    }
+    eprintln!("{table}");
+    assert!(behind.is_empty(), "{behind:?} are too far behind clean paper:\n{table}");
+    assert!(clean >= Some(97), "{table}");
+}
