@@ -37,6 +37,7 @@ mod info;
 mod interchange;
 #[cfg(unix)]
 mod interrupt;
+mod launch;
 mod newcomer;
 #[cfg(unix)]
 mod outputs;

@@ -1,8 +1,12 @@
-//! Steps in shards: a batch is cut at borders that threads do not set, each shard computed on one thread, and their
-//! gradients added in order.
+//! Steps in shards: a batch is cut at borders that neither threads nor ranks set, each shard computed on one thread, and their
+//! gradients added along a fixed tree.
 
 mod shards;
+mod slices;
 mod sum;
+mod tree;
+
+use std::ops::Range;
 
 use candle_core::{Result as TensorResult, Tensor};
 use rayon::prelude::*;
@@ -10,16 +14,20 @@ use tracing::{Span, trace_span};
 use vit_ops::Mode;
 use vit_random::Random;
 
-use self::shards::{Shard, shards, train_shard};
-use self::sum::{Summed, sum};
-use crate::backend::{EvaluateBatch, StepBackend, StepToTake, Task};
-use crate::evaluation::in_parallel;
+use self::shards::{Done, shards, train_shard};
+use self::slices::Slices;
+use self::sum::{Summed, add, scaled_sum};
+use self::tree::Sums as Tree;
+use crate::backend::{EvaluateBatch, StepBackend, StepToTake, Taken, Task};
+use crate::evaluation::{EVALUATION_BATCH, in_parallel};
 use crate::sums::Sums;
 use crate::{Data, Error, Optimizer, Scores, clip_gradients};
 
 /// Takes steps on the thread pool that it is called on.
 pub(crate) struct CpuBackend {
     optimizer: Optimizer,
+    /// How shards and parameters are divided, where there are several ranks.
+    slices: Option<Slices>,
     /// Whether it was said that frozen parameters cost time.
     has_warned: bool,
 }
@@ -30,68 +38,71 @@ impl CpuBackend {
     /// # Errors
     /// If a setting is out of range.
     pub(crate) fn new(task: &Task) -> Result<Self, Error> {
-        let optimizer = Optimizer::of(task.config.optimizer, &task.trained, &task.groups)?;
-        Ok(Self { optimizer, has_warned: false })
-    }
-
-    /// Loss and correct answers of a step's samples, and its gradient, a batch after the other.
-    fn gradients(
-        &mut self,
-        task: &Task,
-        step: &StepToTake<'_>,
-        data: &dyn Data,
-    ) -> Result<(Sums, Vec<Summed>), Error> {
-        let of_step = Span::current();
-        let random = Random::new(task.config.seed).at_step(step.step);
-        let mut sums = Sums { loss_sum: 0.0, correct: 0, samples: step.samples.len() };
-        let mut gradients: Vec<Summed> = Vec::new();
-        let batch_size = task.config.batch_size;
-        for (first, batch) in (0..).step_by(batch_size).zip(step.samples.chunks(batch_size)) {
-            let ranges = shards(batch.len(), task.config.shards).into_par_iter();
-            let results = ranges.map(|range| {
-                let _shard = trace_span!(parent: &of_step, "shard", first = range.start).entered();
-                let mode = Mode::Train(random.from_sample((first + range.start) as u32));
-                let batch = trace_span!("batch")
-                    .in_scope(|| data.train_batch(step.epoch, &batch[range]))?;
-                train_shard(task, &batch, mode)
-            });
-            let shards: Vec<Shard> = results.collect::<Result<_, Error>>()?;
-            self.warn_of_frozen(&shards, task);
-            sums.loss_sum = shards.iter().fold(sums.loss_sum, |sum, shard| sum + shard.loss_sum);
-            sums.correct += shards.iter().map(|shard| shard.correct).sum::<usize>();
-            if !sums.loss_sum.is_finite() {
-                return Err(step.not_finite("loss", sums.loss_sum));
-            }
-            // The sum so far goes first: the order of additions is that of one large batch.
-            let so_far = gradients.drain(..).map(|gradient| gradient.total).collect::<Vec<_>>();
-            let shards = shards.into_iter().map(|shard| shard.gradients);
-            let pieces: Vec<_> =
-                (!so_far.is_empty()).then_some(so_far).into_iter().chain(shards).collect();
-            let last = first + batch.len() == step.samples.len();
-            let scale = if last { 1.0 / step.samples.len() as f64 } else { 1.0 };
-            gradients = trace_span!("sum").in_scope(|| sum(&pieces, scale))?;
+        let mut optimizer = Optimizer::of(task.config.optimizer, &task.trained, &task.groups)?;
+        let slices = (task.ranks.size() > 1).then(|| Slices::new(task)).transpose()?;
+        if let Some(slices) = &slices {
+            optimizer = slices.optimizer(optimizer);
         }
-        Ok((sums, gradients))
+        Ok(Self { optimizer, slices, has_warned: false })
     }
 
-    fn warn_of_frozen(&mut self, shards: &[Shard], task: &Task) {
-        if !self.has_warned && shards.iter().any(|shard| shard.computes_frozen) {
+    /// What the shards of a step have come to together.
+    fn sums(&mut self, task: &Task, step: &StepToTake<'_>, all: &[Done]) -> Result<Sums, Error> {
+        if !self.has_warned && all.iter().any(|shard| shard.computes_frozen) {
             self.has_warned = true;
             tracing::warn!(
                 "the backward pass of {} frozen parameters is computed and not used: have the trainer build the model",
                 task.frozen.len()
             );
         }
+        let loss_sum = all.iter().fold(0.0, |sum, shard| sum + shard.loss_sum);
+        if !loss_sum.is_finite() {
+            return Err(step.not_finite("loss", loss_sum));
+        }
+        let correct = all.iter().map(|shard| shard.correct).sum();
+        Ok(Sums { loss_sum, correct, samples: step.samples.len() })
     }
-}
 
-impl StepBackend for CpuBackend {
-    fn is_pooled(&self) -> bool {
-        true
+    fn step_alone(
+        &mut self,
+        task: &Task,
+        step: &StepToTake<'_>,
+        data: &dyn Data,
+    ) -> Result<Taken, Error> {
+        let shards = task.config.shards_of_step();
+        let tree = Tree::but_the_last(shards);
+        let done = train((task, step, data), 0..shards, &tree)?;
+        let sums = self.sums(task, step, &done)?;
+        let scale = 1.0 / step.samples.len() as f64;
+        let gradients = trace_span!("sum").in_scope(|| scaled_sum(&tree.finish(), scale))?;
+        self.update(task, step, gradients)?;
+        Ok(Taken { sums, ends: false })
     }
 
-    fn step(&mut self, task: &Task, step: &StepToTake<'_>, data: &dyn Data) -> Result<Sums, Error> {
-        let (sums, gradients) = self.gradients(task, step, data)?;
+    fn step_of_rank(
+        &mut self,
+        slices: &mut Slices,
+        (task, step, data): (&Task, &StepToTake<'_>, &dyn Data),
+    ) -> Result<Taken, Error> {
+        let shards = task.config.shards_of_step();
+        let tree = Tree::new(shards);
+        let done = train((task, step, data), slices.shards(shards), &tree)?;
+        let scale = 1.0 / step.samples.len() as f64;
+        let ends = (step.is_over)();
+        let (all, gradient, ends) =
+            slices.exchange((shards, scale), &done, &tree.finish(), ends)?;
+        let sums = self.sums(task, step, &all)?;
+        slices.update(task, step, &mut self.optimizer, &gradient)?;
+        Ok(Taken { sums, ends })
+    }
+
+    /// Moves all parameters by the gradient of a step.
+    fn update(
+        &mut self,
+        task: &Task,
+        step: &StepToTake<'_>,
+        gradients: Vec<Summed>,
+    ) -> Result<(), Error> {
         for ((name, _), gradient) in task.trained.iter().zip(&gradients) {
             if let Some(value) = gradient.not_finite {
                 return Err(step.not_finite(&format!("gradient of {name}"), value));
@@ -103,15 +114,65 @@ impl StepBackend for CpuBackend {
             clip_gradients(&mut gradients, norm)?;
         }
         self.optimizer.set_lr(step.lr);
-        self.optimizer.step(&gradients)?;
+        Ok(self.optimizer.step(&gradients)?)
+    }
+}
+
+/// Computes these shards of a step: gives what each has come to, and has `tree` sum up their gradients.
+fn train(
+    (task, step, data): (&Task, &StepToTake<'_>, &dyn Data),
+    range: Range<usize>,
+    tree: &Tree<Vec<Tensor>>,
+) -> Result<Vec<Done>, Error> {
+    let of_step = Span::current();
+    let random = Random::new(task.config.seed).at_step(step.step);
+    let batch_size = task.config.batch_size;
+    let of_batch = shards(batch_size, task.config.shards);
+    let each = range.into_par_iter().map(|shard| {
+        let first = shard / of_batch.len() * batch_size;
+        let Range { start, end } = of_batch[shard % of_batch.len()];
+        let samples = first + start..first + end;
+        let _shard = trace_span!(parent: &of_step, "shard", first = samples.start).entered();
+        let mode = Mode::Train(random.from_sample(samples.start as u32));
+        let batch = trace_span!("batch")
+            .in_scope(|| data.train_batch(step.epoch, &step.samples[samples]))?;
+        let (done, gradients) = train_shard(task, &batch, mode)?;
+        tree.add(shard..shard + 1, gradients, |left, right| add(&left, &right))?;
+        Ok::<_, Error>(done)
+    });
+    each.collect()
+}
+
+impl StepBackend for CpuBackend {
+    fn is_pooled(&self) -> bool {
+        true
+    }
+
+    fn step(
+        &mut self,
+        task: &Task,
+        step: &StepToTake<'_>,
+        data: &dyn Data,
+    ) -> Result<Taken, Error> {
+        let taken = match self.slices.take() {
+            None => self.step_alone(task, step, data)?,
+            Some(mut slices) => {
+                let taken = self.step_of_rank(&mut slices, (task, step, data));
+                self.slices = Some(slices);
+                taken?
+            }
+        };
         if let Some(averages) = &task.averages {
             averages.update(step.step, &task.trained)?;
         }
-        Ok(sums)
+        Ok(taken)
     }
 
-    fn moments(&self, _task: &Task) -> Result<Vec<Vec<Tensor>>, Error> {
-        Ok(self.optimizer.moments()?)
+    fn moments(&self, task: &Task) -> Result<Vec<Vec<Tensor>>, Error> {
+        Ok(match &self.slices {
+            Some(slices) => slices.moments(task, &self.optimizer)?,
+            None => self.optimizer.moments()?,
+        })
     }
 
     fn resume(&mut self, _task: &Task, step: u64, moments: Vec<Vec<Tensor>>) -> Result<(), Error> {
@@ -120,10 +181,12 @@ impl StepBackend for CpuBackend {
 
     fn evaluate(
         &self,
-        _task: &Task,
+        task: &Task,
         len: usize,
         batch: EvaluateBatch<'_>,
     ) -> TensorResult<Vec<Option<Scores>>> {
-        in_parallel(len, batch)
+        let parts = len.div_ceil(EVALUATION_BATCH);
+        let (rank, size) = (task.ranks.rank(), task.ranks.size());
+        in_parallel(len, rank * parts / size..(rank + 1) * parts / size, batch)
     }
 }

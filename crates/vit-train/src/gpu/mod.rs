@@ -10,7 +10,7 @@ use vit_ops::Mode;
 use vit_ops::cuda::{AdamSlot, AdamUpdate, Clock, Examples, Fault, Graph, Step, Tally, Tape};
 use vit_random::Random;
 
-use crate::backend::{EvaluateBatch, StepBackend, StepToTake, Task};
+use crate::backend::{EvaluateBatch, StepBackend, StepToTake, Taken, Task};
 use crate::optimizer::Update;
 use crate::sums::Sums;
 use crate::{Batch, Bytes, Data, Error, OptimizerKind, Scores, gradients};
@@ -127,7 +127,12 @@ impl StepBackend for GpuBackend {
         Ok(self.step.set_updates(&updates.collect::<Vec<_>>())?)
     }
 
-    fn step(&mut self, task: &Task, step: &StepToTake<'_>, data: &dyn Data) -> Result<Sums, Error> {
+    fn step(
+        &mut self,
+        task: &Task,
+        step: &StepToTake<'_>,
+        data: &dyn Data,
+    ) -> Result<Taken, Error> {
         if let Samples::Copied(batches) = &mut self.samples {
             let each = step.samples.chunks(task.config.batch_size);
             let each = each.map(|indices| data.train_batch(step.epoch, indices));
@@ -161,7 +166,8 @@ impl StepBackend for GpuBackend {
                 clock.during(|| whole_step(task, samples, (clock, step)))?;
             }
         }
-        if step.is_due { self.take_sums(task, step.epoch) } else { Ok(Sums::default()) }
+        let sums = if step.is_due { self.take_sums(task, step.epoch)? } else { Sums::default() };
+        Ok(Taken { sums, ends: false })
     }
 
     /// Waits for the steps so far.
