@@ -62,7 +62,7 @@ fn a_run_of_which_ranks_are_killed_ends_in_the_same_bits() {
             let _ = fs::remove_file(sandbox.path(format!("rank-{rank}")));
         }
         let words = format!("-q train {words} --save-every 3 --threads 1");
-        let mut running = Running::start(&mut mpirun(&sandbox, ranks, &words));
+        let running = Running::start(&mut mpirun(&sandbox, ranks, &words));
         let killed = dice.below(ranks as u64) as usize;
         thread::sleep(Duration::from_millis(300 + dice.below(1800)));
         let process = process_of(&sandbox, killed).filter(|&process| lives(process));

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
 
 #[path = "../idx_folder.rs"]
-#[expect(dead_code, reason = "not all of it is for these tests")]
 mod idx_folder;
 #[path = "../running.rs"]
 #[expect(dead_code, reason = "not all of it is for these tests")]
