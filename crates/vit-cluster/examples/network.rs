@@ -42,7 +42,7 @@ fn main() -> Result<(), Error> {
             );
         }
     }
-    ranks.barrier();
+    ranks.leave();
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! All processes of an MPI launch.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -38,10 +39,10 @@ pub enum Error {
     },
 }
 
-/// All ranks of an MPI launch. Dropping it finalises MPI: on the thread that joined, and after all ranks
-/// [have come to their end](World::leave).
+/// All ranks of an MPI launch.
 pub struct World {
-    universe: Universe,
+    /// None once MPI is finalised.
+    universe: Mutex<Option<Universe>>,
     rank: usize,
     size: usize,
 }
@@ -67,27 +68,32 @@ impl World {
             let (expected, variable) = (launch.size, launch.variable);
             return Err(Error::Size { expected, got: size, variable });
         }
-        Ok(Self { universe, rank, size })
+        Ok(Self { universe: Mutex::new(Some(universe)), rank, size })
     }
 
-    /// Waits until all ranks have come here, however long that takes, without keeping a core busy.
+    /// Waits for all ranks, and finalises MPI: what every rank calls last, on the thread that joined. A rank that fails calls
+    /// [`abort`] instead, since the others would not come.
     pub fn leave(&self) {
-        let mut barrier = SimpleCommunicator::world().immediate_barrier();
-        loop {
-            match barrier.test() {
-                Ok(_) => return,
-                Err(pending) => barrier = pending,
-            }
-            thread::sleep(PAUSE);
-        }
+        self.barrier();
+        drop(self.universe().take());
+    }
+
+    fn universe(&self) -> MutexGuard<'_, Option<Universe>> {
+        self.universe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The MPI library, in a line.
     #[must_use]
     pub fn library(&self) -> String {
-        let _ = &self.universe;
         let version = environment::library_version().unwrap_or_default();
         version.lines().next().unwrap_or_default().trim_end_matches('\0').to_owned()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // To finalise is to wait for all ranks: one that fails would hang here.
+        std::mem::forget(self.universe().take());
     }
 }
 
@@ -124,8 +130,13 @@ impl Collective for World {
         SimpleCommunicator::world().process_at_rank(0).broadcast_into(words);
     }
 
+    /// Without keeping a core busy, however long it takes.
     fn barrier(&self) {
-        SimpleCommunicator::world().barrier();
+        let mut barrier = SimpleCommunicator::world().immediate_barrier();
+        while let Err(pending) = barrier.test() {
+            barrier = pending;
+            thread::sleep(PAUSE);
+        }
     }
 
     fn abort(&self, code: i32) -> ! {

@@ -71,6 +71,8 @@ pub(crate) struct Ranks {
     collective: Arc<dyn Collective>,
     /// Where each rank runs.
     places: Vec<Place>,
+    /// What every rank calls last.
+    leave: Box<dyn FnOnce()>,
 }
 
 /// Where a rank runs.
@@ -125,7 +127,8 @@ fn bound(places: &[Place]) -> Option<(usize, &Place)> {
 impl Ranks {
     /// This process alone, whoever started it.
     pub(crate) fn alone() -> Self {
-        Self { collective: Arc::new(Alone), places: vec![Place::here()] }
+        let (collective, places) = (Arc::new(Alone), vec![Place::here()]);
+        Self { collective, places, leave: Box::new(|| ()) }
     }
 
     /// All ranks of the launch; this process alone where nobody launched several.
@@ -134,11 +137,11 @@ impl Ranks {
     /// If this program cannot talk to the others.
     pub(crate) fn join() -> Result<Self> {
         let Some(launch) = launch() else { return Ok(Self::alone()) };
-        let collective = world(launch)?;
+        let (collective, leave) = world(launch)?;
         let here = Place::here().to_text();
         let places = collective.gather_bytes(here.as_bytes());
         let places = places.iter().map(|text| Place::of_text(&String::from_utf8_lossy(text)));
-        let ranks = Self { places: places.collect(), collective };
+        let ranks = Self { places: places.collect(), collective, leave };
         if ranks.is_first() {
             ranks.warn_of_binding();
         }
@@ -231,9 +234,9 @@ impl Ranks {
         }
     }
 
-    /// Waits until all ranks have come here.
-    pub(crate) fn wait(&self) {
-        self.collective.barrier();
+    /// Waits for all ranks to have done what they do together. A rank that fails ends them all instead.
+    pub(crate) fn leave(self) {
+        (self.leave)();
     }
 
     /// Whether it is so on any rank.
@@ -278,12 +281,14 @@ impl Ranks {
     }
 }
 
-/// The ranks that this program can talk to.
-#[cfg(feature = "mpi")]
-fn world(launch: &Launch) -> Result<Arc<dyn Collective>> {
-    use vit_cluster::{Error, World};
+/// The ranks that this program can talk to, and what they end with.
+type World = (Arc<dyn Collective>, Box<dyn FnOnce()>);
 
-    let world = World::join(launch).map_err(|error| {
+#[cfg(feature = "mpi")]
+fn world(launch: &Launch) -> Result<World> {
+    use vit_cluster::Error;
+
+    let world = vit_cluster::World::join(launch).map_err(|error| {
         let hint = match &error {
             Error::Size { .. } => {
                 "the launcher is of another MPI than the one that vit was built with: compare `mpirun --version` with \
@@ -302,11 +307,13 @@ fn world(launch: &Launch) -> Result<Arc<dyn Collective>> {
         vit_cluster::abort(Exit::Internal as i32);
     }));
     tracing::debug!("{} ranks over {}", world.size(), world.library());
-    Ok(Arc::new(world))
+    let world = Arc::new(world);
+    let leaving = Arc::clone(&world);
+    Ok((world, Box::new(move || leaving.leave())))
 }
 
 #[cfg(not(feature = "mpi"))]
-fn world(launch: &Launch) -> Result<Arc<dyn Collective>> {
+fn world(launch: &Launch) -> Result<World> {
     let Launch { size, variable, .. } = launch;
     let message = format!(
         "{variable} says that {size} processes train together, and this vit is built without MPI: each would train alone"
@@ -370,7 +377,7 @@ mod over_mpi {
             let panics = || panic!("on purpose");
             let _ = thread.spawn(panics).expect("a thread").join();
         }
-        ranks.wait();
+        ranks.leave();
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         None => begin(args, &ranks),
     };
     let code = done?;
-    ranks.wait();
+    ranks.leave();
     Ok(code)
 }
 

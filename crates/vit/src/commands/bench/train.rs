@@ -68,7 +68,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let mut stopwatch = Stopwatch::new(args.warmup);
     trainer.run(&data, &mut stopwatch)?;
-    if !ranks.is_first() {
+    let is_first = ranks.is_first();
+    ranks.leave();
+    if !is_first {
         return Ok(());
     }
 
