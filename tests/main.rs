@@ -38,6 +38,7 @@ mod info;
 mod interchange;
 #[cfg(unix)]
 mod interrupt;
+mod launch;
 mod newcomer;
 mod onnx;
 #[cfg(unix)]

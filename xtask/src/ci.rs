@@ -8,7 +8,7 @@ use clap::Subcommand;
 use crate::api::Api;
 use crate::cargo::{cargo, run};
 use crate::page::Page;
-use crate::{deny, examples, gpu, layering, outside};
+use crate::{deny, examples, gpu, layering, mpi, outside};
 
 /// A step of CI, the cheapest first.
 #[derive(Clone, Subcommand)]
@@ -35,6 +35,8 @@ pub(crate) enum Step {
     Consumer,
     /// Packs the crates as they would be published, and builds them from their packages
     Package,
+    /// Trains over MPI with one to four ranks, where an MPI library is or may be installed
+    TestMpi,
     /// Builds the tests for a GPU with a kit of CUDA, and tries what can be tried without one
     GpuBuild,
 }
@@ -60,6 +62,7 @@ impl Step {
         Self::Api(Api::COMPARE),
         Self::Consumer,
         Self::Package,
+        Self::TestMpi,
         Self::GpuBuild,
     ];
 
@@ -148,6 +151,11 @@ impl Step {
                 name: "package",
                 check: outside::package,
                 when_it_fails: "look at `cargo package --list --package CRATE`",
+            },
+            Self::TestMpi => Entry {
+                name: "test-mpi",
+                check: mpi::test,
+                when_it_fails: "run the failed test alone with `cargo test -p vit --features mpi --test mpi NAME`",
             },
             Self::GpuBuild => Entry {
                 name: "gpu-build",

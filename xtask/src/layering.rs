@@ -50,6 +50,7 @@ const LAYERS: &[Layer] = &[
         ours: &["vit-ops", "vit-random", "vit-run", "vit-files"],
         candle: CANDLE_ALONE,
     },
+    Layer { name: "vit-cluster", ours: &["vit-train"], candle: NO_CANDLE },
     Layer { name: "vit-report", ours: &["vit-run", "vit-files"], candle: NO_CANDLE },
     Layer { name: "vit-serve", ours: &["vit-run", "vit-files"], candle: NO_CANDLE },
     Layer {
@@ -67,6 +68,7 @@ const LAYERS: &[Layer] = &[
             "vit-pictures",
             "vit-fetch",
             "vit-train",
+            "vit-cluster",
             "vit-report",
             "vit-run",
             "vit-serve",

@@ -14,6 +14,7 @@ mod fetch;
 mod fuzz;
 mod gpu;
 mod layering;
+mod mpi;
 mod nightly;
 mod outside;
 mod page;

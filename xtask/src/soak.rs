@@ -5,6 +5,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::cargo::{cargo, run};
+use crate::mpi;
 
 /// Where these tests are: of `vit`, faults, signals, numbers of threads, and its server; of `vit-fetch`, processes and mirrors.
 const TESTS: [&str; 7] =
@@ -26,6 +27,10 @@ impl Soak {
             Some(filter) => test.arg(filter),
             None => test.args(TESTS),
         };
-        run(test.env("VIT_SOAK", "1"))
+        run(test.env("VIT_SOAK", "1"))?;
+        if mpi::is_here() {
+            mpi::soak(self.filter.as_deref().unwrap_or("kill"))?;
+        }
+        Ok(())
     }
 }

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use vit_fetch::{Options, Outcome, Source, data_root, user_mirrors};
 
 use crate::cargo::build_vit;
 use crate::gpu::{Cuda, Origin};
+use crate::mpi;
 
 /// Builds vit and trains, fetching the dataset beside the build where it is missing
 ///
@@ -25,6 +26,9 @@ pub(crate) struct Train {
     /// The same with a toolkit out of Python packages, installed under cargo's target folder
     #[arg(long)]
     kit: bool,
+    /// Build with MPI and train on this many ranks: needs an MPI library, `mpicc` and libclang
+    #[arg(long, value_name = "N")]
+    mpi: Option<String>,
     /// The arguments of `vit train`, passed on as they are
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<OsString>,
@@ -32,6 +36,11 @@ pub(crate) struct Train {
 
 impl Train {
     pub(crate) fn run(mut self) -> Result<ExitCode> {
+        if let Some(ranks) =
+            self.mpi.take().map_or_else(|| take_value(&mut self.args, "--mpi"), Some)
+        {
+            return self.run_on(mpi::ranks(&ranks)?);
+        }
         let cuda = self.cuda()?;
         let fetching =
             Download::wanted(&self.args).map(|download| thread::spawn(|| download.run()));
@@ -44,6 +53,15 @@ impl Train {
             fetching.join().expect("a fetch returns its errors");
         }
         replace_by(Command::new(vit).arg("train").args(self.args))
+    }
+
+    /// Trains on several ranks of MPI.
+    fn run_on(self, ranks: u16) -> Result<ExitCode> {
+        ensure!(!self.cuda && !self.kit, "expected --mpi or --cuda, got both: ranks train on CPUs");
+        if let Some(download) = Download::wanted(&self.args) {
+            download.run();
+        }
+        replace_by(&mut mpi::launcher(ranks, self.args)?)
     }
 
     /// What a CUDA build takes, where one is asked for; `vit train` is then asked to take the GPU.
@@ -110,6 +128,18 @@ fn take(args: &mut Vec<OsString>, flag: &str) -> bool {
     let before = args.len();
     args.retain(|arg| arg != flag);
     args.len() < before
+}
+
+/// Removes `--flag VALUE` or `--flag=VALUE` of ours from among those of `vit train`, and gives the value.
+fn take_value(args: &mut Vec<OsString>, flag: &str) -> Option<String> {
+    let value = value_of(args, flag)?.into_string().ok()?;
+    if let Some(at) = args.iter().position(|arg| arg == flag) {
+        args.drain(at..(at + 2).min(args.len()));
+    } else {
+        let joined = format!("{flag}={value}");
+        args.retain(|arg| arg != joined.as_str());
+    }
+    Some(value)
 }
 
 /// The value of `--flag VALUE` or `--flag=VALUE`, the last one if it is given repeatedly.
@@ -187,7 +217,12 @@ mod tests {
             assert!(cuda | take(&mut args, "--cuda"));
             assert_eq!(args, ["--epochs", "2"]);
         }
-        let Train { cuda, kit, mut args } = parse("--epochs 2");
+        let Train { cuda, kit, mut args, .. } = parse("--epochs 2");
         assert!(!cuda && !kit && !take(&mut args, "--cuda"));
+        for args in ["--mpi 4 --epochs 2", "--epochs 2 --mpi 4", "--epochs 2 --mpi=4"] {
+            let Train { mpi, mut args, .. } = parse(args);
+            assert_eq!(mpi.or_else(|| take_value(&mut args, "--mpi")).as_deref(), Some("4"));
+            assert_eq!(args, ["--epochs", "2"]);
+        }
     }
 }

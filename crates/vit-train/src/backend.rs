@@ -6,8 +6,9 @@ use std::time::Duration;
 use candle_core::{Result as TensorResult, Tensor};
 
 use crate::averages::Averages;
+use crate::evaluation::IsOver;
 use crate::sums::Sums;
-use crate::{Data, Error, Group, Loss, Model, NamedVars, Scores, TrainConfig};
+use crate::{Collective, Data, Error, Group, Loss, Model, NamedVars, Scores, TrainConfig};
 
 /// What is trained, by what, and how: the same for every backend.
 pub(crate) struct Task {
@@ -22,6 +23,8 @@ pub(crate) struct Task {
     pub(crate) frozen: NamedVars,
     /// The EMA of the weights, if there is one.
     pub(crate) averages: Option<Averages>,
+    /// Who trains together.
+    pub(crate) ranks: Arc<dyn Collective>,
 }
 
 /// A step to take.
@@ -39,6 +42,16 @@ pub(crate) struct StepToTake<'a> {
     /// Whether a record is due after it.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the CPU tells after each step"))]
     pub(crate) is_due: bool,
+    /// Whether this rank wants the run to end.
+    pub(crate) is_over: IsOver<'a>,
+}
+
+/// A step that was taken.
+pub(crate) struct Taken {
+    /// What it has come to; where that would have to be waited for, nothing, until a record is due, and then the sum.
+    pub(crate) sums: Sums,
+    /// Whether any of several ranks wants the run to end.
+    pub(crate) ends: bool,
 }
 
 impl StepToTake<'_> {
@@ -78,9 +91,9 @@ pub(crate) trait StepBackend: Send {
         Ok(())
     }
 
-    /// Takes a step. Gives what it has come to; where that would have to be waited for, nothing, until a record is due, and
-    /// then the sum.
-    fn step(&mut self, task: &Task, step: &StepToTake<'_>, data: &dyn Data) -> Result<Sums, Error>;
+    /// Takes a step.
+    fn step(&mut self, task: &Task, step: &StepToTake<'_>, data: &dyn Data)
+    -> Result<Taken, Error>;
 
     /// What the steps have come to that have given nothing yet.
     fn take_sums(&mut self, _task: &Task, _epoch: u64) -> Result<Sums, Error> {
@@ -90,14 +103,15 @@ pub(crate) trait StepBackend: Send {
     /// For how long steps have waited for batches since this was asked last.
     fn take_waited(&mut self) -> Duration;
 
-    /// The optimiser's moments, each in the order of the trained parameters, on the CPU; none before the first step.
+    /// The optimiser's moments, each in the order of the trained parameters, on the CPU; none before the first step. Of several
+    /// ranks, all call this, and rank 0 gets them.
     fn moments(&self, task: &Task) -> Result<Vec<Vec<Tensor>>, Error>;
 
     /// Goes on after so many steps with these moments.
     fn resume(&mut self, task: &Task, step: u64, moments: Vec<Vec<Tensor>>) -> Result<(), Error>;
 
-    /// Evaluates samples `0..len` batch by batch, as many at once as suits the device, and gives what each came to, in order;
-    /// a missing one is the last.
+    /// Evaluates this rank's part of the samples `0..len` batch by batch, as many at once as suits the device, and gives what each
+    /// came to, in order; a missing one is the last.
     fn evaluate(
         &self,
         task: &Task,

@@ -16,7 +16,7 @@ pub struct TrainConfig {
     pub max_steps: Option<u64>,
     /// Samples in a step; a last partial batch is dropped.
     pub batch_size: usize,
-    /// Pieces that a batch is cut into, each computed on one thread. It sets the order of sums, and so the bits.
+    /// Pieces that a batch is cut into, each computed on one thread of one rank. It sets the order of sums, and so the bits.
     pub shards: usize,
     /// Seed of everything random.
     pub seed: u64,
@@ -90,6 +90,13 @@ impl TrainConfig {
     pub fn samples_of_step(&self) -> usize {
         let batches = usize::try_from(self.accumulate).unwrap_or(usize::MAX);
         self.batch_size.saturating_mul(batches)
+    }
+
+    /// Shards that a step is computed in: as many ranks can share it.
+    #[must_use]
+    pub fn shards_of_step(&self) -> usize {
+        let batches = usize::try_from(self.accumulate).unwrap_or(usize::MAX);
+        self.shards.min(self.batch_size).saturating_mul(batches)
     }
 
     /// Checks the ranges.

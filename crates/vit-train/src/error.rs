@@ -80,6 +80,14 @@ pub enum Error {
         /// What was asked for.
         got: &'static str,
     },
+    /// What several ranks cannot train together, or not on as many.
+    #[error("expected {expected}, got {got}")]
+    Ranks {
+        /// What they can.
+        expected: String,
+        /// What was asked for.
+        got: String,
+    },
     /// A run folder that cannot be read or written, or is not as it was written.
     #[error(transparent)]
     Run(#[from] vit_run::Error),

@@ -1,6 +1,7 @@
 //! How well a model does on samples whose labels are known.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use candle_core::{DType, Result as TensorResult, Tensor};
 use rayon::prelude::*;
@@ -41,23 +42,25 @@ pub fn evaluate(
             labels,
         })
     };
-    let parts = thread_pool(threads)?.install(|| in_parallel(len, &evaluate))?;
+    let all = 0..len.div_ceil(EVALUATION_BATCH);
+    let parts = thread_pool(threads)?.install(|| in_parallel(len, all, &evaluate))?;
     let mut whole = Evaluation::default();
     parts.into_iter().for_each(|part| whole.extend(part));
     Ok(whole)
 }
 
-/// Evaluates samples `0..len` on the current thread pool, in order.
+/// Evaluates samples `0..len` in parts of [`EVALUATION_BATCH`], of which these, on the current thread pool, in order.
 pub(crate) fn in_parallel<T: Send>(
     len: usize,
+    parts: Range<usize>,
     batch: &(impl Fn(&[u32]) -> TensorResult<T> + Sync + ?Sized),
 ) -> TensorResult<Vec<T>> {
-    let indices: Vec<u32> = (0..len as u32).collect();
     let of_evaluation = Span::current();
-    let batches = indices.par_chunks(EVALUATION_BATCH);
-    let parts = batches.map(|indices| {
-        let _part = trace_span!(parent: &of_evaluation, "part", first = indices[0]).entered();
-        batch(indices)
+    let parts = parts.into_par_iter().map(|part| {
+        let first = part * EVALUATION_BATCH;
+        let indices = first as u32..len.min(first + EVALUATION_BATCH) as u32;
+        let _part = trace_span!(parent: &of_evaluation, "part", first).entered();
+        batch(&indices.collect::<Vec<u32>>())
     });
     parts.collect()
 }

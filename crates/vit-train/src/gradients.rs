@@ -35,13 +35,24 @@ pub(crate) const PARAMETERS_AT_ONCE: usize = 8;
 /// Cuts gradients down to a norm of at most `norm` over all of them together, and gives the norm that they had.
 ///
 /// PyTorch equivalent: `torch.nn.utils.clip_grad_norm_`. Squares are added in `f64`, in the order given and within each
-/// gradient in an order that its length alone decides.
+/// gradient in chunks of 4,096 elements.
 ///
 /// # Errors
 /// If a tensor operation fails.
 pub fn clip_gradients(gradients: &mut [Tensor], norm: f64) -> Result<f64> {
     let each = gradients.par_iter().with_min_len(PARAMETERS_AT_ONCE).map(squares);
-    let had = each.collect::<Result<Vec<f64>>>()?.iter().sum::<f64>().sqrt();
+    let had = norm_of(each.collect::<Result<Vec<_>>>()?.into_iter().flatten());
+    clip_to(gradients, norm, had)?;
+    Ok(had)
+}
+
+/// The norm of what these are the squares of.
+pub(crate) fn norm_of(squares: impl Iterator<Item = f64>) -> f64 {
+    squares.sum::<f64>().sqrt()
+}
+
+/// Cuts gradients whose norm is `had` down to one of at most `norm`.
+pub(crate) fn clip_to(gradients: &mut [Tensor], norm: f64, had: f64) -> Result<()> {
     // PyTorch's 1e-6, against a norm of zero.
     let scale = norm / (had + 1e-6);
     if scale < 1.0 {
@@ -49,25 +60,34 @@ pub fn clip_gradients(gradients: &mut [Tensor], norm: f64) -> Result<f64> {
             *gradient = (&*gradient * scale)?;
         }
     }
-    Ok(had)
+    Ok(())
 }
 
-/// `sum_i x_i^2`.
-fn squares(gradient: &Tensor) -> Result<f64> {
-    const LANES: usize = 16;
+/// Elements of a gradient whose squares are added up together. Ranks divide parameters at such borders alone, so that they add
+/// the same sums.
+pub(crate) const CHUNK: usize = 4096;
+
+/// `sum_i x_i^2` of each chunk.
+fn squares(gradient: &Tensor) -> Result<Vec<f64>> {
     let (storage, layout) = gradient.storage_and_layout();
-    let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) =
-        (&*storage, layout.contiguous_offsets())
-    else {
-        return gradient.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar();
-    };
-    let (blocks, rest) = values[start..end].as_chunks::<LANES>();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => {
+            Ok(values[start..end].chunks(CHUNK).map(squares_of).collect())
+        }
+        _ => Ok(vec![gradient.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar()?]),
+    }
+}
+
+/// `sum_i x_i^2` of a chunk.
+pub(crate) fn squares_of(values: &[f32]) -> f64 {
+    const LANES: usize = 16;
+    let (blocks, rest) = values.as_chunks::<LANES>();
     let square = |&x: &f32| f64::from(x) * f64::from(x);
     let mut lanes = [0.0_f64; LANES];
     for block in blocks {
         lanes.iter_mut().zip(block).for_each(|(lane, x)| *lane += square(x));
     }
-    Ok(lanes.iter().sum::<f64>() + rest.iter().map(square).sum::<f64>())
+    lanes.iter().sum::<f64>() + rest.iter().map(square).sum::<f64>()
 }
 
 #[cfg(test)]

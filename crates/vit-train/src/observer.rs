@@ -155,6 +155,9 @@ pub struct Evaluated<'a> {
 
 /// Follows a run, and may change its course; called from a thread of the trainer's.
 ///
+/// Of several [ranks](crate::TrainerBuilder::ranks), each has an observer that hears the same. What rank 0's asks for is done
+/// on all of them; the others' requests are ignored, but for [`ending`](Self::ending), which ends the run on any.
+///
 /// ```
 /// use vit_train::{AfterStep, Error, Evaluated, Observer};
 ///
@@ -212,7 +215,8 @@ pub trait Observer: Send {
     /// An evaluation begins.
     fn evaluating(&mut self) {}
 
-    /// Whether [`evaluated`](Self::evaluated) gets the outputs of the model: they stay in memory until then.
+    /// Whether [`evaluated`](Self::evaluated) gets the outputs of the model: they stay in memory until then. Of several ranks,
+    /// each gets those of its own part of the samples.
     fn wants_outputs(&self) -> bool {
         false
     }
@@ -237,6 +241,12 @@ pub trait Observer: Send {
     /// Whatever ends the run.
     fn best(&mut self, _epoch: &EpochMetrics) -> Result<(), Self::Error> {
         Ok(())
+    }
+
+    /// Whether [`checkpoint`](Self::checkpoint), which comes next for this place, will ask for the state. Default: yes. Of several
+    /// ranks, rank 0 is asked, and all take part in giving it the state: so say no where it is not to be kept.
+    fn wants_state(&mut self, _at: Checkpoint) -> bool {
+        true
     }
 
     /// The run can be taken up again from here. What `state` gives is all that is needed for that; it takes the time of

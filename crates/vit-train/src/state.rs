@@ -6,9 +6,9 @@ use candle_core::{Device, Result as TensorResult, Tensor, Var};
 use serde::{Deserialize, Serialize};
 use vit_files::Digest;
 
-use crate::Error;
 use crate::best::Best;
 use crate::sums::Sums;
+use crate::{Collective, Error};
 
 /// Variables by name.
 pub type NamedVars = Vec<(String, Var)>;
@@ -75,12 +75,74 @@ impl RunProgress {
     }
 }
 
+/// What a state is, without its numbers.
+#[derive(Serialize, Deserialize)]
+struct Outline {
+    progress: RunProgress,
+    order: String,
+    /// Name and dimensions of each tensor, of parameters, averages and each kind of moments.
+    parameters: Vec<(String, Vec<usize>)>,
+    averages: Option<Vec<(String, Vec<usize>)>>,
+    moments: Vec<Vec<(String, Vec<usize>)>>,
+}
+
 impl TrainState {
+    /// Gives every rank the state of rank 0, whose numbers are `f32`.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read.
+    pub fn broadcast(state: Option<&Self>, ranks: &dyn Collective) -> Result<Option<Self>, Error> {
+        let outline = |tensors: &Tensors| -> Vec<_> {
+            tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect()
+        };
+        let text = state.map(|state| Outline {
+            progress: state.progress,
+            order: state.order.clone(),
+            parameters: outline(&state.parameters),
+            averages: state.averages.as_ref().map(outline),
+            moments: state.moments.iter().map(outline).collect(),
+        });
+        let text = serde_json::to_vec(&text).expect("a state is plain data");
+        let text = ranks.broadcast_bytes(&text);
+        let known: Option<Outline> = serde_json::from_slice(&text).expect("as rank 0 wrote it");
+        let Some(Outline { progress, order, parameters, averages, moments }) = known else {
+            return Ok(None);
+        };
+        let tensors = |outline: Vec<(String, Vec<usize>)>, of: Option<&Tensors>| {
+            let each = outline.into_iter().map(|(name, dims)| {
+                let count = dims.iter().product();
+                let mut words = match of {
+                    Some(of) => bits(&of[&name])?,
+                    None => vec![0; count],
+                };
+                ranks.broadcast(&mut words);
+                let values: Vec<f32> = words.into_iter().map(f32::from_bits).collect();
+                Ok((name, Tensor::from_vec(values, dims, &Device::Cpu)?))
+            });
+            each.collect::<TensorResult<Tensors>>()
+        };
+        let parameters = tensors(parameters, state.map(|state| &state.parameters))?;
+        let averages = averages
+            .map(|outline| tensors(outline, state.and_then(|state| state.averages.as_ref())))
+            .transpose()?;
+        let moments = moments.into_iter().enumerate();
+        let moments = moments
+            .map(|(kind, outline)| tensors(outline, state.map(|state| &state.moments[kind])));
+        let moments = moments.collect::<TensorResult<_>>()?;
+        Ok(Some(Self { progress, order, parameters, averages, moments }))
+    }
+
     /// The weights to evaluate and save: the EMA of the weights where there is one.
     #[must_use]
     pub fn weights(&self) -> &Tensors {
         self.averages.as_ref().unwrap_or(&self.parameters)
     }
+}
+
+/// The bits of a tensor of `f32`.
+fn bits(tensor: &Tensor) -> TensorResult<Vec<u32>> {
+    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+    Ok(values.into_iter().map(f32::to_bits).collect())
 }
 
 /// The digest that tells whether an epoch has the samples that it had.

@@ -10,8 +10,9 @@ use candle_core::Result as TensorResult;
 use rayon::ThreadPool;
 use tracing::{debug_span, trace_span};
 
-use crate::backend::{StepBackend, StepToTake, Task};
+use crate::backend::{StepBackend, StepToTake, Taken, Task};
 use crate::best::Best;
+use crate::collective::{number_of, words_of};
 use crate::evaluation::{IsOver, score, total};
 use crate::state::{self, RunProgress, TrainState, digest_of_order};
 use crate::sums::Sums;
@@ -159,9 +160,10 @@ impl Trainer {
                 break;
             }
             at = at.before_epoch(epoch + 1, best);
-            let is_last = self.is_past(epoch, &best) || is_over();
-            let checkpoint = Checkpoint::Epoch { step: self.step, is_last };
-            run.observer.checkpoint(checkpoint, &mut || self.state(at, &data.order(epoch + 1)))?;
+            let is_last = self.is_past(epoch, &best) || self.any(is_over());
+            let place = Checkpoint::Epoch { step: self.step, is_last };
+            let keeps = self.agree(run.observer.wants_state(place).into()).keeps;
+            self.checkpoint(place, keeps, &mut at, &data.order(epoch + 1), &mut run)?;
             if is_last {
                 break;
             }
@@ -213,8 +215,9 @@ impl Trainer {
                 None => {
                     flow.stops = true;
                     at.step = self.step;
-                    let checkpoint = Checkpoint::Step { step: self.step, is_last: true };
-                    run.observer.checkpoint(checkpoint, &mut || self.state(*at, &order))?;
+                    let place = Checkpoint::Step { step: self.step, is_last: true };
+                    let keeps = self.agree(run.observer.wants_state(place).into()).keeps;
+                    self.checkpoint(place, keeps, at, &order, run)?;
                     self.evaluate(epoch, run, true)?.expect("nothing breaks it off")
                 }
             };
@@ -259,24 +262,29 @@ impl Trainer {
             let is_due = at.step_of_epoch.is_multiple_of(self.task.config.log_every);
             self.step += 1;
             let lr = rates[index];
+            let is_over = run.is_over;
             let next = if self.is_full() { &[] } else { &left[(index + 1) * batch_size..] };
             let next = next.chunks_exact(batch_size).next().unwrap_or_default();
-            let step = StepToTake { step: self.step, epoch, lr, samples, next, is_due };
-            let sums = trace_span!("step", step = self.step)
+            let step = StepToTake { step: self.step, epoch, lr, samples, next, is_due, is_over };
+            let Taken { sums, ends } = trace_span!("step", step = self.step)
                 .in_scope(|| self.backend.step(&self.task, &step, run.data))?;
             let mut after = AfterStep {
                 step: self.step,
                 lr,
                 lr_scale: at.lr_scale,
                 weights: &self.weights,
-                stops: false,
+                stops: ends,
                 evaluates: false,
             };
             run.observer.after_step(&mut after)?;
             let AfterStep { stops, evaluates, lr_scale, .. } = after;
-            self.count(at, &sums, (is_due, lr), steps, run)?;
             let is_full = self.is_full();
             let ends_epoch = is_full || at.step_of_epoch == steps;
+            let place = Checkpoint::Step { step: self.step, is_last: stops };
+            let keeps = (stops || !ends_epoch) && run.observer.wants_state(place);
+            let asked = self.agree(Asked { stops, evaluates, keeps, lr_scale });
+            let Asked { stops, evaluates, keeps, lr_scale } = asked;
+            self.count(at, &sums, (is_due, lr), steps, run)?;
             if lr_scale != at.lr_scale {
                 at.lr_scale = lr_scale;
                 rates = self.rates(first, count, lr_scale);
@@ -288,19 +296,69 @@ impl Trainer {
             }
             if stops || !ends_epoch {
                 at.step = self.step;
-                let checkpoint = Checkpoint::Step { step: self.step, is_last: stops };
-                run.observer.checkpoint(checkpoint, &mut || {
-                    let rest = self.backend.take_sums(&self.task, epoch)?;
-                    at.of_epoch.add(&rest);
-                    at.since_record.add(&rest);
-                    self.state(*at, order)
-                })?;
+                let place = Checkpoint::Step { step: self.step, is_last: stops };
+                self.checkpoint(place, keeps, at, order, run)?;
             }
             if stops || is_full {
                 break;
             }
         }
         Ok(end)
+    }
+
+    /// Tells the observer that the run can be taken up again from here. Of several ranks, all make the state first if rank 0
+    /// keeps it.
+    fn checkpoint<O: Observer>(
+        &mut self,
+        place: Checkpoint,
+        keeps: bool,
+        at: &mut RunProgress,
+        order: &[u32],
+        run: &mut Run<'_, O>,
+    ) -> Result<(), O::Error> {
+        let (rank, size) = (self.task.ranks.rank(), self.task.ranks.size());
+        let mut state = || {
+            let rest = self.backend.take_sums(&self.task, at.epoch)?;
+            at.of_epoch.add(&rest);
+            at.since_record.add(&rest);
+            self.state(*at, order)
+        };
+        if size == 1 {
+            return run.observer.checkpoint(place, &mut state);
+        }
+        let mut made = if keeps { Some(state()?) } else { None };
+        let expected = "the state to be asked for on rank 0";
+        run.observer.checkpoint(place, &mut || {
+            let state = made.take().filter(|_| rank == 0);
+            state.ok_or_else(|| Error::Ranks {
+                expected: format!("{expected} where `wants_state` was true"),
+                got: format!("rank {rank}"),
+            })
+        })
+    }
+
+    /// What rank 0's observer asked for.
+    fn agree(&self, asked: Asked) -> Asked {
+        if self.task.ranks.size() == 1 {
+            return asked;
+        }
+        let Asked { stops, evaluates, keeps, lr_scale } = asked;
+        let flags = u32::from(stops) | u32::from(evaluates) << 1 | u32::from(keeps) << 2;
+        let [low, high] = words_of(lr_scale);
+        let mut words = [flags, low, high];
+        self.task.ranks.broadcast(&mut words);
+        let [flags, low, high] = words;
+        Asked {
+            stops: flags & 1 != 0,
+            evaluates: flags & 2 != 0,
+            keeps: flags & 4 != 0,
+            lr_scale: number_of([low, high]),
+        }
+    }
+
+    /// Whether it is so on any rank.
+    fn any(&self, here: bool) -> bool {
+        if self.task.ranks.size() == 1 { here } else { self.task.ranks.any(here) }
     }
 
     /// Counts a step in, and tells of it.
@@ -387,21 +445,68 @@ impl Trainer {
     ) -> Result<Option<(Scores, Scores)>, Error> {
         let _evaluation = debug_span!("evaluation").entered();
         let Task { model, loss, averages, trained, .. } = &self.task;
-        let scores = |len, batch: &(dyn Fn(&[u32]) -> TensorResult<Batch> + Sync)| {
-            let each = |indices: &[u32]| {
-                if is_over() {
-                    return Ok(None);
-                }
-                score((&**model, &**loss), batch(indices)?, keeps_outputs).map(Some)
+        let scores =
+            |len, batch: &(dyn Fn(&[u32]) -> TensorResult<Batch> + Sync)| -> TensorResult<_> {
+                let each = |indices: &[u32]| {
+                    if is_over() {
+                        return Ok(None);
+                    }
+                    score((&**model, &**loss), batch(indices)?, keeps_outputs).map(Some)
+                };
+                let parts = self.backend.evaluate(&self.task, len, &each)?;
+                Ok(total(if self.task.ranks.size() == 1 { parts } else { self.gathered(parts) }))
             };
-            self.backend.evaluate(&self.task, len, &each).map(total)
-        };
         let swap = || averages.as_ref().map_or(Ok(()), |averages| averages.swap(trained));
         swap()?;
         let val = scores(data.val_len(), &|indices| data.val_batch(indices));
         let test = scores(data.test_len(), &|indices| data.test_batch(indices));
         swap()?;
         Ok(val?.zip(test?))
+    }
+}
+
+impl Trainer {
+    /// The parts of all ranks, in order; outputs stay where they are.
+    fn gathered(&self, parts: Vec<Option<Scores>>) -> Vec<Option<Scores>> {
+        const WORDS: usize = 5;
+        let mut mine = Vec::with_capacity(parts.len() * WORDS);
+        for part in &parts {
+            let part = part.as_ref();
+            let [low, high] = words_of(part.map_or(0.0, |part| part.loss_sum));
+            let [correct, samples] = part.map_or([0; 2], |part| [part.correct, part.samples]);
+            mine.extend([part.is_some().into(), low, high, correct as u32, samples as u32]);
+        }
+        let (ranks, one) = (&*self.task.ranks, vec![1; self.task.ranks.size()]);
+        let mut counts = vec![0; ranks.size()];
+        ranks.gather(&[mine.len() as u32], &mut counts, &one);
+        let counts: Vec<usize> = counts.into_iter().map(|count| count as usize).collect();
+        let mut all = vec![0; counts.iter().sum()];
+        ranks.gather(&mine, &mut all, &counts);
+        let parts = all.chunks_exact(WORDS).map(|words| {
+            (words[0] != 0).then(|| Scores {
+                loss_sum: number_of([words[1], words[2]]),
+                correct: words[3] as usize,
+                samples: words[4] as usize,
+                outputs: Vec::new(),
+            })
+        });
+        parts.collect()
+    }
+}
+
+/// What an observer asks for after a step.
+#[derive(Clone, Copy)]
+struct Asked {
+    stops: bool,
+    evaluates: bool,
+    keeps: bool,
+    lr_scale: f64,
+}
+
+impl From<bool> for Asked {
+    /// Nothing but perhaps the state.
+    fn from(keeps: bool) -> Self {
+        Self { stops: false, evaluates: false, keeps, lr_scale: 1.0 }
     }
 }
 
@@ -412,5 +517,7 @@ struct EndOfSteps {
     asks_for_evaluation: bool,
 }
 
+#[cfg(test)]
+mod rank_tests;
 #[cfg(test)]
 mod tests;

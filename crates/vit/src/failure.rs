@@ -124,6 +124,11 @@ impl Failure {
         }
     }
 
+    /// What it ends the program with.
+    pub(crate) const fn code(&self) -> i32 {
+        self.exit as i32
+    }
+
     /// Prints the failure on stderr and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         self.log();
@@ -409,6 +414,10 @@ impl From<vit_train::Error> for Failure {
             error => error,
         };
         let (exit, hint) = match &error {
+            Error::Ranks { .. } => (
+                Exit::Usage,
+                Some("start fewer ranks, or raise `shards` under [train] in a file for --config"),
+            ),
             Error::NoBatch { .. } => (Exit::Usage, Some("pass a smaller --batch-size")),
             Error::Setting { .. } => (
                 Exit::Usage,

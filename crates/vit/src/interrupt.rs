@@ -33,6 +33,12 @@ type Save = Box<dyn Fn() -> Result<bool> + Send>;
 
 /// How long after it was asked to end a run may still take to end by itself.
 const PATIENCE: Duration = Duration::from_millis(1500);
+/// The same of several ranks, all of which end after the same step: less than the 30 s that launchers are told to wait.
+const PATIENCE_OF_RANKS: Duration = Duration::from_secs(25);
+/// Launchers pass a signal on that the terminal sends too: within this time it is the same.
+const ONE_SIGNAL: Duration = Duration::from_secs(2);
+
+static HAS_OTHERS: AtomicBool = AtomicBool::new(false);
 /// How long the program waits for whoever reads what it says last.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -41,8 +47,13 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// # Errors
 /// If the system refuses.
 pub(crate) fn listen() -> Result<()> {
-    let on_signal = || {
+    let begun = Mutex::new(None);
+    let on_signal = move || {
         let is_first = !ASKED.swap(true, Ordering::SeqCst);
+        let since = *locked(&begun).get_or_insert_with(Instant::now);
+        if !is_first && HAS_OTHERS.load(Ordering::SeqCst) && since.elapsed() < ONE_SIGNAL {
+            return;
+        }
         stderr::hurry();
         // Who serves and does not train ends once all is answered, or at once when asked again.
         if is_first && let Some(stop) = SERVER.get() {
@@ -56,10 +67,41 @@ pub(crate) fn listen() -> Result<()> {
             leave();
         }
     };
-    ctrlc::set_handler(on_signal).map_err(|error| {
+    let on_signal = std::sync::Arc::new(on_signal);
+    let on_ctrl_c = std::sync::Arc::clone(&on_signal);
+    ctrlc::set_handler(move || on_ctrl_c()).map_err(|error| {
         Failure::new(Exit::Internal, format!("cannot listen for Ctrl-C: {error}"))
     })?;
+    listen_to_schedulers(move || on_signal())?;
     outlive_limits()
+}
+
+/// Slurm sends SIGUSR1 some time before a job's limit, where `--signal` asks for it.
+#[cfg(unix)]
+fn listen_to_schedulers(on_signal: impl Fn() + Send + 'static) -> Result<()> {
+    let cannot = |error: std::io::Error| {
+        Failure::new(Exit::Internal, format!("cannot listen for SIGUSR1: {error}"))
+    };
+    let signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGUSR1]);
+    let mut signals = signals.map_err(cannot)?;
+    let listen = move || signals.forever().for_each(|_| on_signal());
+    Builder::new().name("scheduler".to_owned()).spawn(listen).map(drop).map_err(cannot)
+}
+
+#[cfg(not(unix))]
+fn listen_to_schedulers(_on_signal: impl Fn() + Send + 'static) -> Result<()> {
+    Ok(())
+}
+
+/// From now on an asked-for end is one of several ranks.
+#[cfg_attr(not(feature = "mpi"), allow(dead_code, reason = "without ranks there is one process"))]
+pub(crate) fn is_one_of_several() {
+    HAS_OTHERS.store(true, Ordering::SeqCst);
+}
+
+/// Another rank was asked to end the run.
+pub(crate) fn ask() {
+    ASKED.store(true, Ordering::SeqCst);
 }
 
 /// A file that reaches the limit set for its size is to be an error of its write, and not the end of the program, which
@@ -142,7 +184,9 @@ pub(crate) fn tell() {
 fn leave_soon() {
     let since = Instant::now();
     save_at_once();
-    std::thread::sleep(PATIENCE.saturating_sub(since.elapsed()));
+    let of_ranks = HAS_OTHERS.load(Ordering::SeqCst);
+    let patience = if of_ranks { PATIENCE_OF_RANKS } else { PATIENCE };
+    std::thread::sleep(patience.saturating_sub(since.elapsed()));
     let writing = locked(&WRITING);
     // Held to the end: nothing else begins.
     let _writing =

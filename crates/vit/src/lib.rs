@@ -20,6 +20,7 @@ mod outputs;
 mod picture_set;
 mod pictures;
 mod progress;
+mod ranks;
 mod report;
 mod saved_model;
 mod served;
@@ -36,11 +37,15 @@ pub fn run() -> ExitCode {
     candle_threads::leave_unused();
     terminal::tell_panics();
     let cli = cli::usage::parse();
-    logging::start(&cli.logging);
+    let is_shared = cli.command.is_for_ranks();
+    let mut logging = cli.logging;
+    // Rank 0 speaks for all.
+    logging.quiet |= is_shared && ranks::is_follower();
+    logging::start(&logging);
     let done = instructions_are_named()
         .and_then(|()| interrupt::listen())
         .and_then(|()| commands::run(cli.command, cli::program()));
-    done.unwrap_or_else(|failure| failure.report())
+    done.unwrap_or_else(|failure| if is_shared { ranks::fail(failure) } else { failure.report() })
 }
 
 fn instructions_are_named() -> failure::Result<()> {

@@ -166,6 +166,14 @@ impl Settings {
         self.check_changes()
     }
 
+    /// The settings that [`to_toml`](Self::to_toml) made this text of, in another process.
+    ///
+    /// # Errors
+    /// If it is of another program.
+    pub(crate) fn of_text(text: &str) -> Result<Self> {
+        toml::from_str(text).map_err(|error| bad_value(Path::new("the settings of rank 0"), &error))
+    }
+
     /// The settings of the run that lies in this folder.
     ///
     /// # Errors

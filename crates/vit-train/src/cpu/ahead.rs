@@ -4,7 +4,6 @@
 //! threads would wait for the last of them; no thread does nothing else. What a batch is depends on epoch and indices
 //! alone, so it does not matter who prepares it, or when.
 
-use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +11,6 @@ use std::time::{Duration, Instant};
 use candle_core::Result as TensorResult;
 use tracing::{Span, trace_span};
 
-use super::shards::shards;
 use crate::{Batch, Data, Error};
 
 /// The batches of the shards that come next, and how long training has waited for such.
@@ -22,19 +20,22 @@ pub(super) struct Ahead {
     waited: Duration,
 }
 
-/// A shard's batch, which is an error only if it is used.
+/// A shard of a step.
+#[derive(Debug)]
+pub(super) struct Piece {
+    /// Which of the step's shards.
+    pub(super) shard: usize,
+    /// Its first sample, among the step's.
+    pub(super) first: usize,
+    /// Its samples in the data.
+    pub(super) indices: Vec<u32>,
+}
+
+/// A piece's batch, which is an error only if it is used.
 struct Prepared {
     epoch: u64,
     indices: Vec<u32>,
     batch: TensorResult<Batch>,
-}
-
-/// What is trained on, in this epoch, in so many shards a batch.
-#[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
-    pub(super) data: &'a dyn Data,
-    pub(super) epoch: u64,
-    pub(super) shards: usize,
 }
 
 impl Ahead {
@@ -48,57 +49,56 @@ impl Ahead {
         std::mem::take(&mut self.waited)
     }
 
-    /// Computes each shard of the samples `now`, in order, and prepares those of `next` meanwhile.
+    /// Computes the shards `now`, begun in order, and prepares those of `next` meanwhile.
     ///
     /// # Errors
     /// The first of the shards'.
     pub(super) fn shards<T: Send>(
         &mut self,
-        source: Source<'_>,
-        (now, next): (&[u32], &[u32]),
-        compute: impl Fn(Range<usize>, &Batch) -> Result<T, Error> + Sync,
+        (data, epoch): (&dyn Data, u64),
+        now: Vec<Piece>,
+        next: Vec<Piece>,
+        compute: impl Fn(&Piece, &Batch) -> Result<T, Error> + Sync,
     ) -> Result<Vec<T>, Error> {
         let of_step = Span::current();
-        let ranges = shards(now.len(), source.shards);
         let mut ready = std::mem::take(&mut self.next).into_iter();
-        let next = shards(next.len(), source.shards).into_iter().map(|range| &next[range]);
-        let next: Vec<&[u32]> = next.collect();
-        let mut computed: Vec<Option<Result<T, Error>>> = ranges.iter().map(|_| None).collect();
+        let mut computed: Vec<Option<Result<T, Error>>> = now.iter().map(|_| None).collect();
         let mut prepared: Vec<Option<Prepared>> = next.iter().map(|_| None).collect();
-        let (left, all_computed) = (AtomicUsize::new(ranges.len()), Mutex::new(None));
+        let (left, all_computed) = (AtomicUsize::new(now.len()), Mutex::new(None));
         let late = Mutex::new(Duration::ZERO);
         rayon::scope_fifo(|scope| {
             let (of_step, compute, left, all_computed, late) =
                 (&of_step, &compute, &left, &all_computed, &late);
-            for (range, computed) in ranges.into_iter().zip(&mut computed) {
-                let indices = &now[range.clone()];
+            for (piece, computed) in now.into_iter().zip(&mut computed) {
                 let is_it =
-                    |ready: &Prepared| ready.epoch == source.epoch && ready.indices == indices;
+                    |ready: &Prepared| ready.epoch == epoch && ready.indices == piece.indices;
                 let ready = ready.next().filter(is_it);
                 scope.spawn_fifo(move |_| {
-                    let shard = trace_span!(parent: of_step, "shard", first = range.start);
+                    let shard = trace_span!(parent: of_step, "shard", first = piece.first);
                     let _shard = shard.entered();
                     let batch = ready.map_or_else(
                         || {
                             let since = Instant::now();
-                            let batch = trace_span!("batch").in_scope(|| source.batch(indices));
+                            let batch = trace_span!("batch")
+                                .in_scope(|| data.train_batch(epoch, &piece.indices));
                             *late.lock().expect("no thread panics with it") += since.elapsed();
                             batch
                         },
                         |ready| ready.batch,
                     );
-                    *computed = Some(batch.map_err(Error::from).and_then(|it| compute(range, &it)));
+                    let result = batch.map_err(Error::from).and_then(|batch| compute(&piece, &batch));
+                    *computed = Some(result);
                     if left.fetch_sub(1, Ordering::Relaxed) == 1 {
                         *all_computed.lock().expect("no thread panics with it") =
                             Some(Instant::now());
                     }
                 });
             }
-            for (indices, prepared) in next.into_iter().zip(&mut prepared) {
+            for (Piece { indices, .. }, prepared) in next.into_iter().zip(&mut prepared) {
                 scope.spawn_fifo(move |_| {
                     let _batch = trace_span!(parent: of_step, "batch").entered();
-                    let (epoch, batch) = (source.epoch, source.batch(indices));
-                    *prepared = Some(Prepared { epoch, indices: indices.to_vec(), batch });
+                    let batch = data.train_batch(epoch, &indices);
+                    *prepared = Some(Prepared { epoch, indices, batch });
                 });
             }
         });
@@ -112,17 +112,13 @@ impl Ahead {
     }
 }
 
-impl Source<'_> {
-    fn batch(&self, indices: &[u32]) -> TensorResult<Batch> {
-        self.data.train_batch(self.epoch, indices)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Tensor, bail};
 
     use super::*;
+    use crate::cpu::shards::shards;
+    use std::ops::Range;
 
     /// Indices as inputs, and which of them were asked for; one may be broken.
     #[derive(Default)]
@@ -159,10 +155,16 @@ mod tests {
         let pool = crate::threads::thread_pool(3)?;
         pool.install(|| {
             let mut ahead = Ahead::default();
-            let source = Source { data, epoch: 1, shards: 4 };
-            let given = |&of: &(&[u32], &[u32])| -> Result<Vec<u32>, Error> {
-                let inputs = |_, batch: &Batch| Ok(batch.inputs.to_vec1::<u32>()?);
-                Ok(ahead.shards(source, of, inputs)?.concat())
+            let pieces = |samples: &[u32]| -> Vec<Piece> {
+                let ranges = shards(samples.len(), 4).into_iter().enumerate();
+                let piece = |(shard, range): (usize, Range<usize>)| {
+                    Piece { shard, first: range.start, indices: samples[range].to_vec() }
+                };
+                ranges.map(piece).collect()
+            };
+            let given = |&(now, next): &(&[u32], &[u32])| -> Result<Vec<u32>, Error> {
+                let inputs = |_: &Piece, batch: &Batch| Ok(batch.inputs.to_vec1::<u32>()?);
+                Ok(ahead.shards((data, 1), pieces(now), pieces(next), inputs)?.concat())
             };
             batches.iter().map(given).collect()
         })

@@ -1,9 +1,11 @@
-//! Steps in shards: a batch is cut at borders that threads do not set, each shard computed on one thread, and their
-//! gradients added in order.
+//! Steps in shards: a batch is cut at borders that neither threads nor ranks set, each shard computed on one thread, and their
+//! gradients added along a fixed tree.
 
 mod ahead;
 mod shards;
+mod slices;
 mod sum;
+mod tree;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -13,11 +15,13 @@ use tracing::trace_span;
 use vit_ops::Mode;
 use vit_random::Random;
 
-use self::ahead::{Ahead, Source};
-use self::shards::{Shard, train_shard};
-use self::sum::{Summed, sum};
-use crate::backend::{EvaluateBatch, StepBackend, StepToTake, Task};
-use crate::evaluation::in_parallel;
+use self::ahead::{Ahead, Piece};
+use self::shards::{Done, shards, train_shard};
+use self::slices::Slices;
+use self::sum::{Summed, add, scaled_sum};
+use self::tree::Sums as Tree;
+use crate::backend::{EvaluateBatch, StepBackend, StepToTake, Taken, Task};
+use crate::evaluation::{EVALUATION_BATCH, in_parallel};
 use crate::sums::Sums;
 use crate::{Batch, Data, Error, Optimizer, Scores, clip_gradients};
 
@@ -25,6 +29,8 @@ use crate::{Batch, Data, Error, Optimizer, Scores, clip_gradients};
 pub(crate) struct CpuBackend {
     optimizer: Optimizer,
     ahead: Ahead,
+    /// How shards and parameters are divided, where there are several ranks.
+    slices: Option<Slices>,
     /// Whether it was said that frozen parameters cost time.
     has_warned: bool,
 }
@@ -35,59 +41,113 @@ impl CpuBackend {
     /// # Errors
     /// If a setting is out of range.
     pub(crate) fn new(task: &Task) -> Result<Self, Error> {
-        let optimizer = Optimizer::of(task.config.optimizer, &task.trained, &task.groups)?;
-        Ok(Self { optimizer, ahead: Ahead::default(), has_warned: false })
-    }
-
-    /// Loss and correct answers of a step's samples, and its gradient, a batch after the other.
-    fn gradients(
-        &mut self,
-        task: &Task,
-        step: &StepToTake<'_>,
-        data: &dyn Data,
-    ) -> Result<(Sums, Vec<Summed>), Error> {
-        let random = Random::new(task.config.seed).at_step(step.step);
-        let mut sums = Sums { loss_sum: 0.0, correct: 0, samples: step.samples.len() };
-        let mut gradients: Vec<Summed> = Vec::new();
-        let batch_size = task.config.batch_size;
-        let source = Source { data, epoch: step.epoch, shards: task.config.shards };
-        let mut batches = step.samples.chunks(batch_size).peekable();
-        for first in (0..).step_by(batch_size) {
-            let Some(batch) = batches.next() else { break };
-            let next = batches.peek().copied().or_else(|| step.next.chunks(batch_size).next());
-            let compute = |range: Range<usize>, batch: &Batch| {
-                let mode = Mode::Train(random.from_sample((first + range.start) as u32));
-                train_shard(task, batch, mode)
-            };
-            let of = (batch, next.unwrap_or_default());
-            let shards: Vec<Shard> = self.ahead.shards(source, of, compute)?;
-            self.warn_of_frozen(&shards, task);
-            sums.loss_sum = shards.iter().fold(sums.loss_sum, |sum, shard| sum + shard.loss_sum);
-            sums.correct += shards.iter().map(|shard| shard.correct).sum::<usize>();
-            if !sums.loss_sum.is_finite() {
-                return Err(step.not_finite("loss", sums.loss_sum));
-            }
-            // The sum so far goes first: the order of additions is that of one large batch.
-            let so_far = gradients.drain(..).map(|gradient| gradient.total).collect::<Vec<_>>();
-            let shards = shards.into_iter().map(|shard| shard.gradients);
-            let pieces: Vec<_> =
-                (!so_far.is_empty()).then_some(so_far).into_iter().chain(shards).collect();
-            let last = first + batch.len() == step.samples.len();
-            let scale = if last { 1.0 / step.samples.len() as f64 } else { 1.0 };
-            gradients = trace_span!("sum").in_scope(|| sum(&pieces, scale))?;
+        let mut optimizer = Optimizer::of(task.config.optimizer, &task.trained, &task.groups)?;
+        let slices = (task.ranks.size() > 1).then(|| Slices::new(task)).transpose()?;
+        if let Some(slices) = &slices {
+            optimizer = slices.optimizer(optimizer);
         }
-        Ok((sums, gradients))
+        Ok(Self { optimizer, ahead: Ahead::default(), slices, has_warned: false })
     }
 
-    fn warn_of_frozen(&mut self, shards: &[Shard], task: &Task) {
-        if !self.has_warned && shards.iter().any(|shard| shard.computes_frozen) {
+    /// What the shards of a step have come to together.
+    fn sums(&mut self, task: &Task, step: &StepToTake<'_>, all: &[Done]) -> Result<Sums, Error> {
+        if !self.has_warned && all.iter().any(|shard| shard.computes_frozen) {
             self.has_warned = true;
             tracing::warn!(
                 "the backward pass of {} frozen parameters is computed and not used: have the trainer build the model",
                 task.frozen.len()
             );
         }
+        let loss_sum = all.iter().fold(0.0, |sum, shard| sum + shard.loss_sum);
+        if !loss_sum.is_finite() {
+            return Err(step.not_finite("loss", loss_sum));
+        }
+        let correct = all.iter().map(|shard| shard.correct).sum();
+        Ok(Sums { loss_sum, correct, samples: step.samples.len() })
     }
+
+    fn step_alone(
+        &mut self,
+        task: &Task,
+        step: &StepToTake<'_>,
+        data: &dyn Data,
+    ) -> Result<Taken, Error> {
+        let shards = task.config.shards_of_step();
+        let tree = Tree::but_the_last(shards);
+        let done = train(&mut self.ahead, (task, step, data), 0..shards, &tree)?;
+        let sums = self.sums(task, step, &done)?;
+        let scale = 1.0 / step.samples.len() as f64;
+        let gradients = trace_span!("sum").in_scope(|| scaled_sum(&tree.finish(), scale))?;
+        self.update(task, step, gradients)?;
+        Ok(Taken { sums, ends: false })
+    }
+
+    fn step_of_rank(
+        &mut self,
+        slices: &mut Slices,
+        (task, step, data): (&Task, &StepToTake<'_>, &dyn Data),
+    ) -> Result<Taken, Error> {
+        let shards = task.config.shards_of_step();
+        let tree = Tree::new(shards);
+        let done = train(&mut self.ahead, (task, step, data), slices.shards(shards), &tree)?;
+        let scale = 1.0 / step.samples.len() as f64;
+        let ends = (step.is_over)();
+        let (all, gradient, ends) =
+            slices.exchange((shards, scale), &done, &tree.finish(), ends)?;
+        let sums = self.sums(task, step, &all)?;
+        slices.update(task, step, &mut self.optimizer, &gradient)?;
+        Ok(Taken { sums, ends })
+    }
+
+    /// Moves all parameters by the gradient of a step.
+    fn update(
+        &mut self,
+        task: &Task,
+        step: &StepToTake<'_>,
+        gradients: Vec<Summed>,
+    ) -> Result<(), Error> {
+        for ((name, _), gradient) in task.trained.iter().zip(&gradients) {
+            if let Some(value) = gradient.not_finite {
+                return Err(step.not_finite(&format!("gradient of {name}"), value));
+            }
+        }
+        let _update = trace_span!("update").entered();
+        let mut gradients: Vec<_> = gradients.into_iter().map(|gradient| gradient.total).collect();
+        if let Some(norm) = task.config.clip {
+            clip_gradients(&mut gradients, norm)?;
+        }
+        self.optimizer.set_lr(step.lr);
+        Ok(self.optimizer.step(&gradients)?)
+    }
+}
+
+/// Computes these shards of a step: gives what each has come to, and has `tree` sum up their gradients. Prepares the next step's
+/// meanwhile.
+fn train(
+    ahead: &mut Ahead,
+    (task, step, data): (&Task, &StepToTake<'_>, &dyn Data),
+    range: Range<usize>,
+    tree: &Tree<Vec<Tensor>>,
+) -> Result<Vec<Done>, Error> {
+    let random = Random::new(task.config.seed).at_step(step.step);
+    let batch_size = task.config.batch_size;
+    let of_batch = shards(batch_size, task.config.shards);
+    let piece = |samples: &'_ [u32], shard: usize| {
+        let first = shard / of_batch.len() * batch_size;
+        let Range { start, end } = of_batch[shard % of_batch.len()];
+        let indices = samples.get(first + start..first + end)?.to_vec();
+        Some(Piece { shard, first: first + start, indices })
+    };
+    let now = range.clone().filter_map(|shard| piece(step.samples, shard)).collect();
+    // Of accumulated batches the first: more would take memory and gain nothing.
+    let next = range.take(of_batch.len()).filter_map(|shard| piece(step.next, shard)).collect();
+    ahead.shards((data, step.epoch), now, next, |piece: &Piece, batch: &Batch| {
+        let mode = Mode::Train(random.from_sample(piece.first as u32));
+        let (done, gradients) = train_shard(task, batch, mode)?;
+        let node = piece.shard..piece.shard + 1;
+        tree.add(node, gradients, |left, right| add(&left, &right))?;
+        Ok(done)
+    })
 }
 
 impl StepBackend for CpuBackend {
@@ -110,28 +170,31 @@ impl StepBackend for CpuBackend {
         self.ahead.take_waited()
     }
 
-    fn step(&mut self, task: &Task, step: &StepToTake<'_>, data: &dyn Data) -> Result<Sums, Error> {
-        let (sums, gradients) = self.gradients(task, step, data)?;
-        for ((name, _), gradient) in task.trained.iter().zip(&gradients) {
-            if let Some(value) = gradient.not_finite {
-                return Err(step.not_finite(&format!("gradient of {name}"), value));
+    fn step(
+        &mut self,
+        task: &Task,
+        step: &StepToTake<'_>,
+        data: &dyn Data,
+    ) -> Result<Taken, Error> {
+        let taken = match self.slices.take() {
+            None => self.step_alone(task, step, data)?,
+            Some(mut slices) => {
+                let taken = self.step_of_rank(&mut slices, (task, step, data));
+                self.slices = Some(slices);
+                taken?
             }
-        }
-        let _update = trace_span!("update").entered();
-        let mut gradients: Vec<_> = gradients.into_iter().map(|gradient| gradient.total).collect();
-        if let Some(norm) = task.config.clip {
-            clip_gradients(&mut gradients, norm)?;
-        }
-        self.optimizer.set_lr(step.lr);
-        self.optimizer.step(&gradients)?;
+        };
         if let Some(averages) = &task.averages {
             averages.update(step.step, &task.trained)?;
         }
-        Ok(sums)
+        Ok(taken)
     }
 
-    fn moments(&self, _task: &Task) -> Result<Vec<Vec<Tensor>>, Error> {
-        Ok(self.optimizer.moments()?)
+    fn moments(&self, task: &Task) -> Result<Vec<Vec<Tensor>>, Error> {
+        Ok(match &self.slices {
+            Some(slices) => slices.moments(task, &self.optimizer)?,
+            None => self.optimizer.moments()?,
+        })
     }
 
     fn resume(&mut self, _task: &Task, step: u64, moments: Vec<Vec<Tensor>>) -> Result<(), Error> {
@@ -140,10 +203,12 @@ impl StepBackend for CpuBackend {
 
     fn evaluate(
         &self,
-        _task: &Task,
+        task: &Task,
         len: usize,
         batch: EvaluateBatch<'_>,
     ) -> TensorResult<Vec<Option<Scores>>> {
-        in_parallel(len, batch)
+        let parts = len.div_ceil(EVALUATION_BATCH);
+        let (rank, size) = (task.ranks.rank(), task.ranks.size());
+        in_parallel(len, rank * parts / size..(rank + 1) * parts / size, batch)
     }
 }

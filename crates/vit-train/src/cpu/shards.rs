@@ -17,21 +17,24 @@ pub(super) fn shards(batch: usize, count: usize) -> Vec<Range<usize>> {
     (0..count).map(|index| index * batch / count..(index + 1) * batch / count).collect()
 }
 
-/// What a shard's forward and backward pass gives.
-pub(super) struct Shard {
+/// What a shard has come to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Done {
     pub(super) loss_sum: f64,
     pub(super) correct: usize,
-    /// In the order of the trained parameters.
-    pub(super) gradients: Vec<Tensor>,
     /// Whether frozen parameters had a gradient computed, which is lost time.
     pub(super) computes_frozen: bool,
 }
 
-/// Runs one shard forward and backward.
+/// Runs one shard forward and backward: what it has come to, and its gradients in the order of the trained parameters.
 ///
 /// # Errors
 /// If a tensor operation fails, or a parameter has no gradient.
-pub(super) fn train_shard(task: &Task, batch: &Batch, mode: Mode) -> Result<Shard, Error> {
+pub(super) fn train_shard(
+    task: &Task,
+    batch: &Batch,
+    mode: Mode,
+) -> Result<(Done, Vec<Tensor>), Error> {
     let Batch { inputs, targets } = batch;
     let outputs = trace_span!("forward").in_scope(|| task.model.forward(inputs, mode))?; // (batch, ...)
     let loss = task.loss.sum(&outputs, targets)?;
@@ -39,7 +42,7 @@ pub(super) fn train_shard(task: &Task, batch: &Batch, mode: Mode) -> Result<Shar
     let computes_frozen = task.frozen.iter().any(|(_, var)| gradients.get(var).is_some());
     let gradients = gradients::in_order(gradients, &task.trained)?;
     let correct = task.loss.correct(&outputs, targets)?;
-    Ok(Shard { loss_sum: scalar(&loss)?, correct, gradients, computes_frozen })
+    Ok((Done { loss_sum: scalar(&loss)?, correct, computes_frozen }, gradients))
 }
 
 #[cfg(test)]

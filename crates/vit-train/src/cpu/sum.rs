@@ -1,6 +1,6 @@
 //! The gradient of a batch out of the gradients of its shards.
 
-use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::gradients::PARAMETERS_AT_ONCE;
@@ -12,11 +12,16 @@ pub(crate) struct Summed {
     pub(crate) not_finite: Option<f64>,
 }
 
-/// `scale * sum_s g_s` for each parameter, added in the order of the shards.
-pub(crate) fn sum(shards: &[Vec<Tensor>], scale: f64) -> Result<Vec<Summed>> {
-    let parameters = shards.first().map_or(0, Vec::len);
+/// `left + right` for each parameter.
+pub(super) fn add(left: &[Tensor], right: &[Tensor]) -> Result<Vec<Tensor>> {
+    left.iter().zip(right).map(|(left, right)| sum_one(&[left, right], 1.0)).collect()
+}
+
+/// `scale * (left + right)` for each parameter of the two halves of a batch, or `scale * whole` if there is one piece.
+pub(super) fn scaled_sum(pieces: &[Vec<Tensor>], scale: f64) -> Result<Vec<Summed>> {
+    let parameters = pieces.first().map_or(0, Vec::len);
     let each = (0..parameters).into_par_iter().with_min_len(PARAMETERS_AT_ONCE).map(|index| {
-        let pieces: Vec<&Tensor> = shards.iter().map(|shard| &shard[index]).collect();
+        let pieces: Vec<&Tensor> = pieces.iter().map(|piece| &piece[index]).collect();
         let total = sum_one(&pieces, scale)?;
         Ok(Summed { not_finite: not_finite(&total)?, total })
     });
@@ -32,25 +37,35 @@ fn sum_one(pieces: &[&Tensor], scale: f64) -> Result<Tensor> {
     for piece in &pieces[1..] {
         total = (total + *piece)?;
     }
-    total * scale
+    if scale == 1.0 { Ok(total) } else { total * scale }
 }
 
-/// The same in one pass without a tensor for every addition.
+/// The same in one pass without a tensor for every operation.
 fn sum_on_cpu(pieces: &[&Tensor], scale: f32) -> Result<Tensor> {
-    let mut total = vec![0.0_f32; pieces[0].elem_count()];
-    for piece in pieces {
-        let piece = piece.contiguous()?;
-        let (storage, layout) = piece.storage_and_layout();
-        if let (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) =
-            (&*storage, layout.contiguous_offsets())
-        {
-            for (total, value) in total.iter_mut().zip(&values[start..end]) {
-                *total += value;
-            }
+    let total = match pieces {
+        [left, right] => {
+            let (left, right) = (left.contiguous()?, right.contiguous()?);
+            let ((left_storage, left_layout), (right_storage, right_layout)) =
+                (left.storage_and_layout(), right.storage_and_layout());
+            let values = values_of(&left_storage, left_layout)?.iter();
+            let both = values.zip(values_of(&right_storage, right_layout)?);
+            both.map(|(left, right)| (left + right) * scale).collect()
         }
+        _ => {
+            let whole = pieces[0].contiguous()?;
+            let (storage, layout) = whole.storage_and_layout();
+            values_of(&storage, layout)?.iter().map(|value| value * scale).collect()
+        }
+    };
+    Tensor::from_vec::<_, f32>(total, pieces[0].shape(), pieces[0].device())
+}
+
+/// The numbers of a contiguous tensor of `f32` on the CPU.
+pub(super) fn values_of<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => Ok(&values[start..end]),
+        _ => bail!("sum of gradients: expected contiguous f32 on the CPU"),
     }
-    total.iter_mut().for_each(|value| *value *= scale);
-    Tensor::from_vec(total, pieces[0].shape(), pieces[0].device())
 }
 
 /// See [`Summed`].
@@ -81,7 +96,7 @@ mod tests {
         };
         for dtype in [DType::F32, DType::F64] {
             let shards = [shard([1.0, 2.0, 3.0], dtype)?, shard([10.0, 20.0, 30.0], dtype)?];
-            let sums = sum(&shards, 0.5)?;
+            let sums = scaled_sum(&shards, 0.5)?;
             let total = sums[0].total.to_dtype(DType::F64)?;
             assert_eq!(sums[0].not_finite, None);
             assert_eq!(total.to_vec1::<f64>()?, [5.5, 11.0, 16.5]);
@@ -93,7 +108,7 @@ mod tests {
     fn an_entry_that_is_not_finite_is_found() -> Result<()> {
         for dtype in [DType::F32, DType::F64] {
             let shard = Tensor::new(&[1.0, f64::INFINITY, 3.0], &Device::Cpu)?.to_dtype(dtype)?;
-            assert_eq!(sum(&[vec![shard]], 0.5)?[0].not_finite, Some(f64::INFINITY));
+            assert_eq!(scaled_sum(&[vec![shard]], 0.5)?[0].not_finite, Some(f64::INFINITY));
         }
         Ok(())
     }

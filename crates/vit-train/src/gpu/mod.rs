@@ -11,7 +11,7 @@ use vit_ops::Mode;
 use vit_ops::cuda::{AdamSlot, AdamUpdate, Clock, Examples, Fault, Graph, Step, Tally, Tape};
 use vit_random::Random;
 
-use crate::backend::{EvaluateBatch, StepBackend, StepToTake, Task};
+use crate::backend::{EvaluateBatch, StepBackend, StepToTake, Taken, Task};
 use crate::optimizer::Update;
 use crate::sums::Sums;
 use crate::{Batch, Bytes, Data, Error, OptimizerKind, Scores, gradients};
@@ -131,7 +131,12 @@ impl StepBackend for GpuBackend {
         Ok(self.step.set_updates(&updates.collect::<Vec<_>>())?)
     }
 
-    fn step(&mut self, task: &Task, step: &StepToTake<'_>, data: &dyn Data) -> Result<Sums, Error> {
+    fn step(
+        &mut self,
+        task: &Task,
+        step: &StepToTake<'_>,
+        data: &dyn Data,
+    ) -> Result<Taken, Error> {
         if let Samples::Copied(batches) = &mut self.samples {
             let since = Instant::now();
             let each = step.samples.chunks(task.config.batch_size);
@@ -168,7 +173,8 @@ impl StepBackend for GpuBackend {
                 clock.during(|| whole_step(task, samples, (clock, step)))?;
             }
         }
-        if step.is_due { self.take_sums(task, step.epoch) } else { Ok(Sums::default()) }
+        let sums = if step.is_due { self.take_sums(task, step.epoch)? } else { Sums::default() };
+        Ok(Taken { sums, ends: false })
     }
 
     /// Waits for the steps so far.

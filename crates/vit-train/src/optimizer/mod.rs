@@ -3,6 +3,8 @@
 mod config;
 mod update;
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, Device, Result, Shape, Storage, Tensor, Var, bail};
 use rayon::prelude::*;
 
@@ -47,6 +49,8 @@ pub struct Optimizer {
 #[derive(Debug)]
 struct Slot {
     var: Var,
+    /// The elements that are moved; the moments are of these.
+    part: Range<usize>,
     group: Group,
     /// None before the first step.
     moments: Option<Moments>,
@@ -94,9 +98,22 @@ impl Optimizer {
         config.check()?;
         groups.iter().try_for_each(Group::check)?;
         let slots = parameters.iter().zip(groups);
-        let slots =
-            slots.map(|((_, var), group)| Slot { var: var.clone(), group: *group, moments: None });
+        let slots = slots.map(|((_, var), group)| Slot {
+            var: var.clone(),
+            part: 0..var.elem_count(),
+            group: *group,
+            moments: None,
+        });
         Ok(Self { config, step: 0, slots: slots.collect() })
+    }
+
+    /// The same, which moves of each parameter these elements alone: [`step`](Self::step) takes their gradients, of rank 1, and
+    /// [`moments`](Self::moments) gives their moments.
+    pub(crate) fn of_parts(mut self, parts: Vec<Range<usize>>) -> Self {
+        for (slot, part) in self.slots.iter_mut().zip(parts) {
+            slot.part = part;
+        }
+        self
     }
 
     /// The moments, each in the order given to [`new`](Self::new), on the CPU: of Adam the first and the second, of SGD the
@@ -111,8 +128,11 @@ impl Optimizer {
         let mut all = vec![Vec::with_capacity(self.slots.len()); self.config.moments()];
         for slot in &self.slots {
             let moments = match &slot.moments {
-                Some(moments) => moments.tensors(slot.var.shape())?,
+                Some(moments) => moments.tensors(&slot.shape())?,
                 None if slot.group.frozen => vec![slot.var.zeros_like()?; all.len()],
+                None if slot.part.is_empty() => {
+                    vec![Tensor::zeros(0, slot.var.dtype(), slot.var.device())?; all.len()]
+                }
                 None => return Ok(Vec::new()),
             };
             for (all, moment) in all.iter_mut().zip(moments) {
@@ -143,7 +163,7 @@ impl Optimizer {
         }
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let moments: Vec<&Tensor> = moments.iter().map(|of| &of[index]).collect();
-            slot.moments = Some(Moments::of(&slot.var, &moments)?);
+            slot.moments = Some(Moments::of(slot, &moments)?);
         }
         Ok(())
     }
@@ -172,8 +192,8 @@ impl Optimizer {
         let (config, step) = (self.config, self.step);
         let each = self.slots.par_iter_mut().zip(gradients).with_min_len(PARAMETERS_AT_ONCE);
         each.try_for_each(|(slot, gradient)| {
-            if gradient.shape() != slot.var.shape() {
-                let (want, got) = (slot.var.shape(), gradient.shape());
+            if *gradient.shape() != slot.shape() {
+                let (want, got) = (slot.shape(), gradient.shape());
                 bail!("optimiser: expected a gradient of shape {want:?}, got {got:?}");
             }
             slot.step(&config, step, gradient)
@@ -194,8 +214,8 @@ macro_rules! by_storage {
 }
 
 impl Moments {
-    fn zeros(var: &Var, count: usize) -> Result<Self> {
-        let len = var.elem_count();
+    fn zeros(slot: &Slot, count: usize) -> Result<Self> {
+        let (var, len) = (&slot.var, slot.part.len());
         Ok(by_storage!(
             var,
             vec![vec![0.0; len]; count],
@@ -205,13 +225,18 @@ impl Moments {
     }
 
     /// Those of a parameter, given as tensors on any device.
-    fn of(var: &Var, moments: &[&Tensor]) -> Result<Self> {
+    fn of(slot: &Slot, moments: &[&Tensor]) -> Result<Self> {
+        let Slot { var, part, .. } = slot;
         let moments = moments.iter().map(|moment| {
             if moment.shape() != var.shape() {
                 let (want, got) = (var.shape(), moment.shape());
                 bail!("optimiser: expected a moment of shape {want:?}, got {got:?}");
             }
-            moment.to_dtype(var.dtype())?.to_device(var.device())
+            let moment = moment.to_dtype(var.dtype())?.to_device(var.device())?;
+            if slot.is_whole() {
+                return Ok(moment);
+            }
+            moment.flatten_all()?.narrow(0, part.start, part.len())
         });
         let moments = moments.collect::<Result<Vec<_>>>()?;
         let each = moments.iter();
@@ -238,16 +263,26 @@ impl Moments {
 }
 
 impl Slot {
+    fn is_whole(&self) -> bool {
+        self.part.len() == self.var.elem_count()
+    }
+
+    /// Of its gradient and its moments.
+    fn shape(&self) -> Shape {
+        if self.is_whole() { self.var.shape().clone() } else { self.part.len().into() }
+    }
+
     fn step(&mut self, config: &OptimizerConfig, step: u64, gradient: &Tensor) -> Result<()> {
-        if self.group.frozen {
+        if self.group.frozen || self.part.is_empty() {
             return Ok(());
         }
         let weight_decay = self.group.decay(config, self.var.rank());
         let update = Update::new(config, step, config.lr * self.group.lr_scale, weight_decay);
-        let moments = match &mut self.moments {
-            Some(moments) => moments,
-            none => none.insert(Moments::zeros(&self.var, config.moments())?),
-        };
+        if self.moments.is_none() {
+            self.moments = Some(Moments::zeros(self, config.moments())?);
+        }
+        let moments = self.moments.as_mut().expect("they are made above");
+        let gradient = (gradient, self.part.start);
         match moments {
             Moments::F32(moments) => {
                 let op = InPlace::new(update.map(|x| x as f32), gradient, moments);
@@ -256,7 +291,7 @@ impl Slot {
             Moments::F64(moments) => {
                 self.var.inplace_op1(&InPlace::new(update.map(|x| x), gradient, moments))
             }
-            Moments::Tensors(moments) => composed::step(&self.var, gradient, moments, &update),
+            Moments::Tensors(moments) => composed::step(&self.var, gradient.0, moments, &update),
         }
     }
 }

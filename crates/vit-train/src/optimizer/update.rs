@@ -96,12 +96,18 @@ impl Adam<f64> {
 pub(super) struct InPlace<'a, T> {
     update: Update<T>,
     gradient: &'a Tensor,
+    /// Which element of the parameter the gradient's first is of.
+    first: usize,
     moments: RefCell<&'a mut [Vec<T>]>,
 }
 
 impl<'a, T> InPlace<'a, T> {
-    pub(super) fn new(update: Update<T>, gradient: &'a Tensor, moments: &'a mut [Vec<T>]) -> Self {
-        Self { update, gradient, moments: RefCell::new(moments) }
+    pub(super) fn new(
+        update: Update<T>,
+        (gradient, first): (&'a Tensor, usize),
+        moments: &'a mut [Vec<T>],
+    ) -> Self {
+        Self { update, gradient, first, moments: RefCell::new(moments) }
     }
 }
 
@@ -118,9 +124,9 @@ macro_rules! in_place {
                 let (storage, gradient_layout) = gradient.storage_and_layout();
                 let (
                     CpuStorage::$variant(parameter),
-                    Some((start, end)),
+                    Some((start, _)),
                     Storage::Cpu(CpuStorage::$variant(gradient)),
-                    Some((gradient_start, _)),
+                    Some((gradient_start, gradient_end)),
                 ) = (
                     parameter,
                     layout.contiguous_offsets(),
@@ -130,8 +136,9 @@ macro_rules! in_place {
                 else {
                     bail!("optimiser: expected a gradient of the parameter's dtype and device");
                 };
-                let gradient = &gradient[gradient_start..][..end - start];
-                let each = parameter[start..end].iter_mut().zip(gradient);
+                let gradient = &gradient[gradient_start..gradient_end];
+                let parameter = &mut parameter[start + self.first..][..gradient.len()];
+                let each = parameter.iter_mut().zip(gradient);
                 match (&self.update, &mut **self.moments.borrow_mut()) {
                     (Update::Adam(u), [m, v]) => {
                         for (((p, &g), m), v) in each.zip(m).zip(v) {

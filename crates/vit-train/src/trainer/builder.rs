@@ -12,7 +12,9 @@ use crate::backend::{StepBackend, Task};
 use crate::cpu::CpuBackend;
 use crate::model::{Built, GroupOf};
 use crate::threads::thread_pool;
-use crate::{CrossEntropy, Error, Group, Loss, Model, NamedVars, TrainConfig, model};
+use crate::{
+    Alone, Collective, CrossEntropy, Error, Group, Loss, Model, NamedVars, TrainConfig, model,
+};
 
 /// The parts of a trainer: a loss, parameter groups, threads, and at last the model.
 ///
@@ -40,6 +42,7 @@ pub struct TrainerBuilder {
     loss: Option<Arc<dyn Loss>>,
     groups: Arc<GroupOf>,
     records_steps: bool,
+    ranks: Arc<dyn Collective>,
 }
 
 impl Trainer {
@@ -66,7 +69,8 @@ impl Trainer {
 impl TrainerBuilder {
     fn new(config: TrainConfig) -> Self {
         let groups: Arc<GroupOf> = Arc::new(|_: &str, _: &Tensor| Group::new());
-        Self { config, threads: 1, loss: None, groups, records_steps: false }
+        let ranks = Arc::new(Alone);
+        Self { config, threads: 1, loss: None, groups, records_steps: false, ranks }
     }
 
     /// Computes shards on so many threads, at least one. Default: 1. They change no bit.
@@ -77,6 +81,16 @@ impl TrainerBuilder {
     /// Trains with this loss. Default: [`CrossEntropy`], with the configuration's `label_smoothing`.
     pub fn loss(self, loss: impl Loss + 'static) -> Self {
         Self { loss: Some(Arc::new(loss)), ..self }
+    }
+
+    /// Trains together with these ranks, at most one for each of the
+    /// [shards of a step](TrainConfig::shards_of_step). Default: alone. They change no bit.
+    ///
+    /// All ranks need the same configuration, model, parameters and data. Only rank 0's [`Observer`](crate::Observer) steers
+    /// the run and gets states to save. A rank whose run fails with an error that the others do not have must
+    /// [`abort`](Collective::abort) them.
+    pub fn ranks(self, ranks: Arc<dyn Collective>) -> Self {
+        Self { ranks, ..self }
     }
 
     /// Puts each parameter into a group, by its name and value. Default: all in [`Group::new`].
@@ -177,7 +191,12 @@ impl TrainerBuilder {
     }
 
     fn finish(self, built: Built) -> Result<Trainer, Error> {
-        let Self { config, threads, loss, records_steps, .. } = self;
+        let Self { config, threads, loss, records_steps, ranks, .. } = self;
+        let (size, shards) = (ranks.size(), config.shards_of_step());
+        if size > shards {
+            let expected = format!("at most {shards} ranks, one for each shard of a step");
+            return Err(Error::Ranks { expected, got: size.to_string() });
+        }
         let Built { model, parameters, groups } = built;
         groups.iter().try_for_each(Group::check)?;
         let is_trained = groups.iter().map(|group| !group.frozen);
@@ -197,7 +216,7 @@ impl TrainerBuilder {
         let weights = weights.collect();
         let loss = loss.unwrap_or_else(|| Arc::new(CrossEntropy::smoothed(config.label_smoothing)));
         let groups = groups.into_iter().filter(|group| !group.frozen).collect();
-        let task = Task { config, model, loss, trained, groups, frozen, averages };
+        let task = Task { config, model, loss, trained, groups, frozen, averages, ranks };
         let backend = backend(&task, records_steps)?;
         let threads = Arc::new(thread_pool(threads)?);
         Ok(Trainer {
@@ -216,7 +235,7 @@ impl TrainerBuilder {
 /// How steps are taken where the parameters are.
 fn backend(task: &Task, records_steps: bool) -> Result<Box<dyn StepBackend>, Error> {
     #[cfg(feature = "cuda")]
-    if crate::gpu::GpuBackend::suits(task) {
+    if crate::gpu::GpuBackend::suits(task) && task.ranks.size() == 1 {
         return Ok(Box::new(crate::gpu::GpuBackend::new(task, records_steps)?));
     }
     let _ = records_steps;

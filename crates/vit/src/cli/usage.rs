@@ -8,12 +8,16 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use vit_fetch::redacted;
 
 use super::{Cli, program};
+use crate::ranks;
 use crate::terminal::escaped;
 
 /// What the program was started with; if that is wrong, this says so and ends the program.
 pub(crate) fn parse() -> Cli {
     let args: Vec<OsString> = env::args_os().collect();
-    parsed(&args).unwrap_or_else(|error| with_tip(shown(&error, &args)).exit())
+    parsed(&args).unwrap_or_else(|error| {
+        ranks::let_rank_0_speak();
+        with_tip(shown(&error, &args)).exit()
+    })
 }
 
 fn parsed(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> clap::error::Result<Cli> {

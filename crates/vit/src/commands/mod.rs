@@ -44,6 +44,13 @@ pub(crate) enum Command {
     Man(man::Args),
 }
 
+impl Command {
+    /// Whether several ranks run it together.
+    pub(crate) const fn is_for_ranks(&self) -> bool {
+        matches!(self, Self::Train(_) | Self::Bench(bench::Bench::Train(_)))
+    }
+}
+
 const CONFIG: &str =
     "Prints the settings that `vit train` would take with the same flags, and touches no data";
 

@@ -26,18 +26,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Map, Value};
+use toml::Table;
 use vit_model::Summary;
 use vit_report::EventFile;
 use vit_run::{
     CONFIG, ENVIRONMENT, EVENTS, Environment, MetricsFile, MetricsMark, RunFolder, SKIPPED,
     read_records,
 };
-use vit_train::Trainer;
+use vit_train::{Observer, Trainer};
 
 pub(super) use self::args::Args;
 pub(crate) use self::args::without_settings_beside_resume;
 pub(super) use self::images::batch_of;
-pub(super) use self::observer::{BEST, digest};
+pub(super) use self::observer::{BEST, BITS, digest};
 pub(super) use self::resume::{check_dataset, check_settings, most_bytes, run_of};
 pub(crate) use self::set_up::SetUp;
 pub(super) use self::set_up::{trainer, with_dataset};
@@ -56,28 +57,45 @@ use crate::failure::{Exit, Failure, Result};
 use crate::interrupt;
 use crate::output::thousands;
 use crate::outputs::{self, Inputs, Output};
+use crate::ranks::Ranks;
 use crate::report;
 use crate::saved_model::SavedModel;
 use crate::settings::{Asked, Settings};
 use crate::terminal::quoted;
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    match &args.resume {
-        Some(folder) => resume(args, folder),
-        None => begin(args),
-    }
+    let ranks = Ranks::join()?;
+    let done = match &args.resume {
+        Some(folder) if ranks.is_first() => resume(args, folder, &ranks),
+        Some(_) => follow_resumed(args, &ranks),
+        None => begin(args, &ranks),
+    };
+    let code = done?;
+    ranks.leave();
+    Ok(code)
 }
 
-fn begin(args: &Args) -> Result<ExitCode> {
+fn begin(args: &Args, ranks: &Ranks) -> Result<ExitCode> {
     let (settings, asked) = args.resolve()?;
-    let device = args.device.open()?;
-    refuse_existing(args.run_dir.as_deref())?;
-    let listener = args.serve.map(|listen| serve::bind(listen, &args.access)).transpose()?;
-    let trace = trace_of(args, &settings)?;
-    let place = &args.data.place;
-    let set_up = SetUp::new((settings, asked), place, device, args.threads, &|_| Ok(()))?;
-    warn_of_warmup(&set_up);
+    let device = ranks.device(args.device)?;
+    ranks.agree(&ranks_table(&settings))?;
+    let (mut trace, mut listener) = (None, None);
+    if ranks.is_first() {
+        refuse_existing(args.run_dir.as_deref())?;
+        listener = args.serve.map(|listen| serve::bind(listen, &args.access)).transpose()?;
+        trace = trace_of(args, &settings)?;
+    }
+    let set_up = || {
+        let (place, on) = (&args.data.place, (args.threads, ranks));
+        SetUp::new((settings, asked), place, device, on, &|_| Ok(()))
+    };
+    let set_up = ranks.one_first_on_each_node(set_up)?;
     set_up.initialise()?;
+    set_up.agree(ranks)?;
+    if !ranks.is_first() {
+        return follow(set_up, ranks);
+    }
+    warn_of_warmup(&set_up);
     let trace = trace.map(ChromeTrace::begin).transpose()?;
     interrupt::training_begins();
     let environment = environment::of_this_machine(&set_up);
@@ -89,15 +107,16 @@ fn begin(args: &Args) -> Result<ExitCode> {
     let events = args.tensorboard.then(|| interrupt::writing(create));
     let about = about(&environment);
     let events = events.transpose()?;
-    train(args, set_up, folder, Begun { environment, metrics, events, about, trace, listener })
+    let begun = Begun { environment, metrics, events, about, trace, listener };
+    train(args, set_up, ranks, folder, begun)
 }
 
-fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
+fn resume(args: &Args, path: &Path, ranks: &Ranks) -> Result<ExitCode> {
     let path = resume::run_of(path)?;
     let settings = Settings::of_run(&path)?;
     let trace = trace_of(args, &settings)?;
     let folder = RunFolder::open(&path)?;
-    let device = args.device.open()?;
+    let device = ranks.device(args.device)?;
     let listener = args.serve.map(|listen| serve::bind(listen, &args.access)).transpose()?;
     let mut resumed = Resumed::find(&folder, &settings)?;
     let steps = resumed.steps();
@@ -108,12 +127,17 @@ fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
         Some((_, saved)) => resume::check_dataset(saved, &found.digest()),
         None => Ok(()),
     };
-    let settings = (settings, Asked::all());
-    let mut set_up = SetUp::new(settings, &args.data.place, device, args.threads, &check)?;
-    match &resumed.checkpoint {
-        Some((_, saved)) => set_up.trainer.resume(&saved.state)?,
-        None => set_up.initialise()?,
+    if ranks.are_several() {
+        ranks.told_by_first(&settings.to_toml());
+        ranks.agree(&ranks_table(&settings))?;
     }
+    let set_up = || {
+        let (place, on) = (&args.data.place, (args.threads, ranks));
+        SetUp::new((settings, Asked::all()), place, device, on, &check)
+    };
+    let mut set_up = ranks.one_first_on_each_node(set_up)?;
+    let state = resumed.checkpoint.as_ref().map(|(_, saved)| &saved.state);
+    set_up.go_on_from(state, ranks)?;
     if is_changed && last_step(&set_up) <= steps {
         let message = format!("{} has taken {steps} steps, and none is left", path.display());
         return Err(
@@ -130,7 +154,13 @@ fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
     }
     let environment = resume::environment(&folder, &set_up)?;
     let about = match resumed.checkpoint {
-        Some((checkpoint, saved)) => {
+        Some((checkpoint, mut saved)) => {
+            if saved.about.insert(BITS.0.to_owned(), BITS.1.into()) != Some(BITS.1.into()) {
+                tracing::warn!(
+                    "{} is of a vit that adds gradients in another order: the run goes on to other bits than it would have there",
+                    checkpoint.display()
+                );
+            }
             // Of a run that had ended, it may be all that is missing.
             let (weights, model) = (saved.state.weights(), &set_up.settings.model);
             vit_model::write_with(&folder.model(), weights, model, &set_up.info)?;
@@ -148,7 +178,42 @@ fn resume(args: &Args, path: &Path) -> Result<ExitCode> {
     let events = (args.tensorboard || events.exists())
         .then(|| interrupt::writing(|| written_again(&events, &folder)));
     let events = events.transpose()?;
-    train(args, set_up, folder, Begun { environment, metrics, events, about, trace, listener })
+    let begun = Begun { environment, metrics, events, about, trace, listener };
+    train(args, set_up, ranks, folder, begun)
+}
+
+/// What a rank does that is not the first in resuming a run: rank 0 reads it, and tells the others.
+fn follow_resumed(args: &Args, ranks: &Ranks) -> Result<ExitCode> {
+    let device = ranks.device(args.device)?;
+    let settings = Settings::of_text(&ranks.told_by_first(""))?;
+    ranks.agree(&ranks_table(&settings))?;
+    let set_up = || {
+        let (place, on) = (&args.data.place, (args.threads, ranks));
+        SetUp::new((settings, Asked::all()), place, device, on, &|_| Ok(()))
+    };
+    let mut set_up = ranks.one_first_on_each_node(set_up)?;
+    set_up.go_on_from(None, ranks)?;
+    follow(set_up, ranks)
+}
+
+/// Trains on a rank that is not the first, and leaves nothing behind.
+fn follow(mut set_up: SetUp, ranks: &Ranks) -> Result<ExitCode> {
+    interrupt::training_begins();
+    set_up.cache_features()?;
+    let SetUp { trainer, images, settings, .. } = &mut set_up;
+    in_phases(trainer, images, (&*settings, ranks), &mut Follower)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What all ranks must have the same of, before there are data.
+fn ranks_table(settings: &Settings) -> Table {
+    let program = [
+        ("vit", env!("CARGO_PKG_VERSION")),
+        ("commit", option_env!("VIT_COMMIT").unwrap_or("unknown")),
+        ("instructions", vit_ops::instruction_set()),
+    ];
+    let program = program.map(|(name, value)| (name.to_owned(), value.to_owned().into()));
+    program.into_iter().chain(settings.to_table()).collect()
 }
 
 /// TensorBoard's events of all that has been recorded.
@@ -178,17 +243,25 @@ struct Begun {
 /// What every checkpoint says of a run that begins on this.
 fn about(environment: &Environment) -> Map<String, Value> {
     let facts = ["vit", "device", resume::DATASET].into_iter();
-    facts.filter_map(|name| Some((name.to_owned(), environment.0.get(name)?.clone()))).collect()
+    let facts = facts.filter_map(|name| Some((name.to_owned(), environment.0.get(name)?.clone())));
+    facts.chain([(BITS.0.to_owned(), BITS.1.into())]).collect()
 }
 
-fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Result<ExitCode> {
+fn train(
+    args: &Args,
+    mut set_up: SetUp,
+    ranks: &Ranks,
+    folder: RunFolder,
+    begun: Begun,
+) -> Result<ExitCode> {
     set_up.cache_features()?;
     let (settings, threads) = (&set_up.settings, set_up.threads);
     tracing::info!(
-        "training {} ({} parameters) on {}, {}, in {}",
+        "training {} ({} parameters) on {}, {}{}, in {}",
         settings.preset,
         thousands(Summary::of(&settings.model)?.parameters() as u64),
         set_up.found,
+        ranks.told(),
         if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") },
         folder.path().display()
     );
@@ -222,8 +295,9 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
         since: Instant::now(),
         is_slow: false,
         step: None,
+        plan: None,
     };
-    let trained = in_phases(&mut set_up.trainer, &mut set_up.images, settings, &mut run);
+    let trained = in_phases(&mut set_up.trainer, &mut set_up.images, (settings, ranks), &mut run);
     // A checkpoint that is being written is finished, whatever else has happened.
     let saved = run.saver.finish();
     if let Err(failure) = trained {
@@ -270,12 +344,52 @@ fn train(args: &Args, mut set_up: SetUp, folder: RunFolder, begun: Begun) -> Res
     Ok(ExitCode::SUCCESS)
 }
 
+/// Who follows a run whose settings change in its course.
+trait Phases: Observer<Error = Failure> {
+    /// A phase begins, after whose last step settings change, unless the run ends there by itself.
+    fn begin(&mut self, change: Option<u64>);
+
+    /// It has ended, and the run goes on.
+    fn end(&mut self) -> Result<()>;
+}
+
+impl Phases for Run<'_> {
+    fn begin(&mut self, change: Option<u64>) {
+        self.change = change;
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.saver.finish()?;
+        interrupt::is_unsafe();
+        Ok(())
+    }
+}
+
+/// A rank that is not the first.
+struct Follower;
+
+impl Phases for Follower {
+    fn begin(&mut self, _change: Option<u64>) {}
+
+    fn end(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Observer for Follower {
+    type Error = Failure;
+
+    fn ending(&self) -> Box<dyn Fn() -> bool + Send + Sync> {
+        Box::new(interrupt::asked)
+    }
+}
+
 /// Trains, with each change of the settings from its step on.
 fn in_phases(
     trainer: &mut Trainer,
     images: &mut Images,
-    settings: &Settings,
-    run: &mut Run<'_>,
+    (settings, ranks): (&Settings, &Ranks),
+    run: &mut impl Phases,
 ) -> Result<()> {
     loop {
         let step = trainer.step();
@@ -283,14 +397,16 @@ fn in_phases(
         trainer.change(&phase.train)?;
         images.set_augment(phase.augment);
         let next = settings.next_change(step);
-        run.change = next.filter(|&next| next < end_of(&phase, images));
+        run.begin(next.filter(|&next| next < end_of(&phase, images)));
         trainer.run(images, run)?;
-        let is_over = next.is_none_or(|next| trainer.step() < next);
-        if is_over || interrupt::asked() {
+        if ranks.any(interrupt::asked()) {
+            interrupt::ask();
             return Ok(());
         }
-        run.saver.finish()?;
-        interrupt::is_unsafe();
+        if next.is_none_or(|next| trainer.step() < next) {
+            return Ok(());
+        }
+        run.end()?;
     }
 }
 

@@ -11,12 +11,13 @@ use vit_model::ModelFile;
 use vit_run::{LOCK, METRICS, MODEL, newest_checkpoints, read_metrics};
 use vit_train::{AfterStep, Best, Checkpoint, Observer, SavedState, TrainState};
 
-use super::train::{BEST, SetUp, check_dataset, check_settings, digest, most_bytes, run_of};
+use super::train::{BEST, BITS, SetUp, check_dataset, check_settings, digest, most_bytes, run_of};
 use crate::args::path;
 use crate::dataset::DataPlace;
 use crate::dataset::Found;
 use crate::device::Device;
 use crate::failure::{Exit, Failure, Result};
+use crate::ranks::Ranks;
 use crate::settings::{Asked, Settings};
 use crate::{device, output};
 
@@ -189,6 +190,9 @@ fn first_steps(args: &Args, settings: Settings, newest: &SavedState) -> Result<R
     let Some((steps, expected)) = known else {
         return Ok(Ok("no digest of them was recorded".to_owned()));
     };
+    if newest.about.get(BITS.0) != Some(&BITS.1.into()) {
+        return Ok(Ok("taken by a vit whose sums have another order; not taken again".to_owned()));
+    }
     let device = args.device.open()?;
     let here = device::name(&device);
     if newest.about.get("device").is_some_and(|there| *there != here) {
@@ -196,8 +200,8 @@ fn first_steps(args: &Args, settings: Settings, newest: &SavedState) -> Result<R
         return Ok(Ok(format!("taken on {there}; not taken again on {here:?}")));
     }
     let check = |found: &Found| check_dataset(newest, &found.digest());
-    let mut set_up =
-        SetUp::new((settings, Asked::all()), &args.place, device, args.threads, &check)?;
+    let on = (args.threads, &Ranks::alone());
+    let mut set_up = SetUp::new((settings, Asked::all()), &args.place, device, on, &check)?;
     set_up.initialise()?;
     // As the run did: features of another batch have other last bits.
     set_up.cache_features()?;

@@ -2,9 +2,20 @@
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic;
+use std::sync::OnceLock;
 use std::thread;
 
 use super::{escaped, stderr};
+
+/// Whose panics they are, where several processes share a terminal.
+static OWNER: OnceLock<String> = OnceLock::new();
+
+/// Says of each panic from now on whose it is.
+#[cfg_attr(not(feature = "mpi"), allow(dead_code, reason = "without ranks there is one process"))]
+pub(crate) fn call_panics_those_of(owner: &str) {
+    // It does not change.
+    let _ = OWNER.set(owner.to_owned());
+}
 
 /// From now on a panic is told here, with a backtrace where `RUST_BACKTRACE` asks for it.
 pub(crate) fn tell_panics() {
@@ -18,7 +29,8 @@ pub(crate) fn tell_panics() {
 
 fn told(thread: Option<&str>, place: &str, message: &str, backtrace: &Backtrace) -> String {
     let thread = thread.unwrap_or("without a name");
-    let mut lines = vec![format!("error: thread {thread} panicked at {place}: {message}")];
+    let owner = OWNER.get().map_or_else(String::new, |owner| format!("{owner}: "));
+    let mut lines = vec![format!("error: {owner}thread {thread} panicked at {place}: {message}")];
     lines.push("hint: this is an error of the program: report it, with the command".to_owned());
     if backtrace.status() == BacktraceStatus::Captured {
         lines.extend(backtrace.to_string().lines().map(str::to_owned));

@@ -7,7 +7,7 @@ use serde_json::json;
 use vit_data::{Augment, Order, Split};
 use vit_layers::Parameters;
 use vit_model::Summary;
-use vit_train::{AfterStep, Batch, Data, Observer, Record};
+use vit_train::{AfterStep, Batch, Checkpoint, Data, Observer, Record};
 
 use super::images::{Images, NOISE};
 use super::model;
@@ -16,6 +16,7 @@ use crate::commands::train::trainer;
 use crate::dataset::DataArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{self, thousands};
+use crate::ranks::Ranks;
 use crate::settings::{Settings, SettingsArgs};
 use crate::threads::threads;
 
@@ -49,13 +50,15 @@ pub(crate) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let settings = settings(args)?;
+    let ranks = Ranks::join()?;
     let batch_size = settings.train.batch_size;
     let noise = BATCHES_OF_NOISE.saturating_mul(batch_size);
     let images = Images::load(&args.data, Split::Train, noise, &settings.model)?;
     let name = model::name(&args.settings, &settings);
-    let threads = threads(args.threads);
+    let threads = threads(ranks.threads(args.threads));
     let parameters = Parameters::seeded(settings.train.seed);
-    let mut trainer = trainer(&settings, &parameters, &Device::Cpu, threads)?;
+    let on = (&Device::Cpu, threads, ranks.collective());
+    let mut trainer = trainer(&settings, &parameters, on)?;
     tracing::info!("timing {} steps of {name} on {}", args.steps, images.name);
     let data = TrainingAlone {
         images: &images,
@@ -65,6 +68,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let mut stopwatch = Stopwatch::new(args.warmup);
     trainer.run(&data, &mut stopwatch)?;
+    let is_first = ranks.is_first();
+    ranks.leave();
+    if !is_first {
+        return Ok(());
+    }
 
     let times = Times::new(stopwatch.times);
     let images_per_second = rate(batch_size, times.median());
@@ -149,6 +157,10 @@ impl Observer for Stopwatch {
             self.begun = Instant::now();
         }
         Ok(())
+    }
+
+    fn wants_state(&mut self, _at: Checkpoint) -> bool {
+        false
     }
 
     fn after_step(&mut self, step: &mut AfterStep<'_>) -> Result<()> {

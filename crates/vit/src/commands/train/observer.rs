@@ -59,6 +59,16 @@ pub(super) struct Run<'a> {
     pub(super) is_slow: bool,
     /// From a step that is done to its checkpoint: the end waits for that.
     pub(super) step: Option<Writing>,
+    /// What is done with the state that comes next.
+    pub(super) plan: Option<Plan>,
+}
+
+/// What is done with a state.
+#[derive(Clone, Copy)]
+pub(super) struct Plan {
+    is_prefix: bool,
+    is_due: bool,
+    is_held: bool,
 }
 
 impl Run<'_> {
@@ -85,6 +95,10 @@ impl Run<'_> {
         Ok(())
     }
 }
+
+/// Under what a checkpoint says which order of sums its numbers come from, and the order of this program: a tree over shards.
+/// Those before were added one after the other, and say nothing.
+pub(crate) const BITS: (&str, u64) = ("bits", 2);
 
 /// Under what a checkpoint has the SHA-256 of the best epoch's weights so far.
 pub(crate) const BEST: &str = "best";
@@ -145,15 +159,22 @@ impl Observer for Run<'_> {
         writing(write).map_err(|error| unwritable(self.folder, error.into()))
     }
 
+    fn wants_state(&mut self, at: Checkpoint) -> bool {
+        let is_prefix = !self.about.contains_key("prefix")
+            && (at.step() == PREFIX || (at.is_last() && at.step() < PREFIX));
+        let is_due = self.saver.is_due(at);
+        let is_held = self.is_slow && !is_due;
+        self.plan = Some(Plan { is_prefix, is_due, is_held });
+        is_prefix || is_due || is_held
+    }
+
     fn checkpoint(
         &mut self,
         at: Checkpoint,
         state: &mut dyn FnMut() -> std::result::Result<TrainState, vit_train::Error>,
     ) -> Result<()> {
-        let is_prefix = !self.about.contains_key("prefix")
-            && (at.step() == PREFIX || (at.is_last() && at.step() < PREFIX));
-        let is_due = self.saver.is_due(at);
-        let is_held = self.is_slow && !is_due;
+        let plan = self.plan.take().expect("it was asked whether it wants the state");
+        let Plan { is_prefix, is_due, is_held } = plan;
         if !is_held {
             self.saver.hold(None);
         }

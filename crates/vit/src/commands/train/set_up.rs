@@ -1,15 +1,21 @@
 //! What a run needs before its first step: the dataset, the parameters, the trainer.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use vit_files::Digest;
 use vit_layers::{Mode, Parameters};
 use vit_model::{ModelInfo, Preset, VisionTransformer};
-use vit_train::{CrossEntropy, Decay, Group, Loss, MixedCrossEntropy, Trainer};
+use vit_train::{
+    Collective, CrossEntropy, Decay, Group, Loss, MixedCrossEntropy, TrainState, Trainer,
+};
 
 use super::images::Images;
 use super::init;
 use crate::dataset::{self, DataPlace, Found, Wanted};
 use crate::failure::Result;
+use crate::ranks::Ranks;
 use crate::settings::{Asked, Finetune, Freeze, Settings};
 use crate::threads::threads_on;
 
@@ -37,7 +43,7 @@ impl SetUp {
         (mut settings, asked): (Settings, Asked),
         place: &DataPlace,
         device: Device,
-        threads: Option<u16>,
+        (threads, ranks): (Option<u16>, &Ranks),
         check: &dyn Fn(&Found) -> Result<()>,
     ) -> Result<Self> {
         let (model, data) = (settings.model.clone(), settings.data.clone());
@@ -52,8 +58,9 @@ impl SetUp {
         let images = Images::new(&found, &settings, device.clone());
         images.check(&settings)?;
         let parameters = Parameters::seeded(settings.train.seed);
-        let threads = threads_on(&device, threads);
-        let trainer = trainer(&settings, &parameters, &device, threads)?;
+        let threads = threads_on(&device, ranks.threads(threads));
+        let on = (&device, threads, ranks.collective());
+        let trainer = trainer(&settings, &parameters, on)?;
         let info = found.info(&settings.model, &settings.data);
         Ok(Self { settings, found, info, images, parameters, trainer, device, threads })
     }
@@ -64,6 +71,43 @@ impl SetUp {
     /// If it cannot be read, or is of another model.
     pub(crate) fn initialise(&self) -> Result<()> {
         init::initialise(&self.settings, &self.info, &self.parameters)
+    }
+
+    /// Goes on from a state that rank 0 has, or begins where it has none.
+    ///
+    /// # Errors
+    /// If it is of another model, or ranks have other data.
+    pub(crate) fn go_on_from(&mut self, state: Option<&TrainState>, ranks: &Ranks) -> Result<()> {
+        let told = if ranks.are_several() {
+            TrainState::broadcast(state, &*ranks.collective())?
+        } else {
+            None
+        };
+        match state.or(told.as_ref()) {
+            Some(state) => self.trainer.resume(state)?,
+            None => self.initialise()?,
+        }
+        self.agree(ranks)
+    }
+
+    /// Checks that all ranks train the same parameters on the same data.
+    ///
+    /// # Errors
+    /// If not: what differs is named.
+    pub(crate) fn agree(&self, ranks: &Ranks) -> Result<()> {
+        if !ranks.are_several() {
+            return Ok(());
+        }
+        let parameters = self.parameters.sorted().into_iter();
+        let parameters = parameters.map(|(name, var)| (name, var.as_detached_tensor())).collect();
+        let parameters = vit_model::to_bytes(&parameters, &self.settings.model)?;
+        let digests = [
+            ("data_sha256", self.found.digest()),
+            ("parameters_sha256", Digest::of_bytes(&parameters)),
+        ];
+        let mut table = self.settings.to_table();
+        table.extend(digests.map(|(name, digest)| (name.to_owned(), digest.to_string().into())));
+        ranks.agree(&table)
     }
 
     /// Computes what the head reads of every image, once for all epochs, where the head alone is trained and images are not
@@ -164,8 +208,7 @@ fn group_of(name: &str, depth: usize, finetune: &Finetune) -> Group {
 pub(crate) fn trainer(
     settings: &Settings,
     parameters: &Parameters,
-    device: &Device,
-    threads: usize,
+    (device, threads, ranks): (&Device, usize, Arc<dyn Collective>),
 ) -> Result<Trainer> {
     let (train, model) = (&settings.train, &settings.model);
     let (decay, depth, finetune) = (train.optimizer.decay, model.depth, settings.finetune.clone());
@@ -182,7 +225,8 @@ pub(crate) fn trainer(
     } else {
         Box::new(CrossEntropy::smoothed(train.label_smoothing))
     };
-    let trainer = Trainer::builder(train.clone()).threads(threads).groups(groups).loss(loss);
+    let trainer = Trainer::builder(train.clone()).threads(threads).ranks(ranks);
+    let trainer = trainer.groups(groups).loss(loss);
     #[expect(unsafe_code, reason = "what this model reads is known here")]
     // SAFETY: a Vision Transformer computes the same operations each time, of its images, its parameters and constants that
     // its layers hold and never replace; the losses hold no tensor. The trainer's thread alone uses the device until the run

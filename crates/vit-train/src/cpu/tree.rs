@@ -1,0 +1,188 @@
+//! The binary tree that sums over a step's shards follow. It depends on the number of shards alone, so neither the threads nor
+//! the ranks that compute them show in a sum's bits.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+/// A node: the shards below it.
+type Node = Range<usize>;
+
+/// Where a node of several shards is divided: its left child has as many shards as the largest power of two below their
+/// number. So shards that are added up as they come, as a binary counter does, follow the tree whatever their number.
+fn middle(node: &Node) -> usize {
+    node.start + (1 << (node.len() - 1).ilog2())
+}
+
+/// The largest nodes of the tree over `0..shards` that lie within a range, in order.
+pub(super) fn nodes(shards: usize, within: &Range<usize>) -> Vec<Node> {
+    fn collect(node: Node, within: &Range<usize>, found: &mut Vec<Node>) {
+        if node.end <= within.start || within.end <= node.start {
+            return;
+        }
+        if within.start <= node.start && node.end <= within.end {
+            found.push(node);
+            return;
+        }
+        let middle = middle(&node);
+        collect(node.start..middle, within, found);
+        collect(middle..node.end, within, found);
+    }
+    let mut found = Vec::new();
+    if shards > 0 {
+        collect(0..shards, within, &mut found);
+    }
+    found
+}
+
+/// The other child of a node's parent, and the parent; none of the root.
+fn sibling(shards: usize, node: &Node) -> Option<(Node, Node)> {
+    let mut parent = 0..shards;
+    while parent != *node {
+        let middle = middle(&parent);
+        let (left, right) = (parent.start..middle, middle..parent.end);
+        let (child, other) = if node.end <= middle { (left, right) } else { (right, left) };
+        if child == *node {
+            return Some((other, parent));
+        }
+        parent = child;
+    }
+    None
+}
+
+/// Partial sums, each merged with its sibling by whichever thread brings the second of the two. So no more wait than the
+/// tree is deep for each thread.
+pub(super) struct Sums<T> {
+    shards: usize,
+    /// Whether the root's children stay apart, for a last sum that scales them too.
+    keeps_two: bool,
+    waiting: Mutex<BTreeMap<usize, (Node, T)>>,
+}
+
+impl<T> Sums<T> {
+    /// Of a tree over so many shards.
+    pub(super) fn new(shards: usize) -> Self {
+        Self { shards, keeps_two: false, waiting: Mutex::default() }
+    }
+
+    /// The same, but the last addition is left to be made.
+    pub(super) fn but_the_last(shards: usize) -> Self {
+        Self { keeps_two: true, ..Self::new(shards) }
+    }
+
+    /// Takes the sum of a node in.
+    ///
+    /// # Errors
+    /// That of `merge`, which adds a right child to a left one.
+    pub(super) fn add<E>(
+        &self,
+        mut node: Node,
+        mut sum: T,
+        merge: impl Fn(T, T) -> Result<T, E>,
+    ) -> Result<(), E> {
+        loop {
+            let sibling = sibling(self.shards, &node);
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_last = sibling.as_ref().is_none_or(|(_, parent)| parent.len() == self.shards);
+            let other = sibling.filter(|(other, _)| {
+                !(is_last && self.keeps_two)
+                    && waiting.get(&other.start).is_some_and(|(node, _)| node == other)
+            });
+            let Some((other, parent)) = other else {
+                waiting.insert(node.start, (node, sum));
+                return Ok(());
+            };
+            let (_, beside) = waiting.remove(&other.start).expect("it was found");
+            drop(waiting);
+            let (left, right) =
+                if other.start < node.start { (beside, sum) } else { (sum, beside) };
+            sum = merge(left, right)?;
+            node = parent;
+        }
+    }
+
+    /// What has not been merged, in the order of shards.
+    pub(super) fn finish(self) -> Vec<T> {
+        let waiting = self.waiting.into_inner().unwrap_or_else(PoisonError::into_inner);
+        waiting.into_values().map(|(_, sum)| sum).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    fn merge(left: String, right: String) -> Result<String, Infallible> {
+        Ok(format!("({left}{right})"))
+    }
+
+    /// A tree as it is written.
+    fn written(shards: usize) -> String {
+        let sums = Sums::new(shards);
+        for shard in 0..shards {
+            let Ok(()) = sums.add(shard..shard + 1, shard.to_string(), merge);
+        }
+        sums.finish().concat()
+    }
+
+    #[test]
+    fn the_tree_is_that_of_a_binary_counter() {
+        assert_eq!(written(1), "0");
+        assert_eq!(written(4), "((01)(23))");
+        assert_eq!(written(7), "(((01)(23))((45)6))");
+    }
+
+    #[test]
+    fn the_order_in_which_shards_come_does_not_show() {
+        for shards in 1..20_usize {
+            for step in (1..shards).filter(|step| !shards.is_multiple_of(*step)) {
+                let sums = Sums::new(shards);
+                let mut come = vec![false; shards];
+                for index in 0..2 * shards {
+                    let shard = index * step % shards;
+                    if !std::mem::replace(&mut come[shard], true) {
+                        let Ok(()) = sums.add(shard..shard + 1, shard.to_string(), merge);
+                    }
+                }
+                for shard in (0..shards).filter(|&shard| !come[shard]) {
+                    let Ok(()) = sums.add(shard..shard + 1, shard.to_string(), merge);
+                }
+                assert_eq!(sums.finish().concat(), written(shards));
+            }
+        }
+    }
+
+    #[test]
+    fn nodes_of_ranges_make_the_same_tree() {
+        for shards in 1..20_usize {
+            for parts in 1..=shards {
+                let sums = Sums::new(shards);
+                for part in 0..parts {
+                    let range = part * shards / parts..(part + 1) * shards / parts;
+                    let of_part = Sums::new(shards);
+                    for shard in range.clone() {
+                        let Ok(()) = of_part.add(shard..shard + 1, shard.to_string(), merge);
+                    }
+                    let nodes = nodes(shards, &range);
+                    let partial = of_part.finish();
+                    assert_eq!(nodes.len(), partial.len());
+                    for (node, sum) in nodes.into_iter().zip(partial) {
+                        let Ok(()) = sums.add(node, sum, merge);
+                    }
+                }
+                assert_eq!(sums.finish().concat(), written(shards), "{shards} in {parts}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_addition_can_be_left_to_be_made() {
+        let sums = Sums::but_the_last(6);
+        for shard in [3, 5, 0, 4, 1, 2] {
+            let Ok(()) = sums.add(shard..shard + 1, shard.to_string(), merge);
+        }
+        assert_eq!(sums.finish(), ["((01)(23))", "(45)"]);
+    }
+}

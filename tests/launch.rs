@@ -1,0 +1,54 @@
+//! Launchers of several processes, met by a `vit` that is built without MPI.
+#![cfg(not(feature = "mpi"))]
+
+use crate::support::{Outcome, Sandbox};
+
+const LAUNCHERS: [(&str, &str); 3] = [
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+];
+
+fn launched(sandbox: &Sandbox, (rank, size): (&str, &str), of: [&str; 2], words: &str) -> Outcome {
+    let mut command = sandbox.command(words);
+    Outcome::of(&command.env(rank, of[0]).env(size, of[1]).output().unwrap())
+}
+
+#[test]
+fn processes_that_would_each_train_alone_are_refused() {
+    let sandbox = Sandbox::new();
+    for (rank, size) in LAUNCHERS {
+        for number in ["0", "1"] {
+            let words = "-q train --dataset digits --run-dir run";
+            let refused = launched(&sandbox, (rank, size), [number, "2"], words);
+            assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+            let expected = format!(
+                "{rank} says that 2 processes train together, and this vit is built without MPI"
+            );
+            assert!(refused.stderr.contains(&expected), "{}", refused.stderr);
+            assert!(
+                refused.stderr.contains("hint: use `cargo xtask train --mpi 2`"),
+                "{}",
+                refused.stderr
+            );
+            assert_eq!(
+                refused.stderr.contains("error: rank 1 on "),
+                number == "1",
+                "{}",
+                refused.stderr
+            );
+        }
+    }
+    assert!(!sandbox.path("run").exists());
+}
+
+#[test]
+fn a_launcher_of_one_process_and_other_commands_run_as_ever() {
+    let sandbox = Sandbox::new();
+    for (rank, size) in LAUNCHERS {
+        let run = format!("run-{size}");
+        let words = format!("-q train --dataset digits --max-steps 2 --run-dir {run}");
+        launched(&sandbox, (rank, size), ["0", "1"], &words).succeeded();
+        launched(&sandbox, (rank, size), ["1", "2"], &format!("info {run}")).succeeded();
+    }
+}

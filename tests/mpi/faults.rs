@@ -1,0 +1,148 @@
+//! Whatever befalls one rank ends all of them soon, with one message, and leaves a run that resumes.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{
+    Trained, errors, has_metrics, lives, mpirun, on_ranks, process_of, result, sandbox, scripted,
+    signal, times, uninterrupted,
+};
+use crate::running::Running;
+use crate::support::{Outcome, Sandbox};
+
+/// How soon all ranks must have ended.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Numbers that look random (xorshift64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+#[track_caller]
+fn assert_all_ended(sandbox: &Sandbox, ranks: usize) {
+    for rank in 0..ranks {
+        let process = process_of(sandbox, rank).unwrap();
+        assert!(!lives(process), "rank {rank} lives");
+    }
+}
+
+#[track_caller]
+fn assert_checkpoints_are_whole(sandbox: &Sandbox) {
+    if !sandbox.path("run/checkpoints/last").exists() {
+        return;
+    }
+    let found = sandbox.run("verify run --files-only --json");
+    let found: Vec<serde_json::Value> = serde_json::from_str(&found.stdout).unwrap();
+    for part in found {
+        let is_checkpoint = part["part"].as_str().unwrap().starts_with("checkpoints/");
+        assert!(!is_checkpoint || part["sound"] == true, "{part}");
+    }
+}
+
+/// A random rank is killed at a random time, and the run resumed on another number of ranks, until it ends by itself.
+#[test]
+fn a_run_of_which_ranks_are_killed_ends_in_the_same_bits() {
+    let sandbox = sandbox();
+    let whole: Trained = uninterrupted(&sandbox);
+    let mut dice = Dice(11);
+    let (mut deaths, mut runs) = (0, 0);
+    while deaths < times(4, 50) || runs == 0 {
+        let ranks = 2 + dice.below(3) as usize;
+        let new = !sandbox.path("run").exists();
+        let words = if new { "--config small.toml --run-dir run" } else { "--resume run" };
+        for rank in 0..4 {
+            let _ = fs::remove_file(sandbox.path(format!("rank-{rank}")));
+        }
+        let words = format!("-q train {words} --save-every 3 --threads 1");
+        let running = Running::start(&mut mpirun(&sandbox, ranks, &words));
+        let killed = dice.below(ranks as u64) as usize;
+        thread::sleep(Duration::from_millis(300 + dice.below(1800)));
+        let process = process_of(&sandbox, killed).filter(|&process| lives(process));
+        if let Some(process) = process {
+            signal(process, "KILL");
+        }
+        let begun = Instant::now();
+        let ended = running.end();
+        if ended.code == Some(0) {
+            assert_eq!(result(&sandbox, "run"), whole, "after {deaths} deaths");
+            runs += 1;
+            fs::remove_dir_all(sandbox.path("run")).unwrap();
+            continue;
+        }
+        assert!(process.is_some(), "{}", ended.stderr);
+        deaths += 1;
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+        let told = format!("process rank {killed} with PID");
+        assert_eq!(ended.stderr.matches(&told).count(), 1, "{}", ended.stderr);
+        assert_all_ended(&sandbox, ranks);
+        assert_checkpoints_are_whole(&sandbox);
+    }
+    println!("{deaths} deaths in {runs} whole runs");
+}
+
+/// No file of rank 0 may grow beyond some kilobytes: the first checkpoint cannot be written.
+#[test]
+fn a_full_disk_ends_all_ranks_and_the_run_goes_on_from_its_last_checkpoint() {
+    let sandbox = sandbox();
+    let whole = uninterrupted(&sandbox);
+    let some = "-q train --config small.toml --save-every 4 --max-steps 8 --run-dir run";
+    on_ranks(&sandbox, 2, some).succeeded();
+    let limit = "[ $OMPI_COMM_WORLD_RANK = 0 ] && ulimit -f 40; \
+                 echo $$ > rank-$OMPI_COMM_WORLD_RANK; exec \"$0\" \"$@\"";
+    let resume = "-q train --resume run --max-steps 40 --save-every 4";
+    let begun = Instant::now();
+    let mut command = scripted(&sandbox, 3, limit, resume);
+    // Memory that ranks share is a file too.
+    let ended = Outcome::of(&command.env("OMPI_MCA_btl", "self,tcp").output().unwrap());
+    assert_eq!(ended.code, Some(4), "{}", ended.stderr);
+    assert!(begun.elapsed() < SOON);
+    let errors = errors(&ended);
+    assert_eq!(errors.len(), 1, "{}", ended.stderr);
+    assert!(errors[0].contains("run/"), "{errors:?}");
+    assert_all_ended(&sandbox, 3);
+    assert_checkpoints_are_whole(&sandbox);
+    on_ranks(&sandbox, 2, resume).succeeded();
+    assert_eq!(result(&sandbox, "run").model, whole.model);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_all_ranks_with_one_message() {
+    let sandbox = sandbox();
+    let begun = Instant::now();
+    let words = "-q train --config small.toml --lr 1e30 --run-dir run";
+    let alone = sandbox.run(&words.replace("run-dir run", "run-dir alone"));
+    let ended = on_ranks(&sandbox, 3, words);
+    assert_eq!((ended.code, alone.code), (Some(5), Some(5)), "{}{}", ended.stderr, alone.stderr);
+    assert!(begun.elapsed() < 2 * SOON);
+    assert_eq!(errors(&ended), errors(&alone), "{}", ended.stderr);
+    assert_all_ended(&sandbox, 3);
+    let told = |run: &str| sandbox.read(&format!("{run}/diverged.json"));
+    assert_eq!(told("run"), told("alone"));
+}
+
+/// What one rank cannot read is its own error: it names the rank and its host.
+#[test]
+fn an_error_of_one_rank_names_it_and_ends_all() {
+    let sandbox = sandbox();
+    let elsewhere = "[ $OMPI_COMM_WORLD_RANK = 2 ] && set -- \"$@\" --init absent.safetensors; \
+                     echo $$ > rank-$OMPI_COMM_WORLD_RANK; exec \"$0\" \"$@\"";
+    let words = "-q train --config small.toml --run-dir run";
+    let begun = Instant::now();
+    let ended = Outcome::of(&scripted(&sandbox, 3, elsewhere, words).output().unwrap());
+    assert_eq!(ended.code, Some(4), "{}", ended.stderr);
+    assert!(begun.elapsed() < SOON);
+    let errors = errors(&ended);
+    assert_eq!(errors.len(), 1, "{}", ended.stderr);
+    assert!(errors[0].starts_with("error: rank 2 on "), "{errors:?}");
+    assert!(errors[0].contains("absent.safetensors"), "{errors:?}");
+    assert_all_ended(&sandbox, 3);
+    assert!(!has_metrics(&sandbox.path("run")));
+}

@@ -1,0 +1,62 @@
+//! Launches that cannot train what was asked for end before the first step.
+
+use super::{errors, on_ranks, sandbox, scripted};
+use crate::idx_folder::IdxFolder;
+use crate::support::Outcome;
+
+const WORDS: &str = "-q train --config small.toml --run-dir run";
+
+#[test]
+fn ranks_that_differ_are_told_by_field() {
+    let sandbox = sandbox();
+    sandbox.write("elsewhere/small.toml", super::SETTINGS);
+    let label = |index: u32| ((index + 1) % 10) as u8;
+    IdxFolder { label, ..IdxFolder::default() }.write(&sandbox, "elsewhere/tiny");
+    let on_rank_1 =
+        |script: &str| format!("[ $OMPI_COMM_WORLD_RANK = 1 ] && {script}; exec \"$0\" \"$@\"");
+    for (script, field) in [
+        ("set -- \"$@\" --seed 3", "  train.seed: 0 on rank 0, 3 on rank 1 on "),
+        ("export VIT_SIMD=portable", "  instructions: "),
+        ("cd elsewhere", "  data_sha256: "),
+    ] {
+        let outcome = scripted(&sandbox, 3, &on_rank_1(script), WORDS).output().unwrap();
+        let outcome = Outcome::of(&outcome);
+        assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+        assert_eq!(errors(&outcome), ["error: the ranks differ:"], "{}", outcome.stderr);
+        assert_eq!(outcome.stderr.matches(field).count(), 1, "{field}: {}", outcome.stderr);
+        assert!(!sandbox.path("run").exists());
+    }
+}
+
+#[test]
+fn more_ranks_than_shards_are_refused() {
+    let sandbox = sandbox();
+    let outcome = on_ranks(&sandbox, 5, WORDS);
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    let expected = "error: expected at most 4 ranks, one for each shard of a step, got 5";
+    assert_eq!(errors(&outcome), [expected], "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("raise `shards` under [train]"), "{}", outcome.stderr);
+}
+
+/// As by a launcher of another MPI: each process is a world of its own.
+#[test]
+fn a_launcher_of_another_mpi_is_told() {
+    let sandbox = sandbox();
+    let mut command = sandbox.command(WORDS);
+    command.env("PMI_RANK", "0").env("PMI_SIZE", "2");
+    let outcome = Outcome::of(&command.output().unwrap());
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    let expected = "error: expected 2 ranks, as PMI_RANK says, got 1 in MPI's world";
+    assert_eq!(errors(&outcome), [expected], "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("hint: the launcher is of another MPI"), "{}", outcome.stderr);
+}
+
+#[test]
+fn usage_errors_are_told_once() {
+    let sandbox = sandbox();
+    for words in ["train --epoch 3", "-q train --config absent.toml"] {
+        let outcome = on_ranks(&sandbox, 3, words);
+        assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+        assert_eq!(errors(&outcome).len(), 1, "{}", outcome.stderr);
+    }
+}

@@ -1,0 +1,85 @@
+//! Nodes of their own: network namespaces, between which there is TCP alone.
+
+use std::process::{Command, Stdio};
+
+use super::{result, sandbox};
+use crate::support::Outcome;
+
+/// Ranks on as many nodes.
+const NODES: usize = 4;
+
+/// A bridge with a namespace for each node, removed at the end.
+struct Network(String);
+
+impl Network {
+    /// None where the system does not allow it.
+    fn new() -> Option<Self> {
+        let name = format!("vit{}", std::process::id() % 10_000);
+        let network = Self(name.clone());
+        let subnet = "10.77.0";
+        let mut lines = vec![
+            format!("ip link add {name}b type bridge"),
+            format!("ip addr add {subnet}.254/24 dev {name}b"),
+            format!("ip link set {name}b up"),
+        ];
+        for node in 1..=NODES {
+            let (space, outer) = (format!("{name}n{node}"), format!("{name}v{node}"));
+            lines.extend([
+                format!("ip netns add {space}"),
+                format!("ip link add {outer} type veth peer name eth0 netns {space}"),
+                format!("ip link set {outer} master {name}b up"),
+                format!("ip -n {space} addr add {subnet}.{node}/24 dev eth0"),
+                format!("ip -n {space} link set eth0 up"),
+                format!("ip -n {space} link set lo up"),
+            ]);
+        }
+        lines.iter().all(|line| succeeds(line)).then_some(network)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for node in 1..=NODES {
+            succeeds(&format!("ip netns del {}n{node}", self.0));
+            succeeds(&format!("ip link del {}v{node}", self.0));
+        }
+        succeeds(&format!("ip link del {}b", self.0));
+    }
+}
+
+fn succeeds(line: &str) -> bool {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn four_nodes_over_tcp_train_to_the_bits_of_one_process() {
+    let Some(network) = Network::new() else {
+        eprintln!("left out: no network namespaces may be made here");
+        return;
+    };
+    let sandbox = sandbox();
+    let words = "-q train --config small.toml --save-every 4 --run-dir";
+    sandbox.run(&format!("{words} alone")).succeeded();
+    // What mpirun takes for ssh.
+    let agent = format!(
+        "#!/bin/sh\nhost=$1; shift\nexec ip netns exec {}n${{host##*.}} sh -c \"$*\"\n",
+        network.0
+    );
+    sandbox.write("agent", agent);
+    succeeds(&format!("chmod +x {}", sandbox.path("agent").display()));
+    let agent = sandbox.path("agent").display().to_string();
+    let hosts: Vec<String> = (1..=NODES).map(|node| format!("10.77.0.{node}")).collect();
+    let (hosts, count) = (hosts.join(","), NODES.to_string());
+    let subnet = "10.77.0.0/24";
+    let line = [
+        &["--allow-run-as-root", "--bind-to", "none", "--host", &*hosts, "-n", &*count][..],
+        &["--mca", "plm_rsh_agent", &*agent, "--mca", "btl", "self,tcp", "--mca", "pml", "ob1"],
+        &["--mca", "btl_tcp_if_include", subnet, "--mca", "oob_tcp_if_include", subnet],
+    ]
+    .concat();
+    let output = sandbox.command_by("mpirun", &line, &format!("{words} nodes")).output().unwrap();
+    Outcome::of(&output).succeeded();
+    assert!(result(&sandbox, "nodes") == result(&sandbox, "alone"));
+}

@@ -1,0 +1,47 @@
+//! A run that is asked to end saves after one step on all ranks, and leaves.
+
+use std::time::{Duration, Instant};
+
+use super::{has_metrics, mpirun, on_ranks, process_of, result, sandbox, signal, uninterrupted};
+use crate::running::Running;
+
+/// To the launcher, which passes it on; to one rank, which tells the others.
+#[test]
+fn a_signal_to_the_launcher_or_any_rank_saves_and_ends_the_run_for_all() {
+    let sandbox = sandbox();
+    let long = "--config small.toml --epochs 4000 --save-every 100000";
+    for (name, to) in
+        [("TERM", None), ("INT", None), ("USR1", None), ("USR1", Some(1)), ("TERM", Some(0))]
+    {
+        let run =
+            format!("run-{name}-{}", to.map_or("all".to_owned(), |rank: usize| rank.to_string()));
+        let words = format!("train {long} --run-dir {run}");
+        let mut running = Running::start(&mut mpirun(&sandbox, 3, &words));
+        running.wait_until(|| has_metrics(&sandbox.path(&run)));
+        let process =
+            to.map_or_else(|| running.child().id(), |rank| process_of(&sandbox, rank).unwrap());
+        signal(process, name);
+        let begun = Instant::now();
+        let ended = running.end();
+        assert!(begun.elapsed() < Duration::from_secs(10), "{run}: {:?}", begun.elapsed());
+        assert_ne!(ended.code, Some(0), "{run}: {}", ended.stderr);
+        let hint = format!("vit train --resume {run}");
+        assert_eq!(ended.stderr.matches(&hint).count(), 1, "{run}: {}", ended.stderr);
+        assert!(ended.stderr.contains("interrupted; the model so far"), "{run}: {}", ended.stderr);
+        sandbox.run(&format!("-q verify {run}")).succeeded();
+    }
+}
+
+#[test]
+fn an_interrupted_run_resumes_on_another_number_of_ranks_to_the_same_bits() {
+    let sandbox = sandbox();
+    let whole = uninterrupted(&sandbox);
+    let words = "-q train --config small.toml --save-every 100000 --run-dir run";
+    let mut running = Running::start(&mut mpirun(&sandbox, 4, words));
+    running.wait_until(|| has_metrics(&sandbox.path("run")));
+    signal(running.child().id(), "TERM");
+    running.end();
+    on_ranks(&sandbox, 2, "-q train --resume run").succeeded();
+    let trained = result(&sandbox, "run");
+    assert!(trained.model == whole.model && trained.metrics == whole.metrics);
+}

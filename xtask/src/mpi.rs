@@ -1,0 +1,164 @@
+//! Training over MPI: what builds it, what launches it, and its tests.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+use crate::cargo::{cargo, executable, messages, run};
+use crate::failure::Hinted;
+
+/// What Debian calls all that is needed.
+const PACKAGES: [&str; 3] = ["openmpi-bin", "libopenmpi-dev", "libclang-dev"];
+
+/// Says how to get what is missing.
+fn check() -> Result<()> {
+    for program in ["mpicc", "mpirun"] {
+        if !runs(program) {
+            let message = format!("expected {program}, got no such command");
+            let hint = format!(
+                "install an MPI library, its compiler and libclang: on Debian `apt-get install {}`",
+                PACKAGES.join(" ")
+            );
+            return Err(Hinted::new(message, hint).into());
+        }
+    }
+    Ok(())
+}
+
+fn runs(program: &str) -> bool {
+    let mut command = Command::new(program);
+    command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// Builds vit with MPI and gives the command that starts so many of it.
+pub(crate) fn launcher(ranks: u16, args: impl IntoIterator<Item = OsString>) -> Result<Command> {
+    check()?;
+    let mut build = cargo("build");
+    build.args(["--package=vit", "--bin=vit", "--features=mpi"]);
+    let vit = executable(&messages(&mut build)?, "vit")?;
+    Ok(launch(&version()?, ranks, &vit, args))
+}
+
+fn version() -> Result<String> {
+    let output = Command::new("mpirun").arg("--version").output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn launch(
+    version: &str,
+    ranks: u16,
+    vit: &Path,
+    args: impl IntoIterator<Item = OsString>,
+) -> Command {
+    let mut command = Command::new("mpirun");
+    command.args(["-n", &ranks.to_string()]);
+    if version.contains("Open MPI") {
+        // A core for each rank would be all that its threads get; and a rank that is to end saves first.
+        command.args(["--bind-to", "none", "--mca", "odls_base_sigkill_timeout", "30"]);
+        command.arg("--oversubscribe");
+        if is_root() {
+            command.arg("--allow-run-as-root");
+        }
+    }
+    command.arg(vit).arg("train").args(args);
+    command
+}
+
+#[cfg(unix)]
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+#[cfg(not(unix))]
+fn is_root() -> bool {
+    false
+}
+
+/// Real launches of one to four ranks. Installs what they need where it may, and says where they are left out.
+pub(crate) fn test() -> Result<()> {
+    if check().is_err() && !install() {
+        eprintln!(
+            "left out: no MPI library here, and none may be installed (Debian's packages: {})",
+            PACKAGES.join(", ")
+        );
+        return Ok(());
+    }
+    let targets = ["--locked", "-p", "vit", "-p", "vit-cluster", "--features=mpi"];
+    run(cargo("clippy")
+        .args(targets)
+        .args(["--lib", "--bins", "--test=mpi"])
+        .args(["--", "-Dwarnings"]))?;
+    run(&mut tests())
+}
+
+/// Those of the tests whose name contains this, with all that is random of them far more often.
+pub(crate) fn soak(filter: &str) -> Result<()> {
+    run(tests().args([filter, "--nocapture"]).env("VIT_SOAK", "1"))
+}
+
+fn tests() -> Command {
+    let mut tests = cargo("test");
+    // One after the other: each keeps all cores busy.
+    tests.args(["--locked", "-p", "vit", "--features=mpi", "--lib", "--test=mpi"]);
+    tests.args(["--", "--test-threads=1"]);
+    tests
+}
+
+/// Whether there is an MPI library to build with.
+pub(crate) fn is_here() -> bool {
+    check().is_ok()
+}
+
+fn install() -> bool {
+    if !is_root() || !runs("apt-get") {
+        return false;
+    }
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").args(args).stdout(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let packages = [&["install", "--yes", "--no-install-recommends"], &PACKAGES[..]].concat();
+    // Without lists of packages there is nothing to install from.
+    apt(&packages) || (apt(&["update"]) && apt(&packages))
+}
+
+/// How many ranks `--mpi` asks for.
+pub(crate) fn ranks(text: &str) -> Result<u16> {
+    match text.parse() {
+        Ok(ranks) if ranks > 0 => Ok(ranks),
+        _ => bail!("expected --mpi N, a number of ranks of at least 1, got {text:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(version: &str) -> Vec<String> {
+        let command = launch(version, 4, Path::new("vit"), ["--epochs".into(), "2".into()]);
+        command.get_args().map(|word| word.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn open_mpi_binds_no_rank_and_gives_time_to_save() {
+        let words = words("mpirun (Open MPI) 4.1.4").join(" ");
+        assert!(words.starts_with("-n 4 --bind-to none --mca odls_base_sigkill_timeout 30"));
+        assert!(words.ends_with("vit train --epochs 2"), "{words}");
+    }
+
+    #[test]
+    fn other_launchers_get_no_flags_of_open_mpis() {
+        assert_eq!(words("HYDRA build details").join(" "), "-n 4 vit train --epochs 2");
+    }
+
+    #[test]
+    fn a_number_of_ranks_is_at_least_one() {
+        assert_eq!(ranks("8").unwrap(), 8);
+        assert!(ranks("0").is_err() && ranks("x").is_err());
+    }
+}
