@@ -156,7 +156,7 @@ impl Served {
     }
 
     fn prediction(&self, seen: &Seen, probabilities: Vec<f32>, ask: &Ask) -> Result<Prediction> {
-        let subject = Subject::Sent { inverted: seen.inverted };
+        let subject = Subject::Picture { image: None, inverted: seen.inverted };
         Prediction::of(subject, probabilities, ask.top_k, &self.saved.info)
     }
 

@@ -86,7 +86,8 @@ impl Ahead {
                         },
                         |ready| ready.batch,
                     );
-                    let result = batch.map_err(Error::from).and_then(|batch| compute(&piece, &batch));
+                    let result =
+                        batch.map_err(Error::from).and_then(|batch| compute(&piece, &batch));
                     *computed = Some(result);
                     if left.fetch_sub(1, Ordering::Relaxed) == 1 {
                         *all_computed.lock().expect("no thread panics with it") =
@@ -157,8 +158,10 @@ mod tests {
             let mut ahead = Ahead::default();
             let pieces = |samples: &[u32]| -> Vec<Piece> {
                 let ranges = shards(samples.len(), 4).into_iter().enumerate();
-                let piece = |(shard, range): (usize, Range<usize>)| {
-                    Piece { shard, first: range.start, indices: samples[range].to_vec() }
+                let piece = |(shard, range): (usize, Range<usize>)| Piece {
+                    shard,
+                    first: range.start,
+                    indices: samples[range].to_vec(),
                 };
                 ranges.map(piece).collect()
             };

@@ -39,11 +39,9 @@ pub(crate) struct Prediction {
 #[serde(untagged)]
 pub(crate) enum Subject {
     Picture {
-        image: String,
-        inverted: bool,
-    },
-    /// One that came without a name.
-    Sent {
+        /// None over HTTP.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        image: Option<String>,
         inverted: bool,
     },
     Example {
@@ -115,7 +113,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
         return each_picture(paths, |NamedPicture { name, bytes }| {
             let seen = preparation.see(bytes, name, &device)?;
             for row in probabilities(&model, saved.config.output, &seen.image)? {
-                let subject = Subject::Picture { image: name.clone(), inverted: seen.inverted };
+                let image = Some(name.clone());
+                let subject = Subject::Picture { image, inverted: seen.inverted };
                 let prediction = Prediction::of(subject, row, args.top_k, &saved.info)?;
                 printer.print(&prediction, longest.unwrap_or(0))?;
             }
@@ -262,7 +261,7 @@ impl Printer {
             [self.names[ranked.class].clone(), percent(ranked.probability.into())]
         };
         let (first, second) = match &prediction.subject {
-            Subject::Picture { image, .. } => (image.clone(), None),
+            Subject::Picture { image, .. } => (image.clone().unwrap_or_default(), None),
             Subject::Example { index, label } => {
                 let name = self.names.get(*label as usize);
                 (index.to_string(), Some(name.map_or(label.to_string(), String::clone)))

@@ -49,7 +49,7 @@ use self::live::Live;
 use self::observer::{Run, as_json};
 use self::resume::Resumed;
 use self::saver::Saver;
-use self::table::Table;
+use self::table::Table as EpochTable;
 use super::serve;
 use crate::chrome_trace::ChromeTrace;
 use crate::dataset::{self, Found};
@@ -280,7 +280,7 @@ fn train(
         folder: &folder,
         settings,
         info: &set_up.info,
-        table: Table::new(epochs),
+        table: EpochTable::new(epochs),
         change: None,
         weights,
         saver,

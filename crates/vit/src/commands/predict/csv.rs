@@ -13,7 +13,9 @@ pub(super) fn headings(prediction: &Prediction, names: &[String]) -> Vec<String>
 
 pub(super) fn cells(prediction: &Prediction, names: &[String]) -> Vec<String> {
     let subject = match &prediction.subject {
-        Subject::Picture { image, inverted } => [image.clone(), inverted.to_string()],
+        Subject::Picture { image, inverted } => {
+            [image.clone().unwrap_or_default(), inverted.to_string()]
+        }
         Subject::Example { index, label } => [index.to_string(), label.to_string()],
     };
     let best = &prediction.best;
