@@ -142,11 +142,11 @@ fn a_model_card_says_task_data_figures_and_recipe_and_no_path() {
         let head = format!("---\nlibrary_name: {library}\npipeline_tag: image-classification\n");
         assert!(card.starts_with(&head), "{card}");
         for part in [
-            &format!("# {layout}\n"),
+            format!("# {layout}\n").as_str(),
             "grey images of 28x28 pixels into 10 classes",
             "Classes: `0`, `1`",
             "Trained on `digits`.",
-            &format!("| {:.2} % |", 100.0 * accuracy),
+            format!("| {:.2} % |", 100.0 * accuracy).as_str(),
             "## Recipe",
             "epochs = 1\n",
             "finds and places a digit",
