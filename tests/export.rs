@@ -96,7 +96,10 @@ fn a_grey_model_has_three_channels_in_transformers_and_one_again_here() {
     let shown = sandbox.run("info hf --json").succeeded().json();
     assert_eq!(shown["config"]["image"]["channels"], 1);
     sandbox.run("import hf -o again.safetensors").succeeded();
-    assert!(sandbox.read("again.safetensors") == sandbox.read("run/model.safetensors"));
+    // Parameters alone: transformers has one rate for two places of dropout.
+    let [again, run] =
+        ["again.safetensors", "run/model.safetensors"].map(|name| tensors(&sandbox.path(name)));
+    assert!(bits(&again) == bits(&run));
 }
 
 #[test]
