@@ -96,7 +96,10 @@ fn a_grey_model_has_three_channels_in_transformers_and_one_again_here() {
     let shown = sandbox.run("info hf --json").succeeded().json();
     assert_eq!(shown["config"]["image"]["channels"], 1);
     sandbox.run("import hf -o again.safetensors").succeeded();
-    assert!(sandbox.read("again.safetensors") == sandbox.read("run/model.safetensors"));
+    // Parameters alone: transformers has one rate for two places of dropout.
+    let [again, run] =
+        ["again.safetensors", "run/model.safetensors"].map(|name| tensors(&sandbox.path(name)));
+    assert!(bits(&again) == bits(&run));
 }
 
 #[test]
@@ -142,11 +145,11 @@ fn a_model_card_says_task_data_figures_and_recipe_and_no_path() {
         let head = format!("---\nlibrary_name: {library}\npipeline_tag: image-classification\n");
         assert!(card.starts_with(&head), "{card}");
         for part in [
-            &format!("# {layout}\n"),
+            format!("# {layout}\n").as_str(),
             "grey images of 28x28 pixels into 10 classes",
             "Classes: `0`, `1`",
             "Trained on `digits`.",
-            &format!("| {:.2} % |", 100.0 * accuracy),
+            format!("| {:.2} % |", 100.0 * accuracy).as_str(),
             "## Recipe",
             "epochs = 1\n",
             "finds and places a digit",

@@ -64,7 +64,7 @@ pub fn describe(file: impl Read + Seek) -> Result<Description, Error> {
     let producer = producer.join(" ").trim().to_owned();
     let Some(json) = json else { return Err(Error::Foreign { producer }) };
     let (config, info) = ModelInfo::from_json(&json)?;
-    let input = match input.map(|input| DataType::try_from(input)) {
+    let input = match input.map(DataType::try_from) {
         Some(Ok(DataType::Float)) => Input::Float,
         Some(Ok(DataType::Uint8)) => Input::Bytes,
         _ => return Err(Error::NotOnnx { what: "its input is neither float nor uint8" }),
@@ -102,6 +102,7 @@ struct Fields<'a, R> {
 }
 
 /// What a field has behind its number.
+#[derive(Clone, Copy)]
 enum Payload {
     Number(u64),
     Bytes(u64),
