@@ -1,4 +1,4 @@
-//! Compiles the CUDA kernels with nvcc, as candle's own are: only with the feature `cuda`.
+//! Compiles the CUDA kernels with nvcc, like candle's, if the feature `cuda` is on.
 
 #[cfg(feature = "cuda")]
 fn main() -> cudaforge::Result<()> {
@@ -13,7 +13,7 @@ fn main() -> cudaforge::Result<()> {
         .build_ptx()?;
     kernels.write(out.join("kernels.rs"))?;
 
-    // For whoever asks whether a GPU can run what was built.
+    // `vit-device` uses it to check whether a GPU can run the build.
     let architecture = cudaforge::detect_compute_cap()?.to_nvcc_arch();
     let toolkit = cudaforge::CudaToolkit::detect()?.version.unwrap_or_default();
     println!("cargo::rustc-env=VIT_CUDA_ARCHITECTURE={architecture}");

@@ -10,7 +10,7 @@ use crate::cargo::{cargo, executables, messages, root};
 
 /// Runs all examples; each ends with success where what it shows has worked.
 pub(crate) fn run_all() -> Result<()> {
-    check_readme()?;
+    check_book()?;
     let scratch = tempfile::tempdir()?;
     // With the settings of the tests, which have built all this, and of the whole workspace for the same reason.
     let build = ["--locked", "--workspace", "--examples", "--profile=test"];
@@ -20,13 +20,13 @@ pub(crate) fn run_all() -> Result<()> {
     Ok(())
 }
 
-/// Holds the README's program to be the example of the same.
-fn check_readme() -> Result<()> {
+/// Holds the book's program to be the example of the same.
+fn check_book() -> Result<()> {
     let text = |path: &str| fs::read_to_string(root().join(path)).with_context(|| path.to_owned());
     let example = text("crates/vit-layers/examples/first_steps.rs")?;
     let begin = example.find("\nuse ").context("first_steps uses something")?;
-    let same = text("README.md")?.contains(&format!("```rust{}```", &example[begin..]));
-    ensure!(same, "expected README.md to hold the program of first_steps.rs, got another");
+    let same = text("docs/book/layers.md")?.contains(&format!("```rust{}```", &example[begin..]));
+    ensure!(same, "expected the program of first_steps.rs in docs/book/layers.md, got another");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! What GPUs there are, and whether a build can use one: `cargo run -p vit-device --example probe [ORDINAL SM TOOLKIT]`.
+//! Lists GPUs, and whether a build can use one: `cargo run -p vit-device --example probe [ORDINAL SM TOOLKIT]`.
 //!
 //! ```text
 //! $ cargo run -p vit-device --example probe 0 sm_90a 13.0

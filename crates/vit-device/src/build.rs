@@ -14,7 +14,7 @@ pub struct Build {
     pub toolkit: (u32, u32),
 }
 
-/// An architecture or a toolkit's version that cannot be understood.
+/// An architecture or toolkit version that cannot be parsed.
 #[derive(Debug, thiserror::Error)]
 #[error("expected {expected}, got {got:?}")]
 pub struct NotABuild {
@@ -23,10 +23,10 @@ pub struct NotABuild {
 }
 
 impl Build {
-    /// From nvcc's names, such as `sm_90a` and `13.0`.
+    /// Parses nvcc's names, such as `sm_90a` and `13.0`.
     ///
     /// # Errors
-    /// If one of them is not of that form.
+    /// If one of them has another form.
     pub fn parse(architecture: &str, toolkit: &str) -> Result<Self, NotABuild> {
         let not = |expected, got: &str| NotABuild { expected, got: got.to_owned() };
         if Target::parse(architecture).is_none() {
@@ -37,26 +37,25 @@ impl Build {
         Ok(Self { architecture: architecture.to_owned(), toolkit })
     }
 
-    /// Whether a GPU of this compute capability runs what was built: no GPU does where the architecture cannot be
-    /// understood.
+    /// Whether a GPU of this compute capability runs the build. `false` for an unknown architecture.
     pub(crate) fn runs_on(&self, capability: (u32, u32)) -> bool {
         Target::parse(&self.architecture).is_some_and(|target| target.runs_on(capability))
     }
 }
 
-/// What an architecture's name says.
+/// A parsed architecture name.
 struct Target {
     capability: (u32, u32),
     portable: Portable,
 }
 
-/// To which other GPUs code can be carried.
+/// Which other GPUs run the code.
 enum Portable {
     /// None, letter `a`.
     No,
-    /// Those of the same major number that came later, letter `f`.
+    /// Later ones of the same major number, letter `f`.
     Family,
-    /// All that came later, whose driver compiles the PTX.
+    /// All later ones, whose driver compiles the PTX.
     Later,
 }
 
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn code_with_an_a_runs_on_its_own_capability_alone() {
+    fn architecture_a_runs_on_its_own_capability_only() {
         assert!(runs("sm_90a", (9, 0)));
         for other in [(8, 9), (9, 1), (10, 0)] {
             assert!(!runs("sm_90a", other), "{other:?}");
@@ -101,13 +100,13 @@ mod tests {
     }
 
     #[test]
-    fn code_with_an_f_runs_on_its_family() {
+    fn architecture_f_runs_on_its_family() {
         assert!(runs("sm_100f", (10, 0)) && runs("sm_100f", (10, 3)));
         assert!(!runs("sm_103f", (10, 0)) && !runs("sm_100f", (12, 0)));
     }
 
     #[test]
-    fn other_code_runs_on_all_that_came_later() {
+    fn plain_architecture_runs_on_all_later_gpus() {
         for later in [(8, 0), (8, 6), (9, 0), (12, 0)] {
             assert!(runs("sm_80", later), "{later:?}");
         }
@@ -115,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_build_is_named() {
+    fn invalid_build_is_named_in_the_error() {
         for architecture in ["", "90a", "sm_", "sm_9", "sm_90b", "sm_a", "compute_90"] {
             let message = Build::parse(architecture, "13.0").unwrap_err().to_string();
             let expected = "expected an architecture such as sm_90a, got";

@@ -1,6 +1,6 @@
 //! NVIDIA's driver, and the opening of any library: the only unsafe code of this crate.
 //!
-//! Functions and numbers are those of `cuda.h`: CUDA Driver API, "Initialization", "Version Management", "Device
+//! Functions and numbers come from `cuda.h`: CUDA Driver API, "Initialization", "Version Management", "Device
 //! Management".
 #![expect(unsafe_code, reason = "a library that may be missing is called no other way")]
 
@@ -20,7 +20,7 @@ type Code = c_int;
 const SUCCESS: Code = 0;
 const NO_DEVICE: Code = 100;
 
-/// A GPU, as the driver's functions take it.
+/// The driver's handle of a GPU.
 type Handle = c_int;
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `..._MINOR`.
 const CAPABILITY: [c_int; 2] = [75, 76];
@@ -44,7 +44,7 @@ impl Driver {
     /// Loads the driver and starts it.
     pub(crate) fn start() -> Result<Self, Unusable> {
         let driver = Self { library: open_first(&NAMES).map_err(no_driver)? };
-        // SAFETY: the type is that of `cuda.h`, and 0 is the only flag that there is.
+        // SAFETY: the type is from `cuda.h`, and 0 is the only flag.
         let code = unsafe { driver.function::<Init>("cuInit")?(0) };
         if code == NO_DEVICE {
             return Err(Unusable::NoGpu);
@@ -53,12 +53,12 @@ impl Driver {
         Ok(driver)
     }
 
-    /// How many GPUs it sees.
+    /// The number of GPUs.
     pub(crate) fn count(&self) -> Result<usize, Unusable> {
         Ok(usize::try_from(self.number("cuDeviceGetCount")?).unwrap_or(0))
     }
 
-    /// What it tells of one of them.
+    /// Describes one GPU.
     pub(crate) fn gpu(&self, ordinal: usize) -> Result<Gpu, Unusable> {
         let handle = self.handle(ordinal)?;
         let [major, minor] = CAPABILITY.map(|attribute| self.attribute(attribute, handle));
@@ -79,7 +79,7 @@ impl Driver {
 
     fn number(&self, call: &'static str) -> Result<c_int, Unusable> {
         let mut number = 0;
-        // SAFETY: both functions that this is asked of have that type, and write one number to where there is room.
+        // SAFETY: both functions have this type and write one number, for which there is room.
         let code = unsafe { self.function::<GetNumber>(call)?(&raw mut number) };
         self.check(call, code)?;
         Ok(number)
@@ -88,7 +88,7 @@ impl Driver {
     fn handle(&self, ordinal: usize) -> Result<Handle, Unusable> {
         let call = "cuDeviceGet";
         let mut handle = 0;
-        // SAFETY: the type is that of `cuda.h`, and there is room for a handle.
+        // SAFETY: the type is from `cuda.h`, and there is room for a handle.
         let code = unsafe { self.function::<GetHandle>(call)?(&raw mut handle, ordinal as c_int) };
         self.check(call, code)?;
         Ok(handle)
@@ -97,7 +97,7 @@ impl Driver {
     fn name(&self, handle: Handle) -> Result<String, Unusable> {
         let call = "cuDeviceGetName";
         let mut name = [0_u8; LONGEST_NAME];
-        // SAFETY: the type is that of `cuda.h`, and there is room for as many bytes as is said.
+        // SAFETY: the type is from `cuda.h`, and the buffer has the length that is passed.
         let code = unsafe {
             let get = self.function::<GetName>(call)?;
             get(name.as_mut_ptr().cast(), LONGEST_NAME as c_int, handle)
@@ -110,7 +110,7 @@ impl Driver {
     fn attribute(&self, attribute: c_int, handle: Handle) -> Result<u32, Unusable> {
         let call = "cuDeviceGetAttribute";
         let mut value = 0;
-        // SAFETY: the type is that of `cuda.h`, and there is room for a number.
+        // SAFETY: the type is from `cuda.h`, and there is room for a number.
         let code =
             unsafe { self.function::<GetAttribute>(call)?(&raw mut value, attribute, handle) };
         self.check(call, code)?;
@@ -120,7 +120,7 @@ impl Driver {
     fn memory(&self, handle: Handle) -> Result<u64, Unusable> {
         let call = "cuDeviceTotalMem_v2";
         let mut bytes = 0;
-        // SAFETY: the type is that of `cuda.h`, whose `size_t` is `usize`, and there is room for it.
+        // SAFETY: the type is from `cuda.h`, whose `size_t` is `usize`, and there is room for it.
         let code = unsafe { self.function::<GetMemory>(call)?(&raw mut bytes, handle) };
         self.check(call, code)?;
         Ok(bytes as u64)
@@ -134,11 +134,11 @@ impl Driver {
         Err(Unusable::Driver { call, code, name })
     }
 
-    /// The driver's own name of an error, such as `CUDA_ERROR_NO_DEVICE`; none where it has none.
+    /// The driver's name of an error, such as `CUDA_ERROR_NO_DEVICE`, if it has one.
     fn error_name(&self, code: Code) -> Option<String> {
         let mut name = std::ptr::null();
-        // SAFETY: the type is that of `cuda.h`, and there is room for a pointer. What it points to then is null or a
-        // text of the driver's own, which stays where it is, since the driver is not unloaded.
+        // SAFETY: the type is from `cuda.h`, and there is room for a pointer. It then is null or points to a text of
+        // the driver, which stays valid because the driver is never unloaded.
         let name = unsafe {
             self.function::<GetErrorName>("cuGetErrorName").ok()?(code, &raw mut name);
             if name.is_null() { None } else { Some(CStr::from_ptr(name)) }
@@ -151,7 +151,7 @@ impl Driver {
     /// # Safety
     /// `F` is the function's type.
     unsafe fn function<F: Copy>(&self, name: &'static str) -> Result<F, Unusable> {
-        // SAFETY: whoever calls this vouches for the type, and the library is not unloaded.
+        // SAFETY: the caller guarantees the type, and the library is never unloaded.
         let symbol = unsafe { self.library.get::<F>(name) };
         symbol.map(|function| *function).map_err(|error| no_driver(reason(&error)))
     }
@@ -161,15 +161,15 @@ fn no_driver(reason: String) -> Unusable {
     Unusable::NoDriver { library: NAMES[NAMES.len() - 1].to_owned(), reason }
 }
 
-/// Opens the first of these libraries that can be opened; else the reason is that of the last.
+/// Opens the first of these libraries that opens; otherwise returns the last one's error.
 ///
-/// It is never closed: candle opens it next, and CUDA's libraries leave threads and handlers behind that must not lose
+/// It is never closed: candle opens it next, and CUDA's libraries leave threads and handlers behind that still need
 /// their code.
 pub(crate) fn open_first(names: &[impl AsRef<str>]) -> Result<ManuallyDrop<Library>, String> {
     let mut why = String::new();
     for name in names.iter().map(AsRef::as_ref) {
         // SAFETY: opening a library runs its initialisers. These are NVIDIA's, found where the user's system looks for
-        // them, and candle would run them all the same.
+        // them, and candle would run them anyway.
         match unsafe { Library::new(name) } {
             Ok(library) => return Ok(ManuallyDrop::new(library)),
             Err(error) => why = without_name(&reason(&error), name),
@@ -178,7 +178,7 @@ pub(crate) fn open_first(names: &[impl AsRef<str>]) -> Result<ManuallyDrop<Libra
     Err(why)
 }
 
-/// What the dynamic loader said; libloading's own words name the function that was called, and nothing more.
+/// The dynamic loader's message. libloading's own message only names the function that failed.
 fn reason(error: &libloading::Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -11,13 +11,13 @@ use crate::{Build, Unusable, libraries};
 pub struct Gpu {
     /// Its place in the driver's order, from 0.
     pub ordinal: usize,
-    /// The maker's name of it.
+    /// Its product name.
     pub name: String,
     /// Its compute capability.
     pub compute_capability: (u32, u32),
     /// Its memory in bytes.
     pub memory: u64,
-    /// The newest CUDA that its driver knows.
+    /// The newest CUDA version that its driver supports.
     pub driver_cuda: (u32, u32),
 }
 
@@ -33,10 +33,10 @@ impl fmt::Display for Gpu {
     }
 }
 
-/// All GPUs that the driver sees, at least one.
+/// Lists all GPUs, at least one.
 ///
 /// # Errors
-/// If there is none, or no driver that works.
+/// If there is none, or no working driver.
 pub fn gpus() -> Result<Vec<Gpu>, Unusable> {
     let driver = Driver::start()?;
     let count = driver.count()?;
@@ -46,11 +46,10 @@ pub fn gpus() -> Result<Vec<Gpu>, Unusable> {
     (0..count).map(|ordinal| driver.gpu(ordinal)).collect()
 }
 
-/// The GPU of this ordinal, where the build can use it.
+/// Returns the GPU of this ordinal if the build can use it.
 ///
 /// # Errors
-/// If there is no such GPU or no driver that works, or the build needs another GPU, a newer driver or libraries that
-/// are not there.
+/// If there is no such GPU or no working driver, or the build needs another GPU, a newer driver or missing libraries.
 pub fn find(ordinal: usize, build: &Build) -> Result<Gpu, Unusable> {
     let mut gpus = gpus()?;
     if ordinal >= gpus.len() {
@@ -64,8 +63,8 @@ pub fn find(ordinal: usize, build: &Build) -> Result<Gpu, Unusable> {
 
 impl Gpu {
     fn check(&self, build: &Build) -> Result<(), Unusable> {
-        // A newer toolkit of the same major number would do for compiled code. candle's kernels are PTX, which only a
-        // driver of that toolkit's version or a newer one compiles.
+        // Compiled code accepts a newer toolkit of the same major number. candle's kernels are PTX, which only a driver
+        // of that toolkit's version or a newer one compiles.
         if self.driver_cuda < build.toolkit {
             return Err(Unusable::OldDriver { driver: self.driver_cuda, toolkit: build.toolkit });
         }

@@ -5,13 +5,13 @@ use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use crate::Unusable;
 use crate::driver::open_first;
 
-/// A library, and the version in its file's name where that is not the toolkit's.
+/// A library, and the version in its file name if it differs from the toolkit's.
 struct Needed {
     library: &'static str,
     version: Option<u32>,
 }
 
-/// cuBLASLt before cuBLAS, which needs it and would be named in its stead.
+/// cuBLASLt comes before cuBLAS, which needs it and would otherwise be named instead.
 const NEEDED: [Needed; 3] = [
     Needed { library: "cublasLt", version: None },
     Needed { library: "cublas", version: None },
@@ -23,14 +23,14 @@ pub(crate) fn check(toolkit: (u32, u32)) -> Result<(), Unusable> {
     for Needed { library, version } in NEEDED {
         let usual = usual(library, version.unwrap_or(toolkit.0));
         let mut names = candidates(library, toolkit);
-        // The last one's error is told: let it be that of the name that a user can look for.
+        // The last error is reported, so the name that users can search for comes last.
         names.push(usual.clone());
         open_first(&names).map_err(|reason| Unusable::NoLibrary { library: usual, reason })?;
     }
     Ok(())
 }
 
-/// The name that NVIDIA gives to the file.
+/// NVIDIA's name of the file.
 fn usual(library: &str, version: u32) -> String {
     if cfg!(windows) {
         format!("{library}64_{version}.dll")
@@ -39,7 +39,7 @@ fn usual(library: &str, version: u32) -> String {
     }
 }
 
-/// The names that cudarc 0.19, which loads the library for candle, tries in this order: `get_lib_name_candidates`.
+/// The names that cudarc 0.19 (`get_lib_name_candidates`) tries, in order, when it loads the library for candle.
 fn candidates(library: &str, (major, minor): (u32, u32)) -> Vec<String> {
     let infixes = [
         String::new(),
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn names_are_cudarcs() {
+    fn names_equal_cudarcs() {
         let names = candidates("cublas", (13, 0));
         assert_eq!(names.len(), 17);
         assert_eq!(names[..3], ["libcublas.so", "libcublas64.so", "libcublas64_13.so"]);
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_names_are_among_those_tried() {
+    fn usual_names_are_tried() {
         for toolkit in [(12, 0), (12, 9), (13, 0)] {
             for Needed { library, version } in NEEDED {
                 let usual = usual(library, version.unwrap_or(toolkit.0));

@@ -2,7 +2,7 @@
 
 use crate::version::dotted;
 
-/// Why no GPU can be used, or not the one that was asked for.
+/// Why no GPU, or not the requested one, can be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unusable {
@@ -11,7 +11,7 @@ pub enum Unusable {
     NoDriver {
         /// Its file.
         library: String,
-        /// What the dynamic loader said.
+        /// The dynamic loader's message.
         reason: String,
     },
     /// A call of the driver failed.
@@ -19,35 +19,35 @@ pub enum Unusable {
     Driver {
         /// The function.
         call: &'static str,
-        /// What it returned.
+        /// Its return code.
         code: i32,
-        /// The driver's own name of that.
+        /// The driver's name for that code.
         name: String,
     },
     /// There is a driver, and it sees no GPU.
     #[error("no NVIDIA GPU: the driver sees none")]
     NoGpu,
-    /// There are fewer GPUs than that.
+    /// The requested ordinal is too large.
     #[error("no such GPU: expected an ordinal below {count}, the number of GPUs, got {asked}")]
     NoSuchGpu {
-        /// The ordinal asked for.
+        /// The requested ordinal.
         asked: usize,
-        /// How many there are.
+        /// The number of GPUs.
         count: usize,
     },
-    /// The driver is older than the toolkit that the program was built with.
+    /// The driver is older than the toolkit of the build.
     #[error(
         "the NVIDIA driver is too old: expected one for CUDA {} or newer, got one for CUDA {}",
         dotted(*toolkit),
         dotted(*driver)
     )]
     OldDriver {
-        /// The newest CUDA that the driver knows.
+        /// The newest CUDA version that the driver supports.
         driver: (u32, u32),
         /// The toolkit's version.
         toolkit: (u32, u32),
     },
-    /// The GPU is not of a kind that the program was built for.
+    /// The build has no kernels for this GPU.
     #[error(
         "{gpu} cannot run this build: expected a GPU for {architecture}, got compute capability {}",
         dotted(*compute_capability)
@@ -57,21 +57,21 @@ pub enum Unusable {
         gpu: String,
         /// Its compute capability.
         compute_capability: (u32, u32),
-        /// What was built for, such as `sm_90a`.
+        /// The architecture of the build, such as `sm_90a`.
         architecture: String,
     },
-    /// A library of CUDA cannot be loaded.
+    /// A CUDA library cannot be loaded.
     #[error("a library of CUDA is missing: {library}: {reason}")]
     NoLibrary {
         /// Its file.
         library: String,
-        /// What the dynamic loader said.
+        /// The dynamic loader's message.
         reason: String,
     },
 }
 
 impl Unusable {
-    /// What the user can do about it.
+    /// Suggests what to do about it.
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_say_what_was_expected_and_what_came() {
+    fn messages_name_expected_and_actual() {
         let old = Unusable::OldDriver { driver: (12, 8), toolkit: (13, 0) };
         assert_eq!(
             old.to_string(),

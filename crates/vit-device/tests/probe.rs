@@ -1,7 +1,6 @@
-//! What is found on machines of which each lacks something.
+//! What `find` reports on machines that each lack something.
 //!
-//! The dynamic loader reads its path when a process starts, so that each test starts this program again for the ignored
-//! test below.
+//! The dynamic loader reads its path at process start, so each test restarts this program with the ignored test below.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
 
@@ -13,7 +12,7 @@ use std::process::Command;
 use machine::Machine;
 use vit_device::Build;
 
-/// What the child looks for: an ordinal, an architecture and a toolkit's version.
+/// The child's request: an ordinal, an architecture and a toolkit version.
 const ASKED: &str = "VIT_PROBE";
 const ANSWER: &str = "answer: ";
 
@@ -29,7 +28,7 @@ fn child() {
     println!("\n{ANSWER}{}", found.map_or_else(|why| why.to_string(), |gpu| format!("{gpu:?}")));
 }
 
-/// What is found where a build for compute capability 9.0 by CUDA 13.0 looks for this GPU.
+/// The result of looking for this GPU with a build for compute capability 9.0 and CUDA 13.0.
 fn find(machine: &Machine, ordinal: usize) -> String {
     find_for(machine, &format!("{ordinal} sm_90a 13.0"))
 }
@@ -44,7 +43,7 @@ fn find_for(machine: &Machine, asked: &str) -> String {
 }
 
 #[test]
-fn a_gpu_that_can_be_used() {
+fn usable_gpu_is_found() {
     let Some(machine) = Machine::with_a_gpu() else { return };
     let machine = machine.saying("VIT_STUB_GPUS", "2").saying("VIT_STUB_CUDA", "13010");
     assert_eq!(
@@ -55,14 +54,14 @@ fn a_gpu_that_can_be_used() {
 }
 
 #[test]
-fn no_driver() {
+fn missing_driver_is_reported() {
     let Some(machine) = Machine::with_a_gpu() else { return };
     let machine = machine.without("libcuda.so");
     assert_lacks(&find(&machine, 0), "no NVIDIA driver: libcuda.so.1: ");
 }
 
 #[test]
-fn a_driver_that_does_not_start() {
+fn failing_driver_is_reported() {
     let Some(machine) = Machine::with_a_gpu() else { return };
     let machine = machine.saying("VIT_STUB_INIT", "803");
     assert_eq!(
@@ -75,7 +74,7 @@ fn a_driver_that_does_not_start() {
 }
 
 #[test]
-fn no_gpu() {
+fn missing_gpu_is_reported() {
     for (setting, value) in [("VIT_STUB_GPUS", "0"), ("VIT_STUB_INIT", "100")] {
         let Some(machine) = Machine::with_a_gpu() else { return };
         let machine = machine.saying(setting, value);
@@ -84,14 +83,14 @@ fn no_gpu() {
 }
 
 #[test]
-fn no_such_gpu() {
+fn unknown_ordinal_is_reported() {
     let Some(machine) = Machine::with_a_gpu() else { return };
     let expected = "no such GPU: expected an ordinal below 1, the number of GPUs, got 1";
     assert_eq!(find(&machine, 1), expected);
 }
 
 #[test]
-fn a_driver_older_than_the_toolkit() {
+fn driver_older_than_the_toolkit_is_reported() {
     let Some(machine) = Machine::with_a_gpu() else { return };
     let machine = machine.saying("VIT_STUB_CUDA", "12080");
     assert_eq!(
@@ -102,7 +101,7 @@ fn a_driver_older_than_the_toolkit() {
 }
 
 #[test]
-fn a_compute_capability_that_was_not_built_for() {
+fn unsupported_compute_capability_is_reported() {
     let Some(machine) = Machine::with_a_gpu() else { return };
     let machine = machine.saying("VIT_STUB_CAPABILITY", "120");
     assert_eq!(
@@ -113,7 +112,7 @@ fn a_compute_capability_that_was_not_built_for() {
 }
 
 #[test]
-fn a_library_that_is_missing() {
+fn missing_library_is_reported() {
     for (library, usual) in [
         ("libcublas.so", "libcublas.so.13"),
         ("libcublasLt.so", "libcublasLt.so.13"),
@@ -125,7 +124,7 @@ fn a_library_that_is_missing() {
     }
 }
 
-/// The loader's words come after the library's name.
+/// The loader's message comes after the library's name.
 #[track_caller]
 fn assert_lacks(found: &str, expected: &str) {
     assert!(found.starts_with(expected) && found.ends_with(": file too short"), "{found}");

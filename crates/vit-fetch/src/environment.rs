@@ -1,4 +1,4 @@
-//! What the user's environment says: where data lies, and which mirror to ask first.
+//! Settings from the environment: the data directory and the user's mirror.
 
 use std::env;
 use std::path::PathBuf;
@@ -7,11 +7,11 @@ use etcetera::BaseStrategy;
 
 use crate::{Error, Mirror};
 
-/// The folder that holds a folder for each dataset: the explicit one, else the environment's
-/// `VIT_DATA`, else `vit` in the platform's cache folder. A leading `~` is the home folder.
+/// The data directory, with one folder per dataset: the explicit one, else `VIT_DATA`, else `vit` in the platform's
+/// cache directory. A leading `~` is the home directory.
 ///
 /// # Errors
-/// When nothing is said and the platform names no home folder, or a path begins with `~` that cannot be expanded.
+/// If neither is given and there is no home directory, or a leading `~` cannot be expanded.
 pub fn data_root(explicit: Option<PathBuf>) -> Result<PathBuf, Error> {
     let from_environment = || env::var_os("VIT_DATA").filter(|root| !root.is_empty());
     match explicit.or_else(|| from_environment().map(PathBuf::from)) {
@@ -23,11 +23,10 @@ pub fn data_root(explicit: Option<PathBuf>) -> Result<PathBuf, Error> {
     }
 }
 
-/// The mirrors that the user wants asked before the built-in ones: the explicit one, else the
-/// environment's `VIT_MIRROR`.
+/// The user's mirrors, which come before the built-in ones: the explicit one, else `VIT_MIRROR`.
 ///
 /// # Errors
-/// [`Error::Mirror`] if it is no address of the web.
+/// [`Error::Mirror`] if it is not an HTTP address.
 pub fn user_mirrors(explicit: Option<&str>) -> Result<Vec<Mirror>, Error> {
     let from_environment = env::var("VIT_MIRROR").ok().filter(|mirror| !mirror.is_empty());
     explicit.or(from_environment.as_deref()).into_iter().map(str::parse).collect()

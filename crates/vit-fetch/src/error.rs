@@ -1,4 +1,4 @@
-//! Why a dataset cannot be had.
+//! Errors of fetching a dataset.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,20 +6,20 @@ use std::time::Duration;
 
 use vit_files::Digest;
 
-/// Why a dataset cannot be had.
+/// Why a dataset is unavailable.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is nowhere to keep data.
+    /// There is no place for data.
     #[error("there is no home folder to keep datasets in")]
     NoHome,
-    /// A mirror that the user gave is no address of the web.
+    /// The user's mirror is not an HTTP address.
     #[error("expected a mirror as http://... or https://..., got {url:?}")]
     Mirror {
-        /// What was given, without what may be a user, a password or a query.
+        /// The given text without user, password and query.
         url: String,
     },
-    /// A file is there and is not what it should be.
+    /// A file exists but is not the published one.
     #[error("{} is not the published file: {mismatch}", path.display())]
     Altered {
         /// The file.
@@ -27,7 +27,7 @@ pub enum Error {
         /// The difference.
         mismatch: Mismatch,
     },
-    /// A file is there unpacked, and only the digest of its `.gz` is known.
+    /// An unpacked file exists, but only the digest of its `.gz` is known.
     #[error("{} cannot be verified: the known SHA-256 is of its .gz, which is not there", path.display())]
     Unverifiable {
         /// The file.
@@ -40,24 +40,24 @@ pub enum Error {
         dataset: &'static str,
         /// The file's name.
         file: &'static str,
-        /// The mirrors asked, in order.
+        /// The mirrors tried, in order.
         attempts: Vec<Attempt>,
     },
-    /// Another process fetched into the same folder for longer than this one would wait.
+    /// Another process fetched into the same folder for too long.
     #[error("{} is still locked by another process after {waited:?}", folder.display())]
     Busy {
         /// The dataset's folder.
         folder: PathBuf,
-        /// How long this one waited.
+        /// How long this process waited.
         waited: Duration,
     },
-    /// The disk refused an operation.
+    /// A file operation failed.
     #[error(transparent)]
     Files(#[from] vit_files::Error),
 }
 
 impl Error {
-    /// What the user can do about it, where there is something to say.
+    /// Suggests what to do about it, if anything.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -77,12 +77,12 @@ impl Error {
     }
 }
 
-/// A mirror that was asked, and why it was of no use.
+/// A mirror that failed, and why.
 #[derive(Debug)]
 pub struct Attempt {
-    /// The address of the file there, without user, password and query.
+    /// The file's address without user, password and query.
     pub url: String,
-    /// Why it was of no use.
+    /// Why it failed.
     pub reason: Reason,
 }
 
@@ -92,68 +92,68 @@ impl fmt::Display for Attempt {
     }
 }
 
-/// Why a mirror was of no use.
+/// Why a mirror failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
     /// It answered with an error.
     #[error("answered with HTTP status {0}")]
     Status(u16),
-    /// It answered with a page, as logins of public networks do.
+    /// It answered with an HTML page, like the login of a public network.
     #[error("answered with an HTML page instead of the file")]
     HtmlPage,
-    /// It sent more than the file can have.
+    /// It sent more than the file's largest size.
     #[error("expected at most {limit} bytes, got more")]
     TooLong {
-        /// The longest the file can be.
+        /// The file's largest size.
         limit: u64,
     },
     /// It closed the connection early.
     #[error("expected {expected} bytes, got {got} before the connection was closed")]
     Truncated {
-        /// The size that it announced.
+        /// The announced size.
         expected: u64,
-        /// How much is there.
+        /// The received size.
         got: u64,
     },
-    /// It sent nothing more for too long.
+    /// It sent nothing for too long.
     #[error("sent nothing for {0:?}")]
     Stalled(Duration),
-    /// It sent less than it had to for too long.
+    /// It was too slow for too long.
     #[error("sent {got} bytes/s over {over:?}, expected at least {expected}")]
     TooSlow {
-        /// The bytes that it sent each second.
+        /// The bytes per second it sent.
         got: u64,
-        /// Those that it had to send.
+        /// The bytes per second required.
         expected: u64,
         /// For how long.
         over: Duration,
     },
-    /// Its address or a connection could not be had in time.
+    /// Its address could not be resolved, or no connection was made, in time.
     #[error("no connection within {0:?}")]
     NoConnection(Duration),
-    /// Its share of the time is over, and other mirrors are left.
+    /// Its share of the time is over, and other mirrors remain.
     #[error("was not done within its share of the time, {0:?}")]
     TurnOver(Duration),
     /// The time for the whole fetch is over.
     #[error("the time for the whole download, {0:?}, is over")]
     OutOfTime(Duration),
-    /// It could not be talked to for another reason.
+    /// Another communication error.
     #[error("{0}")]
     Transport(String),
-    /// What it sent is not the published file.
+    /// It sent something other than the published file.
     #[error("sent another file: {0}")]
     Mismatch(#[from] Mismatch),
 }
 
-/// How the content of a file differs from what it should be.
+/// How a file differs from the published one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Mismatch {
     /// It is shorter.
     #[error("expected {expected} bytes, got {got}")]
     TooShort {
-        /// The size it should have.
+        /// The published size.
         expected: u64,
         /// Its size.
         got: u64,
@@ -161,10 +161,10 @@ pub enum Mismatch {
     /// It is longer, or unpacks to something longer.
     #[error("expected {expected} bytes, got more")]
     TooLong {
-        /// The size it should have.
+        /// The published size.
         expected: u64,
     },
-    /// Its bytes are others.
+    /// Its bytes differ.
     #[error("expected SHA-256 {expected}, got {got}")]
     Sha256 {
         /// The known digest.
@@ -172,13 +172,13 @@ pub enum Mismatch {
         /// Its digest.
         got: Digest,
     },
-    /// It does not begin as a gzip file does.
+    /// It does not begin like a gzip file.
     #[error("expected a gzip file, got {}", beginning(start))]
     NotGzip {
         /// Its first bytes.
         start: Vec<u8>,
     },
-    /// It begins as a gzip file and does not unpack.
+    /// It begins like a gzip file but does not unpack.
     #[error("expected a gzip file, got a damaged one: {0}")]
     DamagedGzip(String),
 }

@@ -1,4 +1,4 @@
-//! The address of a mirror, which may hold a password or a token: it is sent to the mirror and never shown.
+//! A mirror's address, which may hold a password or token: sent to the mirror, never shown.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +10,7 @@ use crate::Error;
 
 /// The address of a folder of files, `http://[USER:PASSWORD@]HOST[:PORT]/PATH[?QUERY]`.
 ///
-/// `Display` and `Debug` leave out user, password and query.
+/// `Display` and `Debug` omit user, password and query.
 ///
 /// ```
 /// use vit_fetch::Mirror;
@@ -21,11 +21,11 @@ use crate::Error;
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Mirror {
-    /// With the user and the password, without a slash at its end.
+    /// With user and password, without a final slash.
     folder: String,
     /// The same without them.
     shown: String,
-    /// With its question mark, or empty.
+    /// With the question mark, or empty.
     query: String,
 }
 
@@ -41,13 +41,13 @@ impl FromStr for Mirror {
     type Err = Error;
 
     /// # Errors
-    /// [`Error::Mirror`] if this is no address of the web.
+    /// [`Error::Mirror`] if this is not an HTTP address.
     fn from_str(text: &str) -> Result<Self, Error> {
         parse(text).ok_or_else(|| {
             if !text.contains(['@', '?', '#']) {
                 return Error::Mirror { url: text.to_owned() };
             }
-            // Of what is no address, the part that is secret is anybody's guess.
+            // In an invalid address, any part may be secret.
             let scheme = text.split_once("://").map(|(scheme, _)| scheme);
             let is_scheme = |scheme: &&str| scheme.chars().all(|it| it.is_ascii_alphanumeric());
             let scheme = scheme.filter(is_scheme).map(|scheme| format!("{scheme}://"));
@@ -88,16 +88,16 @@ impl fmt::Debug for Mirror {
 
 /// The address of a file at a mirror.
 pub(crate) struct Address {
-    /// To be asked for, and never shown.
+    /// For the request, never shown.
     pub(crate) url: String,
     /// Without user, password and query.
     pub(crate) shown: String,
 }
 
-/// A text without the users, passwords and queries of the addresses in it: `...` is in their place.
+/// Replaces users, passwords and queries of the addresses in a text with `...`.
 ///
-/// Errors and logs of HTTP libraries quote addresses. Where a password has signs that belong in no address, more than the
-/// password is left out.
+/// Errors and logs of HTTP libraries quote addresses. If a password has characters that are invalid in addresses, more
+/// than the password is replaced.
 ///
 /// ```
 /// let text = "no answer from http://user:secret@example.org/mnist?token=1 in time";
@@ -122,17 +122,17 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
     (out + rest).into()
 }
 
-/// Appends what may be shown of an address, given without its scheme.
+/// Appends the public part of an address, given without its scheme.
 fn redact(address: &str, out: &mut String) {
     let query = address.find(['?', '#']).unwrap_or(address.len());
     let (place, query) = address.split_at(query);
     match place.rsplit_once('@') {
-        // The sign that seems to begin a query may be one of a password.
+        // The character that seems to begin a query may belong to a password.
         None if query.contains('@') => *out += "...",
         None => *out += place,
         Some((_, place)) => *out = std::mem::take(out) + "...@" + place,
     }
-    // As in `http://...?`, there may be nothing to leave out.
+    // As in `http://...?`, there may be nothing to replace.
     if query.len() > 1 && !out.ends_with("...") {
         *out = std::mem::take(out) + &query[..1] + "...";
     }

@@ -1,31 +1,30 @@
-//! How a fetch goes about it, and what it tells of itself.
+//! Options and events of a fetch.
 
 use std::path::Path;
 use std::time::Duration;
 
 use crate::{Attempt, Mirror};
 
-/// How [`fetch`](crate::fetch) goes about it.
+/// Options of [`fetch`](crate::fetch).
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Addresses of folders to ask before the built-in mirrors, in order.
+    /// Mirrors to try before the built-in ones, in order.
     pub mirrors: Vec<Mirror>,
-    /// The longest wait for a host's address, and again for a connection to it.
+    /// The time limit for resolving a host, and again for connecting.
     pub connect: Duration,
-    /// The longest wait for the next bytes of an answer.
+    /// The time limit for the next bytes of an answer.
     pub stall: Duration,
-    /// The fewest bytes a second that a mirror may send, over each [`rate_window`](Self::rate_window).
+    /// The minimum bytes per second of a mirror, over each [`rate_window`](Self::rate_window).
     pub min_rate: u64,
     /// How long a mirror may be slower.
     pub rate_window: Duration,
-    /// The longest a fetch may take, the wait for another process included. What is left of it is divided among the
-    /// mirrors that have not been asked for a file.
+    /// The time limit for the whole fetch, including waiting for another process. The remaining time is divided among
+    /// the mirrors not yet tried for a file.
     pub total: Duration,
 }
 
 impl Default for Options {
-    /// No mirrors but the built-in ones, and limits that give up on a dead network within seconds
-    /// and leave a slow one ten minutes.
+    /// The built-in mirrors, and limits that give up on a dead network within seconds and allow a slow one ten minutes.
     fn default() -> Self {
         Self {
             mirrors: Vec::new(),
@@ -38,7 +37,7 @@ impl Default for Options {
     }
 }
 
-/// What happens during a [`fetch`](crate::fetch).
+/// A progress event of [`fetch`](crate::fetch).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -51,16 +50,16 @@ pub enum Event<'a> {
     Downloading {
         /// The file's name.
         file: &'static str,
-        /// Where it comes from, without user, password and query.
+        /// Its source, without user, password and query.
         url: &'a str,
-        /// Bytes there so far, those of an earlier download included.
+        /// Bytes received so far, including an earlier download.
         received: u64,
-        /// Bytes there will be, where the server says so.
+        /// The total size, if the server announced it.
         total: Option<u64>,
     },
-    /// A mirror failed; the next is asked, if there is one.
+    /// A mirror failed. The next one is tried, if any.
     MirrorFailed(&'a Attempt),
-    /// A file is verified and in its place.
+    /// A file is verified and installed.
     Installed {
         /// The file's name.
         file: &'static str,

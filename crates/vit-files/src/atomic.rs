@@ -1,4 +1,4 @@
-//! Writing a file so that it is whole or absent, whatever happens meanwhile.
+//! Atomic writes: after any interruption a file is whole or absent.
 //!
 //! The bytes go to a temporary file beside the target (a rename is atomic inside one file system
 //! only), reach the disk, and take the target's name in one step; then the folder, which holds
@@ -11,19 +11,19 @@ use std::path::Path;
 use crate::temporary::Temporary;
 use crate::{Error, system};
 
-/// Replaces the file at `path` by `bytes`, or leaves it as it was.
+/// Replaces the file at `path` with `bytes`, or leaves it as it was.
 ///
-/// The folder must exist. The file's permissions are those of any new file.
+/// The folder must exist. The file gets the permissions of any new file.
 ///
 /// # Errors
-/// When the system refuses a step; then no temporary file is left.
+/// If a system call fails. No temporary file is left then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     write_atomically_with(path, |file| file.write_all(bytes))
 }
 
-/// Replaces the file at `path` by what `write` writes, or leaves it as it was.
+/// Replaces the file at `path` with the output of `write`, or leaves it as it was.
 ///
-/// What `write` gets is buffered. For the rest see [`write_atomically`].
+/// The writer that `write` receives is buffered. Otherwise like [`write_atomically`].
 ///
 /// ```
 /// # let folder = tempfile::tempdir().unwrap();
@@ -36,7 +36,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 /// ```
 ///
 /// # Errors
-/// When `write` fails or the system refuses a step; then no temporary file is left.
+/// If `write` or a system call fails. No temporary file is left then.
 pub fn write_atomically_with(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -44,10 +44,10 @@ pub fn write_atomically_with(
     put(path, write, system::rename)
 }
 
-/// Makes a file at `path` of these bytes, or nothing: one that lies there already stays.
+/// Creates a file with these bytes. An existing file stays as it is.
 ///
 /// # Errors
-/// When the system refuses a step; then no temporary file is left. Where a file lies there, the source is of
+/// If a system call fails. No temporary file is left then. If the file exists, the source is
 /// [`io::ErrorKind::AlreadyExists`].
 pub fn create_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     put(path, |file| file.write_all(bytes), system::rename_to_new)
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_created_and_replaced() {
+    fn file_is_created_and_replaced() {
         let folder = tempdir().unwrap();
         let path = folder.path().join("file");
         for bytes in [&b"first, longer"[..], b"second", b""] {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_there_is_not_created_again() {
+    fn existing_file_is_not_created_again() {
         let folder = tempdir().unwrap();
         let path = folder.path().join("file");
         create_atomically(&path, b"first").unwrap();
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+    fn failed_write_keeps_the_old_file_only() {
         let folder = tempdir().unwrap();
         let path = folder.path().join("file");
         write_atomically(&path, b"old").unwrap();
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_cannot_be_replaced_leaves_nothing_behind() {
+    fn irreplaceable_target_leaves_no_temporary() {
         let folder = tempdir().unwrap();
         let path = folder.path().join("a-folder");
         fs::create_dir(&path).unwrap();
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_folder_is_named() {
+    fn missing_folder_is_named() {
         let folder = tempdir().unwrap();
         let missing = folder.path().join("missing");
         let error = write_atomically(&missing.join("file"), b"bytes").unwrap_err();
@@ -156,14 +156,14 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_file_name_lies_in_the_current_folder() {
+    fn bare_file_name_is_in_the_current_folder() {
         assert_eq!(folder_of(Path::new("file")), Path::new("."));
         assert_eq!(folder_of(Path::new("runs/file")), Path::new("runs"));
     }
 
     #[cfg(unix)]
     #[test]
-    fn permissions_are_those_of_any_new_file() {
+    fn permissions_equal_those_of_any_new_file() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempdir().unwrap();
         let mode = |name| folder.path().join(name).metadata().unwrap().permissions().mode();
@@ -174,7 +174,7 @@ mod tests {
 
     /// Without the first sync a power cut could leave a name without bytes, without the second the old name.
     #[test]
-    fn bytes_reach_the_disk_before_their_name_and_the_name_before_the_return() {
+    fn bytes_are_synced_before_the_rename_and_the_name_before_the_return() {
         let folder = tempdir().unwrap();
         let path = folder.path().join("file");
         let (_, calls) = system::calls_of(|| write_atomically(&path, b"bytes").unwrap());

@@ -1,4 +1,4 @@
-//! SHA-256 (FIPS 180-4), computed by the processor's own instructions where it has them.
+//! SHA-256 (FIPS 180-4), with the processor's instructions if it has them.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -8,14 +8,14 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{Error, open_file};
 
-/// A SHA-256 digest; it prints as 64 lower-case hex digits.
+/// A SHA-256 digest. It prints as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
     /// Reads 64 hex digits of either case; `None` for anything else.
     ///
-    /// It is `const`, so that a table of digests is checked when it is compiled:
+    /// It is `const`, so the compiler checks a table of digests:
     ///
     /// ```
     /// use vit_files::Digest;
@@ -56,10 +56,10 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The digest of a file's content, read a piece at a time.
+    /// The digest of a file's content, read in pieces.
     ///
     /// # Errors
-    /// When the file cannot be opened or read.
+    /// If the file cannot be opened or read.
     pub fn of_file(path: &Path) -> Result<Self, Error> {
         let mut file = open_file(path).map_err(Error::io("open", path))?;
         let mut hasher = Hasher::new();
@@ -89,7 +89,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// A digest in the making: bytes are written to it piece by piece.
+/// Computes a digest of bytes written piece by piece.
 ///
 /// ```
 /// use std::io::Write;
@@ -105,18 +105,18 @@ impl fmt::Debug for Digest {
 pub struct Hasher(Sha256);
 
 impl Hasher {
-    /// The digest of nothing yet.
+    /// Starts an empty digest.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes the next bytes.
+    /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// The digest of all bytes taken.
+    /// The digest of all added bytes.
     #[must_use]
     pub fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
@@ -144,26 +144,26 @@ mod tests {
     const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
     #[test]
-    fn the_standards_example_holds_and_prints_as_hex() {
+    fn digest_of_the_standards_example_prints_as_hex() {
         assert_eq!(Digest::of_bytes(b"abc").to_string(), ABC);
         assert_eq!(format!("{:?}", Digest::of_bytes(b"abc")), format!("Digest({ABC})"));
     }
 
     #[test]
-    fn hex_of_either_case_is_read_back() {
+    fn hex_of_either_case_is_parsed() {
         assert_eq!(Digest::from_hex(ABC), Some(Digest::of_bytes(b"abc")));
         assert_eq!(Digest::from_hex(&ABC.to_uppercase()), Some(Digest::of_bytes(b"abc")));
     }
 
     #[test]
-    fn what_is_not_64_hex_digits_is_refused() {
+    fn anything_but_64_hex_digits_is_rejected() {
         for hex in ["", &ABC[1..], &format!("{ABC}0"), &ABC.replacen('b', "g", 1)] {
             assert_eq!(Digest::from_hex(hex), None, "{hex}");
         }
     }
 
     #[test]
-    fn a_file_has_the_digest_of_its_bytes() {
+    fn file_digest_equals_digest_of_its_bytes() {
         let folder = tempdir().unwrap();
         let path = folder.path().join("file");
         let bytes: Vec<u8> = (0..100_003_u32).map(|i| (i % 251) as u8).collect();
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_named() {
+    fn missing_file_is_named() {
         let error = Digest::of_file(Path::new("no/such/file")).unwrap_err();
         assert_eq!(error.to_string(), "cannot open no/such/file");
     }

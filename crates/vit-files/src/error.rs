@@ -1,26 +1,26 @@
-//! What can go wrong with a file.
+//! Errors of file operations.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// An operation on a file that failed.
+/// A failed file operation.
 ///
-/// The system's error is the source and not part of the message, so that a chain of causes
-/// (`{:#}` of anyhow) says each thing once.
+/// The system's error is the source and not part of the message, so a chain of causes (anyhow's `{:#}`) states
+/// everything once.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The system refused an operation.
+    /// A system call failed.
     #[error("cannot {operation} {}", path.display())]
     Io {
-        /// What was tried, as a verb: `write`, `lock`, ...
+        /// The operation as a verb: `write`, `lock`, ...
         operation: &'static str,
-        /// The file or folder it was tried on.
+        /// The file or folder.
         path: PathBuf,
         /// The system's error.
         source: io::Error,
     },
-    /// A path begins with `~` and leads to no home folder that is known.
+    /// A path begins with `~`, but no home directory is known.
     #[error("cannot expand {}: {expected}", path.display())]
     Home {
         /// The path.
@@ -28,26 +28,26 @@ pub enum Error {
         /// What to write instead.
         expected: String,
     },
-    /// A file of a folder is not as it was written, or should not be there.
+    /// A file of a folder was altered, is missing, or is not regular.
     #[error("{}: expected {expected}, got {got}", path.display())]
     Altered {
         /// The file.
         path: PathBuf,
-        /// What the folder's sums say.
+        /// The expected state, from the folder's sums.
         expected: String,
-        /// What is there.
+        /// The actual state.
         got: String,
     },
 }
 
 impl Error {
-    /// Whether a link, pipe, device or folder lies where a regular file was expected.
+    /// Whether a link, pipe, device or folder was found instead of a regular file.
     #[must_use]
     pub fn is_not_regular(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput)
     }
 
-    /// Names the operation and the path that a system error belongs to, for `map_err`.
+    /// Adds the operation and the path to a system error, for `map_err`.
     ///
     /// ```
     /// use std::path::Path;

@@ -1,7 +1,7 @@
-//! Writing a folder of files so that it is whole or absent, and telling later that it still is.
+//! Writes a folder of files atomically, and checks later that it is intact.
 //!
-//! The files go into a temporary folder and reach the disk, then the names in it do; it takes its own name in one step,
-//! and then that reaches the disk too. [`SUMS`] lies beside them.
+//! The files go into a temporary folder, files and names are synced, the folder is renamed, and its name is synced.
+//! [`SUMS`] holds their digests.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -12,9 +12,9 @@ use crate::sums::{self, SUMS, Sums};
 use crate::temporary::Temporary;
 use crate::{Digest, Error, system};
 
-/// Puts a folder of these files at `path`, or leaves what was there. It is written in `beside`, a folder of the same
-/// file system, so that the one that holds `path` never shows a part of it. What lies at `path` already is replaced;
-/// should the power go in that moment, neither is there.
+/// Writes a folder of these files to `path`, or leaves the old one. It is first written in `beside`, a folder on the
+/// same file system, so `path` never shows a part of it. An existing folder is replaced; if power fails in that moment,
+/// neither exists.
 ///
 /// ```
 /// # let run = tempfile::tempdir().unwrap();
@@ -26,7 +26,7 @@ use crate::{Digest, Error, system};
 /// ```
 ///
 /// # Errors
-/// When the system refuses a step; then nothing temporary is left.
+/// If a system call fails. Nothing temporary is left then.
 pub fn write_folder_atomically(
     path: &Path,
     beside: &Path,
@@ -47,7 +47,7 @@ pub fn write_folder_atomically(
         let replaced = aside.path().join("replaced");
         system::rename(path, &replaced)?;
         system::rename(from, path).inspect_err(|_| {
-            // That it cannot be replaced is what is told.
+            // The failed replacement is the error to report.
             let _ = fs::rename(&replaced, path);
         })
     });
@@ -57,11 +57,11 @@ pub fn write_folder_atomically(
     system::sync_folder(above).map_err(Error::io("sync", above))
 }
 
-/// Makes a folder of these files, or nothing; it must not exist, but the one that is to hold it must. No [`SUMS`] lie in
-/// it: its files are free to change.
+/// Creates a folder of these files, or nothing. It must not exist; its parent must. It has no [`SUMS`], because its
+/// files may change.
 ///
 /// # Errors
-/// When the system refuses a step; then nothing temporary is left. Where it exists, the source is of
+/// If a system call fails. Nothing temporary is left then. If the folder exists, the source is
 /// [`io::ErrorKind::AlreadyExists`].
 pub fn create_folder_atomically(path: &Path, files: &[(&str, &[u8])]) -> Result<(), Error> {
     let exists = || Error::io("create", path)(io::ErrorKind::AlreadyExists.into());
@@ -72,21 +72,21 @@ pub fn create_folder_atomically(path: &Path, files: &[(&str, &[u8])]) -> Result<
     let temporary = write_temporary(path, above, files.iter().copied())?;
     let renamed = temporary.into_place(|from| system::rename(from, path));
     renamed.map_err(|error| match error.kind() {
-        // Somebody made one meanwhile.
+        // Another process created one meanwhile.
         io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory => exists(),
         _ => Error::io("create", path)(error),
     })?;
     system::sync_folder(above).map_err(Error::io("sync", above))
 }
 
-/// Checks that these files of a folder, and all others that its [`SUMS`] list, have the bytes that
-/// [`write_folder_atomically`] wrote. Files that are not listed are ignored, unless they are among these.
+/// Checks that these files, and all others in the folder's [`SUMS`], have the bytes that [`write_folder_atomically`]
+/// wrote. Other files are ignored.
 ///
-/// A file of more than `most_bytes` is altered, and is not read.
+/// A file of more than `most_bytes` counts as altered and is not read.
 ///
 /// # Errors
-/// [`Error::Altered`] if a file is missing or has other bytes; any other error means that the folder cannot be read now,
-/// and says nothing about it.
+/// [`Error::Altered`] if a file is missing or has other bytes. Any other error means that the folder cannot be read
+/// now, and says nothing about its content.
 pub fn check_folder(path: &Path, files: &[&str], most_bytes: u64) -> Result<(), Error> {
     let sums = sums::read(&path.join(SUMS))?;
     if let Some(name) = files.iter().find(|&&name| !sums.contains_key(name)) {
@@ -98,7 +98,7 @@ pub fn check_folder(path: &Path, files: &[&str], most_bytes: u64) -> Result<(), 
         let altered = |expected: String, got: &str| {
             Err(Error::Altered { path: file.clone(), expected, got: got.to_owned() })
         };
-        // A listed path to elsewhere is not opened.
+        // A listed path outside the folder is not opened.
         if Path::new(&name).file_name() != Some(name.as_ref()) {
             return altered("a file of the folder".to_owned(), "a path to another");
         }
@@ -121,7 +121,7 @@ pub fn check_folder(path: &Path, files: &[&str], most_bytes: u64) -> Result<(), 
     Ok(())
 }
 
-/// A temporary folder in `beside` that is to be the one at `path`, on the disk with all its files.
+/// A synced temporary folder in `beside`, ready to be renamed to `path`.
 fn write_temporary<'a>(
     path: &Path,
     beside: &Path,
@@ -129,7 +129,7 @@ fn write_temporary<'a>(
 ) -> Result<Temporary, Error> {
     let temporary = Temporary::folder_in(beside).map_err(Error::io("write", path))?;
     for (name, bytes) in files {
-        // The name that it is to have says more than the one it has.
+        // Errors show the final name, not the temporary one.
         write_file(&temporary.path().join(name), bytes)
             .map_err(Error::io("write", &path.join(name)))?;
     }
@@ -152,7 +152,7 @@ mod tests {
 
     const MOST: u64 = 1000;
 
-    /// A folder of two files, and what it lies in.
+    /// A folder of two files, and its parent.
     fn written() -> (TempDir, PathBuf) {
         let above = tempfile::tempdir().unwrap();
         let path = above.path().join("checkpoint");
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_elsewhere_is_not_read() {
+    fn listed_paths_outside_the_folder_are_not_read() {
         let (above, path) = written();
         let elsewhere = above.path().join("elsewhere");
         fs::write(&elsewhere, b"third").unwrap();
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_written_whole_and_replaced() {
+    fn folder_is_written_whole_and_replaced() {
         let (above, path) = written();
         assert_eq!(names_in(&path), ["SHA256SUMS", "a", "b"].map(str::to_owned).into());
         check_folder(&path, &["a", "b"], MOST).unwrap();
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_reach_the_disk_before_the_folder_has_its_name() {
+    fn bytes_are_synced_before_the_folder_is_renamed() {
         let above = tempfile::tempdir().unwrap();
         let path = above.path().join("checkpoint");
         let write = || write_folder_atomically(&path, above.path(), &[("a", b"1")]).unwrap();
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_leaves_the_old_folder_and_nothing_else() {
+    fn failed_write_keeps_the_old_folder_only() {
         let (above, path) = written();
         let error = write_folder_atomically(&path, above.path(), &[("no/such", b"")]).unwrap_err();
         assert!(error.to_string().contains("checkpoint/no/such"), "{error}");
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_folder_is_whole_and_replaces_nothing() {
+    fn new_folder_is_whole_and_replaces_nothing() {
         let above = tempfile::tempdir().unwrap();
         let path = above.path().join("run");
         create_folder_atomically(&path, &[("settings", b"1")]).unwrap();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_is_found_wherever_it_is() {
+    fn any_flipped_bit_is_found() {
         let (_above, path) = written();
         for name in ["a", "b", SUMS] {
             let whole = fs::read(path.join(name)).unwrap();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_file_is_found_at_any_length() {
+    fn any_truncation_is_found() {
         let (_above, path) = written();
         for name in ["a", "b", SUMS] {
             let whole = fs::read(path.join(name)).unwrap();
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_named_and_an_unlisted_one_ignored() {
+    fn missing_file_is_named_and_unlisted_file_ignored() {
         let (_above, path) = written();
         for other in [".DS_Store", ".nfs0001", "notes.txt"] {
             fs::write(path.join(other), "of somebody else").unwrap();
@@ -286,24 +286,24 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_too_long_is_not_read() {
+    fn too_long_file_is_not_read() {
         let (_above, path) = written();
         let file = fs::File::options().write(true).open(path.join("a")).unwrap();
-        // Sparse: no disk and no patience would do for its bytes.
+        // Sparse: one terabyte takes no space.
         file.set_len(1 << 40).unwrap();
         let error = check_folder(&path, &["a", "b"], MOST).unwrap_err().to_string();
         assert!(error.ends_with("a: expected at most 1000 bytes, got 1099511627776"), "{error}");
     }
 
-    /// What cannot be read now is not damaged.
+    /// An unreadable file is not damaged.
     #[cfg(unix)]
     #[test]
-    fn a_file_that_cannot_be_read_is_not_called_altered() {
+    fn unreadable_file_is_not_reported_as_altered() {
         use std::os::unix::fs::symlink;
         let (_above, path) = written();
         let aside = path.with_file_name("aside");
         fs::rename(&path, &aside).unwrap();
-        // A loop of links: the system's error, whoever asks.
+        // A loop of links is an error for every user.
         symlink(&path, &path).unwrap();
         let error = check_folder(&path, &["a", "b"], MOST).unwrap_err();
         assert!(matches!(error, Error::Io { .. }), "{error}");
@@ -311,7 +311,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn permissions_are_those_of_any_new_folder() {
+    fn permissions_equal_those_of_any_new_folder() {
         use std::os::unix::fs::PermissionsExt;
         let (above, path) = written();
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode();

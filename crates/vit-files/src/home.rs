@@ -1,14 +1,14 @@
-//! `~` at the beginning of a path, where no shell has expanded it: in quotes, after `=`, in a settings file.
+//! Expands a leading `~` that no shell expanded: in quotes, after `=`, in a settings file.
 
 use std::env;
 use std::path::{Component, Path, PathBuf};
 
 use crate::Error;
 
-/// The path with a leading `~` replaced by the home folder. Any other path stays as it is; `./~` names a file called `~`.
+/// Replaces a leading `~` with the home directory. Other paths stay as they are; `./~` is a file called `~`.
 ///
 /// # Errors
-/// If there is no home folder, or the path begins with `~name`: another user's home is not looked up.
+/// If there is no home directory, or the path begins with `~name`: other users' homes are not looked up.
 pub fn expand_home(path: &Path) -> Result<PathBuf, Error> {
     expanded(path, env::home_dir())
 }
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_leading_tilde_is_the_home_folder() {
+    fn leading_tilde_is_the_home_directory() {
         for (path, expected) in [
             ("~", "/home/me"),
             ("~/", "/home/me"),
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_nowhere_is_refused() {
+    fn tilde_without_a_known_home_is_rejected() {
         let error = |path: &str, home: Option<&str>| {
             expanded(Path::new(path), home.map(PathBuf::from)).unwrap_err().to_string()
         };

@@ -1,4 +1,4 @@
-//! One holder at a time, among threads and processes.
+//! Locks between threads and processes.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -7,9 +7,9 @@ use crate::{Error, open_own_file};
 
 /// An exclusive advisory lock on a file, held until it is dropped or its process ends.
 ///
-/// The file is created where it does not exist, its content is neither read nor changed, and it
-/// stays: whoever deleted it could take the name away from under someone who waits for it.
-/// It must be a regular file: a link is not followed, and a pipe is an error at once.
+/// The file is created if missing, and its content is neither read nor changed. It is never deleted, because a waiting
+/// process would then hold a lock on a file without a name. It must be a regular file: a link is not followed, and a
+/// pipe is an error at once.
 #[derive(Debug)]
 #[must_use = "the lock is released when this is dropped"]
 pub struct FileLock {
@@ -18,20 +18,20 @@ pub struct FileLock {
 }
 
 impl FileLock {
-    /// Waits until nobody else holds the lock, and takes it.
+    /// Waits for the lock and takes it.
     ///
     /// # Errors
-    /// When the file cannot be opened for writing, or lies where locks are not supported.
+    /// If the file cannot be opened for writing, or its file system has no locks.
     pub fn acquire(path: &Path) -> Result<Self, Error> {
         let file = open(path)?;
         file.lock().map_err(Error::io("lock", path))?;
         Ok(Self { _file: file })
     }
 
-    /// Takes the lock if nobody else holds it; `None` if somebody does.
+    /// Takes the lock if it is free; `None` if it is held.
     ///
     /// # Errors
-    /// As [`FileLock::acquire`].
+    /// Like [`FileLock::acquire`].
     pub fn try_acquire(path: &Path) -> Result<Option<Self>, Error> {
         let file = open(path)?;
         match file.try_lock() {
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_one_holder_until_it_is_dropped() {
+    fn lock_has_one_holder_until_dropped() {
         let folder = tempdir().unwrap();
         let path = folder.path().join("lock");
         let held = FileLock::try_acquire(&path).unwrap().unwrap();
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_content_of_the_file_is_left_alone() {
+    fn lock_does_not_change_the_file() {
         let folder = tempdir().unwrap();
         let path = folder.path().join("notes");
         fs::write(&path, "kept").unwrap();
@@ -94,17 +94,17 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_in_a_missing_folder_names_its_path() {
+    fn lock_in_a_missing_folder_names_its_path() {
         let folder = tempdir().unwrap();
         let path = folder.path().join("missing").join("lock");
         let error = FileLock::acquire(&path).unwrap_err();
         assert_eq!(error.to_string(), format!("cannot open {}", path.display()));
     }
 
-    /// A file made through a link would lie wherever the link's maker likes.
+    /// Creating a file through a link would let the link's author choose its location.
     #[cfg(unix)]
     #[test]
-    fn only_a_regular_file_is_locked() {
+    fn only_regular_files_are_locked() {
         let folder = tempdir().unwrap();
         let path = folder.path().join("lock");
         std::os::unix::fs::symlink("elsewhere", &path).unwrap();

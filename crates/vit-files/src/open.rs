@@ -1,7 +1,6 @@
-//! Opening regular files alone: a pipe that nobody writes to would keep its reader waiting for ever.
+//! Opens regular files only: a pipe without a writer would block its reader forever.
 //!
-//! The file is opened without waiting and looked at afterwards, so that nothing can change between the look and the
-//! opening.
+//! The file is opened without blocking and checked afterwards, so nothing can change between check and opening.
 
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -10,7 +9,7 @@ use std::path::Path;
 /// Opens a regular file for reading; links are followed. A folder, pipe or device is an error at once.
 ///
 /// # Errors
-/// If it is no regular file ([`ErrorKind::InvalidInput`]), or cannot be opened.
+/// If it is not a regular file ([`ErrorKind::InvalidInput`]), or cannot be opened.
 pub fn open_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -19,11 +18,11 @@ pub fn open_file(path: &Path) -> io::Result<File> {
     open_regular(path, &options).map_err(|error| explained(error, fs::metadata(path)))
 }
 
-/// Opens a regular file as the options say, one that this program may have made itself. A symbolic link is an error:
-/// what is written there could lie anywhere.
+/// Opens one of the program's own files with these options. A symbolic link is an error, because it could lead
+/// anywhere.
 ///
 /// # Errors
-/// If it is no regular file ([`ErrorKind::InvalidInput`]), or cannot be opened.
+/// If it is not a regular file ([`ErrorKind::InvalidInput`]), or cannot be opened.
 pub fn open_own_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     #[cfg(unix)]
     set_flags(options, rustix::fs::OFlags::NOFOLLOW);
@@ -50,7 +49,7 @@ fn open_regular(path: &Path, options: &OpenOptions) -> io::Result<File> {
     if kind.is_file() { Ok(file) } else { Err(not_regular(kind)) }
 }
 
-/// The system's errors of a link, a pipe or a socket (`ELOOP`, `ENXIO`) do not say what is there.
+/// Explains the system's errors for a link, a pipe or a socket (`ELOOP`, `ENXIO`), which do not name what was found.
 fn explained(error: io::Error, found: io::Result<fs::Metadata>) -> io::Error {
     match found {
         Ok(metadata) if !metadata.is_file() => not_regular(metadata.file_type()),
@@ -103,7 +102,7 @@ pub(crate) mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_are_followed_for_reading_alone() {
+    fn links_are_followed_for_reading_only() {
         let folder = tempfile::tempdir().unwrap();
         let (file, link) = (folder.path().join("file"), folder.path().join("link"));
         fs::write(&file, "text").unwrap();

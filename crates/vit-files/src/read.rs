@@ -1,11 +1,11 @@
-//! Reading what somebody else may have written: no more than is asked for.
+//! Bounded reading of untrusted input.
 
 use std::io::{self, BufRead, ErrorKind, Read};
 
-/// The whole text, which has at most so many bytes. A longer one is not read to its end.
+/// Reads a text of at most `bytes` bytes. A longer one is not read to its end.
 ///
 /// # Errors
-/// If it is longer, no UTF-8, or cannot be read.
+/// If it is longer, not UTF-8, or cannot be read.
 pub fn text_of_at_most(bytes: u64, reader: impl Read) -> io::Result<String> {
     let mut text = Vec::new();
     reader.take(bytes.saturating_add(1)).read_to_end(&mut text)?;
@@ -20,8 +20,8 @@ pub fn text_of_at_most(bytes: u64, reader: impl Read) -> io::Result<String> {
         .map_err(|error| io::Error::new(ErrorKind::InvalidData, format!("expected UTF-8: {error}")))
 }
 
-/// The lines of a text, one after the other and with their ends, each of at most so many bytes. A longer one, of
-/// [`ErrorKind::InvalidData`], or an error of the reader's is the last.
+/// Iterates over lines with their line ends, each of at most so many bytes. The iterator ends after a longer line
+/// ([`ErrorKind::InvalidData`]) or a read error.
 pub fn lines_of_at_most(
     bytes: u64,
     mut reader: impl BufRead,
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_read_up_to_its_limit_and_no_further() {
+    fn text_is_read_up_to_its_limit() {
         let read = |text: &[u8]| text_of_at_most(4, text).map_err(|error| error.to_string());
         assert_eq!(read("äöü".as_bytes()), Err("expected at most 4 bytes, got more".to_owned()));
         assert_eq!(read("äö".as_bytes()).as_deref(), Ok("äö"));
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_read_up_to_their_limit_and_no_further() {
+    fn lines_are_read_up_to_their_limit() {
         let read = |text: &'static [u8]| -> Vec<Result<String, String>> {
             let lines = lines_of_at_most(4, text);
             let said = lines.map(|line| line.map_err(|error| error.to_string()));

@@ -1,4 +1,4 @@
-//! The header of a safetensors file: parsed into tensors and text alone, and checked against the file's length.
+//! Parses the header of a safetensors file and checks it against the file's length.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,16 +10,16 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 
 use crate::text_of_at_most;
 
-/// The bytes before the header, which hold its length.
+/// The header's length comes first, in this many bytes.
 const LENGTH_BYTES: usize = 8;
-/// The one key that names no tensor.
+/// The only key that is not a tensor.
 const METADATA: &str = "__metadata__";
 
-/// Reads the header of a safetensors file of `file_length` bytes; the reader is then where the tensors' bytes begin, and the
-/// header covers exactly what is left. A header of more than `longest` bytes is not read.
+/// Reads the header of a safetensors file of `file_length` bytes. The reader then is at the tensors' bytes, and the
+/// header covers exactly the rest. A header of more than `longest` bytes is not read.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidData`] if there is no such header or the file has other bytes than it says, else the reader's error.
+/// [`ErrorKind::InvalidData`] for an invalid header or one that contradicts the file's length, else the reader's error.
 pub fn read_safetensors_header(
     reader: &mut impl Read,
     file_length: u64,
@@ -45,7 +45,7 @@ pub fn read_safetensors_header(
     let Header { metadata, mut tensors } =
         serde_json::from_str(&header).map_err(|error| of_header(&error))?;
     tensors.sort_by_key(|(_, info)| info.data_offsets);
-    // Checks that one tensor follows the other, each of as many bytes as its shape and type come to.
+    // Checks that tensors follow each other, each as long as its shape and dtype require.
     let header = Metadata::new(metadata, tensors).map_err(|error| of_header(&error))?;
     let expected = header.data_len() as u64;
     if data_length != expected {
@@ -78,7 +78,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
         f.write_str("tensors by name")
     }
 
-    /// Anything else is an error where it begins, and costs nothing.
+    /// Anything else is an error where it begins, without reading further.
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
         let (mut metadata, mut tensors) = (None, HashMap::new());
         while let Some(name) = map.next_key::<String>()? {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_and_metadata_are_read() {
+    fn tensors_and_metadata_are_parsed() {
         let header = r#"{"__metadata__":{"key":"text"},"b":{"dtype":"F64","shape":[],"data_offsets":[8,16]},"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},"none":{"dtype":"F32","shape":[0],"data_offsets":[16,16]}}"#;
         let header = read_of(header, 16).expect("three tensors");
         assert_eq!(header.metadata().as_ref().expect("metadata")["key"], "text");
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_contradicts_is_an_error() {
+    fn header_that_contradicts_the_file_is_an_error() {
         for (header, data, says) in [
             (one("[2]", 8), 4, "expected 8 bytes of numbers, got 4"),
             (one("[1]", 4), 8, "expected 4 bytes of numbers, got 8"),

@@ -1,4 +1,4 @@
-//! The digests of a folder's files, in the format of `sha256sum`.
+//! Digests of a folder's files, in the format of `sha256sum`.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -6,24 +6,24 @@ use std::path::Path;
 
 use crate::{Digest, Error, open_file, text_of_at_most};
 
-/// The name of the file that holds the digests of a folder's others; `sha256sum --check` reads it too.
+/// The file with the digests of a folder's other files; `sha256sum --check` reads it too.
 pub const SUMS: &str = "SHA256SUMS";
 
-/// Longer than that of any folder that we write: a file of this length is not read.
+/// Longer than any that we write. A longer file is not read.
 const MOST_BYTES: u64 = 64 * 1024;
 
 /// Digests by file name.
 pub(crate) type Sums = BTreeMap<String, Digest>;
 
-/// A line for each file, sorted by name.
+/// One line per file, sorted by name.
 pub(crate) fn render(sums: &Sums) -> String {
     sums.iter().map(|(name, digest)| format!("{digest}  {name}\n")).collect()
 }
 
-/// Reads what [`render`] writes, and nothing else: any other byte is an error.
+/// Parses the output of [`render`]. Any other byte is an error.
 ///
 /// # Errors
-/// [`Error::Altered`] if it is missing or other text; [`Error::Io`] if it cannot be read now.
+/// [`Error::Altered`] if it is missing or invalid; [`Error::Io`] if it cannot be read now.
 pub(crate) fn read(path: &Path) -> Result<Sums, Error> {
     let altered = |expected: &str, got: &str| Error::Altered {
         path: path.to_owned(),
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_and_any_other_bit_is_found() {
+    fn sums_round_trip_and_any_flipped_bit_is_found() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(SUMS);
         let text = render(&sums()).into_bytes();
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn other_text_is_named() {
+    fn invalid_text_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(SUMS);
         for text in ["no sums", "\n", "0  a\n", "\u{0}"] {

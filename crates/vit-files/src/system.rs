@@ -1,4 +1,4 @@
-//! What has to happen in an order, for a power cut to do no harm.
+//! System calls whose order protects against power loss.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,14 +11,14 @@ pub(crate) fn sync_file(file: &File) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Gives a file or folder another name, in one step.
+/// Renames a file or folder atomically.
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     #[cfg(test)]
     called(format!("rename to {}", to.file_name().unwrap_or_default().display()));
     fs::rename(from, to)
 }
 
-/// The same, unless something has the other name already.
+/// Like [`rename`], but fails if the new name exists.
 pub(crate) fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
     match fs::hard_link(from, to) {
         Ok(()) => fs::remove_file(from),
@@ -32,13 +32,13 @@ pub(crate) fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
 /// Waits until the names in a folder are on the disk.
 ///
 /// # Errors
-/// If the system refuses.
+/// If the system call fails.
 #[cfg(unix)]
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     #[cfg(test)]
     called("sync folder".to_owned());
     match File::open(folder)?.sync_all() {
-        // Some network file systems cannot sync a folder; the file stands all the same.
+        // Some network file systems cannot sync a folder; the file is written anyway.
         Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
             Ok(())
         }
@@ -46,7 +46,7 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Elsewhere a folder cannot be opened as a file, and the rename itself is written through.
+/// On other systems a folder cannot be opened as a file, and the rename itself is written through.
 ///
 /// # Errors
 /// Never.
@@ -55,7 +55,7 @@ pub fn sync_folder(_folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The system's own error: tempfile adds the name of a file that nobody has asked for.
+/// The system's error without the path that tempfile adds.
 pub(crate) fn without_path(error: io::Error) -> io::Error {
     let said = error.to_string();
     match said.split_once(" at path ") {
@@ -67,7 +67,7 @@ pub(crate) fn without_path(error: io::Error) -> io::Error {
 #[cfg(test)]
 pub(crate) use self::log::{called, calls_of};
 
-/// The calls of a thread, for tests of their order.
+/// Records a thread's calls, for tests of their order.
 #[cfg(test)]
 mod log {
     use std::cell::RefCell;
@@ -80,7 +80,7 @@ mod log {
         CALLS.with_borrow_mut(|calls| calls.push(what));
     }
 
-    /// What `work` gives, and the calls that it makes on this thread.
+    /// The result of `work`, and the calls it makes on this thread.
     pub(crate) fn calls_of<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
         CALLS.take();
         let done = work();

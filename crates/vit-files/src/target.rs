@@ -1,4 +1,4 @@
-//! What lies where a user wants something written, links followed.
+//! What exists at an output path, following links.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -6,15 +6,15 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::atomic::folder_of;
 
-/// Which file it is, whatever name or link leads to it.
+/// Identifies a file under any name or link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileId(#[cfg(unix)] (u64, u64), #[cfg(not(unix))] PathBuf);
 
 impl FileId {
-    /// Of what lies at a path, links followed.
+    /// Identifies what a path leads to, following links.
     ///
     /// # Errors
-    /// If nothing lies there, or it cannot be looked at.
+    /// If nothing exists there, or its metadata cannot be read.
     pub fn of(path: &Path) -> io::Result<Self> {
         #[cfg(unix)]
         return Ok(Self::of_metadata(&fs::metadata(path)?));
@@ -22,7 +22,7 @@ impl FileId {
         return Ok(Self(fs::canonicalize(path)?));
     }
 
-    /// Of what the metadata are of.
+    /// Identifies the file that the metadata belong to.
     #[cfg(unix)]
     #[must_use]
     pub fn of_metadata(metadata: &fs::Metadata) -> Self {
@@ -31,27 +31,27 @@ impl FileId {
     }
 }
 
-/// What a path leads to, links followed.
+/// What a path leads to, following links.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Nothing: a file may be made here. Folders above it may be missing too.
+    /// Nothing: a file can be created here. Folders above may be missing too.
     Absent(PathBuf),
-    /// A regular file; it lies here, whatever links led to it.
+    /// A regular file, with its real path.
     File(PathBuf),
-    /// A folder, which lies here.
+    /// A folder, with its real path.
     Folder(PathBuf),
-    /// A pipe, a device or a socket, by the name that it was given: there may be no other.
+    /// A pipe, a device or a socket, by the given name, because there may be no other.
     Device(PathBuf),
 }
 
-/// As many links one after the other as Linux follows.
+/// Linux's limit of links in a row.
 const MOST_LINKS: usize = 40;
 
 impl Target {
-    /// Follows the links that a path consists of, also one that leads to nothing.
+    /// Follows a path's links, including one that leads to nothing.
     ///
     /// # Errors
-    /// If the way there cannot be looked at, is no way, or goes round in a circle.
+    /// If a part of the path cannot be read, is not a folder, or the links form a loop.
     pub fn of(path: &Path) -> io::Result<Self> {
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_file() => Ok(Self::File(fs::canonicalize(path)?)),
@@ -64,7 +64,7 @@ impl Target {
         }
     }
 
-    /// Its path: the real one, except for [`Target::Device`].
+    /// The real path, except for [`Target::Device`].
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
@@ -72,13 +72,13 @@ impl Target {
         }
     }
 
-    /// Asks the system whether this user may write it, or make it and the folders above it that are missing.
+    /// Checks that this user may write it, or create it with the missing folders above.
     ///
     /// # Errors
-    /// If not, as the system says.
+    /// If not: the system's error.
     pub fn check_writable(&self) -> io::Result<()> {
         let mut written = match self {
-            // They are replaced by a name in their folder.
+            // Replacing one renames a file in its folder.
             Self::Absent(path) | Self::File(path) => folder_of(path),
             Self::Folder(path) | Self::Device(path) => path,
         };
@@ -103,7 +103,7 @@ fn may_write(_path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Where a file would lie that was made at this path.
+/// The real path that a file created here would have.
 fn absent(path: &Path, links: usize) -> io::Result<PathBuf> {
     if let Ok(link) = fs::read_link(path) {
         let links = links.checked_sub(1).ok_or(ErrorKind::InvalidInput)?;
@@ -113,7 +113,7 @@ fn absent(path: &Path, links: usize) -> io::Result<PathBuf> {
     Ok(real(folder_of(path))?.join(name))
 }
 
-/// The real path of a folder, of which the end may be missing.
+/// The real path of a folder whose last parts may be missing.
 fn real(folder: &Path) -> io::Result<PathBuf> {
     match fs::canonicalize(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -126,10 +126,10 @@ fn real(folder: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Writes into a pipe or device, which stays what it is. It waits until a pipe has a reader, as every program does.
+/// Writes into a pipe or device without replacing it. Waits until a pipe has a reader.
 ///
 /// # Errors
-/// If it is none any more, or the system refuses.
+/// If it is no longer one, or a system call fails.
 pub fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut device = File::options().write(true).open(path)?;
     if device.metadata()?.is_file() {
@@ -147,7 +147,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn links_are_followed_to_what_is_there_and_to_what_is_not() {
+    fn links_are_followed_to_existing_and_missing_targets() {
         let above = tempfile::tempdir().unwrap();
         let above = fs::canonicalize(above.path()).unwrap();
         let path = |name: &str| above.join(name);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_the_same_under_every_name() {
+    fn file_has_one_id_under_every_name() {
         let above = tempfile::tempdir().unwrap();
         let path = |name: &str| above.path().join(name);
         fs::write(path("file"), "").unwrap();

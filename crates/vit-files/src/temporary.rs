@@ -1,8 +1,8 @@
-//! Temporary files and folders, of which none is to outlive the process that writes it.
+//! Temporary files and folders that do not outlive their process.
 //!
-//! Each is removed when its writer is done or fails. A process that is about to end in the middle of something calls
-//! [`remove_temporaries`]. What a killed process has left is removed by the next one that writes in the same folder: a
-//! live writer holds a lock on its temporary, a dead one does not.
+//! Each is removed when its writer finishes or fails. A process about to exit calls [`remove_temporaries`]. The next
+//! process that writes in the same folder removes what a killed one left: a live writer holds a lock on its temporary,
+//! a dead one does not.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -13,22 +13,22 @@ use std::time::{Duration, SystemTime};
 
 use crate::system;
 
-/// What their names begin with; then come as many letters and digits as [`RANDOM`] says.
+/// The prefix of their names; [`RANDOM`] letters and digits follow.
 const PREFIX: &str = ".tmp-vit-";
 const RANDOM: usize = 6;
 
-/// A writer locks its temporary right after it has made it; one as old as this has been locked, if anyone still writes it.
+/// A writer locks its temporary right after creating it, so an unlocked one of this age is abandoned.
 const SURELY_LOCKED: Duration = Duration::from_secs(60);
 
-/// Those of this process. Who holds this may rename or remove them.
+/// This process's temporaries. Hold this lock to rename or remove them.
 static LIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 fn live() -> MutexGuard<'static, BTreeSet<PathBuf>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes every temporary file and folder that this process is writing, and makes every thread wait for ever that would
-/// write another or put one in its place: only for a process that ends right after it.
+/// Removes this process's temporary files and folders, and blocks forever every thread that would write another or
+/// rename one. Call it only right before exiting.
 pub fn remove_temporaries() {
     let live = live();
     for path in &*live {
@@ -38,11 +38,11 @@ pub fn remove_temporaries() {
     std::mem::forget(live);
 }
 
-/// A file or folder under a name of its own, removed when this is dropped unless it was put in its place.
+/// A temporary file or folder, removed on drop unless it was renamed into place.
 #[derive(Debug)]
 pub(crate) struct Temporary {
     path: PathBuf,
-    /// Locked as long as it is open. There is none of a folder where the system opens no folders.
+    /// Locked while open. `None` for a folder on systems that cannot open folders.
     file: Option<File>,
 }
 
@@ -66,7 +66,7 @@ impl Temporary {
     }
 
     fn locked(path: PathBuf, file: Option<File>, live: &mut BTreeSet<PathBuf>) -> Self {
-        // Where there are no locks, what a killed process leaves is left.
+        // On file systems without locks, temporaries of killed processes stay.
         let _ = file.as_ref().map(File::try_lock);
         live.insert(path.clone());
         Self { path, file }
@@ -76,13 +76,12 @@ impl Temporary {
         &self.path
     }
 
-    /// The file; none of a folder.
+    /// The file. A folder is an error.
     pub(crate) fn file(&mut self) -> io::Result<&mut File> {
         self.file.as_mut().ok_or_else(|| ErrorKind::IsADirectory.into())
     }
 
-    /// Puts it in its place: `rename`, which gets its path, is done or not begun when the process is ended by
-    /// [`remove_temporaries`].
+    /// Renames it into place with `rename`, which receives its path. [`remove_temporaries`] never interrupts a rename.
     pub(crate) fn into_place(self, rename: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
         let mut live = live();
         rename(&self.path)?;
@@ -99,8 +98,8 @@ impl Drop for Temporary {
     }
 }
 
-/// A temporary is private by default, which the target would inherit; this asks for what any new one gets, from which the
-/// system takes the user's umask.
+/// tempfile makes private files, and the target would inherit that. This requests a new file's usual mode, from which
+/// the system subtracts the umask.
 fn builder(mode: u32) -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(PREFIX).rand_bytes(RANDOM);
@@ -111,14 +110,14 @@ fn builder(mode: u32) -> tempfile::Builder<'static, 'static> {
     builder
 }
 
-/// Removes a file or folder as far as the system lets it: why this one is removed is what is told.
+/// Removes a file or folder and ignores errors, because the caller reports why it is removed.
 fn remove(path: &Path) {
     let Ok(metadata) = fs::symlink_metadata(path) else { return };
     if !metadata.is_dir() {
         let _ = fs::remove_file(path);
         return;
     }
-    // The umask may have taken away even the owner's right to look into it.
+    // The umask may have removed even the owner's right to read it.
     #[cfg(unix)]
     let _ = fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700));
     // Another thread may be writing into it.
@@ -130,10 +129,10 @@ fn remove(path: &Path) {
     }
 }
 
-/// Removes what processes that were killed have left in a folder.
+/// Removes what killed processes left in a folder.
 fn remove_stale(folder: &Path, now: SystemTime) {
     let Ok(entries) = fs::read_dir(folder) else { return };
-    // Those of this process are made and locked under it; its clock may say that one is old.
+    // This process creates and locks temporaries under this lock; the clock may make one look old.
     let _live = live();
     for entry in entries.flatten() {
         if is_temporary(&entry.file_name().to_string_lossy()) && is_stale(&entry, now) {
@@ -142,7 +141,7 @@ fn remove_stale(folder: &Path, now: SystemTime) {
     }
 }
 
-/// Whether a file or folder of this name is a temporary one of this crate's.
+/// Whether this is the name of a temporary of this crate.
 #[must_use]
 pub fn is_temporary(name: &str) -> bool {
     name.strip_prefix(PREFIX).is_some_and(|random| {
@@ -150,7 +149,7 @@ pub fn is_temporary(name: &str) -> bool {
     })
 }
 
-/// Whether nobody writes it any more.
+/// Whether its writer is gone.
 fn is_stale(entry: &fs::DirEntry, now: SystemTime) -> bool {
     let Ok(metadata) = entry.metadata() else { return false };
     let kind = metadata.file_type();
@@ -158,7 +157,7 @@ fn is_stale(entry: &fs::DirEntry, now: SystemTime) -> bool {
     if !(kind.is_file() || kind.is_dir()) || age.is_none_or(|age| age < SURELY_LOCKED) {
         return false;
     }
-    // On network file systems only what is open for writing is locked.
+    // Network file systems lock only files that are open for writing.
     let opened = OpenOptions::new().read(true).write(kind.is_file()).open(entry.path());
     opened.is_ok_and(|file| file.try_lock().is_ok())
 }
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_put_in_its_place_is_removed() {
+    fn unrenamed_temporary_is_removed() {
         let above = tempfile::tempdir().unwrap();
         let folder = Temporary::folder_in(above.path()).unwrap();
         fs::write(folder.path().join("file"), "text").unwrap();
@@ -186,10 +185,10 @@ mod tests {
         assert_eq!(count(above.path()), 0);
     }
 
-    /// As under a umask that takes every right away.
+    /// As under a umask that removes every right.
     #[cfg(unix)]
     #[test]
-    fn a_folder_without_any_right_is_removed() {
+    fn folder_without_any_rights_is_removed() {
         use std::os::unix::fs::PermissionsExt;
         let above = tempfile::tempdir().unwrap();
         let folder = Temporary::folder_in(above.path()).unwrap();
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_writer_removes_what_dead_ones_left_and_nothing_else() {
+    fn next_writer_removes_only_abandoned_temporaries() {
         let above = tempfile::tempdir().unwrap();
         let path = |name: &str| above.path().join(name);
         let mut written = Temporary::file_in(above.path()).unwrap();

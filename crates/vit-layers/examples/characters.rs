@@ -1,9 +1,9 @@
-//! Trains a causal model of characters: each token attends to itself and those before it alone, and predicts the next.
+//! Trains a causal character model: each token attends to itself and earlier ones, and predicts the next.
 //!
-//! `cargo run -p vit-layers --example characters` prints the loss of every fiftieth step, then what the model makes of a
-//! few first letters; it fails where the loss stays above 0.4. It takes some seconds.
+//! `cargo run -p vit-layers --example characters` prints the loss of every fiftieth step, then how the model continues
+//! a few letters. It fails if the loss stays above 0.4, and takes some seconds.
 //!
-//! It needs candle and `vit-layers` alone.
+//! It needs only candle and `vit-layers`.
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
@@ -57,7 +57,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Characters, a causal encoder that knows positions by rotation, and a score for each next character.
+/// A character embedding, a causal encoder with rotary positions, and a head that scores the next character.
 struct Model {
     symbols: Embedding,
     encoder: Encoder,
@@ -80,7 +80,7 @@ impl Model {
         self.head.forward(&self.encoder.forward(&xs, pass.causal())?)
     }
 
-    /// The likeliest characters behind `text`.
+    /// The likeliest continuation of `text`.
     fn continued(&self, alphabet: &Alphabet, text: &str, count: usize) -> Result<String> {
         let mut symbols = alphabet.numbers(text);
         for _ in 0..count {
@@ -94,7 +94,7 @@ impl Model {
     }
 }
 
-/// The characters that a text has, in order.
+/// The characters of a text, sorted.
 struct Alphabet(Vec<char>);
 
 impl Alphabet {
@@ -115,11 +115,11 @@ impl Alphabet {
     }
 }
 
-/// A batch of excerpts of different lengths, padded to one.
+/// A batch of excerpts of different lengths, padded to one length.
 struct Excerpts {
     /// (batch, tokens)
     symbols: Tensor,
-    /// What follows each token, (batch * tokens).
+    /// The next character of each token, (batch * tokens).
     next: Tensor,
     mask: TokenMask,
 }
@@ -146,7 +146,7 @@ impl Excerpts {
         })
     }
 
-    /// The mean cross entropy over the tokens that are there.
+    /// The mean cross entropy over all tokens but padding.
     fn loss(&self, logits: &Tensor) -> Result<Tensor> {
         let there = self.mask.to_tensor(DType::U8, &Device::Cpu)?.flatten_all()?.to_vec1::<u8>()?;
         let places =

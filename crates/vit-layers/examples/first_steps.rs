@@ -1,6 +1,6 @@
-//! The project's README as a program: a step of training on a padded batch, and an evaluation.
+//! The book's example (docs/book/layers.md): a training step on a padded batch, and an evaluation.
 //!
-//! `cargo run -p vit-layers --example first_steps` prints nothing, and fails if a shape is not what it says.
+//! `cargo run -p vit-layers --example first_steps` prints nothing and fails if a shape is wrong.
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Optimizer, ParamsAdamW};

@@ -1,9 +1,9 @@
-//! Trains an encoder on sequences of different lengths, padded to one: does the first symbol come again?
+//! Trains an encoder on padded sequences of different lengths: does the first symbol occur again?
 //!
-//! `cargo run -p vit-layers --example sequences` prints the loss of every hundredth step, and the accuracy on sequences
-//! that the training has not seen; it fails below 95 %. It takes some seconds.
+//! `cargo run -p vit-layers --example sequences` prints the loss of every hundredth step, and the accuracy on unseen
+//! sequences. It fails below 95 %, and takes some seconds.
 //!
-//! It needs candle and `vit-layers` alone.
+//! It needs only candle and `vit-layers`.
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
@@ -14,7 +14,7 @@ use vit_layers::{
     TokenMask,
 };
 
-/// Symbols are 1 to 12; 0 pads.
+/// Symbols are 1 to 12; 0 is padding.
 const SYMBOLS: u32 = 12;
 const SHORTEST: u32 = 4;
 const TOKENS: usize = 10;
@@ -49,7 +49,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// What stands where, an encoder, and two classes from the first token.
+/// Symbol and position embeddings, an encoder, and a two-class head on the first token.
 struct Model {
     symbols: Embedding,
     places: Tensor,
@@ -77,7 +77,7 @@ impl Model {
     }
 }
 
-/// A batch of sequences, half of which hold their first symbol once more.
+/// A batch of sequences. In half of them the first symbol occurs again.
 struct Sequences {
     /// u32 (batch, tokens)
     symbols: Tensor,
@@ -92,7 +92,7 @@ impl Sequences {
         for _ in 0..batch {
             let length = (SHORTEST + stream.below(TOKENS as u32 - SHORTEST + 1)) as usize;
             let first = stream.below(SYMBOLS);
-            // Any other symbol than the first.
+            // Any symbol but the first.
             let mut sequence: Vec<u32> = (0..length)
                 .map(|_| (first + 1 + stream.below(SYMBOLS - 1)) % SYMBOLS + 1)
                 .collect();

@@ -5,9 +5,10 @@ use candle_core::{DType, Result, Tensor, Var};
 use candle_nn::{Optimizer, ParamsAdamW};
 use vit_ops::{AdamStep, adam_step};
 
-/// candle-nn's `AdamW`, in one pass over each parameter, over threads and without temporary tensors.
+/// candle-nn's `AdamW` in one multi-threaded pass over each parameter, without temporary tensors.
 ///
-/// It takes the same [`ParamsAdamW`]; with `weight_decay: 0.0` it is Adam. A variable without a gradient stays as it is.
+/// It takes the same [`ParamsAdamW`]; with `weight_decay: 0.0` it is Adam. A variable without a gradient stays as it
+/// is.
 /// `vit-train`'s optimiser also saves its state.
 ///
 /// PyTorch equivalent: `torch.optim.AdamW(fused=True)`.
@@ -43,7 +44,7 @@ struct Slot {
 
 #[derive(Debug)]
 enum Moments {
-    /// Of `f32` on the CPU.
+    /// For `f32` on the CPU.
     Slices([Vec<f32>; 2]),
     Tensors([Tensor; 2]),
 }
@@ -66,7 +67,7 @@ impl Slot {
     }
 }
 
-/// The same step out of candle's tensor operations.
+/// The same step from candle's tensor operations.
 fn composed(
     var: &Var,
     gradient: &Tensor,
@@ -86,7 +87,7 @@ impl Optimizer for AdamW {
     type Config = ParamsAdamW;
 
     /// # Errors
-    /// If the device has no room for the moments.
+    /// If the device has no memory for the moments.
     fn new(vars: Vec<Var>, params: ParamsAdamW) -> Result<Self> {
         let vars = vars.into_iter().filter(|var| var.dtype().is_float());
         let slots = vars.map(|var| Ok(Slot { moments: Moments::zeros(&var)?, var }));
@@ -119,7 +120,7 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    /// Five steps towards the zero of `(x - 1)²` from the same numbers.
+    /// Five steps towards the minimum of `(x - 1)²` from fixed values.
     fn trained<O: Optimizer<Config = ParamsAdamW>>(dtype: DType) -> Result<Vec<f64>> {
         let start: Vec<f64> = (0..7).map(|i| f64::from(i) * 0.3 - 1.0).collect();
         let var = Var::from_tensor(&Tensor::new(start, &Device::Cpu)?.to_dtype(dtype)?)?;
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_candle_nns_in_every_dtype() -> Result<()> {
+    fn steps_equal_candle_nns_in_every_dtype() -> Result<()> {
         #[expect(clippy::disallowed_types, reason = "the oracle")]
         type Oracle = candle_nn::AdamW;
         let want = trained::<Oracle>(DType::F64)?;

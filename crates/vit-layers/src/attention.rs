@@ -13,7 +13,7 @@ use crate::place::Place;
 use crate::qk_norm::QkNorm;
 use crate::{AttentionConfig, Bias, Dropout, IntoPass, Linear, Pass};
 
-/// `y = proj(softmax(scale Q Kᵀ + bias) V)` with `Q, K, V = qkv(x)` cut into heads.
+/// `y = proj(softmax(scale Q Kᵀ + bias) V)` with `Q, K, V = qkv(x)` split into heads.
 ///
 /// PyTorch equivalent: `timm.layers.Attention`.
 ///
@@ -36,7 +36,7 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// A layer of this configuration.
+    /// Creates a layer.
     ///
     /// ```
     /// use candle_core::{DType, Device, Tensor};
@@ -53,7 +53,7 @@ impl Attention {
     /// ```
     ///
     /// # Errors
-    /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
+    /// If the configuration is invalid, or `vb` lacks a parameter or has another shape.
     pub fn new(cfg: &AttentionConfig, vb: &VarBuilder) -> Result<Self> {
         let place = Place::configured("attention", cfg.check(), vb)?;
         let inner = cfg.width_of_heads();
@@ -73,23 +73,23 @@ impl Attention {
     }
 
     /// # Shapes
-    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim), zeros in the rows of padding
+    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim), padded rows zero
     ///
     /// # Errors
-    /// If `xs`, the mask or the bias has another shape or dtype, or no token.
+    /// If `xs`, the mask or the bias has another shape or dtype, or there are no tokens.
     pub fn forward<'a>(&self, xs: &Tensor, pass: impl IntoPass<'a>) -> Result<Tensor> {
         let pass = pass.into_pass();
         let qkv = self.queries_keys_and_values(xs, pass)?;
         self.attended(&qkv, pass)
     }
 
-    /// The same, and what each token attended to: the weights of each head, before dropout.
+    /// Like [`forward`](Self::forward), and returns the attention weights of each head, before dropout.
     ///
     /// # Shapes
     /// as [`forward`](Self::forward), and weights (batch, heads, tokens, tokens)
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Like [`forward`](Self::forward).
     pub fn forward_with_weights<'a>(
         &self,
         xs: &Tensor,
@@ -100,7 +100,7 @@ impl Attention {
         Ok((self.attended(&qkv, pass)?, self.weights_of(&qkv, pass)?))
     }
 
-    /// What each token attends to.
+    /// The attention weights.
     pub(crate) fn weights(&self, xs: &Tensor, pass: Pass) -> Result<Tensor> {
         self.weights_of(&self.queries_keys_and_values(xs, pass)?, pass)
     }
@@ -161,7 +161,7 @@ impl Attention {
     }
 }
 
-/// Zeros in the rows of padding: what stands there may be no number.
+/// Sets padded rows to zero, because they may hold NaN.
 pub(crate) fn without_padding(xs: &Tensor, pass: Pass) -> Result<Tensor> {
     match pass.mask() {
         Some(mask) => mask.zero_padding(xs),
@@ -169,7 +169,7 @@ pub(crate) fn without_padding(xs: &Tensor, pass: Pass) -> Result<Tensor> {
     }
 }
 
-/// The rate and the site at which attention weights are dropped.
+/// The dropout rate and site of attention weights.
 pub(crate) fn weight_drop(cfg: &AttentionConfig, vb: &VarBuilder) -> Result<(DropRate, Site)> {
     let vb = vb.pp("attn_drop");
     Ok((check_rate("attention", cfg.weight_dropout, &vb)?, Site::named(&vb.prefix())))

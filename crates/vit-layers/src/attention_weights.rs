@@ -1,8 +1,8 @@
-//! What tokens attend to, block by block.
+//! The attention weights of a forward pass.
 
 use candle_core::{D, Result, Tensor, bail};
 
-/// The attention weights of a forward pass, `softmax(scale Q Kᵀ)` of every block and head, before dropout.
+/// The attention weights of every block and head, `softmax(scale Q Kᵀ)`, before dropout.
 #[derive(Clone, Debug)]
 pub struct AttentionWeights {
     layers: Vec<Tensor>,
@@ -13,11 +13,11 @@ impl AttentionWeights {
         Self { layers }
     }
 
-    /// Those of blocks of one's own, the first block's first, such as
-    /// [`EncoderBlock::forward_with_weights`](crate::EncoderBlock::forward_with_weights) gives.
+    /// Collects the weights of your own blocks, first block first, such as
+    /// [`EncoderBlock::forward_with_weights`](crate::EncoderBlock::forward_with_weights) returns.
     ///
     /// # Errors
-    /// If there is none, or they are not all of one shape (batch, heads, tokens, tokens).
+    /// If there are none, or their shapes are not all the same (batch, heads, tokens, tokens).
     pub fn from_layers(layers: Vec<Tensor>) -> Result<Self> {
         let Some(first) = layers.first() else {
             bail!("attention weights: expected those of a block at least, got none");
@@ -34,7 +34,7 @@ impl AttentionWeights {
         Ok(Self { layers })
     }
 
-    /// Those of each block, the first block's first: row `i` of the last two dimensions is what token `i` attends to.
+    /// The weights of each block, first block first. Row `i` of the last two dimensions is what token `i` attends to.
     ///
     /// # Shapes
     /// each (batch, heads, tokens, tokens)
@@ -43,15 +43,15 @@ impl AttentionWeights {
         &self.layers
     }
 
-    /// How much of each input token reaches each output token through all blocks (attention rollout, Abnar and
-    /// Zuidema, arXiv 2005.00928, section 3): the product over the blocks of `(mean of the heads + I) / 2`, where the
-    /// identity stands for the residual connection. Each row sums to 1.
+    /// Attention rollout: how much of each input token reaches each output token through all blocks (Abnar and Zuidema,
+    /// arXiv 2005.00928, section 3). It is the product over the blocks of `(mean of the heads + I) / 2`, where the
+    /// identity is the residual connection. Each row sums to 1.
     ///
     /// # Shapes
     /// -> (batch, tokens, tokens)
     ///
     /// # Errors
-    /// If the device has no room.
+    /// If the device is out of memory.
     pub fn rollout(&self) -> Result<Tensor> {
         let blocks = self.layers.iter().map(|weights| {
             let mean = weights.mean(1)?; // (batch, tokens, tokens)

@@ -1,4 +1,4 @@
-//! What an encoder is made of.
+//! Configurations of the encoder and its layers.
 
 use serde::{Deserialize, Serialize};
 use vit_ops::{Activation, DropRate};
@@ -7,10 +7,10 @@ use crate::ConfigError;
 
 /// Deeper than any published transformer.
 const LARGEST_DEPTH: usize = 1024;
-/// Larger than any published transformer; keeps the product of any two sizes far from overflow.
+/// Larger than any published transformer. The product of any two sizes stays far from overflow.
 const LARGEST_SIZE: usize = 1 << 24;
 
-/// The shape of an [`Encoder`](crate::Encoder) and its rates.
+/// The configuration of an [`Encoder`](crate::Encoder).
 ///
 /// ```
 /// use vit_layers::{DropoutRates, EncoderConfig};
@@ -27,53 +27,51 @@ pub struct EncoderConfig {
     pub depth: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Width of a head; without one, `dim / heads`.
+    /// Width of a head; `dim / heads` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_dim: Option<usize>,
     /// Width between the two linear maps of a feed-forward.
     pub mlp_dim: usize,
-    /// Where the layer norms stand.
+    /// Where the layer norms are.
     #[serde(default)]
     pub norm: NormPlacement,
-    /// What the attention scores are scaled by.
+    /// The scale of the attention scores.
     pub score_scale: ScoreScale,
-    /// The function between the two linear maps of a feed-forward.
+    /// The activation of a feed-forward.
     pub activation: Activation,
     /// Whether queries, keys and values have a bias.
     pub qkv_bias: bool,
-    /// Whether each head's queries and keys pass a layer norm before their products (Dehghani et al.,
-    /// arXiv 2302.05442, section 2).
+    /// Whether each head's queries and keys pass a layer norm (QK norm; Dehghani et al., arXiv 2302.05442, section 2).
     #[serde(default)]
     pub qk_norm: bool,
-    /// The base of rotary position embedding, which turns queries and keys by their tokens' positions (Su et al., arXiv
-    /// 2104.09864): 10,000 in the paper. Without one, attention knows no positions.
+    /// The base of rotary position embedding, which rotates queries and keys by their positions (Su et al., arXiv
+    /// 2104.09864): 10,000 in the paper. `None` by default: attention then knows no positions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotary: Option<f64>,
-    /// What the learned scale of each branch's features begins as (LayerScale, arXiv 2103.17239, eq. 7); without
-    /// one, branches are not scaled.
+    /// The initial value of each branch's layer scale (arXiv 2103.17239, eq. 7). `None` by default: no layer scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer_scale: Option<f64>,
-    /// Where elements are dropped in training.
+    /// Dropout rates.
     pub dropout: DropoutRates,
-    /// Probability that a sample skips the last block's branches in training; it rises linearly from 0 at
-    /// the first block (stochastic depth).
+    /// Drop path: the probability that a sample skips the last block's branches in training. It rises linearly from 0
+    /// at the first block.
     pub drop_path: f64,
     /// Added to the variance in layer norms.
     pub layer_norm_eps: f64,
 }
 
-/// Where a block's layer norms stand.
+/// Where a block's layer norms are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NormPlacement {
-    /// At the head of each branch, `x + f(norm(x))`, with one more norm behind the last block, as in ViT.
+    /// At the start of each branch, `x + f(norm(x))`, with one more norm after the last block, as in ViT.
     #[default]
     Pre,
-    /// Behind each sum, `norm(x + f(x))`, as in *Attention Is All You Need*; no other follows the last block.
+    /// After each sum, `norm(x + f(x))`, as in *Attention Is All You Need*; none follows the last block.
     Post,
 }
 
-/// What the scores `q · k` are multiplied by before the softmax.
+/// The factor of the scores `q · k` before the softmax.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScoreScale {
@@ -87,11 +85,11 @@ pub enum ScoreScale {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DropoutRates {
-    /// Of an attention weight.
+    /// For attention weights.
     pub attention: f64,
-    /// Of an element behind the attention's output projection.
+    /// After the attention's output projection.
     pub projection: f64,
-    /// Of an element at the end of a feed-forward.
+    /// At the end of a feed-forward.
     pub mlp: f64,
 }
 
@@ -104,8 +102,8 @@ impl DropoutRates {
 }
 
 impl EncoderConfig {
-    /// The ViT paper's encoder of this width, depth and number of heads, without dropout: feed-forwards four times
-    /// as wide, GELU, biases throughout, pre-norm with an epsilon of 1e-6.
+    /// The ViT paper's encoder of this width, depth and number of heads, without dropout: `mlp_dim` of four times
+    /// `dim`, GELU, biases throughout, pre-norm with an epsilon of 1e-6.
     #[must_use]
     pub const fn new(dim: usize, depth: usize, heads: usize) -> Self {
         Self {
@@ -127,10 +125,10 @@ impl EncoderConfig {
         }
     }
 
-    /// Checks what can be checked without building anything.
+    /// Checks the configuration.
     ///
     /// # Errors
-    /// If a size is zero or out of reach, `heads` does not divide `dim`, or a rate or epsilon is out of range.
+    /// If a size is zero or too large, `heads` does not divide `dim`, or a rate or epsilon is out of range.
     pub fn check(&self) -> Result<(), ConfigError> {
         let sizes = [
             ("dim", self.dim),
@@ -154,7 +152,7 @@ impl EncoderConfig {
         self.attention().check()
     }
 
-    /// That of each block's attention.
+    /// The configuration of each block's attention.
     #[must_use]
     pub const fn attention(&self) -> AttentionConfig {
         AttentionConfig {
@@ -171,7 +169,7 @@ impl EncoderConfig {
         }
     }
 
-    /// That of each block's feed-forward.
+    /// The configuration of each block's feed-forward.
     #[must_use]
     pub const fn feed_forward(&self) -> FeedForwardConfig {
         FeedForwardConfig {
@@ -188,7 +186,7 @@ impl EncoderConfig {
         self.attention().width_of_head()
     }
 
-    /// Width of all heads together.
+    /// Total width of all heads.
     #[must_use]
     pub const fn width_of_heads(&self) -> usize {
         self.attention().width_of_heads()
@@ -201,7 +199,7 @@ impl EncoderConfig {
     }
 }
 
-/// The shape of an [`Attention`](crate::Attention) or a [`CrossAttention`](crate::CrossAttention), and its rates.
+/// The configuration of an [`Attention`](crate::Attention) or a [`CrossAttention`](crate::CrossAttention).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttentionConfig {
@@ -209,38 +207,38 @@ pub struct AttentionConfig {
     pub dim: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Width of a head; without one, `dim / heads`.
+    /// Width of a head; `dim / heads` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_dim: Option<usize>,
-    /// What the attention scores are scaled by.
+    /// The scale of the attention scores.
     pub score_scale: ScoreScale,
     /// Whether queries, keys and values have a bias.
     pub qkv_bias: bool,
-    /// Whether each head's queries and keys pass a layer norm before their products.
+    /// Whether each head's queries and keys pass a layer norm.
     #[serde(default)]
     pub qk_norm: bool,
-    /// The base of rotary position embedding; without one, attention knows no positions.
+    /// The base of rotary position embedding. `None` by default: attention then knows no positions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotary: Option<f64>,
-    /// Probability of dropping an attention weight in training.
+    /// Dropout rate of attention weights.
     pub weight_dropout: f64,
-    /// Probability of dropping an element behind the output projection in training.
+    /// Dropout rate after the output projection.
     pub projection_dropout: f64,
     /// Added to the variance in the layer norms of `qk_norm`.
     pub layer_norm_eps: f64,
 }
 
 impl AttentionConfig {
-    /// Of this width and number of heads, with biases, without dropout.
+    /// A configuration of this width and number of heads, with biases, without dropout.
     #[must_use]
     pub const fn new(dim: usize, heads: usize) -> Self {
         EncoderConfig::new(dim, 1, heads).attention()
     }
 
-    /// Checks what can be checked without building anything.
+    /// Checks the configuration.
     ///
     /// # Errors
-    /// If a size is zero or out of reach, `heads` does not divide `dim`, or a rate, base or epsilon is out of range.
+    /// If a size is zero or too large, `heads` does not divide `dim`, or a rate, base or epsilon is out of range.
     pub fn check(&self) -> Result<(), ConfigError> {
         check_size("dim", self.dim, LARGEST_SIZE)?;
         check_size("heads", self.heads, LARGEST_SIZE)?;
@@ -277,7 +275,7 @@ impl AttentionConfig {
         }
     }
 
-    /// Width of all heads together.
+    /// Total width of all heads.
     #[must_use]
     pub const fn width_of_heads(&self) -> usize {
         self.heads * self.width_of_head()
@@ -294,7 +292,7 @@ impl AttentionConfig {
     }
 }
 
-/// The shape of a [`FeedForward`](crate::FeedForward), and its rate.
+/// The configuration of a [`FeedForward`](crate::FeedForward).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeedForwardConfig {
@@ -302,23 +300,23 @@ pub struct FeedForwardConfig {
     pub dim: usize,
     /// Width between the two linear maps.
     pub mlp_dim: usize,
-    /// The function between them.
+    /// The activation between them.
     pub activation: Activation,
-    /// Probability of dropping an element at the end in training.
+    /// Dropout rate at the end.
     pub dropout: f64,
 }
 
 impl FeedForwardConfig {
-    /// Of this width, four times as wide between the maps, with GELU, without dropout.
+    /// A configuration of this width, with `mlp_dim` of four times `dim`, GELU and no dropout.
     #[must_use]
     pub const fn new(dim: usize) -> Self {
         EncoderConfig::new(dim, 1, 1).feed_forward()
     }
 
-    /// Checks what can be checked without building anything.
+    /// Checks the configuration.
     ///
     /// # Errors
-    /// If a size is zero or out of reach, or the rate is out of range.
+    /// If a size is zero or too large, or the rate is out of range.
     pub fn check(&self) -> Result<(), ConfigError> {
         check_size("dim", self.dim, LARGEST_SIZE)?;
         check_size("mlp_dim", self.mlp_dim, LARGEST_SIZE)?;
@@ -353,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_is_named_with_its_value() {
+    fn invalid_field_is_named_with_its_value() {
         let message = |change: fn(&mut EncoderConfig)| {
             let mut config = tiny();
             change(&mut config);
@@ -385,14 +383,14 @@ mod tests {
     }
 
     #[test]
-    fn heads_of_a_width_of_their_own_need_not_divide() {
+    fn heads_with_head_dim_need_not_divide_dim() {
         let config = EncoderConfig { heads: 3, head_dim: Some(5), ..tiny() };
         assert_eq!(config.check(), Ok(()));
         assert_eq!((config.width_of_head(), config.width_of_heads()), (5, 15));
     }
 
     #[test]
-    fn scores_are_scaled_by_the_width_that_is_named() {
+    fn score_scale_uses_the_selected_width() {
         let mut config = tiny();
         assert_eq!(config.scale(), 0.5);
         config.score_scale = ScoreScale::Dim;

@@ -1,4 +1,4 @@
-//! Multi-head attention of one sequence to another (Vaswani et al., arXiv 1706.03762, section 3.2.3).
+//! Multi-head cross-attention (Vaswani et al., arXiv 1706.03762, section 3.2.3).
 
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -10,8 +10,9 @@ use crate::place::Place;
 use crate::qk_norm::QkNorm;
 use crate::{AttentionConfig, Bias, Dropout, IntoPass, Linear, Pass};
 
-/// `y = proj(softmax(scale Q Kᵀ) V)` with `Q = q(x)` of one sequence, and `K, V = kv(context)` of another, cut into
-/// heads. A pass's mask marks the padding of the context; in a causal one, query `i` attends to the context up to token `i`.
+/// `y = proj(softmax(scale Q Kᵀ) V)` with `Q = q(x)` from one sequence and `K, V = kv(context)` from another, split
+/// into heads. A pass's mask marks the context's padding. In a causal pass, query `i` attends to the context up to
+/// token `i`.
 ///
 /// PyTorch equivalent: `torch.nn.MultiheadAttention(dim, heads, kdim=context_dim, vdim=context_dim)`, whose parameters
 /// have other names.
@@ -37,10 +38,10 @@ pub struct CrossAttention {
 }
 
 impl CrossAttention {
-    /// A layer of this configuration, to a sequence whose tokens are `context_dim` wide.
+    /// Creates a layer for a context of width `context_dim`.
     ///
     /// # Errors
-    /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
+    /// If the configuration is invalid, or `vb` lacks a parameter or has another shape.
     pub fn new(cfg: &AttentionConfig, context_dim: usize, vb: &VarBuilder) -> Result<Self> {
         let place = Place::configured("cross-attention", cfg.check(), vb)?;
         if let Some(base) = cfg.rotary {
@@ -73,7 +74,7 @@ impl CrossAttention {
     /// -> (batch, queries, dim)
     ///
     /// # Errors
-    /// If one of them has another shape or dtype, or no token.
+    /// If one of them has another shape or dtype, or no tokens.
     pub fn forward<'a>(
         &self,
         xs: &Tensor,
@@ -85,13 +86,13 @@ impl CrossAttention {
         self.projected(&cross_attention(&q, &kv, &attend)?, pass)
     }
 
-    /// The same, and what each query attended to: `softmax(scale Q Kᵀ)` of each head, before dropout.
+    /// Like [`forward`](Self::forward), and returns the attention weights of each head, before dropout.
     ///
     /// # Shapes
     /// as [`forward`](Self::forward), and weights (batch, heads, queries, tokens)
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Like [`forward`](Self::forward).
     pub fn forward_with_weights<'a>(
         &self,
         xs: &Tensor,
@@ -104,7 +105,7 @@ impl CrossAttention {
         Ok((self.projected(&cross_attention(&q, &kv, &attend)?, pass)?, weights))
     }
 
-    /// Queries (batch, queries, inner), keys and values (batch, tokens, 2 * inner), and how they meet.
+    /// Queries (batch, queries, inner), keys and values (batch, tokens, 2 * inner), and the attention's options.
     fn prepared<'a>(
         &self,
         xs: &Tensor,

@@ -1,4 +1,4 @@
-//! Stochastic depth (Huang et al., arXiv 1603.09382): whole branches are dropped, sample by sample.
+//! Drop path (stochastic depth, Huang et al., arXiv 1603.09382): drops whole branches per sample.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
@@ -9,7 +9,7 @@ use crate::IntoPass;
 use crate::dropout::check_rate;
 use crate::place::Place;
 
-/// In training, each sample's branch becomes 0 with probability `rate` and else `x / (1 - rate)`.
+/// In training, each sample's branch becomes 0 with probability `rate`, otherwise `x / (1 - rate)`.
 ///
 /// PyTorch equivalent: `timm.layers.DropPath(rate)`, with other masks.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct DropPath {
 }
 
 impl DropPath {
-    /// A layer that draws its masks at the path of `vb`. It has no parameters.
+    /// Creates a layer that draws its masks at the path of `vb`. It has no parameters.
     ///
     /// # Errors
     /// If `rate` is not in `[0, 1)`.
@@ -29,7 +29,7 @@ impl DropPath {
         Ok(Self { place: Place::of("drop path", vb), rate, site })
     }
 
-    /// The probability of being dropped, and where the masks are drawn.
+    /// The rate and site of the masks.
     pub(crate) const fn drawn(&self) -> (DropRate, Site) {
         (self.rate, self.site)
     }
@@ -59,7 +59,7 @@ mod tests {
     use vit_random::Random;
 
     #[test]
-    fn a_sample_is_kept_whole_or_dropped_whole() -> Result<()> {
+    fn sample_is_kept_or_dropped_whole() -> Result<()> {
         let xs = Tensor::ones((64, 3, 5), DType::F32, &Device::Cpu)?;
         let drop = DropPath::new(0.5, &VarBuilder::zeros(DType::F32, &Device::Cpu).pp("test"))?;
         let ys = drop.forward(&xs, Mode::Train(Random::new(1)))?.to_vec3::<f32>()?;

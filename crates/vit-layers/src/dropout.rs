@@ -1,4 +1,4 @@
-//! Dropout at one place of a model.
+//! Dropout.
 
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -8,10 +8,10 @@ use vit_random::Site;
 use crate::IntoPass;
 use crate::place::Place;
 
-/// In training, each element becomes 0 with probability `rate` and else `x / (1 - rate)`.
+/// In training, each element becomes 0 with probability `rate`, otherwise `x / (1 - rate)`.
 ///
-/// The masks are a function of the mode's random source, the layer's path and the sample's index, so two layers need
-/// two paths. PyTorch equivalent: `torch.nn.Dropout(rate)`, with other masks.
+/// Masks are a function of the mode's random source, the layer's path and the sample's index, so each layer needs its
+/// own path. PyTorch equivalent: `torch.nn.Dropout(rate)`, with other masks.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -34,7 +34,7 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// A layer that draws its masks at the path of `vb`. It has no parameters.
+    /// Creates a layer that draws its masks at the path of `vb`. It has no parameters.
     ///
     /// # Errors
     /// If `rate` is not in `[0, 1)`.
@@ -43,7 +43,7 @@ impl Dropout {
         Ok(Self { place: Place::of("dropout", vb), rate, site })
     }
 
-    /// The probability of being dropped, and where the masks are drawn.
+    /// The rate and site of the masks.
     pub(crate) const fn drawn(&self) -> (DropRate, Site) {
         (self.rate, self.site)
     }
@@ -77,7 +77,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     #[test]
-    fn a_rate_that_is_no_probability_is_named_with_its_layer() {
+    fn invalid_rate_is_named_with_its_layer() {
         let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
         let error = Dropout::new(1.0, &vb.pp("head.drop")).unwrap_err().to_string();
         assert!(error.contains("head.drop: expected a rate in [0, 1), got 1"), "{error}");

@@ -1,4 +1,4 @@
-//! The encoder: blocks, and behind those of pre-norm a layer norm.
+//! The encoder: blocks and, with pre-norm, a final layer norm.
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -9,11 +9,11 @@ use crate::{
     AttentionWeights, EncoderBlock, EncoderConfig, IntoPass, LayerNorm, NormPlacement, Pass,
 };
 
-/// `y = norm(block_depth(... block_1(x)))`, the Transformer encoder of the ViT paper (arXiv 2010.11929). Blocks of
-/// post-norm end in a norm of their own, and no other follows.
+/// `y = norm(block_depth(... block_1(x)))`, the Transformer encoder of the ViT paper (arXiv 2010.11929). With
+/// post-norm, blocks end in a norm and none follows.
 ///
 /// # Parameters
-/// `blocks.0` to `blocks.{depth - 1}`; of pre-norm, `norm`
+/// `blocks.0` to `blocks.{depth - 1}`; with pre-norm, `norm`
 #[derive(Clone, Debug)]
 pub struct Encoder {
     place: Place,
@@ -25,10 +25,10 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder of this configuration, its parameters from `vb`.
+    /// Creates an encoder with parameters from `vb`.
     ///
     /// # Errors
-    /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
+    /// If the configuration is invalid, or `vb` lacks a parameter or has another shape.
     pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
         let place = Place::configured("encoder", cfg.check(), vb)?;
         let blocks = (0..cfg.depth).map(|index| {
@@ -54,22 +54,22 @@ impl Encoder {
     }
 
     /// # Shapes
-    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim), zeros in the rows of padding
+    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim), padded rows zero
     ///
     /// # Errors
-    /// If `xs`, the mask or the bias has another shape or dtype, or no token.
+    /// If `xs`, the mask or the bias has another shape or dtype, or there are no tokens.
     pub fn forward<'a>(&self, xs: &Tensor, pass: impl IntoPass<'a>) -> Result<Tensor> {
         self.forward_for(Queries::All, xs, pass.into_pass())
     }
 
-    /// The first token's row of [`forward`](Self::forward), without what the last block computes for the others
-    /// alone: the output for a classifier that reads the first token or a class token.
+    /// The first token's row of [`forward`](Self::forward), for a classifier that reads the first token or a class
+    /// token. It skips what the last block computes only for the other tokens.
     ///
     /// # Shapes
     /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, 1, dim)
     ///
     /// # Errors
-    /// As [`forward`](Self::forward), or if a sample begins with padding.
+    /// Like [`forward`](Self::forward), or if a sample begins with padding.
     pub fn forward_first<'a>(&self, xs: &Tensor, pass: impl IntoPass<'a>) -> Result<Tensor> {
         let pass = pass.into_pass();
         if let Some(sample) = pass.mask().and_then(TokenMask::begins_with_padding) {
@@ -79,14 +79,14 @@ impl Encoder {
         self.forward_for(Queries::First, xs, pass)
     }
 
-    /// As [`forward`](Self::forward), and what each token attended to. The weights are computed beside the forward
-    /// pass: without them, it costs nothing more.
+    /// Like [`forward`](Self::forward), and returns the attention weights. They are computed beside the forward pass,
+    /// so they cost nothing unless you ask.
     ///
     /// # Shapes
     /// as [`forward`](Self::forward), and weights (batch, heads, tokens, tokens) of each block
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Like [`forward`](Self::forward).
     pub fn forward_with_weights<'a>(
         &self,
         xs: &Tensor,
@@ -104,14 +104,14 @@ impl Encoder {
         Ok((self.normalised(&ys, pass)?, AttentionWeights::new(weights)))
     }
 
-    /// As [`forward`](Self::forward), and what each block gave, the first block's first: the features that a dense or
-    /// multi-scale head reads, before the norm that follows the last block.
+    /// Like [`forward`](Self::forward), and returns each block's output, first block first, before the final norm:
+    /// features for a dense or multi-scale head.
     ///
     /// # Shapes
     /// as [`forward`](Self::forward), and features (batch, tokens, dim) of each block
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Like [`forward`](Self::forward).
     pub fn forward_with_features<'a>(
         &self,
         xs: &Tensor,
@@ -186,7 +186,7 @@ mod tests {
         let xs = Var::from_tensor(&tokens(4, 5, 8)?)?;
         let mode = Mode::Train(Random::new(1).at_step(1));
         let ys = encoder.forward(&xs, mode)?;
-        // Weighed, since a plain sum behind a layer norm has gradient zero.
+        // Weighted, because a plain sum after a layer norm has gradient zero.
         let gradients = (ys * tokens(4, 5, 8)?.sin()?)?.sum_all()?.backward()?;
         assert_eq!(parameters.sorted().len(), 2 * 12 + 2);
         for (name, var) in parameters.sorted() {
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_of_a_batch_trains_as_the_batch_does() -> Result<()> {
+    fn shard_trains_like_the_whole_batch() -> Result<()> {
         let (_parameters, encoder) = encoder(&tiny())?;
         let xs = tokens(6, 4, 8)?;
         let random = Random::new(1).at_step(2);
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_token_alone_is_the_first_of_all() -> Result<()> {
+    fn forward_first_equals_first_row_of_forward() -> Result<()> {
         let mut cfg = tiny();
         cfg.drop_path = 0.2;
         let (parameters, encoder) = encoder(&cfg)?;
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn no_samples_give_no_samples() -> Result<()> {
+    fn empty_batch_gives_empty_batch() -> Result<()> {
         let (_parameters, encoder) = encoder(&tiny())?;
         let xs = Tensor::zeros((0, 4, 8), DType::F32, &Device::Cpu)?;
         assert_eq!(encoder.forward(&xs, Mode::Eval)?.dims(), [0, 4, 8]);
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_width_and_no_tokens_are_named() -> Result<()> {
+    fn wrong_width_and_missing_tokens_are_named() -> Result<()> {
         let (_parameters, encoder) = encoder(&tiny())?;
         for (shape, got) in [((1, 4, 7), "[1, 4, 7]"), ((1, 0, 8), "[1, 0, 8]")] {
             let xs = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;

@@ -12,9 +12,9 @@ use crate::{
 };
 
 /// Pre-norm: `z' = z + attn(norm1(z))`, `z'' = z' + mlp(norm2(z'))`. Post-norm: `z' = norm1(z + attn(z))`,
-/// `z'' = norm2(z' + mlp(z'))`. With a layer scale, each branch ends in one.
+/// `z'' = norm2(z' + mlp(z'))`. A layer scale, if any, ends each branch.
 ///
-/// PyTorch equivalent: `timm.models.vision_transformer.Block`; of post-norm,
+/// PyTorch equivalent: `timm.models.vision_transformer.Block`; with post-norm,
 /// `torch.nn.TransformerEncoderLayer(norm_first=False)`, whose parameters have other names.
 ///
 /// # Parameters
@@ -35,10 +35,10 @@ pub struct EncoderBlock {
 }
 
 impl EncoderBlock {
-    /// A block whose two branches are each dropped with probability `cfg.drop_path` in training.
+    /// Creates a block whose two branches are each dropped with probability `cfg.drop_path` in training.
     ///
     /// # Errors
-    /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
+    /// If the configuration is invalid, or `vb` lacks a parameter or has another shape.
     pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
         Ok(Self {
             place: Place::configured("encoder block", cfg.check(), vb)?,
@@ -56,23 +56,23 @@ impl EncoderBlock {
     }
 
     /// # Shapes
-    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim), zeros in the rows of padding
+    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim), padded rows zero
     ///
     /// # Errors
-    /// If `xs`, the mask or the bias has another shape or dtype, or no token.
+    /// If `xs`, the mask or the bias has another shape or dtype, or there are no tokens.
     pub fn forward<'a>(&self, xs: &Tensor, pass: impl IntoPass<'a>) -> Result<Tensor> {
         let pass = pass.into_pass();
         self.check(xs, pass)?;
         residual_stages(xs, &self.stages(Queries::All, pass), pass.mask())
     }
 
-    /// The same, and what each token attended to: the weights of each head, before dropout.
+    /// Like [`forward`](Self::forward), and returns the attention weights of each head, before dropout.
     ///
     /// # Shapes
     /// as [`forward`](Self::forward), and weights (batch, heads, tokens, tokens)
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Like [`forward`](Self::forward).
     pub fn forward_with_weights<'a>(
         &self,
         xs: &Tensor,
@@ -80,7 +80,7 @@ impl EncoderBlock {
     ) -> Result<(Tensor, Tensor)> {
         let pass = pass.into_pass();
         let ys = self.forward(xs, pass)?;
-        // Beside the forward pass, which so has the same bits.
+        // Computed beside the forward pass, so that its bits stay the same.
         let xs = without_padding(xs, pass)?;
         let attends = match self.norm {
             NormPlacement::Pre => self.norm1.forward(&xs)?,
@@ -89,7 +89,7 @@ impl EncoderBlock {
         Ok((ys, self.attn.weights(&attends, pass)?))
     }
 
-    /// The block's equations, for the rows of some tokens.
+    /// The block's equations, for the rows of all or the first token.
     pub(crate) fn stages<'a>(&'a self, queries: Queries, pass: Pass<'a>) -> Vec<Stage<'a>> {
         let (end1, end2) = (self.end1.of(pass), self.end2.of(pass));
         let (norm1, norm2) = (self.norm1.norm(), self.norm2.norm());
@@ -113,7 +113,7 @@ impl EncoderBlock {
     }
 }
 
-/// What a branch passes before it is added.
+/// The end of a branch, before it is added.
 #[derive(Clone, Debug)]
 struct End {
     scale: Option<LayerScale>,

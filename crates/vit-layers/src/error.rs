@@ -1,6 +1,6 @@
-//! What can be wrong with a configuration.
+//! Configuration errors.
 
-/// A configuration that no encoder can have. Each variant names the field and its value.
+/// An invalid configuration. Each variant names the field and its value.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -10,7 +10,7 @@ pub enum ConfigError {
         /// The field of the configuration.
         field: &'static str,
     },
-    /// A width that cannot be cut into equal heads.
+    /// A width that cannot be split into equal heads.
     #[error("expected heads that divide dim, got {heads} heads for a dim of {dim}")]
     Heads {
         /// The number of heads.
@@ -18,7 +18,7 @@ pub enum ConfigError {
         /// The width of a token.
         dim: usize,
     },
-    /// A probability of dropping outside `[0, 1)`.
+    /// A rate outside `[0, 1)`.
     #[error("expected {field} in [0, 1), got {rate}")]
     Rate {
         /// The field of the configuration.
@@ -26,7 +26,7 @@ pub enum ConfigError {
         /// Its value.
         rate: f64,
     },
-    /// A scale that would turn every branch into no number.
+    /// A layer scale that would make every branch NaN.
     #[error("expected a finite layer_scale, got {scale}")]
     LayerScale {
         /// Its value.
@@ -38,7 +38,7 @@ pub enum ConfigError {
         /// Its value.
         eps: f64,
     },
-    /// Rotary positions of a base that gives no angles, or of heads that have no pairs of numbers.
+    /// Rotary positions with a base that is not positive, or heads of odd width.
     #[error(
         "expected rotary with a positive base and heads of an even width, got a base of {base} and {head_dim}"
     )]
@@ -48,7 +48,7 @@ pub enum ConfigError {
         /// Width of a head.
         head_dim: usize,
     },
-    /// A size out of reach.
+    /// A size that is too large.
     #[error("expected {field} of at most {limit}, got {value}")]
     TooLarge {
         /// The field of the configuration.

@@ -1,4 +1,4 @@
-//! The feed-forward of a block: two linear maps with an activation between.
+//! The feed-forward: two linear maps with an activation between.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
@@ -8,7 +8,7 @@ use crate::attention::without_padding;
 use crate::place::Place;
 use crate::{Bias, Dropout, FeedForwardConfig, IntoPass, Linear, Pass};
 
-/// `y = dropout(fc2(activation(fc1(x))))`, for each token alone.
+/// `y = dropout(fc2(activation(fc1(x))))`, per token.
 ///
 /// # Parameters
 /// `fc1.weight` (mlp_dim, dim), `fc1.bias` (mlp_dim), `fc2.weight` (dim, mlp_dim), `fc2.bias` (dim)
@@ -23,10 +23,10 @@ pub struct FeedForward {
 }
 
 impl FeedForward {
-    /// A layer of this configuration.
+    /// Creates a layer.
     ///
     /// # Errors
-    /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
+    /// If the configuration is invalid, or `vb` lacks a parameter or has another shape.
     pub fn new(cfg: &FeedForwardConfig, vb: &VarBuilder) -> Result<Self> {
         let place = Place::configured("feed-forward", cfg.check(), vb)?;
         Ok(Self {
@@ -40,10 +40,10 @@ impl FeedForward {
     }
 
     /// # Shapes
-    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim), zeros in the rows of padding
+    /// `xs` (batch, tokens, dim), a mask of (batch, tokens) -> (batch, tokens, dim), padded rows zero
     ///
     /// # Errors
-    /// If `xs` or the mask has another shape or dtype, or no token.
+    /// If `xs` or the mask has another shape or dtype, or there are no tokens.
     pub fn forward<'a>(&self, xs: &Tensor, pass: impl IntoPass<'a>) -> Result<Tensor> {
         let pass = pass.into_pass();
         let shape = self.place.check_tokens("xs", xs, self.dim, self.fc1.dtype())?;

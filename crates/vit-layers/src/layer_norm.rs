@@ -7,10 +7,10 @@ use crate::place::Place;
 
 /// `y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias` over the last dimension.
 ///
-/// candle-nn's own `LayerNorm` cuts the gradient. PyTorch equivalent: `torch.nn.LayerNorm(dim, eps)`.
+/// candle-nn's `LayerNorm` cuts the gradient. PyTorch equivalent: `torch.nn.LayerNorm(dim, eps)`.
 ///
 /// # Parameters
-/// `weight` (dim), ones at first; `bias` (dim), zeros at first
+/// `weight` (dim), initially ones; `bias` (dim), initially zeros
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
     place: Place,
@@ -20,10 +20,10 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// A layer over tokens of width `dim`.
+    /// Creates a layer over tokens of width `dim`.
     ///
     /// # Errors
-    /// If `eps` is not positive, or `vb` has no such parameters or other shapes.
+    /// If `eps` is not positive, or `vb` lacks a parameter or has another shape.
     pub fn new(dim: usize, eps: f64, vb: &VarBuilder) -> Result<Self> {
         let place = Place::with_parameters("layer norm", vb)?;
         if !(eps > 0.0 && eps.is_finite()) {

@@ -5,12 +5,12 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::place::Place;
 
-/// `y = gamma ∘ x` over the last dimension: a learned scale of a branch's features, small at first.
+/// `y = gamma ∘ x` over the last dimension: a learned scale of a branch's features, initially small.
 ///
 /// PyTorch equivalent: `timm.layers.LayerScale(dim, init_values)`.
 ///
 /// # Parameters
-/// `gamma` (dim), each `init` at first
+/// `gamma` (dim), initially `init`
 #[derive(Clone, Debug)]
 pub struct LayerScale {
     place: Place,
@@ -18,10 +18,10 @@ pub struct LayerScale {
 }
 
 impl LayerScale {
-    /// A layer over tokens of width `dim`.
+    /// Creates a layer over tokens of width `dim`.
     ///
     /// # Errors
-    /// If `vb` has no such parameter or another shape.
+    /// If `vb` lacks the parameter or has another shape.
     pub fn new(dim: usize, init: f64, vb: &VarBuilder) -> Result<Self> {
         let place = Place::with_parameters("layer scale", vb)?;
         let gamma = vb.get_with_hints(dim, "gamma", Init::Const(init))?;

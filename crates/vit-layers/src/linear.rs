@@ -1,4 +1,4 @@
-//! The linear layer, initialised as PyTorch's.
+//! The linear layer, initialised like PyTorch's.
 
 use candle_core::{DType, Module, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
@@ -24,7 +24,7 @@ impl From<bool> for Bias {
 
 /// `y = x Wᵀ + b`.
 ///
-/// Weight and bias begin uniform in `±1 / sqrt(inputs)`. candle-nn's own `linear` begins 2.45 times wider.
+/// Weight and bias are initialised uniformly in `±1 / sqrt(inputs)`. candle-nn's `linear` starts 2.45 times wider.
 /// PyTorch equivalent: `torch.nn.Linear(inputs, outputs, bias)`.
 ///
 /// # Parameters
@@ -37,10 +37,10 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// A layer from `inputs` to `outputs` features.
+    /// Creates a layer from `inputs` to `outputs` features.
     ///
     /// # Errors
-    /// If a size is zero, or `vb` has no such parameters or other shapes.
+    /// If a size is zero, or `vb` lacks a parameter or has another shape.
     pub fn new(inputs: usize, outputs: usize, bias: Bias, vb: &VarBuilder) -> Result<Self> {
         let place = Place::with_parameters("linear", vb)?;
         if inputs == 0 || outputs == 0 {
@@ -67,7 +67,7 @@ impl Linear {
         Affine { weight: &self.weight, bias: self.bias.as_ref() }
     }
 
-    /// `activation(x Wᵀ + b)`, as one operation where there is a bias.
+    /// `activation(x Wᵀ + b)`, as one operation if there is a bias.
     pub(crate) fn forward_activated(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
         self.place.check_features(xs, &self.weight)?;
         match &self.bias {
@@ -78,7 +78,7 @@ impl Linear {
 }
 
 impl Linear {
-    /// The map, and dropout of its output.
+    /// The linear map with dropout of its output.
     pub(crate) fn forward_dropped(
         &self,
         xs: &Tensor,

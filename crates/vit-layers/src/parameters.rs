@@ -1,4 +1,4 @@
-//! Parameters by name: drawn from a seed or taken from a checkpoint, kept sorted.
+//! Parameters by name, drawn from a seed or loaded from a checkpoint, sorted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,11 +9,11 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use vit_random::{Random, Site, Stream};
 
-/// The variables of a model, in the order of their names.
+/// The variables of a model, in name order.
 ///
-/// A `VarBuilder` made from it creates a variable the first time a name is asked for; another one gives the same
-/// variables. Each is drawn at a site of its own name, so neither the order of layers nor other
-/// parameters change its values. Clones share the variables.
+/// Its `VarBuilder` creates a variable when a name is first requested; another builder returns the same variables. Each
+/// is drawn at the site of its name, so layer order and other parameters do not change its values. Clones share the
+/// variables.
 ///
 /// ```
 /// use candle_core::{DType, Device};
@@ -31,7 +31,7 @@ use vit_random::{Random, Site, Stream};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Parameters {
-    /// What new variables are drawn from; of a checkpoint, none may be new.
+    /// The source of new variables. `None` for a checkpoint, which allows no new ones.
     random: Option<Random>,
     state: Arc<Mutex<State>>,
 }
@@ -39,23 +39,23 @@ pub struct Parameters {
 #[derive(Debug, Default)]
 struct State {
     variables: BTreeMap<String, Var>,
-    /// Of a checkpoint, what no layer has asked for yet.
+    /// The checkpoint's tensors that no layer has requested yet.
     unused: BTreeMap<String, Tensor>,
-    /// Paths of parameters, or of layers, that several layers may ask for.
+    /// Paths of parameters or layers that several layers may request.
     shared: Vec<String>,
 }
 
 impl Parameters {
-    /// No variables yet; each will be drawn from this seed.
+    /// Starts without variables; each is drawn from this seed when requested.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
         Self { random: Some(Random::new(seed)), state: Arc::default() }
     }
 
-    /// A checkpoint: each variable begins as the tensor of its name, in the dtype and on the device of the builder.
+    /// Loads a checkpoint: each variable starts as the tensor of its name, in the builder's dtype and on its device.
     ///
-    /// A layer that asks for a name which the checkpoint lacks, or for another shape, fails with the name;
-    /// [`expect_all_used`](Self::expect_all_used) names what the checkpoint has and no layer asked for.
+    /// A layer that requests a missing name or another shape fails with the name.
+    /// [`expect_all_used`](Self::expect_all_used) names tensors that no layer requested.
     ///
     /// ```
     /// use candle_core::{DType, Device, Tensor};
@@ -76,16 +76,16 @@ impl Parameters {
         Self { random: None, state: Arc::new(Mutex::new(State { unused, ..State::default() })) }
     }
 
-    /// What a checkpoint lacks is drawn from this seed: a new head on a trained encoder, say.
+    /// Draws what the checkpoint lacks from this seed, such as a new head on a trained encoder.
     #[must_use]
     pub fn with_seed(self, seed: u64) -> Self {
         Self { random: Some(Random::new(seed)), ..self }
     }
 
-    /// Holds the checkpoint to have nothing that the layers built so far have not asked for.
+    /// Checks that the layers built so far have requested every tensor of the checkpoint.
     ///
     /// # Errors
-    /// If it has more: each name is listed, with its shape.
+    /// If not: lists each unused name with its shape.
     pub fn expect_all_used(&self) -> Result<()> {
         let state = self.lock();
         if state.unused.is_empty() {
@@ -99,8 +99,8 @@ impl Parameters {
         bail!("checkpoint: expected no parameter that no layer asks for, got {}", names.join(", "))
     }
 
-    /// Lets several layers of one builder have the parameter, or all parameters of the layer, at this path: an embedding
-    /// whose weight is also the head's, say.
+    /// Lets several layers of one builder share the parameter, or all parameters of the layer, at this path, such as an
+    /// embedding whose weight is also the head's.
     ///
     /// ```
     /// use candle_core::{DType, Device};
@@ -121,32 +121,32 @@ impl Parameters {
         self.lock().shared.push(path.to_owned());
     }
 
-    /// Gives the variables to layers, which then train.
+    /// A builder for layers that train.
     ///
-    /// Two layers that ask one builder for the same name are an error, unless the name is [shared](Self::share). Another
-    /// builder gives all variables once more.
+    /// Two layers that request the same name from one builder are an error unless the name is [shared](Self::share).
+    /// Another builder provides all variables again.
     #[must_use]
     pub fn builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
         let backend = Builder::new(self, Gives::Variables);
         VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
     }
 
-    /// Gives the same storage to layers that only evaluate: they see every later change of the variables,
-    /// and their forward pass records nothing for a backward pass.
+    /// A builder for layers that only evaluate. They share the storage, so they see every update of the variables, and
+    /// record nothing for a backward pass.
     #[must_use]
     pub fn detached_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
         let backend = Builder::new(self, Gives::Detached);
         VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
     }
 
-    /// The variables with their names, sorted.
+    /// The variables with their names, sorted by name.
     #[must_use]
     pub fn sorted(&self) -> Vec<(String, Var)> {
         self.lock().variables.iter().map(|(name, var)| (name.clone(), var.clone())).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // The maps are whole whenever the lock is free, also after a panic elsewhere.
+        // The maps are consistent whenever the lock is free, even after a panic elsewhere.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -187,7 +187,7 @@ impl Parameters {
                 bail!("parameter {name}: expected shape {shape:?}, the checkpoint has no such name")
             }
         };
-        // Of a tensor that is no variable itself, a variable with a copy of its own.
+        // A variable with its own copy of the tensor.
         let var = Var::from_tensor(&values.to_dtype(dtype)?.to_device(device)?.detach())?;
         state.unused.remove(name);
         state.variables.insert(name.to_owned(), var.clone());
@@ -195,7 +195,7 @@ impl Parameters {
     }
 }
 
-/// What a builder hands to layers.
+/// What a builder gives to layers.
 #[derive(Clone, Copy)]
 enum Gives {
     Variables,
@@ -205,7 +205,7 @@ enum Gives {
 struct Builder {
     parameters: Parameters,
     gives: Gives,
-    /// Names that layers have asked for.
+    /// Names that layers have requested.
     given: Mutex<BTreeSet<String>>,
 }
 
@@ -216,7 +216,7 @@ impl Builder {
 
     fn check_given_once(&self, name: &str) -> Result<()> {
         let first = {
-            // The set is whole whenever the lock is free, also after a panic elsewhere.
+            // The set is consistent whenever the lock is free, even after a panic elsewhere.
             let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
             given.insert(name.to_owned())
         };
@@ -274,7 +274,7 @@ impl SimpleBackend for Builder {
     }
 }
 
-/// The values of a new parameter, drawn in `f64` so that every dtype begins with the same numbers.
+/// The values of a new parameter, drawn in `f64` so that every dtype starts with the same numbers.
 fn draw(shape: &Shape, init: Init, stream: &mut Stream) -> Vec<f64> {
     let count = shape.elem_count();
     let uniform =
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn values_depend_on_seed_and_name_alone() -> Result<()> {
+    fn initial_values_depend_on_seed_and_name_only() -> Result<()> {
         let init = Init::Uniform { lo: -0.5, up: 0.5 };
         let first = values(1, "a", init)?;
         assert_eq!(first, values(1, "a", init)?);
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn kaiming_has_the_deviation_of_its_fan() -> Result<()> {
+    fn kaiming_deviation_matches_its_fan() -> Result<()> {
         for init in
             [candle_nn::init::DEFAULT_KAIMING_NORMAL, candle_nn::init::DEFAULT_KAIMING_UNIFORM]
         {
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn detached_layers_see_later_changes() -> Result<()> {
+    fn detached_layers_see_later_updates() -> Result<()> {
         let parameters = Parameters::seeded(1);
         let trained = parameters.builder(DType::F32, &Device::Cpu);
         trained.get_with_hints(3, "w", Init::Const(0.0))?;
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_gives_its_values_and_names_what_it_lacks_or_adds() -> Result<()> {
+    fn checkpoint_loads_and_missing_or_extra_names_are_errors() -> Result<()> {
         let tensors = || -> Result<_> {
             let ones = Tensor::ones(3, DType::F64, &Device::Cpu)?;
             Ok(["a", "b"].map(|name| (name.to_owned(), ones.clone())))
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn another_dtype_than_a_variable_has_is_refused() -> Result<()> {
+    fn dtype_other_than_the_variables_is_rejected() -> Result<()> {
         let parameters = Parameters::seeded(1);
         parameters.builder(DType::F32, &Device::Cpu).get_with_hints(3, "w", Init::Const(0.0))?;
         let error = parameters.detached_builder(DType::F64, &Device::Cpu).get(3, "w");
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_layer_of_another_shape_is_refused() -> Result<()> {
+    fn second_layer_of_another_shape_is_rejected() -> Result<()> {
         let vb = Parameters::seeded(1).builder(DType::F32, &Device::Cpu);
         vb.get_with_hints(3, "w", Init::Const(0.0))?;
         let error = vb.get_with_hints(4, "w", Init::Const(0.0)).unwrap_err().to_string();

@@ -1,12 +1,12 @@
-//! What a forward pass of a layer is told besides its tokens.
+//! The options of a forward pass: mode, mask, causality, bias.
 
 use candle_core::Tensor;
 use vit_ops::{DropRate, DropoutSource, Mode, TokenMask};
 use vit_random::Site;
 
-/// A forward pass: its mode, and which tokens attend to which.
+/// The options of a forward pass: its mode, and which tokens attend to which.
 ///
-/// Every layer's `forward` takes a pass, or a [`Mode`] alone where all tokens attend to all.
+/// Every layer's `forward` takes a pass, or just a [`Mode`] if all tokens attend to all.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -31,7 +31,7 @@ pub struct Pass<'a> {
     bias: Option<&'a Tensor>,
 }
 
-/// What a layer takes for a pass: a [`Pass`], or a [`Mode`].
+/// A [`Pass`], or a [`Mode`] that stands for one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say how a forward pass runs",
     label = "expected a `Mode` or a `Pass`",
@@ -62,13 +62,13 @@ impl From<Mode> for Pass<'_> {
 }
 
 impl<'a> Pass<'a> {
-    /// The same pass over sequences with padding.
+    /// Adds a padding mask.
     #[must_use]
     pub const fn masked(self, mask: &'a TokenMask) -> Self {
         Self { mask: Some(mask), ..self }
     }
 
-    /// The same pass where each token attends to itself and those before it alone.
+    /// Makes the pass causal: each token attends to itself and earlier tokens only.
     ///
     /// PyTorch equivalent: `is_causal=True`.
     #[must_use]
@@ -76,7 +76,7 @@ impl<'a> Pass<'a> {
         Self { causal: true, ..self }
     }
 
-    /// The same pass with a bias added to the scaled scores of every attention. Where it is learned, it gets its gradient.
+    /// Adds a bias to the scaled scores of every attention. A learned bias gets its gradient.
     ///
     /// PyTorch equivalent: a float `attn_mask`.
     ///
@@ -87,31 +87,31 @@ impl<'a> Pass<'a> {
         Self { bias: Some(bias), ..self }
     }
 
-    /// What the pass is for.
+    /// The mode.
     #[must_use]
     pub const fn mode(self) -> Mode {
         self.mode
     }
 
-    /// The tokens that are there; without one, all.
+    /// The padding mask, if any.
     #[must_use]
     pub const fn mask(self) -> Option<&'a TokenMask> {
         self.mask
     }
 
-    /// Whether each token attends to itself and those before it alone.
+    /// Whether the pass is causal.
     #[must_use]
     pub const fn is_causal(self) -> bool {
         self.causal
     }
 
-    /// What is added to scores.
+    /// The score bias, if any.
     #[must_use]
     pub const fn bias(self) -> Option<&'a Tensor> {
         self.bias
     }
 
-    /// How elements are dropped at a site.
+    /// The dropout at a site in this pass.
     pub(crate) fn dropout(self, (rate, site): (DropRate, Site)) -> Option<DropoutSource> {
         match self.mode {
             Mode::Eval => None,

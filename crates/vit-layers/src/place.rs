@@ -1,4 +1,4 @@
-//! Where a layer stands in its model, for messages that name it.
+//! A layer's path in its model, for error messages.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use candle_nn::VarBuilder;
 
 use crate::{ConfigError, Pass};
 
-/// The path of a layer's parameters, such as `blocks.0.attn`; of a layer without one, what it is.
+/// The path of a layer's parameters, such as `blocks.0.attn`, or the layer's kind if it has no path.
 #[derive(Clone, Debug)]
 pub(crate) struct Place(Arc<str>);
 
@@ -25,7 +25,7 @@ impl Place {
         Self(if path.is_empty() { kind.into() } else { path.into() })
     }
 
-    /// The same for a layer with parameters, which have to be of a dtype that candle computes in.
+    /// The same, and checks that the parameters' dtype is one that candle computes in.
     pub(crate) fn with_parameters(kind: &str, vb: &VarBuilder) -> Result<Self> {
         let place = Self::of(kind, vb);
         match vb.dtype() {
@@ -34,7 +34,7 @@ impl Place {
         }
     }
 
-    /// The same for a layer whose configuration was checked so.
+    /// The same for a layer whose configuration check gave this result.
     pub(crate) fn configured(
         kind: &str,
         checked: std::result::Result<(), ConfigError>,
@@ -47,8 +47,8 @@ impl Place {
         }
     }
 
-    /// Checks that `xs` is (batch, tokens, dim), with a token at least, and of the parameters' dtype; `name` is what
-    /// the caller knows it by.
+    /// Checks that `xs` is (batch, tokens, dim) with at least one token, in the parameters' dtype. `name` is its name
+    /// for the caller.
     pub(crate) fn check_tokens(
         &self,
         name: &str,
@@ -74,7 +74,7 @@ impl Place {
         }
     }
 
-    /// Checks that a pass's mask is (batch, tokens); `of` is the sequence that it is of.
+    /// Checks that a pass's mask is (batch, tokens); `of` names the sequence it belongs to.
     pub(crate) fn check_mask(
         &self,
         of: &str,
@@ -115,7 +115,7 @@ impl Place {
         }
     }
 
-    /// Checks that `xs` is (..., dim) for a `parameter` whose last dimension is dim, and of its dtype.
+    /// Checks that `xs` is (..., dim) in the dtype of `parameter`, whose last dimension is dim.
     pub(crate) fn check_features(&self, xs: &Tensor, parameter: &Tensor) -> Result<()> {
         let width = parameter.dims().last();
         if xs.dims().last() != width {

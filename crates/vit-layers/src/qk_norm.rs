@@ -7,7 +7,7 @@ use vit_ops::Norm;
 
 use crate::{AttentionConfig, LayerNorm};
 
-/// Each head's queries and keys through layer norms, one for the queries of all heads and one for the keys.
+/// Layer norms of each head's queries and keys: one norm for all queries, one for all keys.
 ///
 /// # Parameters
 /// `q_norm`, `k_norm`: layer norms of a head's width
@@ -19,7 +19,7 @@ pub(crate) struct QkNorm {
 }
 
 impl QkNorm {
-    /// The norms, where the configuration asks for them.
+    /// The norms, if the configuration has them.
     pub(crate) fn new(cfg: &AttentionConfig, vb: &VarBuilder) -> Result<Option<Self>> {
         if !cfg.qk_norm {
             return Ok(None);
@@ -28,7 +28,7 @@ impl QkNorm {
         Ok(Some(Self { heads: cfg.heads, queries: norm("q_norm")?, keys: norm("k_norm")? }))
     }
 
-    /// Those of queries and keys, for a stage of an encoder.
+    /// The norms of queries and keys, for a stage of an encoder.
     pub(crate) fn norms(&self) -> [Norm<'_>; 2] {
         [self.queries.norm(), self.keys.norm()]
     }
@@ -48,7 +48,7 @@ impl QkNorm {
     }
 
     /// # Shapes
-    /// `k_and_v` (batch, tokens, heads * head_dim and whatever follows) -> the same, the rest as it was
+    /// `k_and_v` (batch, tokens, heads * head_dim and more) -> the same, with the rest unchanged
     pub(crate) fn keys(&self, k_and_v: &Tensor, inner: usize) -> Result<Tensor> {
         let keys = self.by_head(&k_and_v.narrow(2, 0, inner)?, &self.keys)?;
         let rest = k_and_v.narrow(2, inner, k_and_v.dim(2)? - inner)?;

@@ -1,4 +1,4 @@
-//! What a Vision Transformer is made of.
+//! The configuration of a Vision Transformer.
 
 use serde::{Deserialize, Serialize};
 use vit_layers::{Activation, DropoutRates, EncoderConfig, NormPlacement, ScoreScale};
@@ -6,15 +6,15 @@ use vit_patch::{ClassToken, ImageSize, PatchConfig, PatchSize, Position, Positio
 
 use crate::Error;
 
-/// Numbers of an image: 2048 x 2048 of three channels, and a third more.
+/// Numbers in an image: 2048 x 2048 in three channels, and a third more.
 const LARGEST_IMAGE: u128 = 1 << 24;
-/// Twice those of images of 1024 x 1024 pixels in patches of 16 x 16. The weights of one head have their square.
+/// Twice the tokens of images of 1024 x 1024 pixels in patches of 16 x 16. One head's attention weights are the square.
 const MOST_TOKENS: usize = 1 << 13;
 
 /// Twice the parameters of the ViT-g of *Scaling Vision Transformers* (arXiv 2106.04560).
 const LARGEST_MODEL: u128 = 2_000_000_000;
 
-/// The shape of a [`VisionTransformer`](crate::VisionTransformer), and its rates.
+/// The configuration of a [`VisionTransformer`](crate::VisionTransformer).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VitConfig {
@@ -28,90 +28,89 @@ pub struct VitConfig {
     pub depth: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Width of a head; without one, `dim / heads`.
+    /// Width of a head; `dim / heads` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_dim: Option<usize>,
     /// Width between the two linear maps of a feed-forward.
     pub mlp_dim: usize,
     /// Number of classes.
     pub classes: usize,
-    /// How a token learns its place.
+    /// The position embedding.
     pub position: Position,
-    /// Which tokens a learned table of positions has a row for.
+    /// Which tokens have a row in a learned position table.
     #[serde(default)]
     pub position_rows: PositionRows,
-    /// Learned tokens between the class token and the patches (arXiv 2309.16588).
+    /// The number of register tokens between class token and patches (arXiv 2309.16588).
     #[serde(default)]
     pub registers: usize,
-    /// What the attention scores are scaled by.
+    /// The scale of the attention scores.
     pub score_scale: ScoreScale,
-    /// What the head gives.
+    /// The model's output.
     pub output: Output,
-    /// What the head is given.
+    /// The head's input.
     pub pool: Pool,
-    /// The function between the two linear maps of a feed-forward.
+    /// The activation of a feed-forward.
     pub activation: Activation,
     /// Whether queries, keys and values have a bias.
     pub qkv_bias: bool,
-    /// Whether each head's queries and keys pass a layer norm before their products (arXiv 2302.05442).
+    /// Whether each head's queries and keys pass a layer norm (QK norm, arXiv 2302.05442).
     #[serde(default)]
     pub qk_norm: bool,
-    /// What the learned scale of each branch's features begins as (arXiv 2103.17239); without one, branches are not
-    /// scaled.
+    /// The initial value of each branch's layer scale (arXiv 2103.17239). `None` by default: no layer scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer_scale: Option<f64>,
-    /// Where the encoder's layer norms stand.
+    /// Where the encoder's layer norms are.
     #[serde(default)]
     pub norm: NormPlacement,
-    /// Where elements are dropped in training.
+    /// Dropout rates.
     pub dropout: DropoutConfig,
-    /// Stochastic depth: the last block's probability of being skipped.
+    /// Drop path: the last block's probability of being skipped.
     pub drop_path: f64,
     /// Added to the variance in layer norms.
     pub layer_norm_eps: f64,
 }
 
-/// What the model's output is.
+/// The model's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Output {
-    /// The head's values: what a cross entropy is meant for.
+    /// The head's logits.
     Logits,
-    /// Their softmax: the seed's notebook takes the cross entropy of this, which softens its gradients.
+    /// Their softmax. The seed's notebook takes the cross entropy of it, which weakens gradients.
     Softmax,
 }
 
-/// Which token the head reads.
+/// What the head reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pool {
-    /// The first patch's.
+    /// The first patch's token.
     First,
-    /// That of a class token prepended to the patches.
+    /// A class token prepended to the patches.
     Cls,
     /// The mean over all patches.
     Mean,
 }
 
-/// Probabilities of dropping an element in training.
+/// Dropout rates in training.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DropoutConfig {
-    /// Of an element of the embedded tokens.
+    /// For embedded tokens.
     pub embedding: f64,
-    /// Of an attention weight.
+    /// For attention weights.
     pub attention: f64,
-    /// Of an element behind the attention's output projection.
+    /// After the attention's output projection.
     pub projection: f64,
-    /// Of an element at the end of a feed-forward.
+    /// At the end of a feed-forward.
     pub mlp: f64,
 }
 
 impl VitConfig {
-    /// Checks what can be checked without building anything.
+    /// Checks the configuration.
     ///
     /// # Errors
-    /// If a size is zero or out of reach, does not divide another, or a rate is out of range.
+    /// If a size is zero or too large, does not divide another, or a rate is out of range.
     pub fn check(&self) -> Result<(), Error> {
         self.patch_config().check()?;
         self.encoder_config().check()?;
@@ -139,7 +138,7 @@ impl VitConfig {
         Ok(())
     }
 
-    /// The part that turns images into tokens.
+    /// The configuration of the patch embedding.
     #[must_use]
     pub fn patch_config(&self) -> PatchConfig {
         PatchConfig {
@@ -152,7 +151,7 @@ impl VitConfig {
         }
     }
 
-    /// The part that transforms tokens.
+    /// The configuration of the encoder.
     #[must_use]
     pub fn encoder_config(&self) -> EncoderConfig {
         EncoderConfig {
@@ -193,15 +192,14 @@ impl VitConfig {
         self.patch_config().tokens(self.class_token())
     }
 
-    /// The same model for images of another height and width, in pixels; [`resize`](crate::resize()) gives it the
-    /// parameters of this one.
+    /// The same model for another image size in pixels. [`resize`](crate::resize()) converts the parameters.
     #[must_use]
     pub const fn at_image_size(mut self, height: usize, width: usize) -> Self {
         self.image = ImageSize { height, width, channels: self.image.channels };
         self
     }
 
-    /// The same shape with every dropout rate of the encoder set to `rate`.
+    /// The same model with every dropout rate of the encoder set to `rate`.
     #[must_use]
     pub fn with_dropout(mut self, rate: f64) -> Self {
         let embedding = self.dropout.embedding;
@@ -216,7 +214,7 @@ mod tests {
     use crate::Preset;
 
     #[test]
-    fn configurations_survive_json_and_refuse_unknown_fields() {
+    fn configurations_round_trip_through_json_and_reject_unknown_fields() {
         let config = VitConfig {
             head_dim: Some(5),
             layer_scale: Some(0.1),
@@ -230,9 +228,9 @@ mod tests {
         assert!(error.contains("unknown field `head`"), "{error}");
     }
 
-    /// As files were written before there were registers, widths of heads and the rest.
+    /// As written before there were registers, head widths and the rest.
     #[test]
-    fn older_configurations_are_still_understood() {
+    fn older_configurations_are_still_read() {
         let mut json = serde_json::to_value(Preset::Shallow.config()).expect("plain data");
         let fields = json.as_object_mut().expect("a configuration is an object");
         for field in ["position_rows", "registers", "qk_norm", "norm"] {
@@ -244,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn models_out_of_reach_are_refused_before_anything_is_allocated() {
+    fn oversized_models_are_rejected_before_allocation() {
         let mut config = Preset::Shallow.config();
         (config.dim, config.mlp_dim, config.classes) = (65_536, 1 << 24, 65_536);
         let error = config.check().unwrap_err().to_string();
@@ -257,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn images_out_of_reach_are_refused() {
+    fn oversized_images_are_rejected() {
         let with = |side, patch| {
             let mut config = Preset::Shallow.config();
             config.image = ImageSize { height: side, width: side, channels: 1 };
@@ -273,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn invalid_field_is_named() {
         let mut config = Preset::Shallow.config();
         config.classes = 0;
         assert_eq!(

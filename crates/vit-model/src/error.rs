@@ -1,10 +1,10 @@
-//! What can go wrong with a configuration, a layout or a file.
+//! Errors of configurations, layouts and files.
 
 use std::path::PathBuf;
 
 use crate::Layout;
 
-/// Why there is no model. Each variant names the thing, what was expected and what came.
+/// Why a model cannot be built, read or written. Each variant names the thing, what was expected and what came.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -14,48 +14,48 @@ pub enum Error {
     /// The patch embedding cannot be built.
     #[error(transparent)]
     Patch(#[from] vit_patch::ConfigError),
-    /// A number of classes that is no choice.
+    /// A number of classes out of range.
     #[error("expected between 1 and 65536 classes, got {classes}")]
     Classes {
         /// The number of classes.
         classes: usize,
     },
-    /// A model larger than any that this crate is meant for.
+    /// A model with too many parameters.
     #[error("expected a model of at most {limit} parameters, got {parameters}")]
     TooLarge {
         /// The parameters of the configuration.
         parameters: u128,
-        /// The most there may be.
+        /// The largest allowed.
         limit: u128,
     },
-    /// Images larger than a model can look at.
+    /// Images that are too large.
     #[error(
         "expected images of at most {limit} numbers (height x width x channels), got {numbers}"
     )]
     ImageTooLarge {
         /// The numbers of an image.
         numbers: u128,
-        /// The most there may be.
+        /// The largest allowed.
         limit: u128,
     },
-    /// More tokens than can look at one another: attention takes memory by their square.
+    /// Too many tokens: attention needs memory by their square.
     #[error("expected at most {limit} tokens of an image, got {tokens}: larger patches make fewer")]
     TooManyTokens {
-        /// Those of an image.
+        /// Tokens of an image.
         tokens: usize,
-        /// The most there may be.
+        /// The largest allowed.
         limit: usize,
     },
     /// No preset of this name.
     #[error("no preset is called {name:?}, expected one of {}", crate::Preset::names())]
     UnknownPreset {
-        /// The name asked for.
+        /// The requested name.
         name: String,
     },
-    /// A model that a layout has no names for.
+    /// A model that a layout cannot express.
     #[error("the {layout} layout cannot express {field} = {value}, expected {expected}")]
     Inexpressible {
-        /// The layout asked for.
+        /// The requested layout.
         layout: Layout,
         /// The field of the configuration.
         field: &'static str,
@@ -64,19 +64,19 @@ pub enum Error {
         /// What the layout can express.
         expected: &'static str,
     },
-    /// A foreign model that computes what this crate's does not.
+    /// A foreign model that this crate does not compute.
     #[error("cannot take over {field} = {value} of the {layout} layout, expected {expected}")]
     Unsupported {
-        /// The layout it is in.
+        /// Its layout.
         layout: Layout,
-        /// What its library calls the setting.
+        /// The setting, by its library's name.
         field: String,
         /// Its value.
         value: String,
-        /// What can be taken over.
+        /// The supported values.
         expected: &'static str,
     },
-    /// A setting of a foreign model that neither its files nor its parameters' shapes tell.
+    /// A setting of a foreign model that neither its files nor its shapes determine.
     #[error("cannot tell {field}: {reason}")]
     Untold {
         /// The field of the configuration.
@@ -84,12 +84,12 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-    /// A foreign model's JSON that cannot be understood.
+    /// A foreign model's JSON that cannot be parsed.
     #[error("cannot understand {document}")]
     Document {
-        /// The name of the file it is in.
+        /// The file's name.
         document: &'static str,
-        /// What the parser said.
+        /// The parser's error.
         source: serde_json::Error,
     },
     /// Two models that differ in more than the size of their images.
@@ -97,23 +97,23 @@ pub enum Error {
     NotAResize {
         /// The first field of the configuration that differs.
         field: String,
-        /// What the model has that the parameters are of.
+        /// The value in the parameters' model.
         expected: String,
-        /// What the other model has.
+        /// The value in the other model.
         got: String,
     },
-    /// Tensors that are not those of the configuration: each one by name.
+    /// Tensors that do not match the configuration.
     #[error("{layout} parameters do not fit the configuration:\n  {}", problems.join("\n  "))]
     Parameters {
-        /// The layout whose names were expected.
+        /// The expected layout.
         layout: Layout,
-        /// One line for each parameter that is missing, unexpected or of another shape.
+        /// One line per missing, unexpected or misshapen parameter.
         problems: Vec<String>,
     },
     /// Names that belong to no layout.
     #[error("the parameter names are of no known layout (timm, hf or notebook), got {example:?}")]
     UnknownLayout {
-        /// One of the names, or nothing where there are none.
+        /// One of the names, empty if there are none.
         example: String,
     },
     /// A file that cannot be read.
@@ -121,15 +121,15 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file that is no safetensors file.
+    /// A file that is not a safetensors file.
     #[error("{} is not a safetensors file", path.display())]
     NotSafetensors {
         /// The file.
         path: PathBuf,
-        /// What is wrong with its header.
+        /// The header's error.
         source: std::io::Error,
     },
     /// A file of another format.
@@ -137,38 +137,38 @@ pub enum Error {
     OtherFormat {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// Its format.
         format: crate::OtherFormat,
     },
-    /// A tensor in a file that cannot be used, such as one of a dtype that candle has not.
+    /// A tensor that cannot be used, such as one of a dtype that candle lacks.
     #[error("{}: cannot use the tensor {name:?}", path.display())]
     Unusable {
         /// The file.
         path: PathBuf,
         /// The tensor's name.
         name: String,
-        /// What candle said.
+        /// candle's error.
         source: Box<candle_core::Error>,
     },
-    /// A configuration in a file that cannot be understood.
+    /// A configuration in a file that cannot be parsed.
     #[error("{} carries a configuration that cannot be read", path.display())]
     Config {
         /// The file.
         path: PathBuf,
-        /// What the parser said.
+        /// The parser's error.
         source: serde_json::Error,
     },
-    /// Parameters that a model of another shape cannot begin with.
+    /// Parameters that a model cannot be fine-tuned from.
     #[error("the parameters are of a model with another {field}: expected {expected}, got {got}")]
     AnotherModel {
         /// The field of the configuration.
         field: String,
-        /// The value of the model that the parameters are of.
+        /// The value in the parameters' model.
         expected: String,
-        /// The value of the model that is to begin with them.
+        /// The value in the model to fine-tune.
         got: String,
     },
-    /// A file that cannot be put together.
+    /// A file that cannot be serialised.
     #[error("cannot serialise the parameters")]
     Serialise(#[source] safetensors::SafeTensorError),
     /// A file that cannot be written.

@@ -1,4 +1,4 @@
-//! A file's bytes, read where they are touched: the only unsafe code of this crate.
+//! Maps a file into memory: the only unsafe code of this crate.
 #![expect(
     unsafe_code,
     reason = "a file can be mapped no other way; what must hold is said at the call"
@@ -9,17 +9,17 @@ use std::path::Path;
 
 use memmap2::Mmap;
 
-/// Maps a file into memory. An empty file gives no bytes.
+/// Maps a file into memory. An empty file gives an empty map.
 ///
 /// # Errors
-/// If it cannot be opened, or is no file, such as a folder.
+/// If it cannot be opened, or is not a file.
 pub(crate) fn map(path: &Path) -> io::Result<Mmap> {
     let file = vit_files::open_file(path)?;
-    // SAFETY: a mapping is sound as long as nobody changes or cuts the file while it is there. This program never
-    // does: it writes a file beside the old one and renames it, so that a mapping keeps the old file, whole. Another
-    // program may. What it overwrites, we would see half old and half new: the header is parsed and copied once, its
-    // offsets lie within the length that was mapped, and all else is numbers, of which any bits are valid; each is
-    // read once, into a copy, so that nothing is decided by one reading and done by another. Where it cuts the file,
-    // the system ends this process at the first byte that is gone (SIGBUS), rather than give it another's.
+    // SAFETY: a mapping is sound as long as the file is neither changed nor truncated. This program does neither: it
+    // writes a new file and renames it, so a mapping keeps the old file. Another program may. If it overwrites bytes,
+    // we see a mix of old and new: the header is parsed and copied once, its offsets are within the mapped length, and
+    // the rest is numbers, for which any bits are valid. Each is read once, into a copy, so no decision relies on one
+    // reading and an action on another. If it truncates the file, the system kills this process at the first missing
+    // byte (SIGBUS).
     unsafe { Mmap::map(&file) }
 }

@@ -10,11 +10,11 @@ use crate::{Output, Pool, VitConfig};
 
 /// `y = head(pool(encoder(embedding(images))))`.
 ///
-/// PyTorch equivalent: `timm.models.VisionTransformer`, where `pool` is `Cls`, positions are learned, scores are
-/// scaled over the head's width, norms are [`Pre`](vit_layers::NormPlacement) and the output is the logits.
+/// PyTorch equivalent: `timm.models.VisionTransformer`, if `pool` is `Cls`, positions are learned, scores are scaled by
+/// the head's width, norms are [`Pre`](vit_layers::NormPlacement) and the output is logits.
 ///
 /// # Parameters
-/// Those of [`PatchEmbedding`] and [`Encoder`], `head.weight` (classes, dim), `head.bias` (classes)
+/// [`PatchEmbedding`]'s and [`Encoder`]'s, `head.weight` (classes, dim), `head.bias` (classes)
 #[derive(Clone, Debug)]
 pub struct VisionTransformer {
     embedding: PatchEmbedding,
@@ -28,10 +28,10 @@ pub struct VisionTransformer {
 }
 
 impl VisionTransformer {
-    /// A model of this configuration, its parameters from `vb`.
+    /// Creates a model with parameters from `vb`.
     ///
     /// # Errors
-    /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
+    /// If the configuration is invalid, or `vb` lacks a parameter or has another shape.
     pub fn new(cfg: &VitConfig, vb: &VarBuilder) -> Result<Self> {
         cfg.check().map_err(candle_core::Error::wrap)?;
         Ok(Self {
@@ -54,9 +54,9 @@ impl VisionTransformer {
         self.forward_head(&self.forward_pooled(images, mode)?)
     }
 
-    /// What the head reads: an image's features, for a linear probe or a search.
+    /// The head's input: an image's features, for a linear probe or a search.
     ///
-    /// PyTorch equivalent: `model.forward_head(model.forward_features(images), pre_logits=True)` of timm's.
+    /// PyTorch equivalent: timm's `model.forward_head(model.forward_features(images), pre_logits=True)`.
     ///
     /// # Shapes
     /// `images` (batch, channels, height, width) -> (batch, dim)
@@ -72,13 +72,13 @@ impl VisionTransformer {
         }
     }
 
-    /// The head alone, on what [`forward_pooled`](Self::forward_pooled) gives.
+    /// Applies only the head, to the output of [`forward_pooled`](Self::forward_pooled).
     ///
     /// # Shapes
     /// `pooled` (batch, dim) -> (batch, classes)
     ///
     /// # Errors
-    /// If the features are of another width.
+    /// If the features have another width.
     pub fn forward_head(&self, pooled: &Tensor) -> Result<Tensor> {
         let logits = self.head.forward(pooled)?; // (batch, classes)
         match self.output {
@@ -87,10 +87,10 @@ impl VisionTransformer {
         }
     }
 
-    /// Every token behind the encoder's last norm, and what each block gave, the first block's first: the class token, if
-    /// there is one, the registers, then the patches row by row. For dense or multi-scale heads.
+    /// Every token after the encoder's last norm, and each block's output, first block first, for dense or multi-scale
+    /// heads. Tokens are the class token, if any, the registers, then the patches row by row.
     ///
-    /// PyTorch equivalent: `model.forward_features(images)` of timm's.
+    /// PyTorch equivalent: timm's `model.forward_features(images)`.
     ///
     /// # Shapes
     /// `images` (batch, channels, height, width) -> (batch, tokens, dim), and the same for each block
@@ -101,7 +101,7 @@ impl VisionTransformer {
         self.encoder.forward_with_features(&self.embed(images, mode)?, mode)
     }
 
-    /// As [`forward`](Self::forward), and what each token attended to: the class token, if there is one, the
+    /// Like [`forward`](Self::forward), and returns the attention weights. Tokens are the class token, if any, the
     /// registers, then the patches row by row.
     ///
     /// # Shapes
@@ -124,7 +124,7 @@ impl VisionTransformer {
         self.embedding_drop.forward(&self.embedding.forward(images)?, mode)
     }
 
-    /// Whether the head reads the first token of all.
+    /// Whether the head reads the first token.
     fn pools_first(&self) -> bool {
         match self.pool {
             Pool::Cls => true,
@@ -158,7 +158,7 @@ mod tests {
     use vit_patch::{ImageSize, PatchSize, Position, PositionRows};
     use vit_random::{Random, Site};
 
-    /// Central differences in `f64` with this step are right to about its square.
+    /// Central differences in `f64` with this step are accurate to about its square.
     const STEP: f64 = 1e-5;
     const DIFFERENCE_TOLERANCE: f64 = 1e-7;
 
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() -> Result<()> {
+    fn gradients_match_finite_differences() -> Result<()> {
         let softmax = VitConfig { output: Output::Softmax, ..tiny(Pool::Mean, 0) };
         let patches = VitConfig { position_rows: PositionRows::Patches, ..tiny(Pool::Cls, 1) };
         let modern = VitConfig {
@@ -245,13 +245,13 @@ mod tests {
         Ok(())
     }
 
-    /// A register that is a copy of a patch's token would be seen in a mean over all tokens.
+    /// A mean over all tokens would include a register that copies a patch's token.
     #[test]
     fn registers_are_not_pooled() -> Result<()> {
         for pool in [Pool::First, Pool::Mean] {
             let cfg = VitConfig { position: Position::None, ..tiny(pool, 2) };
             let mut parameters = parameters(&cfg)?;
-            // Without attention and feed-forward, a token is what it was.
+            // Without attention and feed-forward, a token stays as it is.
             for name in ["attn.proj.weight", "attn.proj.bias", "mlp.fc2.weight", "mlp.fc2.bias"] {
                 let tensor = parameters.get_mut(&format!("blocks.0.{name}")).expect("a parameter");
                 *tensor = tensor.zeros_like()?;
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn asking_for_attention_weights_changes_nothing() -> Result<()> {
+    fn attention_weights_do_not_change_output() -> Result<()> {
         for cfg in
             [tiny(Pool::Cls, 1), tiny(Pool::First, 0), tiny(Pool::First, 2), tiny(Pool::Mean, 1)]
         {
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn logits_are_the_head_of_the_features() -> Result<()> {
+    fn logits_equal_the_head_of_the_features() -> Result<()> {
         for cfg in [tiny(Pool::Cls, 1), tiny(Pool::First, 0), tiny(Pool::Mean, 1)] {
             let vb = VarBuilder::from_tensors(parameters(&cfg)?, DType::F64, &Device::Cpu);
             let model = VisionTransformer::new(&cfg, &vb)?;
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_configuration_is_named() {
+    fn invalid_configuration_is_named() {
         let cfg = VitConfig { heads: 3, ..tiny(Pool::Cls, 0) };
         let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
         let error = VisionTransformer::new(&cfg, &vb).unwrap_err().to_string();

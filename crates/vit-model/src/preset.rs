@@ -1,22 +1,21 @@
-//! Configurations with a name, and where each comes from.
+//! Named configurations with their sources.
 
 use vit_layers::{Activation, NormPlacement, ScoreScale};
 use vit_patch::{ImageSize, PatchSize, Position, PositionRows};
 
 use crate::{DropoutConfig, Error, Output, Pool, VitConfig};
 
-/// A configuration with a name.
+/// A named configuration.
 ///
-/// Those of the papers are for RGB images of 224x224 px in 1000 classes, with a class token, and are timm's of the
-/// same name.
+/// The papers' presets are for RGB images of 224x224 px in 1000 classes, with a class token, and equal timm's models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Preset {
-    /// The code of the seed's notebook, every quirk of it: 41,418 parameters.
+    /// The seed's notebook as its code runs, quirks included: 41,418 parameters.
     Notebook,
-    /// What the notebook's text describes: 40,330 parameters.
+    /// The notebook as its text describes it: 40,330 parameters.
     Shallow,
-    /// Pictures of 32x32 px in patches of 4x4: 6 blocks of 128, read as the mean of all patches.
+    /// Pictures of 32x32 px in patches of 4x4: 6 blocks of width 128, mean pooling.
     Pictures32,
     /// The same for pictures of 64x64 px in patches of 8x8.
     Pictures64,
@@ -132,7 +131,7 @@ impl Preset {
     }
 }
 
-/// Small enough for a few hundred pictures: 64 patches, whose mean is what the head reads.
+/// Small enough for a few hundred pictures: 64 patches, mean pooling.
 fn of_pictures(side: usize, patch: usize) -> VitConfig {
     VitConfig {
         image: ImageSize { height: side, width: side, channels: 3 },
@@ -144,7 +143,7 @@ fn of_pictures(side: usize, patch: usize) -> VitConfig {
     }
 }
 
-/// ViT as the paper's authors and timm build it, in square patches of this many pixels.
+/// ViT as the paper and timm build it, with square patches of this side.
 fn of_the_papers(patch: usize, dim: usize, depth: usize, heads: usize) -> VitConfig {
     let shallow = Preset::Shallow.config();
     VitConfig {
@@ -169,7 +168,7 @@ mod tests {
     use crate::{Layout, Summary};
 
     #[test]
-    fn presets_are_sound_and_found_by_name() {
+    fn presets_are_valid_and_found_by_name() {
         for &preset in Preset::all() {
             assert!(preset.config().check().is_ok());
             assert_eq!(Preset::named(preset.name()).ok(), Some(preset));
@@ -182,9 +181,9 @@ mod tests {
         );
     }
 
-    /// Counted by PyTorch in the notebook's class, and in timm's models.
+    /// Counted by PyTorch in the notebook's class and timm's models.
     #[test]
-    fn presets_have_the_sizes_that_pytorch_counts() {
+    fn presets_have_pytorchs_parameter_counts() {
         let sizes = Preset::all()
             .iter()
             .map(|preset| Summary::of(&preset.config()).expect("a preset is sound").parameters());
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn those_of_the_papers_are_expressible_elsewhere() {
+    fn papers_presets_are_expressible_in_timm_and_transformers() {
         for preset in &Preset::all()[4..] {
             for layout in [Layout::Timm, Layout::Hf] {
                 assert!(layout.check_expressible(&preset.config()).is_ok(), "{}", preset.name());

@@ -1,4 +1,4 @@
-//! How large a model is, part by part.
+//! A model's parameters and multiply-adds, part by part.
 
 use vit_patch::Position;
 
@@ -9,14 +9,14 @@ use crate::{Error, Layout, VitConfig};
 pub struct Part {
     /// The prefix of its parameters' names, such as `blocks.0.attn`.
     pub name: String,
-    /// Numbers that are learned.
+    /// The number of parameters.
     pub parameters: usize,
-    /// Multiplications with an addition, for one image's forward pass; those of layer norms, softmaxes and sums,
-    /// a per cent or two, are not counted.
+    /// Multiply-adds of one image's forward pass. Layer norms, softmaxes and sums, one or two per cent, are not
+    /// counted.
     pub multiply_adds: u64,
 }
 
-/// A model's parts, in the order of the forward pass.
+/// A model's parts, in forward order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// The parts.
@@ -27,7 +27,7 @@ impl Summary {
     /// The parts of a model of `config`.
     ///
     /// # Errors
-    /// If the configuration is wrong.
+    /// If the configuration is invalid.
     pub fn of(config: &VitConfig) -> Result<Self, Error> {
         let parameters = Layout::Timm.parameters(config)?;
         let mut parts = multiply_adds(config);
@@ -42,20 +42,20 @@ impl Summary {
         Ok(Self { parts })
     }
 
-    /// Numbers that are learned, in all.
+    /// The total number of parameters.
     #[must_use]
     pub fn parameters(&self) -> usize {
         self.parts.iter().map(|part| part.parameters).sum()
     }
 
-    /// Multiplications with an addition for one image's forward pass, in all.
+    /// The total multiply-adds of one image's forward pass.
     #[must_use]
     pub fn multiply_adds(&self) -> u64 {
         self.parts.iter().map(|part| part.multiply_adds).sum()
     }
 }
 
-/// Every part that a model can have, its parameters not yet counted.
+/// All possible parts, without their parameters.
 fn multiply_adds(config: &VitConfig) -> Vec<Part> {
     let [dim, mlp_dim, classes] = [config.dim, config.mlp_dim, config.classes].map(|n| n as u64);
     let [tokens, patches, pixels] =
@@ -94,14 +94,14 @@ mod tests {
     use crate::Preset;
 
     #[test]
-    fn multiply_adds_are_those_of_the_equations() {
+    fn multiply_adds_match_the_equations() {
         let summary = Summary::of(&Preset::Shallow.config()).expect("a preset");
         let block = 4 * 16 * 32 * 32 + 2 * 16 * 16 * 32 + 2 * 16 * 32 * 128;
         assert_eq!(summary.multiply_adds(), 16 * 49 * 32 + 3 * block + 32 * 10);
     }
 
     #[test]
-    fn parts_hold_every_parameter_of_what_is_optional() {
+    fn parts_include_optional_parameters() {
         let config = VitConfig {
             registers: 2,
             head_dim: Some(6),

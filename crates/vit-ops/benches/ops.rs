@@ -1,4 +1,4 @@
-//! Each operation on one thread, at the shapes that a shard has: `cargo bench -p vit-ops --profile dev`
+//! Each operation on one thread at a shard's shapes: `cargo bench -p vit-ops --profile dev`
 
 use std::fmt;
 use std::hint::black_box;
@@ -8,7 +8,7 @@ use divan::Bencher;
 use vit_ops::{Activation, Attend, DropRate, DropoutSource, Queries};
 use vit_random::{Random, Site};
 
-/// That of the program.
+/// The program's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -56,12 +56,12 @@ const TINY: Shape = Shape {
     classes: 1000,
 };
 
-/// What is timed of an operation.
+/// The timed part of an operation.
 #[derive(Clone, Copy)]
 enum Pass {
-    /// As in evaluation.
+    /// Evaluation.
     Forward,
-    /// As in training, with every gradient.
+    /// Training, with every gradient.
     ForwardAndBackward,
 }
 
@@ -89,7 +89,7 @@ const CASES: [Case; 4] = [
 ];
 
 impl Case {
-    /// Normal numbers; a variable where there is a backward pass.
+    /// Normal numbers; a variable if there is a backward pass.
     fn input(self, dims: &[usize]) -> Tensor {
         let mut stream = Random::new(1).stream(SITE, 0);
         let numbers: Vec<f32> =
@@ -103,12 +103,12 @@ impl Case {
         }
     }
 
-    /// The tokens of the shard, each so wide.
+    /// The shard's tokens of this width.
     fn tokens(self, width: usize) -> Tensor {
         self.input(&[self.shape.batch, self.shape.tokens, width])
     }
 
-    /// Times an operation, its output's gradient being ones.
+    /// Times an operation with an output gradient of ones.
     fn time(self, bencher: Bencher, op: impl Fn() -> Result<Tensor> + Sync) {
         bencher.bench_local(|| {
             vit_ops::serial(|| {

@@ -1,4 +1,4 @@
-//! The activations between the two linear maps of a feed-forward.
+//! The activations of a feed-forward.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
@@ -11,7 +11,7 @@ use crate::{parallel, simd, slices};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
-    /// `max(x, 0)`, with gradient 0 at 0 (candle's is 1) and NaN kept.
+    /// `max(x, 0)`, with gradient 0 at 0 (candle's is 1). NaN stays NaN.
     /// PyTorch equivalent: `torch.relu`.
     Relu,
     /// `x Φ(x) = x (1 + erf(x / √2)) / 2` (Hendrycks, Gimpel, arXiv 1606.08415).
@@ -40,7 +40,7 @@ pub(crate) mod composed {
     use super::{Result, Tensor};
     use std::f64::consts::FRAC_1_SQRT_2;
 
-    /// [`Activation::Relu`](crate::Activation::Relu) out of candle's tensor operations.
+    /// [`Activation::Relu`](crate::Activation::Relu) from candle's tensor operations.
     ///
     /// # Errors
     /// If candle cannot compute it on the tensor's device and dtype.
@@ -49,7 +49,7 @@ pub(crate) mod composed {
         xs.le(&zeros)?.where_cond(&zeros, xs)
     }
 
-    /// [`Activation::Gelu`](crate::Activation::Gelu) out of candle's tensor operations; candle's own
+    /// [`Activation::Gelu`](crate::Activation::Gelu) from candle's tensor operations; candle's own
     /// `gelu_erf` has a constant of six digits in its gradient.
     ///
     /// # Errors
@@ -89,7 +89,7 @@ impl Activation {
         }
     }
 
-    /// `dx = dy [x > 0]` or `dx = dy (Φ(x) + x φ(x))`. That of ReLU is the same from its outputs.
+    /// `dx = dy [x > 0]` or `dx = dy (Φ(x) + x φ(x))`. For ReLU, `xs` may be the outputs.
     pub(crate) fn gradient(self, grad: &[f32], xs: &[f32]) -> Vec<f32> {
         match self {
             Self::Relu => map(grad, xs, RELU_COST, |dy, x| if x <= 0.0 { 0.0 } else { dy }),
@@ -114,7 +114,7 @@ impl Activation {
         });
     }
 
-    /// From what a function of many values was applied to, its outputs once more, and its gradient in place of theirs.
+    /// Recomputes the outputs from the inputs `xs`, and replaces the outputs' gradient with the inputs'.
     pub(crate) fn again(self, xs: &[f32], ys: &mut [f32], grad: &mut [f32]) {
         let chunks = ys.chunks_mut(CHUNK).zip(grad.chunks_mut(CHUNK)).zip(xs.chunks(CHUNK));
         parallel::for_each(GELU_COST * xs.len(), chunks, |((ys, grad), xs)| {
@@ -140,7 +140,7 @@ impl Activation {
     }
 }
 
-/// ReLU's gradient in place of its outputs', from these.
+/// Replaces the gradient of ReLU's outputs `ys` with its inputs'.
 pub(crate) fn gradient_of_relu(grad: &mut [f32], ys: &[f32]) {
     let chunks = grad.chunks_mut(CHUNK).zip(ys.chunks(CHUNK));
     parallel::for_each(RELU_COST * ys.len(), chunks, |(grad, ys)| {
@@ -164,14 +164,14 @@ fn each(xs: &mut [f32], f: impl Fn(f32) -> f32 + Copy) {
     );
 }
 
-/// What an element costs, in the multiply-adds of [`parallel`].
+/// Cost of an element in multiply-adds, for [`parallel`].
 const RELU_COST: usize = 4;
 const GELU_COST: usize = 32;
 
-/// Elements that one thread takes at a time.
+/// Elements per piece.
 const CHUNK: usize = 16_384;
 
-/// `x_i = f(x_i)` for each `i`; `cost` is that of an element.
+/// `x_i = f(x_i)` for each `i`; `cost` is the cost of an element.
 #[inline(always)]
 fn replace(xs: &mut [f32], cost: usize, f: impl Fn(f32) -> f32 + Copy + Sync) {
     parallel::for_each(cost * xs.len(), xs.chunks_mut(CHUNK), |xs| {
@@ -198,7 +198,7 @@ pub(crate) fn relu_of_sums(xs: &mut [f32], bias: &[f32]) {
     });
 }
 
-/// `f(x_i, y_i)` for each `i`; `cost` is that of an element.
+/// `f(x_i, y_i)` for each `i`; `cost` is the cost of an element.
 #[inline(always)]
 fn map(xs: &[f32], ys: &[f32], cost: usize, f: impl Fn(f32, f32) -> f32 + Copy + Sync) -> Vec<f32> {
     let mut out = vec![0.0; xs.len()];
@@ -241,13 +241,13 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() -> Result<()> {
+    fn gradients_match_finite_differences() -> Result<()> {
         Case::new(&[&[4, 5]])?.gradients_match_differences(|t| composed::relu(&t[0]))?;
         Case::new(&[&[4, 5]])?.gradients_match_differences(|t| composed::gelu(&t[0]))
     }
 
     #[test]
-    fn relu_at_zero_and_nan_is_pytorchs() -> Result<()> {
+    fn relu_at_zero_and_nan_equals_pytorchs() -> Result<()> {
         for form in [composed::relu, |xs: &Tensor| Activation::Relu.forward(xs)] {
             let xs = Var::new(&[-1.0_f32, -0.0, 0.0, 2.0, f32::NAN], &Device::Cpu)?;
             let ys = form(&xs)?;
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn gelu_is_the_one_by_the_error_function() -> Result<()> {
+    fn gelu_uses_the_error_function() -> Result<()> {
         let xs = [-3.0_f64, -0.5, 0.0, 1.0];
         // torch.nn.functional.gelu in float64.
         let want =
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn gelu_of_infinity_and_nan_is_pytorchs() -> Result<()> {
+    fn gelu_of_infinity_and_nan_equals_pytorchs() -> Result<()> {
         let xs = Tensor::new(&[f32::INFINITY, f32::NEG_INFINITY, f32::NAN], &Device::Cpu)?;
         let ys = Activation::Gelu.forward(&xs)?.to_vec1::<f32>()?;
         assert_eq!(ys[0], f32::INFINITY);
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_a_scalar_have_an_activation() -> Result<()> {
+    fn empty_and_scalar_inputs_work() -> Result<()> {
         for (activation, _) in FORMS {
             assert_eq!(activation.forward(&Tensor::new(&[] as &[f32], &Device::Cpu)?)?.dims(), [0]);
             let one = activation.forward(&Tensor::new(30.0_f32, &Device::Cpu)?)?;

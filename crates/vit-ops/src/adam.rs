@@ -1,4 +1,4 @@
-//! A step of AdamW on one parameter, in one pass (Loshchilov, Hutter, arXiv 1711.05101).
+//! One AdamW step on one parameter, in one pass (Loshchilov, Hutter, arXiv 1711.05101).
 
 use std::cell::RefCell;
 
@@ -6,20 +6,20 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, Var, bail};
 
 use crate::{parallel, simd, slices};
 
-/// The numbers of a step.
+/// The settings of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamStep {
-    /// Which step, from 1.
+    /// The step number, from 1.
     pub step: u64,
     /// Learning rate.
     pub lr: f64,
-    /// The share of the first moment that is kept.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// The share of the second moment that is kept.
+    /// Decay rate of the second moment.
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// The share of the parameter that is taken off, for each unit of the learning rate.
+    /// Weight decay, which is multiplied by the learning rate.
     pub weight_decay: f64,
 }
 
@@ -32,7 +32,7 @@ pub struct AdamStep {
 /// `parameter` and `gradient` of one shape, contiguous `f32` on the CPU; `moments`, as many numbers each
 ///
 /// # Errors
-/// If they are not so.
+/// If shapes, dtype or device differ.
 pub fn adam_step(
     parameter: &Var,
     gradient: &Tensor,
@@ -63,10 +63,10 @@ struct InPlace<'a> {
     step: AdamStep,
 }
 
-/// Numbers that one thread takes at a time.
+/// Numbers per piece.
 const CHUNK: usize = 16_384;
 
-/// What a number costs, in the multiply-adds of [`parallel`].
+/// Cost of a number in multiply-adds, for [`parallel`].
 const COST: usize = 16;
 
 impl InplaceOp1 for InPlace<'_> {
@@ -81,7 +81,7 @@ impl InplaceOp1 for InPlace<'_> {
             bail!("adam step: expected a contiguous parameter of f32");
         };
         let AdamStep { step, lr, beta1, beta2, eps, weight_decay } = self.step;
-        // Computed in f64 and then rounded, as PyTorch does.
+        // Computed in f64 and then rounded, like PyTorch.
         let power = |beta: f64| beta.powf(step as f64);
         let (first, second, beta2_kept) =
             ((1.0 - beta1) as f32, (1.0 - beta2) as f32, beta2 as f32);
@@ -125,7 +125,7 @@ mod tests {
         AdamStep { step: 1, lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.5 };
 
     #[test]
-    fn the_first_step_is_of_the_learning_rate_behind_the_decay() -> Result<()> {
+    fn first_step_moves_by_the_learning_rate_after_decay() -> Result<()> {
         let [values, gradient] = tensors(&[&[3, 7], &[3, 7]])?;
         let var = Var::from_tensor(&values)?;
         adam_step(&var, &gradient, &mut [vec![0.0; 21], vec![0.0; 21]], &STEP)?;
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named() -> Result<()> {
+    fn mismatched_inputs_are_named() -> Result<()> {
         let [values, gradient] = tensors(&[&[3], &[4]])?;
         let var = Var::from_tensor(&values)?;
         let error = adam_step(&var, &gradient, &mut [vec![0.0; 3], vec![0.0; 3]], &STEP);

@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 /// PyTorch equivalent: `xs + ys`, of equal shapes.
 ///
 /// # Shapes
-/// `xs` (...), `ys` (...), the same -> (...)
+/// `xs` (...), `ys` of the same shape -> (...)
 ///
 /// # Errors
 /// If the shapes differ.
@@ -25,12 +25,12 @@ mod tests {
     use crate::testing::{Case, tensors};
 
     #[test]
-    fn gradients_are_those_of_finite_differences() -> Result<()> {
+    fn gradients_match_finite_differences() -> Result<()> {
         Case::new(&[&[2, 3], &[2, 3]])?.gradients_match_differences(|t| add(&t[0], &t[1]))
     }
 
     #[test]
-    fn shapes_that_differ_are_an_error() -> Result<()> {
+    fn different_shapes_are_an_error() -> Result<()> {
         let [xs, ys] = tensors(&[&[2, 3], &[2, 1]])?;
         assert!(add(&xs, &ys).is_err());
         Ok(())

@@ -1,4 +1,4 @@
-//! Adding one tensor to every sample of a batch, such as a table of positions.
+//! Adds one tensor to every sample of a batch, such as a position table.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
@@ -6,14 +6,14 @@ use crate::{simd, slices};
 
 /// `y_n = x_n + shared` for each sample `n`.
 ///
-/// PyTorch equivalent: `xs + shared`. candle's own broadcast gives the same, with a gradient for `shared` that
-/// costs a division for each element of `xs`.
+/// PyTorch equivalent: `xs + shared`. candle's broadcast gives the same result, but its gradient for `shared` costs a
+/// division per element of `xs`.
 ///
 /// # Shapes
 /// `xs` (batch, ...), `shared` (...) or (1, ...) -> (batch, ...)
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// If the shapes do not match.
 pub fn add_each(xs: &Tensor, shared: &Tensor) -> Result<Tensor> {
     let sample = xs.dims().get(1..).unwrap_or_default();
     let fits = shared.dims() == sample
@@ -39,10 +39,10 @@ pub fn add_each(xs: &Tensor, shared: &Tensor) -> Result<Tensor> {
 pub(crate) mod composed {
     use super::{Result, Tensor};
 
-    /// [`add_each`](crate::add_each()) out of candle's tensor operations.
+    /// [`add_each`](crate::add_each()) from candle's tensor operations.
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// If the shapes do not match.
     pub fn add_each(xs: &Tensor, shared: &Tensor) -> Result<Tensor> {
         xs.broadcast_add(shared)
     }
@@ -114,13 +114,13 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() -> Result<()> {
+    fn gradients_match_finite_differences() -> Result<()> {
         Case::new(&[&[3, 2, 4], &[1, 2, 4]])?
             .gradients_match_differences(|t| composed::add_each(&t[0], &t[1]))
     }
 
     #[test]
-    fn shapes_that_do_not_fit_are_named() -> Result<()> {
+    fn wrong_shapes_are_named() -> Result<()> {
         let [xs, shared] = tensors(&[&[2, 4, 3], &[5, 3]])?;
         let error = add_each(&xs, &shared).unwrap_err().to_string();
         assert!(error.contains("got [2, 4, 3] and [5, 3]"), "{error}");

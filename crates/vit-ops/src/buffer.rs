@@ -1,39 +1,39 @@
-//! Memory for intermediate values that is used again.
+//! Reused memory for intermediate values.
 //!
-//! Above 128 KiB the system's allocator asks the kernel for fresh pages and gives them back, for every tensor of every
-//! step: touching them costs more than computing what goes there. What an operation needs for itself comes from here
-//! instead, and goes back when it is dropped.
+//! Above 128 KiB the system allocator maps fresh pages and unmaps them, for every tensor of every step. Touching them
+//! costs more than computing their content. Operations take intermediate memory from here instead, and return it on
+//! drop.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Numbers in the smallest buffer that is kept: allocators keep smaller blocks themselves.
+/// Numbers in the smallest buffer that is kept. Allocators keep smaller blocks themselves.
 const SMALLEST: usize = 8 * 1024;
 
-/// A free buffer may be so many times as large as what it is used for.
+/// How many times larger than needed a reused buffer may be.
 const LARGEST_EXCESS: usize = 4;
 
-/// Buffers that nobody uses, the one that was given back last at the end.
+/// Free buffers, the most recently returned last.
 static FREE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 
-/// Numbers in memory that is used again after them.
+/// Numbers in reused memory.
 #[derive(Default)]
 pub(crate) struct Buffer(Vec<f32>);
 
 impl Buffer {
-    /// So many numbers, whatever they are: for what is overwritten whole.
+    /// `len` numbers with arbitrary values, to be overwritten.
     pub(crate) fn dirty(len: usize) -> Self {
         if len < SMALLEST {
             return Self(vec![0.0; len]);
         }
         let found = take(&mut free(), len);
         let mut values = found.unwrap_or_else(|| vec![0.0; rounded(len)]);
-        // A buffer that held less has the rest zeroed.
+        // If the buffer held fewer numbers, the rest is zeroed.
         values.resize(len, 0.0);
         Self(values)
     }
 
-    /// So many zeros.
+    /// `len` zeros.
     pub(crate) fn zeros(len: usize) -> Self {
         let mut buffer = Self::dirty(len);
         buffer.fill(0.0);
@@ -63,20 +63,20 @@ impl Drop for Buffer {
     }
 }
 
-/// Gives back to the system the memory that operations keep for the next ones, such as after a large model is dropped.
+/// Returns the memory that operations keep for reuse to the system, such as after dropping a large model.
 ///
-/// What is kept is at most what was in use at once.
+/// Kept memory never exceeds what was in use at once.
 pub fn free_memory() {
     free().clear();
 }
 
 fn free() -> MutexGuard<'static, Vec<Vec<f32>>> {
-    // A panic elsewhere leaves a whole list.
+    // The list is consistent even after a panic elsewhere.
     FREE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The smallest free buffer that holds `len` numbers. Where none does, as many others are freed as the new one takes, so
-/// that all together never exceed what was in use at once.
+/// The smallest free buffer that holds `len` numbers. If there is none, frees as much memory as the new one takes, so
+/// the total never exceeds what was in use at once.
 fn take(free: &mut Vec<Vec<f32>>, len: usize) -> Option<Vec<f32>> {
     let fits = |buffer: &Vec<f32>| (len..=LARGEST_EXCESS * len).contains(&buffer.capacity());
     let sizes = free.iter().enumerate().rev().filter(|(_, buffer)| fits(buffer));
@@ -90,7 +90,7 @@ fn take(free: &mut Vec<Vec<f32>>, len: usize) -> Option<Vec<f32>> {
     None
 }
 
-/// An eighth of a power of two: sequences of nearly the same lengths share buffers.
+/// Rounds up to an eighth of a power of two, so that sequences of similar lengths share buffers.
 fn rounded(len: usize) -> usize {
     len.next_multiple_of(len.next_power_of_two() / 8)
 }
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_buffer_that_fits_is_used_again() {
+    fn smallest_fitting_buffer_is_reused() {
         let mut free = buffers(&[400, 120, 200]);
         let capacity = |taken: Option<Vec<f32>>| taken.map(|buffer| buffer.capacity());
         assert_eq!(capacity(take(&mut free, 110)), Some(120));
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_is_missing_takes_the_place_of_others() {
+    fn new_buffer_frees_as_much_as_it_takes() {
         let mut free = buffers(&[10, 20, 30]);
         assert!(take(&mut free, 35).is_none());
         assert!(free.is_empty(), "ten, twenty and thirty make room for thirty-five");
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_are_zero_also_in_memory_that_was_used() {
+    fn zeros_are_zero_in_reused_memory() {
         for _ in 0..3 {
             let mut buffer = Buffer::zeros(2 * SMALLEST);
             assert!(buffer.iter().all(|&x| x == 0.0));

@@ -1,11 +1,11 @@
-//! Cross entropy between logits and the labels of their samples.
+//! Cross entropy between logits and labels.
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 
 use crate::slices;
 use crate::softmax::softmax_in_place;
 
-/// `sum_n (log sum_c exp(x_nc) - x_n[label_n])`: the sum over the batch, so that the losses of shards add up.
+/// `sum_n (log sum_c exp(x_nc) - x_n[label_n])`: a sum over the batch, so that the losses of shards add up.
 ///
 /// PyTorch equivalent: `torch.nn.functional.cross_entropy(logits, labels, reduction="sum")`.
 ///
@@ -13,15 +13,15 @@ use crate::softmax::softmax_in_place;
 /// `logits` (batch, classes), `labels` (batch) of `u32` -> ()
 ///
 /// # Errors
-/// If the shapes do not fit, or a label is not below `classes`; on a GPU labels are not looked at, and such a one makes
-/// the loss no number.
+/// If the shapes do not match, or a label is out of range. On a GPU labels are not validated; an out-of-range label
+/// gives a NaN loss.
 pub fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     smoothed_cross_entropy_sum(logits, labels, 0.0)
 }
 
-/// `sum_n (1 - ε) l_n[label_n] + ε / classes sum_c l_n[c]`, where `l_n[c] = log sum_k exp(x_nk) - x_nc`: the cross
-/// entropy to labels of which the share `smoothing`, `ε`, is spread over all classes (Szegedy et al., arXiv
-/// 1512.00567, section 7). With `ε = 0` it is [`cross_entropy_sum`], to the bit.
+/// Cross entropy with label smoothing `ε = smoothing` (Szegedy et al., arXiv 1512.00567, section 7):
+/// `sum_n (1 - ε) l_n[label_n] + ε / classes sum_c l_n[c]`, where `l_n[c] = log sum_k exp(x_nk) - x_nc`. With `ε = 0`
+/// it is bit-identical to [`cross_entropy_sum`].
 ///
 /// PyTorch equivalent: `torch.nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=ε)`.
 ///
@@ -29,8 +29,7 @@ pub fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
 /// `logits` (batch, classes), `labels` (batch) of `u32` -> ()
 ///
 /// # Errors
-/// If the shapes do not fit, a label is not below `classes`, as in [`cross_entropy_sum`], or `smoothing` is not in
-/// `[0, 1]`.
+/// Like [`cross_entropy_sum`], or if `smoothing` is not in `[0, 1]`.
 pub fn smoothed_cross_entropy_sum(
     logits: &Tensor,
     labels: &Tensor,
@@ -72,25 +71,25 @@ pub(crate) mod composed {
     use crate::precision::widened;
     use candle_core::D;
 
-    /// [`cross_entropy_sum`](crate::cross_entropy_sum()) out of candle's tensor operations.
+    /// [`cross_entropy_sum`](crate::cross_entropy_sum()) from candle's tensor operations.
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// If the shapes do not match.
     pub fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
         smoothed_cross_entropy_sum(logits, labels, 0.0)
     }
 
-    /// [`smoothed_cross_entropy_sum`](crate::smoothed_cross_entropy_sum()) out of candle's tensor operations.
+    /// [`smoothed_cross_entropy_sum`](crate::smoothed_cross_entropy_sum()) from candle's tensor operations.
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// If the shapes do not match.
     pub fn smoothed_cross_entropy_sum(
         logits: &Tensor,
         labels: &Tensor,
         smoothing: f64,
     ) -> Result<Tensor> {
         let (dtype, logits) = (logits.dtype(), widened(logits)?);
-        // The loss does not depend on what is taken off, so neither does the gradient.
+        // Subtracting the maximum changes neither the loss nor the gradient.
         let max = logits.detach().max_keepdim(D::Minus1)?;
         let shifted = logits.broadcast_sub(&max)?;
         let log_sum = shifted.exp()?.sum(D::Minus1)?.log()?;
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn smoothed_labels_too() -> Result<()> {
+    fn smoothed_fused_equals_composed() -> Result<()> {
         for (batch, classes) in [(1, 1), (5, 3), (64, 10), (3, 1000)] {
             let labels = labels(batch, classes)?;
             for smoothing in [0.1, 1.0] {
@@ -188,7 +187,7 @@ mod tests {
 
     /// `F.cross_entropy(logits, labels, reduction="sum", label_smoothing=0.1)` of PyTorch 2.15, in float64.
     #[test]
-    fn a_smoothed_loss_is_pytorchs() -> Result<()> {
+    fn smoothed_loss_equals_pytorchs() -> Result<()> {
         let logits = Tensor::new(&[[1.0_f64, -2.0, 0.5], [0.25, 3.0, -1.0]], &Device::Cpu)?;
         let labels = Tensor::new(&[2_u32, 1], &Device::Cpu)?;
         let want = 1.3752997704130494;
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_smoothing_out_of_range_is_named() -> Result<()> {
+    fn smoothing_out_of_range_is_named() -> Result<()> {
         let [logits] = tensors(&[&[2, 3]])?;
         let labels = Tensor::new(&[1_u32, 2], &Device::Cpu)?;
         let error = smoothed_cross_entropy_sum(&logits, &labels, 1.5).unwrap_err().to_string();
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() -> Result<()> {
+    fn gradients_match_finite_differences() -> Result<()> {
         let labels = labels(4, 5)?;
         Case::new(&[&[4, 5]])?
             .gradients_match_differences(|t| composed::cross_entropy_sum(&t[0], &labels))
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn no_samples_have_no_loss() -> Result<()> {
+    fn empty_batch_has_zero_loss() -> Result<()> {
         let [logits] = tensors(&[&[0, 3]])?;
         let labels = Tensor::new(&[] as &[u32], &Device::Cpu)?;
         assert_eq!(cross_entropy_sum(&logits, &labels)?.to_scalar::<f32>()?, 0.0);
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_outside_the_classes_is_named() -> Result<()> {
+    fn out_of_range_label_is_named() -> Result<()> {
         let [logits] = tensors(&[&[2, 3]])?;
         let labels = Tensor::new(&[1_u32, 3], &Device::Cpu)?;
         let error = cross_entropy_sum(&logits, &labels).unwrap_err().to_string();

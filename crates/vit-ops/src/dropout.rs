@@ -1,4 +1,4 @@
-//! Dropout (Srivastava et al., JMLR 15, 2014) whose masks are a function of seed, step, site and sample.
+//! Dropout (Srivastava et al., JMLR 15, 2014) with masks that are a function of (seed, step, site, sample).
 
 use std::sync::OnceLock;
 
@@ -7,15 +7,15 @@ use vit_random::{Random, Site};
 
 use crate::{simd, slices};
 
-/// A probability of being dropped, in `[0, 1)`.
+/// A dropout rate in `[0, 1)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DropRate(f64);
 
 impl DropRate {
-    /// Nothing is dropped.
+    /// No dropout.
     pub const ZERO: Self = Self(0.0);
 
-    /// The rate, or `None` where it is not in `[0, 1)`.
+    /// The rate, or `None` if it is not in `[0, 1)`.
     #[must_use]
     pub fn new(rate: f64) -> Option<Self> {
         (0.0..1.0).contains(&rate).then_some(Self(rate))
@@ -27,39 +27,39 @@ impl DropRate {
         self.0
     }
 
-    /// Whether nothing is ever dropped.
+    /// Whether nothing is dropped.
     #[must_use]
     pub fn is_zero(self) -> bool {
         self.0 == 0.0
     }
 
-    /// A number of 32 random bits below this one drops its element.
+    /// A random `u32` below this drops its element.
     pub(crate) fn threshold(self) -> u32 {
-        // At most 2^32 - 1, so that the cast cannot saturate into keeping nothing of a rate below one.
+        // At most 2^32 - 1, so that a rate below one never drops everything.
         (self.0 * f64::exp2(32.0)) as u32
     }
 
-    /// What an element that is not dropped is multiplied by.
+    /// The factor of kept elements.
     pub(crate) fn keep(self) -> f32 {
         (1.0 / (1.0 - self.0)) as f32
     }
 }
 
-/// A dropout in training: its rate, and what its masks are drawn from.
+/// A dropout in training: its rate and the source of its masks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DropoutSource {
-    /// The probability of being dropped.
+    /// The dropout rate.
     pub rate: DropRate,
-    /// Where the masks are drawn.
+    /// The site of the masks.
     pub site: Site,
     /// The source of the masks.
     pub random: Random,
 }
 
-/// `y = x m / (1 - rate)`, where `m` is 0 with probability `rate` and else 1.
+/// `y = x m / (1 - rate)`, where `m` is 0 with probability `rate`, otherwise 1.
 ///
-/// The mask of sample `n` (row `n` of the first dimension) is drawn from `random`'s stream of (`site`, `n`),
-/// in row-major order, one number of 32 bits an element.
+/// The mask of sample `n` (row `n` of the first dimension) is drawn from `random`'s stream of (`site`, `n`) in
+/// row-major order, one `u32` per element.
 ///
 /// PyTorch equivalent: `torch.nn.functional.dropout(xs, rate, training=True)`, with other masks.
 ///
@@ -89,7 +89,7 @@ pub fn dropout(xs: &Tensor, rate: DropRate, site: Site, random: &Random) -> Resu
 pub(crate) mod composed {
     use super::{DropRate, Random, Result, Site, Tensor, dropout_mask};
 
-    /// [`dropout`](crate::dropout()) out of candle's tensor operations.
+    /// [`dropout`](crate::dropout()) from candle's tensor operations.
     ///
     /// # Errors
     /// If `xs` has no dimension.
@@ -98,13 +98,13 @@ pub(crate) mod composed {
     }
 }
 
-/// The mask that [`dropout`] multiplies by: 0 with probability `rate`, else `1 / (1 - rate)`.
+/// The mask of [`dropout`]: 0 with probability `rate`, otherwise `1 / (1 - rate)`.
 ///
 /// # Shapes
 /// (batch, ...), as given
 ///
 /// # Errors
-/// If `shape` has no dimension, or the device has no room.
+/// If `shape` has no dimension, or the device is out of memory.
 pub fn dropout_mask(
     shape: &[usize],
     rate: DropRate,
@@ -125,7 +125,7 @@ pub fn dropout_mask(
     Tensor::from_vec(mask, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
 }
 
-/// Draws the masks of samples of `sample_len` elements each, from sample 0 of `random` on.
+/// Draws masks of samples of `sample_len` elements, starting at sample 0 of `random`.
 pub(crate) fn fill_mask(
     mask: &mut [f32],
     sample_len: usize,
@@ -136,40 +136,35 @@ pub(crate) fn fill_mask(
     if sample_len == 0 {
         return;
     }
-    let mut masks = Masks::new(rate, site, *random, sample_len);
+    let source = DropoutSource { rate, site, random: *random };
     for (sample, mask) in mask.chunks_exact_mut(sample_len).enumerate() {
-        masks.fill(sample, mask);
+        source.fill(sample, mask);
     }
 }
 
-/// The masks of one site, a sample at a time.
-pub(crate) struct Masks {
-    threshold: u32,
-    keep: f32,
-    site: Site,
-    random: Random,
-    bits: Vec<u32>,
-}
+/// Random numbers drawn at once.
+const AT_ONCE: usize = 64;
 
-impl Masks {
-    /// Masks of `sample_len` elements.
-    pub(crate) fn new(rate: DropRate, site: Site, random: Random, sample_len: usize) -> Self {
-        let (threshold, keep) = (rate.threshold(), rate.keep());
-        Self { threshold, keep, site, random, bits: vec![0; sample_len] }
-    }
-
-    /// Draws the mask of a sample, or the beginning of it.
-    pub(crate) fn fill(&mut self, sample: usize, mask: &mut [f32]) {
+impl DropoutSource {
+    /// Draws a sample's mask, or its beginning.
+    pub(crate) fn fill(self, sample: usize, mask: &mut [f32]) {
+        let (threshold, keep) = (self.rate.threshold(), self.rate.keep());
         let mut stream = self.random.stream(self.site, sample as u32);
-        let (bits, threshold, keep) = (&mut self.bits[..mask.len()], self.threshold, self.keep);
+        // `move`: a value captured by reference is read again for every number.
         simd::dispatch(
             #[inline(always)]
-            || stream.fill(bits),
-        );
-        simd::dispatch(
-            #[inline(always)]
-            || {
-                for (m, &bits) in mask.iter_mut().zip(bits.iter()) {
+            move || {
+                let (groups, rest) = mask.as_chunks_mut::<AT_ONCE>();
+                let mut bits = [0; AT_ONCE];
+                for group in groups {
+                    stream.fill(&mut bits);
+                    for (m, bits) in group.iter_mut().zip(bits) {
+                        *m = if bits < threshold { 0.0 } else { keep };
+                    }
+                }
+                let bits = &mut bits[..rest.len()];
+                stream.fill(bits);
+                for (m, &mut bits) in rest.iter_mut().zip(bits) {
                     *m = if bits < threshold { 0.0 } else { keep };
                 }
             },
@@ -233,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_drops_what_the_batch_drops() -> Result<()> {
+    fn shard_has_the_whole_batchs_masks() -> Result<()> {
         let random = Random::new(1).at_step(2);
         let [xs] = tensors(&[&[6, 5, 4]])?;
         let whole = dropout(&xs, rate(0.5), SITE, &random)?;
@@ -243,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_share_dropped_is_the_rate_and_the_mean_is_kept() -> Result<()> {
+    fn dropped_share_equals_the_rate_and_the_mean_is_kept() -> Result<()> {
         const COUNT: usize = 100_000;
         for p in [0.01, 0.2, 0.9] {
             let mask = dropout_mask(
@@ -264,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_outside_zero_to_one_are_refused() {
+    fn rates_outside_zero_to_one_are_rejected() {
         for wrong in [-0.1, 1.0, f64::NAN, f64::INFINITY] {
             assert_eq!(DropRate::new(wrong), None);
         }

@@ -1,11 +1,11 @@
-//! The exponential function in a form that compilers turn into vector code, and what it has in common with that of
+//! The exponential function in a form that compilers vectorise, with the constants it shares with
 //! [`Lanes`](crate::lanes::Lanes).
 
-/// Below, 0 is given: `2ⁿ` would be subnormal.
+/// The result is 0 below this, where `2ⁿ` would be subnormal.
 pub(crate) const LOWEST: f32 = -88.0;
-/// Adding and taking off 1.5 · 2²³ rounds to the nearest whole number.
+/// Adding and subtracting 1.5 · 2²³ rounds to the nearest integer.
 pub(crate) const ROUND: f32 = 12_582_912.0;
-/// `ln 2` in two parts, the first of few bits.
+/// `ln 2` in two parts, the first with few bits.
 pub(crate) const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 /// From the highest degree down to the second.
 pub(crate) const COEFFICIENTS: [f32; 6] =
@@ -15,8 +15,8 @@ pub(crate) const ONE: u32 = 1.0_f32.to_bits();
 
 /// `exp(x)` for `x <= 88`, within 2 ULP; 0 below -87.7.
 ///
-/// Cephes' `expf`: `exp(x) = 2ⁿ exp(r)` with `n = round(x / ln 2)` and `|r| <= ln 2 / 2`, where `ln 2` is
-/// taken off in two parts and `exp(r)` is a polynomial of degree 6.
+/// Cephes' `expf`: `exp(x) = 2ⁿ exp(r)` with `n = round(x / ln 2)` and `|r| <= ln 2 / 2`, where `ln 2` is subtracted in
+/// two parts and `exp(r)` is a polynomial of degree 6.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     let x = if LOWEST > x { LOWEST } else { x };
@@ -28,7 +28,7 @@ pub(crate) fn exp(x: f32) -> f32 {
         polynomial = polynomial * r + coefficient;
     }
     let mantissa = polynomial * r * r + r + 1.0;
-    // The lowest bits of `rounded` are those of `n`: the shift leaves them as an exponent.
+    // The lowest bits of `rounded` equal those of `n`; the shift makes them the exponent.
     let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(ONE));
     mantissa * power
 }
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_and_nan_are_kept() {
+    fn infinities_and_nan_are_handled() {
         assert_eq!(exp(0.0), 1.0);
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(-1000.0), 0.0);

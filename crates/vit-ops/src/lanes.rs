@@ -1,19 +1,21 @@
-//! Sixteen numbers at a time, in whatever registers the machine has: one of AVX-512, two of AVX2, or an array.
+//! Sixteen numbers at a time, in the machine's registers: one of AVX-512, two of AVX2, or an array.
 //!
-//! Every operation is that of IEEE 754 on each lane, none contracts a product and a sum, and reductions go by
-//! halves: so every implementation gives the same bits.
+//! Every operation is IEEE 754 arithmetic on each lane, none contracts a product and a sum, and reductions go by
+//! halves, so every implementation gives the same bits.
 
 use crate::exp::{COEFFICIENTS, LN_2, LOWEST, ONE, ROUND};
 use crate::slices::LANES;
 
-/// What a kernel is written in. Kernels and all that they call are inlined into one function for each
-/// instruction set.
+/// The vector type that kernels use. A kernel and everything it calls are inlined into one function per instruction
+/// set.
 pub(crate) trait Lanes: Copy {
     /// Sixteen numbers.
     type Vector: Copy;
 
     /// `x` sixteen times.
     fn splat(self, x: f32) -> Self::Vector;
+    /// `low` in the first half, `high` in the second.
+    fn splat_halves(self, low: f32, high: f32) -> Self::Vector;
     fn load(self, xs: &[f32; LANES]) -> Self::Vector;
     fn store(self, xs: Self::Vector, to: &mut [f32; LANES]);
     /// The first half.
@@ -21,16 +23,16 @@ pub(crate) trait Lanes: Copy {
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// `a` where it is larger, else `b`: also where one of them is not a number.
+    /// `a` if it is larger, otherwise `b`, also if one of them is NaN.
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// `2ⁿ` of whole numbers `n` in -127..128, given as `n + ROUND`; 0 for -127.
+    /// `2ⁿ` for integers `n` in -127..128, passed as `n + ROUND`; 0 for -127.
     fn power_of_two(self, rounded: Self::Vector) -> Self::Vector;
-    /// The sum of the lanes: of both halves, of both halves of that, and so on.
+    /// The sum of the lanes, by halves: both halves are added, then both halves of that, and so on.
     fn sum(self, xs: Self::Vector) -> f32;
     /// The largest lane.
     fn largest(self, xs: Self::Vector) -> f32;
 
-    /// [`exp`](crate::exp::exp) of each lane, to the bit.
+    /// [`exp`](crate::exp::exp) of each lane, bit-identical.
     #[inline(always)]
     fn exp(self, x: Self::Vector) -> Self::Vector {
         let x = self.max(self.splat(LOWEST), x);
@@ -51,7 +53,7 @@ pub(crate) trait Lanes: Copy {
 /// Half of the lanes.
 pub(crate) const HALF: usize = LANES / 2;
 
-/// Sixteen numbers in an array, for compilers to make of it what they can.
+/// Sixteen numbers in an array, for the compiler to vectorise.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Portable;
 
@@ -87,6 +89,11 @@ impl Lanes for Portable {
     #[inline(always)]
     fn splat(self, x: f32) -> Self::Vector {
         [x; LANES]
+    }
+
+    #[inline(always)]
+    fn splat_halves(self, low: f32, high: f32) -> Self::Vector {
+        std::array::from_fn(|lane| if lane < HALF { low } else { high })
     }
 
     #[inline(always)]
@@ -155,6 +162,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn splat_halves(self, low: f32, high: f32) -> f32x16 {
+            cast([[low; HALF], [high; HALF]])
+        }
+
+        #[inline(always)]
         fn load(self, xs: &[f32; LANES]) -> f32x16 {
             cast(*xs)
         }
@@ -213,6 +225,11 @@ mod x86 {
         #[inline(always)]
         fn splat(self, x: f32) -> Self::Vector {
             [self.splat_f32s(x); 2]
+        }
+
+        #[inline(always)]
+        fn splat_halves(self, low: f32, high: f32) -> Self::Vector {
+            [self.splat_f32s(low), self.splat_f32s(high)]
         }
 
         #[inline(always)]
@@ -290,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn exp_is_that_of_one_number_on_every_path() {
+    fn exp_equals_scalar_exp_on_every_path() {
         for step in 0..1000 {
             let xs: [f32; LANES] =
                 std::array::from_fn(|lane| -95.0 + 0.011 * (16 * step + lane) as f32);
@@ -301,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_and_nan_are_kept() {
+    fn infinities_and_nan_are_handled() {
         let xs = [0.0, -1000.0, f32::NEG_INFINITY, f32::NAN];
         let xs = std::array::from_fn(|lane| xs[lane % 4]);
         for (path, got) in run_on_every_path(Exp(xs)) {

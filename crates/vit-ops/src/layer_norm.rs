@@ -9,8 +9,8 @@ use crate::parallel;
 use crate::simd::{self, Kernel};
 use crate::slices::{self, LANES};
 
-/// `y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias` over the last dimension, with the biased variance
-/// taken in two passes.
+/// `y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias` over the last dimension, with the biased variance computed in
+/// two passes.
 ///
 /// PyTorch equivalent: `torch.nn.functional.layer_norm(xs, [dim], weight, bias, eps)`.
 ///
@@ -18,7 +18,7 @@ use crate::slices::{self, LANES};
 /// `xs` (..., dim), `weight` (dim), `bias` (dim) -> (..., dim)
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// If the shapes do not match.
 pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let dim = weight.dims1()?;
     if xs.dims().last() != Some(&dim) || bias.dims() != [dim] {
@@ -47,10 +47,10 @@ pub(crate) mod composed {
     use crate::precision::widened;
     use candle_core::D;
 
-    /// [`layer_norm`](crate::layer_norm()) out of candle's tensor operations.
+    /// [`layer_norm`](crate::layer_norm()) from candle's tensor operations.
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// If the shapes do not match.
     pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
         let (dtype, xs) = (xs.dtype(), widened(xs)?);
         let centered = xs.broadcast_sub(&xs.mean_keepdim(D::Minus1)?)?;
@@ -61,7 +61,7 @@ pub(crate) mod composed {
     }
 }
 
-/// What the backward pass needs of a row.
+/// The part of a row that the backward pass needs.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Row {
     mean: f32,
@@ -69,7 +69,7 @@ pub(crate) struct Row {
     scale: f32,
 }
 
-/// A row in whole registers: its own numbers, then as many of another kind as are missing.
+/// A row padded to whole registers.
 struct Padded(Vec<[f32; LANES]>);
 
 impl Padded {
@@ -88,7 +88,7 @@ impl Padded {
         slices::copy(xs, self.0.as_flattened_mut());
     }
 
-    /// Sets what follows the first `len` numbers.
+    /// Sets the padding after the first `len` numbers.
     #[inline(always)]
     fn pad(&mut self, len: usize, x: f32) {
         for beyond in &mut self.0.as_flattened_mut()[len..] {
@@ -156,7 +156,7 @@ fn sum<L: Lanes>(lanes: L, xs: &[[f32; LANES]]) -> f32 {
     lanes.sum(total)
 }
 
-/// `1 / sqrt(Var[x] + eps)` of numbers of which each has this share; others are equal to the mean.
+/// `1 / sqrt(Var[x] + eps)`, where each number has this weight; padding equals the mean.
 #[inline(always)]
 fn inverse_deviation<L: Lanes>(
     lanes: L,
@@ -242,8 +242,7 @@ impl Kernel for Backward<'_> {
     }
 }
 
-/// The gradients of the scale and shift of some columns, from `first` on; their sums go in the order of rows, as those of
-/// [`Backward`] do.
+/// The gradients of scale and shift for columns from `first` on, summed in row order like [`Backward`].
 fn add_parameters(
     (xs, grad): (&[f32], &[f32]),
     rows: &[Row],
@@ -265,14 +264,14 @@ fn add_parameters(
     );
 }
 
-/// Rows that one thread takes at a time, and columns.
+/// Rows and columns per piece.
 const ROWS: usize = 32;
 const STRIP: usize = 64;
 
-/// What an element costs forward, in the multiply-adds of [`parallel`].
+/// Cost of an element in the forward pass in multiply-adds, for [`parallel`].
 const COST: usize = 16;
 
-/// Writes the outputs, and gives what the backward pass needs.
+/// Writes the outputs and returns what the backward pass needs.
 pub(crate) fn forward(
     eps: f32,
     xs: &[f32],
@@ -288,7 +287,7 @@ pub(crate) fn forward(
     rows
 }
 
-/// Writes the gradient of the inputs, and gives those of the scale and the shift.
+/// Writes the gradient of the inputs and returns the gradients of scale and shift.
 pub(crate) fn backward(
     xs: &[f32],
     weight: &[f32],
@@ -303,7 +302,7 @@ pub(crate) fn backward(
     let len = ROWS * dim;
     let pieces = xs.chunks(len).zip(grad.chunks(len)).zip(grad_xs.chunks_mut(len));
     parallel::for_each(cost, pieces.zip(rows.chunks(ROWS)), |(((xs, grad), grad_xs), rows)| {
-        // What it gives besides is of these rows alone.
+        // Its other gradients cover only these rows, so they are ignored.
         simd::run(Backward { xs, weight, rows, grad, grad_xs });
     });
     let [mut of_weight, mut of_bias] = [(); 2].map(|()| vec![0.0; dim]);
@@ -377,7 +376,7 @@ mod tests {
 
     #[test]
     fn fused_equals_composed_forward_and_backward() -> Result<()> {
-        // Not two wide: there the exact gradient is zero but for eps, and rounding is all that is left.
+        // Not two wide: there the exact gradient is nearly zero, and only rounding is left.
         let shapes: [&[usize]; 5] = [&[4, 1], &[3, 5], &[2, 16, 32], &[7, 33], &[2, 3, 4, 192]];
         for shape in shapes {
             let dim = *shape.last().expect("a shape has a last dimension");
@@ -389,7 +388,7 @@ mod tests {
         Ok(())
     }
 
-    /// Output and gradients of a few rows of this width.
+    /// Outputs and gradients of a few rows of this width.
     #[derive(Clone, Copy)]
     struct ThereAndBack(usize);
 
@@ -428,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transposed_input_is_read_right_and_no_rows_give_none() -> Result<()> {
+    fn transposed_and_empty_inputs_work() -> Result<()> {
         Case::new(&[&[5, 6], &[5], &[5]])?.fused_equals_composed(
             |t| layer_norm(&t[0].t()?, &t[1], &t[2], EPS),
             |t| composed::layer_norm(&t[0].t()?.contiguous()?, &t[1], &t[2], EPS),
@@ -439,13 +438,13 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() -> Result<()> {
+    fn gradients_match_finite_differences() -> Result<()> {
         Case::new(&[&[2, 3, 6], &[6], &[6]])?
             .gradients_match_differences(|t| composed::layer_norm(&t[0], &t[1], &t[2], EPS))
     }
 
     #[test]
-    fn a_large_mean_does_not_spoil_the_variance() -> Result<()> {
+    fn large_mean_does_not_spoil_the_variance() -> Result<()> {
         // E[x²] - mean² would lose every digit here.
         let xs = Tensor::new(&[[1000.0_f32, 1000.1, 999.9, 1000.0]], &candle_core::Device::Cpu)?;
         let ones = xs.ones_like()?.squeeze(0)?;
@@ -469,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_that_do_not_fit_are_named() -> Result<()> {
+    fn wrong_shapes_are_named() -> Result<()> {
         let [xs, weight, bias] = tensors(&[&[2, 4], &[5], &[5]])?;
         let error = layer_norm(&xs, &weight, &bias, EPS).unwrap_err().to_string();
         assert!(error.contains("expected xs of shape (..., 5)"), "{error}");

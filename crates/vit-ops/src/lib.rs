@@ -61,8 +61,8 @@ pub use soft_cross_entropy::soft_cross_entropy_sum;
 pub use softmax::softmax;
 pub use token_mask::TokenMask;
 
-/// The operations out of candle's own differentiable tensor operations: for any device and dtype, and the
-/// oracle for the fused forms.
+/// The composed forms, from candle's differentiable tensor operations: for any device and dtype, and the oracle for the
+/// fused forms.
 pub mod composed {
     pub use crate::activation::composed::{gelu, relu};
     pub use crate::add_each::composed::add_each;

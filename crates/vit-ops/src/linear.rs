@@ -13,7 +13,7 @@ use crate::{parallel, simd, slices};
 /// `xs` (..., inputs), `weight` (outputs, inputs), `bias` (outputs) -> (..., outputs)
 ///
 /// # Errors
-/// If the shapes do not fit, or the weight is empty.
+/// If the shapes do not match, or the weight is empty.
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     check(xs, weight, bias)?;
     #[cfg(feature = "cuda")]
@@ -31,7 +31,7 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
 }
 
 /// # Errors
-/// If the shapes do not fit, or the weight is empty.
+/// If the shapes do not match, or the weight is empty.
 pub(crate) fn check(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
     let (outputs, inputs) = weight.dims2()?;
     if inputs == 0 || outputs == 0 {
@@ -51,14 +51,14 @@ pub(crate) fn check(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
 pub(crate) mod composed {
     use super::{Result, Tensor};
 
-    /// [`linear`](crate::linear()) out of candle's tensor operations.
+    /// [`linear`](crate::linear()) from candle's tensor operations.
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// If the shapes do not match.
     pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let (outputs, inputs) = weight.dims2()?;
         let rows = xs.elem_count() / inputs;
-        // One product over all rows: a batched one would be a loop over the leading dimensions.
+        // One product over all rows: a batched one would loop over the leading dimensions.
         let ys = xs.reshape((rows, inputs))?.matmul(&weight.t()?)?;
         let ys = match bias {
             Some(bias) => ys.broadcast_add(bias)?,
@@ -73,13 +73,13 @@ pub(crate) mod composed {
 
 pub(crate) struct Linear;
 
-/// Columns that one thread sums at a time.
+/// Columns per piece.
 const STRIP: usize = 64;
 
-/// What a number costs in a sum of columns, in the multiply-adds of [`parallel`]: it comes from memory.
+/// Cost of a number in a column sum in multiply-adds, for [`parallel`]: it comes from memory.
 const COST: usize = 4;
 
-/// The gradient of a bias: the sum over the rows of `grad`, in their order.
+/// The gradient of a bias: the sum over the rows of `grad`, in row order.
 pub(crate) fn add_columns(grad: &[f32], outputs: usize) -> Vec<f32> {
     let mut total = vec![0.0; outputs];
     if !parallel::splits(COST * grad.len()) {
@@ -255,13 +255,13 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() -> Result<()> {
+    fn gradients_match_finite_differences() -> Result<()> {
         Case::new(&[&[2, 3, 5], &[4, 5], &[4]])?
             .gradients_match_differences(|t| composed::linear(&t[0], &t[1], Some(&t[2])))
     }
 
     #[test]
-    fn an_empty_weight_is_refused() -> Result<()> {
+    fn empty_weight_is_rejected() -> Result<()> {
         for shape in [[3, 0], [0, 4]] {
             let [xs, weight] = testing::tensors(&[&[2, shape[1]], &shape])?;
             let error = linear(&xs, &weight, None).unwrap_err().to_string();
@@ -271,14 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn no_rows_give_no_rows() -> Result<()> {
+    fn empty_input_gives_empty_output() -> Result<()> {
         let [xs, weight, bias] = testing::tensors(&[&[0, 4], &[3, 4], &[3]])?;
         assert_eq!(linear(&xs, &weight, Some(&bias))?.dims(), [0, 3]);
         Ok(())
     }
 
     #[test]
-    fn a_transposed_input_is_read_right() -> Result<()> {
+    fn transposed_input_gives_the_same_result() -> Result<()> {
         Case::new(&[&[5, 6], &[3, 5]])?.fused_equals_composed(
             |t| linear(&t[0].t()?, &t[1], None),
             |t| composed::linear(&t[0].t()?.contiguous()?, &t[1], None),
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_that_do_not_fit_are_named() -> Result<()> {
+    fn wrong_shapes_are_named() -> Result<()> {
         let [xs, weight, bias] = testing::tensors(&[&[2, 4], &[3, 5], &[3]])?;
         let error = linear(&xs, &weight, Some(&bias)).unwrap_err().to_string();
         assert!(error.contains("expected xs of shape (..., 5), got [2, 4]"), "{error}");

@@ -1,4 +1,4 @@
-//! A linear map and the activation behind it in one operation, so that the gradient between them is never stored.
+//! A linear map and its activation in one operation, so that the gradient between them is never stored.
 
 use std::sync::OnceLock;
 
@@ -10,13 +10,13 @@ use crate::{Activation, slices};
 
 /// `y = activation(x Wᵀ + b)` over the last dimension.
 ///
-/// PyTorch equivalent: `torch.relu(torch.nn.functional.linear(xs, weight, bias))`, and so with the others.
+/// PyTorch equivalent: `torch.relu(torch.nn.functional.linear(xs, weight, bias))`, or another activation.
 ///
 /// # Shapes
 /// `xs` (..., inputs), `weight` (outputs, inputs), `bias` (outputs) -> (..., outputs)
 ///
 /// # Errors
-/// If the shapes do not fit, or the weight is empty.
+/// If the shapes do not match, or the weight is empty.
 pub fn linear_activation(
     xs: &Tensor,
     weight: &Tensor,
@@ -32,7 +32,7 @@ pub fn linear_activation(
         return composed::linear_activation(xs, weight, bias, activation);
     }
     let tracked = [xs, weight, bias].iter().any(|input| input.track_op());
-    // The gradient of ReLU can be had from its outputs.
+    // ReLU's gradient needs only its outputs.
     let keeps_inputs = tracked && activation != Activation::Relu;
     let op = LinearActivation { activation, keeps_inputs, inputs: OnceLock::new() };
     xs.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
@@ -42,10 +42,10 @@ pub(crate) mod composed {
     use super::{Activation, Result, Tensor};
     use crate::composed::{gelu, linear, relu};
 
-    /// [`linear_activation`](crate::linear_activation()) out of candle's tensor operations.
+    /// [`linear_activation`](crate::linear_activation()) from candle's tensor operations.
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// If the shapes do not match.
     pub fn linear_activation(
         xs: &Tensor,
         weight: &Tensor,
@@ -63,7 +63,7 @@ pub(crate) mod composed {
 struct LinearActivation {
     activation: Activation,
     keeps_inputs: bool,
-    /// What the activation was applied to, where its gradient needs that.
+    /// The activation's inputs, if its gradient needs them.
     inputs: OnceLock<Vec<f32>>,
 }
 
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() -> Result<()> {
+    fn gradients_match_finite_differences() -> Result<()> {
         for activation in BOTH {
             Case::new(&[&[2, 3, 5], &[4, 5], &[4]])?.gradients_match_differences(|t| {
                 composed::linear_activation(&t[0], &t[1], &t[2], activation)
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transposed_input_is_read_right() -> Result<()> {
+    fn transposed_input_gives_the_same_result() -> Result<()> {
         Case::new(&[&[5, 6], &[3, 5], &[3]])?.fused_equals_composed(
             |t| linear_activation(&t[0].t()?, &t[1], &t[2], Activation::Gelu),
             |t| {
@@ -173,14 +173,14 @@ mod tests {
     }
 
     #[test]
-    fn no_rows_give_no_rows() -> Result<()> {
+    fn empty_input_gives_empty_output() -> Result<()> {
         let [xs, weight, bias] = tensors(&[&[0, 4], &[3, 4], &[3]])?;
         assert_eq!(linear_activation(&xs, &weight, &bias, Activation::Relu)?.dims(), [0, 3]);
         Ok(())
     }
 
     #[test]
-    fn shapes_that_do_not_fit_are_named() -> Result<()> {
+    fn wrong_shapes_are_named() -> Result<()> {
         let [xs, weight, bias] = tensors(&[&[2, 4], &[3, 5], &[3]])?;
         let error = linear_activation(&xs, &weight, &bias, Activation::Relu).unwrap_err();
         assert!(error.to_string().contains("expected xs of shape (..., 5), got [2, 4]"), "{error}");

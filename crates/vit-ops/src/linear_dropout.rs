@@ -1,4 +1,4 @@
-//! A linear map and the dropout behind it, which on a GPU are one pass over the product.
+//! A linear map followed by dropout, in one pass over the product on a GPU.
 
 use candle_core::{Result, Tensor};
 use vit_random::{Random, Site};
@@ -6,7 +6,7 @@ use vit_random::{Random, Site};
 use crate::linear::check;
 use crate::{DropRate, dropout, linear};
 
-/// `y = dropout(x Wᵀ + b)` over the last dimension: [`dropout`] of [`linear`], to the bit.
+/// `y = dropout(x Wᵀ + b)` over the last dimension, bit-identical to [`dropout`] of [`linear`].
 ///
 /// PyTorch equivalent: `torch.nn.functional.dropout(torch.nn.functional.linear(xs, weight, bias), rate)`, with other
 /// masks.
@@ -15,7 +15,7 @@ use crate::{DropRate, dropout, linear};
 /// `xs` (batch, ..., inputs), `weight` (outputs, inputs), `bias` (outputs) -> (batch, ..., outputs)
 ///
 /// # Errors
-/// If the shapes do not fit, or the weight is empty.
+/// If the shapes do not match, or the weight is empty.
 pub fn linear_dropout(
     xs: &Tensor,
     (weight, bias): (&Tensor, &Tensor),
@@ -36,7 +36,7 @@ mod tests {
     use crate::testing::tensors;
 
     #[test]
-    fn it_is_dropout_of_linear() -> Result<()> {
+    fn linear_dropout_equals_dropout_of_linear() -> Result<()> {
         let [xs, weight, bias] = tensors(&[&[2, 3, 4], &[5, 4], &[5]])?;
         let rate = DropRate::new(0.4).expect("a rate in [0, 1)");
         let (drop, random) = ((rate, Site::named("test")), Random::new(1).at_step(2));

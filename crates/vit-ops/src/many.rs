@@ -1,7 +1,7 @@
-//! An operation of one input and any number of parameters, where candle's custom operations take three tensors at most.
+//! Operations of one input and any number of parameters. candle's custom operations take at most three tensors.
 //!
-//! The parameters are tied to the operation by a chain of scalars: each link is an operation of the link before and of two
-//! parameters. The operation's backward pass leaves the parameters' gradients where the links find them.
+//! A chain of scalars ties the parameters to the operation: each link is an operation on the previous link and two
+//! parameters. The operation's backward pass stores the parameters' gradients, and the links pick them up.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use candle_core::{
 
 use crate::slices;
 
-/// A gradient, where one is tracked.
+/// A gradient, if one is tracked.
 pub(crate) type OptionalGradient = Option<Vec<f32>>;
 
 /// The operation itself, on contiguous `f32` on the CPU.
@@ -20,7 +20,7 @@ pub(crate) trait Many: Send + Sync + 'static {
 
     fn forward(&self, xs: &[f32], parameters: &Parameters) -> Result<(Vec<f32>, Shape)>;
 
-    /// The gradient of the input, and one for each parameter; those that are not tracked need none.
+    /// The gradients of the input and of each parameter. Untracked ones may be missing.
     fn backward(
         &self,
         xs: &[f32],
@@ -48,7 +48,7 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// Applies it to contiguous or other tensors of `f32` on the CPU.
+/// Applies the operation to `f32` tensors on the CPU, contiguous or not.
 pub(crate) fn apply<O: Many>(xs: &Tensor, parameters: &[&Tensor], op: O) -> Result<Tensor> {
     let parameters = parameters.iter().map(|p| p.contiguous()).collect::<Result<Vec<_>>>()?;
     let gradients = Gradients::default();
@@ -74,7 +74,7 @@ pub(crate) fn apply<O: Many>(xs: &Tensor, parameters: &[&Tensor], op: O) -> Resu
     }
 }
 
-/// The parameters' gradients, between the operation's backward pass and those of its links.
+/// The parameters' gradients, between the backward passes of the operation and of its links.
 #[derive(Clone, Default)]
 struct Gradients(Arc<Mutex<Vec<Option<Vec<f32>>>>>);
 
@@ -169,7 +169,7 @@ impl<O: Many> CustomOp2 for Linked<O> {
     }
 }
 
-/// Ties one parameter, or two, to an operation.
+/// Ties one or two parameters to an operation.
 struct Link {
     places: [usize; 2],
     gradients: Gradients,
@@ -180,7 +180,7 @@ impl Link {
         slices::output(vec![0.0], ())
     }
 
-    /// The gradient of the link before, if there is one.
+    /// The gradient of the previous link, if any.
     fn before(link: &Tensor) -> Result<Option<Tensor>> {
         link.track_op().then(|| link.zeros_like()).transpose()
     }
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn every_tracked_input_gets_its_gradient_whatever_their_number() -> Result<()> {
+    fn any_number_of_tracked_inputs_get_gradients() -> Result<()> {
         for count in 0..6 {
             for frozen in [None, Some(0), Some(2)] {
                 let [values, xs] = tensors(&[&[6], &[4]])?;

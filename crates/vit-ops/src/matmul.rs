@@ -5,15 +5,15 @@ use std::marker::PhantomData;
 
 use crate::parallel;
 
-/// Rows and columns of a tile of a large product. `gemm` copies the operand that gives the columns again for every
-/// row of tiles, but once for each column: high and narrow tiles cost nothing against the whole at once.
+/// Rows and columns of a tile of a large product. `gemm` packs the operand of the columns once per row of tiles, but
+/// once for each column, so tall narrow tiles cost nothing against the whole product.
 const TILE: (usize, usize) = (512, 48);
-/// Columns that `gemm`'s kernels take at once, at most.
+/// The most columns that `gemm`'s kernels take at once.
 const REGISTER: usize = 8;
-/// Tiles of a small product that is split.
+/// Tiles of a small split product.
 const SMALL_TILES: usize = 4;
 
-/// A matrix inside a slice: element (i, j) lies at `i * row_stride + j * column_stride`.
+/// A matrix inside a slice: element (i, j) is at `i * row_stride + j * column_stride`.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     data: &'a [f32],
@@ -29,13 +29,13 @@ impl<'a> Matrix<'a> {
         Self::strided(data, rows, columns, columns)
     }
 
-    /// Rows of `columns` elements, each beginning `row_stride` after the one before.
+    /// Rows of `columns` elements, `row_stride` apart.
     pub(crate) fn strided(data: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
         check_bounds(data.len(), rows, columns, row_stride);
         Self { data, rows, columns, row_stride, column_stride: 1 }
     }
 
-    /// The transpose, without moving anything.
+    /// The transpose, as a view.
     pub(crate) fn transposed(self) -> Self {
         Self {
             rows: self.columns,
@@ -59,7 +59,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// A matrix to be written, which may be a block of a larger one: its rows lie `row_stride` apart.
+/// A matrix to write to, which may be a block of a larger one. Its rows are `row_stride` apart.
 pub(crate) struct MatrixMut<'a> {
     data: *mut f32,
     rows: usize,
@@ -68,11 +68,11 @@ pub(crate) struct MatrixMut<'a> {
     borrowed: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: it stands for a mutable borrow of its own elements, which may go to another thread.
+// SAFETY: it represents a mutable borrow of its elements, which may move to another thread.
 unsafe impl Send for MatrixMut<'_> {}
 
 impl<'a> MatrixMut<'a> {
-    /// `rows` rows of `columns` elements, each beginning `row_stride` after the one before.
+    /// `rows` rows of `columns` elements, `row_stride` apart.
     pub(crate) fn strided(
         data: &'a mut [f32],
         rows: usize,
@@ -84,7 +84,7 @@ impl<'a> MatrixMut<'a> {
         Self { data: data.as_mut_ptr(), rows, columns, row_stride, borrowed: PhantomData }
     }
 
-    /// The first so many columns, and the others.
+    /// Splits after `columns` columns.
     pub(crate) fn split_columns(self, columns: usize) -> (Self, Self) {
         assert!(
             columns <= self.columns,
@@ -93,12 +93,12 @@ impl<'a> MatrixMut<'a> {
         );
         // Without rows there is no element to point at.
         let offset = if self.rows == 0 { 0 } else { columns };
-        // SAFETY: its rows hold that many elements; no row of one half reaches into the other.
+        // SAFETY: its rows have that many elements, and no row of one half reaches into the other.
         let data = unsafe { self.data.add(offset) };
         (Self { columns, ..self }, Self { data, columns: self.columns - columns, ..self })
     }
 
-    /// Cuts it into blocks of at most so many rows and columns, in the order of rows, then of columns.
+    /// Cuts it into blocks of at most this size, row by row.
     pub(crate) fn blocks(self, (rows, columns): (usize, usize)) -> Vec<Block<'a>> {
         let mut blocks = Vec::new();
         for row in (0..self.rows).step_by(rows) {
@@ -116,13 +116,13 @@ impl<'a> MatrixMut<'a> {
         blocks
     }
 
-    /// The first so many rows.
+    /// The first `rows` rows.
     pub(crate) fn first_rows(self, rows: usize) -> Self {
         assert!(rows <= self.rows, "expected at most {} rows, got {rows}", self.rows);
         Self { rows, ..self }
     }
 
-    /// Writes this row into each of its rows.
+    /// Copies `row` into every row.
     fn fill(&mut self, row: &[f32]) {
         assert_eq!(row.len(), self.columns, "columns");
         for index in 0..self.rows {
@@ -135,7 +135,7 @@ impl<'a> MatrixMut<'a> {
     }
 }
 
-/// A block of a larger matrix, and where it begins there.
+/// A block of a larger matrix, with its position there.
 pub(crate) struct Block<'a> {
     pub(crate) row: usize,
     pub(crate) column: usize,
@@ -157,20 +157,19 @@ pub(crate) fn matmul(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>) -> Vec<f32>
     let data = values.as_mut_ptr();
     let whole = MatrixMut { data, rows, columns, row_stride: columns, borrowed: PhantomData };
     multiply_in_tiles(lhs, rhs, bias, whole);
-    // SAFETY: that is the capacity, and the tiles, each of which was written, cover it.
+    // SAFETY: this is the capacity, and the written tiles cover it.
     unsafe { values.set_len(rows * columns) };
     values
 }
 
-/// The same into `out`, whatever it held.
+/// The same into `out`, overwriting it.
 pub(crate) fn matmul_into(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: &mut [f32]) {
     assert_eq!(out.len(), lhs.rows * rhs.columns, "numbers in the product");
     let whole = MatrixMut::strided(out, lhs.rows, rhs.columns, rhs.columns);
     multiply_in_tiles(lhs, rhs, bias, whole);
 }
 
-/// A large product is computed in tiles also where they are not split over threads: what `gemm` sums in which order
-/// depends on the shape that it is given.
+/// Computes a large product in tiles even on one thread, because `gemm`'s order of sums depends on the shape.
 fn multiply_in_tiles(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: MatrixMut) {
     let (rows, columns) = (lhs.rows, rhs.columns);
     let multiply_adds = rows * columns * lhs.columns;
@@ -197,8 +196,8 @@ fn multiply_in_tiles(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: Matrix
     });
 }
 
-/// Whether `gemm` computes each number of a small product alike in tiles and at once: it sums so many products in one go, and
-/// has other ways where there is little of the output.
+/// Whether `gemm` gives the same bits for a small product in tiles and at once. Its summation changes for long sums and
+/// small outputs.
 fn tiles_change_no_bit(rows: usize, inner: usize, columns: usize) -> bool {
     (3..=512).contains(&inner)
         && rows >= 2 * REGISTER
@@ -206,8 +205,8 @@ fn tiles_change_no_bit(rows: usize, inner: usize, columns: usize) -> bool {
         && columns.is_multiple_of(SMALL_TILES * 2 * REGISTER)
 }
 
-/// The columns of a tile: of few rows, such as a weight's gradient, tiles are of one width and even in number, so that two
-/// threads end at the same time.
+/// The columns of a tile. With few rows, as in a weight's gradient, tiles have one width and an even number, so that
+/// two threads finish together.
 fn columns_of_tile(rows: usize, columns: usize) -> usize {
     if rows > TILE.0 {
         return TILE.1;
@@ -216,7 +215,7 @@ fn columns_of_tile(rows: usize, columns: usize) -> usize {
     columns.div_ceil(tiles).next_multiple_of(REGISTER)
 }
 
-/// What becomes of what was in the output.
+/// Whether the product replaces or adds to the output.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Store {
     Overwrite,
@@ -227,7 +226,7 @@ pub(crate) enum Store {
 pub(crate) fn multiply(lhs: Matrix, rhs: Matrix, out: &mut MatrixMut, store: Store) {
     assert_eq!(lhs.columns, rhs.rows, "inner dimensions");
     assert_eq!((out.rows, out.columns), (lhs.rows, rhs.columns), "rows and columns of the output");
-    // SAFETY: `Matrix` and `MatrixMut` checked that their last elements lie inside their slices, the shapes fit
+    // SAFETY: `Matrix` and `MatrixMut` checked that their last elements are inside their slices, the shapes match
     // (asserted above), and a mutable borrow cannot overlap the shared operands.
     unsafe {
         gemm::gemm(
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn products_are_those_of_three_loops() {
+    fn products_equal_three_loops() {
         let data = data(400);
         for (rows, inner, columns) in [(1, 1, 1), (3, 5, 7), (16, 8, 16), (17, 9, 2), (2, 0, 3)] {
             for stride in [inner, inner + 3] {
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_is_written_and_nothing_else() {
+    fn only_the_block_is_written() {
         let data = data(60);
         let (lhs, rhs) = (Matrix::new(&data, 3, 4), Matrix::new(&data[20..], 4, 5));
         let product = naive(lhs, rhs);
@@ -316,7 +315,7 @@ mod tests {
 
     #[test]
     fn threads_do_not_change_a_bit() {
-        // More than one tile in each direction; the second is deeper than `gemm` sums in one go; small ones.
+        // Several tiles in each direction; a sum longer than `gemm` does at once; small ones.
         for (rows, inner, columns) in [
             (1030, 64, 101),
             (67, 1576, 101),
@@ -334,13 +333,13 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "expected 12 elements, got 11")]
-    fn a_matrix_outside_its_slice_is_refused() {
+    fn matrix_outside_its_slice_is_rejected() {
         Matrix::new(&[0.0; 11], 3, 4);
     }
 
     #[test]
     #[should_panic(expected = "expected rows below 3, got 4")]
-    fn rows_outside_a_matrix_are_refused() {
+    fn rows_outside_a_matrix_are_rejected() {
         Matrix::new(&[0.0; 12], 3, 4).rows(2, 2);
     }
 }

@@ -2,7 +2,7 @@
 
 use vit_random::Random;
 
-/// What a forward pass is for.
+/// Whether a forward pass evaluates or trains.
 ///
 /// Evaluation has no random numbers in its type: a layer in [`Mode::Eval`] has nothing to draw from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

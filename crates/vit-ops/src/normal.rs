@@ -1,8 +1,8 @@
-//! The standard normal distribution, in a form that compilers turn into vector code.
+//! The standard normal distribution, in a form that compilers vectorise.
 
 use crate::exp::exp;
 
-/// `(Φ(x), φ(x))`: the probability of a number below `x`, and the density there, within 1.2e-7.
+/// `(Φ(x), φ(x))`: distribution function and density, within 1.2e-7.
 ///
 /// With `a = |x|`, `Φ(-a) = exp(-a²/2) r(a)`, where `r` falls smoothly from 1/2 (as in Abramowitz and Stegun, 26.2.17):
 /// `r(a) = 1/2 - (1 - t) w(t)` with `t = 1 / (1 + 0.45 a)` and a polynomial `w` of degree 8, fitted to a relative error
@@ -12,7 +12,7 @@ pub(crate) fn normal(x: f32) -> (f32, f32) {
     const FRAC_1_SQRT_2PI: f32 = 0.398_942_3;
     let bell = exp(-0.5 * x * x);
     let a = x.abs();
-    // Beyond, the exponential is zero, and infinity times zero would be no number.
+    // Beyond, the exponential is zero, and infinity times zero would be NaN.
     let scaled = 0.45 * if a > 64.0 { 64.0 } else { a };
     let t = 1.0 / (1.0 + scaled);
     let mut polynomial = 0.038_848_333;
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reference_is_right_at_a_known_point() {
+    fn reference_equals_a_known_value() {
         // Abramowitz and Stegun, table 26.1.
         assert!((exact(1.0).0 - 0.841_344_746_068_543).abs() < 1e-15);
         assert!((exact(-2.5).0 - 0.006_209_665_325_776).abs() < 1e-15);
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_and_nan_are_kept() {
+    fn infinities_and_nan_are_handled() {
         assert_eq!(normal(f32::INFINITY), (1.0, 0.0));
         assert_eq!(normal(f32::NEG_INFINITY), (0.0, 0.0));
         assert_eq!(normal(f32::MAX), (1.0, 0.0));

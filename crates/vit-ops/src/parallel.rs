@@ -1,7 +1,7 @@
-//! One large operation split over threads, for whoever runs a model outside of a trainer's shards: one image, say.
+//! Splits one large operation over threads, outside a trainer's shards, such as inference on one image.
 //!
-//! Pieces have borders that depend on shapes alone, and nothing is summed across them, so that the number of
-//! threads changes no bit.
+//! Pieces have borders that depend on shapes alone, and nothing is summed across them, so the number of threads changes
+//! no bit.
 #![expect(
     unsafe_code,
     reason = "threads work on what their caller borrows; the caller waits for them"
@@ -15,14 +15,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
-/// Multiply-adds that are worth waking threads for: waking takes 5 to 25 us, these many some 40 us.
+/// Multiply-adds that justify waking threads: waking takes 5 to 25 µs, this work about 40 µs.
 const WORTH_WAKING: usize = 4_000_000;
 
-/// Multiply-adds that are worth splitting over threads that wait awake, which costs about a microsecond.
+/// Multiply-adds that justify splitting over threads that are awake, which costs about a microsecond.
 const WORTH_SPLITTING: usize = 400_000;
 
-/// How often a thread looks whether there is something to do, some tenths of a millisecond, before it sleeps: a model's next
-/// operation comes sooner, and the last pieces of one take microseconds.
+/// How often a thread polls for work, some tenths of a millisecond, before it sleeps. A model's next operation comes
+/// sooner, and the last pieces of one take microseconds.
 const SPINS: usize = 10_000;
 
 static POOL: OnceLock<Pool> = OnceLock::new();
@@ -31,9 +31,9 @@ thread_local! {
     static SERIAL: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Splits large operations over so many threads, the caller's among them, instead of one for each core.
+/// Sets the number of threads for large operations, including the caller's. The default is one per core.
 ///
-/// Gives `false`, and changes nothing, where an operation was split before or a number was set before.
+/// Returns `false` without effect if an operation was already split or a number was already set.
 #[must_use]
 pub fn set_threads(threads: NonZero<usize>) -> bool {
     let mut set = false;
@@ -44,11 +44,11 @@ pub fn set_threads(threads: NonZero<usize>) -> bool {
     set
 }
 
-/// Runs `work` with every operation on this thread alone: for one of many pieces that keep all cores busy.
+/// Runs `work` with every operation on this thread only, for work that already keeps all cores busy.
 ///
 /// On a thread of a rayon pool operations are serial anyway.
 pub fn serial<R>(work: impl FnOnce() -> R) -> R {
-    /// Also where `work` panics.
+    /// Restores the flag, even if `work` panics.
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -59,19 +59,19 @@ pub fn serial<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Whether an operation of so many multiply-adds comes in pieces, be they split over threads or not.
+/// Whether an operation of so many multiply-adds is computed in pieces, on one thread or several.
 pub(crate) fn large(multiply_adds: usize) -> bool {
     multiply_adds >= WORTH_WAKING
 }
 
-/// Whether an operation of so many multiply-adds is split over threads. Of a smaller one than [`large`] ones that may differ
-/// from call to call: split or not, it must give the same bits.
+/// Whether an operation of so many multiply-adds is split over threads. Below [`large`] this may differ from call to
+/// call, so both ways must give the same bits.
 pub(crate) fn splits(multiply_adds: usize) -> bool {
     let worth = large(multiply_adds) || (multiply_adds >= WORTH_SPLITTING && helpers_wait_awake());
     worth && !SERIAL.get() && rayon::current_thread_index().is_none()
 }
 
-/// Runs `work` on each piece: over threads where an operation of so many multiply-adds is split, else in order.
+/// Runs `work` on each piece: over threads if an operation of so many multiply-adds is split, otherwise in order.
 pub(crate) fn for_each<P: Send>(
     multiply_adds: usize,
     pieces: impl IntoIterator<Item = P, IntoIter: Send>,
@@ -80,7 +80,7 @@ pub(crate) fn for_each<P: Send>(
     for_each_with(multiply_adds, pieces, || (), |(), piece| work(piece));
 }
 
-/// The same, where each thread has room of its own, which `work` finds as the piece before left it.
+/// The same with scratch memory per thread, which `work` finds as the previous piece left it.
 pub(crate) fn for_each_with<P: Send, R>(
     multiply_adds: usize,
     pieces: impl IntoIterator<Item = P, IntoIter: Send>,
@@ -94,7 +94,7 @@ pub(crate) fn for_each_with<P: Send, R>(
     }
     let pieces = Mutex::new(pieces);
     let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
-    // Whoever is free takes the next piece. Who comes too late makes no room.
+    // A free thread takes the next piece. A thread that comes too late allocates nothing.
     pool().on_all(large(multiply_adds), &|| {
         let Some(mut piece) = next() else { return };
         let mut room = room();
@@ -106,7 +106,7 @@ pub(crate) fn for_each_with<P: Send, R>(
     });
 }
 
-/// The threads that operations split over, started at the first need.
+/// The pool for split operations, started on first use.
 fn pool() -> &'static Pool {
     #[cfg(test)]
     if let Some(pool) = tests::INSTEAD.get() {
@@ -123,7 +123,7 @@ fn helpers_wait_awake() -> bool {
     POOL.get().is_some_and(|pool| pool.shared.awake.load(Ordering::Relaxed) > 0)
 }
 
-/// The caller's thread and helpers. A helper that has nothing to do waits awake for a while, then asleep.
+/// The caller's thread and helpers. An idle helper polls for a while, then sleeps.
 struct Pool {
     shared: Arc<Shared>,
     helpers: usize,
@@ -134,25 +134,25 @@ struct Shared {
     job: Mutex<Option<Job>>,
     /// Jobs so far; changed under the lock.
     jobs: AtomicUsize,
-    /// Helpers at work on the job; changed under the lock.
+    /// Helpers working on the job; changed under the lock.
     busy: AtomicUsize,
-    /// Helpers that wait awake, or work.
+    /// Helpers that poll or work.
     awake: AtomicUsize,
     posted: Condvar,
     finished: Condvar,
 }
 
-/// Work of a caller, which does not panic. The caller waits until nobody is at it before its borrows end.
+/// A caller's work, which does not panic. The caller waits until no helper runs it before its borrows end.
 #[derive(Clone, Copy)]
 struct Job(*const (dyn Fn() + Sync + 'static));
 
-// SAFETY: what it points at is `Sync`, and lives while it is in the pool or a helper is busy.
+// SAFETY: the target is `Sync` and lives while it is in the pool or a helper is busy.
 unsafe impl Send for Job {}
 
 impl Job {
     fn new<'a>(work: &'a (dyn Fn() + Sync + 'a)) -> Self {
         let work: *const (dyn Fn() + Sync + 'a) = work;
-        // SAFETY: both are pointers to the same trait object, and only the lifetime differs; `Finish` sees to it.
+        // SAFETY: both point to the same trait object and differ only in lifetime, which `Finish` guarantees.
         Self(unsafe {
             std::mem::transmute::<*const (dyn Fn() + Sync + 'a), *const (dyn Fn() + Sync + 'static)>(
                 work,
@@ -161,7 +161,7 @@ impl Job {
     }
 
     fn run(self) {
-        // SAFETY: a helper runs it only between joining and leaving, for which its owner waits.
+        // SAFETY: a helper runs it only between joining and leaving, and the owner waits for that.
         unsafe { (*self.0)() }
     }
 }
@@ -174,14 +174,14 @@ impl Pool {
             let name = format!("vit-ops-{index}");
             thread::Builder::new().name(name).spawn(move || shared.help()).is_ok()
         };
-        // Without threads to be had, the caller works alone.
+        // If no threads can be started, the caller works alone.
         let helpers = (0..threads.saturating_sub(1)).take_while(start).count();
         shared.awake.fetch_add(helpers, Ordering::Relaxed);
         Self { shared, helpers }
     }
 
-    /// Runs `work` on the caller's thread and on every helper that comes before it is done there. One job at a time: a caller
-    /// who finds another's works alone. Helpers that sleep come if they are woken.
+    /// Runs `work` on the caller's thread and on every helper that joins before it ends there. One job at a time: a
+    /// caller that finds another job works alone. Sleeping helpers join only if woken.
     fn on_all(&self, wakes: bool, work: &(dyn Fn() + Sync)) {
         let shared = &*self.shared;
         let panic = Mutex::new(None);
@@ -207,11 +207,11 @@ impl Pool {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Option<Job>> {
-        // The job is whole whenever the lock is free.
+        // The job is consistent whenever the lock is free.
         self.job.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives `false` where there is another job.
+    /// Returns `false` if there is another job.
     fn post(&self, job: Job) -> bool {
         let mut posted = self.lock();
         if posted.is_some() || self.busy.load(Ordering::Relaxed) > 0 {
@@ -222,7 +222,7 @@ impl Shared {
         true
     }
 
-    /// What a helper does, for ever.
+    /// A helper's endless loop.
     fn help(&self) {
         SERIAL.set(true);
         let mut seen = 0;
@@ -253,7 +253,7 @@ impl Shared {
     }
 }
 
-/// Takes the job back and waits until no helper is at it, when it is dropped, also by a panic.
+/// On drop, even by a panic, takes the job back and waits until no helper runs it.
 struct Finish<'a>(&'a Shared);
 
 impl Drop for Finish<'_> {
@@ -278,11 +278,11 @@ impl Drop for Finish<'_> {
 pub(crate) mod tests {
     use super::*;
     thread_local! {
-        /// What operations of this test's thread split over.
+        /// The pool of this test's thread.
         pub(super) static INSTEAD: Cell<Option<&'static Pool>> = const { Cell::new(None) };
     }
 
-    /// Runs `work` with large operations split over so many threads.
+    /// Runs `work` with large operations split over `threads` threads.
     pub(crate) fn on_threads<R>(threads: usize, work: impl FnOnce() -> R) -> R {
         INSTEAD.set(Some(Box::leak(Box::new(Pool::new(threads)))));
         let result = work();
@@ -290,7 +290,7 @@ pub(crate) mod tests {
         result
     }
 
-    /// That `work` gives the same serially and on 1, 2 and 3 threads.
+    /// Asserts that `work` gives the same result serially and on 1, 2 and 3 threads.
     pub(crate) fn assert_threads_do_not_show<R: PartialEq>(work: impl Fn() -> R) {
         let alone = serial(&work);
         for threads in 1..=3 {
@@ -299,7 +299,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_piece_is_worked_on_once_on_any_number_of_threads() {
+    fn each_piece_runs_once_on_any_number_of_threads() {
         for threads in 1..=4 {
             let mut counts = vec![0; 100];
             on_threads(threads, || {
@@ -312,7 +312,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn small_operations_and_those_of_a_piece_are_not_split() {
+    fn small_and_nested_operations_are_not_split() {
         assert!(splits(WORTH_WAKING) && !splits(WORTH_SPLITTING - 1));
         serial(|| assert!(!splits(WORTH_WAKING)));
         let in_a_pool = rayon::join(|| splits(WORTH_WAKING), || splits(WORTH_WAKING));
@@ -322,14 +322,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_panic_of_a_piece_comes_back_to_the_caller() {
+    fn panic_in_a_piece_reaches_the_caller() {
         let panics = || for_each(WORTH_WAKING, 0..100, |piece| assert_ne!(piece, 50));
         assert!(catch_unwind(AssertUnwindSafe(|| on_threads(3, panics))).is_err());
         INSTEAD.set(None);
     }
 
     #[test]
-    fn threads_that_work_at_once_each_get_their_own_pieces_done() {
+    fn concurrent_callers_each_complete_their_pieces() {
         let pool: &'static Pool = Box::leak(Box::new(Pool::new(3)));
         let sums = |_: usize| {
             INSTEAD.set(Some(pool));
@@ -349,7 +349,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn helpers_that_sleep_are_woken() {
+    fn sleeping_helpers_are_woken() {
         let pool: &'static Pool = Box::leak(Box::new(Pool::new(2)));
         INSTEAD.set(Some(pool));
         while pool.shared.awake.load(Ordering::Relaxed) > 0 {
@@ -358,7 +358,7 @@ pub(crate) mod tests {
         let caller = thread::current().id();
         let helped = AtomicUsize::new(0);
         for_each(WORTH_WAKING, 0..2, |_| {
-            // Each of two threads has one piece in hand.
+            // Each of two threads holds one piece.
             helped.fetch_add(1, Ordering::Relaxed);
             while helped.load(Ordering::Relaxed) < 2 {
                 thread::yield_now();

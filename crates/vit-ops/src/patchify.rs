@@ -1,13 +1,13 @@
-//! Cutting images into patches.
+//! Cuts images into patches.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use crate::slices;
 
-/// Cuts images into patches, row by row; each patch is flattened in the order (channels, height, width).
+/// Cuts images into patches, row by row. Each patch is flattened in the order (channels, height, width).
 ///
 /// PyTorch equivalent: `torch.nn.functional.unfold(images, patch, stride=patch).transpose(1, 2)`. The gradient of
-/// candle's own `unfold` is wrong for patches.
+/// candle's `unfold` is wrong for patches.
 ///
 /// # Shapes
 /// `images` (batch, channels, height, width), `patch` (height, width) -> (batch, patches, pixels)
@@ -30,7 +30,7 @@ pub fn patchify(images: &Tensor, patch: (usize, usize)) -> Result<Tensor> {
 pub(crate) mod composed {
     use super::{Patchify, Result, Tensor};
 
-    /// [`patchify`](crate::patchify()) out of candle's tensor operations.
+    /// [`patchify`](crate::patchify()) from candle's tensor operations.
     ///
     /// # Errors
     /// If the patch does not divide the images.
@@ -47,7 +47,7 @@ pub(crate) mod composed {
 struct Patchify {
     batch: usize,
     channels: usize,
-    /// Patches from top to bottom, and from left to right.
+    /// Rows and columns of patches.
     grid: (usize, usize),
     patch: (usize, usize),
 }
@@ -74,7 +74,7 @@ impl Patchify {
         crate::cuda::Patches { channels, rows, columns, height, width }
     }
 
-    /// Calls `line` with where each line of a patch begins in the images, in the order of patches.
+    /// Calls `line` with the start of each patch line in the images, in patch order.
     fn each_line(self, mut line: impl FnMut(usize)) {
         let (rows, columns) = self.grid;
         let (height, width) = self.patch;
@@ -95,8 +95,7 @@ impl Patchify {
     }
 }
 
-/// Copies a line to the start of `to`: eight numbers where there is room for them, since what is written too much is
-/// overwritten by the next line.
+/// Copies a line to the start of `to`: eight numbers if there is room, because the next line overwrites the excess.
 fn copy_line(from: &[f32], to: &mut [f32], width: usize) {
     match (from.first_chunk::<8>(), to.first_chunk_mut::<8>()) {
         (Some(from), Some(to)) if width <= 8 => *to = *from,
@@ -162,13 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() -> Result<()> {
+    fn gradients_match_finite_differences() -> Result<()> {
         Case::new(&[&[2, 1, 4, 6]])?
             .gradients_match_differences(|t| composed::patchify(&t[0], (2, 3)))
     }
 
     #[test]
-    fn a_transposed_input_is_read_right_and_no_images_give_none() -> Result<()> {
+    fn transposed_and_empty_inputs_work() -> Result<()> {
         Case::new(&[&[2, 1, 4, 6]])?.fused_equals_composed(
             |t| patchify(&t[0].transpose(2, 3)?, (3, 2)),
             |t| composed::patchify(&t[0].transpose(2, 3)?.contiguous()?, (3, 2)),
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_that_does_not_divide_is_named() -> Result<()> {
+    fn patch_that_does_not_divide_is_named() -> Result<()> {
         let [images] = tensors(&[&[1, 1, 28, 30]])?;
         for patch in [(7, 7), (7, 0)] {
             let error = patchify(&images, patch).unwrap_err().to_string();

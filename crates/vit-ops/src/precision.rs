@@ -1,8 +1,8 @@
-//! Half precision is for storing and for products: sums and exponentials go through `f32`, as PyTorch has it.
+//! Half precision is for storage and products. Sums and exponentials go through `f32`, like PyTorch.
 
 use candle_core::{DType, Result, Tensor};
 
-/// The same numbers, in `f32` if they are of half precision: eight bits hold no sum of 768 numbers.
+/// Converts half precision to `f32`, because eight bits cannot hold a sum of 768 numbers.
 pub(crate) fn widened(xs: &Tensor) -> Result<Tensor> {
     match xs.dtype() {
         DType::F16 | DType::BF16 => xs.to_dtype(DType::F32),
@@ -17,7 +17,7 @@ mod tests {
     use crate::testing::tensors;
     use crate::{Attend, Queries, TokenMask, self_attention};
 
-    /// Numbers of half precision through an operation in it and in `f32`: the difference, as a share of the largest.
+    /// The relative difference between an operation in half precision and in `f32` on half-precision inputs.
     fn difference(
         dtype: DType,
         inputs: &[Tensor],
@@ -32,7 +32,7 @@ mod tests {
         Ok(largest(&(got - &want)?)? / largest(&want)?)
     }
 
-    /// Of one rounding to eleven and to eight bits.
+    /// One rounding to eleven and to eight bits.
     const DTYPES: [(DType, f32); 2] = [(DType::F16, 5e-4), (DType::BF16, 4e-3)];
 
     #[test]
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn attention_over_many_tokens_is_rounded_a_few_times() -> Result<()> {
+    fn attention_over_many_tokens_is_rounded_few_times() -> Result<()> {
         for (dtype, tolerance) in DTYPES {
             let [qkv] = tensors(&[&[2, 300, 3 * 64]])?;
             let mask = TokenMask::from_lengths(&[300, 200], 300)?;

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use crate::{parallel, simd, slices};
 
-/// The angles by which token `t` is turned: `t base^(-2i / head_dim)` for the `i`-th pair of a head's numbers.
+/// The rotation angles of token `t`: `t base^(-2i / head_dim)` for the `i`-th pair of a head's numbers.
 ///
 /// The pairs are `(x_i, x_(i + head_dim / 2))`, as in LLaMA and Hugging Face's transformers (`rotate_half`).
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// With this base, 10,000 in the paper.
+    /// Creates angles with this base, 10,000 in the paper.
     ///
     /// # Errors
     /// If `base` is not positive.
@@ -24,7 +24,7 @@ impl Rotary {
         Ok(Self { base })
     }
 
-    /// The turns of so many tokens.
+    /// The rotations of `tokens` tokens.
     pub(crate) fn turns(&self, tokens: usize, head_dim: usize) -> Result<Turns> {
         let angles = self.angles(tokens, head_dim)?;
         let of = |f: fn(f64) -> f64| angles.iter().map(|&angle| f(angle) as f32).collect();
@@ -42,18 +42,18 @@ impl Rotary {
     }
 }
 
-/// Turns each token's first `heads` heads by its position; the numbers behind them stay. Of packed queries, keys and values,
-/// the first `2 * heads` are the queries' and keys'.
+/// Rotates each token's first `heads` heads by its position and keeps the rest. In packed queries, keys and values, the
+/// first `2 * heads` heads are queries and keys.
 ///
 /// `y_i = x_i cos a - x_j sin a`, `y_j = x_j cos a + x_i sin a` with `j = i + head_dim / 2`.
 ///
 /// PyTorch equivalent: transformers' `apply_rotary_pos_emb`.
 ///
 /// # Shapes
-/// `xs` (batch, tokens, n * head_dim), `n` at least `heads` -> the same; `head_dim` is that of `rotary`'s heads
+/// `xs` (batch, tokens, n * head_dim), `n` at least `heads` -> the same
 ///
 /// # Errors
-/// If `xs` has another shape, or heads are not of an even width.
+/// If `xs` has another shape, or the heads' width is odd.
 pub fn rotary(xs: &Tensor, heads: usize, (table, head_dim): (&Rotary, usize)) -> Result<Tensor> {
     let (_batch, tokens, width) = xs.dims3()?;
     if head_dim == 0 || heads * head_dim > width {
@@ -73,10 +73,10 @@ pub(crate) mod composed {
     use super::{Result, Rotary, Tensor};
     use candle_core::{D, Device};
 
-    /// [`rotary`](crate::rotary()) out of candle's tensor operations.
+    /// [`rotary`](crate::rotary()) from candle's tensor operations.
     ///
     /// # Errors
-    /// As the other.
+    /// Like the fused form.
     pub fn rotary(
         xs: &Tensor,
         heads: usize,
@@ -103,7 +103,7 @@ pub(crate) mod composed {
     }
 }
 
-/// What tokens are turned by: (tokens, head_dim / 2) each.
+/// The sines and cosines of tokens, (tokens, head_dim / 2) each.
 #[derive(Debug)]
 pub(crate) struct Turns {
     cos: Vec<f32>,
@@ -111,16 +111,16 @@ pub(crate) struct Turns {
     head_dim: usize,
 }
 
-/// What a number costs, in the multiply-adds of [`parallel`].
+/// Cost of a number in multiply-adds, for [`parallel`].
 const COST: usize = 4;
 
 impl Turns {
-    /// Turns the first `heads` heads of rows as wide as `width`, in samples of these lengths.
+    /// Rotates the first `heads` heads of rows of `width` numbers, in samples of these lengths.
     pub(crate) fn forward(&self, rows: &mut [f32], width: usize, lengths: &[usize], heads: usize) {
         self.turn(rows, width, lengths, heads, 1.0);
     }
 
-    /// Turns them back: the gradient, since turning keeps lengths.
+    /// Rotates back: the gradient, because rotations are orthogonal.
     pub(crate) fn backward(&self, rows: &mut [f32], width: usize, lengths: &[usize], heads: usize) {
         self.turn(rows, width, lengths, heads, -1.0);
     }
@@ -209,14 +209,14 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() -> Result<()> {
+    fn gradients_match_finite_differences() -> Result<()> {
         Case::new(&[&[2, 3, 12]])?
             .gradients_match_differences(|t| composed::rotary(&t[0], 2, (&table(), 4)))
     }
 
     #[test]
-    fn products_depend_on_distances_alone() -> Result<()> {
-        // The same query and key at every place.
+    fn products_depend_on_distances_only() -> Result<()> {
+        // The same query and key at every position.
         let [q, k] = tensors(&[&[1, 1, 8], &[1, 1, 8]])?;
         let turned = |xs: &Tensor| rotary(&xs.repeat((1, 6, 1))?, 1, (&table(), 8))?.squeeze(0);
         let scores = turned(&q)?.matmul(&turned(&k)?.t()?)?.to_vec2::<f32>()?;
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transposed_input_is_read_right_and_nothing_gives_nothing() -> Result<()> {
+    fn transposed_and_empty_inputs_work() -> Result<()> {
         Case::new(&[&[4, 2, 8]])?.fused_equals_composed(
             |t| rotary(&t[0].transpose(0, 1)?, 2, (&table(), 4)),
             |t| composed::rotary(&t[0].transpose(0, 1)?.contiguous()?, 2, (&table(), 4)),

@@ -1,4 +1,4 @@
-//! A factor of its own for each feature, such as a learned scale of a branch.
+//! Multiplies each feature by its own factor, such as a layer scale.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
@@ -6,14 +6,14 @@ use crate::{simd, slices};
 
 /// `y_i = x_i gamma_i` over the last dimension.
 ///
-/// PyTorch equivalent: `xs * gamma`. candle's own broadcast gives the same, with a gradient for `gamma` that costs a
-/// division for each element of `xs`.
+/// PyTorch equivalent: `xs * gamma`. candle's broadcast gives the same result, but its gradient for `gamma` costs a
+/// division per element of `xs`.
 ///
 /// # Shapes
 /// `xs` (..., dim), `gamma` (dim) -> (..., dim)
 ///
 /// # Errors
-/// If the shapes do not fit.
+/// If the shapes do not match.
 pub fn scale_features(xs: &Tensor, gamma: &Tensor) -> Result<Tensor> {
     let dim = gamma.dims1()?;
     if xs.dims().last() != Some(&dim) {
@@ -29,10 +29,10 @@ pub fn scale_features(xs: &Tensor, gamma: &Tensor) -> Result<Tensor> {
 pub(crate) mod composed {
     use super::{Result, Tensor};
 
-    /// [`scale_features`](crate::scale_features()) out of candle's tensor operations.
+    /// [`scale_features`](crate::scale_features()) from candle's tensor operations.
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// If the shapes do not match.
     pub fn scale_features(xs: &Tensor, gamma: &Tensor) -> Result<Tensor> {
         xs.broadcast_mul(gamma)
     }
@@ -115,13 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() -> Result<()> {
+    fn gradients_match_finite_differences() -> Result<()> {
         Case::new(&[&[3, 2, 4], &[4]])?
             .gradients_match_differences(|t| composed::scale_features(&t[0], &t[1]))
     }
 
     #[test]
-    fn a_transposed_input_is_read_right() -> Result<()> {
+    fn transposed_input_gives_the_same_result() -> Result<()> {
         Case::new(&[&[5, 6], &[5]])?.fused_equals_composed(
             |t| scale_features(&t[0].t()?, &t[1]),
             |t| composed::scale_features(&t[0].t()?, &t[1]),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn no_rows_give_no_rows_and_a_wrong_width_is_named() -> Result<()> {
+    fn empty_input_works_and_wrong_width_is_named() -> Result<()> {
         let [none, xs, gamma] = tensors(&[&[0, 3], &[2, 4], &[3]])?;
         assert_eq!(scale_features(&none, &gamma)?.dims(), [0, 3]);
         let error = scale_features(&xs, &gamma).unwrap_err().to_string();

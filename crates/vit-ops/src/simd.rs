@@ -1,8 +1,8 @@
-//! Which vector instructions the kernels are compiled for, chosen when the program runs.
+//! Selects the kernels' vector instructions at run time.
 //!
-//! A kernel is a closure of plain Rust over slices, which the compiler makes vector code of, or a [`Kernel`] written
-//! in [`Lanes`] where registers matter; either is inlined into one function for each instruction set. No kernel
-//! contracts a product and a sum into one rounding or reorders a sum, so that every path gives the same bits.
+//! A kernel is a closure of plain Rust over slices, which the compiler vectorises, or a [`Kernel`] in [`Lanes`] if
+//! registers matter. Either is inlined into one function per instruction set. No kernel contracts a product and a sum
+//! into one rounding or reorders a sum, so every path gives the same bits.
 
 use std::sync::LazyLock;
 
@@ -13,17 +13,17 @@ use crate::lanes::{Lanes, Portable};
 
 const NAMES: [&str; 3] = ["portable", "avx2", "avx512"];
 
-/// The best instruction set of this machine, unless `VIT_SIMD` names another one that it has.
+/// This machine's best instruction set, or the available one that `VIT_SIMD` names.
 static ARCH: LazyLock<Arch> = LazyLock::new(|| {
     check_instruction_set().unwrap_or_else(|error| panic!("{error}"));
     let asked = std::env::var("VIT_SIMD").unwrap_or_default();
     named(&asked).unwrap_or_default()
 });
 
-/// Checks that `VIT_SIMD`, if it is set, names an instruction set; the operations panic where it does not.
+/// Checks that `VIT_SIMD`, if set, names an instruction set. Otherwise the operations panic.
 ///
 /// # Errors
-/// If it is something other than `portable`, `avx2` or `avx512`.
+/// If it is not `portable`, `avx2` or `avx512`.
 pub fn check_instruction_set() -> Result<()> {
     match std::env::var_os("VIT_SIMD") {
         Some(asked) if !asked.is_empty() && !NAMES.iter().any(|name| asked == *name) => {
@@ -33,7 +33,7 @@ pub fn check_instruction_set() -> Result<()> {
     }
 }
 
-/// What the kernels run on here: `portable`, `avx2` or `avx512`. It does not show in their results.
+/// The instruction set in use: `portable`, `avx2` or `avx512`. It does not change results.
 #[must_use]
 pub fn instruction_set() -> &'static str {
     match *ARCH {
@@ -45,15 +45,15 @@ pub fn instruction_set() -> &'static str {
     }
 }
 
-/// Runs a kernel, which must be inlined into its caller all the way down, with the machine's vector instructions.
+/// Runs a kernel, which must be inlined throughout, with the machine's vector instructions.
 #[inline(always)]
 pub(crate) fn dispatch<R>(kernel: impl FnOnce() -> R) -> R {
     ARCH.dispatch(kernel)
 }
 
-/// A kernel written in [`Lanes`]. A type and no closure, since a closure is not always inlined.
+/// A kernel written in [`Lanes`]. It is a type, because a closure is not always inlined.
 pub(crate) trait Kernel {
-    /// What it gives.
+    /// The kernel's result.
     type Output;
 
     /// Runs it; `#[inline(always)]`.
@@ -66,7 +66,7 @@ pub(crate) fn run<K: Kernel>(kernel: K) -> K::Output {
     run_on(*ARCH, kernel)
 }
 
-/// Never inlined: a kernel is compiled once for each instruction set, however many places run it.
+/// Never inlined, so a kernel is compiled once per instruction set.
 #[inline(never)]
 pub(crate) fn run_on<K: Kernel>(arch: Arch, kernel: K) -> K::Output {
     match arch {
@@ -78,7 +78,7 @@ pub(crate) fn run_on<K: Kernel>(arch: Arch, kernel: K) -> K::Output {
     }
 }
 
-/// A kernel and what it runs with.
+/// A kernel and its lanes.
 #[cfg(target_arch = "x86_64")]
 struct On<L, K> {
     lanes: L,
@@ -95,7 +95,7 @@ impl<L: Lanes, K: Kernel> pulp::NullaryFnOnce for On<L, K> {
     }
 }
 
-/// The instruction set of this name, where the machine has it.
+/// The instruction set of this name, if the machine has it.
 fn named(name: &str) -> Option<Arch> {
     match name {
         "portable" => Some(Arch::Scalar),
@@ -107,19 +107,19 @@ fn named(name: &str) -> Option<Arch> {
     }
 }
 
-/// The paths that the machine has, for tests.
+/// The machine's instruction sets, for tests.
 #[cfg(test)]
 pub(crate) fn paths() -> impl Iterator<Item = (&'static str, Arch)> {
     NAMES.into_iter().filter_map(|name| Some((name, named(name)?)))
 }
 
-/// Runs a closure on every path that the machine has.
+/// Runs a closure with every instruction set of the machine.
 #[cfg(test)]
 pub(crate) fn on_every_path<R>(kernel: impl Fn() -> R) -> Vec<(&'static str, R)> {
     paths().map(|(name, arch)| (name, arch.dispatch(&kernel))).collect()
 }
 
-/// Runs a kernel on every path that the machine has.
+/// Runs a kernel with every instruction set of the machine.
 #[cfg(test)]
 pub(crate) fn run_on_every_path<K: Kernel + Copy>(kernel: K) -> Vec<(&'static str, K::Output)> {
     paths().map(|(name, arch)| (name, run_on(arch, kernel))).collect()

@@ -1,8 +1,8 @@
-//! Between candle's tensors and the slices that the fused kernels work on.
+//! Converts between candle's tensors and the slices of the fused kernels.
 
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
 
-/// Whether the fused forms apply: `f32` on the CPU, and something to compute.
+/// Whether the fused forms apply: non-empty `f32` on the CPU.
 pub(crate) fn fused(xs: &Tensor) -> bool {
     xs.device().is_cpu() && xs.dtype() == DType::F32 && xs.elem_count() > 0
 }
@@ -33,11 +33,11 @@ pub(crate) fn read2<R>(
     read(xs, |xs| read(ys, |ys| then(xs, ys)))
 }
 
-/// The gradient that a backward pass is given, contiguous.
+/// The upstream gradient of a backward pass, contiguous.
 ///
 /// # Errors
-/// If it is itself part of a graph, as candle has it with `CANDLE_GRAD_DO_NOT_DETACH`: gradients of our operations are plain
-/// numbers, and a gradient of them would be wrong without a word.
+/// If it is part of a graph itself (`CANDLE_GRAD_DO_NOT_DETACH`). Our gradients are plain numbers, so second-order
+/// gradients would be silently wrong.
 pub(crate) fn upstream(grad: &Tensor) -> Result<Tensor> {
     if grad.track_op() {
         bail!(
@@ -48,7 +48,7 @@ pub(crate) fn upstream(grad: &Tensor) -> Result<Tensor> {
     grad.contiguous()
 }
 
-/// What a custom operation's forward returns.
+/// The return value of a custom operation's forward.
 pub(crate) fn output(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shape)> {
     Ok((CpuStorage::F32(values), shape.into()))
 }
@@ -58,10 +58,10 @@ pub(crate) fn gradient(values: Vec<f32>, like: &Tensor) -> Result<Option<Tensor>
     Tensor::from_vec(values, like.shape(), like.device()).map(Some)
 }
 
-/// Partial sums kept apart, so that a reduction fills a vector register of any width.
+/// The number of partial sums, so that a reduction fills vector registers of any width.
 pub(crate) const LANES: usize = 16;
 
-/// `sum_i f(i)` over `0..len`, in an order that depends on `len` alone.
+/// `sum_i f(i)` over `0..len`, in an order that depends only on `len`.
 #[inline(always)]
 fn sum_by(len: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0.0_f32; LANES];
@@ -74,7 +74,7 @@ fn sum_by(len: usize, f: impl Fn(usize) -> f32) -> f32 {
     (whole..len).map(f).sum::<f32>() + lanes.iter().sum::<f32>()
 }
 
-/// The largest number; negative infinity of none.
+/// The largest number; negative infinity for an empty slice.
 #[inline(always)]
 pub(crate) fn max(xs: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
@@ -109,7 +109,7 @@ pub(crate) fn add_scaled(ys: &mut [f32], a: f32, xs: &[f32]) {
     }
 }
 
-/// `y_i *= x_i`, for as many as there are of both.
+/// `y_i *= x_i`, up to the shorter length.
 #[inline(always)]
 pub(crate) fn multiply(ys: &mut [f32], xs: &[f32]) {
     for (y, x) in ys.iter_mut().zip(xs) {
@@ -125,9 +125,10 @@ pub(crate) fn add_rows(total: &mut [f32], rows: &[f32]) {
     }
 }
 
-/// Copies to the start of `to`, without the call that a copy of unknown length is.
+/// Copies to the start of `to` without a `memcpy` call.
 ///
-/// As many numbers at once as [`Lanes`](crate::lanes::Lanes) load: a load that spans two recent stores waits for both.
+/// It stores as many numbers at once as [`Lanes`](crate::lanes::Lanes) load, because a load that spans two recent
+/// stores waits for both.
 #[inline(always)]
 pub(crate) fn copy(from: &[f32], to: &mut [f32]) {
     let (blocks, rest) = from.as_chunks::<LANES>();

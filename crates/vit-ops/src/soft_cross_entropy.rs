@@ -1,15 +1,15 @@
-//! Cross entropy between logits and what part of each sample is of which class.
+//! Cross entropy between logits and class probabilities.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use crate::slices;
 use crate::softmax::softmax_in_place;
 
-/// `sum_n sum_c t_nc (log sum_k exp(x_nk) - x_nc)`: the sum over the batch, so that the losses of shards add up. No
-/// gradient goes to the targets.
+/// `sum_n sum_c t_nc (log sum_k exp(x_nk) - x_nc)`: a sum over the batch, so that the losses of shards add up. The
+/// targets get no gradient.
 ///
-/// PyTorch equivalent: `torch.nn.functional.cross_entropy(logits, targets, reduction="sum")`, whose targets are
-/// probabilities.
+/// PyTorch equivalent: `torch.nn.functional.cross_entropy(logits, targets, reduction="sum")` with probabilities as
+/// targets.
 ///
 /// # Shapes
 /// `logits` and `targets` (batch, classes), of one dtype -> ()
@@ -41,14 +41,14 @@ pub(crate) mod composed {
     use crate::precision::widened;
     use candle_core::D;
 
-    /// [`soft_cross_entropy_sum`](crate::soft_cross_entropy_sum()) out of candle's tensor operations.
+    /// [`soft_cross_entropy_sum`](crate::soft_cross_entropy_sum()) from candle's tensor operations.
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// If the shapes do not match.
     pub fn soft_cross_entropy_sum(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let (dtype, logits) = (logits.dtype(), widened(logits)?);
         let targets = targets.detach().to_dtype(logits.dtype())?;
-        // The loss does not depend on what is taken off, so neither does the gradient.
+        // Subtracting the maximum changes neither the loss nor the gradient.
         let max = logits.detach().max_keepdim(D::Minus1)?;
         let shifted = logits.broadcast_sub(&max)?;
         let log_sum = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;
@@ -99,7 +99,7 @@ mod tests {
     use crate::testing::{Case, tensors};
     use candle_core::{DType, Device, Var};
 
-    /// Rows that sum to 1, one entry being 0.
+    /// Rows that sum to 1, with one zero entry.
     fn targets(batch: usize, classes: usize) -> Result<Tensor> {
         let weights = (0..batch * classes).map(|at| ((at * 7 + at / classes) % 5) as f32);
         let mut weights: Vec<f32> = weights.collect();
@@ -124,8 +124,8 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() -> Result<()> {
-        // Of rows that do not sum to 1 too.
+    fn gradients_match_finite_differences() -> Result<()> {
+        // Rows that do not sum to 1 too.
         for scale in [1.0, 0.5] {
             let targets = (targets(4, 5)?.to_dtype(DType::F64)? * scale)?;
             Case::new(&[&[4, 5]])?.gradients_match_differences(|t| {
@@ -137,7 +137,7 @@ mod tests {
 
     /// `F.cross_entropy(logits, targets, reduction="sum")` of PyTorch 2.15, in float64, and its gradient.
     #[test]
-    fn loss_and_gradient_are_pytorchs() -> Result<()> {
+    fn loss_and_gradient_equal_pytorchs() -> Result<()> {
         let logits = Tensor::new(&[[1.0_f64, -2.0, 0.5], [0.25, 3.0, -1.0]], &Device::Cpu)?;
         let targets = Tensor::new(&[[0.25_f64, 0.0, 0.75], [0.5, 0.5, 0.0]], &Device::Cpu)?;
         let want = 2.333633103746383;
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn inputs_need_not_be_contiguous_and_may_be_empty() -> Result<()> {
+    fn non_contiguous_and_empty_inputs_work() -> Result<()> {
         let [logits] = tensors(&[&[3, 5]])?;
         let of = |logits: &Tensor, targets: &Tensor| {
             soft_cross_entropy_sum(logits, targets)?.to_scalar::<f32>()
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_that_do_not_fit_are_named() -> Result<()> {
+    fn mismatched_targets_are_named() -> Result<()> {
         let [logits, targets] = tensors(&[&[2, 3], &[2, 4]])?;
         let error = soft_cross_entropy_sum(&logits, &targets).unwrap_err().to_string();
         assert!(error.contains("expected targets of shape [2, 3]"), "{error}");

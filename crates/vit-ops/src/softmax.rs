@@ -34,20 +34,20 @@ pub(crate) mod composed {
     use crate::precision::widened;
     use candle_core::D;
 
-    /// [`softmax`](crate::softmax()) out of candle's tensor operations.
+    /// [`softmax`](crate::softmax()) from candle's tensor operations.
     ///
     /// # Errors
     /// If `xs` has no dimension.
     pub fn softmax(xs: &Tensor) -> Result<Tensor> {
         let (dtype, xs) = (xs.dtype(), widened(xs)?);
-        // The result does not depend on what is taken off, so neither does the gradient.
+        // Subtracting the maximum changes neither the result nor the gradient.
         let max = xs.detach().max_keepdim(D::Minus1)?;
         let weights = xs.broadcast_sub(&max)?.exp()?;
         weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.to_dtype(dtype)
     }
 }
 
-/// Replaces a row by its softmax.
+/// Replaces a row with its softmax.
 #[inline(always)]
 pub(crate) fn softmax_in_place(row: &mut [f32]) {
     let max = slices::max(row);
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() -> Result<()> {
+    fn gradients_match_finite_differences() -> Result<()> {
         Case::new(&[&[3, 5]])?.gradients_match_differences(|t| composed::softmax(&t[0]))
     }
 
@@ -141,14 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_gives_nothing() -> Result<()> {
+    fn empty_input_gives_empty_output() -> Result<()> {
         let [xs] = crate::testing::tensors(&[&[0, 5]])?;
         assert_eq!(softmax(&xs)?.dims(), [0, 5]);
         Ok(())
     }
 
     #[test]
-    fn rows_sum_to_one_even_where_exp_would_overflow() -> Result<()> {
+    fn rows_sum_to_one_even_if_exp_would_overflow() -> Result<()> {
         let xs = Tensor::new(&[[1e4_f32, 9e3, -1e4], [0.0, 0.0, 0.0]], &candle_core::Device::Cpu)?;
         for ys in [softmax(&xs)?, composed::softmax(&xs)?] {
             for row in ys.to_vec2::<f32>()? {

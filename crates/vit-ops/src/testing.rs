@@ -1,16 +1,16 @@
-//! How the operations are tested: fused against composed, and composed against finite differences.
+//! Test helpers: fused against composed, composed against finite differences.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use vit_random::{Random, Site};
 
-/// Largest difference between the two `f32` forms, as a share of the tensor's largest entry: sums of up to a
-/// thousand terms, each rounded, in different orders.
+/// Largest difference between the two `f32` forms relative to the tensor's largest entry: sums of up to a thousand
+/// rounded terms in different orders.
 const FUSED_TOLERANCE: f64 = 2e-6;
-/// Central differences in `f64` with this step are right to about its square.
+/// Central differences in `f64` with this step are accurate to about its square.
 const STEP: f64 = 1e-5;
 const DIFFERENCE_TOLERANCE: f64 = 1e-7;
 
-/// Fixed random inputs of the given shapes, and what is checked on functions of them.
+/// Fixed random inputs of the given shapes, and checks of functions of them.
 pub(crate) struct Case {
     inputs: Vec<Tensor>,
 }
@@ -23,7 +23,7 @@ impl Case {
         Ok(Self { inputs: inputs.collect::<Result<_>>()? })
     }
 
-    /// Outputs and the gradients of every input agree in `f32`.
+    /// Asserts that outputs and the gradients of every input agree in `f32`.
     pub(crate) fn fused_equals_composed(
         &self,
         fused: impl Fn(&[Tensor]) -> Result<Tensor>,
@@ -46,7 +46,7 @@ impl Case {
         Ok(())
     }
 
-    /// Autograd's gradients agree with central differences in `f64`.
+    /// Asserts that autograd's gradients agree with central differences in `f64`.
     pub(crate) fn gradients_match_differences(
         &self,
         function: impl Fn(&[Tensor]) -> Result<Tensor>,
@@ -105,8 +105,8 @@ pub(crate) fn tensors<const COUNT: usize>(shapes: &[&[usize]; COUNT]) -> Result<
     Ok(tensors.try_into().expect("as many tensors as shapes"))
 }
 
-/// A scalar that weighs each element of the output by a fixed random number: a plain sum has gradient zero
-/// behind a softmax or a layer norm.
+/// A scalar: the output weighted by fixed random numbers, because a plain sum after a softmax or layer norm has
+/// gradient zero.
 fn weigh(output: &Tensor) -> Result<Tensor> {
     (output * normal(99, output.dims())?.to_dtype(output.dtype())?)?.sum_all()
 }
@@ -122,6 +122,6 @@ fn largest_difference(got: &Tensor, want: &Tensor) -> Result<f64> {
     let (got, want) = (got.to_dtype(DType::F64)?, want.to_dtype(DType::F64)?);
     let largest = |xs: &Tensor| xs.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>();
     let (difference, largest) = (largest(&(got - &want)?)?, largest(&want)?);
-    // Of an exact zero, such as the gradient of a single class, nothing is a share.
+    // No relative difference exists for an exact zero, such as the gradient of a single class.
     Ok(if largest == 0.0 { difference } else { difference / largest })
 }

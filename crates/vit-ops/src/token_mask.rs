@@ -8,7 +8,7 @@ use crate::slices::LANES;
 
 /// Padding mask: attention ignores padded tokens.
 ///
-/// PyTorch equivalent: `src_key_padding_mask`, which is true where this has padding.
+/// PyTorch equivalent: `src_key_padding_mask`, which is true for padding.
 ///
 /// ```
 /// use vit_ops::TokenMask;
@@ -23,15 +23,15 @@ use crate::slices::LANES;
 pub struct TokenMask {
     batch: usize,
     tokens: usize,
-    /// What is added to the scores of keys: 0 for a token, negative infinity for padding. Each sample's row is filled
-    /// up with the latter to whole registers.
+    /// Added to the scores of keys: 0 for a token, negative infinity for padding. Each sample's row is extended with
+    /// the latter to whole registers.
     bias: Arc<[f32]>,
-    /// How many tokens each sample has, if all padding is at the ends.
+    /// The number of tokens of each sample, if all padding is at the ends.
     lengths: Option<Arc<[usize]>>,
 }
 
 impl TokenMask {
-    /// Of each sample, so many tokens, the first ones of `tokens`.
+    /// A mask of samples of these lengths, padded to `tokens`.
     ///
     /// # Errors
     /// If a length is zero or above `tokens`.
@@ -46,15 +46,15 @@ impl TokenMask {
         Self::by(lengths.len(), tokens, |sample, token| token < lengths[sample])
     }
 
-    /// From a tensor that is 0 where there is padding, and anything else where there is a token.
+    /// A mask from a tensor that is 0 for padding and anything else for a token.
     ///
-    /// A square tensor is refused, since it could also say which token sees which: [`padding`](Self::padding) takes it.
+    /// A square tensor is rejected, because it could be a causal mask; use [`padding`](Self::padding) for it.
     ///
     /// # Shapes
     /// `there` (batch, tokens)
     ///
     /// # Errors
-    /// If a sample has no token, or `there` is no matrix, or has as many samples as tokens.
+    /// If a sample has no token, or `there` is not a matrix or is square.
     pub fn new(there: &Tensor) -> Result<Self> {
         if let &[batch, tokens] = there.dims()
             && batch == tokens
@@ -68,13 +68,13 @@ impl TokenMask {
         Self::padding(there)
     }
 
-    /// As [`new`](Self::new), of a batch that may have as many samples as tokens.
+    /// Like [`new`](Self::new), but also takes a square tensor.
     ///
     /// # Shapes
     /// `there` (batch, tokens)
     ///
     /// # Errors
-    /// If a sample has no token, or `there` is no matrix.
+    /// If a sample has no token, or `there` is not a matrix.
     pub fn padding(there: &Tensor) -> Result<Self> {
         let &[batch, tokens] = there.dims() else {
             bail!("token mask: expected a tensor of shape (batch, tokens), got {:?}", there.dims());
@@ -106,37 +106,37 @@ impl TokenMask {
         Ok(Self { batch, tokens, bias: bias.into(), lengths: lengths.map(Into::into) })
     }
 
-    /// Samples.
+    /// The number of samples.
     #[must_use]
     pub const fn batch(&self) -> usize {
         self.batch
     }
 
-    /// Tokens of each sample, padding among them.
+    /// The number of tokens per sample, with padding.
     #[must_use]
     pub const fn tokens(&self) -> usize {
         self.tokens
     }
 
-    /// 1 for a token, 0 for padding: to take a mean over the tokens that are there, say.
+    /// 1 for a token, 0 for padding, such as for a mean over tokens.
     ///
     /// # Shapes
     /// -> (batch, tokens)
     ///
     /// # Errors
-    /// If the device has no room, or `dtype` cannot be made.
+    /// If the device is out of memory, or `dtype` is unsupported.
     pub fn to_tensor(&self, dtype: DType, device: &Device) -> Result<Tensor> {
         let bias = self.bias(DType::F32, &Device::Cpu)?.reshape((self.batch, self.tokens))?;
         bias.eq(0.0)?.to_dtype(dtype)?.to_device(device)
     }
 
-    /// How many tokens each sample has, if all padding is behind them.
+    /// The number of tokens of each sample, if all padding is at the ends.
     #[must_use]
     pub fn lengths(&self) -> Option<&[usize]> {
         self.lengths.as_deref()
     }
 
-    /// Zeros in the rows of padding, whatever stood there, NaN too; their gradient is zero.
+    /// Sets padded rows to zero, NaN included. Their gradient is zero.
     ///
     /// PyTorch equivalent: `xs.masked_fill(padding[..., None], 0)`.
     ///
@@ -155,19 +155,19 @@ impl TokenMask {
         there.broadcast_as(xs.shape())?.contiguous()?.where_cond(xs, &xs.zeros_like()?)
     }
 
-    /// A sample that begins with padding, if there is one.
+    /// A sample that begins with padding, if any.
     #[must_use]
     pub fn begins_with_padding(&self) -> Option<usize> {
         (0..self.batch).find(|&sample| self.row(sample).first().is_some_and(|&bias| bias != 0.0))
     }
 
-    /// What is added to a sample's scores, in whole registers.
+    /// The numbers added to a sample's scores, in whole registers.
     pub(crate) fn row(&self, sample: usize) -> &[f32] {
         let row_len = row_len(self.tokens);
         &self.bias[sample * row_len..][..row_len]
     }
 
-    /// What is added to scores.
+    /// The numbers added to the scores.
     ///
     /// # Shapes
     /// -> (batch, 1, 1, tokens)
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_and_a_tensor_say_the_same() -> Result<()> {
+    fn masks_from_lengths_and_tensor_are_equal() -> Result<()> {
         const NO: f32 = f32::NEG_INFINITY;
         let by_lengths = TokenMask::from_lengths(&[1, 3], 3)?;
         assert_eq!(bias(&by_lengths)?, [[0.0, NO, NO], [0.0; 3]]);
@@ -210,14 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn padding_may_come_first_and_is_told_of() -> Result<()> {
+    fn leading_padding_is_allowed_and_reported() -> Result<()> {
         let there = Tensor::new(&[[1_u8, 0, 1], [0, 1, 1]], &Device::Cpu)?;
         assert_eq!(TokenMask::new(&there)?.begins_with_padding(), Some(1));
         Ok(())
     }
 
     #[test]
-    fn a_mask_that_leaves_nothing_to_attend_to_is_refused() -> Result<()> {
+    fn mask_without_tokens_is_rejected() -> Result<()> {
         let said = |mask: Result<TokenMask>| mask.unwrap_err().to_string();
         let error = said(TokenMask::from_lengths(&[2, 4], 3));
         assert!(error.contains("lengths of 1 to 3 tokens, got 4 for sample 1"), "{error}");

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ClassToken, ConfigError, Position, PositionRows};
 
-/// Larger than any image a model is trained on; keeps the product of any two sizes far from overflow.
+/// Larger than any training image. The product of any two sizes stays far from overflow.
 const LARGEST_SIZE: usize = 1 << 16;
 
 /// Size of an image in pixels, and its channels.
@@ -38,17 +38,17 @@ pub struct PatchConfig {
     pub patch: PatchSize,
     /// Width of a token.
     pub dim: usize,
-    /// How a token learns its place.
+    /// The position embedding.
     pub position: Position,
-    /// Which tokens a learned table has a row for.
+    /// Which tokens have a row in a learned table.
     pub position_rows: PositionRows,
-    /// Learned tokens between the class token and the patches, for the encoder to keep notes in (*Vision
-    /// Transformers Need Registers*, arXiv 2309.16588).
+    /// The number of register tokens, learned and placed between class token and patches (*Vision Transformers Need
+    /// Registers*, arXiv 2309.16588).
     pub registers: usize,
 }
 
 impl PatchConfig {
-    /// Learned positions of every token, and no registers.
+    /// A configuration with learned positions for every token and no registers.
     #[must_use]
     pub const fn new(image: ImageSize, patch: PatchSize, dim: usize) -> Self {
         Self {
@@ -61,10 +61,10 @@ impl PatchConfig {
         }
     }
 
-    /// Checks what can be checked without building anything.
+    /// Checks the configuration.
     ///
     /// # Errors
-    /// If a size is zero or out of reach, the patch does not divide the image, or `dim` cannot hold the positions.
+    /// If a size is zero or too large, the patch does not divide the image, or `dim` does not suit the positions.
     pub fn check(&self) -> Result<(), ConfigError> {
         let sizes = [
             ("image.height", self.image.height),
@@ -101,7 +101,7 @@ impl PatchConfig {
         Ok(())
     }
 
-    /// Patches in (a column, a row) of the image.
+    /// The number of (rows, columns) of patches.
     #[must_use]
     pub const fn grid(&self) -> (usize, usize) {
         (self.image.height / self.patch.height, self.image.width / self.patch.width)
@@ -126,7 +126,7 @@ impl PatchConfig {
         self.prefix(class_token) + self.patches()
     }
 
-    /// Rows of a learned table before those of the patches.
+    /// Rows of a learned table before the patches' rows.
     #[must_use]
     pub const fn prefix_rows(&self, class_token: ClassToken) -> usize {
         match self.position_rows {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_value() {
+    fn invalid_field_is_named_with_its_value() {
         assert_eq!(mnist().check(), Ok(()));
         let message = |change: fn(&mut PatchConfig)| {
             let mut config = mnist();
@@ -180,14 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_28_px_has_16_patches_of_49_pixels() {
+    fn image_of_28_px_has_16_patches_of_49_pixels() {
         assert_eq!(mnist().grid(), (4, 4));
         assert_eq!(mnist().patches(), 16);
         assert_eq!(mnist().pixels(), 49);
     }
 
     #[test]
-    fn a_table_has_a_row_for_each_token_or_for_each_patch() {
+    fn table_has_a_row_per_token_or_per_patch() {
         let mut config = mnist();
         config.registers = 3;
         assert_eq!(config.tokens(ClassToken::Absent), 19);

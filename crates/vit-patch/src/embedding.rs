@@ -6,20 +6,20 @@ use candle_nn::{Init, VarBuilder};
 use crate::position::sincos2d;
 use crate::{PatchConfig, PatchSize, Position, PositionRows, patchify};
 
-/// Standard deviation of a new position table, class token and registers, as in the ViT paper's code.
+/// Initial standard deviation of position table, class token and registers, as in the ViT paper's code.
 const TABLE_DEVIATION: f64 = 0.02;
 
-/// Whether a learned class token stands before the patches.
+/// Whether a learned class token precedes the patches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClassToken {
     /// Token 0 is learned; the patches follow.
     Prepended,
-    /// The patches alone.
+    /// Patches only.
     Absent,
 }
 
 impl ClassToken {
-    /// Tokens that are not patches.
+    /// The number of class tokens.
     #[must_use]
     pub const fn tokens(self) -> usize {
         match self {
@@ -41,7 +41,7 @@ impl ClassToken {
 /// `pos_embed.proj.{weight,bias}` as the patch embedding's if `patch_linear`
 #[derive(Clone, Debug)]
 pub struct PatchEmbedding {
-    /// The path of its parameters, for messages.
+    /// The parameters' path, for error messages.
     path: String,
     config: PatchConfig,
     proj: PatchLinear,
@@ -55,16 +55,16 @@ enum Positions {
     None,
     /// (1, patches, dim), added to the patches.
     OfPatches(Tensor),
-    /// (1, tokens, dim), added once the patches have their prefix.
+    /// (1, tokens, dim), added after the prefix.
     OfTokens(Tensor),
     PatchLinear(PatchLinear),
 }
 
 impl PatchEmbedding {
-    /// An embedding of this configuration, its parameters from `vb`.
+    /// Creates an embedding with parameters from `vb`.
     ///
     /// # Errors
-    /// If the configuration is wrong, or `vb` has no such parameters or other shapes.
+    /// If the configuration is invalid, or `vb` lacks a parameter or has another shape.
     pub fn new(config: &PatchConfig, class_token: ClassToken, vb: &VarBuilder) -> Result<Self> {
         config.check().map_err(candle_core::Error::wrap)?;
         let dim = config.dim;
@@ -94,7 +94,7 @@ impl PatchEmbedding {
         Ok(Self { path, config: config.clone(), proj, prefix, positions })
     }
 
-    /// `patches` (batch, patches, dim) behind the class token and the registers: (batch, tokens, dim).
+    /// Prepends class token and registers to `patches` (batch, patches, dim): (batch, tokens, dim).
     fn prepend(&self, patches: Tensor) -> Result<Tensor> {
         if self.prefix.is_empty() {
             return Ok(patches);
@@ -171,7 +171,7 @@ impl PatchLinear {
         })
     }
 
-    /// The sum of two maps, which is one map.
+    /// The sum of two maps as one map.
     fn plus(&self, other: &Self) -> Result<Self> {
         Ok(Self {
             weight: vit_ops::add(&self.weight, &other.weight)?,
@@ -193,7 +193,7 @@ mod tests {
     use std::collections::HashMap;
     use vit_layers::Parameters;
 
-    /// Images that are no square, of two channels, in patches that are none either: 6 of them.
+    /// Non-square images of two channels, in 6 non-square patches.
     fn config(position: Position, position_rows: PositionRows, registers: usize) -> PatchConfig {
         let image = ImageSize { height: 4, width: 9, channels: 2 };
         let patch = PatchSize { height: 2, width: 3 };
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() -> Result<()> {
+    fn gradients_match_finite_differences() -> Result<()> {
         for (position, rows, registers, class_token, count) in [
             (Position::Learned, PositionRows::Tokens, 0, ClassToken::Absent, 3),
             (Position::Learned, PositionRows::Tokens, 2, ClassToken::Prepended, 5),
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_class_token_comes_first_then_registers_then_patches() -> Result<()> {
+    fn tokens_are_class_token_registers_patches() -> Result<()> {
         for rows in [PositionRows::Tokens, PositionRows::Patches] {
             let config = config(Position::Learned, rows, 3);
             let parameters = parameters(&config, ClassToken::Prepended)?;
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn sines_and_cosines_are_of_patches_alone() -> Result<()> {
+    fn sincos_positions_are_added_to_patches_only() -> Result<()> {
         let config = config(Position::Sincos2d, PositionRows::Tokens, 2);
         let parameters = parameters(&config, ClassToken::Absent)?;
         let registers = parameters["reg_token"].get(0)?;
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn no_images_give_no_tokens() -> Result<()> {
+    fn empty_batch_gives_no_tokens() -> Result<()> {
         let config = config(Position::Learned, PositionRows::Tokens, 1);
         let parameters = parameters(&config, ClassToken::Prepended)?;
         let none = Tensor::zeros((0, 2, 4, 9), DType::F64, &Device::Cpu)?;
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_that_is_missing_or_of_another_shape_is_named() -> Result<()> {
+    fn missing_or_misshapen_parameter_is_named() -> Result<()> {
         let config = config(Position::Learned, PositionRows::Tokens, 2);
         let parameters = parameters(&config, ClassToken::Prepended)?;
         let refused = |parameters| {

@@ -1,6 +1,6 @@
-//! What can be wrong with a configuration.
+//! Configuration errors.
 
-/// A configuration that cannot cut its images into patches. Each variant names the field and its value.
+/// An invalid configuration. Each variant names the field and its value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -10,7 +10,7 @@ pub enum ConfigError {
         /// The field of the configuration.
         field: &'static str,
     },
-    /// An image that no whole number of patches covers.
+    /// An image size that is not divisible by the patch size.
     #[error(
         "image of {image_height}x{image_width} px is not divisible by patch of {patch_height}x{patch_width} px"
     )]
@@ -24,7 +24,7 @@ pub enum ConfigError {
         /// Width of a patch.
         patch_width: usize,
     },
-    /// A width that the sine and cosine positions cannot fill.
+    /// A width that does not suit sine and cosine positions.
     #[error(
         "expected a dim that is a multiple of 4 and at least 8 for sincos2d positions, got {dim}"
     )]
@@ -32,7 +32,7 @@ pub enum ConfigError {
         /// The width of a token.
         dim: usize,
     },
-    /// An image too large to be held.
+    /// A size that is too large.
     #[error("expected {field} of at most {limit}, got {value}")]
     TooLarge {
         /// The field of the configuration.

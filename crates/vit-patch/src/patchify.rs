@@ -1,10 +1,10 @@
-//! Cutting images into patches, and putting them together again.
+//! Images to patches and back.
 
 use candle_core::{Result, Tensor, bail};
 
 use crate::{ImageSize, PatchSize};
 
-/// Cuts images into patches, row by row; each patch is flattened in the order (channels, height, width).
+/// Cuts images into patches, row by row. Each patch is flattened in the order (channels, height, width).
 ///
 /// PyTorch equivalent: `torch.nn.functional.unfold(images, patch, stride=patch).transpose(1, 2)`.
 ///
@@ -17,13 +17,13 @@ pub fn patchify(images: &Tensor, patch: PatchSize) -> Result<Tensor> {
     vit_ops::patchify(images, (patch.height, patch.width))
 }
 
-/// Puts patches together again: the inverse of [`patchify`].
+/// Joins patches to images: the inverse of [`patchify`].
 ///
 /// # Shapes
 /// `patches` (batch, patches, pixels) -> (batch, channels, height, width)
 ///
 /// # Errors
-/// If the patches are not those of such images.
+/// If the patches do not belong to images of this size.
 pub fn unpatchify(patches: &Tensor, image: ImageSize, patch: PatchSize) -> Result<Tensor> {
     let (batch, count, pixels) = patches.dims3()?;
     let ImageSize { height, width, channels } = image;
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn unpatchify_undoes_patchify() -> Result<()> {
+    fn unpatchify_inverts_patchify() -> Result<()> {
         let there_and_back = unpatchify(&patchify(&images()?, PATCH)?, IMAGE, PATCH)?;
         assert_eq!(there_and_back.dims(), images()?.dims());
         let flat = |xs: &Tensor| xs.flatten_all()?.to_vec1::<f32>();
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() -> Result<()> {
+    fn gradients_match_finite_differences() -> Result<()> {
         let images = crate::testing::normal((1, 2, 4, 6))?;
         crate::testing::assert_gradient("images", &images, |xs| patchify(xs, PATCH))?;
         let patches = crate::testing::normal((1, 4, 12))?;
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn patches_of_another_image_are_named() -> Result<()> {
+    fn patches_of_another_image_size_are_named() -> Result<()> {
         let patches = crate::testing::normal((1, 4, 11))?;
         let error = unpatchify(&patches, IMAGE, PATCH).unwrap_err().to_string();
         let want = "unpatchify: expected patches of shape (batch, 4, 12), got [1, 4, 11]";
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_that_does_not_divide_is_named() -> Result<()> {
+    fn patch_that_does_not_divide_is_named() -> Result<()> {
         let images = Tensor::zeros((1, 1, 28, 30), DType::F32, &Device::Cpu)?;
         let error = patchify(&images, PatchSize { height: 7, width: 7 }).unwrap_err();
         assert!(

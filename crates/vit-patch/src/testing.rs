@@ -1,13 +1,13 @@
-//! Fixed random tensors, and gradients held to finite differences in `f64`.
+//! Fixed random tensors, and gradient checks by finite differences in `f64`.
 
 use candle_core::{DType, Device, Result, Shape, Tensor, Var};
 use vit_random::{Random, Site};
 
-/// Central differences in `f64` with this step are right to about its square.
+/// Central differences in `f64` with this step are accurate to about its square.
 const STEP: f64 = 1e-5;
 const DIFFERENCE_TOLERANCE: f64 = 1e-7;
 
-/// Normal numbers in `f64`, the same each time.
+/// Normal numbers in `f64`, the same every time.
 pub(crate) fn normal(shape: impl Into<Shape>) -> Result<Tensor> {
     let shape = shape.into();
     let mut stream = Random::new(17).stream(Site::named("testing"), 0);
@@ -21,7 +21,7 @@ pub(crate) fn largest_difference(got: &Tensor, want: &Tensor) -> Result<f64> {
     difference.abs()?.max_all()?.to_scalar()
 }
 
-/// Holds the gradient of `function`, its output weighed by fixed numbers, to central differences.
+/// Compares the gradient of `function`, its output weighted by fixed numbers, with central differences.
 pub(crate) fn assert_gradient(
     name: &str,
     input: &Tensor,
@@ -47,7 +47,7 @@ pub(crate) fn assert_gradient(
     Ok(())
 }
 
-/// A scalar that weighs each element of the output by a fixed random number.
+/// A scalar: the output weighted by fixed random numbers.
 fn weighed(output: &Tensor) -> Result<Tensor> {
     (output * normal(output.shape())?.sin()?)?.sum_all()
 }

@@ -5,12 +5,12 @@ mod stream;
 
 pub use stream::Stream;
 
-/// A place that draws numbers, told apart from every other by its name.
+/// The name that random numbers are drawn under, hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Site(u32);
 
 impl Site {
-    /// The site of this name, by the 32-bit FNV-1a hash of its bytes.
+    /// The site of this name: the 32-bit FNV-1a hash of its bytes.
     #[must_use]
     pub const fn named(name: &str) -> Self {
         let bytes = name.as_bytes();
@@ -23,14 +23,14 @@ impl Site {
         Self(hash)
     }
 
-    /// The number that stands for the name.
+    /// The name's hash.
     #[must_use]
     pub const fn number(self) -> u32 {
         self.0
     }
 }
 
-/// A seed, a step and the index of the first sample in view: what a layer needs to draw from.
+/// A source of random numbers: a seed, a step and the index of the first sample in view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Random {
     seed: u64,
@@ -39,19 +39,19 @@ pub struct Random {
 }
 
 impl Random {
-    /// The source of this seed, at step 0 and sample 0.
+    /// A source at step 0 and sample 0.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self { seed, step: 0, first_sample: 0 }
     }
 
-    /// The same seed at another step, which is taken modulo 2³².
+    /// The same seed at another step, modulo 2³².
     #[must_use]
     pub const fn at_step(self, step: u64) -> Self {
         Self { step: step as u32, ..self }
     }
 
-    /// The same seed and step, seen from a shard whose sample 0 is sample `first` of this source.
+    /// The same seed and step for a shard whose sample 0 is sample `first` here.
     #[must_use]
     pub const fn from_sample(self, first: u32) -> Self {
         Self { first_sample: self.first_sample.wrapping_add(first), ..self }
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn every_coordinate_changes_the_numbers() {
+    fn seed_step_site_and_sample_each_change_the_numbers() {
         let random = Random::new(1).at_step(2);
         let here = first(random, "a", 3);
         assert_eq!(here, first(random, "a", 3));
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_draw_what_the_whole_batch_draws() {
+    fn shards_draw_the_same_as_the_whole_batch() {
         let random = Random::new(9).at_step(1);
         let nested = random.from_sample(8).from_sample(3);
         assert_eq!(first(random, "a", 12), first(nested, "a", 1));

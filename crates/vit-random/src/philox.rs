@@ -1,7 +1,7 @@
 //! Philox4x32-10: ten rounds of multiply, exchange and add on a 128-bit counter under a 64-bit key.
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-/// Weyl sequence: the golden ratio and the square root of three, less one, in 32 bits.
+/// Weyl sequence: the golden ratio and the square root of three, minus one, in 32 bits.
 const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
 /// The four 32-bit numbers at `counter`.
@@ -23,10 +23,10 @@ pub(crate) const fn block(mut counter: [u32; 4], seed: u64) -> [u32; 4] {
     counter
 }
 
-/// Blocks computed side by side: one for each 32-bit lane of the widest vector register.
+/// Blocks computed at once: one per 32-bit lane of the widest vector register.
 pub(crate) const LANES: usize = 16;
 
-/// The numbers of [`LANES`] blocks, from `counter` on, one block after the other.
+/// The numbers of [`LANES`] consecutive blocks from `counter` on.
 #[inline(always)]
 pub(crate) fn blocks(counter: [u32; 4], seed: u64) -> [u32; 4 * LANES] {
     let mut state = counter.map(|word| [word; LANES]);
@@ -60,7 +60,7 @@ mod tests {
     use super::{LANES, block, blocks};
 
     #[test]
-    fn blocks_side_by_side_are_blocks_one_by_one() {
+    fn blocks_at_once_equal_single_blocks() {
         let counter = [u32::MAX - 3, 7, 8, 9];
         let singly = (0..LANES as u32).flat_map(|lane| {
             let first = counter[0].wrapping_add(lane);
@@ -69,9 +69,9 @@ mod tests {
         assert!(blocks(counter, 0x1234_5678_9abc_def0).into_iter().eq(singly));
     }
 
-    /// The known answers of Random123's own test, `kat_vectors`.
+    /// The known answers of Random123's test, `kat_vectors`.
     #[test]
-    fn answers_are_those_of_random123() {
+    fn numbers_equal_random123() {
         assert_eq!(block([0; 4], 0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
         assert_eq!(
             block([u32::MAX; 4], u64::MAX),

@@ -1,4 +1,4 @@
-//! The sequence of numbers at one place, and the distributions drawn from it.
+//! The random numbers of one (seed, step, site, sample), and distributions drawn from them.
 
 use crate::philox;
 
@@ -32,9 +32,9 @@ impl Stream {
         u64::from(self.next_u32()) | u64::from(self.next_u32()) << 32
     }
 
-    /// Fills `out` with what as many calls of [`next_u32`](Self::next_u32) would give, several blocks at once.
+    /// Fills `out` with the same numbers as repeated [`next_u32`](Self::next_u32), several blocks at once.
     ///
-    /// It is inlined, so that a caller compiled for wide vector registers has them used here.
+    /// It is inlined, so it uses wide vector registers if the caller is compiled for them.
     #[inline(always)]
     pub fn fill(&mut self, out: &mut [u32]) {
         let buffered = out.len().min(self.buffer.len() - self.used);
@@ -49,7 +49,7 @@ impl Stream {
         rest.fill_with(|| self.next_u32());
     }
 
-    /// Uniform in `[0, 1)`, of 53 random bits.
+    /// Uniform in `[0, 1)`, with 53 random bits.
     pub fn uniform(&mut self) -> f64 {
         fraction(self.next_u64())
     }
@@ -59,7 +59,7 @@ impl Stream {
         low + (high - low) * self.uniform()
     }
 
-    /// Fills `out` with what as many calls of [`uniform_in`](Self::uniform_in) would give, as [`fill`](Self::fill) does.
+    /// Fills `out` with the same numbers as repeated [`uniform_in`](Self::uniform_in).
     #[inline(always)]
     pub fn fill_uniform_in(&mut self, low: f64, high: f64, out: &mut [f64]) {
         let mut bits = [0; 4 * philox::LANES];
@@ -72,22 +72,22 @@ impl Stream {
         }
     }
 
-    /// Normal with mean 0 and standard deviation 1, by Box and Muller's method.
+    /// Normal with mean 0 and standard deviation 1 (Box and Muller).
     pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
 
-    /// Beta(`alpha`, `alpha`) in `[0, 1]`, by two uniform numbers: where `t` has Student's distribution of `2 alpha`
-    /// degrees of freedom, drawn as by Bailey (*Polar Generation of Random Variates with the t-Distribution*,
-    /// Mathematics of Computation 62, 1994), `1/2 + t / (2 sqrt(2 alpha + t²))` has this one (Devroye, *Non-Uniform
+    /// Beta(`alpha`, `alpha`) in `[0, 1]`, from two uniform numbers. If `t` has Student's distribution with `2 alpha`
+    /// degrees of freedom (Bailey, *Polar Generation of Random Variates with the t-Distribution*, Mathematics of
+    /// Computation 62, 1994), then `1/2 + t / (2 sqrt(2 alpha + t²))` has this distribution (Devroye, *Non-Uniform
     /// Random Variate Generation*, 1986, IX.4).
     ///
     /// # Panics
-    /// If `alpha` is not above 0.
+    /// If `alpha` is not positive.
     pub fn symmetric_beta(&mut self, alpha: f64) -> f64 {
         assert!(alpha > 0.0, "expected an alpha above 0, got {alpha}");
-        // Of a uniform u: 1 / (u^(-1/alpha) - 1), which is 2 alpha (cos / t)².
+        // For uniform u: 1 / (u^(-1/alpha) - 1) = 2 alpha (cos / t)².
         let spread = (-self.uniform().ln() / alpha).exp_m1().recip();
         let cos = (std::f64::consts::TAU * self.uniform()).cos();
         0.5 + 0.5 * cos / (spread + cos * cos).sqrt()
@@ -108,7 +108,7 @@ impl Stream {
         }
     }
 
-    /// Puts `items` in a random order, each order as likely as any other (Fisher and Yates).
+    /// Shuffles `items` uniformly (Fisher and Yates).
     ///
     /// # Panics
     /// If there are 2³² items or more.
@@ -127,7 +127,7 @@ impl Stream {
     }
 }
 
-/// The first 53 of these bits as a number in `[0, 1)`.
+/// The first 53 bits as a number in `[0, 1)`.
 fn fraction(bits: u64) -> f64 {
     (bits >> 11) as f64 * f64::exp2(-53.0)
 }
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_those_of_the_distributions() {
+    fn moments_match_the_distributions() {
         const COUNT: usize = 100_000;
         let mut stream = Random::new(5).stream(SITE, 0);
         // Six standard errors of each estimate.
@@ -187,14 +187,14 @@ mod tests {
         assert!(uniform.iter().all(|x| (0.0..1.0).contains(x)));
     }
 
-    /// So many numbers of Beta(`alpha`, `alpha`).
+    /// `count` numbers from Beta(`alpha`, `alpha`).
     fn betas(alpha: f64, count: usize) -> Vec<f64> {
         let mut stream = Random::new(8).stream(SITE, 0);
         (0..count).map(|_| stream.symmetric_beta(alpha)).collect()
     }
 
     #[test]
-    fn moments_of_beta_are_its_own() {
+    fn beta_has_its_moments() {
         const COUNT: usize = 100_000;
         for alpha in [0.01, 0.1, 0.2, 0.5, 0.99, 1.0, 1.01, 3.0, 50.0, 1e6] {
             let central = betas(alpha, COUNT).into_iter().map(|x| x - 0.5).collect::<Vec<_>>();
@@ -213,9 +213,9 @@ mod tests {
         }
     }
 
-    /// Kolmogorov and Smirnov's test, where the distribution function is one of elementary functions.
+    /// Kolmogorov-Smirnov test, for alphas with an elementary distribution function.
     #[test]
-    fn the_distribution_of_beta_is_its_own() {
+    fn beta_has_its_distribution_function() {
         const COUNT: usize = 100_000;
         let arcsine = |x: f64| std::f64::consts::FRAC_2_PI * x.sqrt().asin();
         let cases: [(f64, &dyn Fn(f64) -> f64); 4] = [
@@ -235,7 +235,7 @@ mod tests {
             // Exceeded by chance once in a million.
             assert!(largest * (COUNT as f64).sqrt() < 2.7, "{alpha}: {largest}");
         }
-        // Near its end it is that of a power: P(x < h) goes to h^0.2 / (0.2 B(0.2, 0.2)).
+        // Near 0 it is a power law: P(x < h) approaches h^0.2 / (0.2 B(0.2, 0.2)).
         let near = betas(0.2, COUNT).into_iter().filter(|&x| x < 1e-3).count();
         let expected = COUNT as f64 * 1e-3_f64.powf(0.2) / (0.2 * 9.501_501);
         // Six standard deviations of a binomial count.
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_beta_are_within_its_ends_whatever_alpha_is() {
+    fn beta_is_in_0_to_1_for_any_alpha() {
         for alpha in [f64::MIN_POSITIVE, 1e-300, 1e-3, 1e300, f64::MAX] {
             let drawn = betas(alpha, 1000);
             assert!(drawn.iter().all(|x| (0.0..=1.0).contains(x)), "{alpha}");

@@ -1,4 +1,4 @@
-//! A machine with a driver of ours: a folder of stub libraries, which the dynamic loader looks into first.
+//! A fake machine: a folder of stub libraries, which the dynamic loader searches first.
 
 use std::ffi::OsString;
 use std::fs;
@@ -7,18 +7,18 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// Endings of the names that a library is looked for under; on a machine with CUDA another folder may have any.
+/// Endings of library names that are tried. On a machine with CUDA another folder may have any of them.
 const ENDINGS: [&str; 7] = ["", ".13", ".12", ".11", ".10", ".9", ".1"];
 
-/// A folder of libraries, and what its driver is to say.
+/// A folder of libraries, and its driver's answers.
 pub(crate) struct Machine {
     folder: TempDir,
     settings: Vec<(&'static str, &'static str)>,
 }
 
 impl Machine {
-    /// One that can be computed on: a GPU of compute capability 9.0, and driver and libraries of CUDA 13.0. None where
-    /// no C compiler is, which is said.
+    /// A usable machine: a GPU of compute capability 9.0, and driver and libraries of CUDA 13.0. `None`, with a
+    /// message, if there is no C compiler.
     #[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
     pub(crate) fn with_a_gpu() -> Option<Self> {
         let machine = Self { folder: tempfile::tempdir().unwrap(), settings: Vec::new() };
@@ -33,7 +33,7 @@ impl Machine {
         Some(machine)
     }
 
-    /// With files under the names of this library that are none: were they absent, one in another folder would be found.
+    /// Replaces this library with invalid files. If they were absent, one in another folder would be found.
     pub(crate) fn without(self, library: &str) -> Self {
         for ending in ENDINGS {
             fs::write(self.path(&format!("{library}{ending}")), "").unwrap();
@@ -41,13 +41,13 @@ impl Machine {
         self
     }
 
-    /// With another answer of the driver's.
+    /// Sets another answer of the driver.
     pub(crate) fn saying(mut self, setting: &'static str, value: &'static str) -> Self {
         self.settings.push((setting, value));
         self
     }
 
-    /// The environment of a program that is to run on this machine.
+    /// The environment for a program on this machine.
     pub(crate) fn environment(&self) -> Vec<(&'static str, OsString)> {
         let settings = self.settings.iter().map(|(setting, value)| (*setting, value.into()));
         settings.chain([("LD_LIBRARY_PATH", self.folder.path().into())]).collect()
@@ -61,7 +61,7 @@ impl Machine {
         fs::copy(self.path(from), self.path(to)).unwrap();
     }
 
-    /// Whether there is a compiler. What it cannot compile is an error of ours.
+    /// Whether there is a compiler. A failed compilation panics.
     fn compile(&self, code: &str, library: &str) -> bool {
         let source = self.path("source.c");
         fs::write(&source, code).unwrap();

@@ -24,7 +24,7 @@ fn assert_says<T>(result: Result<T>, want: &str) {
 }
 
 #[test]
-fn a_wrong_width_an_empty_sequence_and_a_wrong_rank() -> Result<()> {
+fn wrong_width_empty_sequence_and_wrong_rank_are_named() -> Result<()> {
     let cfg = EncoderConfig::new(8, 2, 2);
     let vb = vb();
     let encoder = Encoder::new(&cfg, &vb)?;
@@ -57,7 +57,7 @@ fn a_wrong_width_an_empty_sequence_and_a_wrong_rank() -> Result<()> {
 }
 
 #[test]
-fn a_context_that_does_not_fit() -> Result<()> {
+fn context_of_wrong_shape_is_named() -> Result<()> {
     let layer = CrossAttention::new(&AttentionConfig::new(8, 2), 5, &vb().pp("decoder.cross"))?;
     let xs = zeros((2, 3, 8))?;
     let forward = |shape: &[usize]| layer.forward(&xs, &zeros(shape)?, Mode::Eval);
@@ -71,7 +71,7 @@ fn a_context_that_does_not_fit() -> Result<()> {
 }
 
 #[test]
-fn a_mask_of_the_wrong_shape() -> Result<()> {
+fn mask_of_wrong_shape_is_named() -> Result<()> {
     let encoder = Encoder::new(&EncoderConfig::new(8, 2, 2), &vb())?;
     for mask in [TokenMask::from_lengths(&[3], 4)?, TokenMask::from_lengths(&[3, 3], 3)?] {
         let pass = Pass::from(Mode::Eval).masked(&mask);
@@ -83,7 +83,7 @@ fn a_mask_of_the_wrong_shape() -> Result<()> {
 }
 
 #[test]
-fn a_mask_of_the_wrong_sequence_and_a_first_token_that_is_padding() -> Result<()> {
+fn mask_of_another_sequence_and_padded_first_token_are_named() -> Result<()> {
     let (cfg, vb) = (EncoderConfig::new(8, 1, 2), vb());
     let layer = CrossAttention::new(&cfg.attention(), 5, &vb.pp("cross"))?;
     let mask = TokenMask::from_lengths(&[3, 1], 3)?;
@@ -99,7 +99,7 @@ fn a_mask_of_the_wrong_sequence_and_a_first_token_that_is_padding() -> Result<()
 }
 
 #[test]
-fn a_bias_of_the_wrong_shape() -> Result<()> {
+fn bias_of_wrong_shape_is_named() -> Result<()> {
     let vb = vb();
     let encoder = Encoder::new(&EncoderConfig::new(8, 2, 2), &vb)?;
     let cross = CrossAttention::new(&AttentionConfig::new(8, 2), 5, &vb.pp("cross"))?;
@@ -115,14 +115,14 @@ fn a_bias_of_the_wrong_shape() -> Result<()> {
 }
 
 #[test]
-fn two_layers_on_one_path_are_refused_unless_shared() -> Result<()> {
+fn two_layers_on_one_path_are_rejected_unless_shared() -> Result<()> {
     let parameters = Parameters::seeded(1);
     let cfg = EncoderConfig::new(8, 1, 2);
     let vb = parameters.builder(DType::F32, &Device::Cpu);
     Encoder::new(&cfg, &vb)?;
     let want = "parameter norm.weight: expected one layer to ask for it, got a second";
     assert_says(Encoder::new(&cfg, &vb).map(drop), want);
-    // Layers that evaluate have a builder of their own.
+    // Layers that evaluate have their own builder.
     Encoder::new(&cfg, &parameters.detached_builder(DType::F32, &Device::Cpu))?;
     parameters.share("norm.weight");
     parameters.share("norm.bias");
@@ -134,7 +134,7 @@ fn two_layers_on_one_path_are_refused_unless_shared() -> Result<()> {
 }
 
 #[test]
-fn rotary_positions_that_no_head_can_have() {
+fn invalid_rotary_base_and_odd_head_width_are_named() {
     let vb = vb().pp("attn");
     let odd = AttentionConfig { rotary: Some(1e4), ..AttentionConfig::new(9, 3) };
     let want = "attn: expected rotary with a positive base and heads of an even width, got a base of 10000 and 3";
@@ -145,7 +145,7 @@ fn rotary_positions_that_no_head_can_have() {
 }
 
 #[test]
-fn heads_that_do_not_divide() {
+fn heads_that_do_not_divide_dim_are_named() {
     let vb = vb().pp("decoder.cross");
     let want = "decoder.cross: expected heads that divide dim, got 3 heads for a dim of 8";
     let cfg = EncoderConfig::new(8, 2, 3);
@@ -159,7 +159,7 @@ fn heads_that_do_not_divide() {
 }
 
 #[test]
-fn settings_that_no_layer_can_have() -> Result<()> {
+fn invalid_layer_settings_are_named() -> Result<()> {
     let vb = vb().pp("tail");
     let want = "tail: expected a positive eps, got NaN";
     assert_says(LayerNorm::new(8, f64::NAN, &vb).map(drop), want);
@@ -179,7 +179,7 @@ fn settings_that_no_layer_can_have() -> Result<()> {
 }
 
 #[test]
-fn a_checkpoint_that_lacks_or_adds_a_name_or_has_another_shape() -> Result<()> {
+fn checkpoint_with_missing_extra_or_misshapen_tensors_is_named() -> Result<()> {
     let cfg = EncoderConfig::new(8, 1, 2);
     let whole = Parameters::seeded(1);
     Encoder::new(&cfg, &whole.builder(DType::F32, &Device::Cpu).pp("encoder"))?;

@@ -1,4 +1,4 @@
-//! Other kinds of numbers than `f32`.
+//! Dtypes other than `f32`.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use vit_layers::{Encoder, Mode, Parameters, Pass, Random, TokenMask};
@@ -20,8 +20,8 @@ fn run(dtype: DType, cfg: &vit_layers::EncoderConfig) -> Result<[Tensor; 2]> {
 }
 
 #[test]
-fn half_precision_is_double_precision_rounded() -> Result<()> {
-    // Of a few tens of roundings to 24, 11 and 8 bits, behind layer norms that divide by small deviations.
+fn half_precision_equals_rounded_double_precision() -> Result<()> {
+    // A few tens of roundings to 24, 11 and 8 bits, after layer norms that divide by small deviations.
     for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::F16, 0.01), (DType::BF16, 0.06)] {
         for (label, cfg) in configs() {
             for (got, want) in run(dtype, &cfg)?.iter().zip(&run(DType::F64, &cfg)?) {
@@ -34,7 +34,7 @@ fn half_precision_is_double_precision_rounded() -> Result<()> {
 }
 
 #[test]
-fn tokens_of_another_dtype_than_the_parameters_are_refused() -> Result<()> {
+fn tokens_of_another_dtype_are_rejected() -> Result<()> {
     let vb = Parameters::seeded(5).builder(DType::F32, &Device::Cpu);
     let encoder = Encoder::new(&vit_layers::EncoderConfig::new(DIM, 1, 2), &vb)?;
     for dtype in [DType::F64, DType::U32] {
@@ -47,7 +47,7 @@ fn tokens_of_another_dtype_than_the_parameters_are_refused() -> Result<()> {
 }
 
 #[test]
-fn parameters_of_whole_numbers_are_refused() {
+fn integer_parameters_are_rejected() {
     let vb = Parameters::seeded(5).builder(DType::U32, &Device::Cpu);
     let error = Encoder::new(&vit_layers::EncoderConfig::new(DIM, 1, 2), &vb.pp("text"));
     let error = error.unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! Gradients of every layer are those of finite differences, and reach every parameter.
+//! Gradients of every layer match finite differences and reach every parameter.
 
 use std::env;
 use std::process::Command;
@@ -17,7 +17,7 @@ use crate::support::{
 
 const TRAIN: Mode = Mode::Train(Random::new(3).at_step(2));
 
-/// Holds a new layer's gradients to finite differences.
+/// Compares a new layer's gradients with finite differences.
 fn check<L>(
     label: &str,
     inputs: &[&Var],
@@ -35,7 +35,7 @@ fn tokens() -> Result<Var> {
 }
 
 #[test]
-fn of_layers_without_a_mode() -> Result<()> {
+fn layers_without_a_mode_match_finite_differences() -> Result<()> {
     let xs = tokens()?;
     for bias in [Bias::Yes, Bias::No] {
         let new = |vb: &VarBuilder| Linear::new(DIM, 3, bias, vb);
@@ -48,7 +48,7 @@ fn of_layers_without_a_mode() -> Result<()> {
 }
 
 #[test]
-fn of_dropout_and_drop_path() -> Result<()> {
+fn dropout_and_drop_path_match_finite_differences() -> Result<()> {
     let xs = tokens()?;
     let new = |vb: &VarBuilder| Dropout::new(0.4, vb);
     check("dropout", &[&xs], new, |layer| layer.forward(&xs, TRAIN))?;
@@ -57,7 +57,7 @@ fn of_dropout_and_drop_path() -> Result<()> {
 }
 
 #[test]
-fn of_attention_feed_forward_block_and_encoder() -> Result<()> {
+fn attention_feed_forward_block_and_encoder_match_finite_differences() -> Result<()> {
     let xs = tokens()?;
     let mask = TokenMask::from_lengths(&[3, 2], 3)?;
     let masked = Pass::from(TRAIN).masked(&mask);
@@ -81,7 +81,7 @@ fn of_attention_feed_forward_block_and_encoder() -> Result<()> {
 }
 
 #[test]
-fn of_cross_attention() -> Result<()> {
+fn cross_attention_matches_finite_differences() -> Result<()> {
     let (xs, context) = (tokens()?, Var::from_tensor(&normal("context", (2, 4, 5))?)?);
     let mask = TokenMask::from_lengths(&[4, 1], 4)?;
     let masked = Pass::from(TRAIN).masked(&mask);
@@ -93,9 +93,9 @@ fn of_cross_attention() -> Result<()> {
     Ok(())
 }
 
-/// The fast form in `f32` beside the composed one in `f64`: the same numbers to begin with, the same masks.
+/// The fast form in `f32` against the composed form in `f64`, with the same initial values and masks.
 #[test]
-fn of_the_fast_form_are_those_of_the_composed_one() -> Result<()> {
+fn fast_form_matches_composed_form() -> Result<()> {
     const TOLERANCE: f64 = 1e-4;
     let mask = TokenMask::from_lengths(&[9, 17, 1, 16, 17, 17], 17)?;
     let pass = Pass::from(TRAIN).masked(&mask);
@@ -123,7 +123,7 @@ fn of_the_fast_form_are_those_of_the_composed_one() -> Result<()> {
         }
         for ((name, got), (_, want)) in fast.iter().zip(&composed) {
             if name.ends_with("k_norm.bias") {
-                // It moves every score of a query alike: its exact gradient is zero.
+                // It shifts every score of a query equally, so its exact gradient is zero.
                 assert!(largest(got)? < 1e-6 * of_all, "{label}: {name}");
                 continue;
             }
@@ -136,9 +136,9 @@ fn of_the_fast_form_are_those_of_the_composed_one() -> Result<()> {
     Ok(())
 }
 
-/// candle reads the variable once in a process, and so the test runs in one of its own.
+/// candle reads the variable once per process, so the test runs in a process of its own.
 #[test]
-fn second_order_gradients_are_right_in_f64_and_refused_in_f32() {
+fn second_order_gradients_are_correct_in_f64_and_rejected_in_f32() {
     let mut child = Command::new(env::current_exe().expect("a test binary"));
     child.args(["--exact", "gradients::with_gradients_attached", "--ignored"]);
     let output = child.env("CANDLE_GRAD_DO_NOT_DETACH", "1").output().expect("a test that runs");
@@ -147,7 +147,7 @@ fn second_order_gradients_are_right_in_f64_and_refused_in_f32() {
 }
 
 #[test]
-#[ignore = "second_order_gradients_are_right_in_f64_and_refused_in_f32 runs it"]
+#[ignore = "second_order_gradients_are_correct_in_f64_and_rejected_in_f32 runs it"]
 fn with_gradients_attached() -> Result<()> {
     let mask = TokenMask::from_lengths(&[3, 2], 3)?;
     let (xs, along) = (normal("tokens", (2, 3, DIM))?, normal("along", (2, 3, DIM))?);

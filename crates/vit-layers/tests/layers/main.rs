@@ -1,4 +1,4 @@
-//! The layers as other projects meet them: through the crate's front door alone.
+//! Tests of the layers through the public API only.
 
 mod bad_input;
 mod dtypes;

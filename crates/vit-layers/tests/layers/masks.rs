@@ -1,4 +1,4 @@
-//! Padding changes nothing, and tokens have no order.
+//! Padding changes no other token, causal passes do not look ahead, and encoders are permutation-equivariant.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use vit_layers::{
@@ -17,7 +17,7 @@ fn encoder(cfg: &EncoderConfig) -> Result<(Parameters, Encoder)> {
     Ok((parameters, encoder))
 }
 
-/// Three sequences of five tokens; beyond their lengths, `filler` times other numbers.
+/// Three sequences of five tokens; padding holds `filler` times other numbers.
 fn padded(filler: f64) -> Result<Tensor> {
     let xs = normal("tokens", (3, 5, DIM))?;
     let there = normal("there", (3, 5, 1))?;
@@ -30,7 +30,7 @@ fn padded(filler: f64) -> Result<Tensor> {
 }
 
 #[test]
-fn masked_tokens_change_no_bit_of_the_others() -> Result<()> {
+fn padding_does_not_change_outputs() -> Result<()> {
     let mask = TokenMask::from_lengths(&LENGTHS, 5)?;
     for mode in [Mode::Eval, Mode::Train(Random::new(1).at_step(1))] {
         for (label, cfg) in configs() {
@@ -48,7 +48,7 @@ fn masked_tokens_change_no_bit_of_the_others() -> Result<()> {
 }
 
 #[test]
-fn masked_tokens_get_no_gradient_and_change_none() -> Result<()> {
+fn padding_gets_no_gradient_and_changes_none() -> Result<()> {
     let mask = TokenMask::from_lengths(&LENGTHS, 5)?;
     let (parameters, encoder) = encoder(&EncoderConfig::new(DIM, 2, 2))?;
     let gradients = |filler| -> Result<_> {
@@ -68,9 +68,9 @@ fn masked_tokens_get_no_gradient_and_change_none() -> Result<()> {
     Ok(())
 }
 
-/// NaN in the place of padding.
+/// Padding that holds NaN.
 #[test]
-fn nan_in_padding_spoils_no_layer() -> Result<()> {
+fn nan_in_padding_does_not_spread() -> Result<()> {
     let behind = TokenMask::from_lengths(&LENGTHS, 5)?;
     let there = Tensor::new(&[[1_u8, 1, 1, 1, 1], [0, 1, 1, 0, 0], [1, 0, 0, 0, 1]], &Device::Cpu)?;
     for mask in [behind, TokenMask::new(&there)?] {
@@ -117,7 +117,7 @@ fn nan_in_padding_spoils_no_layer() -> Result<()> {
 }
 
 #[test]
-fn later_tokens_change_no_earlier_output_of_a_causal_pass() -> Result<()> {
+fn causal_pass_does_not_look_ahead() -> Result<()> {
     for (label, cfg) in configs() {
         let (_, encoder) = encoder(&cfg)?;
         for mode in [Mode::Eval, Mode::Train(Random::new(1).at_step(1))] {
@@ -133,7 +133,7 @@ fn later_tokens_change_no_earlier_output_of_a_causal_pass() -> Result<()> {
 }
 
 #[test]
-fn a_bias_of_negative_infinity_behind_the_query_is_a_causal_mask() -> Result<()> {
+fn negative_infinity_bias_after_the_query_equals_causal_mask() -> Result<()> {
     let seen = |i: usize, j: usize| if j <= i { 0.0_f32 } else { f32::NEG_INFINITY };
     let bias: Vec<f32> = (0..25).map(|index| seen(index / 5, index % 5)).collect();
     let bias = Tensor::from_vec(bias, (1, 1, 5, 5), &Device::Cpu)?;
@@ -151,7 +151,7 @@ fn a_bias_of_negative_infinity_behind_the_query_is_a_causal_mask() -> Result<()>
 }
 
 #[test]
-fn features_are_each_blocks_output() -> Result<()> {
+fn features_equal_each_blocks_output() -> Result<()> {
     let mask = TokenMask::from_lengths(&LENGTHS, 5)?;
     for (label, cfg) in configs() {
         let (_, encoder) = encoder(&cfg)?;
@@ -165,7 +165,7 @@ fn features_are_each_blocks_output() -> Result<()> {
 }
 
 #[test]
-fn a_padded_sequence_is_encoded_as_alone() -> Result<()> {
+fn padded_sequence_is_encoded_like_the_sequence_alone() -> Result<()> {
     let mask = TokenMask::from_lengths(&LENGTHS, 5)?;
     for (label, cfg) in configs() {
         let (_, encoder) = encoder(&cfg)?;
@@ -198,7 +198,7 @@ fn permuting_tokens_permutes_outputs() -> Result<()> {
 }
 
 #[test]
-fn permuting_the_context_changes_nothing_and_its_padding_neither() -> Result<()> {
+fn permuted_or_padded_context_does_not_change_outputs() -> Result<()> {
     let vb = Parameters::seeded(5).builder(DType::F32, &Device::Cpu);
     let layer = CrossAttention::new(&AttentionConfig::new(6, 2), DIM, &vb)?;
     let xs = normal("queries", (3, 2, 6))?.to_dtype(DType::F32)?;

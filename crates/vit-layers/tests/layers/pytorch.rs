@@ -1,4 +1,4 @@
-//! PyTorch's own layers give the same outputs, attention weights and gradients.
+//! Outputs, attention weights and gradients agree with PyTorch's layers.
 //!
 //! The fixtures are written by the repository's `tests/reference/layer_fixtures.py`.
 
@@ -13,11 +13,11 @@ use vit_layers::{
 
 use crate::support::{largest, largest_difference};
 
-/// Largest difference, as a share of the tensor's largest entry.
+/// Largest difference relative to the tensor's largest entry.
 const TOLERANCE: f64 = 1e-4;
 /// A gradient that is zero in exact arithmetic stays below this share of the largest gradient.
 const ZERO_GRADIENT: f64 = 1e-6;
-/// As the script has them.
+/// The script's sizes.
 const DIM: usize = 16;
 const LENGTHS: [usize; 3] = [7, 4, 1];
 
@@ -49,8 +49,8 @@ impl Fixture {
         Ok(())
     }
 
-    /// Holds the gradients of `loss` to PyTorch's. The bias of keys, rows `keys` of the tensor named, has gradient
-    /// zero but for rounding.
+    /// Compares the gradients of `loss` with PyTorch's. The keys' bias, rows `keys` of the named tensor, has gradient
+    /// zero up to rounding.
     fn assert_gradients(
         &self,
         loss: &Tensor,
@@ -82,7 +82,7 @@ impl Fixture {
     }
 }
 
-/// A `nn.TransformerEncoder` of the script's.
+/// One of the script's `nn.TransformerEncoder`s.
 struct Case {
     name: &'static str,
     norm: NormPlacement,
@@ -117,7 +117,7 @@ const CASES: [Case; 6] = [
 ];
 
 #[test]
-fn transformer_encoder_padded_causal_biased_norms_first_and_last() -> Result<()> {
+fn encoder_agrees_with_transformer_encoder() -> Result<()> {
     for Case { name, norm, activation, padded, causal, biased } in CASES {
         let fixture = Fixture::read(name)?;
         let parameters = fixture.parameters();
@@ -151,7 +151,7 @@ fn transformer_encoder_padded_causal_biased_norms_first_and_last() -> Result<()>
         }
         let ys = encoder.forward(&xs, pass)?;
         let (_, weights) = encoder.forward_with_weights(&xs, pass)?;
-        // PyTorch computes something in the place of padding too: it is weighed by zero.
+        // PyTorch also computes outputs for padding; they are weighted by zero.
         let weigh = fixture.tensor("weigh");
         let there = weigh.ne(0.0)?.to_dtype(DType::F32)?;
         let want = (fixture.tensor("output") * &there)?;
@@ -169,7 +169,7 @@ fn transformer_encoder_padded_causal_biased_norms_first_and_last() -> Result<()>
 }
 
 #[test]
-fn multi_head_attention_of_one_sequence_to_another() -> Result<()> {
+fn cross_attention_agrees_with_multihead_attention() -> Result<()> {
     let fixture = Fixture::read("cross-attention")?;
     let parameters = fixture.parameters();
     let (xs, context) =

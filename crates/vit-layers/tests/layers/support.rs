@@ -1,4 +1,4 @@
-//! Fixed random tensors, small configurations, and how gradients are checked.
+//! Fixed random tensors, small configurations and gradient checks.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use vit_layers::{DropoutRates, EncoderConfig, NormPlacement, Parameters, Random};
@@ -6,7 +6,7 @@ use vit_random::Site;
 
 pub(crate) const DIM: usize = 8;
 
-/// Fixed random numbers, others for each name.
+/// Fixed random numbers, different for each name.
 pub(crate) fn normal(name: &str, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
     let shape = shape.into();
     let mut stream = Random::new(11).stream(Site::named(name), 0);
@@ -23,7 +23,7 @@ pub(crate) fn largest_difference(xs: &Tensor, ys: &Tensor) -> Result<f64> {
     largest(&(xs.to_dtype(DType::F64)? - ys.to_dtype(DType::F64)?)?)
 }
 
-/// A name, and a small configuration that differs from the plain one by it: every field that changes an equation.
+/// Small configurations with their names, one per field that changes an equation.
 pub(crate) fn configs() -> Vec<(&'static str, EncoderConfig)> {
     let plain = EncoderConfig { mlp_dim: 6, ..EncoderConfig::new(DIM, 2, 2) };
     vec![
@@ -50,7 +50,7 @@ pub(crate) fn configs() -> Vec<(&'static str, EncoderConfig)> {
     ]
 }
 
-/// Moves every parameter from where it begins, so that one that is left out shows.
+/// Perturbs every parameter, so that an ignored one shows.
 pub(crate) fn roughen(parameters: &Parameters) -> Result<()> {
     for (name, var) in parameters.sorted() {
         let noise = (normal(&name, var.shape())? * 0.3)?.to_dtype(var.dtype())?;
@@ -59,19 +59,18 @@ pub(crate) fn roughen(parameters: &Parameters) -> Result<()> {
     Ok(())
 }
 
-/// A scalar that weighs each element of the output by a fixed random number: a plain sum has gradient zero behind a
-/// layer norm.
+/// A scalar: the output weighted by fixed random numbers, because a plain sum after a layer norm has gradient zero.
 pub(crate) fn weigh(ys: &Tensor) -> Result<Tensor> {
     (ys * normal("weigh", ys.shape())?.to_dtype(ys.dtype())?)?.sum_all()
 }
 
-/// Central differences in `f64` with this step are right to about its square.
+/// Central differences in `f64` with this step are accurate to about its square.
 const STEP: f64 = 1e-5;
 const TOLERANCE: f64 = 1e-7;
-/// Elements of a tensor that are tried, spread over it.
+/// The number of tested elements, spread over a tensor.
 const ELEMENTS: usize = 16;
 
-/// Holds the gradients of every parameter, and of the inputs, to finite differences, in `f64`.
+/// Compares the gradients of every parameter and of the inputs with finite differences, in `f64`.
 pub(crate) fn gradients_are_those_of_differences(
     label: &str,
     parameters: &Parameters,

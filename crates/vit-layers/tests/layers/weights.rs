@@ -1,4 +1,4 @@
-//! Attention weights are those of the forward pass, and cost nothing where they are not asked for.
+//! Attention weights belong to the forward pass and do not change it.
 
 use candle_core::{D, DType, Device, IndexOp, Result, Tensor};
 use vit_layers::{Attention, Encoder, EncoderConfig, Mode, Parameters, Pass, Random, TokenMask};
@@ -17,7 +17,7 @@ fn tokens() -> Result<Tensor> {
 }
 
 #[test]
-fn asking_for_them_changes_no_bit() -> Result<()> {
+fn attention_weights_do_not_change_output() -> Result<()> {
     let mask = TokenMask::from_lengths(&[5, 3], 5)?;
     for (label, cfg) in configs() {
         let encoder = encoder(&cfg)?;
@@ -37,9 +37,9 @@ fn asking_for_them_changes_no_bit() -> Result<()> {
     Ok(())
 }
 
-/// With one head, a value map that is the identity and no projection, the output is the weights times the input.
+/// With one head, identity values and no projection, the output is the weights times the input.
 #[test]
-fn they_are_what_the_values_were_weighed_by() -> Result<()> {
+fn attention_weights_are_the_weights_of_the_values() -> Result<()> {
     let random = |name: &str| normal(name, (DIM, DIM))?.to_dtype(DType::F32);
     let identity = Tensor::eye(DIM, DType::F32, &Device::Cpu)?;
     let qkv = Tensor::cat(&[&random("q")?, &random("k")?, &identity], 0)?;
@@ -55,7 +55,7 @@ fn they_are_what_the_values_were_weighed_by() -> Result<()> {
 }
 
 #[test]
-fn rollout_is_the_product_over_blocks_with_residuals() -> Result<()> {
+fn rollout_equals_the_product_over_blocks_with_residuals() -> Result<()> {
     let (_, weights) =
         encoder(&EncoderConfig::new(DIM, 2, 2))?.forward_with_weights(&tokens()?, Mode::Eval)?;
     let rollout = weights.rollout()?;

@@ -1,4 +1,4 @@
-//! Class names and transform, as the JSON of transformers and of timm tells them.
+//! Class names and transform from the JSON of transformers and timm.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use super::preprocessor::TRANSFORM;
 use crate::info::{Fit, Interpolation, ModelInfo, Transform};
 use crate::{Layout, VitConfig};
 
-/// What the documents say, for pixels that are scaled as ours are: the import takes care of others.
+/// Reads the documents, for pixels scaled like ours. The import handles other scalings.
 pub(super) fn info(layout: Layout, documents: Documents<'_>, config: &VitConfig) -> ModelInfo {
     let parse = |json: Option<&str>| json.and_then(|json| serde_json::from_str(json).ok());
     let (about, preprocessor) = (parse(documents.config), parse(documents.preprocessor));
@@ -36,7 +36,7 @@ fn class_names(about: &Value) -> Option<Vec<String>> {
     is_each.then(|| names.into_iter().map(|(_, name)| name.to_owned()).collect())
 }
 
-/// `ViTImageProcessor` scales to both sides; `resample` is Pillow's number.
+/// `ViTImageProcessor` scales both sides; `resample` is Pillow's code.
 fn of_transformers(preprocessor: &Value) -> Transform {
     if let Some(own) = preprocessor.get(TRANSFORM)
         && let Ok(own) = serde_json::from_value::<Transform>(own.clone())
@@ -51,7 +51,7 @@ fn of_transformers(preprocessor: &Value) -> Transform {
     Transform { interpolation, ..Transform::of(Fit::Stretch) }
 }
 
-/// timm scales the shorter side to the size over `crop_pct`, and cuts out the middle.
+/// timm scales the shorter side to the size over `crop_pct` and takes a centre crop.
 fn of_timm(about: &Value, config: &VitConfig) -> Option<Transform> {
     let told = about.get("pretrained_cfg")?;
     let share = told.get("crop_pct").and_then(Value::as_f64).unwrap_or(0.875);
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn names_come_in_the_order_of_their_numbers() {
+    fn class_names_are_sorted_by_number() {
         let names = |json: &str| told(Layout::Hf, json, None).class_names;
         assert_eq!(names(r#"{"id2label": {"1": "dog", "0": "cat"}}"#), ["cat", "dog"]);
         assert_eq!(names(r#"{"label_names": ["cat", "dog"]}"#), ["cat", "dog"]);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn transforms_are_those_of_their_libraries() {
+    fn transforms_follow_their_libraries() {
         let of_hf = told(Layout::Hf, "{}", Some(r#"{"resample": 2}"#)).transform.expect("told");
         assert_eq!((of_hf.fit, of_hf.interpolation), (Fit::Stretch, Interpolation::Bilinear));
         let json = r#"{"pretrained_cfg": {"crop_pct": 0.9, "interpolation": "bicubic"}}"#;

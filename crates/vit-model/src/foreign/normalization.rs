@@ -1,20 +1,20 @@
-//! How pixels become numbers, and what the patch embedding can take over of it.
+//! Pixel normalisation, and folding it into the patch embedding.
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::Tensors;
 
-/// `(pixel - mean) / std` in each channel, where a pixel is between 0 and 1.
+/// `(pixel - mean) / std` per channel, for pixels in [0, 1].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Normalization {
-    /// One for each channel, or one for all.
+    /// One per channel, or one for all.
     pub mean: Vec<f64>,
-    /// One for each channel, or one for all.
+    /// One per channel, or one for all.
     pub std: Vec<f64>,
 }
 
 impl Normalization {
-    /// What this project's models are given: `(pixel - 0.5) / 0.5`.
+    /// This project's normalisation: `(pixel - 0.5) / 0.5`.
     #[must_use]
     pub fn ours() -> Self {
         Self { mean: vec![0.5], std: vec![0.5] }
@@ -26,7 +26,7 @@ impl Normalization {
         self.mean.iter().chain(&self.std).all(|&value| value == 0.5)
     }
 
-    /// Whether it says something of `channels` channels, and can be undone.
+    /// Whether it suits `channels` channels and is invertible.
     pub(super) fn fits(&self, channels: usize) -> bool {
         let counts = [self.mean.len(), self.std.len()];
         let numbers = self.mean.iter().chain(&self.std);
@@ -35,10 +35,11 @@ impl Normalization {
             && self.std.iter().all(|&std| std != 0.0)
     }
 
-    /// Changes the patch embedding of native parameters, so that it gives for our pixels what it gave for these.
+    /// Folds it into the patch embedding of native parameters, which then gives the same for our pixels.
     ///
-    /// Ours are `u = (x - 0.5) / 0.5`, so that `(x - mean) / std = u 0.5/std + (0.5 - mean)/std`; and the embedding
-    /// is linear: `W' = W 0.5/std` in each channel, `b' = b + ΣW (0.5 - mean)/std`. Reckoned in `f64`.
+    /// Ours are `u = (x - 0.5) / 0.5`, so `(x - mean) / std = u 0.5/std + (0.5 - mean)/std`. The embedding is linear,
+    /// so
+    /// `W' = W 0.5/std` in each channel and `b' = b + ΣW (0.5 - mean)/std`, computed in `f64`.
     pub(super) fn fold(&self, native: &mut Tensors) -> Result<()> {
         let (weight, bias) = ("patch_embed.proj.weight", "patch_embed.proj.bias");
         let dtype = native[weight].dtype();
@@ -70,9 +71,9 @@ mod tests {
     use vit_layers::{Mode, Parameters};
     use vit_patch::ImageSize;
 
-    /// The model as it was, on their pixels, and folded, on ours.
+    /// The original model on its pixels, and the folded one on ours.
     #[test]
-    fn folded_parameters_see_in_our_pixels_what_they_saw_in_theirs() -> Result<()> {
+    fn folded_parameters_give_the_same_outputs_for_our_pixels() -> Result<()> {
         let image = ImageSize { height: 14, width: 7, channels: 3 };
         let config = VitConfig { image, pool: Pool::Cls, ..Preset::Shallow.config() };
         let parameters = Parameters::seeded(1);
@@ -90,7 +91,7 @@ mod tests {
             VisionTransformer::new(&config, &vb)?.forward(images, Mode::Eval)
         };
         let channels = |values: &[f64]| Tensor::new(values, &Device::Cpu)?.reshape((1, 3, 1, 1));
-        // ImageNet's, as DeiT and most of timm have them.
+        // ImageNet's, as in DeiT and most of timm.
         let imagenet =
             Normalization { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] };
         let theirs = pixels
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_for_each_channel_or_one_for_all() {
+    fn one_number_per_channel_or_one_for_all() {
         let of =
             |mean: &[f64], std: &[f64]| Normalization { mean: mean.to_vec(), std: std.to_vec() };
         assert!(Normalization::ours().is_ours() && Normalization::ours().fits(3));

@@ -1,4 +1,4 @@
-//! transformers' `ViTImageProcessor`, as the JSON that lies beside a model's tensors.
+//! transformers' `ViTImageProcessor` as JSON.
 
 use serde::Deserialize;
 use serde_json::json;
@@ -7,20 +7,20 @@ use super::shapes::Shapes;
 use super::{Assumptions, Known, Normalization};
 use crate::{Error, Interpolation, Transform, VitConfig};
 
-/// Under what the transform stands as our own files have it.
+/// The key of our own transform.
 pub(super) const TRANSFORM: &str = "vit_transform";
 
-/// The text of the `preprocessor_config.json` that scales pictures and pixels as `transform` does, else pixels from -1 to 1.
+/// A `preprocessor_config.json` that scales pictures and pixels like `transform`, or pixels to [-1, 1] by default.
 ///
-/// transformers' `ViTImageProcessor` scales to both sides and cuts nothing out: of a transform that does, pictures that are not
-/// square differ.
+/// transformers' `ViTImageProcessor` scales both sides without cropping, so non-square pictures differ from a transform
+/// that crops.
 #[must_use]
 pub fn hf_preprocessor_json(config: &VitConfig, transform: Option<&Transform>) -> String {
     let each = |numbers: &[f64]| -> Vec<f64> {
         numbers.iter().copied().cycle().take(config.image.channels).collect()
     };
     let (mean, std) = transform.map_or((&[0.5][..], &[0.5][..]), |to| (&to.mean, &to.std));
-    // Pillow's numbers.
+    // Pillow's codes.
     let resample = match transform.map(|to| to.interpolation) {
         Some(Interpolation::Bicubic) => 3,
         Some(Interpolation::Bilinear) | None => 2,
@@ -36,14 +36,14 @@ pub fn hf_preprocessor_json(config: &VitConfig, transform: Option<&Transform>) -
         "image_mean": each(mean),
         "image_std": each(std),
     });
-    // What transformers has no word for, such as how digits are placed; it passes over names that it does not know.
+    // Settings that transformers lacks, such as the placement of digits. It ignores unknown names.
     if let Some(transform) = transform {
         value[TRANSFORM] = json!(transform);
     }
     format!("{value:#}\n")
 }
 
-/// What is read of `ViTImageProcessor`; what a file leaves out is transformers' default.
+/// The fields of `ViTImageProcessor` that are read. Missing ones have transformers' defaults.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Preprocessor {
@@ -70,7 +70,7 @@ impl Numbers {
     }
 }
 
-/// How pixels are scaled, in terms of [0, 1].
+/// The normalisation, for pixels in [0, 1].
 pub(super) fn normalization(
     shapes: &Shapes<'_>,
     json: Option<&str>,
@@ -93,7 +93,7 @@ pub(super) fn normalization(
             theirs.image_std.map_or_else(|| vec![0.5], Numbers::list),
         ),
     };
-    // Their numbers are of bytes times the factor, ours of bytes over 255. Where the two are one, nothing is rounded.
+    // Theirs applies to bytes times the factor, ours to bytes over 255. If both agree, nothing is rounded.
     let scale = 255.0 * factor;
     if !(scale.is_finite() && scale > 0.0) {
         let value = factor.to_string();
@@ -112,7 +112,7 @@ mod tests {
     use crate::{Layout, TensorInfos};
 
     #[test]
-    fn pixels_are_scaled_as_the_preprocessor_says() {
+    fn normalization_follows_the_preprocessor() {
         let of = |preprocessor: &str| {
             let shapes = Shapes { infos: &TensorInfos::new(), layout: Layout::Hf };
             let mut assumed = Assumptions::default();
@@ -125,10 +125,10 @@ mod tests {
         let told = of(r#"{"image_mean": [0.1, 0.2, 0.3], "image_std": 2}"#).expect("sound");
         assert_eq!(told, (vec![0.1, 0.2, 0.3], vec![2.0]));
         close(of(r#"{"do_normalize": false}"#).expect("sound"), (0.0, 1.0));
-        // Of bytes: 127.5 is a half of 255.
+        // For bytes: 127.5 is half of 255.
         let bytes = r#"{"do_rescale": false, "image_mean": 127.5, "image_std": 51}"#;
         close(of(bytes).expect("sound"), (0.5, 0.2));
-        // Between -1 and 1 before they are normalised, but for an offset of 1 that the mean has.
+        // In [-1, 1] before normalisation, with an offset of 1 in the mean.
         let twice = r#"{"rescale_factor": 0.00784313725490196, "image_mean": 1, "image_std": 1}"#;
         close(of(twice).expect("sound"), (0.5, 0.5));
         assert!(of(r#"{"rescale_factor": 0}"#).is_err());

@@ -1,17 +1,17 @@
-//! What the shapes of parameters tell of a model.
+//! Derives a configuration from parameter shapes.
 
 use vit_patch::{PatchSize, PositionRows};
 
 use crate::{Error, Layout, TensorInfos, VitConfig};
 
-/// The parameters of a model, asked for their shapes.
+/// The shapes of a model's parameters.
 pub(super) struct Shapes<'a> {
     pub(super) infos: &'a TensorInfos,
     pub(super) layout: Layout,
 }
 
 impl Shapes<'_> {
-    /// The shape of a parameter that there must be, of so many dimensions.
+    /// The shape of a required parameter with `RANK` dimensions.
     pub(super) fn of<const RANK: usize>(&self, name: &str) -> Result<[usize; RANK], Error> {
         let problem = match self.infos.get(name) {
             None => format!("{name}: missing, expected {RANK} dimensions"),
@@ -27,13 +27,13 @@ impl Shapes<'_> {
         self.infos.contains_key(name)
     }
 
-    /// Blocks, counted from the first: those of which `name` gives a parameter.
+    /// The number of blocks for which `name` gives an existing parameter.
     pub(super) fn depth(&self, name: impl Fn(usize) -> String) -> usize {
         (0..self.infos.len()).take_while(|&block| self.has(&name(block))).count()
     }
 
-    /// Refuses a model some of whose parameters say that it computes what ours does not: `signs` are a part of a
-    /// parameter's name, the setting, its value, and what is expected.
+    /// Rejects a model whose parameters show that it computes something else. `signs` are a part of a parameter's name,
+    /// the setting, its value, and the expected value.
     pub(super) fn refuse(&self, signs: &[(&str, &str, &str, &'static str)]) -> Result<(), Error> {
         for &(part, field, value, expected) in signs {
             if self.infos.keys().any(|name| name.contains(part)) {
@@ -49,15 +49,15 @@ impl Shapes<'_> {
     }
 }
 
-/// The image, and which tokens have a position, out of the rows of a table of positions: those of a grid of patches
-/// behind `prefix` others. The grid is the image's, where that is known, else a square.
+/// Derives the image size, and which tokens have positions, from the rows of a position table: a grid of patches after
+/// `prefix` other rows. The grid is the image's if known, otherwise a square.
 pub(super) fn grid(
     rows: usize,
     prefix: usize,
     patch: PatchSize,
     image: Option<(usize, usize)>,
 ) -> Result<((usize, usize), PositionRows), Error> {
-    // Sizes are a file's word, and nothing has checked them yet.
+    // Sizes come from a file and are not checked yet.
     let known = image.and_then(|(height, width)| {
         height.checked_div(patch.height)?.checked_mul(width.checked_div(patch.width)?)
     });
@@ -80,13 +80,13 @@ pub(super) fn grid(
     Err(Error::Untold { field: "image", reason })
 }
 
-/// The number whose square it is.
+/// The integer square root of a perfect square.
 pub(super) fn root(square: usize) -> Option<usize> {
     let side = square.isqrt();
     (side * side == square).then_some(side)
 }
 
-/// A ViT as the paper has it, for one to be described: what is not set here must be.
+/// The paper's ViT as a starting point; the caller sets the rest.
 pub(super) fn vit() -> VitConfig {
     crate::Preset::VitTi16.config()
 }
@@ -98,7 +98,7 @@ mod tests {
     const PATCH: PatchSize = PatchSize { height: 16, width: 8 };
 
     #[test]
-    fn a_square_is_found_with_and_without_rows_for_the_prefix() {
+    fn square_grid_is_found_with_and_without_prefix_rows() {
         use PositionRows::{Patches, Tokens};
         let told =
             |rows, prefix| grid(rows, prefix, PATCH, None).map_err(|error| error.to_string());
@@ -114,11 +114,11 @@ mod tests {
     }
 
     #[test]
-    fn another_grid_is_the_callers_word() {
+    fn non_square_grid_needs_the_image_size() {
         let image = Some((32, 24));
         assert_eq!(grid(7, 1, PATCH, image).ok(), Some(((32, 24), PositionRows::Tokens)));
         assert_eq!(grid(6, 1, PATCH, image).ok(), Some(((32, 24), PositionRows::Patches)));
-        // A square keeps its size, and can then be resampled.
+        // A square keeps its size and can be resampled later.
         assert_eq!(grid(10, 1, PATCH, image).ok(), Some(((48, 24), PositionRows::Tokens)));
         let error = grid(8, 1, PATCH, image).unwrap_err().to_string();
         assert_eq!(error, "cannot tell image: 8 positions are not those of 6 patches");

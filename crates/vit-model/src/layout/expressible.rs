@@ -1,4 +1,4 @@
-//! What the library of a layout computes: a model that does otherwise has no place in its files.
+//! Which models a layout's library computes.
 
 use std::fmt;
 
@@ -9,13 +9,13 @@ use super::Layout;
 use crate::{Error, Output, Pool, VitConfig};
 
 impl Layout {
-    /// Whether the library of this layout computes what `config` says: its names alone are not enough.
+    /// Checks that this layout's library computes a model of `config`. Names alone are not enough.
     ///
-    /// Rates of training are not looked at: timm keeps them elsewhere, and transformers has one for all dropout
-    /// but that of attention weights.
+    /// Dropout rates are ignored: timm keeps them elsewhere, and transformers has one rate for all dropout except
+    /// attention weights.
     ///
     /// # Errors
-    /// If it does not: the first field that it cannot express is named.
+    /// Names the first field that it cannot express.
     pub fn check_expressible(self, config: &VitConfig) -> Result<(), Error> {
         let require = |holds: bool, field, value: &dyn fmt::Debug, expected| {
             let value = snake_case(&format!("{value:?}"));
@@ -61,7 +61,7 @@ impl Layout {
     }
 }
 
-/// `HeadDim` as configurations write it, `head_dim`.
+/// `HeadDim` as in configurations: `head_dim`.
 fn snake_case(name: &str) -> String {
     let mut out = String::new();
     for (index, letter) in name.char_indices() {
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_layout_cannot_express_is_named() {
+    fn inexpressible_field_is_named() {
         let shallow = Preset::Shallow.config();
         assert_eq!(refused(Layout::Timm, &shallow), "pool = first, expected cls or mean");
         assert_eq!(refused(Layout::Hf, &shallow), "pool = first, expected cls");
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_after_the_paper_is_timms_alone() {
+    fn later_features_are_expressible_in_timm_only() {
         for (config, value) in [
             (VitConfig { registers: 4, ..class_token() }, "registers = 4, expected 0"),
             (

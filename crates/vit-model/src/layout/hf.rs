@@ -1,33 +1,33 @@
-//! The names of transformers' `ViTForImageClassification`: queries, keys and values apart.
+//! The names of transformers' `ViTForImageClassification`, with separate queries, keys and values.
 //!
-//! Up to 5.8 the model's `state_dict` and its files have one naming. Since 5.9 the `state_dict` has another,
-//! while `save_pretrained` still writes, and `from_pretrained` still reads, the old one, unless it is told
-//! `save_original_format=False`. Tried with 4.57.6 and 5.24.0; version 4 reads the old one alone.
+//! Up to 5.8 the `state_dict` and the files share one naming. Since 5.9 the `state_dict` has another, while
+//! `save_pretrained` still writes the old one (unless `save_original_format=False`) and `from_pretrained` still reads
+//! it. Tried with 4.57.6 and 5.24.0; version 4 reads only the old one.
 
 use super::native::patch_shape;
 use super::{Named, Row, renamed};
 use crate::{TensorInfos, VitConfig};
 
-/// The tensor that tells these names from others.
+/// The tensor that identifies this layout.
 pub(super) const PATCHES: &str = "vit.embeddings.patch_embeddings.projection.weight";
 
-/// Which of its two namings.
+/// One of the two namings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Naming {
-    /// What every version writes and reads.
+    /// Written and read by every version.
     OnDisk,
     /// The `state_dict` since 5.9.
     InMemory,
 }
 
 impl Naming {
-    /// The naming that these names are of, if any.
+    /// The naming of these tensors.
     pub(super) fn of(infos: &TensorInfos) -> Self {
         let in_memory = infos.keys().any(|name| name.starts_with("vit.layers."));
         if in_memory { Self::InMemory } else { Self::OnDisk }
     }
 
-    /// A block, and in it: query, key, value, their output, and the two linear maps.
+    /// The prefix of a block and its parts: query, key, value, output, and the two linear maps.
     const fn names(self) -> (&'static str, [&'static str; 6]) {
         match self {
             Self::OnDisk => (
@@ -94,7 +94,7 @@ fn same_shape(native: &str, foreign: &str, shape: Vec<usize>) -> Row {
     Row { native: (native.to_owned(), shape.clone()), foreign: vec![(foreign.to_owned(), shape)] }
 }
 
-/// One native tensor out of the queries', the keys' and the values'.
+/// One native tensor from queries, keys and values.
 fn packed(native: &str, qkv: &[String; 3], parameter: &str, shape: &[usize]) -> Row {
     let part = |part: &String| -> Named { (format!("{part}.{parameter}"), shape.to_vec()) };
     let mut packed = shape.to_vec();

@@ -1,8 +1,7 @@
-//! What a model's parameters are called in this project, in timm, in Hugging Face's transformers and in the
-//! seed's notebook.
+//! Parameter names in this project, timm, Hugging Face's transformers and the seed's notebook.
 //!
-//! A layout is a table: each row says which foreign tensors, one after the other in memory, are one native
-//! tensor. Native names are timm's.
+//! A layout is a table. Each row lists the foreign tensors that, concatenated in memory, are one native tensor. Native
+//! names are timm's.
 
 mod expressible;
 mod hf;
@@ -19,13 +18,13 @@ use crate::{Error, ModelFile, TensorInfo, TensorInfos, VitConfig};
 /// Tensors by name, sorted.
 pub type Tensors = BTreeMap<String, Tensor>;
 
-/// Whose names parameters go by.
+/// A library's parameter names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// timm's `VisionTransformer`; also the names this project uses itself.
+    /// timm's `VisionTransformer`, and this project's native names.
     Timm,
-    /// transformers' `ViTForImageClassification`: read under the names that it writes and under those that it has
-    /// in memory since version 5.9, written under the former, which versions 4 and 5 read.
+    /// transformers' `ViTForImageClassification`. Both of its namings are read; the one that versions 4 and 5 read is
+    /// written.
     Hf,
     /// The `state_dict` of the seed's notebook, with separate heads.
     Notebook,
@@ -34,7 +33,7 @@ pub enum Layout {
 /// A tensor's name and shape.
 pub(crate) type Named = (String, Vec<usize>);
 
-/// A native tensor and the foreign ones it is made of, in memory order.
+/// A native tensor and its foreign pieces, in memory order.
 struct Row {
     native: Named,
     foreign: Vec<Named>,
@@ -51,10 +50,10 @@ impl fmt::Display for Layout {
 }
 
 impl Layout {
-    /// The layout that these names belong to.
+    /// Recognises the layout of these names.
     ///
     /// # Errors
-    /// If they belong to none.
+    /// If no layout has them.
     pub fn recognise<'a>(names: impl IntoIterator<Item = &'a String>) -> Result<Self, Error> {
         let mut first = None;
         for name in names {
@@ -68,35 +67,34 @@ impl Layout {
         Err(Error::UnknownLayout { example: first.cloned().unwrap_or_default() })
     }
 
-    /// The parameters of a model of `config` in this layout, under their native names.
+    /// Converts parameters of a model of `config` from this layout to native names.
     ///
     /// # Errors
-    /// If the layout cannot express the configuration, or tensors are missing, unexpected or of another shape:
-    /// each is named.
+    /// If the layout cannot express the configuration, or tensors are missing, unexpected or misshapen: each is named.
     pub fn import(self, tensors: &Tensors, config: &VitConfig) -> Result<Tensors, Error> {
         self.assemble(&infos(tensors), config, |name| Ok(tensors[name].clone()))
     }
 
-    /// The same of a file, read tensor by tensor once its header fits.
+    /// The same for a file, read tensor by tensor after its header matches.
     ///
     /// # Errors
-    /// As [`import`](Self::import), or if a tensor cannot be read.
+    /// Like [`import`](Self::import), or if a tensor cannot be read.
     pub fn import_file(self, file: &ModelFile, config: &VitConfig) -> Result<Tensors, Error> {
         self.assemble(file.infos(), config, |name| file.tensor(name))
     }
 
-    /// Whether these are the parameters of a model of `config` in this layout.
+    /// Checks that these are the parameters of a model of `config` in this layout.
     ///
     /// # Errors
-    /// As [`import`](Self::import).
+    /// Like [`import`](Self::import).
     pub fn check(self, infos: &TensorInfos, config: &VitConfig) -> Result<(), Error> {
         self.check_rows(infos, &self.rows(config, hf::Naming::of(infos))?)
     }
 
-    /// The same parameters, given under their native names, under this layout's names.
+    /// Converts native parameters to this layout's names.
     ///
     /// # Errors
-    /// As [`import`](Self::import).
+    /// Like [`import`](Self::import).
     pub fn export(self, native: &Tensors, config: &VitConfig) -> Result<Tensors, Error> {
         Self::Timm.check_rows(&infos(native), &identity(config))?;
         let mut tensors = Tensors::new();
@@ -105,7 +103,7 @@ impl Layout {
             let mut start = 0;
             for (name, shape) in foreign {
                 let len = shape.iter().product();
-                // A copy of its own, so that each tensor owns its bytes.
+                // A copy, so that each tensor owns its bytes.
                 tensors
                     .insert(name, flat.narrow(0, start, len)?.force_contiguous()?.reshape(shape)?);
                 start += len;
@@ -114,7 +112,7 @@ impl Layout {
         Ok(tensors)
     }
 
-    /// The names and shapes that this layout expects of a model of `config`.
+    /// The names and shapes of a model of `config` in this layout.
     ///
     /// # Errors
     /// If the layout cannot express the configuration.
@@ -150,7 +148,7 @@ impl Layout {
             let pieces =
                 foreign.iter().map(|(name, _)| tensor(name)?.flatten_all().map_err(Error::from));
             let pieces = pieces.collect::<Result<Vec<_>, Error>>()?;
-            // Of the first one's type, should a file mix them.
+            // The first one's dtype, if a file mixes them.
             let dtype = pieces[0].dtype();
             let pieces = pieces.iter().map(|piece| piece.to_dtype(dtype));
             let pieces = pieces.collect::<candle_core::Result<Vec<_>>>()?;
@@ -186,7 +184,7 @@ impl Layout {
     }
 }
 
-/// The shapes of all parameters of a model of `config`, which need not be sound but must be of bounded depth.
+/// The shapes of all parameters of a model of `config`, which may be invalid but must have bounded depth.
 pub(crate) fn native_shapes(config: &VitConfig) -> impl Iterator<Item = Vec<usize>> {
     native::parameters(config).into_iter().map(|(_, shape)| shape)
 }
@@ -202,12 +200,12 @@ fn infos(tensors: &Tensors) -> TensorInfos {
     tensors.iter().map(|(name, tensor)| (name.clone(), info(tensor))).collect()
 }
 
-/// `name.weight` and `name.bias` of a layer of `shape`, whose bias has one element an output.
+/// `name.weight` and `name.bias` of a layer of `shape`, with one bias element per output.
 fn with_bias(name: &str, shape: &[usize]) -> [Named; 2] {
     [(format!("{name}.weight"), shape.to_vec()), (format!("{name}.bias"), vec![shape[0]])]
 }
 
-/// A layer that both layouts have, with weight and bias.
+/// A layer with weight and bias that both layouts have.
 fn renamed(
     native: &str,
     foreign: &str,
@@ -243,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_native_table_is_what_the_model_asks_for() {
+    fn native_table_equals_the_models_parameters() {
         let shallow = Preset::Shallow.config();
         let configs = [
             Preset::Notebook.config(),
@@ -287,13 +285,13 @@ mod tests {
     }
 
     #[test]
-    fn heads_of_the_notebook_are_rows_of_qkv() {
+    fn notebook_heads_are_rows_of_qkv() {
         let config = Preset::Notebook.config();
         let native = native(&config);
         let exported = Layout::Notebook.export(&native, &config).expect("an expressible model");
         let rows = |tensor: &Tensor| tensor.to_vec2::<f32>().expect("a matrix");
         let qkv = rows(&native["blocks.1.attn.qkv.weight"]);
-        // Head 2 of 4, 8 wide: queries from row 16, keys from row 32 + 16, values from row 64 + 16.
+        // Head 2 of 4, width 8: queries from row 16, keys from row 32 + 16, values from row 64 + 16.
         assert_eq!(rows(&exported["blocks.1.sa.heads.2.query.weight"]), qkv[16..24]);
         assert_eq!(rows(&exported["blocks.1.sa.heads.2.key.weight"]), qkv[48..56]);
         assert_eq!(rows(&exported["blocks.1.sa.heads.2.value.weight"]), qkv[80..88]);

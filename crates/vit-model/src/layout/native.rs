@@ -1,4 +1,4 @@
-//! The native names, which are timm's where timm has the name.
+//! The native names: timm's wherever timm has the name.
 
 use vit_layers::NormPlacement;
 use vit_patch::Position;
@@ -6,7 +6,7 @@ use vit_patch::Position;
 use super::{Named, with_bias};
 use crate::{Pool, VitConfig};
 
-/// Every parameter of a model of `config`.
+/// All parameters of a model of `config`.
 pub(super) fn parameters(config: &VitConfig) -> Vec<Named> {
     let dim = config.dim;
     let patch = patch_shape(config);
@@ -65,7 +65,7 @@ fn block_parameters(config: &VitConfig, block: &str) -> Vec<Named> {
     all
 }
 
-/// (dim, channels, patch height, patch width), as a convolution's weight.
+/// (dim, channels, patch height, patch width), like a convolution's weight.
 pub(super) fn patch_shape(config: &VitConfig) -> [usize; 4] {
     [config.dim, config.image.channels, config.patch.height, config.patch.width]
 }
@@ -78,9 +78,9 @@ mod tests {
     use vit_layers::Parameters;
     use vit_patch::PositionRows;
 
-    /// Each field that brings parameters or takes them away, alone and with others.
+    /// Each field that adds or removes parameters, alone and combined.
     #[test]
-    fn the_table_is_what_the_model_asks_for() {
+    fn table_equals_the_models_parameters() {
         let shallow = Preset::Shallow.config();
         let class_token = VitConfig { pool: Pool::Cls, qkv_bias: true, ..shallow.clone() };
         let modern = VitConfig {

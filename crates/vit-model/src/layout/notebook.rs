@@ -1,4 +1,4 @@
-//! The names of the seed's `state_dict`: patches as rows, heads apart.
+//! The names of the seed's `state_dict`: flattened patches, separate heads.
 
 use vit_patch::Position;
 
@@ -44,7 +44,7 @@ pub(super) fn rows(config: &VitConfig) -> Vec<Row> {
     rows
 }
 
-/// All queries, then all keys, then all values: the rows of one packed weight.
+/// All queries, all keys, all values: the rows of one packed weight.
 fn heads(block: &str, config: &VitConfig) -> Vec<Named> {
     let shape = vec![config.dim / config.heads, config.dim];
     let mut heads = Vec::new();

@@ -1,4 +1,4 @@
-//! What is added to the scores, and its gradient.
+//! The score bias and its gradient.
 
 use super::kernel::AddedToHeads;
 use super::op::{Attending, BiasShape};
@@ -19,7 +19,7 @@ impl<'a> Bias<'a> {
         Self { values, shape }
     }
 
-    /// Numbers from a sample's to the next one's, and from a head's; 0 where all have the same.
+    /// Strides between samples and between heads; 0 if all share the bias.
     fn strides(self) -> [usize; 2] {
         let [batch, heads, queries, tokens] = self.shape;
         let of_head = queries * tokens;
@@ -32,13 +32,13 @@ impl<'a> Bias<'a> {
         (Rows { data, stride: self.shape[3] }, of_head)
     }
 
-    /// The sum of the gradients of all scores that each of its numbers was added to, sample by sample and head by head.
+    /// For each number, the sum of the gradients of the scores it was added to, sample by sample and head by head.
     pub(super) fn gradient(self, samples: &Samples, of_scores: &[f32]) -> Vec<f32> {
         let [_, _, queries, tokens] = self.shape;
         let [of_sample, of_head] = self.strides();
         let mut total = vec![0.0; self.values.len()];
         let scores = samples.parts(of_scores, SampleShape::weights);
-        // Rows are pieces: their sums go in the order of samples on any number of threads.
+        // Pieces are rows, so sums go in sample order on any number of threads.
         let rows = total.chunks_exact_mut(tokens).enumerate();
         parallel::for_each(of_scores.len(), rows, |(row, total)| {
             let (part, query) = (row / queries, row % queries);
@@ -59,7 +59,7 @@ impl<'a> Bias<'a> {
 }
 
 impl Attending {
-    /// What is added to the scores of a sample.
+    /// Everything that is added to a sample's scores.
     pub(super) fn added<'a>(&'a self, sample: usize, bias: Option<Bias<'a>>) -> AddedToHeads<'a> {
         let mask = self.mask.as_ref().map(|mask| mask.row(sample));
         let bias = bias.map(|bias| bias.sample(sample));

@@ -1,4 +1,4 @@
-//! Attention out of candle's tensor operations.
+//! Attention from candle's tensor operations.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
@@ -6,10 +6,10 @@ use super::{Attend, AttentionShape, DropoutSource, Queries, SampleShape};
 use crate::composed::softmax;
 use crate::dropout::dropout_mask;
 
-/// [`self_attention`](crate::self_attention()) out of candle's tensor operations.
+/// [`self_attention`](crate::self_attention()) from candle's tensor operations.
 ///
 /// # Errors
-/// As the other.
+/// Like the fused form.
 pub fn self_attention(qkv: &Tensor, queries: Queries, attend: &Attend) -> Result<Tensor> {
     let AttentionShape { batch, sample } = AttentionShape::packed(qkv, queries, attend)?;
     let SampleShape { tokens, queries, heads, head_dim } = sample;
@@ -19,10 +19,10 @@ pub fn self_attention(qkv: &Tensor, queries: Queries, attend: &Attend) -> Result
     attend_to(&q, &k, &v, attend)
 }
 
-/// [`cross_attention`](crate::cross_attention()) out of candle's tensor operations.
+/// [`cross_attention`](crate::cross_attention()) from candle's tensor operations.
 ///
 /// # Errors
-/// As the other.
+/// Like the fused form.
 pub fn cross_attention(q: &Tensor, kv: &Tensor, attend: &Attend) -> Result<Tensor> {
     let AttentionShape { batch, sample } = AttentionShape::apart(q, (kv, 2), attend)?;
     let SampleShape { tokens, heads, head_dim, .. } = sample;
@@ -45,7 +45,7 @@ fn split(xs: &Tensor, heads: usize) -> Result<Tensor> {
 /// `q` (batch, heads, queries, head_dim), `k` (batch, heads, tokens, head_dim) -> (batch, heads, queries, tokens)
 fn weights(q: &Tensor, k: &Tensor, attend: &Attend) -> Result<Tensor> {
     let scores = match q.dtype() {
-        // Scaled first: the products of a wide head may be out of reach.
+        // Scaled first, because the products of a wide head may overflow.
         DType::F16 | DType::BF16 => (q * attend.scale)?.matmul(&k.t()?)?,
         _ => (q.matmul(&k.t()?)? * attend.scale)?,
     };
@@ -64,14 +64,14 @@ fn weights(q: &Tensor, k: &Tensor, attend: &Attend) -> Result<Tensor> {
     if !attend.by_query() {
         return softmax(&scores);
     }
-    // A query that sees no key at all: a softmax of infinities is no number, and neither is its gradient.
+    // If a query sees no key, the softmax of infinities and its gradient would be NaN.
     let sees = scores.detach().max_keepdim(D::Minus1)?.gt(f64::NEG_INFINITY)?;
     let sees = sees.broadcast_as(scores.shape())?;
     let zeros = scores.zeros_like()?;
     sees.where_cond(&softmax(&sees.where_cond(&scores, &zeros)?)?, &zeros)
 }
 
-/// Negative infinity where a key lies behind its query, else 0: (queries, tokens).
+/// Negative infinity for keys after the query, otherwise 0: (queries, tokens).
 fn causal_mask(scores: &Tensor) -> Result<Tensor> {
     let (_, _, queries, tokens) = scores.dims4()?;
     let seen = |query, token| if token <= query { 0.0 } else { f32::NEG_INFINITY };

@@ -1,9 +1,9 @@
-//! Where the queries, keys and values of a batch lie, and where their gradients go.
+//! The memory layout of a batch's queries, keys, values and gradients.
 
 use super::sample::{Place, Rows, RowsMut, SampleShape, Samples};
 use crate::matmul::MatrixMut;
 
-/// Which of the three.
+/// Queries, keys or values.
 #[derive(Clone, Copy)]
 pub(super) enum Part {
     Queries = 0,
@@ -14,14 +14,14 @@ pub(super) enum Part {
 /// The queries, keys and values of a batch.
 #[derive(Clone, Copy)]
 pub(crate) enum Inputs<'a> {
-    /// (batch, tokens, 3 * dim): those of a token one after the other.
+    /// (batch, tokens, 3 * dim): a token's query, key and value in sequence.
     Packed(&'a [f32]),
-    /// (batch, queries, dim), and (batch, tokens, 2 * dim): the keys and values of a token one after the other.
+    /// (batch, queries, dim), and (batch, tokens, 2 * dim): a token's key and value in sequence.
     Apart { q: &'a [f32], kv: &'a [f32] },
 }
 
 impl<'a> Inputs<'a> {
-    /// Those of one sample.
+    /// One sample's inputs.
     pub(super) fn sample(self, place: Place) -> Sample<'a> {
         let Place { shape, row, out } = place;
         let dim = shape.dim();
@@ -40,7 +40,7 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// The queries, keys and values of one sample, those of all heads.
+/// One sample's queries, keys and values, for all heads.
 #[derive(Clone, Copy)]
 pub(super) struct Sample<'a>([Rows<'a>; 3]);
 
@@ -53,16 +53,16 @@ impl<'a> Sample<'a> {
     }
 }
 
-/// Where the gradients of a batch go.
+/// The destination of a batch's gradients.
 pub(crate) enum Gradients<'a> {
-    /// As [`Inputs::Packed`]; zeros where a sample has fewer queries than tokens.
+    /// Like [`Inputs::Packed`], with zeros for tokens without queries.
     Packed(&'a mut [f32]),
-    /// As [`Inputs::Apart`].
+    /// Like [`Inputs::Apart`].
     Apart { q: &'a mut [f32], kv: &'a mut [f32] },
 }
 
 impl<'a> Gradients<'a> {
-    /// Those of each sample.
+    /// Each sample's gradients.
     pub(super) fn samples(self, samples: &Samples) -> Vec<SampleGradients<'a>> {
         match self {
             Self::Packed(qkv) => {
@@ -78,18 +78,24 @@ impl<'a> Gradients<'a> {
     }
 }
 
-/// The gradients of one sample.
+/// One sample's gradients.
 pub(super) enum SampleGradients<'a> {
     Packed(&'a mut [f32]),
     Apart { q: &'a mut [f32], kv: &'a mut [f32] },
 }
 
 impl<'a> SampleGradients<'a> {
-    /// Of a head's rows.
+    /// The gradients of the rows of `heads` heads, from `first` on.
     #[inline(always)]
-    pub(super) fn rows(&mut self, shape: SampleShape, part: Part, head: usize) -> RowsMut<'_> {
-        let (dim, width) = (shape.dim(), shape.head_dim);
-        let start = head * width;
+    pub(super) fn rows(
+        &mut self,
+        shape: SampleShape,
+        part: Part,
+        first: usize,
+        heads: usize,
+    ) -> RowsMut<'_> {
+        let (dim, width) = (shape.dim(), heads * shape.head_dim);
+        let start = first * shape.head_dim;
         match (self, part) {
             (Self::Packed(qkv), _) => {
                 RowsMut { data: &mut qkv[part as usize * dim + start..], stride: 3 * dim, width }

@@ -1,4 +1,4 @@
-//! Attention of many tokens: each head's products through `gemm`, on the packed rows as they lie.
+//! Attention over many tokens: each head's products through `gemm`, directly on the packed rows.
 
 use super::DropoutSource;
 use super::bias::Bias;
@@ -8,31 +8,30 @@ use super::op::{Attending, Kept};
 use super::sample::{SampleShape, Samples};
 use super::softmax::{GradScores, Softmax};
 use crate::buffer::Buffer;
-use crate::dropout::Masks;
 use crate::matmul::{Block, Matrix, MatrixMut, Store, multiply};
 use crate::{parallel, simd, slices};
 
-/// Whether it is the form to take: that of [`kernel`](super::kernel) has no wider heads, and wins where tokens are few
-/// or heads narrow, up to twice. Where tokens are many both are equal, but only this one splits a sample over threads.
+/// Whether to use this form. The one in [`kernel`](super::kernel) has a widest head, and is up to twice as fast for few
+/// tokens or narrow heads. With many tokens both are equally fast, but only this one splits a sample over threads.
 pub(super) fn suits(shape: SampleShape) -> bool {
     let SampleShape { tokens, head_dim, .. } = shape;
     tokens >= 128 || head_dim > WIDEST_HEAD || (tokens >= 32 && head_dim >= 32)
 }
 
-/// Queries whose scores are computed at once: these stay in the cache, and one image has pieces for several threads.
+/// Queries per block: their scores stay in the cache, and one image has blocks for several threads.
 const QUERIES: usize = 128;
 
-/// The same of a causal sequence, where a block's queries see no key behind its last one.
+/// Queries per block of a causal sequence, whose queries see no key after the block.
 const CAUSAL_QUERIES: usize = 64;
 
-/// What a random number costs, in the same.
+/// Cost of a random number in multiply-adds.
 const DRAW_COST: usize = 16;
 
 /// The form for any number of tokens and width of heads.
 pub(crate) struct LargeAttention(pub(super) Attending);
 
 impl LargeAttention {
-    /// Queries, or keys, that are taken at once.
+    /// Queries or keys per block.
     fn block(&self) -> usize {
         if self.0.causal { CAUSAL_QUERIES } else { QUERIES }
     }
@@ -78,7 +77,7 @@ impl LargeAttention {
                 let [q, k, v] = matrices(shape, head, sample);
                 let (query, row_len) = (block.row, shape.weights_row());
                 let rows = at_once.min(shape.queries - query);
-                // Keys behind the block's last query have no weight.
+                // Keys after the block's last query have no weight.
                 let seen = if *causal { shape.tokens.min(query + rows) } else { shape.tokens };
                 let weights = kept.unwrap_or_else(|| &mut scores[..rows * row_len]);
                 let mut scores = MatrixMut::strided(weights, rows, seen, row_len);
@@ -98,8 +97,9 @@ impl LargeAttention {
         Kept { weights, dropped: drawn }
     }
 
-    /// With dropped weights `W` and output gradient `G`: `dV = Wᵀ G`, `dW = G Vᵀ`, `dS` as [`GradScores`] has it,
-    /// `dQ = dS K`, `dK = dSᵀ Q`.
+    /// With dropped weights `W` and output gradient `G`: `dV = Wᵀ G`, `dW = G Vᵀ`, `dS` from [`GradScores`], `dQ = dS
+    /// K`,
+    /// `dK = dSᵀ Q`.
     pub(super) fn backward(
         &self,
         kept: &Kept,
@@ -144,7 +144,7 @@ impl LargeAttention {
                 let grad = Matrix::strided(grad, queries, head_dim, shape.dim());
                 let weights = &weights[index][head * len..][..len];
                 let room = &mut room[..len];
-                // Of a causal sequence, what lies above the diagonal is left out, up to blocks.
+                // A causal sequence skips the blocks above the diagonal.
                 let at_once = if causal { CAUSAL_QUERIES } else { queries.max(tokens).max(1) };
                 let of_weights = MatrixMut::strided(room, queries, tokens, row_len);
                 for Block { row, out, .. } in of_weights.blocks((at_once, tokens)) {
@@ -188,19 +188,19 @@ impl LargeAttention {
     }
 }
 
-/// The queries of the block that begins at `row`, and the keys that they see; a block of all queries sees all keys.
+/// The queries of the block at `row`, and the keys they see. A block of all queries sees all keys.
 fn seen_by(row: usize, at_once: usize, queries: usize, tokens: usize) -> (usize, usize) {
     (at_once.min(queries - row), tokens.min(row + at_once))
 }
 
-/// Some queries of one head.
+/// A block of queries of one head.
 struct Piece<'a> {
     index: usize,
     shape: SampleShape,
     sample: Sample<'a>,
     head: usize,
     block: Block<'a>,
-    /// Where their weights are kept.
+    /// The place to keep their weights.
     kept: Option<&'a mut [f32]>,
 }
 
@@ -214,16 +214,14 @@ fn matrices(shape: SampleShape, head: usize, sample: Sample<'_>) -> [Matrix<'_>;
     [matrix(Part::Queries, queries), matrix(Part::Keys, tokens), matrix(Part::Values, tokens)]
 }
 
-/// Draws the masks of a batch's weights, those of each sample (queries, heads, padded).
+/// Draws the dropout masks of a batch's weights, (queries, heads, padded) per sample.
 fn draw(samples: &Samples, dropout: DropoutSource) -> Buffer {
-    let DropoutSource { rate, site, random } = dropout;
     let mut values = Buffer::dirty(samples.total(|shape| shape.masks(samples.padded)));
     let parts = samples.cut(&mut values, |shape| shape.masks(samples.padded));
-    parallel::for_each_with(
+    parallel::for_each(
         DRAW_COST * parts.iter().map(|part| part.len()).sum::<usize>(),
         parts.into_iter().enumerate(),
-        || Masks::new(rate, site, random, samples.largest.masks(samples.padded)),
-        |masks, (sample, values)| masks.fill(sample, values),
+        |(sample, values)| dropout.fill(sample, values),
     );
     values
 }
@@ -240,7 +238,7 @@ impl<'a> DrawnMasks<'a> {
         Self { padded, samples: samples.parts(drawn, |shape| shape.masks(padded)) }
     }
 
-    /// What the masks leave of a head's weights, from the row of `query` on, in `room`.
+    /// Applies the masks to a head's weights, from the row of `query` on, into `room`.
     fn drop<'r>(
         &self,
         (sample, shape): (usize, SampleShape),
@@ -309,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transposed_input_is_read_right() -> Result<()> {
+    fn transposed_input_gives_the_same_result() -> Result<()> {
         let attend = Attend::new(2, 0.35);
         Case::new(&[&[5, 2, 24]])?.fused_equals_composed(
             |t| large(&t[0].transpose(0, 1)?, Queries::All, &attend),
@@ -318,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_changes_where_no_gradient_is_asked_for() -> Result<()> {
+    fn untracked_input_gives_the_same_output() -> Result<()> {
         let [qkv] = tensors(&[&[2, QUERIES + 9, 48]])?;
         let tracked = Var::from_tensor(&qkv)?;
         let (mask, bias) = (mask(2, QUERIES + 9)?, bias(2, QUERIES + 9)?);

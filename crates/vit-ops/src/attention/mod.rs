@@ -1,4 +1,4 @@
-//! Multi-head attention (Vaswani et al., arXiv 1706.03762, eq. 1): of a sequence to itself, and to another.
+//! Multi-head self-attention and cross-attention (Vaswani et al., arXiv 1706.03762, eq. 1).
 
 pub(crate) mod bias;
 pub(crate) mod composed;
@@ -18,52 +18,53 @@ use crate::dropout::DropoutSource;
 use crate::{TokenMask, many, slices};
 use candle_core::{Result, Tensor, bail};
 
-/// The tokens whose rows are asked for.
+/// The tokens whose rows are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queries {
-    /// All.
+    /// All tokens.
     All,
-    /// The first, which is all that a classifier reads of a last block.
+    /// The first token, which is all that a classifier reads from the last block.
     First,
 }
 
-/// How queries attend to keys: `softmax(scale Q Kᵀ + bias)` over the keys that are there and, of a causal sequence, not
-/// behind the query; in so many heads. A query without any such key gets weights of zero.
+/// How queries attend to keys: `softmax(scale Q Kᵀ + bias)` over all keys but padding and, in a causal sequence, keys
+/// after the query. A query that sees no key gets zero weights.
 #[derive(Clone, Copy, Debug)]
 pub struct Attend<'a> {
-    /// Heads, each of which has a contiguous part of the queries, keys and values.
+    /// The number of heads. Each has a contiguous part of the queries, keys and values.
     pub heads: usize,
-    /// What the products of queries and keys are multiplied by.
+    /// The factor of the scores `Q Kᵀ`.
     pub scale: f64,
-    /// The keys that are there; without one, all.
+    /// The padding mask of the keys; `None` without padding.
     pub mask: Option<&'a TokenMask>,
-    /// Whether query `i` attends to the keys up to `i` alone. PyTorch equivalent: `is_causal=True`.
+    /// Whether query `i` attends only to keys up to `i`. PyTorch equivalent: `is_causal=True`.
     pub causal: bool,
-    /// What is added to the scaled scores, (batch or 1, heads or 1, queries, tokens), in the inputs' dtype: a learned bias
-    /// gets its gradient. PyTorch equivalent: a float `attn_mask`.
+    /// Added to the scaled scores, (batch or 1, heads or 1, queries, tokens), in the inputs' dtype. A learned bias gets
+    /// its gradient. PyTorch equivalent: a float `attn_mask`.
     pub bias: Option<&'a Tensor>,
-    /// What becomes of the weights in training. The mask of a sample is drawn in the order (queries, heads, keys), so that
-    /// the first token's is the same whichever [`Queries`] are asked for.
+    /// Dropout of the weights in training. A sample's mask is drawn in the order (queries, heads, keys), so the first
+    /// token's is the same for both [`Queries`].
     pub dropout: Option<DropoutSource>,
 }
 
 impl Attend<'_> {
-    /// To all keys, without bias and dropout.
+    /// Attention to all keys, without bias or dropout.
     #[must_use]
     pub const fn new(heads: usize, scale: f64) -> Self {
         Self { heads, scale, mask: None, causal: false, bias: None, dropout: None }
     }
 }
 
-/// `softmax(scale Q Kᵀ) V` for each head, the heads joined again; the mask's padding has no weight, and dropout acts
-/// on the weights.
+/// Self-attention: `softmax(scale Q Kᵀ) V` for each head, with the heads joined. Padding has no weight, and dropout
+/// acts on the weights.
 ///
 /// PyTorch equivalent: `torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p=rate,
-/// scale=scale)` on the three thirds of `qkv`, each split into heads; of the first token, `q[..., :1, :]`.
+/// scale=scale)` on the three thirds of `qkv`, each split into heads; for the first token, `q[..., :1, :]`.
 ///
 /// # Shapes
-/// `qkv` (batch, tokens, 3 * heads * head_dim): queries, then keys, then values, each head's part
-/// contiguous -> (batch, tokens, heads * head_dim), or (batch, 1, heads * head_dim) for the first token
+/// `qkv` (batch, tokens, 3 * heads * head_dim): queries, keys, values, each head's part contiguous -> (batch, tokens,
+/// heads
+/// * head_dim), or (batch, 1, heads * head_dim) for the first token
 ///
 /// # Errors
 /// If the last dimension is not three times a multiple of the heads, or the mask or the bias has another shape.
@@ -71,7 +72,7 @@ pub fn self_attention(qkv: &Tensor, queries: Queries, attend: &Attend) -> Result
     let attend = &attend.simplified();
     let shape = AttentionShape::packed(qkv, queries, attend)?;
     if qkv.elem_count() == 0 {
-        // Without tokens there is nothing to attend to: the values, of which there are none.
+        // Without tokens the output is empty.
         return qkv.narrow(1, 0, shape.sample.queries)?.narrow(2, 0, shape.sample.dim());
     }
     #[cfg(feature = "cuda")]
@@ -94,15 +95,15 @@ pub fn self_attention(qkv: &Tensor, queries: Queries, attend: &Attend) -> Result
     }
 }
 
-/// As [`self_attention`], with the queries of one sequence and the keys and values of another, whose padding the mask
-/// marks.
+/// Cross-attention: like [`self_attention`], with queries from one sequence and keys and values from another, whose
+/// padding the mask marks.
 ///
 /// # Shapes
-/// `q` (batch, queries, heads * head_dim), `kv` (batch, tokens, 2 * heads * head_dim): keys, then values, each head's
-/// part contiguous -> (batch, queries, heads * head_dim)
+/// `q` (batch, queries, heads * head_dim), `kv` (batch, tokens, 2 * heads * head_dim): keys, values, each head's part
+/// contiguous -> (batch, queries, heads * head_dim)
 ///
 /// # Errors
-/// If the shapes do not fit, there are no keys, or the mask or the bias has another shape.
+/// If the shapes do not match, there are no keys, or the mask or the bias has another shape.
 pub fn cross_attention(q: &Tensor, kv: &Tensor, attend: &Attend) -> Result<Tensor> {
     let attend = &attend.simplified();
     let shape = AttentionShape::apart(q, (kv, 2), attend)?;
@@ -130,30 +131,30 @@ pub fn cross_attention(q: &Tensor, kv: &Tensor, attend: &Attend) -> Result<Tenso
     }
 }
 
-/// `softmax(scale Q Kᵀ)` for each head, before dropout: what a token attends to, for whoever wants to look.
+/// The attention weights `softmax(scale Q Kᵀ)` of each head, before dropout, for inspection.
 ///
 /// # Shapes
 /// `q` (batch, queries, heads * head_dim), `k` (batch, tokens, heads * head_dim) -> (batch, heads, queries, tokens)
 ///
 /// # Errors
-/// If the shapes do not fit, there are no keys, or the mask or the bias has another shape.
+/// If the shapes do not match, there are no keys, or the mask or the bias has another shape.
 pub fn attention_weights(q: &Tensor, k: &Tensor, attend: &Attend) -> Result<Tensor> {
     AttentionShape::apart(q, (k, 1), attend)?;
     composed::attention_weights(q, k, attend)
 }
 
 impl Attend<'_> {
-    /// Without a dropout that drops nothing.
+    /// Removes a dropout of rate zero.
     pub(crate) fn simplified(self) -> Self {
         Self { dropout: self.dropout.filter(|dropout| !dropout.rate.is_zero()), ..self }
     }
 
-    /// Whether what is added to the scores differs from query to query.
+    /// Whether the numbers added to the scores differ between queries.
     pub(crate) fn by_query(&self) -> bool {
         self.causal || self.bias.is_some()
     }
 
-    /// The dimensions of the bias, which are checked.
+    /// The checked dimensions of the bias.
     pub(crate) fn bias_shape(&self, shape: AttentionShape) -> Result<Option<BiasShape>> {
         let Some(bias) = self.bias else { return Ok(None) };
         let AttentionShape { batch, sample: SampleShape { tokens, queries, heads, .. } } = shape;
@@ -196,7 +197,7 @@ impl AttentionShape {
         Self { batch, sample }.with_checked_masks(attend)
     }
 
-    /// Of queries, and of `kv` which has so many vectors for each token.
+    /// The shape for queries and `kv`, which has `vectors` vectors per token.
     fn apart(q: &Tensor, (kv, vectors): (&Tensor, usize), attend: &Attend) -> Result<Self> {
         let ((batch, queries, dim), heads) = (q.dims3()?, attend.heads);
         let (of_kv, tokens, width) = kv.dims3()?;

@@ -1,4 +1,4 @@
-//! The fused forms of attention as operations of candle.
+//! The fused forms of attention as candle operations.
 
 use std::sync::OnceLock;
 
@@ -14,7 +14,7 @@ use crate::buffer::Buffer;
 use crate::many::{Many, Parameters};
 use crate::{TokenMask, slices};
 
-/// How the samples of a batch attend, without the inputs.
+/// A batch's attention without its inputs.
 pub(crate) struct Attending {
     pub(super) samples: Samples,
     pub(super) scale: f32,
@@ -25,11 +25,11 @@ pub(crate) struct Attending {
     pub(super) tracked: bool,
 }
 
-/// What the backward pass needs.
+/// Data for the backward pass.
 pub(crate) struct Kept {
-    /// The weights before dropout, those of each sample (heads, queries, `weights_row`).
+    /// The weights before dropout, (heads, queries, `weights_row`) per sample.
     pub(super) weights: Buffer,
-    /// Small attention: the weights after dropout. Large: its masks.
+    /// Small attention: the weights after dropout. Large attention: the masks.
     pub(super) dropped: Option<Buffer>,
 }
 
@@ -40,7 +40,7 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    /// The form that suits.
+    /// Selects the form.
     pub(crate) fn of(samples: Samples, attend: &Attend, tracked: bool) -> Self {
         if large::suits(samples.largest) {
             Self::large(samples, attend, tracked)
@@ -63,7 +63,7 @@ impl Form {
         self.attending().samples.largest.heads
     }
 
-    /// The output, those of each sample (queries, dim).
+    /// Computes the output, (queries, dim) per sample.
     pub(crate) fn forward(&self, inputs: Inputs, bias: Option<Bias>, ys: &mut [f32]) -> Kept {
         match self {
             Self::Small(small) => small.forward(inputs, bias, ys),
@@ -71,7 +71,7 @@ impl Form {
         }
     }
 
-    /// The gradients of the inputs that it ran forward on, and that of the bias if its shape is given.
+    /// The gradients of the forward pass's inputs, and of the bias if its shape is given.
     pub(crate) fn backward(
         &self,
         kept: &Kept,
@@ -97,14 +97,13 @@ impl Attending {
         Self { samples, scale: scale as f32, mask: mask.cloned(), causal, dropout, tracked }
     }
 
-    /// Multiply-adds of so many products of the size of the scores', for [`parallel`](crate::parallel).
+    /// Multiply-adds of `products` products of the scores' size, for [`parallel`](crate::parallel).
     pub(super) fn multiply_adds(&self, products: usize) -> usize {
         self.samples.total(|shape| shape.multiply_adds(products))
     }
 }
 
-/// A form on contiguous tensors: on one of packed queries, keys and values, or on one of queries and one of keys and
-/// values.
+/// A form on contiguous tensors: packed queries, keys and values, or queries with keys and values.
 pub(super) struct Attention {
     form: Form,
     /// The shape of the output.
@@ -219,8 +218,8 @@ impl CustomOp2 for Attention {
     }
 }
 
-/// With a bias, which is the last parameter: on packed queries, keys and values, or on queries, whose first parameter are
-/// the keys and values.
+/// The form with a bias, which is the last parameter: on packed queries, keys and values, or on queries with keys and
+/// values as the first parameter.
 impl Many for Attention {
     fn name(&self) -> &'static str {
         "biased-attention"

@@ -1,17 +1,17 @@
-//! The sizes of one sample, and rows of its heads.
+//! The sizes of one sample, and its heads' rows.
 
 use crate::lanes::{HALF, Lanes};
 use crate::slices::{LANES, copy};
 
-/// What a score costs besides the products, in the multiply-adds of [`parallel`](crate::parallel): an exponential.
+/// Cost of a score besides the products, an exponential, in multiply-adds for [`parallel`](crate::parallel).
 const SCORE_COST: usize = 32;
 
 /// The sizes of one sample.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SampleShape {
-    /// Those with keys and values.
+    /// Tokens with keys and values.
     pub(crate) tokens: usize,
-    /// The rows that are asked for; of packed inputs, those of the first so many tokens.
+    /// Requested rows; for packed inputs, the first tokens'.
     pub(crate) queries: usize,
     pub(crate) heads: usize,
     pub(crate) head_dim: usize,
@@ -35,13 +35,13 @@ impl SampleShape {
         self.tokens * 2 * self.dim()
     }
 
-    /// Numbers in what is asked for (queries, dim).
+    /// Numbers in the output (queries, dim).
     #[inline(always)]
     pub(crate) fn output(self) -> usize {
         self.queries * self.dim()
     }
 
-    /// Numbers in a row of weights: the tokens, and zeros up to a whole register.
+    /// Numbers in a row of weights: the tokens, then zeros up to a whole register.
     #[inline(always)]
     pub(crate) fn weights_row(self) -> usize {
         self.tokens.next_multiple_of(LANES)
@@ -53,13 +53,13 @@ impl SampleShape {
         self.queries * self.weights_row()
     }
 
-    /// Numbers in a sample's dropout masks (queries, heads, padded), where it is padded to so many tokens.
+    /// Numbers in a sample's dropout masks (queries, heads, padded), if padded to so many tokens.
     #[inline(always)]
     pub(crate) fn masks(self, padded: usize) -> usize {
         self.queries * self.heads * padded
     }
 
-    /// Multiply-adds of so many products of the size of the scores'.
+    /// Multiply-adds of `products` products of the scores' size.
     pub(crate) fn multiply_adds(self, products: usize) -> usize {
         let Self { tokens, queries, heads, head_dim } = self;
         heads * queries * tokens * (products * head_dim + SCORE_COST)
@@ -72,7 +72,7 @@ impl SampleShape {
     }
 }
 
-/// Where a sample lies in its batch: samples may have different lengths, one behind the other.
+/// A sample's position in its batch. Samples may have different lengths, stored in sequence.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) shape: SampleShape,
@@ -88,20 +88,20 @@ pub(crate) struct Samples {
     places: Vec<Place>,
     /// The sizes of the longest.
     pub(super) largest: SampleShape,
-    /// The length that samples are padded to, by which dropout's masks are drawn.
+    /// The padded length of samples, which determines dropout masks.
     pub(super) padded: usize,
 }
 
 impl Samples {
-    /// So many of equal sizes.
+    /// `batch` samples of equal sizes.
     pub(crate) fn equal(batch: usize, shape: SampleShape) -> Self {
         let SampleShape { tokens, queries, .. } = shape;
         let place = |index| Place { shape, row: index * tokens, out: index * queries };
         Self { places: (0..batch).map(place).collect(), largest: shape, padded: tokens }
     }
 
-    /// Of these lengths, packed without the padding; `shape` is a sample's with it. Each has all its queries or its
-    /// first.
+    /// Samples of these lengths, packed without padding. `shape` is a sample's with padding. Each has all its queries
+    /// or the first only.
     pub(crate) fn packed(lengths: &[usize], shape: SampleShape) -> Self {
         let first = shape.queries < shape.tokens;
         let (mut row, mut out) = (0, 0);
@@ -123,12 +123,12 @@ impl Samples {
         &self.places
     }
 
-    /// A number for all samples out of one for each.
+    /// The sum of a number over all samples.
     pub(super) fn total(&self, of: impl Fn(SampleShape) -> usize) -> usize {
         self.places.iter().map(|place| of(place.shape)).sum()
     }
 
-    /// Cuts `all` into a part for each sample, of so many numbers.
+    /// Cuts `all` into parts, one per sample, of these sizes.
     pub(super) fn cut<'a>(
         &self,
         all: &'a mut [f32],
@@ -143,7 +143,7 @@ impl Samples {
         parts.collect()
     }
 
-    /// The same to be read.
+    /// The same for reading.
     pub(super) fn parts<'a>(
         &self,
         all: &'a [f32],
@@ -159,7 +159,7 @@ impl Samples {
     }
 }
 
-/// Row `i` begins at `i * stride`; what follows its own numbers belongs to others.
+/// Row `i` begins at `i * stride`; numbers after its own belong to other rows.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     pub(super) data: &'a [f32],
@@ -172,7 +172,7 @@ impl<'a> Rows<'a> {
         &self.data[row * self.stride..]
     }
 
-    /// The first `C` registers of a row. Lanes beyond the row's own numbers hold whatever follows.
+    /// The first `C` registers of a row. Lanes beyond the row's numbers hold arbitrary values.
     #[inline(always)]
     pub(super) fn load<L: Lanes, const C: usize>(self, lanes: L, row: usize) -> [L::Vector; C] {
         let row = self.get(row);

@@ -5,31 +5,31 @@ use crate::lanes::Lanes;
 use crate::simd::Kernel;
 use crate::slices::{LANES, copy};
 
-/// What is added to the scaled scores of one head of one sample.
+/// The numbers added to the scaled scores of one head of one sample.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Added<'a> {
-    /// To each row, in whole registers: negative infinity for padding.
+    /// Added to each row, in whole registers: negative infinity for padding.
     pub(super) mask: Option<&'a [f32]>,
-    /// Whether query `i` sees the keys up to `i` alone.
+    /// Whether query `i` sees only keys up to `i`.
     pub(super) causal: bool,
     /// (queries, tokens), in rows as long as the longest sample's.
     pub(super) bias: Option<Rows<'a>>,
 }
 
 impl<'a> Added<'a> {
-    /// Whether all rows have the same added.
+    /// Whether all rows get the same numbers.
     #[inline(always)]
     pub(super) fn to_all_rows(self) -> bool {
         !self.causal && self.bias.is_none()
     }
 
-    /// The keys that a query sees, of so many.
+    /// The number of keys that a query sees.
     #[inline(always)]
     fn seen(self, query: usize, tokens: usize) -> usize {
         if self.causal { tokens.min(query + 1) } else { tokens }
     }
 
-    /// The row of one query where it fits into a register.
+    /// The row of one query, if it fits into a register.
     #[inline(always)]
     pub(super) fn register<L: Lanes>(self, lanes: L, query: usize, tokens: usize) -> L::Vector {
         let mut row = [f32::NEG_INFINITY; LANES];
@@ -49,8 +49,8 @@ impl<'a> Added<'a> {
     }
 }
 
-/// Rows of scores become `softmax(scale s + added)` over the tokens, with zeros at their ends. A row without any key that
-/// it may see becomes zeros.
+/// Replaces rows of scores with `softmax(scale s + added)` over the tokens, with zeros at the ends. A row that sees no
+/// key becomes zeros.
 pub(super) struct Softmax<'a> {
     pub(super) tokens: usize,
     pub(super) scale: f32,
@@ -105,7 +105,7 @@ impl Kernel for Softmax<'_> {
     }
 }
 
-/// `row_i += xs_i`, for as many as there are of `xs`.
+/// `row_i += xs_i`, up to the length of `xs`.
 #[inline(always)]
 fn add<L: Lanes>(lanes: L, row: &mut [f32], xs: &[f32]) {
     let (blocks, rest) = xs.as_chunks();
@@ -119,30 +119,31 @@ fn add<L: Lanes>(lanes: L, row: &mut [f32], xs: &[f32]) {
     }
 }
 
-/// The largest score, or 0 where no key is seen: an infinity less itself would be no number.
+/// The largest score, or 0 if no key is seen, because infinity minus itself would be NaN.
 #[inline(always)]
 fn finite(largest: f32) -> f32 {
     if largest == f32::NEG_INFINITY { 0.0 } else { largest }
 }
 
-/// What powers are multiplied by; without any, nothing is left of them.
+/// The factor of the exponentials; 0 if their sum is 0.
 #[inline(always)]
 fn share(total: f32) -> f32 {
     if total == 0.0 { 0.0 } else { 1.0 / total }
 }
 
-/// Rows of gradients of dropped weights become those of scores: with weights `P` before and `W` after dropout,
+/// Replaces rows of gradients of dropped weights with gradients of scores: with weights `P` before and `W` after
+/// dropout,
 /// `dS = scale (W ∘ dW - P sum(W ∘ dW))`.
 pub(super) struct GradScores<'a> {
     pub(super) tokens: usize,
     pub(super) scale: f32,
-    /// Whether query `i` sees the keys up to `i` alone; the first row is that of query 0. The gradients of the others are
-    /// not read, and become zeros.
+    /// Whether query `i` sees only keys up to `i`; the first row is query 0. The gradients of other keys are not read
+    /// and become zeros.
     pub(super) causal: bool,
     pub(super) before_dropout: &'a [f32],
     pub(super) after_dropout: &'a [f32],
     pub(super) grad: &'a mut [f32],
-    /// The gradient before it is scaled, if somebody asks: that of what was added to the scores.
+    /// The unscaled gradient, which belongs to the numbers added to the scores, if requested.
     pub(super) of_added: Option<&'a mut [f32]>,
 }
 
@@ -160,7 +161,7 @@ impl Kernel for GradScores<'_> {
         let rows = self.grad.chunks_exact_mut(row_len).zip(weights);
         for (query, (row, (before, after))) in rows.enumerate() {
             let seen = added.seen(query, self.tokens);
-            // What was there before may be no number.
+            // The memory may hold NaN.
             set_ends(row, seen, 0.0);
             let row = &mut row[..seen.next_multiple_of(LANES)];
             let (row, before, after) =
@@ -188,7 +189,7 @@ impl Kernel for GradScores<'_> {
     }
 }
 
-/// Sets what follows a row's tokens, without the call that filling an unknown length is.
+/// Sets the numbers after a row's tokens without a `memset` call.
 #[inline(always)]
 fn set_ends(row: &mut [f32], tokens: usize, end: f32) {
     for x in &mut row[tokens..] {
@@ -196,7 +197,8 @@ fn set_ends(row: &mut [f32], tokens: usize, end: f32) {
     }
 }
 
-/// Replaces each register by its softmax, step by step for all of them, since each step waits for the one before.
+/// Replaces each register with its softmax. All registers go through each step together, because each step waits for
+/// the previous one.
 #[inline(always)]
 pub(super) fn softmax_registers<L: Lanes, const R: usize>(
     lanes: L,
@@ -216,7 +218,7 @@ pub(super) fn softmax_registers<L: Lanes, const R: usize>(
     for (row, total) in rows.iter().zip(&mut edges) {
         *total = lanes.sum(*row);
     }
-    // Apart from what follows, for one division of them all.
+    // A separate step, so that one division serves all.
     let shares = edges.map(share);
     for (row, share) in rows.iter_mut().zip(&shares) {
         *row = lanes.mul(lanes.splat(*share), *row);
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_sum_to_one_even_where_exp_would_overflow() {
+    fn rows_sum_to_one_even_if_exp_would_overflow() {
         let mut row = vec![0.0; 32];
         row[..3].copy_from_slice(&[1e4, 9e3, -1e4]);
         for (path, [weights, _]) in
@@ -288,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lay_beyond_the_tokens_does_not_matter() {
+    fn numbers_beyond_the_tokens_do_not_matter() {
         let clean: Vec<f32> = (0..32).map(|i| (i as f32 * 0.37).sin()).collect();
         let mut dirty = clean.clone();
         dirty[17..].fill(f32::NAN);

@@ -1,4 +1,4 @@
-//! What holds for both fused forms.
+//! Tests of both fused forms.
 
 use candle_core::DType;
 use vit_random::{Random, Site};
@@ -16,13 +16,13 @@ fn dropout() -> DropoutSource {
     }
 }
 
-/// Of a batch: the first sample has its last tokens missing, the others are whole.
+/// A mask that pads the first sample's last tokens.
 pub(super) fn mask(batch: usize, tokens: usize) -> Result<TokenMask> {
     let length = |sample| if sample == 0 { tokens.div_ceil(2) } else { tokens };
     TokenMask::from_lengths(&(0..batch).map(length).collect::<Vec<_>>(), tokens)
 }
 
-/// What is added to the scores of a sequence attending to itself: one number is negative infinity.
+/// A bias for self-attention with one negative infinity.
 pub(super) fn bias(heads: usize, tokens: usize) -> Result<Tensor> {
     bias_for(heads, (tokens, tokens))
 }
@@ -36,7 +36,7 @@ fn bias_for(heads: usize, (queries, tokens): (usize, usize)) -> Result<Tensor> {
     Tensor::from_vec(values, bias.shape(), bias.device())
 }
 
-/// Every way to attend, in so many heads: with dropout and without, each with a mask, causal, with a bias, and without.
+/// Every kind of attention: with and without dropout, each with a mask, causal, with a bias, and plain.
 pub(super) fn ways<'a>(heads: usize, mask: &'a TokenMask, bias: &'a Tensor) -> Vec<Attend<'a>> {
     let plain = Attend::new(heads, 0.35);
     let seen = [
@@ -50,7 +50,7 @@ pub(super) fn ways<'a>(heads: usize, mask: &'a TokenMask, bias: &'a Tensor) -> V
     seen.into_iter().flat_map(with).collect()
 }
 
-/// The same for the first token alone.
+/// The same for the selected queries.
 pub(super) fn for_queries<'a>(
     queries: Queries,
     attend: Attend<'a>,
@@ -98,7 +98,7 @@ fn fused_equals_composed_forward_and_backward() -> Result<()> {
 }
 
 #[test]
-fn fused_equals_composed_for_two_sequences() -> Result<()> {
+fn cross_attention_fused_equals_composed() -> Result<()> {
     for (batch, queries, tokens, heads, head_dim) in [
         (1, 1, 1, 1, 1),
         (2, 7, 3, 2, 5),
@@ -122,7 +122,7 @@ fn fused_equals_composed_for_two_sequences() -> Result<()> {
 }
 
 #[test]
-fn gradients_are_those_of_finite_differences() -> Result<()> {
+fn gradients_match_finite_differences() -> Result<()> {
     let mask = mask(2, 3)?;
     let (bias, of_two) =
         (bias(2, 3)?.to_dtype(DType::F64)?, bias_for(2, (2, 3))?.to_dtype(DType::F64)?);
@@ -145,7 +145,7 @@ fn gradients_are_those_of_finite_differences() -> Result<()> {
 }
 
 #[test]
-fn a_sequence_attends_to_itself_as_to_another() -> Result<()> {
+fn self_attention_equals_cross_attention_to_itself() -> Result<()> {
     for tokens in [6, 130] {
         let [qkv] = tensors(&[&[2, tokens, 3 * 16]])?;
         let (q, kv) = (qkv.narrow(2, 0, 16)?, qkv.narrow(2, 16, 32)?);
@@ -160,7 +160,7 @@ fn a_sequence_attends_to_itself_as_to_another() -> Result<()> {
 }
 
 #[test]
-fn weights_times_values_are_the_output() -> Result<()> {
+fn output_equals_weights_times_values() -> Result<()> {
     let [q, k, v] = tensors(&[&[2, 5, 6], &[2, 4, 6], &[2, 4, 6]])?;
     let mask = mask(2, 4)?;
     let attend = Attend { mask: Some(&mask), ..Attend::new(1, 0.35) };
@@ -169,7 +169,7 @@ fn weights_times_values_are_the_output() -> Result<()> {
     let want = weights.squeeze(1)?.matmul(&v)?;
     let got = cross_attention(&q, &Tensor::cat(&[&k, &v], 2)?, &attend)?;
     assert!(largest_difference(&got, &want)? < 1e-6);
-    // Two of four tokens of the first sample are there.
+    // The first sample has two of four tokens.
     assert_eq!(weights.narrow(0, 0, 1)?.narrow(3, 2, 2)?.max_all()?.to_scalar::<f32>()?, 0.0);
     Ok(())
 }
@@ -215,7 +215,7 @@ fn causal_outputs_do_not_depend_on_later_tokens() -> Result<()> {
 }
 
 #[test]
-fn a_query_that_sees_no_key_has_zeros_and_spoils_no_gradient() -> Result<()> {
+fn query_without_keys_gives_zeros_and_finite_gradients() -> Result<()> {
     let there = Tensor::new(&[[0_u8, 0, 1, 1, 1]], &candle_core::Device::Cpu)?;
     let mask = TokenMask::new(&there)?;
     let attend = Attend { mask: Some(&mask), causal: true, ..Attend::new(2, 0.35) };
@@ -234,7 +234,7 @@ fn a_query_that_sees_no_key_has_zeros_and_spoils_no_gradient() -> Result<()> {
 }
 
 #[test]
-fn what_fills_a_sequence_up_changes_no_bit() -> Result<()> {
+fn padding_content_does_not_change_outputs() -> Result<()> {
     for (tokens, more) in [(5, 7), (16, 40), (130, 140)] {
         let [qkv] = tensors(&[&[2, more, 3 * 16]])?;
         let whole = |filler: f64| {
@@ -251,7 +251,7 @@ fn what_fills_a_sequence_up_changes_no_bit() -> Result<()> {
 }
 
 #[test]
-fn nothing_gives_nothing() -> Result<()> {
+fn empty_input_gives_empty_output() -> Result<()> {
     let attend = Attend::new(2, 0.5);
     for (shape, first) in [([0, 4, 24], 1), ([2, 0, 24], 0)] {
         let [qkv] = tensors(&[&shape])?;
@@ -266,8 +266,8 @@ fn nothing_gives_nothing() -> Result<()> {
 }
 
 #[test]
-fn the_first_token_alone_is_the_first_of_all() -> Result<()> {
-    // Few tokens, and so many that products are taken, whose last bits depend on their shape.
+fn first_query_equals_first_row_of_all_queries() -> Result<()> {
+    // Few tokens, and enough for products, whose last bits depend on their shape.
     for (tokens, tolerance) in [(5, 0.0), (130, 1e-6)] {
         let [qkv] = tensors(&[&[3, tokens, 24]])?;
         let (mask, bias) = (mask(3, tokens)?, bias(2, tokens)?);
@@ -284,7 +284,7 @@ fn the_first_token_alone_is_the_first_of_all() -> Result<()> {
 }
 
 #[test]
-fn a_transposed_input_is_read_right() -> Result<()> {
+fn transposed_input_gives_the_same_result() -> Result<()> {
     let attend = Attend::new(2, 0.5);
     Case::new(&[&[5, 2, 24]])?.fused_equals_composed(
         |t| self_attention(&t[0].transpose(0, 1)?, Queries::All, &attend),
@@ -296,7 +296,7 @@ fn a_transposed_input_is_read_right() -> Result<()> {
 }
 
 #[test]
-fn nothing_changes_where_no_gradient_is_asked_for() -> Result<()> {
+fn untracked_input_gives_the_same_output() -> Result<()> {
     let [qkv] = tensors(&[&[3, 5, 24]])?;
     let tracked = candle_core::Var::from_tensor(&qkv)?;
     let (mask, bias) = (mask(3, 5)?, bias(2, 5)?);
@@ -308,9 +308,9 @@ fn nothing_changes_where_no_gradient_is_asked_for() -> Result<()> {
     Ok(())
 }
 
-/// Cached features that are attended to, or fixed queries.
+/// Cached features as context, or fixed queries.
 #[test]
-fn one_sequence_may_get_no_gradient() -> Result<()> {
+fn either_sequence_may_be_untracked() -> Result<()> {
     for tokens in [5, 130] {
         let [q, kv] = tensors(&[&[2, 3, 16], &[2, tokens, 32]])?;
         let attend = Attend::new(2, 0.35);
@@ -329,7 +329,7 @@ fn one_sequence_may_get_no_gradient() -> Result<()> {
 
 #[test]
 fn threads_do_not_change_a_bit() -> Result<()> {
-    // So many samples of few tokens that they are worth splitting.
+    // Enough samples of few tokens to be split.
     let [qkv] = tensors(&[&[256, 16, 3 * 32]])?;
     let (mask, bias) = (mask(256, 16)?, bias(4, 16)?);
     for attend in ways(4, &mask, &bias) {
@@ -356,7 +356,7 @@ fn permuting_tokens_permutes_outputs() -> Result<()> {
 }
 
 #[test]
-fn shapes_that_do_not_fit_are_named() -> Result<()> {
+fn wrong_shapes_are_named() -> Result<()> {
     let attend = Attend::new(2, 0.5);
     let [qkv, q, kv] = tensors(&[&[1, 4, 20], &[1, 4, 6], &[1, 3, 14]])?;
     let error = self_attention(&qkv, Queries::All, &attend).unwrap_err().to_string();

@@ -36,7 +36,7 @@ impl CustomOp2 for Add {
     ) -> Result<(CudaStorage, Shape)> {
         let (device, len) = (&xs.device, xs_layout.shape().elem_count());
         let mut sum = room::<f32>(device, len)?;
-        // As a tensor that is added to each of one sample.
+        // As a tensor added to every sample of a batch of one.
         kernel!(device, ROWS, "add_each")
             .read(&elements::<f32>(xs, xs_layout)?)
             .read(&elements::<f32>(ys, ys_layout)?)

@@ -1,4 +1,4 @@
-//! Adding one tensor to every sample on the GPU.
+//! Adds one tensor to every sample on the GPU.
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor};
 

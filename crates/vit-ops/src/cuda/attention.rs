@@ -1,4 +1,4 @@
-//! Attention of few tokens on the GPU: a head of a sample within one block, its weights computed anew on the way back.
+//! Attention over few tokens on the GPU: one block per head and sample. The backward pass recomputes the weights.
 
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::DevicePtr;
@@ -13,7 +13,7 @@ use super::tape::{apply1, apply2};
 use crate::Attend;
 use crate::attention::AttentionShape;
 
-/// Where queries, keys and values lie.
+/// The layout of queries, keys and values.
 #[derive(Clone, Copy)]
 pub(crate) enum AttentionInputs<'a> {
     /// (batch, tokens, 3 * dim)
@@ -22,10 +22,10 @@ pub(crate) enum AttentionInputs<'a> {
     Apart(&'a Tensor, &'a Tensor),
 }
 
-/// Bytes that a block may share: with more, a multiprocessor has room for one alone.
+/// Shared memory per block. With more, a multiprocessor has room for only one.
 const SHARED: usize = 96 << 10;
 
-/// Whether a head fits into what a block can share on the GPU of `xs`.
+/// Whether a head fits into a block's shared memory on the GPU of `xs`.
 pub(crate) fn suits(shape: AttentionShape, xs: &Tensor) -> Result<bool> {
     let most = shared_at_most(&device_of(xs)?)?.min(SHARED);
     Ok(shared_numbers(shape, Way::Back) * size_of::<f32>() <= most)
@@ -37,8 +37,8 @@ enum Way {
     Back,
 }
 
-/// Numbers that a block shares: rows of queries, keys and values, each one longer than it is, and weights; on the way
-/// back also the gradient's rows, the weights' gradients and their masks.
+/// Numbers in a block's shared memory: padded rows of queries, keys and values, and weights; in the backward pass also
+/// the gradient's rows, the weights' gradients and their masks.
 fn shared_numbers(shape: AttentionShape, way: Way) -> usize {
     let (sample, width) = (shape.sample, shape.sample.head_dim + 1);
     let weights = sample.queries * sample.tokens;
@@ -67,7 +67,7 @@ pub(crate) fn attention(
     }
 }
 
-/// What the kernels are told of sizes and places.
+/// Sizes and positions for the kernels.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Rows {
@@ -86,7 +86,7 @@ struct Rows {
 }
 
 #[expect(unsafe_code, reason = "the kernels' declaration is the same")]
-// SAFETY: numbers of four bytes in the order of the kernels'.
+// SAFETY: four-byte numbers in the kernels' order.
 unsafe impl ByValue for Rows {}
 
 impl Rows {
@@ -121,12 +121,12 @@ struct Attention {
     shape: AttentionShape,
     layout: Rows,
     drawn: Drawn,
-    /// What is added to the scores of a sample's keys.
+    /// Added to the scores of a sample's keys.
     bias: Option<Tensor>,
 }
 
 impl Attention {
-    /// A block a head and sample.
+    /// One block per head and sample.
     fn grid(&self, way: Way) -> Grid {
         let sample = self.shape.sample;
         let threads = (sample.queries * sample.tokens).next_multiple_of(32).clamp(64, 256);

@@ -1,4 +1,4 @@
-//! The step that kernels are in, where a recorded graph repeats them.
+//! The current step for kernels that a recorded graph repeats.
 
 use std::cell::Cell;
 
@@ -7,15 +7,15 @@ use candle_core::cuda_backend::{CudaDevice, WrapErr};
 use candle_core::{Device, Result};
 
 thread_local! {
-    /// Where the clock lies that launches of this thread read; 0 for none.
+    /// The address of the clock that this thread's launches read; 0 for none.
     static CURRENT: Cell<u64> = const { Cell::new(0) };
 }
 
-/// A step that kernels read from the GPU's memory, since their arguments are repeated as they were recorded.
+/// A step counter in GPU memory, because a graph repeats kernel arguments as recorded.
 ///
-/// A step counts from whatever it is [set](Self::set) to, and by one at a time when a step's
-/// [tally](super::Step::count) is taken. It is added to the step of each [`Random`](vit_random::Random) that is drawn
-/// from [while it runs](Self::during), so a recording draws at step 0.
+/// It starts at the value it is [set](Self::set) to and advances when a step's [tally](super::Step::count) is taken. It
+/// is added to the step of each [`Random`](vit_random::Random) used [while it runs](Self::during), so a recording draws
+/// at step 0.
 #[derive(Debug)]
 pub struct Clock {
     device: CudaDevice,
@@ -24,10 +24,10 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock at step 0.
+    /// Creates a clock at step 0.
     ///
     /// # Errors
-    /// If `device` is no GPU, or has no room.
+    /// If `device` is not a GPU, or is out of memory.
     pub fn new(device: &Device) -> Result<Self> {
         let device = device.as_cuda_device()?.clone();
         let time = device.alloc_zeros(2)?;
@@ -54,10 +54,10 @@ impl Clock {
         work()
     }
 
-    /// Waits until everything that was launched has been done.
+    /// Waits until all launched work is done.
     ///
     /// # Errors
-    /// If something of it failed.
+    /// If any of it failed.
     pub fn wait(&self) -> Result<()> {
         self.device.cuda_stream().synchronize().w()?;
         Ok(())
@@ -68,7 +68,7 @@ impl Clock {
     }
 }
 
-/// Where the clock of this thread lies; 0 for none, which stands still at step 0.
+/// The address of this thread's clock; 0 for none, which means step 0.
 pub(super) fn current() -> u64 {
     CURRENT.get()
 }

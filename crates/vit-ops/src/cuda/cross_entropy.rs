@@ -1,5 +1,4 @@
-//! Cross entropy on the GPU. Labels stay there, and so are not looked at: one outside the classes makes the loss no
-//! number.
+//! Cross entropy on the GPU. Labels are not validated; an out-of-range label gives a NaN loss.
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
@@ -8,7 +7,7 @@ use super::launch::{
 };
 use super::tape::apply1;
 
-/// The shapes are checked, and there is a sample.
+/// The shapes are already checked, and the batch is not empty.
 pub(crate) fn smoothed_cross_entropy_sum(
     logits: &Tensor,
     labels: &Tensor,
@@ -20,7 +19,7 @@ pub(crate) fn smoothed_cross_entropy_sum(
     apply1(&logits.contiguous()?, CrossEntropy { labels: labels.contiguous()?, target })
 }
 
-/// What a sample's label asks for: of its class, and of every class besides.
+/// The target probabilities: of the label's class, and added to every class.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Target {
@@ -29,7 +28,7 @@ struct Target {
 }
 
 #[expect(unsafe_code, reason = "the kernels' declaration is the same")]
-// SAFETY: two floats in the order of the kernels'.
+// SAFETY: two floats in the kernels' order.
 unsafe impl ByValue for Target {}
 
 struct CrossEntropy {

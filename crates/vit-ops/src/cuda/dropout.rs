@@ -1,4 +1,4 @@
-//! Dropout on the GPU: the masks are drawn where they are used, forward and backward.
+//! Dropout on the GPU. Kernels draw masks where they use them, forward and backward.
 
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
@@ -12,7 +12,7 @@ use super::launch::{
 use super::tape::apply1;
 use crate::DropRate;
 
-/// What a mask is drawn from.
+/// The source of a mask.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Draw {
@@ -25,7 +25,7 @@ pub(super) struct Draw {
 }
 
 #[expect(unsafe_code, reason = "the kernels' declaration is the same")]
-// SAFETY: six unsigned numbers and a float in the order of the kernels'.
+// SAFETY: six unsigned numbers and a float in the kernels' order.
 unsafe impl ByValue for Draw {}
 
 impl Draw {
@@ -46,7 +46,7 @@ pub(crate) fn dropout(xs: &Tensor, rate: DropRate, site: Site, random: &Random) 
     apply1(&xs.contiguous()?, Drawn::new(rate, site, random))
 }
 
-/// The mask that [`dropout`] multiplies by; `shape` has a dimension.
+/// The mask of [`dropout`]; `shape` has a dimension.
 pub(crate) fn dropout_mask(
     shape: &[usize],
     rate: DropRate,
@@ -58,11 +58,11 @@ pub(crate) fn dropout_mask(
     dropout(&ones, rate, site, random)
 }
 
-/// What masks are drawn from, now and on the way back.
+/// The source of masks in the forward and backward pass.
 #[derive(Clone, Copy)]
 pub(super) struct Drawn {
     pub(super) draw: Draw,
-    /// That of the forward pass.
+    /// The clock of the forward pass.
     pub(super) clock: u64,
 }
 
@@ -71,7 +71,7 @@ impl Drawn {
         Self { draw: Draw::new(rate, site, random), clock: clock::current() }
     }
 
-    /// For a kernel that may draw, and here does not.
+    /// For a kernel that could drop, but does not here.
     pub(super) fn nothing() -> Self {
         Self::new(DropRate::ZERO, Site::named(""), &Random::new(0))
     }

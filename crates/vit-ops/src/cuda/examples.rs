@@ -1,11 +1,11 @@
-//! Images that stay on the GPU, and batches made of them there.
+//! Images that stay on the GPU, and batches made from them there.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::clock;
 use super::launch::{Grid, device_of, held, kernel, room, tensor};
 
-/// Images of one byte a pixel with their labels, and what each byte is normalised to.
+/// Images of one byte per pixel with labels and the normalised value of each byte.
 #[derive(Clone, Debug)]
 pub struct Examples {
     pixels: Tensor,
@@ -16,13 +16,13 @@ pub struct Examples {
 }
 
 impl Examples {
-    /// The images `pixels` and their `labels`, taken to the GPU.
+    /// Copies the images `pixels` and their `labels` to the GPU.
     ///
     /// # Shapes
     /// `pixels` u8 (count, channels * height * width), `labels` u32 (count)
     ///
     /// # Errors
-    /// If the shapes do not fit, or the GPU has no room.
+    /// If the shapes do not match, or the GPU is out of memory.
     pub fn new(
         (pixels, labels): (&Tensor, &Tensor),
         table: &[f32; 256],
@@ -48,29 +48,29 @@ impl Examples {
         })
     }
 
-    /// How many images there are.
+    /// The number of images.
     #[must_use]
     pub fn len(&self) -> usize {
         self.labels.elem_count()
     }
 
-    /// Whether there are none.
+    /// Whether there are no images.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// A batch of a step: the images that `order` names from its number `index * samples_of_step + first` on, where
-    /// `index` is that of the [`Clock`](super::Clock) in whose time this runs, else 0; and their labels.
+    /// A step's batch: the images that `order` lists from position `index * samples_of_step + first` on, and their
+    /// labels.
+    /// `index` comes from the [`Clock`](super::Clock) this runs under, or is 0.
     ///
-    /// `order` is on the GPU, and so its numbers are not looked at: one that is not below [`len`](Self::len) gives an image
-    /// of what is no number.
+    /// `order` is on the GPU and not validated: an index of [`len`](Self::len) or more gives an image of NaN.
     ///
     /// # Shapes
-    /// `order` u32 (at least as many as are read) -> f32 (batch, channels, height, width), u32 (batch)
+    /// `order` u32 (as long as needed) -> f32 (batch, channels, height, width), u32 (batch)
     ///
     /// # Errors
-    /// If the GPU has no room.
+    /// If the GPU is out of memory.
     pub fn batch(
         &self,
         order: &Tensor,

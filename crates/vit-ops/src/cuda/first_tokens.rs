@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Ten
 use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor};
 use super::tape::apply1;
 
-/// There are as many tokens.
+/// `xs` has at least `count` tokens.
 pub(crate) fn first_tokens(xs: &Tensor, count: usize) -> Result<Tensor> {
     apply1(&xs.contiguous()?, FirstTokens { count })
 }

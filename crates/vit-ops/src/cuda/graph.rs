@@ -1,4 +1,4 @@
-//! Work that is recorded once and repeated with one launch.
+//! Work recorded once and repeated with one launch.
 #![expect(
     unsafe_code,
     reason = "a recording is sent between threads, which CUDA allows one at a time"
@@ -13,15 +13,14 @@ use candle_core::{Device, Error, Result};
 
 /// Kernels with their arguments, as a CUDA graph.
 ///
-/// What the work allocates is allocated once for all repetitions, so nothing that it makes may outlive it.
+/// The work's allocations are made once for all repetitions, so its tensors must not outlive it.
 pub struct Graph {
     graph: CudaGraph,
-    /// Whose modules hold the kernels.
+    /// Keeps the modules with the kernels alive.
     _device: CudaDevice,
 }
 
-// SAFETY: CUDA wants calls on a graph to come one after the other, which `&mut self` of every call here says; it does
-// not matter from which thread.
+// SAFETY: CUDA requires sequential calls on a graph, from any thread; every call here takes `&mut self`.
 unsafe impl Send for Graph {}
 
 impl std::fmt::Debug for Graph {
@@ -31,10 +30,10 @@ impl std::fmt::Debug for Graph {
 }
 
 impl Graph {
-    /// Runs `work` once to learn what it asks of the host, and records it a second time without running it.
+    /// Runs `work` once to warm up, and records it a second time without running it.
     ///
-    /// `work` must launch the same both times; meanwhile no other thread may launch anything on this device, or open
-    /// one. candle uploads shapes as it goes; what was uploaded the first time stays on the GPU for as long as this thread runs.
+    /// `work` must launch the same kernels both times. Meanwhile no other thread may launch on this device or open one.
+    /// Shapes that candle uploads the first time stay on the GPU as long as this thread runs.
     ///
     /// # Errors
     /// If `work` fails, waits for the GPU or reads from it, or leaves nothing to repeat.
@@ -48,11 +47,11 @@ impl Graph {
         Ok(Self { graph: record(&device, work)?, _device: device })
     }
 
-    /// Puts one repetition behind what was launched before.
+    /// Launches one repetition after earlier work.
     ///
     /// # Safety
-    /// Everything that the work read and wrote, and did not make itself, lies where it lay; and the thread that recorded
-    /// it still runs.
+    /// All memory that the work read or wrote, but did not allocate itself, must not have moved, and the recording
+    /// thread must still run.
     ///
     /// # Errors
     /// If the GPU fails.
@@ -70,7 +69,7 @@ fn record<E: From<candle_core::Error>>(
     let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     stream.begin_capture(mode).w()?;
     let done = work();
-    // Also after a failure: the stream would go on recording.
+    // Even after a failure, or the stream would keep recording.
     let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
     let graph = stream.end_capture(flags);
     done?;

@@ -1,4 +1,4 @@
-//! Between candle's tensors and the kernels: what a launch reads, writes and is told.
+//! Launches kernels on candle's tensors.
 #![expect(
     unsafe_code,
     reason = "a kernel is given pointers; each operation passes what its kernel declares"
@@ -26,13 +26,13 @@ pub(super) fn elements<'a, T: CudaDType>(
     Ok(storage.as_cuda_slice::<T>()?.slice(start..end))
 }
 
-/// A tensor whose storage is held for reading.
+/// A tensor with its storage locked for reading.
 pub(super) struct Held<'a, S> {
     storage: S,
     layout: &'a Layout,
 }
 
-/// Holds a tensor's storage.
+/// Locks a tensor's storage.
 pub(super) fn held(xs: &Tensor) -> Held<'_, impl Deref<Target = Storage>> {
     let (storage, layout) = xs.storage_and_layout();
     Held { storage, layout }
@@ -48,18 +48,18 @@ impl<S: Deref<Target = Storage>> Held<'_, S> {
     }
 }
 
-/// candle's own handle of a tensor's GPU.
+/// candle's handle of a tensor's GPU.
 pub(super) fn device_of(xs: &Tensor) -> Result<CudaDevice> {
     Ok(xs.device().as_cuda_device()?.clone())
 }
 
-/// Room that a kernel fills.
+/// Uninitialised memory for a kernel to fill.
 pub(super) fn room<T: DeviceRepr>(device: &CudaDevice, len: usize) -> Result<CudaSlice<T>> {
-    // SAFETY: whoever asks passes it to a kernel that writes every element before anything reads one.
+    // SAFETY: the caller passes it to a kernel that writes every element before anything reads one.
     unsafe { device.alloc(len) }
 }
 
-/// Room that holds zeros.
+/// Zeroed memory.
 pub(super) fn zeros<T: DeviceRepr + ValidAsZeroBits>(
     device: &CudaDevice,
     len: usize,
@@ -67,12 +67,12 @@ pub(super) fn zeros<T: DeviceRepr + ValidAsZeroBits>(
     device.alloc_zeros(len)
 }
 
-/// Where numbers on the GPU begin.
+/// The address of numbers on the GPU.
 pub(super) fn begin<T>(numbers: &impl DevicePtr<T>, device: &CudaDevice) -> u64 {
     numbers.device_ptr(&device.cuda_stream()).0
 }
 
-/// What a custom operation's forward returns.
+/// The return value of a custom operation's forward.
 pub(super) fn output<T: CudaDType>(
     values: CudaSlice<T>,
     device: &CudaDevice,
@@ -81,7 +81,7 @@ pub(super) fn output<T: CudaDType>(
     (CudaStorage::wrap_cuda_slice(values, device.clone()), shape.into())
 }
 
-/// The same as a tensor without a history.
+/// The same as a tensor without a graph.
 pub(super) fn tensor<T: CudaDType>(
     values: CudaSlice<T>,
     device: &CudaDevice,
@@ -91,12 +91,12 @@ pub(super) fn tensor<T: CudaDType>(
     Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
 }
 
-/// What a form for the GPU says where it meets the CPU's storage.
+/// The error of a GPU form that gets CPU storage.
 pub(super) fn not_on_cpu(operation: &str) -> Result<(CpuStorage, Shape)> {
     bail!("{operation}: expected tensors on the GPU, got some on the CPU")
 }
 
-/// How many threads a launch has.
+/// The threads of a launch.
 #[derive(Clone, Copy)]
 pub(super) struct Grid {
     blocks: (u32, u32, u32),
@@ -105,13 +105,13 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    /// A thread for each of `count` things.
+    /// One thread per item.
     pub(super) fn each(count: usize) -> Self {
         const THREADS: u32 = 256;
         Self::blocks(count.div_ceil(THREADS as usize), 1).of(THREADS, 1)
     }
 
-    /// A warp for each of `rows` rows.
+    /// One warp per row.
     pub(super) fn warps(rows: usize) -> Self {
         const WARPS: u32 = 4;
         Self::blocks(rows.div_ceil(WARPS as usize), 1).of(32 * WARPS, 1)
@@ -121,41 +121,41 @@ impl Grid {
         Self { blocks: (x as u32, y as u32, 1), threads: (1, 1), shared: 0 }
     }
 
-    /// So many layers of blocks.
+    /// Sets the grid's third dimension.
     pub(super) const fn layers(self, z: usize) -> Self {
         Self { blocks: (self.blocks.0, self.blocks.1, z as u32), ..self }
     }
 
-    /// Threads of a block.
+    /// Sets the threads of a block.
     pub(super) const fn of(self, x: u32, y: u32) -> Self {
         Self { threads: (x, y), ..self }
     }
 
-    /// Bytes that a block's threads share, besides those that the kernel declares.
+    /// Sets a block's dynamic shared memory.
     pub(super) const fn sharing(self, bytes: usize) -> Self {
         Self { shared: bytes as u32, ..self }
     }
 }
 
-/// Bytes that the threads of a block may share without being asked for.
+/// Shared memory per block that needs no opt-in.
 const SHARED_BY_DEFAULT: u32 = 48 << 10;
 
-/// Bytes that they may share if they are asked for: on an H100 227 KiB, on others less.
+/// Shared memory per block with opt-in: 227 KiB on an H100, less on others.
 pub(super) fn shared_at_most(device: &CudaDevice) -> Result<usize> {
     let most = CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
     Ok(device.cuda_stream().context().attribute(most).w()?.max(0) as usize)
 }
 
-/// A launch of a kernel, its arguments in the order of the kernel's declaration.
+/// A kernel launch with its arguments in declaration order.
 ///
-/// Pointers are taken as they are: on a device of [`open`](super::open) everything happens in order, and on one of
-/// candle's own the stream waits for what others have written.
+/// Pointers are passed as they are: on a device from [`open`](super::open) everything happens in order, and on one of
+/// candle's the stream waits for other streams' writes.
 pub(super) struct Launch<'a> {
     device: &'a CudaDevice,
     name: &'static str,
     module: (&'static str, &'static str),
     arguments: Vec<Argument>,
-    /// A count that is beyond what a kernel takes.
+    /// A count too large for the kernel.
     too_many: Option<usize>,
 }
 
@@ -165,17 +165,17 @@ enum Argument {
     U64(u64),
     F32(f32),
     F64(f64),
-    /// A structure, by its bytes.
+    /// The bytes of a structure.
     Bytes(Box<[u64]>),
 }
 
 /// A structure that a kernel takes by value.
 ///
 /// # Safety
-/// It is `repr(C)`, and means the same to the kernel.
+/// It is `repr(C)`, and the kernel declares the same structure.
 pub(super) unsafe trait ByValue: Copy {}
 
-/// A kernel by the file that it stands in.
+/// A kernel by its file and name.
 macro_rules! kernel {
     ($device:expr, $file:ident, $name:literal) => {
         $crate::cuda::launch::Launch::new(
@@ -201,14 +201,14 @@ impl<'a> Launch<'a> {
         self
     }
 
-    /// A pointer that is read from.
+    /// Adds a pointer to read from.
     pub(super) fn read<T>(self, from: &impl DevicePtr<T>) -> Self {
         let stream = self.device.cuda_stream();
         let pointer = from.device_ptr(&stream).0;
         self.with(Argument::Pointer(pointer))
     }
 
-    /// The same, or none.
+    /// Adds a pointer to read from, or null.
     pub(super) fn read_if<T>(self, from: Option<&impl DevicePtr<T>>) -> Self {
         match from {
             Some(from) => self.read(from),
@@ -216,26 +216,26 @@ impl<'a> Launch<'a> {
         }
     }
 
-    /// A pointer that is written to.
+    /// Adds a pointer to write to.
     pub(super) fn write<T>(self, to: &mut impl DevicePtrMut<T>) -> Self {
         let stream = self.device.cuda_stream();
         let pointer = to.device_ptr_mut(&stream).0;
         self.with(Argument::Pointer(pointer))
     }
 
-    /// A pointer that the caller keeps valid.
+    /// Adds a pointer that the caller keeps valid.
     pub(super) fn pointer(self, pointer: u64) -> Self {
         self.with(Argument::Pointer(pointer))
     }
 
-    /// A count that a kernel takes as `unsigned`.
+    /// Adds a count as `unsigned`.
     pub(super) fn count(mut self, count: usize) -> Self {
         let number = u32::try_from(count);
         self.too_many = self.too_many.or(number.is_err().then_some(count));
         self.with(Argument::U32(number.unwrap_or_default()))
     }
 
-    /// A count that a kernel takes as `unsigned long long`.
+    /// Adds a count as `unsigned long long`.
     pub(super) fn long(self, count: usize) -> Self {
         self.with(Argument::U64(count as u64))
     }
@@ -250,12 +250,12 @@ impl<'a> Launch<'a> {
 
     pub(super) fn value<T: ByValue>(self, value: T) -> Self {
         let mut bytes = vec![0_u64; size_of::<T>().div_ceil(size_of::<u64>())];
-        // SAFETY: there is room for the value, which is plain data, and `u64` is aligned as any of its fields.
+        // SAFETY: there is room for the value, which is plain data, and `u64` has the alignment of any of its fields.
         unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(value) };
         self.with(Argument::Bytes(bytes.into()))
     }
 
-    /// Puts the launch behind what was launched before.
+    /// Launches after earlier work.
     pub(super) fn launch(self, grid: Grid) -> Result<()> {
         if let Some(count) = self.too_many {
             bail!("{}: expected at most {} of each size, got {count}", self.name, u32::MAX);
@@ -267,7 +267,7 @@ impl<'a> Launch<'a> {
         let function = self.device.get_or_load_custom_func(self.name, module, ptx)?;
         if grid.shared > SHARED_BY_DEFAULT {
             let most = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // The same from every thread, whatever its need.
+            // The same value from every thread, whatever it needs.
             function.set_attribute(most, shared_at_most(self.device)? as i32).w()?;
         }
         let mut launch = function.builder();
@@ -285,7 +285,7 @@ impl<'a> Launch<'a> {
             block_dim: (grid.threads.0, grid.threads.1, 1),
             shared_mem_bytes: grid.shared,
         };
-        // SAFETY: the operation passed what its kernel declares, with room for what it writes.
+        // SAFETY: the operation passed its kernel's declared arguments, with room for the outputs.
         unsafe { launch.launch(config) }.w()?;
         Ok(())
     }

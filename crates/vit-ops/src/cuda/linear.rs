@@ -1,4 +1,4 @@
-//! Linear maps on the GPU, with the activation or the dropout behind them.
+//! Linear maps on the GPU, with their activation or dropout.
 
 use std::sync::OnceLock;
 
@@ -28,7 +28,7 @@ pub(crate) fn linear_activation(
     activation: Activation,
 ) -> Result<Tensor> {
     let tracked = [xs, weight, bias].iter().any(|input| input.track_op());
-    // The gradient of ReLU can be had from its outputs.
+    // ReLU's gradient needs only its outputs.
     let keeps_inputs = tracked && activation != Activation::Relu;
     let op = Linear::new(Some(activation), keeps_inputs);
     apply3(&xs.contiguous()?, &weight.contiguous()?, &bias.contiguous()?, op)
@@ -48,10 +48,10 @@ pub(crate) fn linear_dropout(
 
 struct Linear {
     activation: Option<Activation>,
-    /// What is dropped of the output.
+    /// The dropout of the output, if any.
     drawn: Option<Drawn>,
     keeps_inputs: bool,
-    /// What the activation was applied to, where its gradient needs that.
+    /// The activation's inputs, if its gradient needs them.
     inputs: OnceLock<Tensor>,
 }
 
@@ -116,7 +116,7 @@ impl Linear {
     }
 }
 
-/// What the kernels call an activation.
+/// The kernels' number of an activation.
 const fn number(activation: Option<Activation>) -> u32 {
     match activation {
         None => 0,

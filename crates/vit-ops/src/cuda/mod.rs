@@ -1,12 +1,12 @@
-//! The operations on an NVIDIA GPU, and what a training step needs there beside them.
+//! The operations on an NVIDIA GPU, and the pieces of a training step there.
 //!
-//! The public functions of this crate take these forms for `f32` tensors on a GPU. Every kernel adds in an order that
-//! shapes alone decide, without atomic additions: the same input gives the same bits on the same GPU. Masks are drawn by
-//! the kernels, and are those of the CPU.
+//! The public functions of this crate use these forms for `f32` tensors on a GPU. Every kernel sums in an order that
+//! shapes alone decide, without atomic additions, so the same input gives the same bits on the same GPU. Kernels draw
+//! the same dropout masks as the CPU.
 //!
-//! A step of a small model is many small kernels, and launching them takes longer than running them. [`Graph`] records a
-//! step once and repeats it with one launch; what differs from step to step is then read by the kernels from a
-//! [`Clock`], and from tables that cover many steps.
+//! A step of a small model is many small kernels, and launching them takes longer than running them. [`Graph`] records
+//! a step and repeats it with one launch. Kernels read what differs between steps from a [`Clock`] and from tables that
+//! cover many steps.
 
 mod add;
 mod add_each;
@@ -44,31 +44,31 @@ pub(crate) use self::patchify::{Patches, patchify};
 pub(crate) use self::softmax::softmax;
 pub use self::tape::Tape;
 
-/// The architecture that the kernels were compiled for, such as `sm_90a`.
+/// The kernels' architecture, such as `sm_90a`.
 pub const ARCHITECTURE: &str = env!("VIT_CUDA_ARCHITECTURE");
 
-/// The version of the toolkit that compiled them, such as `13.0`.
+/// The version of the CUDA toolkit that compiled the kernels, such as `13.0`.
 pub const TOOLKIT: &str = env!("VIT_CUDA_TOOLKIT");
 
-/// candle's device for the GPU of this number, with a stream of its own on which everything happens in order: only
-/// such a stream can be recorded in a [`Graph`], and threads that take turns share it.
+/// Opens candle's device for this GPU with a separate stream, on which everything happens in order. Only such a stream
+/// can be recorded in a [`Graph`]. Threads that take turns share it.
 ///
 /// # Errors
-/// If the GPU cannot be used. Where the driver's library is missing, candle panics: look for it first.
+/// If the GPU cannot be used. candle panics if the driver's library is missing, so check that first.
 #[expect(unsafe_code, reason = "candle marks what holds for one stream only as unsafe")]
 pub fn open(ordinal: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(ordinal)?;
-    // SAFETY: tensors of this device are used on its one stream only, so none waits for another.
+    // SAFETY: tensors of this device are used on its single stream only, so none waits for another.
     unsafe { device.as_cuda_device()?.disable_event_tracking() };
     Ok(device)
 }
 
-/// Whether the forms of this module apply: `f32` on a GPU, and something to compute.
+/// Whether the forms of this module apply: non-empty `f32` on a GPU.
 pub(crate) fn fused(xs: &Tensor) -> bool {
     xs.device().is_cuda() && xs.dtype() == DType::F32 && xs.elem_count() > 0
 }
 
-/// The kernels, as PTX that the driver compiles when they are first used.
+/// The kernels as PTX, which the driver compiles on first use.
 #[expect(unreachable_pub, reason = "the build script writes it so")]
 mod kernels {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));

@@ -1,4 +1,4 @@
-//! What ends a training step on the GPU: gradients looked at, Adam, and the tally, each over all parameters at once.
+//! The end of a training step on the GPU: gradient checks, Adam and the tally, each over all parameters at once.
 #![expect(unsafe_code, reason = "kernels take tables of pointers, which are made here")]
 
 use candle_core::cuda_backend::CudaDevice;
@@ -10,18 +10,18 @@ use candle_core::{Device, Result, Tensor, Var, bail};
 use super::Clock;
 use super::launch::{ByValue, Grid, held, kernel, zeros};
 
-/// A parameter as Adam sees it.
+/// A parameter for Adam.
 #[derive(Clone, Debug)]
 pub struct AdamSlot {
-    /// What is moved.
+    /// The parameter to update.
     pub parameter: Var,
-    /// The row of the [updates](Step::set_updates) that moves it.
+    /// Its row of the [updates](Step::set_updates).
     pub row: usize,
-    /// Its moving average, if one is kept.
+    /// Its moving average, if any.
     pub average: Option<Var>,
 }
 
-/// The numbers of one step of Adam, as PyTorch rounds them: computed in `f64`, then cast.
+/// The settings of one Adam step, rounded like PyTorch's: computed in `f64`, then cast.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
 pub struct AdamUpdate {
@@ -37,42 +37,42 @@ pub struct AdamUpdate {
     pub second_correction: f32,
     /// Added to the root of the second moment.
     pub eps: f32,
-    /// What is added to the gradient for each unit of the parameter.
+    /// L2 regularisation: this times the parameter is added to the gradient.
     pub gradient_decay: f32,
-    /// What the parameter is multiplied by.
+    /// Decoupled weight decay: the factor of the parameter.
     pub shrink: f32,
-    /// How far a moving average goes to the parameter.
+    /// The share by which the moving average moves to the parameter.
     pub average_share: f32,
 }
 
-// SAFETY: nine floats, of which any bits are numbers.
+// SAFETY: nine floats, for which any bits are valid.
 unsafe impl DeviceRepr for AdamUpdate {}
 // SAFETY: as above.
 unsafe impl ValidAsZeroBits for AdamUpdate {}
 
-/// What was no finite number.
+/// A loss or gradient that was not finite.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fault {
     /// The clock's step.
     pub step: u32,
-    /// The parameter whose gradient it was, or none for the loss.
+    /// The gradient's parameter, or `None` for the loss.
     pub parameter: Option<usize>,
-    /// What came: of a gradient, the sum of its squares.
+    /// The value; for a gradient, its sum of squares.
     pub value: f64,
 }
 
-/// What a clock's steps have added up to.
+/// The accumulated results of steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Tally {
     /// Sum of the samples' losses.
     pub loss_sum: f64,
-    /// Samples that were classified right.
+    /// Correctly classified samples.
     pub correct: u64,
-    /// The first fault. From its step on, no parameter was moved.
+    /// The first fault. No parameter was updated from its step on.
     pub fault: Option<Fault>,
 }
 
-/// The end of a training step, and what it keeps on the GPU.
+/// The end of a training step, with its state on the GPU.
 #[derive(Debug)]
 pub struct Step {
     device: CudaDevice,
@@ -82,13 +82,13 @@ pub struct Step {
     updates: CudaSlice<AdamUpdate>,
     rows: usize,
     steps: usize,
-    /// Parts of the gradients' squared norm.
+    /// Partial sums of the gradients' squared norm.
     squares: CudaSlice<f64>,
-    /// [`Tally`] as the kernels have it.
+    /// [`Tally`] in the kernels' form.
     tally: CudaSlice<u64>,
 }
 
-/// What the kernels are given of a parameter.
+/// The kernels' view of a parameter.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Slot {
@@ -98,28 +98,28 @@ struct Slot {
     v: u64,
     average: u64,
     len: u32,
-    /// Of the updates.
+    /// The row of the updates.
     row: u32,
 }
 
-/// As many as one launch takes.
+/// Slots per launch.
 const SLOTS: usize = 64;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Slots([Slot; SLOTS]);
 
-// SAFETY: five pointers and two unsigned numbers, in the order of the kernels' declaration.
+// SAFETY: five pointers and two unsigned numbers in the kernels' order.
 unsafe impl ByValue for Slots {}
 
-/// A tally in which nothing has happened.
+/// An empty tally.
 const EMPTY: [u64; 3] = [0, 0, u64::MAX];
 
 impl Step {
-    /// The end of steps, without moments yet.
+    /// Creates the state with zero moments.
     ///
     /// # Errors
-    /// If `device` is no GPU, or has no room.
+    /// If `device` is not a GPU, or is out of memory.
     pub fn new(device: &Device, slots: Vec<AdamSlot>) -> Result<Self> {
         let device = device.as_cuda_device()?.clone();
         let moments = slots.iter().map(|slot| {
@@ -136,7 +136,7 @@ impl Step {
         Ok(Self { device, slots, moments, updates, rows, steps: 1, squares, tally })
     }
 
-    /// The first and second moment of each parameter, flattened. It waits for the steps so far.
+    /// The first and second moment of each parameter, flattened. Waits for launched steps.
     ///
     /// # Errors
     /// If a step failed.
@@ -145,10 +145,10 @@ impl Step {
         each.map(|(m, v)| Ok([self.device.clone_dtoh(m)?, self.device.clone_dtoh(v)?])).collect()
     }
 
-    /// Goes on with the moments of an earlier run, as [`moments`](Self::moments) gave them.
+    /// Restores moments from [`moments`](Self::moments).
     ///
     /// # Errors
-    /// If there are not as many as parameters, or one has another length.
+    /// If their number or a length differs from the parameters'.
     pub fn set_moments(&mut self, moments: &[[Vec<f32>; 2]]) -> Result<()> {
         if moments.len() != self.moments.len() {
             let (want, got) = (self.moments.len(), moments.len());
@@ -165,10 +165,10 @@ impl Step {
         Ok(())
     }
 
-    /// Makes room for the numbers of an epoch of so many steps. What was recorded before reads another place.
+    /// Allocates the updates of an epoch of `steps` steps. Earlier recordings become invalid.
     ///
     /// # Errors
-    /// If the GPU has no room.
+    /// If the GPU is out of memory.
     pub fn make_room(&mut self, steps: usize) -> Result<()> {
         if self.steps < steps {
             self.updates = zeros(&self.device, self.rows * steps)?;
@@ -177,10 +177,10 @@ impl Step {
         Ok(())
     }
 
-    /// Sets the numbers of the steps of an epoch, row by row.
+    /// Sets the updates of an epoch's steps, row by row.
     ///
     /// # Errors
-    /// If there are not as many rows as the slots name, or one has more than there is room for.
+    /// If the number of rows differs from the slots', or a row is too long.
     pub fn set_updates(&mut self, updates: &[Vec<AdamUpdate>]) -> Result<()> {
         if updates.len() != self.rows {
             bail!("step: expected {} rows of updates, got {}", self.rows, updates.len());
@@ -188,7 +188,7 @@ impl Step {
         if let Some(row) = updates.iter().find(|row| row.len() > self.steps) {
             bail!("step: expected at most {} updates, got {}", self.steps, row.len());
         }
-        // In one copy: each is as long as the room for it.
+        // In one copy: each row is padded to its room.
         let rows = updates.iter().flat_map(|row| {
             let rest = std::iter::repeat_n(AdamUpdate::default(), self.steps - row.len());
             row.iter().copied().chain(rest)
@@ -196,11 +196,11 @@ impl Step {
         self.device.memcpy_htod(&rows.collect::<Vec<_>>(), &mut self.updates)
     }
 
-    /// Moves each parameter by `scale` times its gradient, all cut to a norm if there is one to cut to. Where the loss or
-    /// a gradient is no finite number, and ever after, nothing is moved.
+    /// Updates each parameter with `scale` times its gradient, clipped to a norm if given. From the first loss or
+    /// gradient that is not finite on, nothing is updated.
     ///
     /// # Errors
-    /// If there are not as many gradients as parameters, or one has another shape.
+    /// If the number or a shape of the gradients differs from the parameters'.
     pub fn update(
         &mut self,
         clock: &Clock,
@@ -238,14 +238,14 @@ impl Step {
         Ok(())
     }
 
-    /// Adds the loss of a batch, the sum over its samples, and how many of them were classified right; with the last
-    /// batch of a step, the clock goes on.
+    /// Adds a batch's loss, summed over samples, and its number of correct samples. The last batch of a step advances
+    /// the clock.
     ///
     /// # Shapes
     /// `loss` (), `logits` (batch, classes), `labels` u32 (batch)
     ///
     /// # Errors
-    /// If the shapes do not fit.
+    /// If the shapes do not match.
     pub fn count(
         &mut self,
         clock: &Clock,
@@ -267,7 +267,7 @@ impl Step {
             .launch(Grid::blocks(1, 1).of(threads as u32, 1))
     }
 
-    /// Waits for all steps so far, and takes what they have added up to since the last time. A fault stays.
+    /// Waits for all steps, and returns and resets the tally. A fault stays.
     ///
     /// # Errors
     /// If a step failed.
@@ -281,7 +281,7 @@ impl Step {
         Ok(Tally { loss_sum, correct, fault })
     }
 
-    /// A fault as the kernels have it, after which they have left what they saw where it was.
+    /// Decodes the kernels' fault. They leave the faulty values in place.
     fn fault(&self, fault: u64, loss_sum: f64) -> Result<Fault> {
         let (step, parameter) = ((fault >> 32) as u32, (fault as u32 as usize).checked_sub(1));
         let value = match parameter {
@@ -309,7 +309,7 @@ impl Step {
         each.collect()
     }
 
-    /// The slots of each launch, and how many they are.
+    /// The slots of each launch, with their number.
     fn tables(&self, gradients: &[Tensor]) -> Result<Vec<(Slots, usize)>> {
         let stream = self.device.cuda_stream();
         let place =
@@ -337,7 +337,7 @@ impl Step {
     }
 }
 
-/// Blocks that share a parameter, by the largest of all.
+/// Blocks per parameter, by the largest one.
 fn blocks_of(slots: &[AdamSlot]) -> usize {
     const LEN: usize = 1024;
     const MOST: usize = 64;

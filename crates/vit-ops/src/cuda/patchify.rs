@@ -1,4 +1,4 @@
-//! Cutting images into patches on the GPU.
+//! Cuts images into patches on the GPU.
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
@@ -7,7 +7,7 @@ use super::launch::{
 };
 use super::tape::apply1;
 
-/// Of images: their channels, the patches from top to bottom and from left to right, and the size of a patch.
+/// Channels, rows and columns of patches, and patch size.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Patches {
@@ -19,10 +19,10 @@ pub(crate) struct Patches {
 }
 
 #[expect(unsafe_code, reason = "the kernel's declaration is the same")]
-// SAFETY: five unsigned numbers in the order of the kernel's.
+// SAFETY: five unsigned numbers in the kernel's order.
 unsafe impl ByValue for Patches {}
 
-/// `patches` are those of `images`.
+/// `patches` describes `images`.
 pub(crate) fn patchify(images: &Tensor, patches: Patches) -> Result<Tensor> {
     apply1(&images.contiguous()?, patches)
 }

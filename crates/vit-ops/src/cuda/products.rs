@@ -1,5 +1,4 @@
-//! The products of a linear map and of its gradients: of small ones by kernels that do all of it, of larger ones by
-//! cuBLAS.
+//! The products of a linear map and its gradients: small ones by fused kernels, larger ones by cuBLAS.
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::CudaDevice;
@@ -9,8 +8,8 @@ use candle_core::{CudaStorage, Layout, Result, Shape, Tensor};
 use super::dropout::Drawn;
 use super::launch::{ByValue, Grid, device_of, elements, held, kernel, room, tensor};
 
-/// What becomes of a product: places of the bias and of room for what the activation is applied to, or none; the
-/// activation's number; and how many numbers a sample has, or none where nothing is dropped.
+/// What follows a product: addresses of the bias and of memory for the activation's inputs, or null; the activation's
+/// number; and the numbers per sample, or 0 without dropout.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Then {
@@ -21,7 +20,7 @@ pub(super) struct Then {
 }
 
 #[expect(unsafe_code, reason = "the kernels' declaration is the same")]
-// SAFETY: two pointers and two unsigned numbers in the order of the kernels'.
+// SAFETY: two pointers and two unsigned numbers in the kernels' order.
 unsafe impl ByValue for Then {}
 
 impl Then {
@@ -30,24 +29,24 @@ impl Then {
     }
 }
 
-/// Columns that a block of the small kernels takes, and rows of a product.
+/// Columns per block of the small kernels, and rows of a product.
 const COLUMNS: usize = 32;
 const ROWS: usize = 16;
 
-/// Multiply-adds up to which a product is faster than cuBLAS with what follows it.
+/// Multiply-adds up to which the fused kernel is faster than cuBLAS plus what follows.
 const SMALL: usize = 1 << 23;
 
 const fn is_small(rows: usize, inner: usize, columns: usize) -> bool {
     rows * inner * columns <= SMALL
 }
 
-/// A block for each tile of a small product, a thread for four of its numbers.
+/// One block per tile of a small product, one thread per four numbers.
 fn small_grid(rows: usize, columns: usize) -> Grid {
     let threads = ROWS * COLUMNS / 4;
     Grid::blocks(rows.div_ceil(ROWS), columns.div_ceil(COLUMNS)).of(threads as u32, 1)
 }
 
-/// `x Wᵀ`, and what then becomes of it: of `xs` (rows, inputs) and `weight` (outputs, inputs).
+/// `x Wᵀ` and what follows, for `xs` (rows, inputs) and `weight` (outputs, inputs).
 pub(super) fn forward(
     (xs, xs_layout): (&CudaStorage, &Layout),
     (weight, weight_layout): (&CudaStorage, &Layout),
@@ -86,7 +85,7 @@ pub(super) fn forward(
     Ok(ys)
 }
 
-/// `dx = dy W`, of `grad` (rows, outputs), in the shape of `xs`.
+/// `dx = dy W` for `grad` (rows, outputs), in the shape of `xs`.
 pub(super) fn input_gradient(grad: &Tensor, weight: &Tensor, xs: &Shape) -> Result<Tensor> {
     let ((rows, outputs), (_, inputs)) = (grad.dims2()?, weight.dims2()?);
     if !is_small(rows, outputs, inputs) {
@@ -104,11 +103,11 @@ pub(super) fn input_gradient(grad: &Tensor, weight: &Tensor, xs: &Shape) -> Resu
     Ok(tensor(of_xs, &device, xs))
 }
 
-/// Multiply-adds up to which a weight's gradient and the bias's come from one kernel: it spreads the rows over the GPU,
-/// which cuBLAS does with a kernel more.
+/// Multiply-adds up to which one kernel computes the gradients of weight and bias. It spreads the rows over the GPU,
+/// for which cuBLAS needs one more kernel.
 const SMALL_GRADIENT: usize = 1 << 26;
 
-/// `dW = dyᵀ x` and `db = sum dy`, of `grad` (rows, outputs).
+/// `dW = dyᵀ x` and `db = sum dy` for `grad` (rows, outputs).
 pub(super) fn parameter_gradients(grad: &Tensor, xs: &Tensor) -> Result<(Tensor, Tensor)> {
     let (rows, outputs) = grad.dims2()?;
     let inputs = xs.elem_count() / rows;
@@ -149,7 +148,7 @@ pub(super) fn parameter_gradients(grad: &Tensor, xs: &Tensor) -> Result<(Tensor,
     Ok((of_weight, sums.narrow(0, outputs * inputs, outputs)?))
 }
 
-/// Slices that rows are cut into where they are added up, by their number alone.
+/// The slices that rows are summed in, decided by the number of rows alone.
 pub(super) fn slices_of(rows: usize) -> usize {
     const ROWS: usize = 2048;
     const MOST: usize = 128;

@@ -1,7 +1,7 @@
-//! The operations of a forward pass in order, and their gradients without candle's backward pass.
+//! Records the operations of a forward pass and computes gradients without candle's backward pass.
 //!
-//! candle's begins every gradient with zeros and adds to them, which on a GPU is two kernels for each input of each
-//! operation: half of all kernels of a small model's step.
+//! candle's starts every gradient with zeros and adds to them: two GPU kernels per input of each operation, half of all
+//! kernels of a small model's step.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -14,16 +14,16 @@ use candle_core::{CustomOp1, CustomOp2, CustomOp3, Result, Tensor, Var};
 use super::launch::{device_of, held};
 
 thread_local! {
-    /// What this thread has computed since it began to record; none while it does not.
+    /// This thread's recorded operations; `None` if it is not recording.
     static RECORDING: RefCell<Option<Vec<Entry>>> = const { RefCell::new(None) };
 }
 
-/// The operations that this module computed while a forward pass ran.
+/// The operations of this module in a forward pass.
 pub struct Tape {
     entries: Vec<Entry>,
 }
 
-/// An operation that a gradient may have to go through.
+/// A recorded operation.
 struct Entry {
     inputs: Vec<Tensor>,
     output: Tensor,
@@ -82,7 +82,7 @@ impl Tape {
     pub fn of<T, E>(
         forward: impl FnOnce() -> std::result::Result<T, E>,
     ) -> std::result::Result<(T, Self), E> {
-        /// Also after a panic, nothing is recorded any more.
+        /// Stops recording, even after a panic.
         struct Stop;
         impl Drop for Stop {
             fn drop(&mut self) {
@@ -96,8 +96,8 @@ impl Tape {
         Ok((output, Self { entries }))
     }
 
-    /// The gradients of `variables`, as `loss.backward()` gives them. Where candle itself has computed something between
-    /// the recorded operations that a gradient has to go through, other than another shape, it is candle that gives them.
+    /// The gradients of `variables`, like `loss.backward()`. If a gradient must pass an operation of candle's other
+    /// than a reshape between recorded ones, candle's backward pass computes them.
     ///
     /// # Errors
     /// If an operation has no gradient.
@@ -112,7 +112,7 @@ impl Tape {
         }
     }
 
-    /// Whether [`backward`](Self::backward) finds every way to the variables among what was recorded.
+    /// Whether the recorded operations cover every path to the variables.
     ///
     /// # Errors
     /// If a tensor's storage cannot be read.
@@ -124,7 +124,7 @@ impl Tape {
         Ok(self.ways(loss, variables)?.is_some())
     }
 
-    /// For each input of each entry, the tensor whose gradient it adds to, if it has one; or none where an input comes
+    /// For each input of each entry, the tensor whose gradient it adds to, if any; `None` overall if an input comes
     /// from elsewhere.
     fn ways<'a>(
         &self,
@@ -201,7 +201,7 @@ impl Entry {
     }
 }
 
-/// Where the elements of a contiguous tensor of the forms of this module lie, and how many they are; of others, nowhere.
+/// The address and number of a tensor's elements, if it is contiguous and on the GPU.
 fn place(xs: &Tensor) -> Result<Option<(u64, usize)>> {
     if !super::fused(xs) || !xs.is_contiguous() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! The attention branch on rows.
+//! The attention branch, on rows.
 
 use candle_core::{Result, bail};
 
@@ -29,12 +29,12 @@ pub(super) struct Attention {
     end: End,
 }
 
-/// What the backward pass needs.
+/// Data for the backward pass.
 pub(super) struct Kept {
     norm: Option<norm::Kept>,
     qkv: Buffer,
     form: op::Kept,
-    /// What the heads gave.
+    /// The heads' output.
     attended: Buffer,
     end: end::Kept,
 }
@@ -84,7 +84,7 @@ impl Attention {
         })
     }
 
-    /// The rows that it gives.
+    /// The rows of its output.
     pub(super) fn out(&self, rows: &Rows) -> Rows {
         match self.queries {
             Queries::All => rows.clone(),
@@ -130,7 +130,7 @@ impl Attention {
         self.form.heads()
     }
 
-    /// `of_xs` becomes the gradient of `xs`.
+    /// Writes the gradient of `xs` to `of_xs`.
     pub(super) fn backward(
         &self,
         (kept, xs, rows): (&Kept, &[f32], &Rows),

@@ -1,4 +1,4 @@
-//! The stages as operations of their own: for any device and dtype, and the oracle for the fused form.
+//! The stages as separate operations: for any device and dtype, and the oracle for the fused form.
 
 use candle_core::{Result, Tensor};
 
@@ -8,12 +8,12 @@ use crate::{
     linear_activation, linear_dropout, rotary, scale_features, self_attention,
 };
 
-/// [`residual_stages`](crate::residual_stages()) out of operations that each give a tensor.
+/// [`residual_stages`](crate::residual_stages()) from operations that each return a tensor.
 ///
 /// # Errors
-/// If a shape does not fit.
+/// If a shape does not match.
 pub fn residual_stages(xs: &Tensor, stages: &[Stage], mask: Option<&TokenMask>) -> Result<Tensor> {
-    // What stands in the place of padding may be no number.
+    // Padding may hold NaN.
     let mut ys = mask.map_or_else(|| Ok(xs.clone()), |mask| mask.zero_padding(xs))?;
     let mut mask = mask;
     for stage in stages {
@@ -22,7 +22,7 @@ pub fn residual_stages(xs: &Tensor, stages: &[Stage], mask: Option<&TokenMask>) 
             Stage::FeedForward(branch) => feed_forward(branch, &ys)?,
             Stage::Norm(norm) => normalised(Some(norm), &ys)?,
         };
-        // A first token is no padding.
+        // A first token is never padding.
         let first =
             matches!(stage, Stage::Attention(AttentionBranch { queries: Queries::First, .. }));
         mask = mask.filter(|_| !first);
@@ -53,7 +53,7 @@ fn attention(branch: &AttentionBranch, xs: &Tensor, mask: Option<&TokenMask>) ->
     add(&xs, &ended(end, proj, &ys)?)
 }
 
-/// Packed queries, keys and values (batch, tokens, 3 * heads * head_dim), each head's queries and keys through a norm.
+/// Normalises each head's queries and keys in packed queries, keys and values (batch, tokens, 3 * heads * head_dim).
 fn norm_heads(qkv: &Tensor, heads: usize, norms: &[Norm; 2]) -> Result<Tensor> {
     let (batch, tokens, width) = qkv.dims3()?;
     let inner = width / 3;
@@ -86,7 +86,7 @@ fn mapped(map: &Affine, xs: &Tensor) -> Result<Tensor> {
     linear(xs, map.weight, map.bias)
 }
 
-/// The branch's last map, and what it passes.
+/// The branch's last map and its end.
 fn ended(end: &BranchEnd, map: &Affine, xs: &Tensor) -> Result<Tensor> {
     let ys = match (end.dropout, map.bias) {
         (Some(drop), Some(bias)) => {

@@ -1,4 +1,4 @@
-//! What a branch passes before it is added: dropout, a scale of features, dropout of the branch; and the sum.
+//! The end of a branch: dropout, layer scale, drop path, and the residual sum.
 
 use candle_core::Result;
 
@@ -6,15 +6,15 @@ use super::BranchEnd;
 use super::rows::Rows;
 use super::stack::{Gradients, List};
 use crate::buffer::Buffer;
-use crate::dropout::{DropoutSource, Masks};
+use crate::dropout::DropoutSource;
 use crate::many::Parameters;
 use crate::{parallel, simd, slices};
 
-/// What a number costs, and what one costs that is drawn, in the multiply-adds of [`parallel`].
+/// Cost of a number, and of a drawn number, in multiply-adds, for [`parallel`].
 pub(super) const COST: usize = 8;
 const DRAW_COST: usize = 16;
 
-/// Numbers that one thread takes at a time.
+/// Numbers per piece.
 pub(super) const CHUNK: usize = 16_384;
 
 pub(super) struct End {
@@ -24,14 +24,14 @@ pub(super) struct End {
     dim: usize,
 }
 
-/// What its backward pass needs.
+/// Data for the backward pass.
 #[derive(Default)]
 pub(super) struct Kept {
-    /// Of dropout, for each number.
+    /// Dropout's mask.
     mask: Option<Buffer>,
-    /// What was scaled.
+    /// The input of the layer scale.
     scaled: Option<Buffer>,
-    /// Of the branch, for each sample.
+    /// Drop path's factor of each sample.
     of_samples: Option<Vec<f32>>,
 }
 
@@ -55,8 +55,16 @@ impl End {
         ys: &mut [f32],
     ) -> Kept {
         let mask = self.dropout.map(|source| {
-            let mask = self.draw(source, rows);
-            multiply(ys, &mask);
+            let mut mask = Buffer::dirty(ys.len());
+            let parts = rows.cut(&mut mask, self.dim).into_iter().zip(rows.cut(ys, self.dim));
+            let cost = DRAW_COST * rows.count() * self.dim;
+            parallel::for_each(cost, parts.enumerate(), |(sample, (mask, ys))| {
+                source.fill(sample, mask);
+                simd::dispatch(
+                    #[inline(always)]
+                    || slices::multiply(ys, mask),
+                );
+            });
             mask
         });
         let scaled = self.scale.map(|place| {
@@ -67,33 +75,18 @@ impl End {
         });
         let of_samples = self.drop_path.map(|source| {
             let mut of_samples = vec![0.0; rows.lengths.len()];
-            let mut masks = Masks::new(source.rate, source.site, source.random, 1);
             for (sample, mask) in of_samples.chunks_exact_mut(1).enumerate() {
-                masks.fill(sample, mask);
+                source.fill(sample, mask);
             }
             scale_samples(ys, rows, self.dim, &of_samples);
             of_samples
         });
-        // The order of a sum's two does not show.
+        // A sum of two numbers does not depend on their order.
         super::stack::add(ys, xs);
         Kept { mask, scaled, of_samples }
     }
 
-    fn draw(&self, source: DropoutSource, rows: &Rows) -> Buffer {
-        let mut mask = Buffer::dirty(rows.count() * self.dim);
-        let cost = DRAW_COST * mask.len();
-        let parts = rows.cut(&mut mask, self.dim).into_iter().enumerate();
-        let longest = rows.lengths.iter().copied().max().unwrap_or_default();
-        parallel::for_each_with(
-            cost,
-            parts,
-            || Masks::new(source.rate, source.site, source.random, longest * self.dim),
-            |masks, (sample, part)| masks.fill(sample, part),
-        );
-        mask
-    }
-
-    /// The gradient of the branch's last map, where it is not that of the sum.
+    /// The gradient of the branch's last map, if it differs from the sum's.
     pub(super) fn backward(
         &self,
         kept: &Kept,
@@ -139,7 +132,7 @@ fn scale(xs: &mut [f32], gamma: &[f32]) {
     );
 }
 
-/// The rows of each sample times its number.
+/// Multiplies each sample's rows by its factor.
 fn scale_samples(xs: &mut [f32], rows: &Rows, dim: usize, of_samples: &[f32]) {
     for (part, factor) in rows.cut(xs, dim).into_iter().zip(of_samples) {
         part.iter_mut().for_each(|x| *x *= factor);

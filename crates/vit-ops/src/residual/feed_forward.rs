@@ -1,4 +1,4 @@
-//! The feed-forward branch on rows.
+//! The feed-forward branch, on rows.
 
 use candle_core::Result;
 
@@ -21,10 +21,10 @@ pub(super) struct FeedForward {
     end: End,
 }
 
-/// What the backward pass needs.
+/// Data for the backward pass.
 pub(super) struct Kept {
     norm: Option<norm::Kept>,
-    /// What the activation was applied to; of ReLU, what it gave.
+    /// The activation's inputs, or for ReLU its outputs.
     hidden: Buffer,
     end: end::Kept,
 }
@@ -73,7 +73,7 @@ impl FeedForward {
         Kept { norm, hidden, end }
     }
 
-    /// `of_xs` becomes the gradient of `xs`.
+    /// Writes the gradient of `xs` to `of_xs`.
     pub(super) fn backward(
         &self,
         (kept, xs, rows): (&Kept, &[f32], &Rows),

@@ -8,7 +8,7 @@ use crate::linear::add_columns;
 use crate::many::Parameters;
 use crate::matmul::{Matrix, matmul, matmul_into};
 
-/// Where a map's parameters stand among all.
+/// The indices of a map's parameters.
 pub(super) struct Map {
     weight: usize,
     bias: Option<usize>,

@@ -1,7 +1,7 @@
-//! Stages of a transformer encoder as one operation: norms, and branches that are added to what they are computed from.
+//! Stages of a transformer encoder as one operation: norms and residual branches.
 //!
-//! As operations of their own, each would give candle a tensor, and a gradient that candle adds to a tensor of zeros. As one,
-//! what lies between them is in memory that is used again, and padding is left out.
+//! Separate operations would each give candle a tensor, and a gradient that candle adds to a tensor of zeros. As one
+//! operation, intermediate values lie in reused memory, and padding is skipped.
 
 mod attention;
 pub(crate) mod composed;
@@ -54,28 +54,28 @@ pub struct Affine<'a> {
 /// Attention of tokens to their own sequence.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionBranch<'a> {
-    /// At the head of the branch, if there is one.
+    /// At the start of the branch, if any.
     pub norm: Option<Norm<'a>>,
     /// (3 * inner, dim)
     pub qkv: Affine<'a>,
     /// Norms of each head's queries and keys, (head_dim) each.
     pub qk_norm: Option<[Norm<'a>; 2]>,
-    /// How queries and keys are turned by their positions.
+    /// Rotary positions of queries and keys, if any.
     pub rotary: Option<&'a Rotary>,
-    /// The tokens that the stage gives.
+    /// The tokens of the output.
     pub queries: Queries,
-    /// How tokens attend; padding is the stages' own.
+    /// The attention's options. Padding comes from the stages' mask.
     pub attend: Attend<'a>,
     /// (dim, inner)
     pub proj: Affine<'a>,
-    /// What the branch passes before it is added.
+    /// The end of the branch, before it is added.
     pub end: BranchEnd<'a>,
 }
 
 /// Two linear maps with an activation between.
 #[derive(Clone, Copy, Debug)]
 pub struct FeedForwardBranch<'a> {
-    /// At the head of the branch, if there is one.
+    /// At the start of the branch, if any.
     pub norm: Option<Norm<'a>>,
     /// (mlp_dim, dim)
     pub fc1: Affine<'a>,
@@ -83,33 +83,32 @@ pub struct FeedForwardBranch<'a> {
     pub activation: Activation,
     /// (dim, mlp_dim)
     pub fc2: Affine<'a>,
-    /// What the branch passes before it is added.
+    /// The end of the branch, before it is added.
     pub end: BranchEnd<'a>,
 }
 
-/// What a branch passes before it is added, in this order.
+/// The end of a branch before it is added, in this order.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BranchEnd<'a> {
     /// Dropout of elements.
     pub dropout: Option<DropoutSource>,
-    /// A factor for each feature (dim).
+    /// Layer scale: a factor per feature (dim).
     pub scale: Option<&'a Tensor>,
-    /// Dropout of the branch as a whole, sample by sample.
+    /// Drop path: dropout of the whole branch, per sample.
     pub drop_path: Option<DropoutSource>,
 }
 
-/// The stages one after the other.
+/// Runs the stages in order.
 ///
-/// Padding, as the mask has it, changes no bit of the other tokens, whatever it holds; its own rows become zeros and get no
-/// gradient.
+/// Padding changes no other token, even if it holds NaN. Its rows become zeros and get no gradient.
 ///
-/// PyTorch equivalent: `torch.nn.TransformerEncoder`, for stages that are one's layers.
+/// PyTorch equivalent: `torch.nn.TransformerEncoder`, for the stages of its layers.
 ///
 /// # Shapes
-/// `xs` (batch, tokens, dim) -> (batch, tokens, dim), or (batch, 1, dim) behind a stage of the first token alone
+/// `xs` (batch, tokens, dim) -> (batch, tokens, dim), or (batch, 1, dim) after a stage of the first token only
 ///
 /// # Errors
-/// If there are no tokens, or a shape does not fit.
+/// If there are no tokens, or a shape does not match.
 pub fn residual_stages(xs: &Tensor, stages: &[Stage], mask: Option<&TokenMask>) -> Result<Tensor> {
     let (batch, tokens, _dim) = xs.dims3()?;
     if let Some(mask) = mask

@@ -1,4 +1,4 @@
-//! Layer norms on rows.
+//! Layer norms, on rows.
 
 use candle_core::Result;
 
@@ -7,14 +7,14 @@ use crate::buffer::Buffer;
 use crate::layer_norm::{self, Row};
 use crate::many::Parameters;
 
-/// Where a norm's parameters stand among all.
+/// The indices of a norm's parameters.
 pub(super) struct Norm {
     weight: usize,
     bias: usize,
     eps: f32,
 }
 
-/// What its backward pass needs.
+/// Data for the backward pass.
 pub(super) struct Kept {
     rows: Vec<Row>,
     /// The outputs.

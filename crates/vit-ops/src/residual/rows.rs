@@ -2,11 +2,11 @@
 
 use crate::TokenMask;
 
-/// How many rows each sample has, one sample behind the other.
+/// The number of rows of each sample, stored in sequence.
 #[derive(Clone, Debug)]
 pub(super) struct Rows {
     pub(super) lengths: Vec<usize>,
-    /// The tokens of a sample with its padding.
+    /// The tokens of a sample, padding included.
     pub(super) padded: usize,
 }
 
@@ -19,7 +19,7 @@ impl Rows {
         }
     }
 
-    /// The first row of each sample alone.
+    /// Only the first row of each sample.
     pub(super) fn firsts(&self) -> Self {
         Self { lengths: vec![1; self.lengths.len()], padded: 1 }
     }
@@ -28,12 +28,12 @@ impl Rows {
         self.lengths.iter().sum()
     }
 
-    /// Whether nothing is padding.
+    /// Whether there is no padding.
     pub(super) fn whole(&self) -> bool {
         self.lengths.iter().all(|&length| length == self.padded)
     }
 
-    /// Cuts rows of so many numbers into those of each sample.
+    /// Cuts rows of `dim` numbers into each sample's.
     pub(super) fn cut<'a>(&self, rows: &'a mut [f32], dim: usize) -> Vec<&'a mut [f32]> {
         let mut rest = rows;
         let parts = self.lengths.iter().map(|length| {
@@ -52,7 +52,7 @@ impl Rows {
         }
     }
 
-    /// rows -> (batch, padded, dim), zeros in the place of padding
+    /// rows -> (batch, padded, dim), with zeros for padding
     pub(super) fn unpack(&self, rows: &[f32], dim: usize, padded: &mut [f32]) {
         let mut rest = rows;
         for (to, length) in padded.chunks_exact_mut(self.padded * dim).zip(&self.lengths) {

@@ -1,4 +1,4 @@
-//! Stages as one operation of any number of parameters.
+//! Stages as one operation with any number of parameters.
 
 use std::sync::OnceLock;
 
@@ -18,14 +18,14 @@ use crate::{TokenMask, parallel, simd, slices};
 /// The gradient of each parameter.
 pub(super) type Gradients = Vec<Option<Vec<f32>>>;
 
-/// The parameters of all stages, as they are collected.
+/// Collects the parameters of all stages.
 pub(super) struct List<'a, 'l> {
     parameters: &'l mut Vec<&'a Tensor>,
     dim: usize,
 }
 
 impl<'a> List<'a, '_> {
-    /// Where it stands.
+    /// Adds a parameter and returns its index.
     pub(super) fn add(&mut self, parameter: &'a Tensor) -> usize {
         self.parameters.push(parameter);
         self.parameters.len() - 1
@@ -47,7 +47,7 @@ impl<'a> List<'a, '_> {
         Ok(())
     }
 
-    /// The outputs of a map from so many inputs.
+    /// The number of outputs of a map with `inputs` inputs.
     pub(super) fn check_map(&self, map: &Affine, inputs: usize) -> Result<usize> {
         let (outputs, of_weight) = map.weight.dims2()?;
         if of_weight != inputs || map.bias.is_some_and(|bias| bias.dims() != [outputs]) {
@@ -81,7 +81,7 @@ enum StepKept {
 }
 
 pub(super) struct Stack {
-    /// Each with the rows that it gets.
+    /// Each step with the rows of its input.
     steps: Vec<(Rows, Step)>,
     /// The first parameter of each step.
     starts: Vec<usize>,
@@ -92,9 +92,9 @@ pub(super) struct Stack {
     kept: OnceLock<Kept>,
 }
 
-/// What the backward pass needs.
+/// Data for the backward pass.
 struct Kept {
-    /// What each step got; the first got the operation's own input where that has no padding.
+    /// Each step's input. `None` for the first if it is the operation's own input, without padding.
     inputs: Vec<Option<Buffer>>,
     steps: Vec<StepKept>,
 }
@@ -109,7 +109,7 @@ impl Stack {
         let (batch, tokens, dim) = xs.dims3()?;
         let first = Rows::new(batch, tokens, mask);
         let mut rows = first.clone();
-        // Forms of attention keep what they need only if there is a backward pass: all parameters are looked at first.
+        // Attention keeps data only for a backward pass, so all parameters are checked first.
         let tracked = xs.track_op() || stages.iter().any(Stage::tracked);
         let mut list = List { parameters, dim };
         let (mut steps, mut starts) = (Vec::new(), Vec::new());
@@ -225,7 +225,7 @@ impl Many for Stack {
         });
         for (index, (rows, step)) in self.steps.iter().enumerate().rev() {
             let before = self.starts[index];
-            // Nothing before it needs a gradient: a frozen trunk costs no backward pass.
+            // If nothing before needs a gradient, stop: a frozen trunk costs no backward pass.
             let needed = parameters.of_input || (0..before).any(|i| parameters.tracked(i));
             let into_xs = index == 0 && self.rows.whole();
             let mut of_input = (needed && !into_xs).then(|| Buffer::dirty(rows.count() * dim));
@@ -266,8 +266,7 @@ impl Many for Stack {
     }
 }
 
-/// The end of a branch's backward pass: the gradient of its first map's inputs, through the norm if there is one, and that
-/// of the sum.
+/// Ends a branch's backward pass: adds the gradient of its first map's inputs, through the norm if any, to the sum's.
 pub(super) fn finish(
     norm: Option<(&Norm, &norm::Kept)>,
     xs: &[f32],

@@ -1,4 +1,4 @@
-//! The stages as one operation are the stages as operations of their own.
+//! The stages as one operation equal the stages as separate operations.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use vit_random::{Random, Site};
@@ -13,7 +13,7 @@ const HEADS: usize = 2;
 const INNER: usize = 2 * 10;
 const MLP_DIM: usize = 20;
 
-/// What differs from case to case.
+/// The options of a case.
 #[derive(Clone, Copy, Debug)]
 struct Way {
     norm: bool,
@@ -81,7 +81,7 @@ fn run(
     mask: Option<&TokenMask>,
     stages_of: impl Fn(&Tensor, &[Stage], Option<&TokenMask>) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    // Smaller parameters: differences are then right to more digits.
+    // Smaller parameters make the differences more accurate.
     let parameters = t[1..].iter().map(|t| t * 0.3).collect::<Result<Vec<_>>>()?;
     let t: Vec<&Tensor> = std::iter::once(&t[0]).chain(&parameters).collect();
     let norm = |i: usize| Norm { weight: t[i], bias: t[i + 1], eps: 1e-5 };
@@ -122,7 +122,7 @@ fn run(
         Stage::Norm(norm(15)),
     ];
     let ys = stages_of(t[0], &stages, mask)?;
-    // Parameters that a way leaves out are added with a weight of nothing, so that each has a gradient.
+    // Unused parameters are added with weight zero, so that each has a gradient.
     let mut rest = Tensor::zeros((), t[0].dtype(), &Device::Cpu)?;
     for t in &t[1..] {
         rest = (rest + (t.sum_all()? * 1e-30)?)?;
@@ -136,7 +136,7 @@ fn case(batch: usize, tokens: usize) -> Result<Case> {
 }
 
 fn masks(batch: usize, tokens: usize) -> Result<Vec<Option<TokenMask>>> {
-    // Short beside long: their rows of weights are one register and several.
+    // Short and long: rows of weights of one register and of several.
     let lengths: Vec<usize> = (0..batch).map(|sample| tokens - 7 * sample % tokens).collect();
     Ok(vec![None, Some(TokenMask::from_lengths(&lengths, tokens)?)])
 }
@@ -171,7 +171,7 @@ fn without_padding_fused_and_composed_outputs_have_the_same_bits() -> Result<()>
 }
 
 #[test]
-fn gradients_are_those_of_finite_differences() -> Result<()> {
+fn gradients_match_finite_differences() -> Result<()> {
     let mask = TokenMask::from_lengths(&[3, 2], 3)?;
     let all_scores =
         Way { causal: true, rotary: true, score_bias: true, qk_norm: true, norm: false, ..PLAIN };
@@ -183,7 +183,7 @@ fn gradients_are_those_of_finite_differences() -> Result<()> {
 }
 
 #[test]
-fn nan_in_padding_spoils_nothing() -> Result<()> {
+fn nan_in_padding_does_not_spread() -> Result<()> {
     let (batch, tokens) = (3, 5);
     let shapes = shapes(batch, tokens);
     let shapes: [&[usize]; 22] = std::array::from_fn(|i| shapes[i].as_slice());
@@ -240,7 +240,7 @@ fn threads_do_not_change_a_bit() -> Result<()> {
 }
 
 #[test]
-fn a_transposed_input_is_read_right_and_no_samples_give_none() -> Result<()> {
+fn transposed_and_empty_inputs_work() -> Result<()> {
     let mut of_transposed = shapes(2, 4);
     of_transposed[0] = vec![4, 2, DIM];
     let transposed = |t: &[Tensor]| -> Result<Vec<Tensor>> {
@@ -262,7 +262,7 @@ fn a_transposed_input_is_read_right_and_no_samples_give_none() -> Result<()> {
 }
 
 #[test]
-fn frozen_parameters_get_no_gradient_and_change_none() -> Result<()> {
+fn frozen_parameters_get_no_gradient_and_do_not_change_others() -> Result<()> {
     let shapes = shapes(2, 5);
     let shapes: [&[usize]; 22] = std::array::from_fn(|i| shapes[i].as_slice());
     let t = tensors(&shapes)?;
@@ -284,7 +284,7 @@ fn frozen_parameters_get_no_gradient_and_change_none() -> Result<()> {
 }
 
 #[test]
-fn shapes_that_do_not_fit_are_named() -> Result<()> {
+fn wrong_shapes_are_named() -> Result<()> {
     let shapes = shapes(2, 5);
     let shapes: [&[usize]; 22] = std::array::from_fn(|i| shapes[i].as_slice());
     let t = tensors(&shapes)?;
