@@ -57,7 +57,7 @@ fn the_page_has_a_line_for_each_run() {
     {
         assert!(page.contains(shown), "{shown}");
     }
-    for outside in ["http:", "https:", "<script", "@import"] {
+    for outside in ["http:", "https:", "<script src", "@import"] {
         assert!(!page.contains(outside), "{outside}");
     }
 }

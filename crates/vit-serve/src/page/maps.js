@@ -35,7 +35,7 @@ export class Maps {
     this.model = model;
     const place = $("maps");
     place.replaceChildren();
-    place.style.gridTemplateColumns = `auto repeat(${model.heads}, minmax(0, 6.5rem))`;
+    place.style.gridTemplateColumns = `max-content repeat(${model.heads}, minmax(0, 6.5rem))`;
     const label = (text, kind) => {
       const span = document.createElement("span");
       span.className = `label ${kind}`;

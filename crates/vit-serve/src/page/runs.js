@@ -38,7 +38,8 @@ function chart(title, lines) {
   const range = (at, pad) => {
     const values = points.map(point => point[at]);
     const [least, most] = [Math.min(...values), Math.max(...values)];
-    return [least - (most - least || 1) * pad, most + (most - least || 1) * pad];
+    const spread = most - least || Math.abs(most) || 1;
+    return [least - spread * pad, most + spread * pad];
   };
   const [x0, x1] = range(0, 0), [y0, y1] = range(1, .05);
   const x = value => L + (value - x0) / (x1 - x0 || 1) * (W - L - 8), y = value => H - B - (value - y0) / (y1 - y0) * (H - B - 8);
