@@ -59,6 +59,23 @@ fn a_folder_of_pictures_becomes_a_model_that_names_things_and_a_report() {
     assert!(page.contains("tulip") && !page.contains("NaN"));
 }
 
+/// As many classes of other names: the head would be trained from what it knows of the wrong ones.
+#[test]
+fn other_class_names_ask_for_a_new_head() {
+    let sandbox = Sandbox::new();
+    flowers(&sandbox);
+    sandbox.run(&format!("train --dataset flowers {SMALL} --run-dir run")).succeeded();
+    for (class, name) in ["cup", "fork", "spoon"].iter().enumerate() {
+        for number in 0..8 {
+            write(&sandbox, &format!("table/{name}/{number}.png"), &picture(class, number));
+        }
+    }
+    let words = "train --dataset table --init run --batch-size 8 --max-steps 1 --run-dir next";
+    sandbox.refuses(2, words).saying(&["class 0 is \"daisy\"", "\"cup\"", "pass --new-head"]);
+    let log = sandbox.run(&format!("{words} --new-head")).succeeded().stderr;
+    assert!(log.contains("the head is new: 3 classes, run has 3"), "{log}");
+}
+
 /// A test picture gives the same numbers by its file as in the dataset.
 #[test]
 fn predict_sees_a_file_as_an_evaluation_does() {

@@ -1,4 +1,4 @@
-//! Whether a file holds the bytes that are known of it.
+//! Checks whether a file has the published bytes.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -8,11 +8,11 @@ use vit_files::{Digest, Hasher, open_file};
 
 use crate::{Checksum, Mismatch, SourceFile};
 
-/// What a check comes to; the error around it is that of the disk.
+/// The result of a check. The outer error is the disk's.
 pub(crate) type Verdict = Result<Result<(), Mismatch>, vit_files::Error>;
 
-/// Checks a `.gz`, and passes on the bytes that the known digest is of: the unpacked ones or the
-/// packed. They must not be used before the verdict.
+/// Checks a `.gz`, and passes on the bytes of the known digest, unpacked or packed. They must not be used before the
+/// verdict.
 pub(crate) fn check_packed(file: &SourceFile, path: &Path, sink: &mut dyn Write) -> Verdict {
     match file.sha256 {
         Checksum::Unpacked(expected) => {
@@ -36,7 +36,7 @@ pub(crate) fn check_plain(file: &SourceFile, path: &Path, expected: Digest) -> V
     }))
 }
 
-/// The digest of the bytes in a `.gz` that was checked.
+/// The digest of the unpacked bytes of a checked `.gz`.
 pub(crate) fn unpacked_digest(
     file: &SourceFile,
     path: &Path,
@@ -44,14 +44,14 @@ pub(crate) fn unpacked_digest(
     Ok(read(path, Form::Gzip, file.len, &mut io::sink())?.map(|got| got.digest))
 }
 
-/// How the bytes lie in a file.
+/// How a file stores the bytes.
 #[derive(Clone, Copy)]
 enum Form {
     Plain,
     Gzip,
 }
 
-/// The bytes of a file, measured.
+/// The measured bytes of a file.
 struct Content {
     len: u64,
     digest: Digest,
@@ -59,7 +59,7 @@ struct Content {
 
 impl Content {
     fn has_len(&self, expected: u64) -> Result<(), Mismatch> {
-        // Reading stops at what is too long.
+        // Reading stops if the content is too long.
         if self.len < expected {
             return Err(Mismatch::TooShort { expected, got: self.len });
         }
@@ -74,8 +74,7 @@ impl Content {
     }
 }
 
-/// Reads a file, never more than `limit` bytes of it (a few kilobytes of gzip can hold gigabytes),
-/// and passes the bytes on.
+/// Reads at most `limit` bytes of a file (a few kilobytes of gzip can hold gigabytes), and passes them on.
 fn read(
     path: &Path,
     form: Form,
@@ -95,7 +94,7 @@ fn read(
     match read {
         Ok(content) if content.len > limit => Ok(Err(Mismatch::TooLong { expected: limit })),
         Ok(content) => Ok(Ok(content)),
-        // The decoder's errors are its own; those of the disk carry the system's number.
+        // Errors of the disk carry the system's number, the decoder's do not.
         Err(error) if matches!(form, Form::Gzip) && error.raw_os_error().is_none() => {
             Ok(Err(Mismatch::DamagedGzip(error.to_string())))
         }
@@ -111,7 +110,7 @@ fn not_gzip(file: &mut impl BufRead) -> io::Result<Option<Mismatch>> {
 }
 
 fn copy(from: &mut dyn Read, limit: u64, sink: &mut dyn Write) -> io::Result<Content> {
-    // One byte over the limit tells what is too long.
+    // One byte over the limit reveals longer content.
     let mut from = from.take(limit + 1);
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; 1 << 16];

@@ -1,4 +1,4 @@
-//! One file over HTTP into a part file: resumed where possible, bounded in size and time.
+//! Downloads one file over HTTP into a part file: resumed if possible, bounded in size and time.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -12,7 +12,7 @@ use vit_files::open_own_file;
 
 use crate::{Options, Reason, redacted};
 
-/// Talks to mirrors, within the limits of the options.
+/// An HTTP client within the options' limits.
 pub(crate) struct Client {
     agent: Agent,
     connect: Duration,
@@ -23,20 +23,20 @@ pub(crate) struct Client {
     deadline: Instant,
 }
 
-/// How long a mirror may take for a file.
+/// A mirror's time limit for a file.
 #[derive(Clone, Copy)]
 struct Turn {
     until: Instant,
     share: Duration,
 }
 
-/// Why there is no download, and what that says about the part file.
+/// Why a download failed, and the state of the part file.
 pub(crate) enum Failure {
-    /// The part is as good as before and can be resumed.
+    /// The part file is intact and can be resumed.
     Stopped(Reason),
-    /// The part holds wrong bytes.
+    /// The part file holds wrong bytes.
     Spoilt(Reason),
-    /// The disk refused: no other mirror would help.
+    /// The disk failed, so no other mirror would help.
     Disk(vit_files::Error),
 }
 
@@ -47,13 +47,13 @@ impl From<vit_files::Error> for Failure {
 }
 
 impl Client {
-    /// `deadline` is when the whole fetch must be over.
+    /// Creates a client. `deadline` ends the whole fetch.
     pub(crate) fn new(options: &Options, deadline: Instant) -> Self {
-        // Proxies are ureq's default: those of the environment.
+        // ureq uses the environment's proxies by default.
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .user_agent(concat!("vit-fetch/", env!("CARGO_PKG_VERSION")))
-            // A server must not pack what is packed: size and digest are of the file itself.
+            // A server must not compress the file again: size and digest are the file's.
             .accept_encoding("identity")
             .timeout_resolve(Some(options.connect))
             .timeout_connect(Some(options.connect))
@@ -72,8 +72,8 @@ impl Client {
         }
     }
 
-    /// Downloads what `part` lacks of the file at `url`, or all of it if the server cannot resume, until the mirror's turn
-    /// is over. `on_bytes` hears how many bytes are there and how many there will be.
+    /// Downloads the rest of the file at `url` into `part`, or all of it if the server cannot resume, until the
+    /// mirror's turn ends. `on_bytes` receives the bytes so far and the total.
     pub(crate) fn download(
         &self,
         url: &str,
@@ -119,14 +119,14 @@ impl Client {
         }
     }
 
-    /// Asks for the file from byte `start` on; says from which byte on it comes.
+    /// Requests the file from byte `start` on, and returns the byte that the answer starts at.
     fn request(&self, url: &str, start: u64, turn: Turn) -> Result<(Response<Body>, u64), Reason> {
         let response = self.get(url, start, turn).map_err(|error| self.reason(error, turn))?;
         match response.status().as_u16() {
             200 if is_html(&response) => Err(Reason::HtmlPage),
             200 => Ok((response, 0)),
             206 if start > 0 && range_start(&response) == Some(start) => Ok((response, start)),
-            // The server has another range than the one asked for, or none: all of it, then.
+            // The server has another range or none, so request the whole file.
             206 | 416 if start > 0 => self.request(url, 0, turn),
             status => Err(Reason::Status(status)),
         }
@@ -145,7 +145,7 @@ impl Client {
         config.build().call()
     }
 
-    /// Why the body ended before its end.
+    /// Why the body ended early.
     fn broken_off(&self, error: io::Error, got: u64, total: Option<u64>, turn: Turn) -> Reason {
         match (error.kind(), total) {
             (io::ErrorKind::UnexpectedEof, Some(expected)) => Reason::Truncated { expected, got },
@@ -172,7 +172,7 @@ impl Client {
 fn len_of(part: &Path) -> Result<u64, vit_files::Error> {
     match fs::symlink_metadata(part) {
         Ok(metadata) if metadata.is_file() => Ok(metadata.len()),
-        // The error that says what it is, before any mirror is asked.
+        // Report a wrong kind of file before any mirror is tried.
         Ok(_) => open_at(part, 1).map(|_| 0).map_err(vit_files::Error::io("open", part)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(vit_files::Error::io("look at", part)(error)),
@@ -188,18 +188,18 @@ fn open_at(part: &Path, start: u64) -> io::Result<File> {
     open_own_file(part, &mut options)
 }
 
-/// A captive portal answers anything with its own page, and with status 200.
+/// A captive portal answers everything with its own page and status 200.
 fn is_html(response: &Response<Body>) -> bool {
     response.body().mime_type().is_some_and(|mime| mime.eq_ignore_ascii_case("text/html"))
 }
 
-/// The 7 of `content-range: bytes 7-99/100`.
+/// The 7 in `content-range: bytes 7-99/100`.
 fn range_start(response: &Response<Body>) -> Option<u64> {
     let range = response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
     range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
 }
 
-/// A proxy cannot reach a mirror on the user's own machine, whatever `NO_PROXY` says.
+/// A proxy cannot reach a mirror on the user's machine, whatever `NO_PROXY` is.
 fn is_this_machine(url: &str) -> bool {
     let uri = url.parse::<Uri>().ok();
     uri.as_ref().and_then(Uri::host).is_some_and(|host| {
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_is_told_from_others() {
+    fn localhost_is_recognised() {
         for url in ["http://localhost/x", "http://127.0.0.1:8000/", "http://[::1]:80/x"] {
             assert!(is_this_machine(url), "{url}");
         }
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_read_by_its_start() {
+    fn content_range_is_parsed_for_its_start() {
         let of = |value: &str| {
             let response = Response::builder().header(header::CONTENT_RANGE, value);
             range_start(&response.body(Body::builder().data(Vec::new())).unwrap())

@@ -1,4 +1,4 @@
-//! A dataset's missing files, from the first mirror that has them.
+//! Fetches a dataset's missing files from the first mirror that has them.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -14,28 +14,28 @@ use crate::mirror::{Address, Mirror};
 use crate::presence::verify_file;
 use crate::{Attempt, Checksum, Error, Event, Options, Presence, Source, SourceFile, verify};
 
-/// How a fetch ended well: every file is there and is the published one.
+/// A successful fetch: every file exists and is the published one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Everything was there, or another process fetched it meanwhile.
+    /// Everything existed, or another process fetched it meanwhile.
     AlreadyThere,
     /// Files were downloaded.
     Downloaded {
-        /// How many.
+        /// Their number.
         files: usize,
     },
 }
 
-/// Makes every file of a dataset be in `folder`, verified; the missing ones are downloaded.
+/// Ensures that `folder` holds every file of a dataset, verified. Missing files are downloaded.
 ///
-/// A complete folder is only read. Otherwise one process at a time downloads, and the others wait
-/// for it. Mirrors are asked in turn, those of the options first. What arrives is checked before it
-/// takes the file's name; what is interrupted stays as a `.part` file, and is resumed.
+/// A complete folder is only read. Otherwise one process downloads, and the others wait. Mirrors are tried in turn, the
+/// options' first. A download is checked before it gets the file's name; an interrupted one stays as a `.part` file and
+/// is resumed.
 ///
 /// # Errors
-/// [`Error::Altered`] and [`Error::Unverifiable`] when a file is there that cannot be taken,
-/// [`Error::Download`] when no mirror had a file, [`Error::Busy`] when another process takes too
-/// long, [`Error::Mirror`] for a malformed mirror, and [`Error::Files`] when the disk refuses.
+/// [`Error::Altered`] and [`Error::Unverifiable`] for an unusable existing file, [`Error::Download`] if no mirror had a
+/// file, [`Error::Busy`] if another process takes too long, [`Error::Mirror`] for a malformed mirror, and
+/// [`Error::Files`] if the disk fails.
 pub fn fetch(
     source: &Source,
     folder: &Path,
@@ -60,7 +60,7 @@ pub fn fetch(
     Ok(if files == 0 { Outcome::AlreadyThere } else { Outcome::Downloaded { files } })
 }
 
-/// Waits until no other process fetches into the folder, but not for ever.
+/// Waits, with a time limit, until no other process fetches into the folder.
 fn lock(
     folder: &Path,
     options: &Options,
@@ -89,9 +89,9 @@ struct Job<'a> {
     dataset: &'static str,
     folder: &'a Path,
     client: Client,
-    /// When all must be over.
+    /// The end of the whole fetch.
     deadline: Instant,
-    /// In the order in which they are asked.
+    /// In the order to try.
     mirrors: VecDeque<Mirror>,
     on_event: &'a mut dyn FnMut(Event<'_>),
 }
@@ -124,7 +124,7 @@ impl<'a> Job<'a> {
         for left in (1..=self.mirrors.len()).rev() {
             let address = self.mirrors[0].file(&file.packed_name());
             let now = Instant::now();
-            // One that never ends leaves the others time.
+            // A mirror that never ends leaves time for the others.
             let until = now + self.deadline.saturating_duration_since(now) / left as u32;
             match self.fetch_from(&address, file, until) {
                 Ok(bytes) => return self.install(file, &bytes),
@@ -133,7 +133,7 @@ impl<'a> Job<'a> {
                     let attempt = Attempt { url: address.shown, reason };
                     (self.on_event)(Event::MirrorFailed(&attempt));
                     attempts.push(attempt);
-                    // It is asked last for the files to come, too: a dead one costs its time once.
+                    // Try it last for later files too, so a dead mirror costs its time once.
                     self.mirrors.rotate_left(1);
                 }
             }
@@ -141,7 +141,7 @@ impl<'a> Job<'a> {
         Err(Error::Download { dataset: self.dataset, file: file.name, attempts })
     }
 
-    /// The bytes to install, checked.
+    /// The checked bytes to install.
     fn fetch_from(
         &mut self,
         address: &Address,
@@ -150,13 +150,13 @@ impl<'a> Job<'a> {
     ) -> Result<Vec<u8>, Failure> {
         let was_begun = self.part_of(file).exists();
         match self.attempt(address, file, until) {
-            // What was there may be the beginning of a differently packed file, which no rest fits.
+            // The part may be the beginning of a differently packed file.
             Err(Failure::Spoilt(_)) if was_begun => self.attempt(address, file, until),
             result => result,
         }
     }
 
-    /// Downloads and checks; wrong bytes are gone afterwards.
+    /// Downloads and checks. Wrong bytes are deleted.
     fn attempt(
         &mut self,
         address: &Address,
@@ -202,7 +202,7 @@ impl<'a> Job<'a> {
     }
 }
 
-/// The bytes to install: those that were checked, and not what a second reading would give.
+/// The bytes to install: those that were checked, not a second reading.
 fn checked_bytes(file: &SourceFile, part: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     match check_packed(file, part, &mut bytes)? {

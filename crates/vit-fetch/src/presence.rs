@@ -1,4 +1,4 @@
-//! What of a dataset is on disk, and whether it is what was published.
+//! Which files of a dataset are on disk, and whether they are the published ones.
 
 use std::io;
 use std::path::Path;
@@ -6,26 +6,27 @@ use std::path::Path;
 use crate::check::{check_packed, check_plain, unpacked_digest};
 use crate::{Checksum, Error, Mismatch, Source, SourceFile};
 
-/// What of a dataset is on disk.
+/// Which files of a dataset are on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// Every file is there and is the published one.
+    /// Every file exists and is the published one.
     Verified,
-    /// Files are missing; those that are there are the published ones.
+    /// Files are missing; the existing ones are the published ones.
     Incomplete {
         /// The names of the missing files.
         missing: Vec<&'static str>,
     },
 }
 
-/// Checks what of a dataset is in its folder, which is only read.
+/// Checks a dataset's folder, which is only read.
 ///
-/// A file may be plain or a `.gz`. Where both are there the plain one is checked, since that is the
-/// one that is read; if only the digest of the `.gz` is known, the `.gz` must hold the same bytes.
+/// A file may be plain or a `.gz`. If both exist, the plain one is checked, because it is the one that is read. If only
+/// the
+/// `.gz`'s digest is known, the `.gz` must hold the same bytes.
 ///
 /// # Errors
-/// [`Error::Altered`] when a file is not the published one, [`Error::Unverifiable`] when that
-/// cannot be told, and [`Error::Files`] when the disk refuses.
+/// [`Error::Altered`] if a file is not the published one, [`Error::Unverifiable`] if that is unknown, and
+/// [`Error::Files`] if the disk fails.
 pub fn verify(source: &Source, folder: &Path) -> Result<Presence, Error> {
     let mut missing = Vec::new();
     for file in source.files {
@@ -36,7 +37,7 @@ pub fn verify(source: &Source, folder: &Path) -> Result<Presence, Error> {
     Ok(if missing.is_empty() { Presence::Verified } else { Presence::Incomplete { missing } })
 }
 
-/// Whether the file is there; an error where it is and is not the published one.
+/// Whether the file exists. An existing file that is not the published one is an error.
 pub(crate) fn verify_file(file: &SourceFile, folder: &Path) -> Result<bool, Error> {
     let plain = folder.join(file.name);
     let packed = folder.join(file.packed_name());
@@ -58,7 +59,7 @@ fn exists(path: &Path) -> Result<bool, Error> {
     Ok(path.try_exists().map_err(vit_files::Error::io("look for", path))?)
 }
 
-/// Turns a file that is not the published one into an error that names it.
+/// Converts a mismatch into an error that names the file.
 fn accept<T>(
     path: &Path,
     checked: Result<Result<T, Mismatch>, vit_files::Error>,

@@ -1,4 +1,4 @@
-//! Adapts a model's parameters to fine-tune on other images or classes.
+//! A model's parameters as the beginning of another's: other images, other classes.
 
 use candle_core::{Result as TensorResult, Tensor};
 use serde_json::{Map, Value};
@@ -7,23 +7,23 @@ use crate::{Error, Tensors, VitConfig, resize};
 
 /// The weights that read pixels: (dim, channels, patch height, patch width).
 const PIXEL_WEIGHTS: [&str; 2] = ["patch_embed.proj.weight", "pos_embed.proj.weight"];
-/// The share of each colour in grey, as in Pillow's `convert("L")` and ITU-R BT.601.
+/// How much of each colour is in grey, as Pillow's `convert("L")` and ITU-R BT.601 have it.
 const LUMA: [f64; 3] = [0.299, 0.587, 0.114];
-/// The fields that may differ from the pretrained model's.
+/// What a model that is trained on may change of the one it begins with.
 const MAY_DIFFER: [&str; 4] = ["image", "classes", "dropout", "drop_path"];
 
-/// Adapts the parameters of a model of `from`, under their native names, to start a model of `to`. The two may differ
-/// in images, classes and rates:
+/// The parameters of a model of `from`, under their native names, as the beginning of one of `to`. The two may differ in their
+/// images, classes and rates:
 ///
-/// - a learned position table is resampled to another grid of patches, like [`resize`];
-/// - colour weights are summed for grey pictures, which equals three identical channels; grey weights are spread over
-///   colours by luma, which equals the grey picture;
-/// - a head for another number of classes is dropped.
+/// - a learned table of positions is resampled to another grid of patches, as [`resize`] does;
+/// - weights for colours are added up for grey pictures, which gives what the picture gave as three equal channels;
+///   weights for grey are spread over colours by luma, which gives what the picture gave in grey;
+/// - a head for another number of classes is left out, for a new one.
 ///
 /// PyTorch equivalent: `timm.create_model(name, pretrained=True, num_classes=..., img_size=..., in_chans=...)`.
 ///
 /// # Errors
-/// If the tensors do not match `from`, or the two differ in anything else.
+/// If the tensors are not those of `from`, or the two differ in anything else.
 pub fn for_fine_tuning(
     tensors: &Tensors,
     from: &VitConfig,
@@ -43,10 +43,10 @@ pub fn for_fine_tuning(
     Ok(tensors)
 }
 
-/// Checks that a model of `to` can start with parameters of `from`, before they are read.
+/// Checks that a model of `to` can begin with the parameters of one of `from`: before they are read.
 ///
 /// # Errors
-/// If the two differ in anything but images, classes and rates, or their channels cannot be converted.
+/// If the two differ in anything but their images, classes and rates, or there is no way between their channels.
 pub fn check_fine_tunable(from: &VitConfig, to: &VitConfig) -> Result<(), Error> {
     to.check()?;
     let fields = |config| match serde_json::to_value(config) {
@@ -77,7 +77,7 @@ pub fn check_fine_tunable(from: &VitConfig, to: &VitConfig) -> Result<(), Error>
     Ok(())
 }
 
-/// Converts `weight` (dim, channels, height, width) to `channels` channels.
+/// `weight` (dim, channels, height, width) for so many channels.
 fn with_channels(weight: &Tensor, channels: usize) -> TensorResult<Tensor> {
     match (weight.dim(1)?, channels) {
         (3, 1) => weight.sum_keepdim(1),
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn grey_picture_gives_the_same_in_one_and_three_channels() {
+    fn a_grey_picture_gives_the_same_in_one_channel_and_in_three() {
         let grey = Tensor::arange(0.0_f32, 1568.0, &Device::Cpu).and_then(|places| places.sin());
         let grey = grey.and_then(|pixels| pixels.reshape((2, 1, 28, 28))).expect("1,568 pixels");
         let colour = Tensor::cat(&[&grey, &grey, &grey], 1).expect("three channels");
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn other_classes_drop_only_the_head() {
+    fn other_classes_leave_the_head_out_and_nothing_else() {
         let (from, to) = (config(1, 10), config(1, 3).at_image_size(56, 42));
         let adapted = for_fine_tuning(&parameters(&from), &from, &to).expect("other classes");
         let mut expected = parameters(&to);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn other_differences_are_named() {
+    fn what_else_differs_is_named() {
         let refused = |to: VitConfig| {
             for_fine_tuning(&parameters(&config(1, 10)), &config(1, 10), &to)
                 .expect_err("another model")

@@ -1,17 +1,17 @@
-//! Adapts a model's parameters to another image size (ViT, arXiv 2010.11929, section 3.2).
+//! The parameters of a model for images of another size (ViT, arXiv 2010.11929, section 3.2).
 
 use serde_json::Value;
 use vit_patch::{Position, resample_positions};
 
 use crate::{Error, Layout, Tensors, VitConfig};
 
-/// The name of a learned position table.
+/// The name of a learned table of positions.
 const TABLE: &str = "pos_embed";
 
-/// Adapts the parameters of `from`, under their native names, to `to`: the same model at another image size. A learned
-/// position table is resampled to the other grid of patches. Everything else stays.
+/// The parameters of a model of `from`, under their native names, for `to`: the same model at another image size.
+/// A learned table of positions is resampled from the one grid of patches to the other; all else is as it was.
 ///
-/// PyTorch equivalent: `timm.layers.resample_abs_pos_embed`, which timm applies when it loads a checkpoint.
+/// PyTorch equivalent: `timm.layers.resample_abs_pos_embed`, as timm does it when it loads a checkpoint.
 ///
 /// ```
 /// use candle_core::{DType, Device};
@@ -33,7 +33,7 @@ const TABLE: &str = "pos_embed";
 /// ```
 ///
 /// # Errors
-/// If the tensors do not match `from`, or the two differ in anything but image height and width.
+/// If the tensors are not those of `from`, or the two differ in anything but the height and width of their images.
 pub fn resize(tensors: &Tensors, from: &VitConfig, to: &VitConfig) -> Result<Tensors, Error> {
     to.check()?;
     check_same_model(from, to)?;
@@ -48,7 +48,7 @@ pub fn resize(tensors: &Tensors, from: &VitConfig, to: &VitConfig) -> Result<Ten
     Ok(tensors)
 }
 
-/// Compares the serialised configurations, so that no field is forgotten.
+/// Compares every field there is, as files write them, so that none is forgotten here.
 fn check_same_model(from: &VitConfig, to: &VitConfig) -> Result<(), Error> {
     let at_one_size = to.clone().at_image_size(from.image.height, from.image.width);
     let fields = |config| serde_json::to_value(config).expect("a configuration is plain data");
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn resized_model_takes_images_of_its_size() {
+    fn a_resized_model_takes_images_of_its_size() {
         for rows in [PositionRows::Tokens, PositionRows::Patches] {
             for position in [Position::Learned, Position::Sincos2d, Position::PatchLinear] {
                 let from = VitConfig { position, position_rows: rows, ..config() };
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn same_size_changes_nothing_and_prefixes_are_kept() {
+    fn the_same_size_changes_nothing_and_prefixes_are_kept() {
         let tensors = parameters(&config());
         let bits = |tensor: &Tensor| {
             let flat = tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).expect("f32");
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn other_differences_are_named() {
+    fn whatever_else_differs_is_named() {
         let tensors = parameters(&config());
         let refused = |to: VitConfig| resize(&tensors, &config(), &to).unwrap_err().to_string();
         assert_eq!(

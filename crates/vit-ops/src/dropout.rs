@@ -136,40 +136,35 @@ pub(crate) fn fill_mask(
     if sample_len == 0 {
         return;
     }
-    let mut masks = Masks::new(rate, site, *random, sample_len);
+    let source = DropoutSource { rate, site, random: *random };
     for (sample, mask) in mask.chunks_exact_mut(sample_len).enumerate() {
-        masks.fill(sample, mask);
+        source.fill(sample, mask);
     }
 }
 
-/// The masks of one site, sample by sample.
-pub(crate) struct Masks {
-    threshold: u32,
-    keep: f32,
-    site: Site,
-    random: Random,
-    bits: Vec<u32>,
-}
+/// Random numbers drawn at once.
+const AT_ONCE: usize = 64;
 
-impl Masks {
-    /// Masks of `sample_len` elements.
-    pub(crate) fn new(rate: DropRate, site: Site, random: Random, sample_len: usize) -> Self {
-        let (threshold, keep) = (rate.threshold(), rate.keep());
-        Self { threshold, keep, site, random, bits: vec![0; sample_len] }
-    }
-
+impl DropoutSource {
     /// Draws a sample's mask, or its beginning.
-    pub(crate) fn fill(&mut self, sample: usize, mask: &mut [f32]) {
+    pub(crate) fn fill(self, sample: usize, mask: &mut [f32]) {
+        let (threshold, keep) = (self.rate.threshold(), self.rate.keep());
         let mut stream = self.random.stream(self.site, sample as u32);
-        let (bits, threshold, keep) = (&mut self.bits[..mask.len()], self.threshold, self.keep);
+        // `move`: a value captured by reference is read again for every number.
         simd::dispatch(
             #[inline(always)]
-            || stream.fill(bits),
-        );
-        simd::dispatch(
-            #[inline(always)]
-            || {
-                for (m, &bits) in mask.iter_mut().zip(bits.iter()) {
+            move || {
+                let (groups, rest) = mask.as_chunks_mut::<AT_ONCE>();
+                let mut bits = [0; AT_ONCE];
+                for group in groups {
+                    stream.fill(&mut bits);
+                    for (m, bits) in group.iter_mut().zip(bits) {
+                        *m = if bits < threshold { 0.0 } else { keep };
+                    }
+                }
+                let bits = &mut bits[..rest.len()];
+                stream.fill(bits);
+                for (m, &mut bits) in rest.iter_mut().zip(bits) {
                     *m = if bits < threshold { 0.0 } else { keep };
                 }
             },

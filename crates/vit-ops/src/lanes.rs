@@ -14,6 +14,8 @@ pub(crate) trait Lanes: Copy {
 
     /// `x` sixteen times.
     fn splat(self, x: f32) -> Self::Vector;
+    /// `low` in the first half, `high` in the second.
+    fn splat_halves(self, low: f32, high: f32) -> Self::Vector;
     fn load(self, xs: &[f32; LANES]) -> Self::Vector;
     fn store(self, xs: Self::Vector, to: &mut [f32; LANES]);
     /// The first half.
@@ -90,6 +92,11 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn splat_halves(self, low: f32, high: f32) -> Self::Vector {
+        std::array::from_fn(|lane| if lane < HALF { low } else { high })
+    }
+
+    #[inline(always)]
     fn load(self, xs: &[f32; LANES]) -> Self::Vector {
         *xs
     }
@@ -155,6 +162,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn splat_halves(self, low: f32, high: f32) -> f32x16 {
+            cast([[low; HALF], [high; HALF]])
+        }
+
+        #[inline(always)]
         fn load(self, xs: &[f32; LANES]) -> f32x16 {
             cast(*xs)
         }
@@ -213,6 +225,11 @@ mod x86 {
         #[inline(always)]
         fn splat(self, x: f32) -> Self::Vector {
             [self.splat_f32s(x); 2]
+        }
+
+        #[inline(always)]
+        fn splat_halves(self, low: f32, high: f32) -> Self::Vector {
+            [self.splat_f32s(low), self.splat_f32s(high)]
         }
 
         #[inline(always)]

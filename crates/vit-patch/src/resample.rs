@@ -1,28 +1,28 @@
-//! Resamples learned positions to another grid of patches, such as a model of 224 px used at 384 px.
+//! Learned positions for another grid of patches: a model of 224 px used at 384 px.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// Catmull-Rom's parameter of the cubic kernel. PyTorch uses it with antialiasing, and -0.75 otherwise.
+/// Catmull-Rom's parameter of the cubic kernel. PyTorch takes it where it is antialiasing, and -0.75 elsewhere.
 const SHARPNESS: f64 = -0.5;
-/// The kernel's reach in cells on either side.
+/// Cells on either side that the kernel reaches.
 const REACH: f64 = 2.0;
 
-/// Resamples a position table from one grid of patches to another: `y = R x Cᵀ` for each table column `x` laid out as a
-/// grid, with fixed matrices `R` for rows and `C` for columns. The prefix, rows that belong to no patch, is kept, and
-/// the whole table if the grids are equal.
+/// A table of positions resampled from one grid of patches to another: `y = R x Cᵀ` for each column `x` of the table
+/// laid out as a grid, with fixed matrices `R` of its rows and `C` of its columns. The prefix, rows that belong to no
+/// patch, is kept, and so is all of the table where the grids are equal.
 ///
-/// The cubic kernel is widened by the factor that the grid shrinks by, so no position is skipped. At the borders the
-/// remaining weights are scaled to sum to 1. Half precision is resampled in `f32`.
+/// The kernel is the cubic one, made wider by the factor that the grid shrinks by, so that no position is skipped;
+/// at the borders the weights of what is left are scaled to add up to 1. Half precision is resampled in `f32`.
 ///
-/// PyTorch equivalent: `timm.layers.resample_abs_pos_embed(table, to, from, num_prefix_tokens=prefix)`, which calls
+/// PyTorch equivalent: `timm.layers.resample_abs_pos_embed(table, to, from, num_prefix_tokens=prefix)`, that is
 /// `F.interpolate(grid, to, mode="bicubic", antialias=True)`.
 ///
 /// # Shapes
-/// `table` (1, prefix + rows * columns, dim) for the grid `from` -> the same for the grid `to`; a grid is (rows,
-/// columns), as in [`PatchConfig::grid`](crate::PatchConfig::grid)
+/// `table` (1, prefix + rows * columns, dim) of the grid `from` -> the same of the grid `to`; a grid is
+/// (rows, columns), as [`PatchConfig::grid`](crate::PatchConfig::grid) gives it
 ///
 /// # Errors
-/// If the table has another number of rows, or a grid is empty.
+/// If the table has another number of rows, or a grid has none.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -68,7 +68,7 @@ pub fn resample_positions(
     Tensor::cat(&[&table.narrow(1, 0, prefix)?, &grid], 1)
 }
 
-/// The matrix that resamples a line of `from` cells to `to` cells. Each row sums to 1.
+/// The matrix that resamples a line of `from` cells to one of `to`, each row adding up to 1.
 ///
 /// # Shapes
 /// -> (to, from)
@@ -77,8 +77,8 @@ fn weights(from: usize, to: usize, dtype: DType, device: &Device) -> Result<Tens
     let stretch = f64::from(scale.max(1.0));
     let mut matrix = Vec::with_capacity(to * from);
     for cell in 0..to {
-        // Both lines span the same length, and a cell's value is at its centre, rounded to `f32` like PyTorch. With 14
-        // cells the rounding already shows in the sixth digit.
+        // Both lines span the same length, and a cell's value lies at its middle: to `f32`, as PyTorch has it. On a
+        // line of 14 cells the rounding already shows in the sixth digit of the result.
         let middle = f64::from(scale * (cell as f32 + 0.5));
         let distance = |other: usize| (other as f64 + 0.5 - middle) / stretch;
         let row: Vec<f64> = (0..from).map(|other| cubic(distance(other))).collect();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn prefix_is_kept_and_the_rest_has_the_new_size() -> Result<()> {
+    fn the_prefix_is_kept_and_the_rest_has_the_new_grids_size() -> Result<()> {
         for prefix in [0, 1, 5] {
             let table = normal((1, prefix + 12, 3))?;
             let resampled = resample_positions(&table, prefix, (3, 4), (5, 2))?;
@@ -129,9 +129,9 @@ mod tests {
         Ok(())
     }
 
-    /// At the borders too, where the kernel reaches beyond the grid.
+    /// Also at the borders, where the kernel reaches beyond the grid.
     #[test]
-    fn constant_table_stays_constant() -> Result<()> {
+    fn a_constant_stays_constant() -> Result<()> {
         let table = Tensor::ones((1, 12, 1), DType::F64, &Device::Cpu)?;
         for grid in [(7, 9), (2, 1), (1, 13)] {
             let resampled = resample_positions(&table, 0, (3, 4), grid)?;
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn transposing_the_grid_transposes_the_result() -> Result<()> {
+    fn turning_the_grid_turns_the_result() -> Result<()> {
         let grid = normal((3, 4, 2))?;
         let table = |grid: &Tensor| grid.flatten(0, 1)?.unsqueeze(0);
         let resampled = resample_positions(&table(&grid)?, 0, (3, 4), (5, 2))?;
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_match_finite_differences() -> Result<()> {
+    fn gradients_are_those_of_finite_differences() -> Result<()> {
         for grid in [(3, 5), (1, 2)] {
             assert_gradient("the table", &normal((1, 7, 2))?, |table| {
                 resample_positions(table, 1, (2, 3), grid)
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn half_precision_is_resampled_in_f32() -> Result<()> {
+    fn half_precision_is_resampled_in_single() -> Result<()> {
         let table = normal((1, 13, 2))?.to_dtype(DType::BF16)?;
         let half = resample_positions(&table, 1, (3, 4), (2, 5))?;
         assert_eq!(half.dtype(), DType::BF16);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn table_of_another_grid_is_named() -> Result<()> {
+    fn a_table_of_another_grid_is_named() -> Result<()> {
         let table = normal((1, 13, 2))?;
         for (from, to, message) in [
             ((3, 3), (4, 4), "expected a table of shape (1, 1 + 3 * 3, dim), got [1, 13, 2]"),

@@ -85,11 +85,17 @@ pub(super) enum SampleGradients<'a> {
 }
 
 impl<'a> SampleGradients<'a> {
-    /// The gradients of a head's rows.
+    /// The gradients of the rows of `heads` heads, from `first` on.
     #[inline(always)]
-    pub(super) fn rows(&mut self, shape: SampleShape, part: Part, head: usize) -> RowsMut<'_> {
-        let (dim, width) = (shape.dim(), shape.head_dim);
-        let start = head * width;
+    pub(super) fn rows(
+        &mut self,
+        shape: SampleShape,
+        part: Part,
+        first: usize,
+        heads: usize,
+    ) -> RowsMut<'_> {
+        let (dim, width) = (shape.dim(), heads * shape.head_dim);
+        let start = first * shape.head_dim;
         match (self, part) {
             (Self::Packed(qkv), _) => {
                 RowsMut { data: &mut qkv[part as usize * dim + start..], stride: 3 * dim, width }

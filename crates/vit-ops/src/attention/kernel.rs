@@ -3,7 +3,7 @@
 use super::inputs::{Part, Sample, SampleGradients};
 use super::sample::{Rows, RowsMut, SampleShape};
 use super::softmax::{Added, GradScores, Softmax, softmax_registers};
-use crate::lanes::Lanes;
+use crate::lanes::{HALF, Lanes};
 use crate::simd::Kernel;
 use crate::slices::LANES;
 
@@ -102,19 +102,27 @@ pub(super) const WIDEST_HEAD: usize = 8 * LANES;
 
 /// A kernel that depends on a head's width in registers.
 trait ByWidth {
-    /// Runs with `C` registers per row and `R` rows at a time, which together fit into the registers.
-    fn run_with<L: Lanes, const C: usize, const R: usize>(self, lanes: L);
+    /// Runs with `C` registers per row and `R` rows at a time, which together fit into the registers. `H` heads share a
+    /// row's register.
+    fn run_with<L: Lanes, const C: usize, const R: usize, const H: usize>(self, lanes: L);
 }
 
 #[inline(always)]
-fn by_width<L: Lanes>(head_dim: usize, kernel: impl ByWidth, lanes: L) {
-    debug_assert!(head_dim <= WIDEST_HEAD, "wider heads go through matrix products");
-    match head_dim {
-        0..=16 => kernel.run_with::<L, 1, 8>(lanes),
-        17..=32 => kernel.run_with::<L, 2, 8>(lanes),
-        33..=64 => kernel.run_with::<L, 4, 4>(lanes),
-        _ => kernel.run_with::<L, 8, 2>(lanes),
+fn by_width<L: Lanes>(shape: SampleShape, kernel: impl ByWidth, lanes: L) {
+    debug_assert!(shape.head_dim <= WIDEST_HEAD, "wider heads go through matrix products");
+    match shape.head_dim {
+        HALF if shape.heads.is_multiple_of(2) => kernel.run_with::<L, 1, 8, 2>(lanes),
+        0..=16 => kernel.run_with::<L, 1, 8, 1>(lanes),
+        17..=32 => kernel.run_with::<L, 2, 8, 1>(lanes),
+        33..=64 => kernel.run_with::<L, 4, 4, 1>(lanes),
+        _ => kernel.run_with::<L, 8, 2, 1>(lanes),
     }
+}
+
+/// The weights of each of `H` heads.
+#[inline(always)]
+fn of_heads<const H: usize>(shape: SampleShape, weights: &[f32]) -> [&[f32]; H] {
+    std::array::from_fn(|head| &weights[head * shape.head_weights()..][..shape.head_weights()])
 }
 
 /// The output of one sample, `y_i = sum_j w_ij v_j` for each head.
@@ -130,19 +138,20 @@ impl Kernel for WeighValues<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        by_width(self.shape.head_dim, self, lanes);
+        by_width(self.shape, self, lanes);
     }
 }
 
 impl ByWidth for WeighValues<'_> {
     #[inline(always)]
-    fn run_with<L: Lanes, const C: usize, const R: usize>(self, lanes: L) {
+    fn run_with<L: Lanes, const C: usize, const R: usize, const H: usize>(self, lanes: L) {
         let Self { shape, sample, weights, ys } = self;
-        for (head, weights) in weights.chunks_exact(shape.head_weights()).enumerate() {
-            let (width, stride) = (shape.head_dim, shape.dim());
-            let mut ys = RowsMut { data: &mut ys[head * width..], stride, width };
-            let values = sample.rows(shape, Part::Values, head);
-            combine_rows::<L, C, R>(lanes, shape, weights, values, &mut ys);
+        for (group, weights) in weights.chunks_exact(H * shape.head_weights()).enumerate() {
+            let (width, stride) = (H * shape.head_dim, shape.dim());
+            let mut ys = RowsMut { data: &mut ys[group * width..], stride, width };
+            let values = sample.rows(shape, Part::Values, H * group);
+            let weights = of_heads::<H>(shape, weights);
+            combine_rows::<L, C, R, H>(lanes, shape, weights, values, &mut ys);
         }
     }
 }
@@ -159,7 +168,7 @@ pub(super) struct Backward<'a> {
     pub(super) after_dropout: &'a [f32],
     pub(super) grad: &'a [f32],
     pub(super) columns: &'a mut Columns,
-    /// (queries, `weights_row`)
+    /// (2, queries, `weights_row`)
     pub(super) scores: &'a mut [f32],
     /// The gradient of the numbers added to the scores (heads, queries, `weights_row`), if requested.
     pub(super) of_added: Option<&'a mut [f32]>,
@@ -171,39 +180,44 @@ impl Kernel for Backward<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        by_width(self.shape.head_dim, self, lanes);
+        by_width(self.shape, self, lanes);
     }
 }
 
 impl ByWidth for Backward<'_> {
     #[inline(always)]
-    fn run_with<L: Lanes, const C: usize, const R: usize>(self, lanes: L) {
+    fn run_with<L: Lanes, const C: usize, const R: usize, const H: usize>(self, lanes: L) {
         let Self { shape, scale, sample, grad, columns, scores, mut gradients, .. } = self;
-        let before = self.before_dropout.chunks_exact(shape.head_weights());
-        let after = self.after_dropout.chunks_exact(shape.head_weights());
+        let before = self.before_dropout.chunks_exact(H * shape.head_weights());
+        let after = self.after_dropout.chunks_exact(H * shape.head_weights());
         let mut of_added = self.of_added.map(|all| all.chunks_exact_mut(shape.head_weights()));
-        for (head, (before, after)) in before.zip(after).enumerate() {
-            let rows = |part| sample.rows(shape, part, head);
-            let grad = Rows { data: &grad[head * shape.head_dim..], stride: shape.dim() };
-            columns.fill(shape, rows(Part::Values));
-            columns.products(lanes, shape, grad, scores);
-            let (tokens, grad_scores) = (shape.tokens, &mut scores[..]);
-            GradScores {
-                tokens,
-                scale,
-                causal: false,
-                before_dropout: before,
-                after_dropout: after,
-                grad: grad_scores,
-                of_added: of_added.as_mut().and_then(Iterator::next),
+        for (group, (before, after)) in before.zip(after).enumerate() {
+            let first = H * group;
+            let (before, after) = (of_heads::<H>(shape, before), of_heads::<H>(shape, after));
+            let grad_of = |head| Rows { data: &grad[head * shape.head_dim..], stride: shape.dim() };
+            for (head, scores) in scores.chunks_exact_mut(shape.head_weights()).enumerate().take(H)
+            {
+                columns.fill(shape, sample.rows(shape, Part::Values, first + head));
+                columns.products(lanes, shape, grad_of(first + head), scores);
+                GradScores {
+                    tokens: shape.tokens,
+                    scale,
+                    causal: false,
+                    before_dropout: before[head],
+                    after_dropout: after[head],
+                    grad: scores,
+                    of_added: of_added.as_mut().and_then(Iterator::next),
+                }
+                .run(lanes);
             }
-            .run(lanes);
-            let mut out = gradients.rows(shape, Part::Queries, head);
-            combine_rows::<L, C, R>(lanes, shape, scores, rows(Part::Keys), &mut out);
-            let mut out = gradients.rows(shape, Part::Keys, head);
-            combine_columns::<L, C, R>(lanes, shape, scores, rows(Part::Queries), &mut out);
-            let mut out = gradients.rows(shape, Part::Values, head);
-            combine_columns::<L, C, R>(lanes, shape, after, grad, &mut out);
+            let scores = of_heads::<H>(shape, scores);
+            let rows = |part| sample.rows(shape, part, first);
+            let mut out = gradients.rows(shape, Part::Queries, first, H);
+            combine_rows::<L, C, R, H>(lanes, shape, scores, rows(Part::Keys), &mut out);
+            let mut out = gradients.rows(shape, Part::Keys, first, H);
+            combine_columns::<L, C, R, H>(lanes, shape, scores, rows(Part::Queries), &mut out);
+            let mut out = gradients.rows(shape, Part::Values, first, H);
+            combine_columns::<L, C, R, H>(lanes, shape, after, grad_of(first), &mut out);
         }
     }
 }
@@ -293,42 +307,44 @@ fn products_of<L: Lanes, const R: usize>(
 
 /// `out_i = sum_j w_ij rows_j` for the queries `i` over the tokens `j`.
 #[inline(always)]
-fn combine_rows<L: Lanes, const C: usize, const R: usize>(
+fn combine_rows<L: Lanes, const C: usize, const R: usize, const H: usize>(
     lanes: L,
     shape: SampleShape,
-    weights: &[f32],
+    weights: [&[f32]; H],
     rows: Rows,
     out: &mut RowsMut,
 ) {
     let mut query = 0;
     while query + R <= shape.queries {
-        combine_rows_of::<L, C, R>(lanes, shape, weights, query, rows, out);
+        combine_rows_of::<L, C, R, H>(lanes, shape, weights, query, rows, out);
         query += R;
     }
     while query < shape.queries {
-        combine_rows_of::<L, C, 1>(lanes, shape, weights, query, rows, out);
+        combine_rows_of::<L, C, 1, H>(lanes, shape, weights, query, rows, out);
         query += 1;
     }
 }
 
 #[inline(always)]
-fn combine_rows_of<L: Lanes, const C: usize, const R: usize>(
+fn combine_rows_of<L: Lanes, const C: usize, const R: usize, const H: usize>(
     lanes: L,
     shape: SampleShape,
-    weights: &[f32],
+    weights: [&[f32]; H],
     first: usize,
     rows: Rows,
     out: &mut RowsMut,
 ) {
-    let mut of_queries: [&[f32]; R] = [&[]; R];
+    let mut of_queries: [[&[f32]; H]; R] = [[&[]; H]; R];
     for (r, of_query) in of_queries.iter_mut().enumerate() {
-        *of_query = &weights[(first + r) * shape.weights_row()..][..shape.tokens];
+        for (of_head, weights) in of_query.iter_mut().zip(weights) {
+            *of_head = &weights[(first + r) * shape.weights_row()..][..shape.tokens];
+        }
     }
     let mut sums = [[lanes.splat(0.0); C]; R];
     for token in 0..shape.tokens {
         let row = rows.load::<L, C>(lanes, token);
         for (sums, of_query) in sums.iter_mut().zip(&of_queries) {
-            add_scaled(lanes, sums, of_query[token], &row);
+            add_scaled(lanes, sums, of_query.map(|of_head| of_head[token]), &row);
         }
     }
     for (r, sums) in sums.iter().enumerate() {
@@ -338,39 +354,39 @@ fn combine_rows_of<L: Lanes, const C: usize, const R: usize>(
 
 /// `out_j = sum_i w_ij rows_i` for the tokens `j` over the queries `i`.
 #[inline(always)]
-fn combine_columns<L: Lanes, const C: usize, const R: usize>(
+fn combine_columns<L: Lanes, const C: usize, const R: usize, const H: usize>(
     lanes: L,
     shape: SampleShape,
-    weights: &[f32],
+    weights: [&[f32]; H],
     rows: Rows,
     out: &mut RowsMut,
 ) {
     let mut token = 0;
     while token + R <= shape.tokens {
-        combine_columns_of::<L, C, R>(lanes, shape, weights, token, rows, out);
+        combine_columns_of::<L, C, R, H>(lanes, shape, weights, token, rows, out);
         token += R;
     }
     while token < shape.tokens {
-        combine_columns_of::<L, C, 1>(lanes, shape, weights, token, rows, out);
+        combine_columns_of::<L, C, 1, H>(lanes, shape, weights, token, rows, out);
         token += 1;
     }
 }
 
 #[inline(always)]
-fn combine_columns_of<L: Lanes, const C: usize, const R: usize>(
+fn combine_columns_of<L: Lanes, const C: usize, const R: usize, const H: usize>(
     lanes: L,
     shape: SampleShape,
-    weights: &[f32],
+    weights: [&[f32]; H],
     first: usize,
     rows: Rows,
     out: &mut RowsMut,
 ) {
     let mut sums = [[lanes.splat(0.0); C]; R];
-    for (query, weights) in weights.chunks_exact(shape.weights_row()).enumerate() {
+    for query in 0..shape.queries {
         let row = rows.load::<L, C>(lanes, query);
-        let of_tokens = &weights[first..][..R];
-        for (sums, weight) in sums.iter_mut().zip(of_tokens) {
-            add_scaled(lanes, sums, *weight, &row);
+        let of_tokens = weights.map(|weights| &weights[query * shape.weights_row() + first..][..R]);
+        for (r, sums) in sums.iter_mut().enumerate() {
+            add_scaled(lanes, sums, of_tokens.map(|of_head| of_head[r]), &row);
         }
     }
     for (r, sums) in sums.iter().enumerate() {
@@ -378,14 +394,18 @@ fn combine_columns_of<L: Lanes, const C: usize, const R: usize>(
     }
 }
 
+/// Adds a row, each head's numbers times that head's weight.
 #[inline(always)]
-fn add_scaled<L: Lanes, const C: usize>(
+fn add_scaled<L: Lanes, const C: usize, const H: usize>(
     lanes: L,
     sums: &mut [L::Vector; C],
-    weight: f32,
+    weights: [f32; H],
     row: &[L::Vector; C],
 ) {
-    let weight = lanes.splat(weight);
+    let weight = match weights[..] {
+        [low, high] => lanes.splat_halves(low, high),
+        _ => lanes.splat(weights[0]),
+    };
     for (sum, x) in sums.iter_mut().zip(row) {
         *sum = lanes.add(*sum, lanes.mul(weight, *x));
     }
@@ -440,7 +460,7 @@ mod tests {
                 after_dropout,
                 grad: &grad,
                 columns,
-                scores: &mut vec![0.0; shape.head_weights()],
+                scores: &mut vec![0.0; 2 * shape.head_weights()],
                 of_added: None,
                 gradients: SampleGradients::Packed(&mut grad_qkv),
             };

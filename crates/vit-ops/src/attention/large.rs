@@ -8,7 +8,6 @@ use super::op::{Attending, Kept};
 use super::sample::{SampleShape, Samples};
 use super::softmax::{GradScores, Softmax};
 use crate::buffer::Buffer;
-use crate::dropout::Masks;
 use crate::matmul::{Block, Matrix, MatrixMut, Store, multiply};
 use crate::{parallel, simd, slices};
 
@@ -217,14 +216,12 @@ fn matrices(shape: SampleShape, head: usize, sample: Sample<'_>) -> [Matrix<'_>;
 
 /// Draws the dropout masks of a batch's weights, (queries, heads, padded) per sample.
 fn draw(samples: &Samples, dropout: DropoutSource) -> Buffer {
-    let DropoutSource { rate, site, random } = dropout;
     let mut values = Buffer::dirty(samples.total(|shape| shape.masks(samples.padded)));
     let parts = samples.cut(&mut values, |shape| shape.masks(samples.padded));
-    parallel::for_each_with(
+    parallel::for_each(
         DRAW_COST * parts.iter().map(|part| part.len()).sum::<usize>(),
         parts.into_iter().enumerate(),
-        || Masks::new(rate, site, random, samples.largest.masks(samples.padded)),
-        |masks, (sample, values)| masks.fill(sample, values),
+        |(sample, values)| dropout.fill(sample, values),
     );
     values
 }

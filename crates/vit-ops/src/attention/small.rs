@@ -7,7 +7,6 @@ use super::kernel::{Backward, Columns, Weigh, WeighValues};
 use super::op::{Attending, Kept};
 use super::sample::SampleShape;
 use crate::buffer::Buffer;
-use crate::dropout::Masks;
 use crate::{parallel, simd};
 
 /// The form for heads of at most [`WIDEST_HEAD`](super::kernel::WIDEST_HEAD) numbers.
@@ -79,7 +78,7 @@ impl SmallAttention {
         parallel::for_each_with(
             self.0.multiply_adds(5),
             pieces,
-            || (Columns::new(largest), vec![0.0; largest.head_weights()]),
+            || (Columns::new(largest), vec![0.0; 2 * largest.head_weights()]),
             |(columns, scores), (index, gradients, of_added)| {
                 let place = samples.places()[index];
                 simd::run(Backward {
@@ -90,7 +89,7 @@ impl SmallAttention {
                     after_dropout: after[index],
                     grad: grads[index],
                     columns,
-                    scores: &mut scores[..place.shape.head_weights()],
+                    scores: &mut scores[..2 * place.shape.head_weights()],
                     of_added,
                     gradients,
                 });
@@ -103,16 +102,14 @@ impl SmallAttention {
 struct DropWeights {
     /// Masked weights per row, padding included.
     padded: usize,
-    masks: Masks,
+    source: DropoutSource,
     /// (queries, heads, padded)
     mask: Vec<f32>,
 }
 
 impl DropWeights {
-    fn new(largest: SampleShape, padded: usize, dropout: DropoutSource) -> Self {
-        let DropoutSource { rate, site, random } = dropout;
-        let len = largest.masks(padded);
-        Self { padded, masks: Masks::new(rate, site, random, len), mask: vec![0.0; len] }
+    fn new(largest: SampleShape, padded: usize, source: DropoutSource) -> Self {
+        Self { padded, source, mask: vec![0.0; largest.masks(padded)] }
     }
 
     /// `after = before ∘ mask`; the zeros at row ends have no masks.
@@ -120,7 +117,7 @@ impl DropWeights {
         let SampleShape { tokens, heads, .. } = shape;
         let row_len = shape.weights_row();
         let mask = &mut self.mask[..shape.masks(self.padded)];
-        self.masks.fill(sample, mask);
+        self.source.fill(sample, mask);
         for (query, mask) in mask.chunks_exact(heads * self.padded).enumerate() {
             for (head, mask) in mask.chunks_exact(self.padded).enumerate() {
                 let start = head * shape.head_weights() + query * row_len;

@@ -6,7 +6,7 @@ use super::BranchEnd;
 use super::rows::Rows;
 use super::stack::{Gradients, List};
 use crate::buffer::Buffer;
-use crate::dropout::{DropoutSource, Masks};
+use crate::dropout::DropoutSource;
 use crate::many::Parameters;
 use crate::{parallel, simd, slices};
 
@@ -55,8 +55,16 @@ impl End {
         ys: &mut [f32],
     ) -> Kept {
         let mask = self.dropout.map(|source| {
-            let mask = self.draw(source, rows);
-            multiply(ys, &mask);
+            let mut mask = Buffer::dirty(ys.len());
+            let parts = rows.cut(&mut mask, self.dim).into_iter().zip(rows.cut(ys, self.dim));
+            let cost = DRAW_COST * rows.count() * self.dim;
+            parallel::for_each(cost, parts.enumerate(), |(sample, (mask, ys))| {
+                source.fill(sample, mask);
+                simd::dispatch(
+                    #[inline(always)]
+                    || slices::multiply(ys, mask),
+                );
+            });
             mask
         });
         let scaled = self.scale.map(|place| {
@@ -67,9 +75,8 @@ impl End {
         });
         let of_samples = self.drop_path.map(|source| {
             let mut of_samples = vec![0.0; rows.lengths.len()];
-            let mut masks = Masks::new(source.rate, source.site, source.random, 1);
             for (sample, mask) in of_samples.chunks_exact_mut(1).enumerate() {
-                masks.fill(sample, mask);
+                source.fill(sample, mask);
             }
             scale_samples(ys, rows, self.dim, &of_samples);
             of_samples
@@ -77,20 +84,6 @@ impl End {
         // A sum of two numbers does not depend on their order.
         super::stack::add(ys, xs);
         Kept { mask, scaled, of_samples }
-    }
-
-    fn draw(&self, source: DropoutSource, rows: &Rows) -> Buffer {
-        let mut mask = Buffer::dirty(rows.count() * self.dim);
-        let cost = DRAW_COST * mask.len();
-        let parts = rows.cut(&mut mask, self.dim).into_iter().enumerate();
-        let longest = rows.lengths.iter().copied().max().unwrap_or_default();
-        parallel::for_each_with(
-            cost,
-            parts,
-            || Masks::new(source.rate, source.site, source.random, longest * self.dim),
-            |masks, (sample, part)| masks.fill(sample, part),
-        );
-        mask
     }
 
     /// The gradient of the branch's last map, if it differs from the sum's.

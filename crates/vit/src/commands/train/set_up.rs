@@ -127,7 +127,14 @@ impl SetUp {
     /// If the device has no room, or an image cannot be read.
     pub(crate) fn cache_features(&mut self) -> Result<()> {
         let settings = &self.settings;
-        if settings.finetune.freeze != Freeze::All || settings.augments() {
+        if settings.finetune.freeze != Freeze::All {
+            return Ok(());
+        }
+        if settings.augments() {
+            tracing::info!(
+                "augmented images pass the frozen layers in every epoch; without augmentation, such as with \
+                 --augment-crop-scale 0 --augment-flip 0, they pass once"
+            );
             return Ok(());
         }
         let values = self.parameters.sorted().into_iter();
