@@ -73,7 +73,7 @@ const FLAGS: [&str; 8] = [
     "none",
     "--mca",
     "odls_base_sigkill_timeout",
-    "30",
+    "2",
     "-n",
 ];
 

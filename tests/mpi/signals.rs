@@ -39,7 +39,7 @@ fn an_interrupted_run_resumes_on_another_number_of_ranks_to_the_same_bits() {
     let words = "-q train --config small.toml --save-every 100000 --run-dir run";
     let mut running = Running::start(&mut mpirun(&sandbox, 4, words));
     running.wait_until(|| has_metrics(&sandbox.path("run")));
-    signal(running.child().id(), "TERM");
+    signal(running.child().id(), "USR1");
     running.end();
     on_ranks(&sandbox, 2, "-q train --resume run").succeeded();
     let trained = result(&sandbox, "run");

@@ -57,7 +57,7 @@ fn launch(
     command.args(["-n", &ranks.to_string()]);
     if version.contains("Open MPI") {
         // A core for each rank would be all that its threads get; and a rank that is to end saves first.
-        command.args(["--bind-to", "none", "--mca", "odls_base_sigkill_timeout", "30"]);
+        command.args(["--bind-to", "none", "--mca", "odls_base_sigkill_timeout", "2"]);
         command.arg("--oversubscribe");
         if is_root() {
             command.arg("--allow-run-as-root");
@@ -122,7 +122,7 @@ fn install() -> bool {
         command.env("DEBIAN_FRONTEND", "noninteractive").args(args).stdout(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
-    let packages = [&["install", "--yes", "--no-install-recommends"], &PACKAGES[..]].concat();
+    let packages = [&["install", "--yes", "--no-install-recommends"][..], &PACKAGES].concat();
     // Without lists of packages there is nothing to install from.
     apt(&packages) || (apt(&["update"]) && apt(&packages))
 }
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn open_mpi_binds_no_rank_and_gives_time_to_save() {
         let words = words("mpirun (Open MPI) 4.1.4").join(" ");
-        assert!(words.starts_with("-n 4 --bind-to none --mca odls_base_sigkill_timeout 30"));
+        assert!(words.starts_with("-n 4 --bind-to none --mca odls_base_sigkill_timeout 2"));
         assert!(words.ends_with("vit train --epochs 2"), "{words}");
     }
 

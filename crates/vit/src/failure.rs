@@ -132,6 +132,11 @@ impl Failure {
     /// Prints the failure on stderr and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         self.log();
+        self.exit_code()
+    }
+
+    /// The same as [`code`](Self::code), for `main`.
+    pub(crate) fn exit_code(&self) -> ExitCode {
         self.exit.into()
     }
 }

@@ -33,9 +33,7 @@ type Save = Box<dyn Fn() -> Result<bool> + Send>;
 
 /// How long after it was asked to end a run may still take to end by itself.
 const PATIENCE: Duration = Duration::from_millis(1500);
-/// The same of several ranks, all of which end after the same step: less than the 30 s that launchers are told to wait.
-const PATIENCE_OF_RANKS: Duration = Duration::from_secs(25);
-/// Launchers pass a signal on that the terminal sends too: within this time it is the same.
+/// Launchers pass a signal on that the terminal sends too, and repeat it: of several ranks, within this time it is the same.
 const ONE_SIGNAL: Duration = Duration::from_secs(2);
 
 static HAS_OTHERS: AtomicBool = AtomicBool::new(false);
@@ -184,9 +182,7 @@ pub(crate) fn tell() {
 fn leave_soon() {
     let since = Instant::now();
     save_at_once();
-    let of_ranks = HAS_OTHERS.load(Ordering::SeqCst);
-    let patience = if of_ranks { PATIENCE_OF_RANKS } else { PATIENCE };
-    std::thread::sleep(patience.saturating_sub(since.elapsed()));
+    std::thread::sleep(PATIENCE.saturating_sub(since.elapsed()));
     let writing = locked(&WRITING);
     // Held to the end: nothing else begins.
     let _writing =

@@ -15,9 +15,11 @@ use vit_train::{Alone, Collective};
 use crate::device;
 use crate::differences::differences;
 use crate::failure::{Exit, Failure, Result};
+use crate::interrupt;
 
-/// How long a rank waits before it reports a failure: where rank 0 has the same, it speaks for all, and ends them.
-const RANK_0_FIRST: Duration = Duration::from_secs(2);
+/// How long a rank waits before it reports a failure: where rank 0 has the same, it speaks for all, and the launcher signals them
+/// within 2 s.
+const RANK_0_FIRST: Duration = Duration::from_secs(3);
 
 static LAUNCH: OnceLock<Option<Launch>> = OnceLock::new();
 
@@ -41,6 +43,9 @@ pub(crate) fn let_rank_0_speak() {
 pub(crate) fn fail(failure: Failure) -> ExitCode {
     let Some(launch) = launch() else { return failure.report() };
     let_rank_0_speak();
+    if launch.rank > 0 && interrupt::asked() {
+        return failure.exit_code();
+    }
     let failure = if launch.rank > 0 { failure.about(name_of(launch.rank)) } else { failure };
     let code = failure.report();
     vit_files::remove_temporaries();
@@ -298,7 +303,7 @@ fn world(launch: &Launch) -> Result<World> {
         };
         Failure::new(Exit::Usage, error.to_string()).hint(hint)
     })?;
-    crate::interrupt::is_one_of_several();
+    interrupt::is_one_of_several();
     crate::terminal::call_panics_those_of(&name_of(world.rank()));
     let told = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
