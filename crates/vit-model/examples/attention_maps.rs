@@ -1,8 +1,7 @@
-//! Draws what the class token of a small model attends to, through all of its blocks (attention rollout, Abnar and
-//! Zuidema, arXiv 2005.00928), beside the digit.
+//! Draws the attention rollout (Abnar and Zuidema, arXiv 2005.00928) of a small model's class token beside the digit.
 //!
 //! `cargo run -p vit-model --example attention_maps` trains for some seconds, then prints three digits and their maps
-//! as text; it fails where a map does not sum to one.
+//! as text. It fails if a map does not sum to one.
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
@@ -19,7 +18,7 @@ use vit_train::{Optimizer, OptimizerConfig};
 const SEED: u64 = 42;
 const BATCH: usize = 64;
 const EPOCHS: u64 = 4;
-/// Pixels of a patch on a side; a character is one pixel wide and two high.
+/// A patch's side in pixels. A character is one pixel wide and two high.
 const PATCH: usize = 4;
 const SHADES: &[u8] = b" .:-=+*#%@";
 
@@ -40,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (images, _labels) = test.batch(&indices, &Device::Cpu, DType::F32)?;
     let (logits, weights) = model.forward_with_weights(&images, Mode::Eval)?;
     let answers = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
-    // Of the class token, which is the first: how much of each token reaches it.
+    // The first row belongs to the class token: how much of each token reaches it.
     let maps = weights.rollout()?.narrow(1, 0, 1)?.squeeze(1)?.to_vec2::<f32>()?;
     for ((index, answer), map) in indices.iter().zip(answers).zip(maps) {
         let index = *index as usize;
@@ -54,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// So many passes over the training images, with Adam.
+/// Trains for this many epochs with Adam.
 fn train(
     config: &VitConfig,
     parameters: &Parameters,
@@ -80,7 +79,7 @@ fn train(
     Ok(())
 }
 
-/// The image and the map beside it, each from its darkest to its brightest.
+/// Draws image and map side by side, each scaled to its own range.
 fn draw(image: &[u8], map: &[f32], width: usize) {
     let patches = width / PATCH;
     let (darkest, brightest) =

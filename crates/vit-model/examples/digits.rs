@@ -1,7 +1,7 @@
-//! Trains the model of the preset `shallow` on the digits that `vit-data` draws, with the trainer of `vit-train`.
+//! Trains the preset `shallow` on `vit-data`'s built-in digits with `vit-train`.
 //!
-//! `cargo run -p vit-model --example digits` prints the accuracy after each epoch, and fails below 80 % on the digits
-//! that are only tested on. It takes some seconds.
+//! `cargo run -p vit-model --example digits` prints the accuracy after each epoch and fails below 80 % test accuracy.
+//! It takes some seconds.
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The digits as a trainer sees them.
+/// The digits as the trainer's data.
 struct Images {
     train: Examples,
     test: Examples,
@@ -67,7 +67,7 @@ impl Data for Images {
     }
 }
 
-/// Prints each epoch's line, and keeps the last test accuracy.
+/// Prints each epoch and keeps the last test accuracy.
 struct Printed {
     test_accuracy: f64,
 }

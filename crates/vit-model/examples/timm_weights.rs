@@ -1,8 +1,8 @@
-//! Takes timm's weights, and tells the five most probable classes of an image of noise.
+//! Loads timm's weights and prints the five most probable classes of an image of noise.
 //!
-//! `cargo run -p vit-model --example timm_weights -- FILE.safetensors` reads a file that timm's model wrote with
-//! `safetensors.torch.save_file(model.state_dict(), "FILE.safetensors")`. Without a file, a ViT-Ti/16 with random
-//! weights is written under timm's names first, and held to answer as it did before.
+//! `cargo run -p vit-model --example timm_weights -- FILE.safetensors` reads a file written with
+//! `safetensors.torch.save_file(model.state_dict(), "FILE.safetensors")`. Without a file, it first writes a ViT-Ti/16
+//! with random weights under timm's names, and checks that the loaded model answers the same.
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Reads a model, describes it, and prints what it takes noise for.
+/// Reads a model, describes it, and prints its answer to noise.
 fn probabilities_of(path: &Path) -> Result<Vec<f32>, Box<dyn Error>> {
     let file = ModelFile::open(path)?; // mapped: its header is read, and a tensor when it is asked for
     let foreign = Foreign::new(file.infos(), Documents::default(), &Known::default())?;
@@ -64,7 +64,7 @@ fn write_random(path: &Path) -> Result<Vec<f32>, Box<dyn Error>> {
     Ok(probabilities)
 }
 
-/// What a model takes an image of noise for.
+/// A model's probabilities for an image of noise.
 fn answer(config: &VitConfig, vb: &VarBuilder) -> candle_core::Result<Vec<f32>> {
     let model = VisionTransformer::new(config, vb)?;
     let image = config.image;

@@ -1,4 +1,4 @@
-//! A small dataset, its files as mirrors serve them, and options.
+//! A small dataset, its files on mirrors, and options.
 
 use std::fs;
 use std::io::Write;
@@ -10,7 +10,7 @@ use flate2::write::GzEncoder;
 use vit_fetch::{Checksum, Options, Source, SourceFile};
 use vit_files::Digest;
 
-/// 20,000 bytes that shrink by half, so that packings differ and any packed byte matters.
+/// 20,000 bytes that compress by half, so that packings differ and every packed byte matters.
 pub(crate) fn images() -> Vec<u8> {
     let mut state = 1_u32;
     let mut next = || {
@@ -67,7 +67,7 @@ fn unpacked(name: &'static str, bytes: &[u8]) -> SourceFile {
     }
 }
 
-/// Asks these mirrors, and gives them time even where the tests' machine is busy.
+/// Options with these mirrors, with time for a busy test machine.
 pub(crate) fn options(mirrors: &[String]) -> Options {
     Options {
         mirrors: mirrors.iter().map(|mirror| mirror.parse().unwrap()).collect(),
@@ -78,7 +78,7 @@ pub(crate) fn options(mirrors: &[String]) -> Options {
     }
 }
 
-/// The names in a folder, sorted, but for the lock.
+/// The sorted names in a folder, without the lock.
 pub(crate) fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());

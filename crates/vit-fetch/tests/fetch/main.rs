@@ -1,4 +1,4 @@
-//! Fetching from a mirror in this process, with every fault that mirrors have.
+//! Fetches from a mirror in this process, with every kind of fault.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests, too")]
 

@@ -1,4 +1,4 @@
-//! What mirrors answer, right and wrong.
+//! Correct and faulty answers of mirrors.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ fn files_are_unpacked_and_installed() {
 }
 
 #[test]
-fn any_packing_of_the_right_bytes_is_taken() {
+fn any_packing_of_the_published_bytes_is_accepted() {
     let server = Server::answering(Reply::Ranged(gzip_otherwise(&images())));
     let folder = tempdir().unwrap();
     fetch(&toy(), folder.path(), &options(&[server.url()]), &mut |_| {}).unwrap();
@@ -46,7 +46,7 @@ fn any_packing_of_the_right_bytes_is_taken() {
 }
 
 #[test]
-fn a_file_known_by_its_packed_bytes_stays_packed() {
+fn file_with_a_packed_digest_stays_packed() {
     let server = Server::answering(Reply::Ranged(gzip(&images())));
     let folder = tempdir().unwrap();
     let (source, options) = (packed_toy(), options(&[server.url()]));
@@ -58,13 +58,13 @@ fn a_file_known_by_its_packed_bytes_stays_packed() {
 }
 
 #[test]
-fn another_packing_is_refused_where_the_packed_bytes_are_known() {
+fn another_packing_is_rejected_for_a_packed_digest() {
     let reason = reason_of(&packed_toy(), Reply::Ranged(gzip_otherwise(&images())));
     assert!(matches!(reason, Reason::Mismatch(Mismatch::Sha256 { .. })), "{reason}");
 }
 
 #[test]
-fn errors_are_named_by_their_status() {
+fn error_status_is_named() {
     for status in [403, 404, 500] {
         let reason = reason_of(&toy(), Reply::Status(status));
         assert_eq!(reason.to_string(), format!("answered with HTTP status {status}"));
@@ -72,12 +72,12 @@ fn errors_are_named_by_their_status() {
 }
 
 #[test]
-fn a_login_page_is_not_taken_for_the_file() {
+fn login_page_is_rejected() {
     assert!(matches!(reason_of(&toy(), Reply::Html), Reason::HtmlPage));
 }
 
 #[test]
-fn what_is_not_gzip_is_shown() {
+fn non_gzip_bytes_are_shown() {
     let reason = reason_of(&toy(), Reply::Whole(b"<!doctype html>".to_vec()));
     let expected = "sent another file: expected a gzip file, got something that begins with \
                     \"<!doctype html>\"";
@@ -87,7 +87,7 @@ fn what_is_not_gzip_is_shown() {
 }
 
 #[test]
-fn an_altered_file_is_refused() {
+fn altered_file_is_rejected() {
     let mut altered = images();
     altered[7] ^= 1;
     let reason = reason_of(&toy(), Reply::Ranged(gzip(&altered)));
@@ -95,31 +95,31 @@ fn an_altered_file_is_refused() {
 }
 
 #[test]
-fn a_damaged_file_is_refused() {
+fn damaged_gzip_is_rejected() {
     let mut damaged = gzip(&images());
     let last = damaged.len() - 8;
-    // The checksum of the gzip format itself.
+    // The checksum of the gzip format.
     damaged[last] ^= 1;
     let reason = reason_of(&toy(), Reply::Ranged(damaged));
     assert!(matches!(reason, Reason::Mismatch(Mismatch::DamagedGzip(_))), "{reason}");
 }
 
 #[test]
-fn a_file_of_another_length_is_refused() {
+fn file_of_another_length_is_rejected() {
     let reason = reason_of(&toy(), Reply::Ranged(gzip(&images()[..100])));
     let short = Mismatch::TooShort { expected: 20_000, got: 100 };
     assert_eq!(reason.to_string(), Reason::Mismatch(short).to_string());
 }
 
 #[test]
-fn a_file_cut_short_at_the_mirror_is_refused() {
+fn truncated_file_at_the_mirror_is_rejected() {
     let whole = gzip(&images());
     let reason = reason_of(&toy(), Reply::Whole(whole[..whole.len() / 2].to_vec()));
     assert!(matches!(reason, Reason::Mismatch(Mismatch::DamagedGzip(_))), "{reason}");
 }
 
 #[test]
-fn a_connection_cut_short_tells_how_much_came() {
+fn broken_connection_reports_the_received_size() {
     let file = gzip(&images());
     let expected = file.len() as u64;
     match reason_of(&toy(), Reply::Truncated { file, sent: 5000 }) {
@@ -129,24 +129,24 @@ fn a_connection_cut_short_tells_how_much_came() {
 }
 
 #[test]
-fn a_few_bytes_that_unpack_to_many_are_not_unpacked_further() {
+fn gzip_bomb_is_not_unpacked_beyond_the_limit() {
     let reason = reason_of(&toy(), Reply::Whole(gzip(&vec![0; 10_000_000])));
     let expected = "sent another file: expected 20000 bytes, got more";
     assert_eq!(reason.to_string(), expected);
 }
 
 #[test]
-fn an_endless_answer_is_cut_off() {
+fn endless_answer_is_cut_off() {
     assert!(matches!(reason_of(&toy(), Reply::Endless), Reason::TooLong { .. }));
 }
 
 #[test]
-fn an_answer_announced_as_too_long_is_not_begun() {
+fn answer_announced_as_too_long_is_not_downloaded() {
     assert!(matches!(reason_of(&toy(), Reply::Whole(vec![0; 50_000])), Reason::TooLong { .. }));
 }
 
 #[test]
-fn a_stalling_answer_is_given_up() {
+fn stalling_answer_is_abandoned() {
     let server = Server::answering(Reply::Stalling);
     let stall = Duration::from_millis(300);
     let options = Options { stall, ..options(&[server.url()]) };
@@ -155,7 +155,7 @@ fn a_stalling_answer_is_given_up() {
 }
 
 #[test]
-fn a_dripping_answer_is_cut_off_when_time_is_over() {
+fn dripping_answer_ends_with_the_time_limit() {
     let server = Server::answering(Reply::Dripping(gzip(&images())));
     let total = Duration::from_millis(400);
     let options = Options { total, ..options(&[server.url()]) };
@@ -164,7 +164,7 @@ fn a_dripping_answer_is_cut_off_when_time_is_over() {
 }
 
 #[test]
-fn a_mirror_that_drips_is_left_early_and_the_next_goes_on_where_it_was() {
+fn dripping_mirror_is_left_early_and_the_next_resumes() {
     let drips = Server::answering(Reply::Dripping(gzip(&images())));
     let whole = Server::answering(Reply::Ranged(gzip(&images())));
     let folder = tempdir().unwrap();
@@ -187,7 +187,7 @@ fn a_mirror_that_drips_is_left_early_and_the_next_goes_on_where_it_was() {
 }
 
 #[test]
-fn time_is_divided_among_the_mirrors_that_are_left() {
+fn time_is_divided_among_the_remaining_mirrors() {
     let drips = [(); 2].map(|()| Server::answering(Reply::Dripping(gzip(&images()))));
     let whole = Server::answering(Reply::Ranged(gzip(&images())));
     let folder = tempdir().unwrap();
@@ -202,7 +202,7 @@ fn time_is_divided_among_the_mirrors_that_are_left() {
         }
     })
     .unwrap();
-    // A third of the time, then half of what is left; less what went by on a busy machine.
+    // A third of the time, then half of the rest, minus delays of a busy machine.
     assert_eq!(shares.len(), 2);
     let sound = total / 4..=total / 3;
     assert!(shares.iter().all(|share| sound.contains(share)), "{shares:?}");
@@ -210,7 +210,7 @@ fn time_is_divided_among_the_mirrors_that_are_left() {
 }
 
 #[test]
-fn secrets_of_a_mirror_reach_the_mirror_and_no_message() {
+fn mirror_secrets_reach_the_mirror_and_no_message() {
     let mirror = Server::start(|path| match path {
         "/data/images.gz?token=SECRET&a=b/" => Reply::Ranged(gzip(&images())),
         _ => Reply::Status(404),
@@ -241,13 +241,13 @@ fn secrets_of_a_mirror_reach_the_mirror_and_no_message() {
 }
 
 #[test]
-fn a_mirror_that_refuses_connections_is_named() {
+fn unreachable_mirror_is_named() {
     let reason = reason_with(&toy(), &options(&[Server::unreachable()]));
     assert!(matches!(reason, Reason::Transport(_)), "{reason}");
 }
 
 #[test]
-fn mirrors_are_asked_in_turn_and_a_failed_one_last_for_the_next_file() {
+fn mirrors_are_tried_in_order_and_a_failed_one_last() {
     let bad = Server::answering(Reply::Status(403));
     let good = Server::start(|path| match path {
         "/data/images.gz" => Reply::Ranged(gzip(&images())),
@@ -267,7 +267,7 @@ fn mirrors_are_asked_in_turn_and_a_failed_one_last_for_the_next_file() {
 }
 
 #[test]
-fn the_users_mirrors_come_before_the_built_in_ones() {
+fn user_mirrors_come_before_built_in_ones() {
     let built_in = Server::answering(Reply::Ranged(gzip(&images())));
     let users = Server::answering(Reply::Status(404));
     let mirrors: &'static [&'static str] = vec![&*built_in.url().leak()].leak();
@@ -278,7 +278,7 @@ fn the_users_mirrors_come_before_the_built_in_ones() {
 }
 
 #[test]
-fn the_error_lists_every_mirror_and_hints_at_a_way_out() {
+fn error_lists_every_mirror_with_a_hint() {
     let (first, second) = (Server::answering(Reply::Status(403)), Server::answering(Reply::Html));
     let folder = tempdir().unwrap();
     let options = options(&[first.url(), second.url()]);
@@ -295,8 +295,7 @@ fn the_error_lists_every_mirror_and_hints_at_a_way_out() {
     assert!(names_in(folder.path()).is_empty());
 }
 
-/// Why a single mirror that answers so is of no use. Nothing may be installed, and of wrong bytes
-/// nothing kept.
+/// Why a single mirror with this answer fails. Nothing may be installed, and no wrong bytes kept.
 fn reason_of(source: &Source, reply: Reply) -> Reason {
     let server = Server::answering(reply);
     reason_with(source, &options(&[server.url()]))

@@ -1,4 +1,4 @@
-//! What is found in a folder.
+//! Existing files in a dataset's folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,19 +12,19 @@ use crate::dataset::{
 use crate::server::{Reply, Server};
 
 #[test]
-fn a_folder_that_does_not_exist_lacks_every_file() {
+fn missing_folder_lacks_every_file() {
     let presence = verify(&toy_of_two(), Path::new("no/such/folder")).unwrap();
     assert_eq!(presence, Presence::Incomplete { missing: vec!["images", "labels"] });
 }
 
 #[test]
-fn files_are_found_plain_or_packed_in_any_way() {
+fn files_are_found_plain_or_gzipped() {
     let folder = folder_with(&[("images", &images()), ("labels.gz", &gzip_otherwise(&labels()))]);
     assert_eq!(verify(&toy_of_two(), folder.path()).unwrap(), Presence::Verified);
 }
 
 #[test]
-fn a_complete_folder_is_only_read() {
+fn complete_folder_is_only_read() {
     let folder = folder_with(&[("images.gz", &gzip(&images()))]);
     let outcome = fetch(&toy(), folder.path(), &options(&[]), &mut |_| {}).unwrap();
     assert_eq!(outcome, Outcome::AlreadyThere);
@@ -32,7 +32,7 @@ fn a_complete_folder_is_only_read() {
 }
 
 #[test]
-fn only_what_is_missing_is_downloaded() {
+fn only_missing_files_are_downloaded() {
     let folder = folder_with(&[("images.gz", &gzip(&images()))]);
     let server = Server::answering(Reply::Ranged(gzip(&labels())));
     let options = options(&[server.url()]);
@@ -43,7 +43,7 @@ fn only_what_is_missing_is_downloaded() {
 }
 
 #[test]
-fn an_altered_file_is_named_and_left_alone() {
+fn altered_file_is_named_and_kept() {
     let mut altered = images();
     altered[9] ^= 1;
     for (name, bytes) in [("images", altered.clone()), ("images.gz", gzip(&altered))] {
@@ -59,7 +59,7 @@ fn an_altered_file_is_named_and_left_alone() {
 }
 
 #[test]
-fn a_truncated_file_is_told_by_its_length() {
+fn truncated_file_is_detected_by_length() {
     let folder = folder_with(&[("images", &images()[..19_999])]);
     let error = altered(&toy(), folder.path());
     assert!(error.ends_with("expected 20000 bytes, got 19999"), "{error}");
@@ -69,13 +69,13 @@ fn a_truncated_file_is_told_by_its_length() {
 }
 
 #[test]
-fn of_plain_and_packed_the_plain_one_is_checked() {
+fn plain_file_is_checked_before_the_gzipped_one() {
     let folder = folder_with(&[("images", b"altered"), ("images.gz", &gzip(&images()))]);
     altered(&toy(), folder.path());
 }
 
 #[test]
-fn a_plain_file_is_verified_by_the_known_packed_one_beside_it() {
+fn plain_file_is_verified_by_the_gzipped_one_beside_it() {
     let folder = folder_with(&[("images", &images()), ("images.gz", &gzip(&images()))]);
     assert_eq!(verify(&packed_toy(), folder.path()).unwrap(), Presence::Verified);
 
@@ -89,15 +89,15 @@ fn a_plain_file_is_verified_by_the_known_packed_one_beside_it() {
 }
 
 #[test]
-fn a_plain_file_alone_cannot_be_verified_by_a_packed_digest() {
+fn plain_file_alone_is_unverifiable_by_a_packed_digest() {
     let folder = folder_with(&[("images", &images())]);
     let error = verify(&packed_toy(), folder.path()).unwrap_err();
     assert!(matches!(error, Error::Unverifiable { .. }), "{error}");
 }
 
-/// Runs on the real files where `VIT_DATA` names a folder that holds them.
+/// Runs on the real files if `VIT_DATA` names a folder that holds them.
 #[test]
-fn the_published_mnist_is_recognised() {
+fn published_mnist_is_recognised() {
     let Some(root) = std::env::var_os("VIT_DATA").map(PathBuf::from) else { return };
     let folder = MNIST.folder(&root);
     if folder.is_dir() {
@@ -113,7 +113,7 @@ fn folder_with(files: &[(&str, &[u8])]) -> tempfile::TempDir {
     folder
 }
 
-/// The message about an altered file.
+/// The error message for an altered file.
 fn altered(source: &Source, folder: &Path) -> String {
     let error = verify(source, folder).unwrap_err();
     assert!(matches!(error, Error::Altered { .. }), "{error}");

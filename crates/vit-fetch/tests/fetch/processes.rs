@@ -1,7 +1,6 @@
-//! Several at once, and what the environment of a process says.
+//! Concurrent fetches, and settings from a process's environment.
 //!
-//! A test that needs processes, or an environment, starts this test program again for one of the
-//! ignored tests below.
+//! A test that needs processes or an environment restarts this test program for one of the ignored tests below.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -19,7 +18,7 @@ use crate::dataset::{gzip, images, labels, names_in, options, toy, toy_of_two};
 use crate::server::{Reply, Server};
 
 #[test]
-fn threads_at_once_make_one_download() {
+fn concurrent_threads_make_one_download() {
     let server = mirror();
     let folder = tempdir().unwrap();
     let (source, options) = (toy_of_two(), options(&[server.url()]));
@@ -35,7 +34,7 @@ fn threads_at_once_make_one_download() {
 
 /// Once, or many times in a soak: `cargo xtask soak`.
 #[test]
-fn processes_at_once_make_one_download() {
+fn concurrent_processes_make_one_download() {
     let rounds = if env::var_os("VIT_SOAK").is_some() { 50 } else { 1 };
     for _ in 0..rounds {
         let server = mirror();
@@ -50,10 +49,10 @@ fn processes_at_once_make_one_download() {
     }
 }
 
-/// The one that downloads is killed in the middle of it, while seven others wait: one of them goes on where it broke off.
+/// The downloading process is killed while seven others wait. One of them resumes.
 #[test]
-fn a_process_that_is_killed_leaves_its_download_to_the_next() {
-    // Nothing but a part of the first file, until somebody has been killed.
+fn next_process_resumes_a_killed_ones_download() {
+    // Only a part of the first file until a process was killed.
     let (killed, slow) = (Arc::new(AtomicBool::new(false)), images());
     let heard = Arc::clone(&killed);
     let server = Server::start(move |path| match path {
@@ -75,12 +74,12 @@ fn a_process_that_is_killed_leaves_its_download_to_the_next() {
         assert!(child.wait().unwrap().success());
     }
     assert_eq!(names_in(folder.path()), ["images", "labels"]);
-    // Of the first file a second time, of the other once.
+    // The first file twice, the other once.
     assert_eq!(server.requests().len(), 3);
 }
 
 #[test]
-fn the_wait_for_another_process_is_told_and_ends() {
+fn waiting_for_another_process_is_reported_and_limited() {
     let folder = tempdir().unwrap();
     let _held = FileLock::acquire(&folder.path().join(".lock")).unwrap();
     let options = Options { total: Duration::from_millis(200), ..options(&[]) };
@@ -94,7 +93,7 @@ fn the_wait_for_another_process_is_told_and_ends() {
 }
 
 #[test]
-fn a_proxy_of_the_environment_is_used() {
+fn environment_proxy_is_used() {
     let proxy = mirror();
     let folder = tempdir().unwrap();
     let mut child = fetching_child(folder.path(), "http://mirror.invalid/data");
@@ -104,7 +103,7 @@ fn a_proxy_of_the_environment_is_used() {
 }
 
 #[test]
-fn no_proxy_is_heeded() {
+fn no_proxy_is_respected() {
     let proxy = mirror();
     let folder = tempdir().unwrap();
     let mut child = fetching_child(folder.path(), "http://mirror.invalid/data");
@@ -114,7 +113,7 @@ fn no_proxy_is_heeded() {
 }
 
 #[test]
-fn a_dead_proxy_fails_within_seconds_and_leaves_this_machine_reachable() {
+fn dead_proxy_fails_within_seconds_and_localhost_stays_reachable() {
     let folder = tempdir().unwrap();
     let begun = Instant::now();
     let mut child = fetching_child(folder.path(), "http://mirror.invalid/data");
@@ -127,7 +126,7 @@ fn a_dead_proxy_fails_within_seconds_and_leaves_this_machine_reachable() {
 }
 
 #[test]
-fn the_environment_names_the_data_root_and_a_mirror() {
+fn environment_sets_data_root_and_mirror() {
     let mut child = child("child_reads_its_environment");
     child.env("VIT_DATA", "/data").env("VIT_MIRROR", "http://mirror/");
     assert!(child.status().unwrap().success());
@@ -135,8 +134,8 @@ fn the_environment_names_the_data_root_and_a_mirror() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_platforms_cache_folder_is_the_last_resort() {
-    // An empty variable is as good as none.
+fn platform_cache_is_the_last_resort() {
+    // An empty variable counts as unset.
     let mut child = child("child_falls_back_to_the_cache");
     child.env("VIT_DATA", "").env("VIT_MIRROR", "").env("XDG_CACHE_HOME", "/cache");
     assert!(child.status().unwrap().success());
@@ -184,10 +183,10 @@ fn fetching_child(folder: &Path, mirror: &str) -> Command {
     command
 }
 
-/// This test program for one ignored test, without the proxies of whoever runs the tests.
+/// This test program for one ignored test, without the user's proxies.
 fn child(test: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
-    // What fails in it is told on stderr; its stdout would be taken for this program's.
+    // Its failures go to stderr; its stdout would be taken for this program's.
     command.args(["--ignored", "--nocapture", "--exact", &format!("processes::{test}")]);
     command.stdout(Stdio::null());
     for name in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"] {

@@ -10,7 +10,7 @@ use crate::dataset::{gzip, gzip_otherwise, images, names_in, options, toy};
 use crate::server::{Reply, Server};
 
 #[test]
-fn a_part_is_resumed_where_the_server_can() {
+fn part_is_resumed_if_the_server_can() {
     let folder = tempdir().unwrap();
     leave_part(folder.path(), &gzip(&images())[..5000]);
     let server = Server::answering(Reply::Ranged(gzip(&images())));
@@ -27,7 +27,7 @@ fn a_part_is_resumed_where_the_server_can() {
 }
 
 #[test]
-fn a_part_is_begun_anew_where_the_server_ignores_ranges() {
+fn part_restarts_if_the_server_ignores_ranges() {
     let folder = tempdir().unwrap();
     leave_part(folder.path(), &gzip(&images())[..5000]);
     let server = Server::answering(Reply::Whole(gzip(&images())));
@@ -37,7 +37,7 @@ fn a_part_is_begun_anew_where_the_server_ignores_ranges() {
 }
 
 #[test]
-fn a_part_that_is_already_whole_is_begun_anew() {
+fn complete_part_restarts() {
     let folder = tempdir().unwrap();
     leave_part(folder.path(), &gzip(&images()));
     let server = Server::answering(Reply::Ranged(gzip(&images())));
@@ -47,7 +47,7 @@ fn a_part_that_is_already_whole_is_begun_anew() {
 }
 
 #[test]
-fn a_part_of_another_packing_is_begun_anew() {
+fn part_of_another_packing_restarts() {
     let folder = tempdir().unwrap();
     leave_part(folder.path(), &gzip_otherwise(&images())[..5000]);
     let server = Server::answering(Reply::Ranged(gzip(&images())));
@@ -57,7 +57,7 @@ fn a_part_of_another_packing_is_begun_anew() {
 }
 
 #[test]
-fn the_next_mirror_goes_on_where_one_broke_off() {
+fn next_mirror_resumes_a_broken_download() {
     let folder = tempdir().unwrap();
     let first = Server::answering(Reply::Truncated { file: gzip(&images()), sent: 7000 });
     let second = Server::answering(Reply::Ranged(gzip(&images())));

@@ -1,4 +1,4 @@
-//! A mirror in this process, with every fault that mirrors have.
+//! A mirror in this process, with every kind of fault.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,28 +6,28 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// What a mirror answers.
+/// A mirror's answer.
 #[derive(Clone)]
 pub(crate) enum Reply {
-    /// The file, from the byte that is asked for.
+    /// The file from the requested byte on.
     Ranged(Vec<u8>),
-    /// The whole file, whatever is asked for.
+    /// The whole file, ignoring ranges.
     Whole(Vec<u8>),
-    /// The first bytes of the file, and a closed connection.
+    /// The first bytes of the file, then a closed connection.
     Truncated { file: Vec<u8>, sent: usize },
     /// An error.
     Status(u16),
     /// A captive portal's page, with status 200.
     Html,
-    /// A few bytes, and silence.
+    /// A few bytes, then silence.
     Stalling,
     /// A byte of the file now and then.
     Dripping(Vec<u8>),
-    /// Bytes without end, and without an announced size.
+    /// Endless bytes without an announced size.
     Endless,
 }
 
-/// A server that lives until the test ends; each connection has a thread of its own.
+/// A server that lives until the test ends, with a thread per connection.
 pub(crate) struct Server {
     address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
@@ -51,14 +51,14 @@ impl Server {
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (reply_to, seen, proven) = (reply_to.clone(), seen.clone(), proven.clone());
-                // A client that has heard enough hangs up, which is an error here and no failure.
+                // A client may hang up early, which is an error here but no failure.
                 thread::spawn(move || _ = serve(stream, &*reply_to, &seen, &proven));
             }
         });
         Self { address, requests, authorizations }
     }
 
-    /// The address of a server that is gone, so that connections to it are refused.
+    /// The address of a stopped server, which refuses connections.
     pub(crate) fn unreachable() -> String {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         format!("http://{address}/data/")
@@ -69,12 +69,12 @@ impl Server {
         format!("http://{}/data/", self.address)
     }
 
-    /// What was asked for: paths, with the range's start where there is one, and `CONNECT`s.
+    /// The requests: paths, with the start of a range if any, and `CONNECT`s.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
 
-    /// What requests proved themselves with, in lower case.
+    /// The requests' authorization headers in lower case.
     pub(crate) fn authorizations(&self) -> Vec<String> {
         self.authorizations.lock().unwrap().clone()
     }
@@ -108,10 +108,10 @@ fn serve(
     }
 }
 
-/// What is heeded of a request's headers.
+/// The used headers of a request.
 #[derive(Default)]
 struct Headers {
-    /// The start of the range that they ask for.
+    /// The start of the requested range.
     start: Option<usize>,
     authorization: Option<String>,
 }
