@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{
-    Trained, errors, has_metrics, lives, mpirun, on_ranks, process_of, result, sandbox, scripted,
-    signal, times, uninterrupted,
+    SETTINGS, Trained, errors, has_metrics, lives, mpirun, on_ranks, process_of, result, sandbox,
+    scripted, signal, times, uninterrupted,
 };
 use crate::running::Running;
 use crate::support::{Outcome, Sandbox};
@@ -92,6 +92,8 @@ fn a_run_of_which_ranks_are_killed_ends_in_the_same_bits() {
 #[test]
 fn a_full_disk_ends_all_ranks_and_the_run_goes_on_from_its_last_checkpoint() {
     let sandbox = sandbox();
+    // The number of steps sets any other schedule.
+    sandbox.write("small.toml", SETTINGS.replace("'one-cycle'", "'constant'"));
     let whole = uninterrupted(&sandbox);
     let some = "-q train --config small.toml --save-every 4 --max-steps 8 --run-dir run";
     on_ranks(&sandbox, 2, some).succeeded();
