@@ -49,7 +49,7 @@ struct Entry {
 }
 
 impl Step {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Fmt,
         Self::Layering,
         Self::Deny,
