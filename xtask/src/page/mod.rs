@@ -16,7 +16,7 @@ use crate::cargo::build_vit;
 use browser::{Browser, Screen};
 
 /// Draws on the page of `vit serve` in a headless Chromium and reads what it shows, in two widths and two colour schemes
-#[derive(Args)]
+#[derive(Clone, Args)]
 pub(crate) struct Page {
     /// A folder for pictures of every page
     #[arg(long, value_name = "DIR")]
