@@ -196,9 +196,12 @@ fn trained(
 
 fn timeless(records: &[Record]) -> Vec<Record> {
     let timeless = |record: &Record| match record {
-        Record::Epoch(epoch) => {
-            Record::Epoch(EpochMetrics { images_per_second: 0.0, seconds: 0.0, ..epoch.clone() })
-        }
+        Record::Epoch(epoch) => Record::Epoch(EpochMetrics {
+            images_per_second: 0.0,
+            seconds: 0.0,
+            waiting_seconds: None,
+            ..epoch.clone()
+        }),
         other => other.clone(),
     };
     records.iter().map(timeless).collect()
