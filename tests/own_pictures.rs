@@ -324,7 +324,6 @@ fn a_folder_that_changes_during_a_run_ends_it_where_pictures_are_not_cached() {
 
 /// How many pictures there are is one of a thousand things that take memory; `VIT_MANY_PICTURES=100000` tries more.
 #[cfg(target_os = "linux")]
-#[expect(clippy::print_stderr, reason = "the figure is what the larger test is run for")]
 #[test]
 fn memory_does_not_grow_with_the_number_of_pictures() {
     let many = std::env::var("VIT_MANY_PICTURES").ok().and_then(|text| text.parse().ok());

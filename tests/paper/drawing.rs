@@ -112,9 +112,9 @@ fn with_pen(digit: &GrayImage, side: u32, pen: f32) -> GrayImage {
                     let turns = (0..8).filter(|&at| !around[at] && around[(at + 1) % 8]).count();
                     let [north, _, east, _, south, _, west, _] = around;
                     let open = if pass == 0 {
-                        !(north && east && south) && !(east && south && west)
+                        !(east && south && (north || west))
                     } else {
-                        !(north && east && west) && !(north && south && west)
+                        !(north && west && (east || south))
                     };
                     if (2..=6).contains(&count) && turns == 1 && open {
                         off.push(y * n + x);
@@ -186,8 +186,8 @@ pub(crate) fn draw(kind: &str, digit: &GrayImage, index: u32) -> Vec<u8> {
         }
         "corner" => {
             let mut ink = Ink::new(500, 400);
-            let left = if index % 2 == 0 { 6 } else { 500 - 66 };
-            let top = if index / 2 % 2 == 0 { 6 } else { 400 - 66 };
+            let left = if index.is_multiple_of(2) { 6 } else { 500 - 66 };
+            let top = if (index / 2).is_multiple_of(2) { 6 } else { 400 - 66 };
             ink.put(left, top, &enlarged(digit, 60));
             sheet(&ink, WHITE, BLACK)
         }
@@ -221,7 +221,7 @@ pub(crate) fn draw(kind: &str, digit: &GrayImage, index: u32) -> Vec<u8> {
         }
         "letterbox" => {
             let thick = 30 + noise.below(70);
-            let upright = index % 2 == 0;
+            let upright = index.is_multiple_of(2);
             let (width, height) =
                 if upright { (280, 280 + 2 * thick) } else { (280 + 2 * thick, 280) };
             let mut ink = Ink::new(width, height);

@@ -317,8 +317,7 @@ impl Writer<'_> {
     ) -> Result<Value, Error> {
         let weight = self.graph.parameter(format!("{path}.weight"))?;
         let bias = if bias { Some(self.graph.parameter(format!("{path}.bias"))?) } else { None };
-        let inputs: Vec<&str> =
-            [xs, &weight].into_iter().chain(bias.as_ref().map(String::as_str)).collect();
+        let inputs: Vec<&str> = [xs, &weight].into_iter().chain(bias.as_deref()).collect();
         Ok(self.graph.node("Gemm", name, &inputs, vec![int("transB", 1)]))
     }
 

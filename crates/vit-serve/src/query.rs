@@ -51,9 +51,9 @@ impl Query {
     }
 }
 
-fn number<N: FromStr + PartialOrd>(name: &str, text: &str, least: N) -> Result<N, Problem>
+fn number<N>(name: &str, text: &str, least: N) -> Result<N, Problem>
 where
-    N: std::fmt::Display,
+    N: FromStr + PartialOrd + Copy + std::fmt::Display,
 {
     text.parse().ok().filter(|number| *number >= least).ok_or_else(|| {
         Problem::new(400, format!("{name}: expected a whole number from {least}, got {text:?}"))

@@ -28,8 +28,11 @@ pub(crate) struct Runs {
     /// This one of them alone.
     only: Option<String>,
     /// What was read of each, by the size and time of its metrics.
-    read: Mutex<BTreeMap<String, ((u64, SystemTime), Summary)>>,
+    read: Mutex<BTreeMap<String, (Version, Summary)>>,
 }
+
+/// A file's size and time.
+type Version = (u64, SystemTime);
 
 /// A run among others.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -183,7 +186,7 @@ fn summary_of(name: &str, metrics: &Metrics, settings: &Value) -> Summary {
     let last = metrics.epochs.last().cloned();
     let step = metrics.steps.last().map_or(0, |step| step.step);
     let later = (settings.get("changes").and_then(Value::as_array)).into_iter().flatten();
-    let later = later.filter_map(|change| change.get("train")?.get("epochs")?.as_u64()).last();
+    let later = later.filter_map(|change| change.get("train")?.get("epochs")?.as_u64()).next_back();
     Summary {
         name: name.to_owned(),
         preset: text("preset"),

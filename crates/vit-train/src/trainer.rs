@@ -454,7 +454,7 @@ impl Trainer {
                     score((&**model, &**loss), batch(indices)?, keeps_outputs).map(Some)
                 };
                 let parts = self.backend.evaluate(&self.task, len, &each)?;
-                Ok(total(if self.task.ranks.size() == 1 { parts } else { self.gathered(parts) }))
+                Ok(total(if self.task.ranks.size() == 1 { parts } else { self.gathered(&parts) }))
             };
         let swap = || averages.as_ref().map_or(Ok(()), |averages| averages.swap(trained));
         swap()?;
@@ -467,10 +467,10 @@ impl Trainer {
 
 impl Trainer {
     /// The parts of all ranks, in order; outputs stay where they are.
-    fn gathered(&self, parts: Vec<Option<Scores>>) -> Vec<Option<Scores>> {
+    fn gathered(&self, parts: &[Option<Scores>]) -> Vec<Option<Scores>> {
         const WORDS: usize = 5;
         let mut mine = Vec::with_capacity(parts.len() * WORDS);
-        for part in &parts {
+        for part in parts {
             let part = part.as_ref();
             let [low, high] = words_of(part.map_or(0.0, |part| part.loss_sum));
             let [correct, samples] = part.map_or([0; 2], |part| [part.correct, part.samples]);

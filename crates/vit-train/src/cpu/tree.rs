@@ -114,6 +114,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "sums are merged by value")]
     fn merge(left: String, right: String) -> Result<String, Infallible> {
         Ok(format!("({left}{right})"))
     }
