@@ -46,7 +46,7 @@ fn modules(src: &Path) -> Result<BTreeMap<Module, String>> {
             let mut module: Module =
                 below.iter().map(|part| part.to_string_lossy().into_owned()).collect();
             let file = module.pop().unwrap_or_default();
-            let is_test = file == "tests" || file == "testing" || file == "main";
+            let is_test = file.ends_with("tests") || file == "testing" || file == "main";
             if path.extension().is_none_or(|ending| ending != "rs") || is_test {
                 continue;
             }
@@ -62,7 +62,9 @@ fn modules(src: &Path) -> Result<BTreeMap<Module, String>> {
 
 /// The code of a file: what is left without comments, literals and its tests.
 fn code(text: &str) -> String {
-    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let tests = ["#[cfg(test)]\nmod tests", "#[cfg(test)]\npub(crate) mod tests"];
+    let end = tests.iter().filter_map(|tests| text.find(tests)).min();
+    let text = &text[..end.unwrap_or(text.len())];
     let mut code = String::new();
     let mut rest = text.chars().peekable();
     while let Some(letter) = rest.next() {

@@ -16,7 +16,8 @@ mod upright;
 mod view;
 
 pub use cache::Cache;
-pub use decode::{MOST_BYTES, decode, decode_file, file_bytes, length_of_first, shrink};
+pub use decode::several::length_of_first;
+pub use decode::{MOST_BYTES, decode, decode_file, file_bytes, shrink};
 pub use error::Error;
 pub use options::{Background, DecodeOptions};
 pub use picture::Picture;

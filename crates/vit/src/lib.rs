@@ -19,6 +19,7 @@ mod output;
 mod outputs;
 mod picture_set;
 mod pictures;
+mod prediction;
 mod progress;
 mod ranks;
 mod report;

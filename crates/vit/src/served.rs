@@ -14,10 +14,9 @@ use vit_model::{Fit, Pool, Summary, VisionTransformer};
 use vit_patch::ImageSize;
 use vit_serve::{Ask, Explain, Input, Model, Of, Problem, Seen};
 
-use crate::commands::predict::{Prediction, Subject};
-use crate::commands::serve::name_of;
 use crate::failure::{Exit, Failure, Result};
 use crate::pictures::{self, Preparation};
+use crate::prediction::{Prediction, Subject};
 use crate::report::patch_weights;
 use crate::saved_model::{SavedModel, probabilities};
 use crate::walk::{self, Walk};
@@ -312,4 +311,9 @@ fn about(saved: &SavedModel, name: &str) -> Result<Value> {
         "walks": walk::is_possible(config),
         "config": config,
     }))
+}
+
+/// What a model is called on the page: a run's folder, a file.
+pub(crate) fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }

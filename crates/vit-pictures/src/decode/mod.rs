@@ -5,7 +5,7 @@ mod jpeg;
 mod other;
 mod png;
 mod raw;
-mod several;
+pub(crate) mod several;
 
 use std::fs::File;
 use std::io::Read;
@@ -18,7 +18,6 @@ use crate::upright::upright;
 use crate::{DecodeOptions, Error, Picture, Shrunk};
 use guarded::guarded;
 use raw::Raw;
-pub use several::length_of_first;
 
 /// Decodes a PNG, JPEG, WebP, GIF (its first frame) or BMP picture, told apart by content.
 ///

@@ -137,11 +137,6 @@ pub(crate) fn address(server: &Server) -> String {
     format!("http://{}/", server.address())
 }
 
-/// What a model is called on the page: a run's folder, a file.
-pub(crate) fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
-}
-
 fn unusable(address: SocketAddr, error: &io::Error) -> Failure {
     let hint = match error.kind() {
         ErrorKind::AddrInUse => {

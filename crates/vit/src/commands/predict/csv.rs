@@ -1,6 +1,6 @@
 //! Predictions as CSV (RFC 4180).
 
-use super::{Prediction, Subject};
+use crate::prediction::{Prediction, Subject};
 
 pub(super) fn headings(prediction: &Prediction, names: &[String]) -> Vec<String> {
     let subject = match prediction.subject {

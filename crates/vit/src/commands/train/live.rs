@@ -87,7 +87,7 @@ impl Live {
             run: Some(self.settings.clone()),
         };
         let (live, folder) = (self.live.clone(), Arc::clone(&self.folder));
-        let publish = move || match Served::of(saved, &serve::name_of(folder.path())) {
+        let publish = move || match Served::of(saved, &served::name_of(folder.path())) {
             Ok(model) => live.publish(folder.path(), Arc::new(model)),
             Err(failure) => tracing::debug!("not shown: {}", failure.message()),
         };
