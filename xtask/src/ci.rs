@@ -49,7 +49,7 @@ struct Entry {
 }
 
 impl Step {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 13] = [
         Self::Fmt,
         Self::Layering,
         Self::Deny,
@@ -62,7 +62,6 @@ impl Step {
         Self::Api(Api::COMPARE),
         Self::Consumer,
         Self::Package,
-        Self::TestMpi,
         Self::GpuBuild,
     ];
 
