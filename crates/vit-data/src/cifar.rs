@@ -113,7 +113,7 @@ pub fn load_cifar_archive(path: &Path) -> Result<Dataset> {
 }
 
 impl Form {
-    /// That of the names, those of training, that of the test.
+    /// The names' file, the training files, the test file.
     fn files(&self) -> impl Iterator<Item = &'static str> {
         [self.names].into_iter().chain(self.train.iter().copied()).chain([self.test])
     }

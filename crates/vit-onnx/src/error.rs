@@ -26,7 +26,7 @@ pub enum Error {
         /// Its deviations.
         std: usize,
     },
-    /// Parameters that are not those of the configuration.
+    /// The parameters do not match the configuration.
     #[error(transparent)]
     Model(#[from] vit_model::Error),
     /// Parameters that cannot be read from their device.

@@ -19,7 +19,7 @@ pub use read::{Description, describe};
 const OPSET: i64 = 17;
 /// The format's version that came with it.
 const IR_VERSION: i64 = 8;
-/// The metadata key of the configuration, class names and transform, as JSON: that of our safetensors files.
+/// The metadata key of the configuration, class names and transform, as JSON. Our safetensors files use the same key.
 const CONFIG_KEY: &str = "vit_config";
 /// The longest message that protocol buffers hold.
 const MOST_BYTES: u64 = i32::MAX as u64;
