@@ -1,5 +1,7 @@
 //! A picture that is shrunk while it is decoded, as planes of numbers in [0, 1], one for each channel.
 
+use std::array;
+
 use image::metadata::Orientation;
 use image::{ImageBuffer, Luma};
 
@@ -79,13 +81,13 @@ impl Rows for Shrinking {
         &mut self,
         y: u32,
         columns: impl Iterator<Item = u32>,
-        mut samples: impl Iterator<Item = u16>,
+        samples: impl Iterator<Item = u16>,
     ) {
-        let mut pixel = [0; 4];
-        let pixel = &mut pixel[..self.kind.samples];
-        for x in columns {
-            pixel.fill_with(|| samples.next().unwrap_or_default());
-            self.add((x, y), pixel);
+        match self.kind.samples {
+            1 => self.add::<1>(y, columns, samples),
+            2 => self.add::<2>(y, columns, samples),
+            3 => self.add::<3>(y, columns, samples),
+            _ => self.add::<4>(y, columns, samples),
         }
     }
 }
@@ -111,20 +113,23 @@ impl Shrinking {
         Self { size, kind, factor, across, sums: vec![0; across * down * kind.samples] }
     }
 
-    fn add(&mut self, (x, y): (u32, u32), pixel: &[u16]) {
-        let square = (y / self.factor) as usize * self.across + (x / self.factor) as usize;
-        let sums = &mut self.sums[square * self.kind.samples..][..self.kind.samples];
-        match (sums, pixel) {
-            ([colour @ .., opacity], [light @ .., alpha]) if self.kind.has_alpha() => {
-                for (sum, &sample) in colour.iter_mut().zip(light) {
-                    *sum += u64::from(sample) * u64::from(*alpha);
-                }
-                *opacity += u64::from(*alpha);
-            }
-            (sums, pixel) => {
-                for (sum, &sample) in sums.iter_mut().zip(pixel) {
-                    *sum += u64::from(sample);
-                }
+    fn add<const SAMPLES: usize>(
+        &mut self,
+        y: u32,
+        columns: impl Iterator<Item = u32>,
+        mut samples: impl Iterator<Item = u16>,
+    ) {
+        let has_alpha = SAMPLES.is_multiple_of(2);
+        let row = (y / self.factor) as usize * self.across * SAMPLES;
+        let (squares, _) = self.sums[row..][..self.across * SAMPLES].as_chunks_mut::<SAMPLES>();
+        for x in columns {
+            let pixel: [u64; SAMPLES] =
+                array::from_fn(|_| u64::from(samples.next().unwrap_or_default()));
+            let opacity = if has_alpha { pixel[SAMPLES - 1] } else { 1 };
+            let square = &mut squares[(x / self.factor) as usize];
+            for (at, sum) in square.iter_mut().enumerate() {
+                let is_opacity = has_alpha && at + 1 == SAMPLES;
+                *sum += if is_opacity { opacity } else { pixel[at] * opacity };
             }
         }
     }
@@ -220,6 +225,8 @@ fn grey([red, green, blue]: [f64; 3]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::*;
 
     const BYTES: u16 = 255;
@@ -234,7 +241,7 @@ mod tests {
     ) -> Vec<Plane> {
         let kind = Kind { samples: SAMPLES, most };
         let mut shrinking = Shrinking::new((width, height), kind, least);
-        order.for_each(|(x, y)| shrinking.add((x, y), &pixel(x, y)));
+        order.for_each(|(x, y)| shrinking.add_row(y, iter::once(x), pixel(x, y).into_iter()));
         shrinking.planes(channels)
     }
 

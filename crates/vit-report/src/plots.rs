@@ -59,6 +59,7 @@ fn accuracy(metrics: &Metrics) -> Chart {
             series("test", Colour::Muted, test.collect()),
             series("training", Colour::Blue, train.collect()),
         ],
+        changes: Vec::new(),
     }
 }
 
@@ -75,6 +76,7 @@ fn loss(metrics: &Metrics) -> Chart {
             marks: Marks::Line,
             points,
         }],
+        changes: Vec::new(),
     }
 }
 

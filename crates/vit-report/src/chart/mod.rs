@@ -22,6 +22,8 @@ pub(crate) struct Chart {
     pub(crate) y: Axis,
     /// The later is drawn over the earlier.
     pub(crate) series: Vec<Series>,
+    /// Where on the x axis settings changed; drawn where there are points on both sides.
+    pub(crate) changes: Vec<f64>,
 }
 
 /// What an axis shows.
@@ -114,7 +116,9 @@ impl Chart {
         };
         let title = self.title;
         let lines = self.series.iter().map(|series| series.part(&frame));
-        let parts = [frame.open_part(title), lines.collect(), "</svg>\n".to_owned()].concat();
+        let lines = lines.collect();
+        let parts =
+            [frame.open_part(title), self.changes(&frame), lines, "</svg>\n".to_owned()].concat();
         Some(format!(
             "<figure class=\"chart\"><figcaption><b>{title}</b>{legend}</figcaption>\n{parts}</figure>\n"
         ))
@@ -123,6 +127,15 @@ impl Chart {
     /// All lines and dots.
     fn lines(&self, frame: &Frame) -> String {
         self.series.iter().map(|series| series.svg(&series.pixels(frame))).collect()
+    }
+
+    /// A line down the grid wherever settings changed.
+    fn changes(&self, frame: &Frame) -> String {
+        let points = || self.series.iter().flat_map(|series| &series.points);
+        let is_inside = |change: &&f64| {
+            points().any(|(x, _)| x <= change) && points().any(|(x, _)| x > change)
+        };
+        self.changes.iter().filter(is_inside).map(|&change| frame.change(change)).collect()
     }
 
     /// Where there is a point, a frame around all of them.
@@ -235,6 +248,7 @@ mod tests {
                 marks,
                 points,
             }],
+            changes: Vec::new(),
         }
     }
 

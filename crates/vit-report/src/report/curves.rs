@@ -35,8 +35,13 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// Accuracy and loss by epoch, of all parts of the dataset in one chart each; then what each step tells.
-pub(super) fn charts(metrics: &Metrics) -> String {
+/// Accuracy and loss by epoch, of all parts of the dataset in one chart each; then loss and learning rate by step, with the
+/// steps after which settings changed.
+pub(super) fn charts(metrics: &Metrics, changed_after: &[u64]) -> String {
+    let by_step = |title, label, series| {
+        let changes = changed_after.iter().map(|&step| step as f64).collect();
+        Chart { changes, ..by_step(title, label, series) }
+    };
     let line = |name, colour, value: &dyn Fn(&EpochMetrics) -> Option<f64>| {
         self::line(name, colour, of_epochs(metrics, value))
     };
@@ -109,6 +114,7 @@ pub(crate) fn by_epoch(title: &'static str, label: &'static str, series: Vec<Ser
         x: Axis { label: "epoch", ticks: Ticks::Whole },
         y: Axis { label, ticks: Ticks::Any },
         series,
+        changes: Vec::new(),
     }
 }
 
@@ -118,11 +124,14 @@ fn by_step(title: &'static str, label: &'static str, series: Series) -> Chart {
         x: Axis { label: "step", ticks: Ticks::Whole },
         y: Axis { label, ticks: Ticks::Any },
         series: vec![series],
+        changes: Vec::new(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use vit_run::StepMetrics;
+
     use super::*;
 
     #[test]
@@ -132,12 +141,21 @@ mod tests {
             val_loss: Some(1.0),
             ..EpochMetrics::default()
         };
-        let charts = charts(&Metrics { epochs: vec![epoch], ..Metrics::default() });
+        let charts = charts(&Metrics { epochs: vec![epoch], ..Metrics::default() }, &[]);
         let titles: Vec<&str> =
             charts.split("<b>").skip(1).map(|rest| rest.split('<').next().unwrap()).collect();
         assert_eq!(titles, ["Accuracy", "Loss"]);
         // No epoch told a loss in training, or of the test.
         assert_eq!(charts.matches("class=\"series\"").count(), 3);
+    }
+
+    #[test]
+    fn changed_settings_are_marked_between_the_steps_around_them() {
+        let step = |step| StepMetrics { step, epoch: 1, loss: 1.0, lr: 0.1 };
+        let metrics = Metrics { steps: vec![step(1), step(50), step(60)], ..Metrics::default() };
+        let charts = charts(&metrics, &[50, 60]);
+        assert_eq!(charts.matches("settings changed after step 50").count(), 2);
+        assert!(!charts.contains("after step 60"));
     }
 
     #[test]

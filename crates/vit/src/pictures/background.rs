@@ -1,6 +1,5 @@
 //! How far each pixel is from the background there.
 
-use image::Luma;
 use vit_pictures::Plane;
 
 /// Cells along the longer side of the grid that the background is known on.
@@ -20,7 +19,7 @@ pub(super) enum Tone {
 
 /// A picture's background: a range of brightness for each cell of a grid.
 pub(super) struct Background {
-    cell: u32,
+    cell: usize,
     low: Grid,
     high: Grid,
 }
@@ -36,27 +35,34 @@ impl Background {
     /// Takes the median over a wide window, so that strokes do not count, after levelling an even slope of the light. A cell's
     /// range is that of the medians around it: at a shadow's edge, nothing between light and shadow stands out.
     pub(super) fn of(plane: &Plane) -> Self {
-        let cell = plane.width().max(plane.height()).div_ceil(CELLS);
+        let cell = plane.width().max(plane.height()).div_ceil(CELLS) as usize;
         let medians = Grid::means(plane, cell).medians();
         Self { cell, low: medians.extremes(f32::min), high: medians.extremes(f32::max) }
     }
 
     pub(super) fn contrast(&self, plane: &Plane, tone: Tone) -> Contrast {
-        let mut steps = Vec::new();
-        let contrast = |x: u32, y: u32| {
-            let cell = (y / self.cell) as usize * self.low.width + (x / self.cell) as usize;
-            let value = plane.get_pixel(x, y).0[0];
-            let (above, range) = match tone {
-                Tone::Light => (value - self.high.values[cell], 1.0 - self.high.values[cell]),
-                Tone::Dark => (self.low.values[cell] - value, self.low.values[cell]),
-            };
-            let range = range.max(LEAST_RANGE);
-            if (x + 3 * y).is_multiple_of(7) && x > 0 {
-                steps.push((value - plane.get_pixel(x - 1, y).0[0]).abs() / range);
-            }
-            Luma([(above / range).max(0.0)])
+        let (sign, ends) = match tone {
+            Tone::Light => (1.0, &self.high.values),
+            Tone::Dark => (-1.0, &self.low.values),
         };
-        let plane = Plane::from_fn(plane.width(), plane.height(), contrast);
+        let range = |end| if tone == Tone::Light { 1.0 - end } else { end };
+        let ranges: Vec<(f32, f32)> =
+            ends.iter().map(|&end| (end, range(end).max(LEAST_RANGE))).collect();
+        let mut contrast = Vec::with_capacity(plane.len());
+        let mut steps = Vec::new();
+        for (y, row) in plane.chunks_exact(plane.width() as usize).enumerate() {
+            let ranges = &ranges[y / self.cell * self.low.width..];
+            for (pixels, (end, range)) in row.chunks(self.cell).zip(ranges) {
+                let of = |value: &f32| (sign * (value - end) / range).max(0.0);
+                contrast.extend(pixels.iter().map(of));
+            }
+            // A sample of the pixels, on other columns in each row.
+            for x in (4 * y % 7..row.len()).step_by(7).filter(|&x| x > 0) {
+                steps.push((row[x] - row[x - 1]).abs() / ranges[x / self.cell].1);
+            }
+        }
+        let (width, height) = plane.dimensions();
+        let plane = Plane::from_raw(width, height, contrast).expect("a number for each pixel");
         // Of normal noise, the median step between neighbours is 0.95 deviations.
         Contrast { plane, noise: 1.05 * median(&mut steps) }
     }
@@ -70,14 +76,16 @@ struct Grid {
 }
 
 impl Grid {
-    fn means(plane: &Plane, cell: u32) -> Self {
+    fn means(plane: &Plane, cell: usize) -> Self {
         let [width, height] =
-            [plane.width(), plane.height()].map(|side| side.div_ceil(cell) as usize);
+            [plane.width(), plane.height()].map(|side| (side as usize).div_ceil(cell));
         let mut sums = vec![(0.0, 0.0); width * height];
-        for (x, y, pixel) in plane.enumerate_pixels() {
-            let (sum, count) = &mut sums[(y / cell) as usize * width + (x / cell) as usize];
-            *sum += pixel.0[0];
-            *count += 1.0;
+        for (y, row) in plane.chunks_exact(plane.width() as usize).enumerate() {
+            let sums = &mut sums[y / cell * width..];
+            for (pixels, (sum, count)) in row.chunks(cell).zip(sums) {
+                pixels.iter().for_each(|value| *sum += value);
+                *count += pixels.len() as f32;
+            }
         }
         Self { width, height, values: sums.into_iter().map(|(sum, count)| sum / count).collect() }
     }
@@ -131,6 +139,8 @@ fn median(values: &mut [f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use image::Luma;
+
     use super::*;
 
     /// An upright stroke of contrast 0.5 on what `light` gives.
