@@ -1,7 +1,6 @@
 //! Our crates outside of this workspace: as they are published, and as another project uses them.
 //!
-//! There each crate is resolved alone, with fewer features than the workspace's union, and so candle is compiled once
-//! more. Both tasks take the same settings for that, to share it.
+//! There each crate is resolved alone, with fewer features than the workspace's union, and so candle is compiled again.
 
 use std::env;
 use std::ffi::OsStr;
@@ -18,8 +17,10 @@ use crate::cargo::{
 };
 use crate::layering::{items, text};
 
-/// As little optimisation as lets the consumer train in seconds, and nothing for debuggers.
-const PROFILE: [&str; 8] = [
+/// What packages are built with: nothing of them runs.
+const BUILT: [&str; 2] = ["debug=false", "incremental=false"];
+/// What the consumer is built with: as little optimisation as lets it train in seconds, and nothing for debuggers.
+const RUN: [&str; 8] = [
     "debug=false",
     "incremental=false",
     "package.candle-core.opt-level=1",
@@ -71,7 +72,7 @@ pub(crate) fn package() -> Result<()> {
         // What is being worked on is packed as it is.
         package.arg("--allow-dirty");
     }
-    run(with_profile(&mut package))
+    run(with_profile(&mut package, &BUILT))
 }
 
 /// Whether all that lies here is committed.
@@ -150,7 +151,7 @@ pub(crate) fn consumer() -> Result<()> {
     let manifest = root().join("tests/consumer/Cargo.toml");
     let mut consumer = cargo_at("run", &manifest);
     consumer.env("CARGO_TARGET_DIR", folder()?);
-    run(with_profile(&mut consumer).args(["--locked", "--quiet"]))
+    run(with_profile(&mut consumer, &RUN).args(["--locked", "--quiet"]))
 }
 
 /// Builds tests/consumer's `speed` as its Cargo.toml, which is the README's, has it: with the README's allocator, and with
@@ -166,8 +167,8 @@ pub(crate) fn build_speed() -> Result<[PathBuf; 2]> {
     Ok([build("speed", &[])?, build("speed-system", &["--no-default-features"])?])
 }
 
-fn with_profile(command: &mut Command) -> &mut Command {
-    command.args(PROFILE.map(|setting| format!("--config=profile.dev.{setting}")))
+fn with_profile<'a>(command: &'a mut Command, settings: &[&str]) -> &'a mut Command {
+    command.args(settings.iter().map(|setting| format!("--config=profile.dev.{setting}")))
 }
 
 #[cfg(test)]
