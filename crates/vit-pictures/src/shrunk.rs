@@ -137,22 +137,19 @@ impl Shrinking {
     /// One plane of grey, or three of red, green and blue; transparency shows the background.
     pub(crate) fn planes(&self, channels: usize) -> Vec<Plane> {
         let background = if self.kind.has_alpha() { self.background() } else { 0.0 };
-        let plane = |light: fn([f64; 3]) -> f64| {
-            let (width, height) = self.size;
-            let [across, down] = [width, height].map(|side| side.div_ceil(self.factor));
-            Plane::from_fn(across, down, |x, y| {
-                let Colour { rgb, alpha } = self.mean(x, y);
-                Luma([(light(rgb) + background * (1.0 - alpha)) as f32])
-            })
-        };
         match channels {
-            1 => vec![plane(grey)],
-            _ => vec![
-                plane(|[red, _, _]| red),
-                plane(|[_, green, _]| green),
-                plane(|[_, _, blue]| blue),
-            ],
+            1 => vec![self.plane(background, grey)],
+            _ => (0..3).map(|channel| self.plane(background, |rgb| rgb[channel])).collect(),
         }
+    }
+
+    fn plane(&self, background: f64, light: impl Fn([f64; 3]) -> f64) -> Plane {
+        let (width, height) = self.size;
+        let [across, down] = [width, height].map(|side| side.div_ceil(self.factor));
+        Plane::from_fn(across, down, |x, y| {
+            let Colour { rgb, alpha } = self.mean(x, y);
+            Luma([(light(rgb) + background * (1.0 - alpha)) as f32])
+        })
     }
 
     /// RGB bytes over a background, and their width and height.
@@ -169,6 +166,7 @@ impl Shrinking {
     }
 
     /// That of a square.
+    #[inline]
     fn mean(&self, x: u32, y: u32) -> Colour {
         let pixels = |at: u32, side: u32| ((at + 1) * self.factor).min(side) - at * self.factor;
         let count = f64::from(pixels(x, self.size.0)) * f64::from(pixels(y, self.size.1));
@@ -201,6 +199,7 @@ impl Kind {
     }
 
     /// The mean of so many pixels, of which these are the sums.
+    #[inline]
     fn colour(self, sums: &[u64], count: f64) -> Colour {
         let most = f64::from(self.most);
         let opaque = if self.has_alpha() { count * most * most } else { count * most };
@@ -219,6 +218,7 @@ struct Colour {
 }
 
 /// The luminance of ITU-R BT.709; of a grey pixel its grey itself, to the bit.
+#[inline]
 fn grey([red, green, blue]: [f64; 3]) -> f64 {
     green + 0.2126 * (red - green) + 0.0722 * (blue - green)
 }

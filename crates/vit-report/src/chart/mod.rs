@@ -132,9 +132,8 @@ impl Chart {
     /// A line down the grid wherever settings changed.
     fn changes(&self, frame: &Frame) -> String {
         let points = || self.series.iter().flat_map(|series| &series.points);
-        let is_inside = |change: &&f64| {
-            points().any(|(x, _)| x <= change) && points().any(|(x, _)| x > change)
-        };
+        let is_inside =
+            |change: &&f64| points().any(|(x, _)| x <= change) && points().any(|(x, _)| x > change);
         self.changes.iter().filter(is_inside).map(|&change| frame.change(change)).collect()
     }
 

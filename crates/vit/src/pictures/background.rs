@@ -5,7 +5,7 @@ use vit_pictures::Plane;
 /// Cells along the longer side of the grid that the background is known on.
 const CELLS: u32 = 40;
 /// A cell's background is the median of the cells this near, every third: a digit covers less than half of them.
-const REACH: i32 = 15;
+const REACH: usize = 15;
 const STEP: usize = 3;
 /// Contrast is a share of the range that the background leaves, or of this much.
 const LEAST_RANGE: f32 = 0.3;
@@ -90,18 +90,20 @@ impl Grid {
         Self { width, height, values: sums.into_iter().map(|(sum, count)| sum / count).collect() }
     }
 
-    /// The cells within this reach, by columns and rows from `at`.
-    fn around(&self, at: usize, reach: i32, step: usize) -> impl Iterator<Item = (i32, i32, f32)> {
-        let (width, height) = (self.width as i32, self.height as i32);
-        let (x, y) = (at as i32 % width, at as i32 / width);
-        let offsets = move |at: i32, end: i32| {
-            let inside = move |by: &i32| (0..end).contains(&(at + by));
-            (-reach..=reach).step_by(step).filter(inside)
+    /// Shows every `step`th of the cells within this reach of one, with how many columns and rows away they are.
+    fn around(&self, at: usize, reach: usize, step: usize, mut show: impl FnMut(f32, f32, f32)) {
+        let (x, y) = (at % self.width, at / self.width);
+        let inside = |at: usize, end: usize| {
+            let first = if at < reach { (step - (reach - at) % step) % step } else { at - reach };
+            (first..=(at + reach).min(end - 1)).step_by(step)
         };
-        offsets(y, height).flat_map(move |dy| {
-            let row = &self.values[((y + dy) * width) as usize..];
-            offsets(x, width).map(move |dx| (dx, dy, row[(x + dx) as usize]))
-        })
+        for row in inside(y, self.height) {
+            let cells = &self.values[row * self.width..][..self.width];
+            for column in inside(x, self.width) {
+                let (dx, dy) = (column as f32 - x as f32, row as f32 - y as f32);
+                show(dx, dy, cells[column]);
+            }
+        }
     }
 
     fn medians(&self) -> Self {
@@ -113,18 +115,24 @@ impl Grid {
         };
         let across = slope(1, &|at| !(at + 1).is_multiple_of(self.width));
         let down = slope(self.width, &|_| true);
+        let mut level = Vec::new();
         self.map(|at| {
-            let around = self.around(at, REACH, STEP);
-            let level = around.map(|(dx, dy, value)| value - across * dx as f32 - down * dy as f32);
-            median(&mut level.collect::<Vec<_>>())
+            level.clear();
+            let push = |dx, dy, value| level.push(value - across * dx - down * dy);
+            self.around(at, REACH, STEP, push);
+            median(&mut level)
         })
     }
 
     fn extremes(&self, extreme: fn(f32, f32) -> f32) -> Self {
-        self.map(|at| self.around(at, 1, 1).map(|(_, _, value)| value).fold(f32::NAN, extreme))
+        self.map(|at| {
+            let mut most = f32::NAN;
+            self.around(at, 1, 1, |_, _, value| most = extreme(most, value));
+            most
+        })
     }
 
-    fn map(&self, value: impl Fn(usize) -> f32) -> Self {
+    fn map(&self, value: impl FnMut(usize) -> f32) -> Self {
         Self { values: (0..self.values.len()).map(value).collect(), ..*self }
     }
 }
