@@ -76,7 +76,7 @@ fn a_test_label_that_training_lacks() {
     sandbox.write("tiny/t10k-labels-idx1-ubyte", labels);
     sandbox.refuses(3, "train --dataset tiny --batch-size 8").saying(&[
         "tiny/t10k-labels-idx1-ubyte",
-        "below 3 as in the training set, got 3 at index 7",
+        "below 3 as in the training split, got 3 at index 7",
     ]);
 }
 

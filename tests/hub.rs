@@ -140,7 +140,7 @@ fn parquet_files_that_cannot_be_trained_on_are_refused() {
         assert!(outcome.stderr.contains(said), "expected {said:?} in {}", outcome.stderr);
     };
     sandbox.write("folder/part.parquet", TRAIN);
-    refused("expected parquet files of a part called train, got ");
+    refused("expected parquet files of a split called train, got ");
     fs::rename(sandbox.path("folder/part.parquet"), sandbox.path("folder/train.parquet"))
         .expect("a file");
     for length in [0, 3, 100, TRAIN.len() / 2, TRAIN.len() - 1] {

@@ -395,7 +395,7 @@ fn folders_that_cannot_be_trained_on_are_refused_with_what_helps() {
     for name in ["new/train/a", "new/train/b", "new/test/c"] {
         write(&sandbox, &format!("{name}/1.png"), &picture(0, 0));
     }
-    refused("new", "expected the classes of the training part, got \"c\" too", "train/");
+    refused("new", "expected the classes of the training split, got \"c\" too", "train/");
 }
 
 /// A link to the folder above would never end.
