@@ -133,8 +133,11 @@ fn what_is_no_graph_of_ours_is_an_error_that_says_so() {
     sandbox.write("cut.onnx", &cut[..cut.len() / 2]);
     sandbox.write("text.onnx", "a text");
     for (name, says) in [
-        ("other.onnx", "expected a file of `vit export`, got one of \"pytorch\""),
-        ("cut.onnx", "not an ONNX file: a field ends behind the end of the file"),
+        (
+            "other.onnx",
+            "written by `vit export`, which contains the configuration, got one written by \"pytorch\"",
+        ),
+        ("cut.onnx", "not an ONNX file: a field extends beyond the end of the file"),
         ("text.onnx", "not an ONNX file"),
         ("absent.onnx", "cannot read absent.onnx"),
     ] {

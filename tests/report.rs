@@ -41,7 +41,7 @@ fn its_confusion_is_that_of_an_evaluation() {
     let report = String::from_utf8(sandbox.read("run/report.html")).unwrap();
     for (label, row) in evaluation["confusion"].as_array().unwrap().iter().enumerate() {
         for (prediction, count) in row.as_array().unwrap().iter().enumerate() {
-            let cell = format!("title=\"{label} taken for {prediction}: {count}\"");
+            let cell = format!("title=\"{label} classified as {prediction}: {count}\"");
             assert!(report.contains(&cell), "{cell}");
         }
     }

@@ -99,7 +99,7 @@ fn log_lines_for_machines_are_json() {
     assert!(of_level("INFO").iter().any(|message| message.starts_with("epoch 1/20: loss ")));
     let refused = sandbox.run("--log-format json train --run-dir run");
     let refused = json_lines(&refused.stderr);
-    assert_eq!(refused[0]["fields"]["message"], "run folder run exists already");
+    assert_eq!(refused[0]["fields"]["message"], "run directory run already exists");
     assert_eq!(refused[1]["target"], "hint");
 }
 

@@ -28,11 +28,11 @@
     let [least, most] = [Math.min(...all), Math.max(...all)];
     if (least === most) [least, most] = [least - 1, most + 1];
     const x = value => left + inset + (value - least) / (most - least) * (right - left - 2 * inset);
-    const told = document.createElement("p");
-    told.className = "told quiet";
-    figure.append(told);
+    const readout = document.createElement("p");
+    readout.className = "readout quiet";
+    figure.append(readout);
     const clear = () => {
-      told.textContent = "";
+      readout.textContent = "";
       svg.querySelector(".guide")?.remove();
     };
     // Of the pointer, or of the arrow keys.
@@ -42,7 +42,7 @@
       if (!near.length) return clear();
       const place = near.reduce((a, b) => Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a)[0];
       const values = shown.map((line, index) => near[index][0] === place ? `${line.name} ${+near[index][1].toPrecision(5)}` : "");
-      told.textContent = `${svg.dataset.x} ${place}: ${values.filter(Boolean).join(", ")}`;
+      readout.textContent = `${svg.dataset.x} ${place}: ${values.filter(Boolean).join(", ")}`;
       svg.querySelector(".guide")?.remove();
       svg.append(make("path", { class: "guide", d: `M${x(place)} ${top}V${bottom}` }));
       return place;
