@@ -49,5 +49,5 @@ fn a_model_of_another_shape_is_refused_by_its_first_difference() {
     let refusal = sandbox.refuses(2, words);
     assert_eq!(sandbox.entries(), before);
     assert!(refusal.hint.contains("leave out --preset"), "{refusal:?}");
-    refusal.saying(&["run/model.safetensors: the parameters are of a model with another depth"]);
+    refusal.saying(&["run/model.safetensors: cannot fine-tune a model with another depth"]);
 }

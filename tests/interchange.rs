@@ -131,7 +131,7 @@ fn timms_parameters_are_taken_over_as_they_are() {
         if !expected.qk_norm {
             let refusal = sandbox.refuses(2, &words);
             assert_eq!(refusal.hint, "pass --heads N");
-            refusal.saying(&["foreign.safetensors: cannot tell heads"]);
+            refusal.saying(&["foreign.safetensors: cannot determine heads"]);
         }
         let imported = sandbox.run(&format!("{words} --heads {heads}")).succeeded();
         assert!(imported.stderr.contains("assumed, since nothing tells: "), "{}", imported.stderr);
@@ -179,7 +179,7 @@ fn a_folder_of_timms_tells_what_its_parameters_do_not() {
     );
     sandbox
         .refuses(2, "import timm -o out.safetensors")
-        .saying(&["timm/model.safetensors: cannot take over act_layer = silu"]);
+        .saying(&["timm/model.safetensors: unsupported act_layer = silu"]);
 }
 
 #[test]
@@ -280,16 +280,11 @@ fn what_cannot_be_taken_over_is_refused_with_what_to_do() {
             "\"gelu\"",
             "\"gelu_new\"",
             2,
-            "hidden_act = gelu_new of the hf layout, expected gelu or relu",
+            "hidden_act = gelu_new in the hf layout, expected gelu or relu",
         ),
         ("\"model_type\": \"vit\"", "\"model_type\": \"dinov2\"", 2, "model_type = dinov2"),
         ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", 4, "config.json beside it"),
-        (
-            "\"num_hidden_layers\": 2",
-            "\"num_hidden_layers\": -2",
-            4,
-            "cannot understand config.json",
-        ),
+        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": -2", 4, "cannot parse config.json"),
         ("\"num_attention_heads\": 3", "\"num_attention_heads\": 5", 2, "heads that divide dim"),
     ] {
         sandbox.write("foreign/config.json", config.replace(from, to));

@@ -32,7 +32,7 @@ TOLERANCE = 1e-4  # of the largest entry, as for committed fixtures
 PIPELINE_TOLERANCE = 1e-5  # of a probability
 CLOSE = 1e-5  # of the largest entry, of a whole model with random weights
 MOST_PARAMETERS = 90_000_000
-REFUSED = "cannot take over "
+REFUSED = "unsupported "
 PICTURES = 2
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CLASS_TOKEN = "[model]\npool = 'cls'\nqkv_bias = true\nactivation = 'gelu'\n"

@@ -336,7 +336,7 @@ impl From<vit_model::Error> for Failure {
                 Some("train a model that the layout can express, or export to another"),
             ),
             Error::Unsupported { .. } | Error::NotAResize { .. } => (Exit::Usage, None),
-            Error::Untold { field, .. } => (
+            Error::Undetermined { field, .. } => (
                 Exit::Usage,
                 match *field {
                     "heads" => Some("pass --heads N"),
