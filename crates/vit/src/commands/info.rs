@@ -1,4 +1,4 @@
-//! `vit info`: what a model is made of.
+//! `vit info`: describes a model.
 
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,11 @@ use crate::output::{self, thousands};
 use crate::terminal::stdout;
 use crate::untold::Untold;
 
-/// Shows a model: its configuration, the parameters and the multiply-adds of each part
+/// Shows a model's configuration, and the parameters and multiply-adds of each part
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A run folder, a safetensors file of any layout, an ONNX graph that `vit export` wrote, or a folder that timm or
-    /// transformers saved
+    /// A run directory, a safetensors file of any layout, an ONNX graph from `vit export`, or a folder saved by timm or
+    /// transformers
     #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
     /// Print as JSON
@@ -55,12 +55,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
     show(args, (model.file.path(), &layout), &config, json!({"layout": model.layout.to_string()}))
 }
 
-/// What an ONNX graph of ours says of itself.
+/// Describes an ONNX graph exported by vit.
 fn graph(path: &Path, known: &Known) -> Result<Description> {
     let about = |failure: Failure| failure.about(path.display());
     if *known != Known::default() {
-        let failure = Failure::new(Exit::Usage, "an ONNX graph carries its configuration");
-        return Err(about(failure.hint("leave out what foreign files may not tell")));
+        let failure = Failure::new(Exit::Usage, "an ONNX graph has its own configuration");
+        return Err(about(failure.hint("leave out the flags that describe foreign files")));
     }
     let read = |error| Failure::new(Exit::File, format!("cannot read {}: {error}", path.display()));
     let file = open_file(path).map_err(read)?;
