@@ -7,9 +7,9 @@ use vit_model::{Layout, Normalization, VitConfig, resize, to_bytes_with};
 use crate::any_model::{self, AnyModel};
 use crate::args::path;
 use crate::failure::{Exit, Failure, Result};
+use crate::foreign_flags::ForeignFlags;
 use crate::output;
 use crate::outputs::{Force, Inputs, Output};
-use crate::untold::Untold;
 
 const SCALING: &str = "\
 It uses the JSON files in the folder. Another normalisation than to [-1, 1] is folded \
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) layout: Option<LayoutName>,
     #[command(flatten)]
-    pub(crate) untold: Untold,
+    pub(crate) foreign_flags: ForeignFlags,
 }
 
 /// A parameter layout.
@@ -56,16 +56,16 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let inputs = any_model::files_of(&args.path);
     let inputs = Inputs::of(inputs.iter().map(PathBuf::as_path));
     let mut output = Output::new(&args.output, &inputs, args.force.existing())?;
-    let model = AnyModel::open(&args.path, &args.untold.known())?;
+    let model = AnyModel::open(&args.path, &args.foreign_flags.known())?;
     if let Some(asked) = args.layout.map(Layout::from).filter(|&asked| asked != model.layout) {
         let path = args.path.display();
         let message = format!("{path}: expected the {asked} layout, got {}", model.layout);
         return Err(Failure::new(Exit::Usage, message).hint("leave out --layout"));
     }
     let mut parameters = model.parameters()?;
-    let config = args.untold.at_asked_size(&model.config);
+    let config = args.foreign_flags.at_asked_size(&model.config);
     if config != model.config {
-        let (resampling, how) = args.untold.resampling(model.layout);
+        let (resampling, how) = args.foreign_flags.resampling(model.layout);
         parameters = resize(&parameters, &model.config, &config, resampling)?;
         let [from, to] = [&model.config, &config].map(grid);
         tracing::info!("positions of {from} patches resampled for {to} ({how})");

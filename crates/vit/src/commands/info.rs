@@ -11,9 +11,9 @@ use crate::any_model::AnyModel;
 use crate::args::path;
 use crate::columns;
 use crate::failure::{Exit, Failure, Result};
+use crate::foreign_flags::ForeignFlags;
 use crate::output::{self, thousands};
 use crate::terminal::stdout;
-use crate::untold::Untold;
 
 /// Shows a model's configuration, and the parameters and multiply-adds of each part
 #[derive(Debug, clap::Args)]
@@ -26,12 +26,12 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) untold: Untold,
+    pub(crate) foreign_flags: ForeignFlags,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
     if args.model.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx")) {
-        let graph = graph(&args.model, &args.untold.known())?;
+        let graph = graph(&args.model, &args.foreign_flags.known())?;
         let Description { input, opset, ir_version, producer, .. } = &graph;
         let by =
             if producer.is_empty() { String::new() } else { format!(", written by {producer}") };
@@ -49,8 +49,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
             json!({"layout": "onnx", "onnx": beside}),
         );
     }
-    let model = AnyModel::open(&args.model, &args.untold.known())?;
-    let config = args.untold.at_asked_size(&model.config);
+    let model = AnyModel::open(&args.model, &args.foreign_flags.known())?;
+    let config = args.foreign_flags.at_asked_size(&model.config);
     let layout = format!("{} layout", model.layout);
     show(args, (model.file.path(), &layout), &config, json!({"layout": model.layout.to_string()}))
 }

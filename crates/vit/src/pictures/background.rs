@@ -1,40 +1,41 @@
-//! How far each pixel is from the background there.
+//! Separating strokes from their background.
 
 use image::Luma;
 use vit_pictures::Plane;
 
-/// Cells along the longer side of the grid that the background is known on.
+/// Cells of the background grid along the picture's longer side.
 const CELLS: u32 = 40;
-/// A cell's background is the median of the cells this near, every third: a digit covers less than half of them.
+/// A cell's background is the median over every third cell within this distance; a digit covers less than half of them.
 const REACH: i32 = 15;
 const STEP: usize = 3;
-/// Contrast is a share of the range that the background leaves, or of this much.
+/// Contrast is relative to the range above the background, but at least to this.
 const LEAST_RANGE: f32 = 0.3;
 
-/// Whether strokes are darker than their background, as ink is, or lighter, as chalk is.
+/// Whether strokes are darker than the background, like ink, or lighter, like chalk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
     Dark,
     Light,
 }
 
-/// A picture's background: a range of brightness for each cell of a grid.
+/// A picture's background: a brightness range for each cell of a grid.
 pub(super) struct Background {
     cell: u32,
     low: Grid,
     high: Grid,
 }
 
-/// How far pixels stand out to one side, as a share of what the background leaves.
+/// How far pixels stand out in one direction, relative to the range the background leaves.
 pub(super) struct Contrast {
     pub(super) plane: Plane,
-    /// The standard deviation of the noise, in the same unit.
+    /// Standard deviation of the noise, in the same unit.
     pub(super) noise: f32,
 }
 
 impl Background {
-    /// Takes the median over a wide window, so that strokes do not count, after levelling an even slope of the light. A cell's
-    /// range is that of the medians around it: at a shadow's edge, nothing between light and shadow stands out.
+    /// Estimates the background by the median over a wide window, which ignores strokes, after removing a linear slope
+    /// of the light. A cell's range covers the medians around it, so nothing between light and shadow stands out at a
+    /// shadow's edge.
     pub(super) fn of(plane: &Plane) -> Self {
         let cell = plane.width().max(plane.height()).div_ceil(CELLS);
         let medians = Grid::means(plane, cell).medians();
@@ -57,12 +58,12 @@ impl Background {
             Luma([(above / range).max(0.0)])
         };
         let plane = Plane::from_fn(plane.width(), plane.height(), contrast);
-        // Of normal noise, the median step between neighbours is 0.95 deviations.
+        // For normal noise, the median step between neighbours is 0.95 standard deviations.
         Contrast { plane, noise: 1.05 * median(&mut steps) }
     }
 }
 
-/// A number for each cell.
+/// One number for each cell.
 struct Grid {
     width: usize,
     height: usize,
@@ -82,7 +83,7 @@ impl Grid {
         Self { width, height, values: sums.into_iter().map(|(sum, count)| sum / count).collect() }
     }
 
-    /// The cells within this reach, by columns and rows from `at`.
+    /// The cells within this distance, with their column and row offsets from `at`.
     fn around(&self, at: usize, reach: i32, step: usize) -> impl Iterator<Item = (i32, i32, f32)> {
         let (width, height) = (self.width as i32, self.height as i32);
         let (x, y) = (at as i32 % width, at as i32 / width);
@@ -97,7 +98,7 @@ impl Grid {
     }
 
     fn medians(&self) -> Self {
-        // The median step between neighbours is the light's slope: edges of shadows and strokes are few.
+        // The median step between neighbours is the light's slope: few steps cross edges.
         let slope = |step: usize, is_inside: &dyn Fn(usize) -> bool| {
             let pairs = self.values.iter().zip(&self.values[step..]).enumerate();
             let pairs = pairs.filter(|(at, _)| is_inside(*at));
@@ -121,7 +122,7 @@ impl Grid {
     }
 }
 
-/// Zero where there are none.
+/// The median; 0 without values.
 fn median(values: &mut [f32]) -> f32 {
     match values.len() / 2 {
         0 => values.first().copied().unwrap_or(0.0),
@@ -133,7 +134,7 @@ fn median(values: &mut [f32]) -> f32 {
 mod tests {
     use super::*;
 
-    /// An upright stroke of contrast 0.5 on what `light` gives.
+    /// A vertical stroke of contrast 0.5 under this light.
     fn stroke(light: impl Fn(u32) -> f32) -> Plane {
         Plane::from_fn(200, 160, |x, y| {
             let is_ink = (70..80).contains(&x) && (30..130).contains(&y);
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn ink_has_the_same_contrast_in_any_light() {
+    fn contrast_is_the_same_in_any_light() {
         let lights: [fn(u32) -> f32; 3] =
             [|_| 0.9, |x| 0.5 + 0.002 * x as f32, |x| if x < 100 { 0.9 } else { 0.4 }];
         for light in lights {
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_is_its_standard_deviation() {
+    fn noise_equals_its_standard_deviation() {
         let mut state = 1_u32;
         let mut uniform = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -3,8 +3,8 @@
 use clap::{Args, ValueEnum};
 use vit_data::Normalization;
 
+use crate::foreign_flags::Size;
 use crate::settings::{Asked, Settings};
-use crate::untold::Size;
 
 /// Conversion of pictures to images.
 #[derive(Debug, Args)]
