@@ -325,7 +325,7 @@ fn kind(magic: u32) -> String {
         return format!("{numbers} in {dims} dimension{plural}");
     }
     match &bytes {
-        b"vers" => "a pointer of Git LFS: the file itself was not downloaded".to_owned(),
+        b"vers" => "a Git LFS pointer: the file itself was not downloaded".to_owned(),
         b"<!DO" | b"<!do" | b"<htm" | b"<HTM" => "a web page".to_owned(),
         b"PK\x03\x04" => "a zip archive".to_owned(),
         b"\x93NUM" => "a NumPy array".to_owned(),

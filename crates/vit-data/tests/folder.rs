@@ -171,7 +171,7 @@ fn errors_describe_a_file_of_the_wrong_kind() {
         (right(IdxFile::TestLabels), "unsigned bytes in 1 dimension"),
         (idx(&[0xb03, 1, 1, 1], &[0; 2]), "int16 numbers in 3 dimensions"),
         (idx(&[0xd03, 1, 1, 1], &[0; 4]), "float32 numbers in 3 dimensions"),
-        (b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "a pointer of Git LFS"),
+        (b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "a Git LFS pointer"),
         (b"<!DOCTYPE html><html></html>".to_vec(), "a web page"),
         (b"anything else".to_vec(), "a file that begins with 0x616e7974"),
     ];

@@ -270,7 +270,7 @@ fn in_another_table(message: &str) -> Option<String> {
     (train.evaluate_every, train.optimizer.momentum) = (2, 0.5);
     (train.ema, train.schedule.warmup, train.schedule.min_lr) = (Some(0.5), Some(1), Some(1.0));
     let place = place_of(key, &settings.to_table())?;
-    Some(format!("it belongs in the table {place}"))
+    Some(format!("it belongs in another table: {place}"))
 }
 
 /// The table, or subtable, that has this key.

@@ -161,7 +161,7 @@ fn best(run: &Path, newest: &SavedState, digest: &Value, most_bytes: u64) -> Res
     }
     let best = Best::of(&read_metrics(&run.join(METRICS))?.epochs);
     if best.epoch() != newest.state.progress.best.epoch() && ModelFile::open(&path).is_ok() {
-        return Ok("of an epoch after the newest checkpoint: `vit train --resume` makes it anew");
+        return Ok("newer than the newest checkpoint: `vit train --resume` writes it again");
     }
     Err(Failure::new(
         Exit::File,
@@ -169,7 +169,7 @@ fn best(run: &Path, newest: &SavedState, digest: &Value, most_bytes: u64) -> Res
     ))
 }
 
-/// The digest of a model's file, if that is no longer than one of this run.
+/// The digest of a model file, if its size is within this run's limit.
 fn digest_of(path: &Path, most_bytes: u64) -> Result<Digest> {
     let file = open_file(path).map_err(vit_files::Error::io("open", path))?;
     let length = file.metadata().map_err(vit_files::Error::io("read", path))?.len();
@@ -180,44 +180,47 @@ fn digest_of(path: &Path, most_bytes: u64) -> Result<Digest> {
     Ok(Digest::of_file(path)?)
 }
 
-/// Takes the first steps again. What prevents that is an error; another outcome is an unsound part.
+/// Repeats the run's first steps. An error means that it could not; a failed check is returned as a finding.
 fn first_steps(args: &Args, settings: Settings, newest: &SavedState) -> Result<Result<String>> {
     let prefix = newest.about.get("prefix");
     let known = prefix.and_then(|prefix| {
         Some((prefix["steps"].as_u64()?, prefix["parameters"].as_str()?.to_owned()))
     });
     let Some((steps, expected)) = known else {
-        return Ok(Ok("no digest of them was recorded".to_owned()));
+        return Ok(Ok("not checked: the run recorded no digest of them".to_owned()));
     };
     if newest.about.get(BITS.0) != Some(&BITS.1.into()) {
-        return Ok(Ok("taken by a vit whose sums have another order; not taken again".to_owned()));
+        return Ok(Ok(
+            "not checked: an older vit, which adds in another order, took them".to_owned()
+        ));
     }
     let device = args.device.open()?;
     let here = device::name(&device);
     if newest.about.get("device").is_some_and(|there| *there != here) {
         let there = &newest.about["device"];
-        return Ok(Ok(format!("taken on {there}; not taken again on {here:?}")));
+        return Ok(Ok(format!("not checked: they were taken on {there}, this is {here:?}")));
     }
     let check = |found: &Found| check_dataset(newest, &found.digest());
     let on = (args.threads, &Ranks::alone());
     let mut set_up = SetUp::new((settings, Asked::all()), &args.place, device, on, &check)?;
     set_up.initialise()?;
-    // As the run did: features of another batch have other last bits.
+    // Like the run did: features computed in other batches would differ in their last bits.
     set_up.cache_features()?;
     let mut first = FirstSteps { steps, state: None };
     set_up.trainer.run(&set_up.images, &mut first)?;
     let state = first.state.ok_or_else(|| {
-        Failure::new(Exit::File, format!("expected {steps} steps, and the run ended before"))
+        Failure::new(Exit::File, format!("expected {steps} steps, but the run ended earlier"))
     })?;
     let got = digest(&state, &set_up.settings)?;
     if got == expected {
-        return Ok(Ok(format!("{steps} taken again, to the same bits")));
+        return Ok(Ok(format!("{steps} steps repeated, bit-identical")));
     }
-    let message = format!("expected parameters of SHA-256 {expected} after {steps}, got {got}");
+    let message =
+        format!("expected parameters of SHA-256 {expected} after {steps} steps, got {got}");
     Ok(Err(Failure::new(Exit::File, message)))
 }
 
-/// Keeps the state after some steps, and ends there.
+/// Keeps the state after `steps` steps, and ends the run there.
 struct FirstSteps {
     steps: u64,
     state: Option<TrainState>,

@@ -68,5 +68,5 @@ pub(super) fn print(
             folder.best().display()
         ))?;
     }
-    output::line(format!("run folder      {}", folder.path().display()))
+    output::line(format!("run directory   {}", folder.path().display()))
 }
