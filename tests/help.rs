@@ -11,16 +11,16 @@ pub(crate) const COMMANDS: [&str; 19] = [
     "",
     "train",
     "config",
-    "eval",
+    "fetch",
     "predict",
     "explain",
     "serve",
+    "eval",
     "info",
     "compare",
     "verify",
     "export",
     "import",
-    "fetch",
     "bench",
     "bench train",
     "bench eval",
@@ -52,10 +52,11 @@ fn help_equals_the_snapshot_and_fits_in_80_columns() {
 fn every_command_has_a_snapshot() {
     for above in ["", "bench "] {
         let help = Sandbox::new().run(&format!("{above}--help")).succeeded().stdout;
-        let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
-        // Continuation lines are indented further.
-        let listed =
-            listed.take_while(|line| !line.is_empty()).filter(|line| !line.starts_with("   "));
+        // Commands come between usage and options, under a heading for each group; continuation lines are indented further.
+        let listed = help.lines().skip_while(|line| !line.starts_with("Usage:")).skip(1);
+        let listed = listed
+            .take_while(|line| *line != "Options:")
+            .filter(|line| line.starts_with("  ") && !line.starts_with("   "));
         let names = listed.filter_map(|line| line.split_whitespace().next());
         let names: Vec<&str> = names.filter(|&name| name != "help").collect();
         let below = COMMANDS.iter().filter_map(|command| command.strip_prefix(above));

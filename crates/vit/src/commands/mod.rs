@@ -28,16 +28,16 @@ pub(crate) enum Command {
     Train(Box<train::Args>),
     #[command(about = CONFIG, after_help = CONFIGURED)]
     Config(Box<train::Args>),
-    Eval(eval::Args),
+    Fetch(fetch::Args),
     Predict(predict::Args),
     Explain(explain::Args),
     Serve(serve::Args),
+    Eval(eval::Args),
     Info(info::Args),
     Compare(compare::Args),
     Verify(verify::Args),
     Export(export::Args),
     Import(import::Args),
-    Fetch(fetch::Args),
     #[command(subcommand)]
     Bench(bench::Bench),
     Completions(completions::Args),
