@@ -19,7 +19,7 @@ pub(crate) struct Augmentation {
     /// Shear by up to this, either way [default: 0]
     #[arg(long, value_name = "DEGREES", allow_negative_numbers = true)]
     pub(crate) augment_shear: Option<f64>,
-    /// Elastic distortion: displace the nodes of a 5x5 grid by up to PX pixels [default: 0]
+    /// Elastic displacement: move the nodes of a 5x5 grid by up to PX pixels [default: 0]
     #[arg(long, value_name = "PX", allow_negative_numbers = true)]
     pub(crate) augment_elastic: Option<f64>,
     /// Random erasing: probability that a rectangle of 2 to 20 % of the image becomes black [default: 0]
