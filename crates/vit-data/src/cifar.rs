@@ -91,7 +91,7 @@ pub fn load_cifar(folder: &Path) -> Result<Dataset> {
 /// Reads the archive itself, `cifar-10-binary.tar.gz` or `cifar-100-binary.tar.gz`.
 ///
 /// # Errors
-/// Those of [`load_cifar`], and if the archive cannot be unpacked.
+/// Same as [`load_cifar`], and if the archive cannot be unpacked.
 pub fn load_cifar_archive(path: &Path) -> Result<Dataset> {
     let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
     let file = BufReader::with_capacity(1 << 16, open_file(path).map_err(unreadable)?);

@@ -201,7 +201,7 @@ impl Dataset {
     /// hold](Self::is_idx), these are the bytes of the four files, one after another.
     ///
     /// # Errors
-    /// Those of `out`.
+    /// If `out` fails.
     pub fn digest(&self, out: &mut dyn Write) -> io::Result<()> {
         if self.is_idx() {
             return IdxFile::ALL.into_iter().try_for_each(|file| self.write_idx(file, out));
@@ -236,7 +236,7 @@ impl Dataset {
     /// With a hasher as `out` this verifies the dataset against known hashes, wherever it came from.
     ///
     /// # Errors
-    /// Those of `out`, and if IDX files [cannot hold](Self::is_idx) the dataset.
+    /// If `out` fails, or IDX files [cannot hold](Self::is_idx) the dataset.
     pub fn write_idx(&self, file: IdxFile, out: &mut dyn Write) -> io::Result<()> {
         if !self.is_idx() {
             return Err(io::Error::other("four IDX files cannot hold this dataset"));

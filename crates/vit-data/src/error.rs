@@ -24,7 +24,7 @@ pub enum Error {
         found: Vec<String>,
     },
     /// A folder holds the files of several datasets.
-    #[error("{}: expected the files of one dataset, got those of {}", path.display(), list(found, "none"))]
+    #[error("{}: expected the files of one dataset, got files of {}", path.display(), list(found, "none"))]
     Several {
         /// The folder.
         path: PathBuf,

@@ -183,7 +183,7 @@ impl Examples {
     /// partners for mixing. With default `augment` the result is bit-identical to [`batch`](Self::batch).
     ///
     /// # Errors
-    /// Those of [`batch`](Self::batch), and if images are mixed and `among` is empty.
+    /// Same as [`batch`](Self::batch), and if images are mixed and `among` is empty.
     pub fn augmented_batch(
         &self,
         indices: &[u32],
@@ -320,7 +320,7 @@ impl Examples {
     }
 
     /// # Errors
-    /// Those of `out`.
+    /// If `out` fails.
     pub(crate) fn write_images(&self, out: &mut dyn Write) -> io::Result<()> {
         let (_, height, width) = self.shape;
         let dims = (self.len(), height, width);
@@ -341,7 +341,7 @@ impl Examples {
     }
 
     /// # Errors
-    /// Those of `out`.
+    /// If `out` fails.
     pub(crate) fn write_labels(&self, out: &mut dyn Write) -> io::Result<()> {
         let labels: Vec<u8> = self.labels.iter().map(|&label| label as u8).collect();
         idx::write_labels(out, &labels)

@@ -69,7 +69,7 @@ pub fn load_dir(folder: &Path) -> Result<Dataset> {
 /// Channels, height and width of a folder's images, from its headers. Also checks the sizes of the files.
 ///
 /// # Errors
-/// Those of [`load_dir`], as far as the headers show them.
+/// Same as [`load_dir`], as far as the headers show them.
 pub fn image_shape(folder: &Path) -> Result<(usize, usize, usize)> {
     let files = IdxFiles::find(folder)?;
     let [train, _] = files.open()?;

@@ -98,7 +98,7 @@ impl Listing {
     /// is drawn as in [`of_folder`](Self::of_folder).
     ///
     /// # Errors
-    /// If the file cannot be read or a line is malformed, and those of [`of_folder`](Self::of_folder).
+    /// If the file cannot be read or a line is malformed, and for the reasons of [`of_folder`](Self::of_folder).
     pub fn of_csv(file: &Path, test_split: f64, seed: u64) -> Result<Self> {
         let folder = file.parent().unwrap_or(Path::new(""));
         let unreadable = |source| Error::Unreadable { path: file.to_owned(), source };
@@ -164,7 +164,7 @@ impl Listing {
     /// configuration. If there is only a training split, a test split is drawn as in [`of_folder`](Self::of_folder).
     ///
     /// # Errors
-    /// If a file cannot be read or has no pictures and labels, and those of [`of_folder`](Self::of_folder).
+    /// If a file cannot be read or has no pictures and labels, and for the reasons of [`of_folder`](Self::of_folder).
     pub fn of_tables(folder: &Path, test_split: f64, seed: u64) -> Result<Self> {
         let tables = tables::tables_in(folder)?;
         let tables = tables::of_configuration(folder, tables, None)?;
@@ -175,7 +175,7 @@ impl Listing {
     /// Lists the pictures of a dataset downloaded from the hub.
     ///
     /// # Errors
-    /// Those of [`of_tables`](Self::of_tables).
+    /// Same as [`of_tables`](Self::of_tables).
     pub fn of_hub(files: &HubTables, test_split: f64, seed: u64) -> Result<Self> {
         let place = Path::new(&files.name);
         Self::of_split_tables(place, &files.tables)

@@ -275,7 +275,7 @@ fn emnist_letters_are_transposed_and_named() {
     fs::write(folder.path().join("emnist-digits-test-labels-idx1-ubyte"), "").unwrap();
     let error = load_dir(folder.path()).unwrap_err().to_string();
     assert!(
-        error.ends_with("one dataset, got those of emnist-digits-, emnist-letters-"),
+        error.ends_with("one dataset, got files of emnist-digits-, emnist-letters-"),
         "{error}"
     );
 }

@@ -160,7 +160,7 @@ impl ModelFile {
     /// Copies all tensors to the CPU.
     ///
     /// # Errors
-    /// Those of [`tensor`](Self::tensor).
+    /// Same as [`tensor`](Self::tensor).
     pub fn tensors(&self) -> Result<Tensors, Error> {
         self.infos.keys().map(|name| Ok((name.clone(), self.tensor(name)?))).collect()
     }
@@ -177,7 +177,7 @@ pub fn write(path: &Path, tensors: &Tensors, config: &VitConfig) -> Result<(), E
 /// Like [`write()`], with class names and transform.
 ///
 /// # Errors
-/// Those of [`write()`].
+/// Same as [`write()`].
 pub fn write_with(
     path: &Path,
     tensors: &Tensors,

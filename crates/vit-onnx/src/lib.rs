@@ -64,7 +64,7 @@ fn check_size(bytes: u64) -> Result<(), Error> {
 /// gives the same bytes.
 ///
 /// # Errors
-/// Those of [`check`], and if the parameters do not match the configuration.
+/// Same as [`check`], and if the parameters do not match the configuration.
 pub fn to_bytes(
     parameters: &Tensors,
     config: &VitConfig,

@@ -34,7 +34,7 @@ impl EvalView {
         if height.min(width) == 0 || height.max(width) > self.resize {
             return Err(Error::Setting {
                 name: "crop",
-                expected: "sides from 1 to those of `resize`",
+                expected: "sides from 1 to `resize`",
                 got: format!("{height}x{width} of {}", self.resize),
             });
         }

@@ -63,7 +63,7 @@
       tell(place);
     };
 
-    // Accuracies are looked at from near.
+    // Accuracies need a close view.
     const first = [...svg.childNodes].map(node => node.cloneNode(true));
     const hide = () => {
       for (const group of svg.querySelectorAll(".series")) group.style.display = hidden.has(group.dataset.name) ? "none" : "";

@@ -120,7 +120,7 @@ impl RunFolder {
             }
             if std::os::unix::fs::symlink(name, &aside).is_ok() {
                 let renamed = fs::rename(&aside, &last).inspect_err(|_| {
-                    // The error to report is that of the rename.
+                    // Report the error of the rename.
                     let _ = fs::remove_file(&aside);
                 });
                 renamed.map_err(vit_files::Error::io("replace", &last))?;

@@ -122,7 +122,7 @@ const TRUSTED: u64 = 4 << 20;
 /// Reads a `metrics.jsonl` with [`read_records`].
 ///
 /// # Errors
-/// Those of [`read_records`].
+/// Same as [`read_records`].
 pub fn read_metrics(path: &Path) -> Result<Metrics, Error> {
     let unreadable = |source| vit_files::Error::io("read", path)(source);
     let file = open_file(path).map_err(unreadable)?;

@@ -120,7 +120,7 @@ pub trait Data: Send + Sync {
     /// # Errors
     /// If a sample cannot be read.
     fn val_batch(&self, indices: &[u32]) -> Result<Batch> {
-        bail!("expected no validation samples to be asked for, got {}", indices.len())
+        bail!("expected no request for validation samples, got {}", indices.len())
     }
 
     /// Number of test samples.

@@ -41,7 +41,7 @@ pub trait Loss: Send + Sync {
     /// The evaluation loss, summed over the samples; by default the training loss.
     ///
     /// # Errors
-    /// Those of [`sum`](Self::sum).
+    /// Same as [`sum`](Self::sum).
     fn evaluation_sum(&self, outputs: &Tensor, targets: &[Tensor]) -> Result<Tensor> {
         self.sum(outputs, targets)
     }

@@ -88,7 +88,7 @@ impl SavedModel {
     /// Reads a model.
     ///
     /// # Errors
-    /// Those of [`SavedFile::open`].
+    /// Same as [`SavedFile::open`].
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let SavedFile { file, layout, config, run } = SavedFile::open(path)?;
         let parameters =

@@ -88,7 +88,7 @@ impl Settings {
     /// default preset is another.
     ///
     /// # Errors
-    /// Those of [`begin`](Self::begin).
+    /// Same as [`begin`](Self::begin).
     /// As [`begin`](Self::begin).
     pub(crate) fn begin_explicitly(
         args: &SettingsArgs,

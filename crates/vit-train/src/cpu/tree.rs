@@ -73,7 +73,7 @@ impl<T> Sums<T> {
     /// Adds the sum of a node.
     ///
     /// # Errors
-    /// Those of `merge`, which adds a right child to a left one.
+    /// If `merge` fails, which adds a right child to a left one.
     pub(super) fn add<E>(
         &self,
         mut node: Node,

@@ -82,7 +82,7 @@ impl Settings {
         {
             let [before, after] = [pair[0].from_step, pair[1].from_step];
             return usage(format!(
-                "expected changes with a from_step above that of the one before, {before}, got {after}"
+                "expected changes in ascending order, with a from_step above {before}, got {after}"
             ));
         }
         for change in &self.changes {
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(past, "expected a warm-up of more than the 100 steps that were taken, got 100");
         let mut twice = base.clone();
         twice.changes = [5, 5].map(|from_step| Change { from_step, ..Change::default() }).to_vec();
-        assert!(refused(&twice).contains("above that of the one before, 5, got 5"));
+        assert!(refused(&twice).contains("a from_step above 5, got 5"));
         let mut mixed = base.clone();
         mixed.augment.mixup = 0.2;
         let mixup = base.changed(5, &mixed).expect_err("another loss").message();
