@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
-from bench_pictures import photo
+from photo import photo
 
 SIZE, BATCH, CLASSES = 224, 8, 4
 MODEL = "vit_tiny_patch16_224"

@@ -18,7 +18,8 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
-from torchvision.transforms.functional import to_pil_image
+
+from photo import photo
 
 COUNT = 512
 END = [T.ToTensor(), T.Normalize([0.5] * 3, [0.25] * 3)]
@@ -28,22 +29,6 @@ PIPELINES = {
         [T.RandomResizedCrop(224), T.RandomHorizontalFlip(), T.ColorJitter(0.4, 0.4, 0.4, 0.1), *END]
     ),
 }
-
-
-def photo(seed, height=375, width=500):
-    """Noise with a photo's spectrum: brightness falls with the frequency, colours faster."""
-    generator = torch.Generator().manual_seed(seed)
-    frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None])
-    frequency[0, 0] = torch.inf
-
-    def field(power):
-        noise = torch.fft.fft2(torch.randn(height, width, generator=generator))
-        values = torch.fft.ifft2(noise * frequency**-power).real
-        return values / values.std()
-
-    light, blue, red = 128 + 45 * field(1.1), 20 * field(1.6), 20 * field(1.6)
-    channels = [light + 1.402 * red, light - 0.344 * blue - 0.714 * red, light + 1.772 * blue]
-    return to_pil_image(torch.stack(channels).clamp(0, 255).byte())
 
 
 def epoch(loader):

@@ -28,6 +28,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from photo import photo
+
 TOLERANCE = 1e-4  # of the largest entry, as for committed fixtures
 PIPELINE_TOLERANCE = 1e-5  # of a probability
 CLOSE = 1e-5  # of the largest entry, of a whole model with random weights
@@ -35,6 +37,8 @@ MOST_PARAMETERS = 90_000_000
 REFUSED = "unsupported "
 PICTURES = 2
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+AS_THEY_ARE = ["--fit", "stretch", "--invert", "never"]  # neither cropped nor taken for ink on paper
+VIEWED = 1e-3  # of the largest entry, where each side prepares the picture by itself
 CLASS_TOKEN = "[model]\npool = 'cls'\nqkv_bias = true\nactivation = 'gelu'\n"
 
 FOLDERS = {
@@ -69,10 +73,9 @@ class Vit:
         """A command's result."""
         return subprocess.run([self.binary, *words], cwd=self.folder, capture_output=True, text=True)
 
-    def logits(self, model: str, pictures: list[Path]) -> Tensor:
+    def logits(self, model: str, pictures: list[Path], flags: list[str] = AS_THEY_ARE) -> Tensor:
         """The logits of pictures minus their mean, which probabilities do not determine."""
-        # The pixels unchanged: not cropped, and not read as ink on paper.
-        lines = self.run("predict", model, *pictures, "--fit", "stretch", "--invert", "never").splitlines()
+        lines = self.run("predict", model, *pictures, *flags).splitlines()
         probabilities = torch.tensor([json.loads(line)["probabilities"] for line in lines], dtype=torch.float64)
         return centred(probabilities.log())
 
@@ -92,6 +95,14 @@ def noise(folder: Path, size: int, mode: str) -> tuple[list[Path], Tensor]:
         Image.fromarray(picture, mode).save(path)
     channels_first = pixels.transpose(0, 3, 1, 2) if mode == "RGB" else pixels[:, None]
     return paths, torch.from_numpy(channels_first / 255).float()
+
+
+def photos(folder: Path) -> list[Path]:
+    """Photos of 500x375 as JPEG, as cameras write it."""
+    paths = [folder / f"photo-{seed}.jpg" for seed in range(PICTURES)]
+    for seed, path in enumerate(paths):
+        photo(seed).save(path, quality=88)
+    return paths
 
 
 def scaled(pixels: Tensor, mean: Any = 0.5, std: Any = 0.5) -> Tensor:
@@ -145,6 +156,14 @@ def check_timm(vit: Vit) -> None:
     vit.run("import", "timm", "-o", "from-folder.safetensors")
     images = scaled(pixels, **IMAGENET)
     compare("timm's DeiT-Ti/16, its folder", vit.logits("from-folder.safetensors", pictures), model, images)
+
+    # Photos as each side prepares them.
+    from timm.data import create_transform, resolve_data_config
+
+    view = create_transform(**resolve_data_config(model.pretrained_cfg))
+    paths = photos(vit.folder)
+    images = torch.stack([view(Image.open(path)) for path in paths])
+    compare("photos to timm's DeiT-Ti/16", vit.logits("from-folder.safetensors", paths, []), model, images, VIEWED)
 
 
 def check_timms_list(vit: Vit, only: str) -> None:
@@ -235,6 +254,13 @@ def check_transformers(vit: Vit) -> None:
         images = scaled(pixels, **IMAGENET)
         logits = vit.logits("from-hf.safetensors", pictures)
         compare(f"transformers' ViT-Ti/16{what}", logits, lambda xs: model(pixel_values=xs).logits, images)
+
+    # Photos as each side prepares them.
+    paths = photos(vit.folder)
+    processor = ViTImageProcessor.from_pretrained(vit.folder / "hf")
+    images = processor([Image.open(path) for path in paths], return_tensors="pt")["pixel_values"]
+    logits = vit.logits("from-hf.safetensors", paths, [])
+    compare("photos to transformers' ViT-Ti/16", logits, lambda xs: model(pixel_values=xs).logits, images, VIEWED)
 
     # Positions for another image size, resampled like transformers.
     for side in (96, 288):

@@ -1,7 +1,6 @@
 //! Builds our crates outside the workspace: as published, and as another project uses them.
 //!
-//! Each crate is then resolved alone, with fewer features than in the workspace, so candle is compiled once more. Both
-//! tasks use the same settings, to share that build.
+//! Each crate is then resolved alone, with fewer features than in the workspace, so candle is compiled again.
 
 use std::env;
 use std::ffi::OsStr;
@@ -18,8 +17,10 @@ use crate::cargo::{
 };
 use crate::layering::{items, text};
 
-/// Just enough optimisation for the consumer to train in seconds; no debug information.
-const PROFILE: [&str; 8] = [
+/// Profile of the packages, which are only built, not run.
+const BUILT: [&str; 2] = ["debug=false", "incremental=false"];
+/// Profile of the consumer: just enough optimisation to train in seconds; no debug information.
+const RUN: [&str; 8] = [
     "debug=false",
     "incremental=false",
     "package.candle-core.opt-level=1",
@@ -71,7 +72,7 @@ pub(crate) fn package() -> Result<()> {
         // Uncommitted work is packaged as it is.
         package.arg("--allow-dirty");
     }
-    run(with_profile(&mut package))
+    run(with_profile(&mut package, &BUILT))
 }
 
 /// Whether the working tree is clean.
@@ -150,7 +151,7 @@ pub(crate) fn consumer() -> Result<()> {
     let manifest = root().join("tests/consumer/Cargo.toml");
     let mut consumer = cargo_at("run", &manifest);
     consumer.env("CARGO_TARGET_DIR", folder()?);
-    run(with_profile(&mut consumer).args(["--locked", "--quiet"]))
+    run(with_profile(&mut consumer, &RUN).args(["--locked", "--quiet"]))
 }
 
 /// Builds tests/consumer's `speed` with its own Cargo.toml, which follows the README: with the README's allocator, and
@@ -166,8 +167,8 @@ pub(crate) fn build_speed() -> Result<[PathBuf; 2]> {
     Ok([build("speed", &[])?, build("speed-system", &["--no-default-features"])?])
 }
 
-fn with_profile(command: &mut Command) -> &mut Command {
-    command.args(PROFILE.map(|setting| format!("--config=profile.dev.{setting}")))
+fn with_profile<'a>(command: &'a mut Command, settings: &[&str]) -> &'a mut Command {
+    command.args(settings.iter().map(|setting| format!("--config=profile.dev.{setting}")))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! A picture reduced while it is decoded, as planes of numbers in [0, 1], one a channel.
 
+use std::array;
+
 use image::metadata::Orientation;
 use image::{ImageBuffer, Luma};
 
@@ -78,13 +80,13 @@ impl Rows for Shrinking {
         &mut self,
         y: u32,
         columns: impl Iterator<Item = u32>,
-        mut samples: impl Iterator<Item = u16>,
+        samples: impl Iterator<Item = u16>,
     ) {
-        let mut pixel = [0; 4];
-        let pixel = &mut pixel[..self.kind.samples];
-        for x in columns {
-            pixel.fill_with(|| samples.next().unwrap_or_default());
-            self.add((x, y), pixel);
+        match self.kind.samples {
+            1 => self.add::<1>(y, columns, samples),
+            2 => self.add::<2>(y, columns, samples),
+            3 => self.add::<3>(y, columns, samples),
+            _ => self.add::<4>(y, columns, samples),
         }
     }
 }
@@ -110,20 +112,23 @@ impl Shrinking {
         Self { size, kind, factor, across, sums: vec![0; across * down * kind.samples] }
     }
 
-    fn add(&mut self, (x, y): (u32, u32), pixel: &[u16]) {
-        let square = (y / self.factor) as usize * self.across + (x / self.factor) as usize;
-        let sums = &mut self.sums[square * self.kind.samples..][..self.kind.samples];
-        match (sums, pixel) {
-            ([colour @ .., opacity], [light @ .., alpha]) if self.kind.has_alpha() => {
-                for (sum, &sample) in colour.iter_mut().zip(light) {
-                    *sum += u64::from(sample) * u64::from(*alpha);
-                }
-                *opacity += u64::from(*alpha);
-            }
-            (sums, pixel) => {
-                for (sum, &sample) in sums.iter_mut().zip(pixel) {
-                    *sum += u64::from(sample);
-                }
+    fn add<const SAMPLES: usize>(
+        &mut self,
+        y: u32,
+        columns: impl Iterator<Item = u32>,
+        mut samples: impl Iterator<Item = u16>,
+    ) {
+        let has_alpha = SAMPLES.is_multiple_of(2);
+        let row = (y / self.factor) as usize * self.across * SAMPLES;
+        let (squares, _) = self.sums[row..][..self.across * SAMPLES].as_chunks_mut::<SAMPLES>();
+        for x in columns {
+            let pixel: [u64; SAMPLES] =
+                array::from_fn(|_| u64::from(samples.next().unwrap_or_default()));
+            let opacity = if has_alpha { pixel[SAMPLES - 1] } else { 1 };
+            let square = &mut squares[(x / self.factor) as usize];
+            for (at, sum) in square.iter_mut().enumerate() {
+                let is_opacity = has_alpha && at + 1 == SAMPLES;
+                *sum += if is_opacity { opacity } else { pixel[at] * opacity };
             }
         }
     }
@@ -131,22 +136,19 @@ impl Shrinking {
     /// One plane of grey or three of RGB, transparent pixels over the background.
     pub(crate) fn planes(&self, channels: usize) -> Vec<Plane> {
         let background = if self.kind.has_alpha() { self.background() } else { 0.0 };
-        let plane = |light: fn([f64; 3]) -> f64| {
-            let (width, height) = self.size;
-            let [across, down] = [width, height].map(|side| side.div_ceil(self.factor));
-            Plane::from_fn(across, down, |x, y| {
-                let Colour { rgb, alpha } = self.mean(x, y);
-                Luma([(light(rgb) + background * (1.0 - alpha)) as f32])
-            })
-        };
         match channels {
-            1 => vec![plane(grey)],
-            _ => vec![
-                plane(|[red, _, _]| red),
-                plane(|[_, green, _]| green),
-                plane(|[_, _, blue]| blue),
-            ],
+            1 => vec![self.plane(background, grey)],
+            _ => (0..3).map(|channel| self.plane(background, |rgb| rgb[channel])).collect(),
         }
+    }
+
+    fn plane(&self, background: f64, light: impl Fn([f64; 3]) -> f64) -> Plane {
+        let (width, height) = self.size;
+        let [across, down] = [width, height].map(|side| side.div_ceil(self.factor));
+        Plane::from_fn(across, down, |x, y| {
+            let Colour { rgb, alpha } = self.mean(x, y);
+            Luma([(light(rgb) + background * (1.0 - alpha)) as f32])
+        })
     }
 
     /// RGB bytes over a background, with width and height.
@@ -163,6 +165,7 @@ impl Shrinking {
     }
 
     /// Mean of a square.
+    #[inline]
     fn mean(&self, x: u32, y: u32) -> Colour {
         let pixels = |at: u32, side: u32| ((at + 1) * self.factor).min(side) - at * self.factor;
         let count = f64::from(pixels(x, self.size.0)) * f64::from(pixels(y, self.size.1));
@@ -195,6 +198,7 @@ impl Kind {
     }
 
     /// The mean of `count` pixels from their sums.
+    #[inline]
     fn colour(self, sums: &[u64], count: f64) -> Colour {
         let most = f64::from(self.most);
         let opaque = if self.has_alpha() { count * most * most } else { count * most };
@@ -213,12 +217,15 @@ struct Colour {
 }
 
 /// Luminance of ITU-R BT.709; a grey pixel keeps its exact value.
+#[inline]
 fn grey([red, green, blue]: [f64; 3]) -> f64 {
     green + 0.2126 * (red - green) + 0.0722 * (blue - green)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::*;
 
     const BYTES: u16 = 255;
@@ -233,7 +240,7 @@ mod tests {
     ) -> Vec<Plane> {
         let kind = Kind { samples: SAMPLES, most };
         let mut shrinking = Shrinking::new((width, height), kind, least);
-        order.for_each(|(x, y)| shrinking.add((x, y), &pixel(x, y)));
+        order.for_each(|(x, y)| shrinking.add_row(y, iter::once(x), pixel(x, y).into_iter()));
         shrinking.planes(channels)
     }
 

@@ -58,6 +58,7 @@ fn accuracy(metrics: &Metrics) -> Chart {
             series("test", Colour::Muted, test.collect()),
             series("training", Colour::Blue, train.collect()),
         ],
+        changes: Vec::new(),
     }
 }
 
@@ -74,6 +75,7 @@ fn loss(metrics: &Metrics) -> Chart {
             marks: Marks::Line,
             points,
         }],
+        changes: Vec::new(),
     }
 }
 

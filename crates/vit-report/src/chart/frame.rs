@@ -158,6 +158,17 @@ impl<'a> Frame<'a> {
         )
     }
 
+    /// A vertical line that marks a change of settings.
+    pub(super) fn change(&self, at: f64) -> String {
+        let x = self.pixel((at, 0.0)).0;
+        let Size { top, bottom, .. } = self.size;
+        let label = self.x_axis.label;
+        format!(
+            "<path class=\"line dashed muted\" d=\"M{x:.1} {top}V{bottom}\">\
+             <title>settings changed after {label} {at}</title></path>\n"
+        )
+    }
+
     /// A vertical grid line and its value.
     fn x_tick(&self, tick: f64) -> String {
         let x = self.pixel((tick, 0.0)).0;

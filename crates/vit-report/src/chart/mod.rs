@@ -22,6 +22,8 @@ pub(crate) struct Chart {
     pub(crate) y: Axis,
     /// Later series are drawn over earlier ones.
     pub(crate) series: Vec<Series>,
+    /// Positions on the x axis where settings changed; drawn only between points.
+    pub(crate) changes: Vec<f64>,
 }
 
 /// Label and ticks of an axis.
@@ -114,7 +116,9 @@ impl Chart {
         };
         let title = self.title;
         let lines = self.series.iter().map(|series| series.part(&frame));
-        let parts = [frame.open_part(title), lines.collect(), "</svg>\n".to_owned()].concat();
+        let lines = lines.collect();
+        let parts =
+            [frame.open_part(title), self.changes(&frame), lines, "</svg>\n".to_owned()].concat();
         Some(format!(
             "<figure class=\"chart\"><figcaption><b>{title}</b>{legend}</figcaption>\n{parts}</figure>\n"
         ))
@@ -123,6 +127,14 @@ impl Chart {
     /// All lines and dots.
     fn lines(&self, frame: &Frame) -> String {
         self.series.iter().map(|series| series.svg(&series.pixels(frame))).collect()
+    }
+
+    /// A vertical line for each change of settings.
+    fn changes(&self, frame: &Frame) -> String {
+        let points = || self.series.iter().flat_map(|series| &series.points);
+        let is_inside =
+            |change: &&f64| points().any(|(x, _)| x <= change) && points().any(|(x, _)| x > change);
+        self.changes.iter().filter(is_inside).map(|&change| frame.change(change)).collect()
     }
 
     /// A frame around all points; `None` without points.
@@ -235,6 +247,7 @@ mod tests {
                 marks,
                 points,
             }],
+            changes: Vec::new(),
         }
     }
 

@@ -39,8 +39,13 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// Accuracy and loss by epoch, one chart each with all splits, then the metrics by step.
-pub(super) fn charts(metrics: &Metrics) -> String {
+/// Accuracy and loss by epoch, one chart each with all splits; then loss and learning rate by step, which mark changes
+/// of settings.
+pub(super) fn charts(metrics: &Metrics, changed_after: &[u64]) -> String {
+    let by_step = |title, label, series| {
+        let changes = changed_after.iter().map(|&step| step as f64).collect();
+        Chart { changes, ..by_step(title, label, series) }
+    };
     let line = |name, colour, value: &dyn Fn(&EpochMetrics) -> Option<f64>| {
         self::line(name, colour, of_epochs(metrics, value))
     };
@@ -113,6 +118,7 @@ pub(crate) fn by_epoch(title: &'static str, label: &'static str, series: Vec<Ser
         x: Axis { label: "epoch", ticks: Ticks::Whole },
         y: Axis { label, ticks: Ticks::Any },
         series,
+        changes: Vec::new(),
     }
 }
 
@@ -122,11 +128,14 @@ fn by_step(title: &'static str, label: &'static str, series: Series) -> Chart {
         x: Axis { label: "step", ticks: Ticks::Whole },
         y: Axis { label, ticks: Ticks::Any },
         series: vec![series],
+        changes: Vec::new(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use vit_run::StepMetrics;
+
     use super::*;
 
     #[test]
@@ -136,12 +145,21 @@ mod tests {
             val_loss: Some(1.0),
             ..EpochMetrics::default()
         };
-        let charts = charts(&Metrics { epochs: vec![epoch], ..Metrics::default() });
+        let charts = charts(&Metrics { epochs: vec![epoch], ..Metrics::default() }, &[]);
         let titles: Vec<&str> =
             charts.split("<b>").skip(1).map(|rest| rest.split('<').next().unwrap()).collect();
         assert_eq!(titles, ["Accuracy", "Loss"]);
         // No epoch has a training loss or test metrics.
         assert_eq!(charts.matches("class=\"series\"").count(), 3);
+    }
+
+    #[test]
+    fn changed_settings_are_marked_between_the_steps_around_them() {
+        let step = |step| StepMetrics { step, epoch: 1, loss: 1.0, lr: 0.1 };
+        let metrics = Metrics { steps: vec![step(1), step(50), step(60)], ..Metrics::default() };
+        let charts = charts(&metrics, &[50, 60]);
+        assert_eq!(charts.matches("settings changed after step 50").count(), 2);
+        assert!(!charts.contains("after step 60"));
     }
 
     #[test]

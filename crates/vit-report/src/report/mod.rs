@@ -25,6 +25,8 @@ pub struct Report {
     pub title: String,
     /// Notices at the top, for instance that the run was interrupted.
     pub notes: Vec<String>,
+    /// The steps after which settings changed.
+    pub changed_after: Vec<u64>,
     /// Names and values, such as the dataset and the number of parameters.
     pub facts: Vec<(String, String)>,
     /// Names of the classes; a class without one is shown by its number.
@@ -119,7 +121,7 @@ pub fn write_report(run_dir: &Path, report: &Report) -> Result<PathBuf, Error> {
     let facts = curves::facts(&metrics).into_iter().chain(hidden(&report.facts));
     let above = [format!("<h1>{}</h1>\n", escape(&title)), notes.collect(), tiles(facts)].concat();
     let sections = [
-        section("Curves", &curves::charts(&metrics)),
+        section("Curves", &curves::charts(&metrics, &report.changed_after)),
         report.tested.as_ref().map(|tested| classes::sections(tested, names)).unwrap_or_default(),
         section("Attention", &models::attention(&report.attention, names)),
         section("Positions", &report.positions.as_ref().map(models::positions).unwrap_or_default()),

@@ -507,7 +507,9 @@ fn write_report(
     let saved = SavedModel::open(folder.path())?;
     let mut report = report::look_at(&saved, &set_up.found, &set_up.device, set_up.threads)?;
     report.environment = environment;
-    report.notes.extend(set_up.settings.changes.iter().map(ToString::to_string));
+    let changes = &set_up.settings.changes;
+    report.notes.extend(changes.iter().map(ToString::to_string));
+    report.changed_after = changes.iter().map(|change| change.from_step).collect();
     if interrupt::asked() {
         report.notes.insert(0, "The run was interrupted; this is its state so far.".to_owned());
     }

@@ -1,12 +1,11 @@
 //! Separating strokes from their background.
 
-use image::Luma;
 use vit_pictures::Plane;
 
 /// Cells of the background grid along the picture's longer side.
 const CELLS: u32 = 40;
 /// A cell's background is the median over every third cell within this distance; a digit covers less than half of them.
-const REACH: i32 = 15;
+const REACH: usize = 15;
 const STEP: usize = 3;
 /// Contrast is relative to the range above the background, but at least to this.
 const LEAST_RANGE: f32 = 0.3;
@@ -20,7 +19,7 @@ pub(super) enum Tone {
 
 /// A picture's background: a brightness range for each cell of a grid.
 pub(super) struct Background {
-    cell: u32,
+    cell: usize,
     low: Grid,
     high: Grid,
 }
@@ -37,27 +36,34 @@ impl Background {
     /// of the light. A cell's range covers the medians around it, so nothing between light and shadow stands out at a
     /// shadow's edge.
     pub(super) fn of(plane: &Plane) -> Self {
-        let cell = plane.width().max(plane.height()).div_ceil(CELLS);
+        let cell = plane.width().max(plane.height()).div_ceil(CELLS) as usize;
         let medians = Grid::means(plane, cell).medians();
         Self { cell, low: medians.extremes(f32::min), high: medians.extremes(f32::max) }
     }
 
     pub(super) fn contrast(&self, plane: &Plane, tone: Tone) -> Contrast {
-        let mut steps = Vec::new();
-        let contrast = |x: u32, y: u32| {
-            let cell = (y / self.cell) as usize * self.low.width + (x / self.cell) as usize;
-            let value = plane.get_pixel(x, y).0[0];
-            let (above, range) = match tone {
-                Tone::Light => (value - self.high.values[cell], 1.0 - self.high.values[cell]),
-                Tone::Dark => (self.low.values[cell] - value, self.low.values[cell]),
-            };
-            let range = range.max(LEAST_RANGE);
-            if (x + 3 * y).is_multiple_of(7) && x > 0 {
-                steps.push((value - plane.get_pixel(x - 1, y).0[0]).abs() / range);
-            }
-            Luma([(above / range).max(0.0)])
+        let (sign, ends) = match tone {
+            Tone::Light => (1.0, &self.high.values),
+            Tone::Dark => (-1.0, &self.low.values),
         };
-        let plane = Plane::from_fn(plane.width(), plane.height(), contrast);
+        let range = |end| if tone == Tone::Light { 1.0 - end } else { end };
+        let ranges: Vec<(f32, f32)> =
+            ends.iter().map(|&end| (end, range(end).max(LEAST_RANGE))).collect();
+        let mut contrast = Vec::with_capacity(plane.len());
+        let mut steps = Vec::new();
+        for (y, row) in plane.chunks_exact(plane.width() as usize).enumerate() {
+            let ranges = &ranges[y / self.cell * self.low.width..];
+            for (pixels, (end, range)) in row.chunks(self.cell).zip(ranges) {
+                let of = |value: &f32| (sign * (value - end) / range).max(0.0);
+                contrast.extend(pixels.iter().map(of));
+            }
+            // A sample of the pixels, in other columns of each row.
+            for x in (4 * y % 7..row.len()).step_by(7).filter(|&x| x > 0) {
+                steps.push((row[x] - row[x - 1]).abs() / ranges[x / self.cell].1);
+            }
+        }
+        let (width, height) = plane.dimensions();
+        let plane = Plane::from_raw(width, height, contrast).expect("a number for each pixel");
         // For normal noise, the median step between neighbours is 0.95 standard deviations.
         Contrast { plane, noise: 1.05 * median(&mut steps) }
     }
@@ -71,30 +77,34 @@ struct Grid {
 }
 
 impl Grid {
-    fn means(plane: &Plane, cell: u32) -> Self {
+    fn means(plane: &Plane, cell: usize) -> Self {
         let [width, height] =
-            [plane.width(), plane.height()].map(|side| side.div_ceil(cell) as usize);
+            [plane.width(), plane.height()].map(|side| (side as usize).div_ceil(cell));
         let mut sums = vec![(0.0, 0.0); width * height];
-        for (x, y, pixel) in plane.enumerate_pixels() {
-            let (sum, count) = &mut sums[(y / cell) as usize * width + (x / cell) as usize];
-            *sum += pixel.0[0];
-            *count += 1.0;
+        for (y, row) in plane.chunks_exact(plane.width() as usize).enumerate() {
+            let sums = &mut sums[y / cell * width..];
+            for (pixels, (sum, count)) in row.chunks(cell).zip(sums) {
+                pixels.iter().for_each(|value| *sum += value);
+                *count += pixels.len() as f32;
+            }
         }
         Self { width, height, values: sums.into_iter().map(|(sum, count)| sum / count).collect() }
     }
 
-    /// The cells within this distance, with their column and row offsets from `at`.
-    fn around(&self, at: usize, reach: i32, step: usize) -> impl Iterator<Item = (i32, i32, f32)> {
-        let (width, height) = (self.width as i32, self.height as i32);
-        let (x, y) = (at as i32 % width, at as i32 / width);
-        let offsets = move |at: i32, end: i32| {
-            let inside = move |by: &i32| (0..end).contains(&(at + by));
-            (-reach..=reach).step_by(step).filter(inside)
+    /// Calls `show` with every `step`th cell within this distance, and its column and row offsets.
+    fn around(&self, at: usize, reach: usize, step: usize, mut show: impl FnMut(f32, f32, f32)) {
+        let (x, y) = (at % self.width, at / self.width);
+        let inside = |at: usize, end: usize| {
+            let first = if at < reach { (step - (reach - at) % step) % step } else { at - reach };
+            (first..=(at + reach).min(end - 1)).step_by(step)
         };
-        offsets(y, height).flat_map(move |dy| {
-            let row = &self.values[((y + dy) * width) as usize..];
-            offsets(x, width).map(move |dx| (dx, dy, row[(x + dx) as usize]))
-        })
+        for row in inside(y, self.height) {
+            let cells = &self.values[row * self.width..][..self.width];
+            for column in inside(x, self.width) {
+                let (dx, dy) = (column as f32 - x as f32, row as f32 - y as f32);
+                show(dx, dy, cells[column]);
+            }
+        }
     }
 
     fn medians(&self) -> Self {
@@ -106,18 +116,24 @@ impl Grid {
         };
         let across = slope(1, &|at| !(at + 1).is_multiple_of(self.width));
         let down = slope(self.width, &|_| true);
+        let mut level = Vec::new();
         self.map(|at| {
-            let around = self.around(at, REACH, STEP);
-            let level = around.map(|(dx, dy, value)| value - across * dx as f32 - down * dy as f32);
-            median(&mut level.collect::<Vec<_>>())
+            level.clear();
+            let push = |dx, dy, value| level.push(value - across * dx - down * dy);
+            self.around(at, REACH, STEP, push);
+            median(&mut level)
         })
     }
 
     fn extremes(&self, extreme: fn(f32, f32) -> f32) -> Self {
-        self.map(|at| self.around(at, 1, 1).map(|(_, _, value)| value).fold(f32::NAN, extreme))
+        self.map(|at| {
+            let mut most = f32::NAN;
+            self.around(at, 1, 1, |_, _, value| most = extreme(most, value));
+            most
+        })
     }
 
-    fn map(&self, value: impl Fn(usize) -> f32) -> Self {
+    fn map(&self, value: impl FnMut(usize) -> f32) -> Self {
         Self { values: (0..self.values.len()).map(value).collect(), ..*self }
     }
 }
@@ -132,6 +148,8 @@ fn median(values: &mut [f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use image::Luma;
+
     use super::*;
 
     /// A vertical stroke of contrast 0.5 under this light.
