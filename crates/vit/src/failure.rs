@@ -166,7 +166,7 @@ fn said(error: &(dyn Error + 'static)) -> String {
 }
 
 /// Advice if the system refuses to write a file.
-fn mend(error: &(dyn Error + 'static)) -> Option<&'static str> {
+fn disk_hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut causes = std::iter::successors(Some(error), |&error| error.source());
     match causes.find_map(|cause| cause.downcast_ref::<io::Error>())?.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -273,7 +273,7 @@ impl From<vit_files::Error> for Failure {
             vit_files::Error::Home { .. } => Exit::Usage,
             _ => Exit::File,
         };
-        Self { hint: mend(&error).map(str::to_owned), ..Self::new(exit, chain(&error)) }
+        Self { hint: disk_hint(&error).map(str::to_owned), ..Self::new(exit, chain(&error)) }
     }
 }
 
@@ -289,7 +289,7 @@ impl From<vit_pictures::Error> for Failure {
 
 impl From<vit_report::Error> for Failure {
     fn from(error: vit_report::Error) -> Self {
-        Self { hint: mend(&error).map(str::to_owned), ..Self::new(Exit::File, chain(&error)) }
+        Self { hint: disk_hint(&error).map(str::to_owned), ..Self::new(Exit::File, chain(&error)) }
     }
 }
 
@@ -348,7 +348,7 @@ impl From<vit_model::Error> for Failure {
                     "the file contains another model: pass the --preset or --config it was trained with",
                 ),
             ),
-            _ => (Exit::File, mend(&error)),
+            _ => (Exit::File, disk_hint(&error)),
         };
         let hint = hint.map(str::to_owned);
         if let Error::Parameters { layout, problems } = error {
@@ -400,7 +400,7 @@ impl From<vit_run::Error> for Failure {
                 (Exit::Usage, Some("pass another --run-dir, or leave it out to get a new one"))
             }
             Error::InUse { .. } => (Exit::File, Some("wait until it ends, or stop it")),
-            _ => (Exit::File, mend(&error)),
+            _ => (Exit::File, disk_hint(&error)),
         };
         Self { hint: hint.map(str::to_owned), ..Self::new(exit, chain(&error)) }
     }
@@ -427,7 +427,7 @@ impl From<vit_train::Error> for Failure {
                 (Exit::Usage, Some("pass --device cpu, or --augment-mixup 0 to train without it"))
             }
             Error::OnGpu { .. } => (Exit::Usage, Some("pass --device cpu")),
-            Error::Unreadable { .. } | Error::State { .. } => (Exit::File, mend(&error)),
+            Error::Unreadable { .. } | Error::State { .. } => (Exit::File, disk_hint(&error)),
             Error::NotFinite { .. } => (Exit::Diverged, Some("try a smaller --lr")),
             _ => (Exit::Internal, None),
         };

@@ -148,7 +148,7 @@ const HEADS: [(&str, usize); 5] = [
 ];
 
 /// Arguments that the parameters also show, or that only matter in training.
-const HEEDED_ELSEWHERE: [&str; 25] = [
+const HANDLED_ELSEWHERE: [&str; 25] = [
     "attn_drop_rate",
     "class_token",
     "depth",
@@ -208,8 +208,9 @@ impl Document {
                 }
                 _ => false,
             };
-            let heeded = HEEDED_ELSEWHERE.contains(&name.as_str()) || own.contains(&name.as_str());
-            if !heeded && !harmless {
+            let handled =
+                HANDLED_ELSEWHERE.contains(&name.as_str()) || own.contains(&name.as_str());
+            if !handled && !harmless {
                 let expected = "timm's default";
                 return Err(shapes.unsupported(name, &value.to_string(), expected));
             }
