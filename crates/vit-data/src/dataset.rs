@@ -233,7 +233,7 @@ impl Dataset {
 
     /// Writes the bytes that the unpacked `file` would have.
     ///
-    /// With a hasher as `out` this verifies the dataset against known hashes, wherever it came from.
+    /// With a hasher as `out` this verifies the dataset against known hashes, from any source.
     ///
     /// # Errors
     /// If `out` fails, or IDX files [cannot hold](Self::is_idx) the dataset.

@@ -100,9 +100,9 @@ pub enum Error {
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What was expected.
+        /// Expected content.
         expected: &'static str,
-        /// What came.
+        /// Actual content.
         got: String,
     },
     /// An augmentation setting is out of range.

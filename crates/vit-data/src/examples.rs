@@ -21,7 +21,7 @@ pub struct Examples {
     labels: Arc<[u32]>,
     /// Channels, height and width.
     shape: (usize, usize, usize),
-    /// What each byte is normalised to, a table a channel.
+    /// Normalised value of each byte, one table per channel.
     tables: Arc<[Table]>,
 }
 

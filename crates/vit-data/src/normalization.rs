@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::examples::Examples;
 
-/// What each byte of a channel is normalised to.
+/// Normalised value of each byte of a channel.
 pub(crate) type Table = [f32; 256];
 
 /// Mean and standard deviation for pixels in [0, 1]: one number for all channels, or one for each.

@@ -63,7 +63,7 @@ pub fn look_at(listing: &Listing) -> Option<Look> {
     Some(Look { channels, shorter_side: *sides.get(sides.len() / 2)? })
 }
 
-/// How a picture becomes an image.
+/// Preprocessing of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PictureView {
     /// 1 or 3.
@@ -170,7 +170,7 @@ pub fn load_pictures(
                     let _ = File::open(&path).and_then(|it| it.set_modified(SystemTime::now()));
                     cache
                 }
-                // Missing, truncated or of another version: build it anew.
+                // Missing, truncated or of another version: rebuild it.
                 Err(_) => {
                     fs::create_dir_all(folder).map_err(vit_files::Error::io("create", folder))?;
                     let cache = Cache::make(&path, &key, all.len(), make, &mut *progress)?;

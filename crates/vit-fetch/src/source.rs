@@ -1,4 +1,4 @@
-//! What is known of each dataset: its files, their digests, and where they are served.
+//! The files of each dataset, their digests and their mirrors.
 
 use std::path::{Path, PathBuf};
 

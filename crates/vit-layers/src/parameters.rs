@@ -195,7 +195,7 @@ impl Parameters {
     }
 }
 
-/// What a builder gives to layers.
+/// Source of a builder's tensors.
 #[derive(Clone, Copy)]
 enum Gives {
     Variables,

@@ -61,7 +61,7 @@ pub enum Error {
         field: &'static str,
         /// Its value.
         value: String,
-        /// What the layout can express.
+        /// Requirement of the layout.
         expected: &'static str,
     },
     /// A foreign model that this crate does not compute.

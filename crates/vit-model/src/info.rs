@@ -1,4 +1,4 @@
-//! Class names and preprocessing in a model file, beside its configuration.
+//! Class names and preprocessing in a model file.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -101,7 +101,7 @@ struct Fields<'a, R> {
     count: usize,
 }
 
-/// What follows a field's number.
+/// Content of a field.
 #[derive(Clone, Copy)]
 enum Payload {
     Number(u64),

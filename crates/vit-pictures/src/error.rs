@@ -105,9 +105,9 @@ pub enum Error {
     Cache {
         /// The cache's file.
         path: PathBuf,
-        /// What was expected.
+        /// Expected value.
         expected: String,
-        /// What was found.
+        /// Actual value.
         got: String,
     },
     /// A cache cannot be written or read.

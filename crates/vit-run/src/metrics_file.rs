@@ -10,7 +10,7 @@ use vit_files::{Digest, Hasher, lines_of_at_most, open_file};
 use crate::folder::free_name;
 use crate::{Error, LONGEST_LINE, Record};
 
-/// How much of a run's metrics had been written.
+/// Length of a run's metrics at a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MetricsMark {

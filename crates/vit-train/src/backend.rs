@@ -10,7 +10,7 @@ use crate::evaluation::IsOver;
 use crate::sums::Sums;
 use crate::{Collective, Data, Error, Group, Loss, Model, NamedVars, Scores, TrainConfig};
 
-/// What is trained, on which ranks and with which settings; the same for every backend.
+/// Model, ranks and settings; the same for every backend.
 pub(crate) struct Task {
     pub(crate) config: TrainConfig,
     pub(crate) model: Arc<dyn Model>,

@@ -27,7 +27,7 @@ const MOMENTS: [&str; 2] = ["moments/first/", "moments/second/"];
 pub struct SavedState {
     /// The state.
     pub state: TrainState,
-    /// How much had been recorded.
+    /// Length of the metrics.
     pub metrics: MetricsMark,
     /// The program's own metadata of the run.
     pub about: Map<String, Value>,

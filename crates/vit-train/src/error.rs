@@ -75,17 +75,17 @@ pub enum Error {
     /// A setting that training on a GPU does not support.
     #[error("expected {expected} in training on a GPU, got {got}")]
     OnGpu {
-        /// What is supported.
+        /// Supported value.
         expected: &'static str,
-        /// What was requested.
+        /// Requested value.
         got: &'static str,
     },
     /// A setting that several ranks do not support, or too many ranks.
     #[error("expected {expected}, got {got}")]
     Ranks {
-        /// What is supported.
+        /// Supported value.
         expected: String,
-        /// What was requested.
+        /// Requested value.
         got: String,
     },
     /// A run directory cannot be read or written, or is damaged.

@@ -181,13 +181,13 @@ impl Evaluation {
 }
 
 impl Confusion {
-    /// How often samples of `label` were classified as `prediction`.
+    /// Number of samples of `label` classified as `prediction`.
     #[must_use]
     pub fn count(&self, label: usize, prediction: usize) -> usize {
         self.counts[label].get(&prediction).copied().unwrap_or_default()
     }
 
-    /// How often each class was predicted.
+    /// Number of predictions of each class.
     #[must_use]
     pub fn predicted(&self) -> Vec<usize> {
         let mut predicted = vec![0; self.counts.len()];

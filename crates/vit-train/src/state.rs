@@ -19,7 +19,7 @@ pub type Tensors = BTreeMap<String, Tensor>;
 /// The state of a run between two steps, on the CPU.
 #[derive(Clone, Debug)]
 pub struct TrainState {
-    /// How far the run has come.
+    /// Progress of the run.
     pub progress: RunProgress,
     /// SHA-256 of the order of the epoch's samples, as little-endian `u32`.
     pub order: String,

@@ -79,7 +79,7 @@ impl Drop for ChromeTrace {
     }
 }
 
-/// What is being traced.
+/// The traced phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// Nothing: not started, or complete.

@@ -38,7 +38,7 @@ pub(crate) struct DataArgs {
     pub(crate) place: DataPlace,
 }
 
-/// Where named datasets are, and where they are downloaded from.
+/// Folder of named datasets, and the mirrors to download them from.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DataPlace {
     /// Folder with a subfolder for each named dataset, and a cache of scaled-down pictures in `pictures` (at most 20
@@ -61,7 +61,7 @@ const HUB_PATIENCE_UNASKED: Duration = Duration::from_secs(6);
 pub(crate) struct Found {
     pub(crate) dataset: Dataset,
     origin: Origin,
-    /// How pictures become images, if it consists of pictures.
+    /// Preprocessing of pictures, if it consists of pictures.
     view: Option<PictureView>,
     /// Skipped pictures, each with its error.
     pub(crate) skipped: Vec<(PathBuf, String)>,

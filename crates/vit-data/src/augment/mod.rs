@@ -137,7 +137,7 @@ impl Augment {
         [self.crop_scale, self.flip, self.jitter] != [0.0; 3] || self.policy != Policy::None
     }
 
-    /// As vit-pictures defines it.
+    /// Defined by vit-pictures.
     pub(crate) fn jitter(&self) -> vit_pictures::Jitter {
         let (brightness, hue) = (self.jitter, self.jitter / 4.0);
         vit_pictures::Jitter { brightness, contrast: brightness, saturation: brightness, hue }
@@ -154,7 +154,7 @@ impl Augment {
 pub(crate) struct Augmenter<'a> {
     augment: &'a Augment,
     random: Random,
-    /// What each byte is normalised to, a table a channel; byte 0 is black.
+    /// Normalised value of each byte, one table per channel; byte 0 is black.
     tables: &'a [Table],
     canvas: Canvas,
 }

@@ -8,7 +8,7 @@ use candle_core::{CudaStorage, Layout, Result, Shape, Tensor};
 use super::dropout::Drawn;
 use super::launch::{ByValue, Grid, device_of, elements, held, kernel, room, tensor};
 
-/// What follows a product: addresses of the bias and of memory for the activation's inputs, or null; the activation's
+/// Epilogue of a product: addresses of the bias and of memory for the activation's inputs, or null; the activation's
 /// number; and the numbers per sample, or 0 without dropout.
 #[derive(Clone, Copy)]
 #[repr(C)]

@@ -10,7 +10,7 @@ use crate::shrunk::{Kind, Rows, Shrinking, Shrunk};
 use crate::upright::{check_form, check_size};
 use crate::{DecodeOptions, Error};
 
-/// Limit of data beside the pixels, such as EXIF.
+/// Size limit of data other than pixels, such as EXIF.
 const MOST_BYTES: usize = 8 << 20;
 
 /// An interlacing pass: its first column and row, and the steps between its columns and rows.

@@ -70,7 +70,7 @@ fn cells(epoch: &EpochMetrics, epochs: u64, is_best: bool) -> Vec<(&'static str,
     let loss = |loss: f64| format!("{loss:.4}");
     let star = if is_best { "*" } else { " " };
     let speed = epoch.images_per_second as u64;
-    // As wide in the first row as in the last.
+    // The first row is as wide as the last.
     let width = epochs.to_string().len();
     let cells = [
         ("epoch", Some(format!("{:>width$}/{epochs}", epoch.epoch))),
