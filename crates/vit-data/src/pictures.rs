@@ -22,7 +22,7 @@ use crate::listing::{Listed, Listing};
 use crate::tables::Rows;
 
 /// Number of pictures inspected to guess colour and size.
-const LOOKED_AT: usize = 100;
+const INSPECTED: usize = 100;
 /// Ratio of the stored shorter side to the image's longer side, which leaves a margin for crops.
 const ROOM: (usize, usize) = (3, 2);
 /// Extension of cache files.
@@ -34,7 +34,7 @@ const VERSION: &str = "vit-data pictures 2";
 
 /// Colour and size of a dataset's pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
+pub struct PictureStats {
     /// 1 if all inspected pictures are grey, else 3.
     pub channels: usize,
     /// Median of their shorter sides, in pixels.
@@ -43,10 +43,10 @@ pub struct Look {
 
 /// Inspects some pictures, evenly spread over the listing, skipping undecodable ones; `None` if none can be decoded.
 #[must_use]
-pub fn look_at(listing: &Listing) -> Option<Look> {
+pub fn inspect_pictures(listing: &Listing) -> Option<PictureStats> {
     let rows = Rows::default();
     let options = DecodeOptions { channels: None, at_least: Some(64), ..DecodeOptions::default() };
-    let step = listing.train.len().div_ceil(LOOKED_AT).max(1);
+    let step = listing.train.len().div_ceil(INSPECTED).max(1);
     let seen = listing.train.iter().step_by(step);
     let seen: Vec<(bool, usize)> = seen
         .filter_map(|listed| rows.decode(listed, &options).ok())
@@ -60,7 +60,7 @@ pub fn look_at(listing: &Listing) -> Option<Look> {
     let mut sides: Vec<usize> = seen.iter().map(|(_, side)| *side).collect();
     sides.sort_unstable();
     let channels = if seen.iter().all(|(is_grey, _)| *is_grey) { 1 } else { 3 };
-    Some(Look { channels, shorter_side: *sides.get(sides.len() / 2)? })
+    Some(PictureStats { channels, shorter_side: *sides.get(sides.len() / 2)? })
 }
 
 /// Preprocessing of a picture.
@@ -119,7 +119,7 @@ impl PictureView {
 
 /// Where the cache goes, and what happens to undecodable pictures.
 #[derive(Clone, Copy, Debug)]
-pub struct Keeping<'a> {
+pub struct LoadOptions<'a> {
     /// The folder for caches; `None` decodes pictures on every access.
     pub folder: Option<&'a Path>,
     /// Skip undecodable pictures instead of failing.
@@ -147,7 +147,7 @@ pub fn load_pictures(
     name: &str,
     listing: &Listing,
     view: PictureView,
-    keeping: Keeping<'_>,
+    options: LoadOptions<'_>,
     progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Loaded> {
     let all: Vec<(Split, &Listed)> = listing.pictures().collect();
@@ -160,7 +160,7 @@ pub fn load_pictures(
             Ok::<_, vit_pictures::Error>(None)
         }
     };
-    let (store, sums) = match keeping.folder {
+    let (store, sums) = match options.folder {
         Some(folder) => {
             let key = key(&all, view)?;
             let path = folder.join(format!("{key}.{ENDING}"));
@@ -186,7 +186,7 @@ pub fn load_pictures(
             for index in 0..all.len() {
                 let picture = make(index)?;
                 sums.push(picture.map(|picture| (picture.size(), crc(picture.pixels()))));
-                if index % LOOKED_AT == 0 && progress(index).is_break() {
+                if index % INSPECTED == 0 && progress(index).is_break() {
                     return Err(vit_pictures::Error::Stopped.into());
                 }
             }
@@ -204,7 +204,7 @@ pub fn load_pictures(
             (path, wrong.remove(&index).unwrap_or_else(|| "cannot be decoded".to_owned()))
         })
         .collect();
-    if !(skipped.is_empty() || keeping.skip_unreadable) {
+    if !(skipped.is_empty() || options.skip_unreadable) {
         return Err(Error::Unreadables { pictures: skipped, of: all.len() });
     }
     let (height, width) = view.eval.crop;

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use vit_data::{
-    Dataset, Examples, HubName, IdxFile, Keeping, Listing, Loaded, Look, Normalization,
+    Dataset, Examples, HubName, IdxFile, Listing, LoadOptions, Loaded, Normalization, PictureStats,
     PictureView, Split,
 };
 use vit_fetch::{Checksum, Event, Options, Presence, Source, data_root, user_mirrors};
@@ -176,13 +176,13 @@ impl Wanted {
     ///
     /// # Errors
     /// If the stored size would be below the viewed size.
-    fn take_pictures(&mut self, look: Look) -> Result<PictureView> {
+    fn take_pictures(&mut self, stats: PictureStats) -> Result<PictureView> {
         let small = Preset::Pictures32.config();
-        if !self.asked.model && !self.asked.image && look.shorter_side < SMALL_PICTURE {
+        if !self.asked.model && !self.asked.image && stats.shorter_side < SMALL_PICTURE {
             (self.model.image, self.model.patch) = (small.image, small.patch);
         }
         if !self.asked.channels {
-            self.model.image.channels = look.channels;
+            self.model.image.channels = stats.channels;
         }
         if !self.asked.patch {
             self.model.patch = patch_for(self.model.image, self.model.patch);
@@ -332,13 +332,13 @@ fn list(path: &Path, wanted: &Wanted) -> Result<(String, Listing)> {
 ///
 /// # Errors
 /// If it cannot be read, or does not suit the model.
-pub(crate) fn look(name: &str, wanted: &mut Wanted) -> Result<Option<String>> {
+pub(crate) fn inspect(name: &str, wanted: &mut Wanted) -> Result<Option<String>> {
     if name == DIGITS || Source::named(name).is_some() || HubName::is_meant(name) {
         return Ok(None);
     }
     if is_of_pictures(name) {
         let (name, listing) = list(Path::new(name), wanted)?;
-        wanted.take_pictures(look_at(&listing))?;
+        wanted.take_pictures(inspect_pictures(&listing))?;
         wanted.take_classes(&name, listing.classes.len())?;
         return Ok(Some(name));
     }
@@ -349,8 +349,8 @@ pub(crate) fn look(name: &str, wanted: &mut Wanted) -> Result<Option<String>> {
 }
 
 /// Inspects some of the pictures.
-fn look_at(listing: &Listing) -> Look {
-    vit_data::look_at(listing).unwrap_or(Look { channels: 3, shorter_side: 64 })
+fn inspect_pictures(listing: &Listing) -> PictureStats {
+    vit_data::inspect_pictures(listing).unwrap_or(PictureStats { channels: 3, shorter_side: 64 })
 }
 
 /// A dataset of the hub.
@@ -372,7 +372,7 @@ fn of_hub(text: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
 
 /// Loads the pictures of a listing.
 fn listed(name: &str, listing: &Listing, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
-    let view = wanted.take_pictures(look_at(listing))?;
+    let view = wanted.take_pictures(inspect_pictures(listing))?;
     wanted.model.check()?;
     let folder = if wanted.data.cache {
         Some(data_root(place.data_dir.clone())?.join(CACHES))
@@ -383,10 +383,10 @@ fn listed(name: &str, listing: &Listing, place: &DataPlace, wanted: &mut Wanted)
         outputs::check_outside_of_runs(folder, "--data-dir")?;
     }
     let skip_unreadable = wanted.data.skip_unreadable;
-    let keeping = Keeping { folder: folder.as_deref(), skip_unreadable };
+    let options = LoadOptions { folder: folder.as_deref(), skip_unreadable };
     let count = listing.pictures().count() as u64;
     let bar = Counter::new("reading pictures", Some(count), thousands);
-    let loaded = vit_data::load_pictures(name, listing, view, keeping, &mut |done| {
+    let loaded = vit_data::load_pictures(name, listing, view, options, &mut |done| {
         bar.set("reading pictures", done as u64, Some(count));
         ControlFlow::Continue(())
     });

@@ -160,7 +160,7 @@ pub(crate) fn with_dataset(mut settings: Settings, asked: Asked) -> Result<Setti
     let Some(name) = settings.dataset.clone() else { return Ok(settings) };
     let (model, data) = (settings.model.clone(), settings.data.clone());
     let mut wanted = Wanted { model, asked, data, transform: None };
-    if let Some(name) = dataset::look(&name, &mut wanted)? {
+    if let Some(name) = dataset::inspect(&name, &mut wanted)? {
         take_over(&mut settings, wanted, &name)?;
     }
     Ok(settings)
