@@ -35,7 +35,7 @@
       readout.textContent = "";
       svg.querySelector(".guide")?.remove();
     };
-    // Of the pointer, or of the arrow keys.
+    // The pointer or an arrow key moved to `at`.
     const tell = at => {
       const shown = lines.filter(line => !hidden.has(line.name));
       const near = shown.map(line => line.points.reduce((a, b) => Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a));
@@ -74,7 +74,7 @@
       if (low !== undefined) {
         const y = value => bottom - (value - low) / (high - low) * (bottom - top);
         for (const old of svg.querySelectorAll(".grid, .tick")) {
-          // Those across; those down stay.
+          // Removes horizontal lines; vertical ones stay.
           if (old.getAttribute("d")?.includes("H") || old.getAttribute("text-anchor") === "end") old.remove();
         }
         const step = (high - low) / 4;

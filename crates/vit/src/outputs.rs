@@ -48,7 +48,7 @@ impl Force {
 pub(crate) struct Inputs(Vec<FileId>);
 
 impl Inputs {
-    /// These files, and the files in these folders. Errors are left to whoever reads them.
+    /// These files, and the files in these folders. Ignores errors; the command reports them when it reads.
     pub(crate) fn of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
         let mut files = Vec::new();
         for path in paths {

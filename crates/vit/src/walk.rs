@@ -19,7 +19,7 @@ pub(crate) fn is_possible(config: &VitConfig) -> bool {
     !config.qk_norm && config.norm == NormPlacement::Pre && config.tokens() <= MOST_TOKENS
 }
 
-/// What one head of one layer computes from an image, with the steps before and after: matrices as rows.
+/// Intermediate results of one head of one layer, and of the steps before and after it: matrices as rows.
 #[derive(Serialize)]
 pub(crate) struct Walk {
     layer: usize,

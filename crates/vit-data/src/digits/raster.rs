@@ -13,7 +13,7 @@ const EDGE: f32 = 1.2;
 pub(super) struct Dot {
     pub(super) x: f32,
     pub(super) y: f32,
-    /// Of the pen.
+    /// Radius of the pen.
     pub(super) radius: f32,
     /// Brightness of the stroke; 255 is white.
     pub(super) light: f32,

@@ -18,7 +18,7 @@ use crate::{DecodeOptions, Error};
 
 /// Memory limit of a progressive picture: all its coefficients are kept until the last scan.
 const MOST_BYTES: u64 = 32 << 20;
-/// Of one coefficient.
+/// Size of one coefficient.
 const BYTES: u64 = 2;
 
 /// A scan of ten bytes can take as long as the whole picture. Encoders write about ten scans; other libraries allow
@@ -402,7 +402,7 @@ mod tests {
         ] {
             assert_eq!(most_progressive(&frame(factors), info), most, "{factors:?}");
         }
-        // Of another size, truncated, or absent.
+        // A header with another size, a truncated one, and none.
         let other = ImageInfo { width: 17, ..info };
         assert_eq!(most_progressive(&frame([0x22, 0x11, 0x11]), other), all);
         assert_eq!(most_progressive(&frame([0x22, 0x11, 0x11])[..18], info), all);

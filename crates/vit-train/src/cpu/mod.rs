@@ -139,7 +139,7 @@ fn train(
         Some(Piece { shard, first: first + start, indices })
     };
     let now = range.clone().filter_map(|shard| piece(step.samples, shard)).collect();
-    // Of accumulated batches only the first: more would cost memory and gain nothing.
+    // Only the first of the accumulated batches: more would cost memory without being faster.
     let next = range.take(of_batch.len()).filter_map(|shard| piece(step.next, shard)).collect();
     ahead.shards((data, step.epoch), now, next, |piece: &Piece, batch: &Batch| {
         let mode = Mode::Train(random.from_sample(piece.first as u32));

@@ -167,7 +167,7 @@ impl Form {
 /// Prints predictions one by one.
 struct Printer {
     form: Form,
-    /// Of a table, once its headings are printed.
+    /// The table's columns, once its headings are printed.
     columns: Option<Columns>,
     /// Names of the classes.
     names: Vec<String>,

@@ -63,7 +63,7 @@ const GUESS: &str = "the strokes may be the dark or the light parts: --invert al
 
 impl Preparation {
     /// # Errors
-    /// If the model wants channels that pictures have not, or is to be given strokes in colour.
+    /// If the model's number of channels is not 1 or 3, or it needs strokes in colour.
     pub(crate) fn new(args: &Args, saved: &SavedModel) -> Result<Self> {
         let size = saved.config.image;
         if ![1, 3].contains(&size.channels) {
