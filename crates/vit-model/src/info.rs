@@ -21,7 +21,7 @@ pub struct ModelInfo {
     pub transform: Option<Transform>,
 }
 
-/// The preprocessing of a picture; the target size is that of the model's images.
+/// The preprocessing of a picture; the target size is the model's image size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Transform {

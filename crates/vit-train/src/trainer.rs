@@ -59,7 +59,7 @@ impl Trainer {
     }
 
     /// Resumes from a state: the next [`run`](Self::run) continues there, bit-identical to an uninterrupted run.
-    /// Configuration and data must be those of the saved run.
+    /// Configuration and data must equal the saved run's.
     ///
     /// # Errors
     /// If the state has other parameters.

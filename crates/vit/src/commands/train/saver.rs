@@ -181,7 +181,7 @@ impl Target {
         let files = [(CONFIG, self.settings.as_bytes()), (MODEL, model.as_slice())];
         let path = state.write(folder, &files)?;
         kept();
-        // At any time, the run's model equals that of a checkpoint.
+        // At any time, the run's model equals the model in a checkpoint.
         write_atomically(&folder.model(), &model)?;
         folder.point_last_to(&path)?;
         folder.prune_checkpoints(self.keep)?;
