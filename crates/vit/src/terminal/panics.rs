@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_one_line_and_a_hint_whatever_it_quotes() {
+    fn any_panic_message_becomes_one_line_and_a_hint() {
         let message = "index of x\nhint: run\u{1b}[2J";
         let message_of = message_of(Some("saver"), "src/x.rs:1:2", message, &Backtrace::disabled());
         let expected = "error: thread saver panicked at src/x.rs:1:2: index of x\\nhint: run\\u{1b}[2J\n\
