@@ -1,4 +1,4 @@
-"""Run an ONNX graph that `vit export --layout onnx` wrote: pictures in, classes out.
+"""Run an ONNX graph from `vit export --layout onnx`: pictures in, classes out.
 
     from vit_onnx import Classifier
 
@@ -6,7 +6,7 @@
     for best in classifier.predict(["cat.jpg", "dog.jpg"]):
         print(best.label, best.probability)
 
-The graph carries class names and transform. Pictures are prepared as `vit predict` prepares them.
+The graph contains class names and preprocessing, so predictions equal those of `vit predict`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Classifier", "Prediction"]
 Floats = NDArray[np.float32]
 Fit = Literal["mnist", "crop", "pad", "stretch"]
 
-WORKING_SIDE = 256  # a picture is averaged down to no less than this before anything else
+WORKING_SIDE = 256  # large pictures are first averaged down to no less than this
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # ITU-R BT.709
 UPRIGHT = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2)))  # EXIF orientation: Image.Transpose
 
@@ -42,16 +42,16 @@ class Prediction:
 
 
 class Classifier:
-    """A model that `vit export --layout onnx` wrote, with `--input float` or `bytes`."""
+    """A model from `vit export --layout onnx`, with `--input float` or `bytes`."""
 
     def __init__(
         self, path: str | PathLike[str], fit: Fit | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
     ) -> None:
-        """Load a graph. `fit` says how pictures are brought to the model's size; by default as in training."""
+        """Load a graph. `fit` overrides how pictures get the model's size; the default is the training's."""
         self.session = onnxruntime.InferenceSession(str(path), providers=list(providers))
         metadata = self.session.get_modelmeta().custom_metadata_map
         if "vit_config" not in metadata:
-            raise ValueError(f"{path} carries no configuration: expected a graph of `vit export --layout onnx`")
+            raise ValueError(f"{path} has no configuration, expected a graph from `vit export --layout onnx`")
         self.config = json.loads(metadata["vit_config"])
         image = self.config["image"]
         self.channels, self.size = image["channels"], (image["width"], image["height"])
@@ -75,11 +75,11 @@ class Classifier:
         return powers / powers.sum(axis=1, keepdims=True)
 
     def prepare(self, picture: str | PathLike[str] | Image.Image) -> NDArray:
-        """What the graph takes (channels, height, width): normalised float32, or uint8 for a graph of `--input bytes`."""
+        """The graph's input (channels, height, width): normalised float32, or uint8 with `--input bytes`."""
         if not isinstance(picture, Image.Image):
             with Image.open(picture) as opened:
                 if self.fit == "crop" and (stored := self.transform.get("stored")):
-                    opened.draft(None, (stored, stored))  # a large JPEG is decoded at a part of its size, as in training
+                    opened.draft(None, (stored, stored))  # decodes a large JPEG at a reduced size, as in training
                 opened.load()
                 picture = opened
         planes = self._cropped(picture) if self.fit == "crop" else self._fitted(picture)
@@ -89,7 +89,7 @@ class Classifier:
         return (planes - mean) / std
 
     def _cropped(self, picture: Image.Image) -> Floats:
-        """The shorter side resized, the middle cut out: Pillow's resize, to the bit."""
+        """Resizes the shorter side like Pillow, bit for bit, and crops the centre."""
         picture = upright(on_white(picture), picture).convert("L" if self.channels == 1 else "RGB")
         width, height = self.size
         stored, resize = self.transform.get("stored"), self.transform.get("resize", max(self.size))
@@ -102,7 +102,7 @@ class Classifier:
         return pixels.reshape(height, width, self.channels).transpose(2, 0, 1)
 
     def _fitted(self, picture: Image.Image) -> Floats:
-        """The whole picture, or the strokes on it, at the model's size."""
+        """The whole picture, or its strokes, at the model's size."""
         planes = shrunk(picture, self.channels, max(WORKING_SIDE, *self.size))
         planes = [np.asarray(upright(Image.fromarray(plane), picture)) for plane in planes]
         size = upright(Image.new("1", picture.size), picture).size
@@ -119,7 +119,7 @@ class Classifier:
 
 
 def upright(picture: Image.Image, original: Image.Image) -> Image.Image:
-    """The picture, turned as the original's EXIF data says."""
+    """The picture with its EXIF orientation applied."""
     turn = UPRIGHT.get(original.getexif().get(0x0112, 1))
     return picture if turn is None else picture.transpose(Image.Transpose(turn))
 
@@ -129,7 +129,7 @@ def has_alpha(picture: Image.Image) -> bool:
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """Without transparency, in 8 bits."""
+    """Removes transparency and converts to 8 bits."""
     if picture.mode.startswith("I;16"):
         return Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
     if not has_alpha(picture):
@@ -139,7 +139,7 @@ def on_white(picture: Image.Image) -> Image.Image:
 
 
 def shrunk(picture: Image.Image, channels: int, least: int) -> list[Floats]:
-    """Planes in [0, 1], averaged over squares; behind transparency a colour that the picture stands out from."""
+    """Planes in [0, 1], averaged over squares, with a contrasting background behind transparency."""
     if picture.mode.startswith("I;16"):
         pixels = np.asarray(picture, np.float64)[..., None] / 65535
     else:
@@ -165,12 +165,12 @@ def shrunk(picture: Image.Image, channels: int, least: int) -> list[Floats]:
 
 
 def stretched(plane: Floats, size: tuple[int, int]) -> Floats:
-    """Scaled to both sides."""
+    """Stretches each side independently."""
     return np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR))
 
 
 def padded(plane: Floats, size: tuple[int, int]) -> Floats:
-    """Scaled in its proportions, in the middle, on what its border is like."""
+    """Keeps proportions, centred, padded with the colour of the border."""
     height, width = plane.shape
     scale = min(size[0] / width, size[1] / height)
     inner = stretched(plane, tuple(max(1, half_up(scale * side)) for side in (width, height)))
@@ -198,7 +198,7 @@ def quantile(values: Floats, share: float) -> float:
 
 
 def is_dark_on_light(plane: Floats) -> bool:
-    """Whether the darkest pixels lie farther below the border's than the lightest lie above them."""
+    """Whether the darkest pixels differ more from the border than the lightest."""
     border = plane[frame(plane.shape)]
     below = quantile(border, 0.1) - quantile(plane, 0.01)
     above = quantile(plane, 0.99) - quantile(border, 0.9)
@@ -206,12 +206,12 @@ def is_dark_on_light(plane: Floats) -> bool:
 
 
 def strokes_of(plane: Floats) -> Floats | None:
-    """Light strokes without their background and specks, from 0 to 1; none where nothing stands out."""
+    """Light strokes without background and specks, from 0 to 1; None if nothing stands out."""
     mask = frame(plane.shape)
     down, across = (np.arange(side, dtype=np.float32) - 0.5 * (side - 1) for side in plane.shape)
     down, across = np.meshgrid(down, across, indexing="ij")
     ink = plane.astype(np.float32)
-    for offset in (across, down):  # the slope of the border; it is symmetric, so that each axis is by itself
+    for offset in (across, down):  # the border's slope; it is symmetric, so the axes are independent
         ink = ink - offset * ((offset * plane)[mask].sum() / max((offset * offset)[mask].sum(), 1e-30))
     reach = int(np.ceil(0.5 * (1 / 3) * max(plane.shape)))
     ink = (ink - extreme(extreme(ink, reach, np.minimum), reach, np.maximum)).astype(np.float32)
@@ -223,7 +223,7 @@ def strokes_of(plane: Floats) -> Floats | None:
 
 
 def extreme(plane: Floats, reach: int, of: np.ufunc) -> Floats:
-    """The extreme of the square around each pixel: windows are doubled until two of them make one."""
+    """The extreme in the square around each pixel, from windows of doubling size."""
     window = 2 * reach + 1
     for _ in range(2):
         length = plane.shape[1]
@@ -237,7 +237,7 @@ def extreme(plane: Floats, reach: int, of: np.ufunc) -> Floats:
 
 
 def without_specks(ink: Floats) -> Floats:
-    """Without the parts, joined by sides or corners, that have less than a twentieth of the largest part's ink."""
+    """Removes connected parts with less than a twentieth of the largest part's ink."""
     left, parts = {tuple(place) for place in np.argwhere(ink > 0).tolist()}, []
     while left:
         part = open_ = [left.pop()]
@@ -255,7 +255,7 @@ def without_specks(ink: Floats) -> Floats:
 
 
 def placed_as_mnist(ink: Floats, size: tuple[int, int]) -> Floats:
-    """Scaled so that the longer side is 20 of 28 pixels, the centre of mass in the middle."""
+    """Scales the longer side to 20 of 28 pixels and centres the mass."""
     bounds = [(places.min(), places.max() + 1) for places in np.nonzero(ink)]
     scale = max(end - begin for begin, end in bounds) / (20 / 28 * min(size))
     lengths = [max(1, half_up(scale * side)) for side in size[::-1]]

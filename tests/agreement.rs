@@ -1,7 +1,7 @@
-//! Outputs, losses, gradients and optimiser steps are PyTorch's.
+//! Outputs, losses, gradients and optimiser steps agree with PyTorch.
 //!
-//! The fixtures are written by `tests/reference/make_fixtures.py`; how far two right programs can differ was
-//! tried there too, with PyTorch against itself.
+//! `tests/reference/make_fixtures.py` writes the fixtures. The tolerances come from comparing PyTorch with itself
+//! there.
 
 use candle_core::{DType, Device, Result, Tensor};
 use vit_train::Optimizer;
@@ -27,17 +27,17 @@ const CASES: [&str; 11] = [
 ];
 
 #[test]
-fn outputs_losses_and_gradients_are_pytorchs() -> Result<()> {
+fn outputs_losses_and_gradients_equal_pytorchs() -> Result<()> {
     outputs_losses_and_gradients_on(&Device::Cpu)
 }
 
 #[test]
-fn twenty_losses_and_ten_steps_of_adam_are_pytorchs() -> Result<()> {
+fn twenty_losses_and_ten_steps_of_adam_equal_pytorchs() -> Result<()> {
     twenty_losses_and_ten_steps_on(&Device::Cpu)
 }
 
 #[test]
-fn a_hundred_steps_of_a_smooth_model_are_pytorchs() -> Result<()> {
+fn a_hundred_steps_of_a_smooth_model_equal_pytorchs() -> Result<()> {
     a_hundred_steps_on(&Device::Cpu)
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn a_hundred_steps_on(device: &Device) -> Result<()> {
 }
 
 #[test]
-fn a_hundred_steps_in_f64_are_pytorchs_to_nine_digits() -> Result<()> {
+fn a_hundred_steps_in_f64_equal_pytorchs_to_nine_digits() -> Result<()> {
     for case in ["relu", "gelu", "adamw", "adam-decay"] {
         let fixture = Fixture::read(&format!("adam-f64/{case}"));
         let model = fixture.model()?;
@@ -80,7 +80,7 @@ fn a_hundred_steps_in_f64_are_pytorchs_to_nine_digits() -> Result<()> {
     Ok(())
 }
 
-/// Steps on the fixture's one batch; the loss before each.
+/// Trains on the fixture's single batch; returns the loss before each step.
 fn train(fixture: &Fixture, model: &Model, steps: usize) -> Result<Vec<f64>> {
     let mut optimizer =
         Optimizer::new(fixture.optimizer, &model.parameters).map_err(candle_core::Error::wrap)?;

@@ -1,17 +1,17 @@
-//! Data that cannot be trusted or read: refused with the file and what is wrong with it.
+//! Damaged or wrong data are rejected with the file and the problem.
 
 use crate::idx_folder::IdxFolder;
 use crate::support::Sandbox;
 
 #[test]
-fn a_dataset_that_does_not_exist() {
+fn an_unknown_dataset_is_rejected() {
     let refusal = Sandbox::new().refuses(3, "train --dataset minst");
     assert!(refusal.hint.contains("fashion-mnist"), "{refusal:?}");
     refusal.saying(&["\"minst\""]);
 }
 
 #[test]
-fn a_folder_without_the_files() {
+fn a_folder_without_idx_files_is_rejected() {
     let sandbox = Sandbox::new();
     sandbox.write("tiny/readme", "");
     let refusal = sandbox.refuses(3, "train --dataset tiny");
@@ -25,15 +25,11 @@ fn a_folder_without_the_files() {
 }
 
 #[test]
-fn files_of_another_kind_are_called_what_they_are() {
+fn errors_describe_files_of_the_wrong_kind() {
     let sandbox = Sandbox::new();
     IdxFolder::default().write(&sandbox, "tiny");
     for (bytes, kind, hint) in [
-        (
-            &b"version https://git-lfs.github.com/spec/v1"[..],
-            "a pointer of Git LFS",
-            "git lfs pull",
-        ),
+        (&b"version https://git-lfs.github.com/spec/v1"[..], "a Git LFS pointer", "git lfs pull"),
         (&[0, 0, 0xb, 3, 0, 0, 0, 1], "int16 numbers in 3 dimensions", "uint8"),
     ] {
         sandbox.write("tiny/train-images-idx3-ubyte", bytes);
@@ -44,18 +40,18 @@ fn files_of_another_kind_are_called_what_they_are() {
 }
 
 #[test]
-fn a_data_folder_a_level_too_deep_is_told() {
+fn a_data_dir_one_level_too_deep_gets_a_hint() {
     let sandbox = Sandbox::new();
     IdxFolder::default().write(&sandbox, "data/mnist");
     let words = "train --max-steps 1 --data-dir data/mnist --run-dir run";
     let stderr = sandbox.run(words).succeeded().stderr;
     let said =
-        "MNIST is neither here nor reachable: pass the folder above data/mnist as --data-dir";
+        "MNIST is neither present nor reachable: pass the folder above data/mnist as --data-dir";
     assert!(stderr.contains(said), "{stderr}");
 }
 
 #[test]
-fn a_truncated_file() {
+fn a_truncated_file_is_rejected() {
     let sandbox = Sandbox::new();
     IdxFolder::default().write(&sandbox, "tiny");
     let name = "tiny/t10k-images-idx3-ubyte";
@@ -68,7 +64,7 @@ fn a_truncated_file() {
 }
 
 #[test]
-fn a_test_label_that_training_lacks() {
+fn a_test_label_beyond_the_training_classes_is_rejected() {
     let sandbox = Sandbox::new();
     IdxFolder { label: |index| (index % 3) as u8, ..IdxFolder::default() }.write(&sandbox, "tiny");
     let mut labels = sandbox.read("tiny/t10k-labels-idx1-ubyte");
@@ -76,17 +72,17 @@ fn a_test_label_that_training_lacks() {
     sandbox.write("tiny/t10k-labels-idx1-ubyte", labels);
     sandbox.refuses(3, "train --dataset tiny --batch-size 8").saying(&[
         "tiny/t10k-labels-idx1-ubyte",
-        "below 3 as in the training set, got 3 at index 7",
+        "below 3 as in the training split, got 3 at index 7",
     ]);
 }
 
 #[test]
-fn a_file_of_mnist_that_is_not_the_published_one() {
+fn an_altered_mnist_file_is_rejected() {
     let sandbox = Sandbox::new();
     let name = "data/mnist/t10k-labels-idx1-ubyte";
     let published = "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2";
     sandbox.write(name, [&[0, 0, 8, 1, 0, 0, 0x27, 0x10][..], &[3; 10_000]].concat());
-    // Also where MNIST was not asked for by name: digits are no answer to altered data.
+    // Even without `--dataset mnist`: damaged data must not be replaced silently by digits.
     for words in ["train", "train --dataset mnist", "fetch mnist"] {
         let refusal = sandbox.refuses(3, &format!("{words} --data-dir data"));
         assert!(refusal.hint.starts_with("delete data/mnist/t10k-labels"), "{refusal:?}");
@@ -99,11 +95,11 @@ fn a_file_of_mnist_that_is_not_the_published_one() {
 }
 
 #[test]
-fn a_mirror_that_is_no_address() {
+fn a_malformed_mirror_is_rejected() {
     Sandbox::new()
         .refuses(2, "fetch mnist --mirror mirror.example --data-dir data")
         .saying(&["http://", "\"mirror.example\""]);
-    // Even where digits would do: it is a slip of the pen and not a want of network.
+    // Even where digits would do: a malformed URL is a typo, not a missing network.
     Sandbox::new()
         .refuses(2, "train --mirror mirror.example --data-dir data")
         .saying(&["\"mirror.example\""]);

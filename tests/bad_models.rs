@@ -1,10 +1,10 @@
-//! Files that are no model, or another one.
+//! Files that are not models, or the wrong model.
 
 use crate::files::test_file;
 use crate::support::Sandbox;
 
 #[test]
-fn a_model_that_is_not_there() {
+fn a_missing_model_is_rejected() {
     let sandbox = Sandbox::new();
     sandbox.write("empty/readme", "");
     for command in ["info", "eval", "predict --dataset digits", "export --layout notebook -o out"] {
@@ -14,7 +14,7 @@ fn a_model_that_is_not_there() {
 }
 
 #[test]
-fn a_file_without_a_configuration() {
+fn a_file_without_configuration_gets_a_hint_to_import_it() {
     let sandbox = Sandbox::new();
     let fixture = test_file("fixtures/mnist-20-steps/shallow.safetensors");
     std::fs::copy(fixture, sandbox.path("plain.safetensors")).unwrap();
@@ -23,11 +23,11 @@ fn a_file_without_a_configuration() {
         refusal.hint.contains("`vit import plain.safetensors -o OUT.safetensors`"),
         "{refusal:?}"
     );
-    refusal.saying(&["plain.safetensors carries no configuration"]);
+    refusal.saying(&["plain.safetensors has no configuration"]);
 }
 
 #[test]
-fn a_file_that_is_no_safetensors() {
+fn a_file_of_another_format_is_rejected() {
     let sandbox = Sandbox::new();
     sandbox.write("text.safetensors", "not tensors at all");
     for words in ["train --dataset digits --init text.safetensors", "info text.safetensors"] {
@@ -38,9 +38,9 @@ fn a_file_that_is_no_safetensors() {
         .saying(&["cannot read absent.safetensors"]);
 }
 
-/// In one line, whatever number of parameters does not fit.
+/// One line, however many parameters differ.
 #[test]
-fn a_model_of_another_shape_is_refused_by_its_first_difference() {
+fn a_model_of_another_shape_is_rejected_by_its_first_difference() {
     let sandbox = Sandbox::new();
     sandbox.write("wide.toml", "[model]\nmlp_dim = 64\ndepth = 1\n");
     sandbox.train_digits("--config wide.toml --max-steps 1");
@@ -49,5 +49,5 @@ fn a_model_of_another_shape_is_refused_by_its_first_difference() {
     let refusal = sandbox.refuses(2, words);
     assert_eq!(sandbox.entries(), before);
     assert!(refusal.hint.contains("leave out --preset"), "{refusal:?}");
-    refusal.saying(&["run/model.safetensors: the parameters are of a model with another depth"]);
+    refusal.saying(&["run/model.safetensors: cannot fine-tune a model with another depth"]);
 }

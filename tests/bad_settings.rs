@@ -1,24 +1,24 @@
-//! Settings that no run can have: one line that names the setting, and nothing left behind.
+//! Impossible settings: one line names the setting, and nothing is left behind.
 
 use crate::idx_folder::IdxFolder;
 use crate::support::{Refusal, Sandbox};
 
-/// What `vit train` says to these words.
+/// The error of `vit train` with these words.
 #[track_caller]
-fn refused(words: &str) -> Refusal {
+fn rejected(words: &str) -> Refusal {
     Sandbox::new().refuses(2, &format!("train --dataset digits {words}"))
 }
 
-/// What `vit train` says to this configuration file.
+/// The error of `vit train` with this configuration file.
 #[track_caller]
-fn refused_file(text: &str) -> Refusal {
+fn rejected_file(text: &str) -> Refusal {
     let sandbox = Sandbox::new();
     sandbox.write("c.toml", text);
     sandbox.refuses(2, "train --dataset digits --config c.toml")
 }
 
 #[test]
-fn flags_out_of_range() {
+fn out_of_range_flags_are_rejected() {
     for (words, message) in [
         (
             "--preset huge",
@@ -36,7 +36,10 @@ fn flags_out_of_range() {
         ("--val-split 1", "expected val_split in [0, 1), got 1"),
         ("--patience 3", "expected patience only with val_split above 0, got 3"),
         ("--val-split 0.1 --patience 0", "expected patience of at least 1, got 0"),
-        ("--val-split 1e-9", "expected val_split to hold out an image, got 0.000000001 of 10000"),
+        (
+            "--val-split 1e-9",
+            "expected val_split to hold out at least one image, got 0.000000001 of 10000",
+        ),
         ("--clip 0", "expected clip above 0, got 0"),
         ("--accumulate 0", "expected accumulate of at least 1, got 0"),
         ("--label-smoothing 1", "expected label_smoothing in [0, 1), got 1"),
@@ -54,12 +57,12 @@ fn flags_out_of_range() {
         ("--dropout 1", "expected dropout.attention in [0, 1), got 1"),
         ("--dropout -0.1", "expected dropout.attention in [0, 1), got -0.1"),
     ] {
-        assert_eq!(refused(words).message, message, "{words}");
+        assert_eq!(rejected(words).message, message, "{words}");
     }
 }
 
 #[test]
-fn flags_that_cannot_be_understood() {
+fn malformed_flags_are_rejected() {
     for (words, message) in [
         ("--save-every 0", "expected a number of steps such as 500, or of seconds such as 30s"),
         ("--device gpu", "expected auto, cpu, cuda or cuda:N"),
@@ -67,23 +70,23 @@ fn flags_that_cannot_be_understood() {
         ("--epochs many", "invalid digit found in string"),
     ] {
         let flag = words.split(' ').next().unwrap();
-        refused(words).saying(&[flag, message]);
+        rejected(words).saying(&[flag, message]);
     }
 }
 
 #[test]
-fn more_images_in_a_batch_than_there_are() {
-    let refusal = refused("--batch-size 10001 --run-dir run");
+fn a_batch_larger_than_the_dataset_is_rejected() {
+    let refusal = rejected("--batch-size 10001 --run-dir run");
     assert!(refusal.hint.contains("--batch-size"), "{refusal:?}");
     refusal.saying(&["10001", "10000 samples"]);
-    refused("--batch-size 5001 --accumulate 2 --run-dir run").saying(&["10002", "10000 samples"]);
+    rejected("--batch-size 5001 --accumulate 2 --run-dir run").saying(&["10002", "10000 samples"]);
 }
 
-/// Before a parameter is drawn: the largest has 300 million.
+/// Detected before any parameter is drawn: the largest model has 300 million.
 #[test]
-fn images_of_another_size_than_the_settings() {
+fn a_dataset_of_another_image_size_is_rejected() {
     for preset in ["vit-ti16", "vit-l16"] {
-        let refusal = refused_file(&format!(
+        let refusal = rejected_file(&format!(
             "preset = \"{preset}\"\n[model.image]\nheight = 224\nwidth = 224\nchannels = 3\n"
         ));
         assert_eq!(
@@ -95,7 +98,7 @@ fn images_of_another_size_than_the_settings() {
 }
 
 #[test]
-fn models_that_cannot_be() {
+fn impossible_models_are_rejected() {
     for (model, message) in [
         ("heads = 0", "expected heads of at least 1, got 0"),
         ("heads = 5", "expected heads that divide dim, got 5 heads for a dim of 32"),
@@ -109,14 +112,14 @@ fn models_that_cannot_be() {
         ("registers = 65537", "expected registers of at most 65536, got 65537"),
         ("head_dim = 0", "expected head_dim of at least 1, got 0"),
     ] {
-        let refusal = refused_file(&format!("[model]\n{model}\n"));
+        let refusal = rejected_file(&format!("[model]\n{model}\n"));
         assert_eq!(refusal.message, format!("c.toml: {message}"), "{model}");
         assert!(refusal.hint.contains("[model]"), "{refusal:?}");
     }
 }
 
 #[test]
-fn files_that_cannot_be_understood() {
+fn malformed_files_are_rejected_with_suggestions() {
     for (text, message, hint) in [
         ("[model]\nhaeds = 4\n", "unknown field `haeds`", "did you mean heads?"),
         ("presets = 'notebook'\n", "unknown field `presets`", "did you mean preset?"),
@@ -130,17 +133,17 @@ fn files_that_cannot_be_understood() {
         ("[augment]\nrotate = 4\n", "unknown field `rotate`", "did you mean rotation?"),
         ("[train.schedule]\nkind = 'cosin'\n", "unknown variant `cosin`", "did you mean cosine?"),
     ] {
-        let refusal = refused_file(text).saying(&["c.toml", message]);
+        let refusal = rejected_file(text).saying(&["c.toml", message]);
         assert_eq!(refusal.hint, hint, "{text}");
     }
-    refused_file("[train]\nepochs = 'two'\n").saying(&["c.toml", "\"two\"", "in `train.epochs`"]);
-    refused_file("seed = 1\n[train\n").saying(&["c.toml:2: "]);
-    refused("--config absent.toml").saying(&["cannot read absent.toml"]);
+    rejected_file("[train]\nepochs = 'two'\n").saying(&["c.toml", "\"two\"", "in `train.epochs`"]);
+    rejected_file("seed = 1\n[train\n").saying(&["c.toml:2: "]);
+    rejected("--config absent.toml").saying(&["cannot read absent.toml"]);
 }
 
 #[test]
-fn augmentation_out_of_range() {
-    let refusal = refused_file("[augment]\nerase = 1.5\n");
+fn out_of_range_augmentation_is_rejected() {
+    let refusal = rejected_file("[augment]\nerase = 1.5\n");
     assert_eq!(refusal.message, "c.toml: expected augment.erase between 0 and 1, got 1.5");
     for place in ["--augment-erase", "[augment]"] {
         assert!(refusal.hint.contains(place), "{refusal:?}");
@@ -148,7 +151,7 @@ fn augmentation_out_of_range() {
 }
 
 #[test]
-fn a_preset_beside_another_presets_model() {
+fn a_preset_conflicting_with_the_file_is_rejected() {
     let sandbox = Sandbox::new();
     sandbox.write("c.toml", "preset = 'notebook'\n[model]\noutput = 'softmax'\n");
     sandbox
@@ -157,7 +160,7 @@ fn a_preset_beside_another_presets_model() {
 }
 
 #[test]
-fn images_or_classes_that_the_model_does_not_know() {
+fn images_or_classes_that_do_not_suit_the_model_are_rejected() {
     let sandbox = Sandbox::new();
     IdxFolder { height: 14, width: 21, ..IdxFolder::default() }.write(&sandbox, "wide");
     sandbox.write("square.toml", "[model.image]\nheight = 28\nwidth = 28\nchannels = 1\n");
@@ -167,31 +170,31 @@ fn images_or_classes_that_the_model_does_not_know() {
     sandbox.write("five.toml", "[model]\nclasses = 5\n");
     sandbox
         .refuses(2, "train --dataset digits --config five.toml")
-        .saying(&["knows 5 classes", "digits has 10"]);
+        .saying(&["the model has 5 classes", "digits has 10"]);
 }
 
 #[test]
-fn a_device_that_is_not_there() {
+fn a_missing_device_is_rejected() {
     let refusal = Sandbox::new().refuses(6, "train --dataset digits --device cuda");
     assert!(refusal.hint.contains("--device cpu"), "{refusal:?}");
     refusal.saying(&["cuda:0"]);
 }
 
 #[test]
-fn a_learning_rate_that_makes_training_diverge() {
+fn a_diverging_run_ends_with_code_5_and_a_hint() {
     let sandbox = Sandbox::new();
     let outcome = sandbox.run("-q train --dataset digits --lr 1e30 --run-dir run");
     assert_eq!(outcome.code, Some(5), "{}", outcome.stderr);
     assert_eq!(
         outcome.stderr,
         "error: step 2 of epoch 1: expected a finite loss, got NaN\n\
-         hint: try a smaller --lr; run/diverged.json says on which images, and `vit train --resume run` comes to them again\n"
+         hint: try a smaller --lr; run/diverged.json lists the images of that step, and `vit train --resume run` repeats it\n"
     );
     assert!(!sandbox.path("run/model.safetensors").exists());
 }
 
 #[test]
-fn a_last_step_that_makes_training_diverge() {
+fn divergence_in_the_last_step_is_found() {
     let outcome =
         Sandbox::new().run("-q train --dataset digits --lr 1e30 --max-steps 1 --run-dir run");
     assert_eq!(outcome.code, Some(5), "{}", outcome.stderr);
@@ -199,14 +202,14 @@ fn a_last_step_that_makes_training_diverge() {
 }
 
 #[test]
-fn numbers_that_no_configuration_file_can_hold() {
+fn numbers_beyond_toml_are_rejected() {
     for flag in ["--epochs", "--max-steps", "--log-every", "--seed"] {
-        refused(&format!("{flag} 18446744073709551615"));
+        rejected(&format!("{flag} 18446744073709551615"));
     }
 }
 
 #[test]
-fn a_run_folder_that_cannot_be_made() {
+fn a_run_directory_that_cannot_be_created_is_rejected() {
     let sandbox = Sandbox::new();
     sandbox.write("file", "");
     sandbox.refuses(4, "train --dataset digits --run-dir file/run").saying(&["cannot write file"]);

@@ -1,11 +1,11 @@
-//! `vit bench`: what it says, never how fast.
+//! `vit bench`: its output, not its speed.
 
 use serde_json::Value;
 
 use crate::files::test_file;
 use crate::support::Sandbox;
 
-/// The result of a benchmark that leaves nothing behind.
+/// The result of a benchmark, checking that it leaves no files.
 #[track_caller]
 fn measured(sandbox: &Sandbox, words: &str) -> Value {
     let before = sandbox.entries();
@@ -14,7 +14,7 @@ fn measured(sandbox: &Sandbox, words: &str) -> Value {
     result
 }
 
-/// Holds the time of nine pieces in ten, of half and of one in ten to be such.
+/// Checks that p90 >= median >= p10 > 0.
 #[track_caller]
 fn assert_times(result: &Value, unit: &str) {
     let [p10, median, p90] = ["p10", "median", "p90"].map(|which| {
@@ -23,7 +23,7 @@ fn assert_times(result: &Value, unit: &str) {
     assert!(0.0 < p10 && p10 <= median && median <= p90 && p90.is_finite(), "{result}");
 }
 
-/// Holds the images per second to be the median's.
+/// Checks that images per second match the median.
 #[track_caller]
 fn assert_rate(result: &Value, images: u64) {
     let rate = result["images_per_second"].as_f64().unwrap();
@@ -32,7 +32,7 @@ fn assert_rate(result: &Value, images: u64) {
 }
 
 #[test]
-fn training_is_timed_on_noise_and_on_a_dataset() {
+fn training_can_be_timed_on_noise_and_on_a_dataset() {
     let sandbox = Sandbox::new();
     let words = "train --preset notebook --batch-size 4 --steps 6 --warmup 1 --threads 2";
     for (data, images) in [("", "noise"), ("--dataset digits", "digits (built in)")] {
@@ -48,7 +48,7 @@ fn training_is_timed_on_noise_and_on_a_dataset() {
 }
 
 #[test]
-fn evaluation_is_timed_on_noise_and_on_a_dataset() {
+fn evaluation_can_be_timed_on_noise_and_on_a_dataset() {
     let sandbox = Sandbox::new();
     for (data, images, samples) in
         [("--images 150", "noise", 150), ("--dataset digits", "digits (built in)", 2000)]
@@ -64,7 +64,7 @@ fn evaluation_is_timed_on_noise_and_on_a_dataset() {
 }
 
 #[test]
-fn a_pass_is_timed_of_a_new_model_and_of_one_on_disk() {
+fn a_forward_pass_can_be_timed_with_new_and_saved_models() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 1");
     for (model, name) in [("--preset notebook", "notebook"), ("run", "run")] {
@@ -80,9 +80,9 @@ fn a_pass_is_timed_of_a_new_model_and_of_one_on_disk() {
     }
 }
 
-/// Colour, another size, and more classes than a byte can name.
+/// Colour, another size, and more classes than a byte can hold.
 #[test]
-fn a_configuration_of_any_size_is_timed_on_noise() {
+fn any_configuration_can_be_timed_on_noise() {
     let sandbox = Sandbox::new();
     let config = test_file("../configs/vit-ti16-224.toml");
     let text = std::fs::read_to_string(config).unwrap();
@@ -93,16 +93,16 @@ fn a_configuration_of_any_size_is_timed_on_noise() {
     measured(&sandbox, "eval --config c.toml --images 2 --rounds 1");
 }
 
-/// As many as timm counts in `vit_tiny_patch16_224`.
+/// The number of parameters that timm gives for `vit_tiny_patch16_224`.
 #[test]
-fn the_configuration_for_comparing_with_timm_is_timms_model() {
+fn the_benchmark_configuration_equals_timms_model() {
     let config = test_file("../configs/vit-ti16-224.toml");
     let words = format!("latency --config {} --iterations 1", config.display());
     assert_eq!(measured(&Sandbox::new(), &words)["parameters"], 5_717_416);
 }
 
 #[test]
-fn for_people_there_is_a_line_for_each_figure() {
+fn text_output_has_a_line_for_each_figure() {
     let outcome = Sandbox::new().run("bench train --batch-size 4 --steps 2 --warmup 0 --threads 1");
     let outcome = outcome.succeeded();
     assert_eq!(outcome.stderr, "timing 2 steps of shallow on noise\n");
@@ -111,7 +111,7 @@ fn for_people_there_is_a_line_for_each_figure() {
 }
 
 #[test]
-fn what_cannot_be_timed_is_refused() {
+fn impossible_benchmarks_are_rejected() {
     let sandbox = Sandbox::new();
     for (words, message) in [
         ("train --preset huge", "no preset is called \"huge\""),

@@ -1,4 +1,4 @@
-//! `configs/`: a model that other libraries can express, and a recipe for the seed's own.
+//! The files in `configs/` train, and have the size they claim.
 
 use serde_json::Value;
 
@@ -6,12 +6,12 @@ use crate::files::test_file;
 use crate::support::Sandbox;
 
 #[test]
-fn the_class_token_model_trains_and_goes_to_timm_and_transformers() {
+fn the_class_token_model_trains_and_exports_to_timm_and_transformers() {
     let sandbox = Sandbox::new();
     let config = test_file("../configs/mnist-cls.toml");
     sandbox.train_digits(&format!("--config {} --max-steps 60", config.display()));
     let info = sandbox.run("info run --json").succeeded().json();
-    // A class token and 17 places; qkv, proj and two norms, a feed-forward; the last norm and the head.
+    // A class token and 17 positions; qkv, proj and two norms, a feed-forward; the final norm and the head.
     let block = 3 * 48 * 49 + 48 * 49 + 4 * 48 + 192 * 49 + 48 * 193;
     assert_eq!(info["parameters"], 48 * 50 + 48 + 17 * 48 + 3 * block + 2 * 48 + 10 * 49);
 
@@ -20,7 +20,7 @@ fn the_class_token_model_trains_and_goes_to_timm_and_transformers() {
         outcome.json()["accuracy"].clone()
     };
     let accuracy = eval("run");
-    // Of ten classes, after a third of an epoch.
+    // Ten classes, after a third of an epoch.
     assert!(accuracy.as_f64().unwrap() > 0.3, "{accuracy}");
     sandbox.run("export run --layout timm -o timm.safetensors").succeeded();
     assert_eq!(eval("timm.safetensors"), accuracy);
@@ -35,7 +35,7 @@ fn the_class_token_model_trains_and_goes_to_timm_and_transformers() {
 }
 
 #[test]
-fn the_larger_recipe_is_for_at_most_250_000_parameters() {
+fn the_larger_recipe_has_at_most_250_000_parameters() {
     let sandbox = Sandbox::new();
     let config = test_file("../configs/mnist-250k.toml");
     let words = format!("--config {} --max-steps 20", config.display());
@@ -46,14 +46,14 @@ fn the_larger_recipe_is_for_at_most_250_000_parameters() {
 }
 
 #[test]
-fn the_best_recipe_is_for_a_model_of_the_seeds_size() {
+fn the_best_recipe_has_the_seeds_number_of_parameters() {
     let sandbox = Sandbox::new();
     let config = test_file("../configs/mnist-best.toml");
-    // Long enough for the average to have left the first steps behind.
+    // Long enough for the average to forget the first steps.
     sandbox.train_digits(&format!("--config {} --epochs 3", config.display()));
     let info = sandbox.run("info run --json").succeeded().json();
     assert_eq!(info["parameters"], 40_330);
     let eval = sandbox.run("eval run --dataset digits --json").succeeded().json();
-    // The seed's recipe has 56 % after two epochs.
+    // The seed's recipe reaches 56 % after two epochs.
     assert!(eval["accuracy"].as_f64().unwrap() > 0.85, "{}", eval["accuracy"]);
 }

@@ -1,4 +1,4 @@
-//! `vit compare`: several runs side by side.
+//! `vit compare`: runs side by side.
 
 use serde_json::json;
 
@@ -14,7 +14,7 @@ fn two_runs() -> Sandbox {
 }
 
 #[test]
-fn runs_are_rows_and_settings_that_differ_are_told() {
+fn runs_are_rows_and_differing_settings_are_listed() {
     let sandbox = two_runs();
     let outcome = sandbox.run("compare a b").succeeded();
     let lines: Vec<Vec<&str>> =
@@ -31,12 +31,12 @@ fn runs_are_rows_and_settings_that_differ_are_told() {
         assert!(lines.contains(&vec![name, first, second]), "{}", outcome.stdout);
     }
     assert!(!outcome.stdout.contains("batch_size"), "{}", outcome.stdout);
-    // One alone has nothing to differ from.
+    // A single run has no differences.
     assert_eq!(sandbox.run("compare a").succeeded().stdout.lines().count(), 2);
 }
 
 #[test]
-fn as_json_it_is_what_the_runs_recorded() {
+fn json_equals_the_recorded_metrics() {
     let sandbox = two_runs();
     let compared = sandbox.run("compare a b --json").succeeded().json();
     for run in ["a", "b"] {
@@ -62,9 +62,9 @@ fn the_page_has_a_line_for_each_run() {
     }
 }
 
-/// `vit compare runs/* -o runs/compare.html`, more than once.
+/// `vit compare runs/* -o runs/compare.html`, repeated.
 #[test]
-fn a_page_among_the_runs_is_left_out() {
+fn a_page_among_the_runs_is_skipped() {
     let sandbox = Sandbox::new();
     for run in ["runs/a", "runs/b"] {
         sandbox.run(&format!("train --dataset digits --max-steps 2 --run-dir {run}")).succeeded();
@@ -72,23 +72,25 @@ fn a_page_among_the_runs_is_left_out() {
     sandbox.run("compare runs/a runs/b -o runs/compare.html").succeeded();
     let words = "compare runs/a runs/b runs/compare.html -o runs/compare.html --force";
     let again = sandbox.run(words).succeeded();
-    assert!(again.stderr.contains("runs/compare.html is left out"), "{}", again.stderr);
+    assert!(again.stderr.contains("skipping runs/compare.html"), "{}", again.stderr);
 }
 
 #[test]
-fn what_is_no_run_is_named() {
+fn paths_that_are_not_runs_are_named() {
     let sandbox = two_runs();
     sandbox.refuses(4, "compare a absent").saying(&["absent"]);
     sandbox.write("c/config.toml", sandbox.read("a/config.toml"));
     sandbox.refuses(4, "compare c").saying(&["c/metrics.jsonl"]);
     std::fs::create_dir(sandbox.path("d")).unwrap();
     let left_out = sandbox.run("compare a c d").succeeded().stderr;
-    for said in ["c is left out: cannot ", "c/metrics.jsonl", "d is left out: "] {
+    for said in ["skipping c: cannot ", "c/metrics.jsonl", "skipping d: "] {
         assert!(left_out.contains(said), "{left_out}");
     }
     sandbox.write("c/metrics.jsonl", "");
     let left_out = sandbox.run("compare a c").succeeded().stderr;
-    assert!(left_out.contains("c is left out: it has trained no epoch yet"), "{left_out}");
-    sandbox.refuses(4, "compare c").saying(&["expected a run that has trained an epoch, got none"]);
+    assert!(left_out.contains("skipping c: it has no completed epoch yet"), "{left_out}");
+    sandbox
+        .refuses(4, "compare c")
+        .saying(&["expected at least one run with a completed epoch, got none"]);
     sandbox.refuses(4, "compare a -o no/folder/compare.html").saying(&["no/folder"]);
 }

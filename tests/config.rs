@@ -1,4 +1,4 @@
-//! `vit config`: the settings of a run, before there is one.
+//! `vit config`: prints the settings of a run in advance.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ const FLAGS: &str =
     "--dataset digits --preset notebook --lr 0.01 --schedule cosine --warmup 5 --max-steps 1";
 
 #[test]
-fn it_prints_what_a_run_leaves() {
+fn it_prints_what_a_run_saves() {
     let sandbox = Sandbox::new();
     let printed = sandbox.run(&format!("config {FLAGS}")).succeeded();
     assert_eq!(printed.stderr, "");
@@ -18,7 +18,7 @@ fn it_prints_what_a_run_leaves() {
 }
 
 #[test]
-fn what_it_prints_repeats_itself() {
+fn its_output_as_input_gives_the_same_output() {
     let sandbox = Sandbox::new();
     for flags in ["", FLAGS, "--preset vit-ti16 --dropout 0.1", "--val-split 0.1 --patience 2"] {
         let first = sandbox.run(&format!("config {flags}")).succeeded().stdout;
@@ -28,7 +28,7 @@ fn what_it_prints_repeats_itself() {
 }
 
 #[test]
-fn as_json_it_is_the_same() {
+fn json_has_the_same_settings() {
     let sandbox = Sandbox::new();
     let json = sandbox.run(&format!("config --json {FLAGS}")).succeeded().json();
     assert_eq!(json["train"]["optimizer"]["lr"], 0.01);
@@ -41,7 +41,7 @@ fn as_json_it_is_the_same() {
 }
 
 #[test]
-fn what_a_run_would_refuse_it_refuses() {
+fn settings_that_a_run_rejects_are_rejected() {
     let sandbox = Sandbox::new();
     sandbox.refuses(2, "config --lr -1").saying(&["lr", "-1"]);
     sandbox.refuses(2, "config --preset vast").saying(&["vast"]);
@@ -51,7 +51,7 @@ fn what_a_run_would_refuse_it_refuses() {
 }
 
 #[test]
-fn of_a_folder_of_pictures_it_prints_what_a_run_leaves() {
+fn for_a_folder_of_pictures_it_prints_what_a_run_saves() {
     let sandbox = Sandbox::new();
     crate::own_pictures::flowers(&sandbox);
     let flags = format!("--dataset flowers {}", crate::own_pictures::SMALL);

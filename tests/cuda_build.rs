@@ -1,7 +1,7 @@
-//! The CUDA build of `vit` where there is no GPU that it can use, on machines of stub libraries.
+//! The CUDA build of `vit` without a usable GPU, on machines simulated by stub libraries.
 //!
-//! `VIT_CUDA_BINARY` names that build by its whole path: one for compute capability 9.0 by a toolkit of CUDA 13.0, which
-//! loads CUDA's libraries while it runs. Linked to them it would not start here.
+//! `VIT_CUDA_BINARY` is the absolute path of that build, for compute capability 9.0 with a CUDA 13.0 toolkit. It loads
+//! CUDA's libraries at run time; linked to them it would not start here.
 
 use std::env;
 
@@ -9,7 +9,7 @@ use crate::files::test_file;
 use crate::machine::Machine;
 use crate::support::Sandbox;
 
-/// The program on a machine. None where there is no such program, which is said, or the machine cannot be made.
+/// The program on a simulated machine; `None`, after a message, if there is no such build or machine.
 #[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn on(machine: Option<&Machine>) -> Option<Sandbox> {
     let vit = env::var_os("VIT_CUDA_BINARY");
@@ -19,9 +19,9 @@ fn on(machine: Option<&Machine>) -> Option<Sandbox> {
     Some(Sandbox::of(vit?.into(), machine?.environment()))
 }
 
-/// Holds a GPU that is asked for to be refused with this reason and hint, and otherwise the CPU to be taken.
+/// Checks that an explicit GPU is rejected with this reason and hint, and that `auto` falls back to the CPU.
 #[track_caller]
-fn cannot_be_used(machine: Option<&Machine>, reason: &str, hint: &str) {
+fn assert_unusable(machine: Option<&Machine>, reason: &str, hint: &str) {
     let Some(sandbox) = on(machine) else { return };
     let refusal = sandbox.refuses(6, "train --dataset digits --run-dir run --device cuda");
     assert!(refusal.message.starts_with(&format!("cuda:0: {reason}")), "{refusal:?}");
@@ -39,57 +39,57 @@ fn without(library: &str) -> Option<Machine> {
 }
 
 #[test]
-fn without_a_driver() {
-    cannot_be_used(without("libcuda.so").as_ref(), "no NVIDIA driver: libcuda.so.1: ", "install");
+fn a_missing_driver_is_reported() {
+    assert_unusable(without("libcuda.so").as_ref(), "no NVIDIA driver: libcuda.so.1: ", "install");
 }
 
 #[test]
-fn a_driver_that_does_not_start() {
+fn a_driver_that_fails_to_start_is_reported() {
     let reason = "the NVIDIA driver does not work: cuInit gives CUDA_ERROR_SYSTEM_DRIVER_MISMATCH";
-    cannot_be_used(saying("VIT_STUB_INIT", "803").as_ref(), reason, "restart");
+    assert_unusable(saying("VIT_STUB_INIT", "803").as_ref(), reason, "restart");
 }
 
 #[test]
-fn without_a_gpu() {
+fn a_missing_gpu_is_reported() {
     let reason = "no NVIDIA GPU: the driver sees none";
-    cannot_be_used(saying("VIT_STUB_GPUS", "0").as_ref(), reason, "CUDA_VISIBLE_DEVICES");
+    assert_unusable(saying("VIT_STUB_GPUS", "0").as_ref(), reason, "CUDA_VISIBLE_DEVICES");
 }
 
 #[test]
-fn a_driver_older_than_the_toolkit() {
+fn an_old_driver_is_reported() {
     let reason =
         "the NVIDIA driver is too old: expected one for CUDA 13.0 or newer, got one for CUDA 12.8";
-    cannot_be_used(saying("VIT_STUB_CUDA", "12080").as_ref(), reason, "update NVIDIA's driver");
+    assert_unusable(saying("VIT_STUB_CUDA", "12080").as_ref(), reason, "update NVIDIA's driver");
 }
 
 #[test]
-fn a_compute_capability_that_was_not_built_for() {
+fn an_unsupported_compute_capability_is_reported() {
     let reason =
         "Stub 0 cannot run this build: expected a GPU for sm_90a, got compute capability 8.0";
-    cannot_be_used(saying("VIT_STUB_CAPABILITY", "80").as_ref(), reason, "CUDA_COMPUTE_CAP");
+    assert_unusable(saying("VIT_STUB_CAPABILITY", "80").as_ref(), reason, "CUDA_COMPUTE_CAP");
 }
 
 #[test]
-fn a_library_that_is_missing() {
+fn a_missing_library_is_reported() {
     for (library, usual) in [
         ("libcublas.so", "libcublas.so.13"),
         ("libcublasLt.so", "libcublasLt.so.13"),
         ("libcurand.so", "libcurand.so.10"),
     ] {
         let reason = format!("a library of CUDA is missing: {usual}: ");
-        cannot_be_used(without(library).as_ref(), &reason, "LD_LIBRARY_PATH");
+        assert_unusable(without(library).as_ref(), &reason, "LD_LIBRARY_PATH");
     }
 }
 
-/// All that was asked for is there, and making a device of it fails.
+/// Everything is present, but the device cannot be opened.
 #[test]
-fn a_gpu_that_is_another_programs_alone() {
+fn a_gpu_reserved_by_another_program_is_reported() {
     let reason = "Stub 0 cannot be started: DriverError(CUDA_ERROR_DEVICE_UNAVAILABLE";
-    cannot_be_used(Machine::with_a_gpu().as_ref(), reason, "nvidia-smi");
+    assert_unusable(Machine::with_a_gpu().as_ref(), reason, "nvidia-smi");
 }
 
 #[test]
-fn a_gpu_beyond_the_last() {
+fn an_ordinal_beyond_the_last_gpu_is_reported() {
     let machine = saying("VIT_STUB_GPUS", "2");
     let Some(sandbox) = on(machine.as_ref()) else { return };
     let refusal = sandbox.refuses(6, "train --dataset digits --device cuda:2");
@@ -99,7 +99,7 @@ fn a_gpu_beyond_the_last() {
 }
 
 #[test]
-fn a_model_is_used_on_the_cpu_unless_a_gpu_is_asked_for() {
+fn commands_use_the_cpu_unless_a_gpu_is_requested() {
     let machine = without("libcuda.so");
     let Some(sandbox) = on(machine.as_ref()) else { return };
     sandbox.train_digits("--max-steps 2");

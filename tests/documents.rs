@@ -1,4 +1,4 @@
-//! What is written about the project: no link of it is dead, and every page of the book is in its table of contents.
+//! Documents: links work, and the book's contents list every page.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
-/// The Markdown files of a folder and those in it, but for what is built or run there.
+/// The Markdown files below a folder, without build output and runs.
 fn documents(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
     let visible = entries.filter(|entry| {
@@ -26,7 +26,7 @@ fn documents(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The text without its blocks of code.
+/// The text without code blocks.
 fn prose(text: &str) -> String {
     let mut in_code = false;
     let lines = text.lines().filter(|line| {
@@ -37,7 +37,7 @@ fn prose(text: &str) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// What a text links to: `](target)`, `src="target"`, `srcset="target"`; addresses of the web left out.
+/// Link targets in a text: `](target)`, `src="target"`, `srcset="target"`; without web addresses.
 fn links(text: &str) -> Vec<String> {
     let between = |open: &str, close: char| {
         let parts = text.split(open).skip(1);
@@ -51,7 +51,7 @@ fn links(text: &str) -> Vec<String> {
     all.concat().into_iter().filter(|target| !target.contains("://")).collect()
 }
 
-/// The anchor that code hosts and mdBook give a heading.
+/// The anchor of a heading, as code hosts and mdBook make it.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
     kept.collect::<String>().to_lowercase().replace(' ', "-")
@@ -63,7 +63,7 @@ fn has_heading(path: &Path, wanted: &str) -> bool {
 }
 
 #[test]
-fn no_link_is_dead() {
+fn links_are_not_broken() {
     let documents = documents(&root());
     assert!(documents.iter().any(|path| path.ends_with("docs/book/model.md")), "{documents:?}");
     let mut dead = Vec::new();
@@ -83,7 +83,7 @@ fn no_link_is_dead() {
 }
 
 #[test]
-fn every_page_of_the_book_is_in_its_contents() {
+fn the_contents_list_every_page_of_the_book() {
     let docs = root().join("docs");
     let summary = docs.join("SUMMARY.md");
     let listed = links(&fs::read_to_string(&summary).unwrap());

@@ -1,11 +1,11 @@
-//! `vit eval`: what it counts adds up.
+//! `vit eval`: its counts are consistent.
 
 use serde_json::Value;
 
 use crate::idx_folder::IdxFolder;
 use crate::support::{Sandbox, json_lines};
 
-/// A share of nothing is JSON's null; others are read back to all but the last bit.
+/// Checks a share; a share of nothing is null. JSON may change the last bit.
 #[track_caller]
 fn assert_share(got: &Value, part: u64, whole: u64) {
     let want = part as f64 / whole as f64;
@@ -39,7 +39,7 @@ fn the_confusion_matrix_counts_every_sample_once() {
 }
 
 #[test]
-fn a_saved_model_scores_what_training_said() {
+fn a_saved_model_evaluates_as_reported_in_training() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--preset notebook --max-steps 10");
     let last = json_lines(sandbox.read("run/metrics.jsonl")).pop().unwrap();
@@ -52,7 +52,7 @@ fn a_saved_model_scores_what_training_said() {
 }
 
 #[test]
-fn threads_do_not_show() {
+fn threads_do_not_change_the_result() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 10");
     let with = |threads| sandbox.run(&format!("eval run --json --threads {threads}")).succeeded();
@@ -60,7 +60,7 @@ fn threads_do_not_show() {
 }
 
 #[test]
-fn a_folder_of_ones_own_is_called_unverified() {
+fn the_users_own_dataset_is_called_unverified() {
     let sandbox = Sandbox::new();
     IdxFolder::default().write(&sandbox, "tiny");
     sandbox.run("train --dataset tiny --batch-size 8 --max-steps 1 --run-dir run").succeeded();
@@ -68,13 +68,13 @@ fn a_folder_of_ones_own_is_called_unverified() {
     let tiny = sandbox.path("tiny");
     let first = format!("dataset   {} (unverified), test images\n", tiny.display());
     assert!(outcome.stdout.starts_with(&first), "{}", outcome.stdout);
-    let warning = format!("warning: {} is a folder of your own", tiny.display());
+    let warning = format!("warning: {} is your own dataset", tiny.display());
     assert!(outcome.stderr.starts_with(&warning), "{}", outcome.stderr);
 }
 
-/// One number that is none is enough.
+/// One NaN among the parameters is enough.
 #[test]
-fn a_loss_that_is_not_finite_is_warned_of() {
+fn a_non_finite_loss_gives_a_warning() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 1");
     assert_eq!(sandbox.run("eval run").succeeded().stderr, "");
@@ -83,6 +83,6 @@ fn a_loss_that_is_not_finite_is_warned_of() {
     model[last..].copy_from_slice(&f32::NAN.to_le_bytes());
     sandbox.write("none.safetensors", model);
     let outcome = sandbox.run("eval none.safetensors --dataset digits").succeeded();
-    let said = "warning: the loss is NaN: the model's numbers are too large, or none\n";
+    let said = "warning: the loss is NaN: the model's outputs are too large or not finite\n";
     assert_eq!(outcome.stderr, said);
 }

@@ -1,4 +1,4 @@
-//! `vit export`: another library's names, and the same numbers.
+//! `vit export`: other names, same numbers.
 
 use std::path::Path;
 
@@ -13,9 +13,9 @@ fn tensors(path: &Path) -> Tensors {
     vit_model::ModelFile::open(path).and_then(|file| file.tensors()).unwrap()
 }
 
-/// PyTorch's state in, a step of length zero, PyTorch's state out.
+/// Starts from PyTorch's state, trains a step of length zero, and exports.
 #[test]
-fn notebooks_names_and_numbers_come_out_as_they_went_in() {
+fn the_notebooks_state_round_trips() {
     for preset in ["notebook", "shallow"] {
         let fixture = test_file(format!("fixtures/mnist-20-steps/{preset}.safetensors"));
         let sandbox = Sandbox::new();
@@ -30,7 +30,7 @@ fn notebooks_names_and_numbers_come_out_as_they_went_in() {
 }
 
 #[test]
-fn a_layout_that_cannot_express_the_model_is_refused_with_the_field() {
+fn an_inexpressible_model_is_rejected_naming_the_field() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 1");
     for layout in ["timm", "hf"] {
@@ -43,7 +43,7 @@ fn a_layout_that_cannot_express_the_model_is_refused_with_the_field() {
 }
 
 #[test]
-fn a_class_token_model_exports_to_timm_and_hf_and_scores_the_same() {
+fn a_class_token_model_exports_to_timm_and_hf_with_equal_accuracy() {
     let sandbox = Sandbox::new();
     let model = "[model]\npool = 'cls'\nqkv_bias = true\nactivation = 'gelu'\n";
     sandbox.write("cls.toml", model);
@@ -76,11 +76,11 @@ fn a_class_token_model_exports_to_timm_and_hf_and_scores_the_same() {
     assert!(sandbox.path("hf/preprocessor_config.json").exists());
 }
 
-/// The settings of a model that timm and transformers can express.
+/// A model that timm and transformers can express.
 const CLASS_TOKEN: &str = "[model]\npool = 'cls'\nqkv_bias = true\nactivation = 'gelu'\n";
 
 #[test]
-fn a_grey_model_has_three_channels_in_transformers_and_one_again_here() {
+fn a_grey_model_round_trips_through_transformers_three_channels() {
     let sandbox = Sandbox::new();
     sandbox.write("cls.toml", CLASS_TOKEN);
     sandbox.train_digits("--config cls.toml --max-steps 2");
@@ -96,25 +96,25 @@ fn a_grey_model_has_three_channels_in_transformers_and_one_again_here() {
     let shown = sandbox.run("info hf --json").succeeded().json();
     assert_eq!(shown["config"]["image"]["channels"], 1);
     sandbox.run("import hf -o again.safetensors").succeeded();
-    // Parameters alone: transformers has one rate for two places of dropout.
+    // Only the parameters: transformers has one dropout rate for two places.
     let [again, run] =
         ["again.safetensors", "run/model.safetensors"].map(|name| tensors(&sandbox.path(name)));
     assert!(bits(&again) == bits(&run));
 }
 
 #[test]
-fn a_folder_for_timm_says_how_to_build_the_model() {
+fn a_timm_folder_describes_the_model() {
     let sandbox = Sandbox::new();
     sandbox.write("cls.toml", CLASS_TOKEN);
     sandbox.train_digits("--config cls.toml --max-steps 2");
     sandbox.run("export run --layout timm -o folder/").succeeded();
     let config: Value = serde_json::from_slice(&sandbox.read("folder/config.json")).unwrap();
-    // The one whose layer norms have an epsilon of 1e-5.
+    // The architecture whose layer norms have an epsilon of 1e-5.
     assert_eq!(config["architecture"], "vit_base_patch16_clip_224");
     let args = &config["model_args"];
     assert_eq!((&args["embed_dim"], &args["pre_norm"]), (&32.into(), &false.into()));
     assert_eq!(config["pretrained_cfg"]["input_size"], serde_json::json!([1, 28, 28]));
-    // A folder that exists needs no / at its end.
+    // An existing folder needs no trailing slash.
     std::fs::create_dir(sandbox.path("empty")).unwrap();
     sandbox.run("export run --layout timm -o empty").succeeded();
     for name in ["model.safetensors", "config.json"] {
@@ -132,7 +132,7 @@ fn a_folder_for_timm_says_how_to_build_the_model() {
 }
 
 #[test]
-fn a_model_card_says_task_data_figures_and_recipe_and_no_path() {
+fn model_cards_have_task_data_figures_and_recipe_but_no_paths() {
     let sandbox = Sandbox::new();
     sandbox.write("cls.toml", CLASS_TOKEN);
     sandbox.train_digits("--config cls.toml --epochs 1");
@@ -161,5 +161,5 @@ fn a_model_card_says_task_data_figures_and_recipe_and_no_path() {
     // A file alone does not know its run.
     sandbox.run("export run/model.safetensors --layout hf -o alone").succeeded();
     let card = String::from_utf8(sandbox.read("alone/README.md")).unwrap();
-    assert_eq!(card.matches("does not say").count(), 3, "{card}");
+    assert_eq!(card.matches("does not record").count(), 3, "{card}");
 }

@@ -1,9 +1,9 @@
-//! Where the tests' files lie.
+//! Paths of the tests' files.
 
 use std::path::{Path, PathBuf};
 
-/// A file or folder under `tests/`; a fixture under `VIT_FIXTURES` where that is set, since the tests that need a GPU are
-/// carried to one without the sources.
+/// A file or folder under `tests/`. If `VIT_FIXTURES` is set, fixtures are there: GPU tests run on machines without the
+/// sources.
 pub(crate) fn test_file(name: impl AsRef<Path>) -> PathBuf {
     let name = name.as_ref();
     match (std::env::var_os("VIT_FIXTURES"), name.strip_prefix("fixtures")) {
@@ -12,7 +12,7 @@ pub(crate) fn test_file(name: impl AsRef<Path>) -> PathBuf {
     }
 }
 
-/// The folder that holds the real MNIST.
+/// The folder with the real MNIST.
 pub(crate) fn real_mnist() -> Option<PathBuf> {
     let data = PathBuf::from(std::env::var_os("VIT_DATA")?);
     data.join("mnist").is_dir().then(|| data.canonicalize().unwrap())

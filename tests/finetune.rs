@@ -1,4 +1,4 @@
-//! Fine-tuning: what a run begins with, and what of it is trained.
+//! Fine-tuning: initial models and frozen parameters.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use crate::files::test_file;
 use crate::idx_folder::IdxFolder;
 use crate::support::{Sandbox, json_lines, timeless};
 
-/// Of a loss, and of a parameter's largest entry.
+/// Tolerance of a loss, and of a parameter relative to its largest entry.
 const TOLERANCE: f64 = 1e-4;
 
-/// A sandbox with timm's model for colour pictures of 7 classes, and grey pictures of 10 classes of this size.
+/// A sandbox with timm's model for colour pictures of 7 classes, and grey pictures of this size in 10 classes.
 fn sandbox(size: u32) -> Sandbox {
     let sandbox = Sandbox::new();
     std::fs::copy(test_file("fixtures/finetune.safetensors"), sandbox.path("timm.safetensors"))
@@ -30,7 +30,7 @@ fn tensors(sandbox: &Sandbox, file: &str) -> BTreeMap<String, Vec<f32>> {
 
 /// From the same weights, twenty steps give timm's losses.
 #[test]
-fn twenty_losses_are_those_of_timm() {
+fn twenty_losses_equal_timms() {
     let json = std::fs::read_to_string(test_file("fixtures/finetune.json")).unwrap();
     let json: Value = serde_json::from_str(&json).unwrap();
     for case in json["cases"].as_array().unwrap() {
@@ -56,9 +56,9 @@ fn twenty_losses_are_those_of_timm() {
     }
 }
 
-/// Frozen parameters keep every bit, and stand in the model and its checkpoints.
+/// Frozen parameters keep every bit, and are in the model and the checkpoints.
 #[test]
-fn frozen_parameters_stay_as_they_were() {
+fn frozen_parameters_do_not_change() {
     let sandbox = sandbox(28);
     let words = "train --dataset pictures --init timm.safetensors --batch-size 8 --max-steps 4";
     sandbox.run(&format!("{words} --lr 0 --run-dir start")).succeeded();
@@ -88,9 +88,9 @@ fn frozen_parameters_stay_as_they_were() {
     }
 }
 
-/// A run, its checkpoint, its file and a folder that names timm's architecture begin with the same model.
+/// A run, its checkpoint, its file and a timm folder start from the same model.
 #[test]
-fn whatever_info_reads_can_be_begun_with() {
+fn training_can_start_from_every_model_that_info_reads() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--preset notebook --max-steps 2");
     let mut models = Vec::new();
@@ -100,7 +100,7 @@ fn whatever_info_reads_can_be_begun_with() {
         let words =
             format!("train --dataset digits --init {init} --max-steps 1 --run-dir r{index}");
         let log = sandbox.run(&words).succeeded().stderr;
-        assert!(log.contains(&format!("began with {init}")), "{log}");
+        assert!(log.contains(&format!("started from {init}")), "{log}");
         assert!(log.contains("training notebook"), "{log}");
         models.push(sandbox.read(&format!("r{index}/model.safetensors")));
     }
@@ -110,13 +110,13 @@ fn whatever_info_reads_can_be_begun_with() {
 }
 
 #[test]
-fn what_cannot_be_begun_with_is_refused_in_a_line() {
+fn unsuitable_initial_models_are_rejected_in_one_line() {
     let sandbox = sandbox(28);
     for (code, flags, says) in [
         (2, "--init timm.safetensors --freeze 99", "expected freeze of at most 3 blocks"),
         (2, "--init timm.safetensors --layer-decay 0", "expected layer_decay in (0, 1], got 0"),
         (2, "--init timm.safetensors --preset shallow", "with another activation"),
-        (2, "--new-head", "expected new_head only with a model to begin with"),
+        (2, "--new-head", "--new-head needs a model to start from"),
         (4, "--init absent", "cannot read absent"),
         (4, "--init pictures", "cannot read pictures/config.toml"),
     ] {
@@ -128,22 +128,23 @@ fn what_cannot_be_begun_with_is_refused_in_a_line() {
         .saying(&["image of 30x30 px is not divisible by patch of 7x7 px"]);
 }
 
-/// Files of before `[finetune]` have `init` at the top.
+/// Before `[finetune]` existed, files had `init` at the top level.
 #[test]
-fn an_old_file_with_init_is_read() {
+fn old_files_with_init_are_read() {
     let sandbox = sandbox(28);
     sandbox.write("old.toml", "init = 'timm.safetensors'\ndataset = 'pictures'\n");
     let log = sandbox
         .run("train --config old.toml --batch-size 8 --max-steps 1 --run-dir run")
         .succeeded();
-    assert!(log.stderr.contains("began with timm.safetensors"), "{}", log.stderr);
+    assert!(log.stderr.contains("started from timm.safetensors"), "{}", log.stderr);
     let config = String::from_utf8(sandbox.read("run/config.toml")).unwrap();
     assert!(config.contains("[finetune]\ninit = \"timm.safetensors\"\n"), "{config}");
 }
 
-/// A run that is trained on in three pieces, with another rate and augmentation, is the run of one file that says the same.
+/// A run trained in three parts, with different learning rates and augmentation, equals one run from a file with these
+/// changes.
 #[test]
-fn a_run_in_pieces_is_the_run_of_one_file() {
+fn a_run_in_parts_equals_one_run_with_changes() {
     let sandbox = Sandbox::new();
     IdxFolder { train: 60, ..IdxFolder::default() }.write(&sandbox, "tiny");
     let recipe =
@@ -152,7 +153,7 @@ fn a_run_in_pieces_is_the_run_of_one_file() {
         format!("dataset = 'tiny'\nval_split = 0.1\n{recipe}[train.schedule]\nkind = 'cosine'\n");
     sandbox.write("base.toml", &settings);
     sandbox.run("train --config base.toml --run-dir pieces").succeeded();
-    // Six steps an epoch: the second piece is broken off by its steps, in the middle of an epoch.
+    // Six steps an epoch: the second part stops in the middle of an epoch.
     let first = "--epochs 4 --max-steps 20 --lr 0.004 --augment-shift 2 --keep 9";
     sandbox.run(&format!("train --resume pieces {first}")).succeeded();
     sandbox.run("train --resume pieces --max-steps 30 --epochs 6 --warmup 25").succeeded();
@@ -183,20 +184,20 @@ warmup = 25
     assert_eq!(metrics("pieces"), metrics("one"));
     sandbox.run("verify pieces").succeeded();
     let report = String::from_utf8(sandbox.read("pieces/report.html")).unwrap();
-    assert!(report.contains("After step 20, the run was trained further with"), "{report}");
+    assert!(report.contains("after step 20."), "{report}");
     assert!(sandbox.read("pieces/config.toml") == sandbox.read("one/config.toml"));
 }
 
-/// So is one that was interrupted and went on with another rate.
+/// The same for a run that was interrupted and resumed with another learning rate.
 #[test]
-fn a_change_in_the_middle_of_an_epoch_is_the_same_in_one_run() {
+fn a_change_within_an_epoch_equals_one_run_with_it() {
     let sandbox = Sandbox::new();
     IdxFolder { train: 60, ..IdxFolder::default() }.write(&sandbox, "tiny");
     let settings = "dataset = 'tiny'\n[train]\nepochs = 3\nbatch_size = 9\nlog_every = 1\n";
     let change = |from: u64| format!("[[changes]]\nfrom_step = {from}\nlr = 0.002\n");
     sandbox.write("one.toml", format!("{settings}{}", change(8)));
     sandbox.run("train --config one.toml --save-every 1 --keep 99 --run-dir one").succeeded();
-    // What an interruption after step 8 leaves: that checkpoint as the newest.
+    // The state after an interruption in step 8: that checkpoint is the newest.
     sandbox.run("train --config one.toml --save-every 1 --keep 99 --run-dir pieces").succeeded();
     for step in 9..=18 {
         let checkpoint = sandbox.path(format!("pieces/checkpoints/step-{step:06}"));
@@ -217,15 +218,15 @@ fn a_change_in_the_middle_of_an_epoch_is_the_same_in_one_run() {
 }
 
 #[test]
-fn a_run_is_trained_further_only_where_steps_are_left() {
+fn a_run_continues_only_if_steps_are_left() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 6");
     let before = sandbox.read("run/config.toml");
     for (flags, says, hint) in [
-        ("--lr 0.1", "has taken 6 steps, and none is left", "--max-steps"),
-        ("--epochs 30", "has taken 6 steps, and none is left", "--max-steps"),
+        ("--lr 0.1", "is complete: it has taken all 6 steps", "--max-steps"),
+        ("--epochs 30", "is complete: it has taken all 6 steps", "--max-steps"),
         ("--max-steps 9 --warmup 4", "expected a warm-up of more than the 6 steps", ""),
-        ("--max-steps 9 --augment-mixup 0.2", "mixup cannot begin or end", ""),
+        ("--max-steps 9 --augment-mixup 0.2", "mixup cannot be turned on or off", ""),
     ] {
         let refused = sandbox.refuses(2, &format!("train --resume run {flags}")).saying(&[says]);
         assert!(refused.hint.contains(hint), "{refused:?}");
@@ -234,10 +235,6 @@ fn a_run_is_trained_further_only_where_steps_are_left() {
     for flag in ["--batch-size 9", "--seed 1", "--dropout 0", "--init run", "--freeze all"] {
         let refused = sandbox.run(&format!("train --resume run {flag}"));
         assert_eq!(refused.code, Some(2), "{flag}: {}", refused.stderr);
-        assert!(
-            refused.stderr.contains("this setting holds for a whole run"),
-            "{}",
-            refused.stderr
-        );
+        assert!(refused.stderr.contains("a resumed run keeps this setting"), "{}", refused.stderr);
     }
 }

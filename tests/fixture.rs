@@ -1,4 +1,4 @@
-//! A fixture: a model's configuration, parameters and batch, and what PyTorch computes of them.
+//! A fixture: a model's configuration, parameters and batch, with PyTorch's results.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use vit_layers::{Mode, Random};
@@ -8,12 +8,12 @@ use vit_train::{NamedVars, OptimizerConfig};
 
 use crate::files::test_file;
 
-/// Largest difference, as a share of the tensor's largest entry, of an output, loss or gradient in `f32`.
+/// Tolerance of an output, loss or gradient in `f32`, relative to the tensor's largest entry.
 pub(crate) const TOLERANCE: f64 = 1e-4;
-/// A gradient that is zero in exact arithmetic stays below this share of the largest gradient.
+/// Limit of a gradient that is zero in exact arithmetic, relative to the largest gradient.
 const ZERO_GRADIENT: f64 = 1e-6;
 
-/// A file of `tests/fixtures` that holds a model.
+/// A model in `tests/fixtures`.
 pub(crate) struct Fixture {
     pub(crate) config: VitConfig,
     pub(crate) optimizer: OptimizerConfig,
@@ -34,7 +34,7 @@ impl Fixture {
         Self { config, optimizer: optimizer.unwrap_or(OptimizerConfig::adam(3e-4)), tensors }
     }
 
-    /// The same on a device.
+    /// Moves the fixture to a device.
     pub(crate) fn on(mut self, device: &Device) -> Result<Self> {
         for tensor in self.tensors.values_mut() {
             *tensor = tensor.to_device(device)?;
@@ -42,7 +42,7 @@ impl Fixture {
         Ok(self)
     }
 
-    /// What a library computes of a model of `config` with these parameters.
+    /// A library's results for a model of `config` with these parameters.
     pub(crate) fn of(config: VitConfig, mut tensors: Tensors, parameters: &Tensors) -> Self {
         let parameters = parameters.iter();
         tensors.extend(parameters.map(|(name, tensor)| (format!("param.{name}"), tensor.clone())));
@@ -75,7 +75,7 @@ impl Fixture {
     }
 
     pub(crate) fn output(&self, model: &Model) -> Result<Tensor> {
-        // In training mode: the rates are zero, so that it must be evaluation's twin.
+        // In training mode with all rates 0, which must equal evaluation.
         let mode = Mode::Train(Random::new(1).at_step(1));
         model.forward.forward(self.tensor("images"), mode)
     }
@@ -86,7 +86,7 @@ impl Fixture {
         cross_entropy_sum(output, &labels)? / labels.elem_count() as f64
     }
 
-    /// Holds the output, the loss and each gradient to PyTorch's.
+    /// Checks the output, the loss and each gradient against PyTorch's.
     pub(crate) fn assert_agreement(&self, case: &str) -> Result<()> {
         let model = self.model()?;
         let output = self.output(&model)?;
@@ -114,8 +114,8 @@ impl Fixture {
         Ok(())
     }
 
-    /// A parameter's pieces: what is added to every key alike, by a bias or behind that by the keys' norm, moves
-    /// every score of a query alike, so that its exact gradient is zero and what is left is rounding.
+    /// A parameter's parts. Whatever adds the same to every key, by a bias or the keys' norm, shifts all scores of a
+    /// query equally, so its exact gradient is zero and only rounding remains.
     pub(crate) fn parts(
         &self,
         name: &str,
@@ -136,13 +136,13 @@ impl Fixture {
     }
 }
 
-/// A model of a fixture's configuration and parameters.
+/// A model with a fixture's configuration and parameters.
 pub(crate) struct Model {
     forward: VisionTransformer,
     pub(crate) parameters: NamedVars,
 }
 
-/// The piece of a parameter whose exact gradient is zero.
+/// The part of a parameter whose exact gradient is zero.
 pub(crate) const KEY_BIAS: &str = ", keys";
 
 /// The largest absolute value.
@@ -150,11 +150,11 @@ pub(crate) fn largest_entry(xs: &Tensor) -> Result<f64> {
     xs.to_dtype(DType::F64)?.abs()?.flatten_all()?.max(0)?.to_scalar()
 }
 
-/// Holds the largest difference to the share of the largest entry that is allowed.
+/// Checks the largest difference, relative to the largest entry.
 pub(crate) fn assert_close(got: &Tensor, want: &Tensor, label: &str) -> Result<()> {
     assert_eq!(got.dims(), want.dims(), "{label}");
     let difference = (got.to_dtype(DType::F64)? - want.to_dtype(DType::F64)?)?;
-    // What is no number is never the largest.
+    // NaN would never be the largest difference.
     assert!(difference.sum_all()?.to_scalar::<f64>()?.is_finite(), "{label} is not finite");
     let share = largest_entry(&difference)? / largest_entry(want)?;
     assert!(share <= TOLERANCE, "{label} differs by {share:e} of its largest entry");

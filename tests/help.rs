@@ -1,6 +1,6 @@
-//! The help of every command, as committed, within 80 columns.
+//! Compares the help of every command with snapshots, within 80 columns.
 //!
-//! `VIT_RENEW_SNAPSHOTS=1 cargo test -p vit --test system` writes `tests/snapshots/` anew: look at what changed.
+//! `VIT_RENEW_SNAPSHOTS=1 cargo test -p vit --test system` rewrites `tests/snapshots/`; review the changes.
 
 use std::fs;
 
@@ -11,16 +11,16 @@ pub(crate) const COMMANDS: [&str; 19] = [
     "",
     "train",
     "config",
-    "eval",
+    "fetch",
     "predict",
     "explain",
     "serve",
+    "eval",
     "info",
     "compare",
     "verify",
     "export",
     "import",
-    "fetch",
     "bench",
     "bench train",
     "bench eval",
@@ -30,7 +30,7 @@ pub(crate) const COMMANDS: [&str; 19] = [
 ];
 
 #[test]
-fn help_is_as_committed_and_fits_in_80_columns() {
+fn help_equals_the_snapshot_and_fits_in_80_columns() {
     let sandbox = Sandbox::new();
     let renew = std::env::var_os("VIT_RENEW_SNAPSHOTS").is_some();
     for command in COMMANDS {
@@ -49,13 +49,14 @@ fn help_is_as_committed_and_fits_in_80_columns() {
 }
 
 #[test]
-fn every_command_has_its_help_here() {
+fn every_command_has_a_snapshot() {
     for above in ["", "bench "] {
         let help = Sandbox::new().run(&format!("{above}--help")).succeeded().stdout;
-        let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
-        // Descriptions that go on in another line are indented further.
-        let listed =
-            listed.take_while(|line| !line.is_empty()).filter(|line| !line.starts_with("   "));
+        // Commands come between usage and options, under a heading for each group; continuation lines are indented further.
+        let listed = help.lines().skip_while(|line| !line.starts_with("Usage:")).skip(1);
+        let listed = listed
+            .take_while(|line| *line != "Options:")
+            .filter(|line| line.starts_with("  ") && !line.starts_with("   "));
         let names = listed.filter_map(|line| line.split_whitespace().next());
         let names: Vec<&str> = names.filter(|&name| name != "help").collect();
         let below = COMMANDS.iter().filter_map(|command| command.strip_prefix(above));

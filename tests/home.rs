@@ -1,10 +1,10 @@
-//! `~` in a path that no shell has expanded.
+//! `~` in paths that the shell does not expand.
 
 use crate::idx_folder::IdxFolder;
 use crate::support::{Outcome, Sandbox};
 
 #[test]
-fn a_leading_tilde_is_the_home_folder_in_every_path() {
+fn a_leading_tilde_is_expanded_in_every_path() {
     let sandbox = Sandbox::new();
     IdxFolder::default().write(&sandbox, "home/tiny");
     sandbox.write("tilde.toml", "dataset = '~/tiny'\n[train]\nbatch_size = 9\nmax_steps = 1\n");
@@ -28,14 +28,14 @@ fn a_leading_tilde_is_the_home_folder_in_every_path() {
 }
 
 #[test]
-fn the_data_folder_may_begin_with_a_tilde() {
+fn a_tilde_is_expanded_in_the_data_folder() {
     let sandbox = Sandbox::new();
     for (words, variable) in [
         ("fetch mnist --data-dir ~/data", ""),
         ("fetch mnist --data-dir=~/data", ""),
         ("fetch mnist", "~/data"),
     ] {
-        // There is no network: what is told is where the download would lie.
+        // There is no network, so the message names the download's folder.
         let output = sandbox.command(words).env("VIT_DATA", variable).output().unwrap();
         assert_eq!(Outcome::of(&output).code, Some(3), "{words}");
         assert!(sandbox.path("home/data/mnist").is_dir(), "{words} {variable}");
@@ -45,7 +45,7 @@ fn the_data_folder_may_begin_with_a_tilde() {
 }
 
 #[test]
-fn another_users_home_is_refused() {
+fn another_users_home_is_rejected() {
     let sandbox = Sandbox::new();
     sandbox.write("tilde.toml", "dataset = '~you/tiny'\n");
     for words in [

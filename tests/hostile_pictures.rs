@@ -1,4 +1,4 @@
-//! Pictures that are not what they say, or too much.
+//! Pictures that are damaged or too large.
 
 use std::fs::File;
 use std::io::Cursor;
@@ -8,7 +8,7 @@ use image::{DynamicImage, ImageFormat, RgbImage};
 use crate::png_file::{Header, png};
 use crate::support::Sandbox;
 
-/// Refused before any memory is taken for pixels.
+/// Rejected before memory for pixels is allocated.
 const TOO_LARGE: [(&str, &str); 3] = [
     ("bomb.png", "expected at most 67,108,864 pixels, got 60000x60000"),
     ("bomb.jpg", "expected at most 67,108,864 pixels, got 60000x60000"),
@@ -28,7 +28,7 @@ fn jpeg(side: u32) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// The same file, which calls itself as large as this.
+/// The same file with another announced size.
 fn announcing(mut jpeg: Vec<u8>, side: u16) -> Vec<u8> {
     let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
     let side = side.to_be_bytes();
@@ -37,7 +37,7 @@ fn announcing(mut jpeg: Vec<u8>, side: u16) -> Vec<u8> {
 }
 
 #[test]
-fn a_picture_that_announces_too_many_pixels_is_refused() {
+fn too_many_announced_pixels_are_rejected() {
     let sandbox = sandbox_with_run();
     let header = Header { width: 60_000, height: 60_000, depth: 16, colour: 6, interlaced: false };
     sandbox.write("bomb.png", png(&header, &[(b"IDAT", vec![0x78, 0x9C])]));
@@ -50,9 +50,9 @@ fn a_picture_that_announces_too_many_pixels_is_refused() {
     }
 }
 
-/// Which costs more than another: it is said what else to save it as.
+/// Progressive pictures have a lower limit; the hint names another format.
 #[test]
-fn a_progressive_picture_that_announces_too_many_pixels_is_refused() {
+fn too_large_progressive_pictures_are_rejected() {
     let sandbox = sandbox_with_run();
     let mut bytes = include_bytes!("fixtures/jpeg/progressive.jpg").to_vec();
     sandbox.write("whole.jpg", &bytes);
@@ -67,9 +67,9 @@ fn a_progressive_picture_that_announces_too_many_pixels_is_refused() {
     assert!(refusal.hint.contains("PNG"), "{refusal:?}");
 }
 
-/// Ten bytes each, and each a pass over all pixels.
+/// Each scan has ten bytes, and takes a pass over all pixels.
 #[test]
-fn a_picture_of_many_scans_is_refused() {
+fn too_many_scans_are_rejected() {
     let sandbox = sandbox_with_run();
     let whole = include_bytes!("fixtures/jpeg/progressive.jpg");
     let scan = whole.windows(2).position(|pair| pair == [0xFF, 0xDA]).unwrap();
@@ -80,9 +80,9 @@ fn a_picture_of_many_scans_is_refused() {
     sandbox.refuses(3, "predict run scans.jpg").saying(&says);
 }
 
-/// Of which the decoder keeps a copy.
+/// The decoder keeps a copy of profiles.
 #[test]
-fn a_picture_of_large_profiles_is_refused() {
+fn too_large_profiles_are_rejected() {
     let sandbox = sandbox_with_run();
     let whole = jpeg(16);
     let profile = [&[0xFF, 0xE2, 0xFF, 0xFF][..], &[0; 0xFFFD]].concat();
@@ -92,7 +92,7 @@ fn a_picture_of_large_profiles_is_refused() {
 }
 
 #[test]
-fn a_picture_that_is_not_whole_is_refused() {
+fn truncated_pictures_are_rejected() {
     let sandbox = sandbox_with_run();
     let whole = jpeg(64);
     sandbox.write("whole.jpg", &whole);
@@ -113,7 +113,7 @@ fn a_picture_that_is_not_whole_is_refused() {
 }
 
 #[test]
-fn any_byte_that_is_changed_is_an_error_or_none_but_never_a_panic() {
+fn changed_bytes_never_panic() {
     let sandbox = sandbox_with_run();
     let whole = jpeg(24);
     for at in (0..whole.len()).step_by(whole.len() / 60) {
@@ -128,7 +128,7 @@ fn any_byte_that_is_changed_is_an_error_or_none_but_never_a_panic() {
 }
 
 #[test]
-fn a_file_that_is_too_long_is_not_read_to_its_end() {
+fn too_long_files_are_not_read_completely() {
     let sandbox = sandbox_with_run();
     File::create(sandbox.path("long.png")).unwrap().set_len(1 << 40).unwrap();
     sandbox.refuses(3, "predict run long.png").saying(&["long.png", "at most 64 MiB"]);

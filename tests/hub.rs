@@ -1,4 +1,4 @@
-//! Datasets in parquet files: in a folder, and from the hub, which a server of the test's own stands for.
+//! Datasets of parquet files, from a folder and from a hub, which the test's own server simulates.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -15,7 +15,7 @@ const TEST: &[u8] = include_bytes!("fixtures/parquet/test.parquet");
 const TEXTS: &[u8] = include_bytes!("fixtures/parquet/texts.parquet");
 const SMALL: &str = "--image-size 16 --batch-size 8 --max-steps 6";
 
-/// Two configurations of a dataset, and the commit that they are of.
+/// Two configurations of a dataset, and their commit.
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const FILES: [(&str, &[u8]); 4] = [
     ("flowers/train-00000-of-00001.parquet", TRAIN),
@@ -24,7 +24,7 @@ const FILES: [(&str, &[u8]); 4] = [
     ("words/extra/0000.parquet", TEXTS),
 ];
 
-/// The address of a hub with one dataset, which is `a/flowers`; it ends with the test's process.
+/// The address of a hub with one dataset, `a/flowers`; it runs until the test's process ends.
 fn hub() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
@@ -55,14 +55,14 @@ fn hub() -> String {
                 body.len()
             );
             let body = if method == "HEAD" { &[][..] } else { &body[..] };
-            // Whoever asked may be gone.
+            // The client may have disconnected.
             let _ = stream.write_all(&[head.as_bytes(), body].concat());
         }
     });
     address
 }
 
-/// `vit`, which the hub is at this address for.
+/// `vit` with the hub at this address.
 fn at_hub(sandbox: &Sandbox, address: &str, words: &str) -> Command {
     let mut command = sandbox.command(words);
     command.env("HF_ENDPOINT", address).env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
@@ -74,7 +74,7 @@ fn run(sandbox: &Sandbox, address: &str, words: &str) -> crate::support::Outcome
 }
 
 #[test]
-fn a_dataset_of_the_hub_is_trained_on_at_a_revision_that_the_run_records() {
+fn runs_record_the_revision_of_a_hub_dataset() {
     let (sandbox, address) = (Sandbox::new(), hub());
     let words = format!("train --dataset hf:a/flowers/flowers {SMALL} --run-dir run");
     run(&sandbox, &address, &words).succeeded();
@@ -84,12 +84,12 @@ fn a_dataset_of_the_hub_is_trained_on_at_a_revision_that_the_run_records() {
     let result = run(&sandbox, &address, "eval run --json").succeeded().json();
     assert_eq!((&result["dataset"], &result["samples"]), (&json!(name), &json!(6)));
     assert_eq!(result["classes"][1]["name"], "rose");
-    // The same files in a folder give the same model.
+    // The same files in a folder give the same model,
     sandbox.write("folder/data/train-00000-of-00001.parquet", TRAIN);
     sandbox.write("folder/data/test-00000-of-00001.parquet", TEST);
     sandbox.run(&format!("train --dataset folder {SMALL} --run-dir local")).succeeded();
     assert!(sandbox.read("run/model.safetensors") == sandbox.read("local/model.safetensors"));
-    // Decoded anew each time too.
+    // also without the cache.
     sandbox.write("off.toml", "[data]\ncache = false\n");
     sandbox
         .run(&format!("train --dataset folder {SMALL} --config off.toml --run-dir off"))
@@ -98,14 +98,14 @@ fn a_dataset_of_the_hub_is_trained_on_at_a_revision_that_the_run_records() {
 }
 
 #[test]
-fn a_run_folder_of_the_hub_is_named_without_the_revision() {
+fn default_run_directories_of_hub_datasets_omit_the_revision() {
     let (sandbox, address) = (Sandbox::new(), hub());
     run(&sandbox, &address, &format!("train --dataset hf:a/flowers/words {SMALL}")).succeeded();
     assert!(sandbox.path("runs/words-pictures-64-1/model.safetensors").exists());
 }
 
 #[test]
-fn what_the_hub_lacks_is_named() {
+fn missing_hub_datasets_and_configurations_are_named() {
     let (sandbox, address) = (Sandbox::new(), hub());
     let refused = |name: &str, code: i32, said: &[&str]| {
         let outcome = run(&sandbox, &address, &format!("-q train --dataset {name}"));
@@ -122,17 +122,17 @@ fn what_the_hub_lacks_is_named() {
 }
 
 #[test]
-fn a_folder_of_parquet_files_has_its_test_part_drawn_where_it_has_none() {
+fn a_folder_of_parquet_files_without_test_split_gets_one() {
     let sandbox = Sandbox::new();
     sandbox.write("words/train.parquet", TEXTS);
     let trained = sandbox.run(&format!("train --dataset words {SMALL} --run-dir run")).succeeded();
-    assert!(trained.stderr.contains("3 of 12 pictures are drawn"), "{}", trained.stderr);
+    assert!(trained.stderr.contains("drew 3 of 12 pictures"), "{}", trained.stderr);
     let result = sandbox.run("eval run --json").succeeded().json();
     assert_eq!(result["classes"][2]["name"], "tulip");
 }
 
 #[test]
-fn parquet_files_that_cannot_be_trained_on_are_refused() {
+fn unsuitable_parquet_files_are_rejected() {
     let sandbox = Sandbox::new();
     let refused = |said: &str| {
         let outcome = sandbox.run("-q train --dataset folder");
@@ -140,7 +140,7 @@ fn parquet_files_that_cannot_be_trained_on_are_refused() {
         assert!(outcome.stderr.contains(said), "expected {said:?} in {}", outcome.stderr);
     };
     sandbox.write("folder/part.parquet", TRAIN);
-    refused("expected parquet files of a part called train, got ");
+    refused("expected parquet files of a split called train, got ");
     fs::rename(sandbox.path("folder/part.parquet"), sandbox.path("folder/train.parquet"))
         .expect("a file");
     for length in [0, 3, 100, TRAIN.len() / 2, TRAIN.len() - 1] {

@@ -1,8 +1,8 @@
-//! Small datasets of one's own: folders of IDX files.
+//! Small datasets as folders of IDX files.
 
 use crate::support::Sandbox;
 
-/// What is in the four files.
+/// The content of the four files.
 pub(crate) struct IdxFolder {
     pub(crate) train: u32,
     pub(crate) test: u32,
@@ -19,7 +19,7 @@ impl Default for IdxFolder {
 }
 
 impl IdxFolder {
-    /// Writes the folder into the sandbox.
+    /// Writes the files into the sandbox.
     pub(crate) fn write(&self, sandbox: &Sandbox, name: &str) {
         for (set, count) in [("train", self.train), ("t10k", self.test)] {
             let images = idx(&[0x803, count, self.height, self.width], self.pixels(count));
@@ -29,7 +29,7 @@ impl IdxFolder {
         }
     }
 
-    /// Every image another.
+    /// Every image differs.
     fn pixels(&self, count: u32) -> impl Iterator<Item = u8> {
         (0..count * self.height * self.width).map(|at| (at * 37 / 11) as u8)
     }

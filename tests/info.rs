@@ -1,9 +1,9 @@
-//! `vit info`: what a model is made of.
+//! `vit info`: describes a model.
 
 use crate::support::Sandbox;
 
 #[test]
-fn parts_add_up_to_each_presets_parameters() {
+fn parts_add_up_to_the_presets_parameters() {
     for (preset, parameters) in [("notebook", 41_418), ("shallow", 40_330)] {
         let sandbox = Sandbox::new();
         sandbox.train_digits(&format!("--preset {preset} --max-steps 1"));
@@ -20,7 +20,7 @@ fn parts_add_up_to_each_presets_parameters() {
 }
 
 #[test]
-fn a_person_reads_a_table_and_the_configuration() {
+fn text_output_has_a_table_and_the_configuration() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 1");
     let shown = sandbox.run("info run").succeeded().stdout;

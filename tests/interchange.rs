@@ -1,7 +1,7 @@
-//! `vit import` and `vit info` on what timm, transformers and the notebook have saved.
+//! `vit import` and `vit info` on models saved by timm, transformers and the notebook.
 //!
-//! The folders of `tests/fixtures/hf` are written by `tests/reference/hf_fixtures.py`; `check_interchange.py` beside
-//! it does the same at full size where the libraries are there.
+//! `tests/reference/hf_fixtures.py` writes the folders in `tests/fixtures/hf`; `check_interchange.py` beside it does
+//! the same at full size with the libraries themselves.
 
 use candle_core::{Device, Result, Tensor};
 use image::{ImageBuffer, Rgb};
@@ -11,14 +11,14 @@ use crate::files::test_file;
 use crate::fixture::{Fixture, assert_close};
 use crate::support::Sandbox;
 
-/// The folder that version 4 saved, and one that version 5 saved under the names of its `state_dict`.
+/// Folders saved by version 4, and by version 5 under the names of its `state_dict`.
 const VERSIONS: [&str; 2] = ["4", "5"];
 
 fn tensors(path: impl AsRef<std::path::Path>) -> Tensors {
     ModelFile::open(path.as_ref()).and_then(|file| file.tensors()).unwrap()
 }
 
-/// A sandbox with the fixture of this name, a file or a folder.
+/// A sandbox with the file or folder of this fixture.
 fn sandbox_with(name: &str) -> Sandbox {
     let sandbox = Sandbox::new();
     let path = test_file(format!("fixtures/{name}"));
@@ -34,7 +34,7 @@ fn sandbox_with(name: &str) -> Sandbox {
     sandbox
 }
 
-/// timm's parameters in the fixture of a model, as timm's `state_dict` has them.
+/// A model's fixture with timm's parameters under the names of timm's `state_dict`.
 fn sandbox_with_timms(model: &str) -> (Sandbox, VitConfig) {
     let fixture = Fixture::read(&format!("timm/{model}"));
     let sandbox = Sandbox::new();
@@ -43,18 +43,18 @@ fn sandbox_with_timms(model: &str) -> (Sandbox, VitConfig) {
     (sandbox, fixture.config)
 }
 
-/// The configuration that a file carries.
+/// The configuration in a file.
 fn config(path: impl AsRef<std::path::Path>) -> VitConfig {
     ModelFile::open(path.as_ref()).unwrap().config().expect("our file").clone()
 }
 
 #[test]
-fn outputs_losses_and_gradients_are_transformers() -> Result<()> {
+fn outputs_losses_and_gradients_equal_transformers() -> Result<()> {
     for version in VERSIONS {
         let sandbox = sandbox_with(&format!("hf/{version}"));
         sandbox.run("import foreign -o ours.safetensors").succeeded();
         let config = config(sandbox.path("ours.safetensors"));
-        // On pixels as they scale them, before ours are folded in.
+        // On pixels with transformers' normalisation, before it is folded into ours.
         let file = ModelFile::open(&sandbox.path("foreign/model.safetensors")).unwrap();
         let parameters = Layout::Hf.import_file(&file, &config).unwrap();
         let reference = tensors(sandbox.path("foreign/reference.safetensors"));
@@ -65,7 +65,7 @@ fn outputs_losses_and_gradients_are_transformers() -> Result<()> {
 }
 
 #[test]
-fn an_imported_folder_gives_transformers_outputs_on_our_pixels() -> Result<()> {
+fn an_imported_folder_gives_transformers_outputs() -> Result<()> {
     for version in VERSIONS {
         let sandbox = sandbox_with(&format!("hf/{version}"));
         let imported = sandbox.run("import foreign -o ours.safetensors").succeeded();
@@ -80,7 +80,7 @@ fn an_imported_folder_gives_transformers_outputs_on_our_pixels() -> Result<()> {
     Ok(())
 }
 
-/// What `vit predict` says of pixels (batch, 3, height, width), as logits less their mean.
+/// The output of `vit predict` for pixels (batch, 3, height, width), as logits minus their mean.
 fn named(sandbox: &Sandbox, pixels: &Tensor) -> Result<Tensor> {
     let (batch, _, height, width) = pixels.dims4()?;
     let names: Vec<String> = (0..batch).map(|index| format!("{index}.png")).collect();
@@ -102,14 +102,14 @@ fn centred(logits: &Tensor) -> Result<Tensor> {
 }
 
 #[test]
-fn a_folder_is_shown_as_it_would_be_imported() {
+fn info_shows_what_import_would_give() {
     for version in VERSIONS {
         let sandbox = sandbox_with(&format!("hf/{version}"));
         sandbox.run("import foreign -o ours.safetensors").succeeded();
         let of_folder = sandbox.run("info foreign --json").succeeded().json();
         assert_eq!(of_folder["layout"], "hf");
         let of_file = sandbox.run("info foreign/model.safetensors --json").succeeded().json();
-        assert_eq!(of_file, of_folder, "what lies beside the file is heeded");
+        assert_eq!(of_file, of_folder, "the JSON beside the file is used");
         let of_ours = sandbox.run("info ours.safetensors --json").succeeded().json();
         assert_eq!(of_ours["layout"], "timm");
         for key in ["config", "parameters", "parts"] {
@@ -121,20 +121,24 @@ fn a_folder_is_shown_as_it_would_be_imported() {
 }
 
 #[test]
-fn timms_parameters_are_taken_over_as_they_are() {
+fn timms_parameters_round_trip() {
     for model in ["plain", "registers", "narrow-heads"] {
         let (sandbox, expected) = sandbox_with_timms(model);
         let heads = expected.heads;
         let size = format!("{}x{}", expected.image.height, expected.image.width);
-        // Heads of 8 or 5, which nothing tells where no norm of queries has their width.
+        // Heads of width 8 or 5, which nothing shows without QK norm.
         let words = format!("import foreign.safetensors --image-size {size} -o ours.safetensors");
         if !expected.qk_norm {
             let refusal = sandbox.refuses(2, &words);
             assert_eq!(refusal.hint, "pass --heads N");
-            refusal.saying(&["foreign.safetensors: cannot tell heads"]);
+            refusal.saying(&["foreign.safetensors: cannot determine heads"]);
         }
         let imported = sandbox.run(&format!("{words} --heads {heads}")).succeeded();
-        assert!(imported.stderr.contains("assumed, since nothing tells: "), "{}", imported.stderr);
+        assert!(
+            imported.stderr.contains("assumed, because no file says otherwise: "),
+            "{}",
+            imported.stderr
+        );
         let got = config(sandbox.path("ours.safetensors"));
         let began = vit_model::VitConfig { layer_scale: expected.layer_scale, ..got.clone() };
         assert_eq!(began, expected, "{model}");
@@ -156,9 +160,9 @@ pub(crate) fn bits(tensors: &Tensors) -> Vec<(&String, Vec<usize>, Vec<u32>)> {
     tensors.iter().map(|(name, tensor)| (name, tensor.dims().to_vec(), bits(tensor))).collect()
 }
 
-/// A folder as timm saves it: its `config.json` tells the heads, and pixels are scaled as ImageNet's.
+/// A timm folder: `config.json` gives the heads and ImageNet's normalisation.
 #[test]
-fn a_folder_of_timms_tells_what_its_parameters_do_not() {
+fn a_timm_folders_json_completes_its_parameters() {
     let (sandbox, expected) = sandbox_with_timms("plain");
     std::fs::create_dir(sandbox.path("timm")).unwrap();
     std::fs::rename(sandbox.path("foreign.safetensors"), sandbox.path("timm/model.safetensors"))
@@ -179,11 +183,11 @@ fn a_folder_of_timms_tells_what_its_parameters_do_not() {
     );
     sandbox
         .refuses(2, "import timm -o out.safetensors")
-        .saying(&["timm/model.safetensors: cannot take over act_layer = silu"]);
+        .saying(&["timm/model.safetensors: unsupported act_layer = silu"]);
 }
 
 #[test]
-fn the_notebooks_state_is_taken_over_as_it_is() {
+fn the_notebooks_state_round_trips_through_import() {
     for preset in ["notebook", "shallow"] {
         let sandbox = sandbox_with(&format!("mnist-20-steps/{preset}.safetensors"));
         let imported = sandbox.run("import foreign.safetensors -o ours.safetensors").succeeded();
@@ -199,9 +203,9 @@ fn the_notebooks_state_is_taken_over_as_it_is() {
 }
 
 #[test]
-fn what_is_exported_is_imported_as_it_was() {
+fn exported_models_import_unchanged() {
     let sandbox = Sandbox::new();
-    // The rates are those of one place in transformers, and not in timm's files at all.
+    // transformers has one dropout rate for two places, timm's files have none.
     let model = "[model]\npool = 'cls'\nqkv_bias = true\nactivation = 'gelu'\n\
         [model.dropout]\nembedding = 0.2\n";
     sandbox.write("cls.toml", model);
@@ -226,13 +230,13 @@ fn positions_are_resampled_for_images_of_another_size() {
     let shown = sandbox.run("info foreign --image-size 64x48 --json").succeeded().json();
     assert_eq!(shown["config"], serde_json::to_value(&config).unwrap());
     assert_eq!(tensors(sandbox.path("ours.safetensors"))["pos_embed"].dims(), [1, 1 + 8 * 6, 24]);
-    // Two libraries, two ways: what is not said is assumed by the layout, and told.
-    let assumed = "(assumed: as transformers does, --resample hf)";
+    // Two libraries resample differently; the layout's default is logged.
+    let assumed = "(assumed: like transformers, --resample hf)";
     assert!(imported.stderr.contains(assumed), "{}", imported.stderr);
     let said = |library: &str| {
         let words = format!("{words} --force --resample {library}");
         let said = sandbox.run(&words).succeeded().stderr;
-        assert!(!said.contains("assumed: as"), "{said}");
+        assert!(!said.contains("assumed: like"), "{said}");
         sandbox.read("ours.safetensors")
     };
     let assumed = sandbox.read("ours.safetensors");
@@ -240,7 +244,7 @@ fn positions_are_resampled_for_images_of_another_size() {
     sandbox.refuses(2, "import foreign --image-size 63 -o out.safetensors").saying(&["63"]);
 }
 
-/// Half as wide numbers are f32 from then on, and each the same number.
+/// Half-precision numbers become f32 with the same values.
 #[test]
 fn half_precision_comes_in_as_f32() {
     let sandbox = sandbox_with("hf/4");
@@ -271,7 +275,7 @@ fn half_precision_comes_in_as_f32() {
 }
 
 #[test]
-fn what_cannot_be_taken_over_is_refused_with_what_to_do() {
+fn unsupported_models_are_rejected_with_advice() {
     let sandbox = sandbox_with("hf/4");
     let config = String::from_utf8(sandbox.read("foreign/config.json")).unwrap();
     let import = "import foreign -o out.safetensors";
@@ -280,16 +284,11 @@ fn what_cannot_be_taken_over_is_refused_with_what_to_do() {
             "\"gelu\"",
             "\"gelu_new\"",
             2,
-            "hidden_act = gelu_new of the hf layout, expected gelu or relu",
+            "hidden_act = gelu_new in the hf layout, expected gelu or relu",
         ),
         ("\"model_type\": \"vit\"", "\"model_type\": \"dinov2\"", 2, "model_type = dinov2"),
         ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", 4, "config.json beside it"),
-        (
-            "\"num_hidden_layers\": 2",
-            "\"num_hidden_layers\": -2",
-            4,
-            "cannot understand config.json",
-        ),
+        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": -2", 4, "cannot parse config.json"),
         ("\"num_attention_heads\": 3", "\"num_attention_heads\": 5", 2, "heads that divide dim"),
     ] {
         sandbox.write("foreign/config.json", config.replace(from, to));
@@ -335,20 +334,20 @@ fn what_cannot_be_taken_over_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn what_knows_no_foreign_files_says_how_to_take_them_over() {
+fn other_commands_advise_to_import_foreign_models() {
     let sandbox = sandbox_with("hf/4");
     for command in ["eval", "predict --dataset digits", "export --layout notebook -o out"] {
         let refusal = sandbox.refuses(4, &format!("{command} foreign"));
-        assert_eq!(refusal.hint, "take it over first: `vit import foreign -o OUT.safetensors`");
-        refusal.saying(&["foreign is the folder of another library's model"]);
+        assert_eq!(refusal.hint, "import it first: `vit import foreign -o OUT.safetensors`");
+        refusal.saying(&["foreign is a folder of another library"]);
         let refusal = sandbox.refuses(4, &format!("{command} foreign/model.safetensors"));
         assert!(refusal.hint.contains("`vit import foreign/model.safetensors -o"), "{refusal:?}");
     }
 }
 
-/// A file that carries our configuration is ours wherever it lies, also beside another library's JSON: no scaling is folded again.
+/// A file with our configuration is ours even beside another library's JSON: no normalisation is folded twice.
 #[test]
-fn our_own_model_is_known_in_any_folder() {
+fn our_own_model_is_recognised_in_any_folder() {
     let sandbox = sandbox_with("hf/4");
     sandbox.run("import foreign -o ours.safetensors --mean 0.1 --std 0.2").succeeded();
     std::fs::create_dir(sandbox.path("alone")).unwrap();
@@ -366,9 +365,9 @@ fn our_own_model_is_known_in_any_folder() {
     }
 }
 
-/// Names as PyTorch's wrappers have them are read without what they put before.
+/// Prefixes of PyTorch wrappers are removed.
 #[test]
-fn a_wrapped_model_is_the_model() {
+fn wrapper_prefixes_are_removed() {
     let sandbox = sandbox_with("hf/4");
     sandbox.run("import foreign -o plain.safetensors").succeeded();
     let tensors = candle_core::safetensors::load(
@@ -385,7 +384,7 @@ fn a_wrapped_model_is_the_model() {
 }
 
 #[test]
-fn a_model_of_many_labels_is_refused() {
+fn a_multi_label_model_is_rejected() {
     let sandbox = sandbox_with("hf/4");
     let mut config: serde_json::Value =
         serde_json::from_slice(&sandbox.read("foreign/config.json")).unwrap();
@@ -397,12 +396,12 @@ fn a_model_of_many_labels_is_refused() {
 }
 
 #[test]
-fn our_own_file_tells_everything_itself() {
+fn flags_for_foreign_files_are_rejected_for_our_own() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 1");
     let refusal = sandbox.refuses(2, "import run --heads 2 -o out.safetensors");
     assert!(refusal.hint.contains("--heads"), "{refusal:?}");
-    refusal.saying(&["run/model.safetensors carries its configuration"]);
+    refusal.saying(&["run/model.safetensors has its own configuration"]);
     sandbox.run("import run -o copy.safetensors").succeeded();
     assert!(sandbox.read("copy.safetensors") == sandbox.read("run/model.safetensors"));
 }

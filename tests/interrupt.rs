@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first ends the run well, the second at once.
+//! Ctrl-C and SIGTERM: the first signal saves and ends the run, the second ends it at once.
 
 use std::io::Read;
 use std::process::Command;
@@ -8,9 +8,9 @@ use crate::idx_folder::IdxFolder;
 use crate::running::Running;
 use crate::support::{Sandbox, json_lines};
 
-/// Within which a run ends after a signal.
+/// Time limit for a run to end after a signal.
 const SOON: Duration = Duration::from_secs(2);
-/// Settings of steps that take many seconds.
+/// Settings with steps of many seconds.
 const ENDLESS_STEP: &str = "\
 dataset = 'digits'
 [train]
@@ -22,7 +22,7 @@ depth = 8
 ";
 
 #[test]
-fn an_interrupted_run_ends_soon_and_leaves_its_model() {
+fn an_interrupted_run_ends_soon_and_saves_its_model() {
     for signal in ["INT", "TERM"] {
         let sandbox = Sandbox::new();
         let words = "train --dataset digits --epochs 1000 --log-every 1 --run-dir run";
@@ -35,7 +35,7 @@ fn an_interrupted_run_ends_soon_and_leaves_its_model() {
         assert!(begun.elapsed() < SOON, "SIG{signal}: it took {:?}", begun.elapsed());
         assert_eq!(outcome.code, Some(130), "SIG{signal}: {}", outcome.stderr);
         assert_eq!(outcome.stdout, "");
-        let said = "warning: interrupted; the model so far is in run\nhint: go on with `vit train --resume run`\n";
+        let said = "warning: interrupted; the run is saved in run\nhint: continue with `vit train --resume run`\n";
         assert!(outcome.stderr.contains(said), "{}", outcome.stderr);
         assert_eq!(sandbox.run("info run --json").succeeded().json()["parameters"], 40_330);
         assert!(sandbox.path("run/plots/training-loss.svg").exists());
@@ -45,7 +45,7 @@ fn an_interrupted_run_ends_soon_and_leaves_its_model() {
 }
 
 #[test]
-fn a_second_signal_ends_the_run_in_the_middle_of_a_step() {
+fn a_second_signal_ends_the_run_at_once() {
     let sandbox = Sandbox::new();
     sandbox.write("slow.toml", ENDLESS_STEP);
     let words = "train --config slow.toml --run-dir run";
@@ -54,7 +54,7 @@ fn a_second_signal_ends_the_run_in_the_middle_of_a_step() {
     training.wait_until(|| metrics.exists());
     send("INT", &mut training);
     std::thread::sleep(Duration::from_millis(300));
-    training.assert_goes_on();
+    training.assert_is_running();
     send("INT", &mut training);
     let begun = Instant::now();
     let outcome = training.end();
@@ -64,11 +64,11 @@ fn a_second_signal_ends_the_run_in_the_middle_of_a_step() {
 }
 
 #[test]
-fn a_command_that_does_not_train_ends_at_once() {
+fn other_commands_end_at_once() {
     for signal in ["INT", "TERM"] {
         let sandbox = Sandbox::new();
         sandbox.train_digits("--max-steps 1");
-        // Nobody reads what it prints: it waits when the pipe is full, and does not end by itself.
+        // Nobody reads its output: it blocks when the pipe is full, and does not end by itself.
         let mut predicting =
             Running::start(&mut sandbox.command("predict run --dataset digits --split train"));
         predicting.child().stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
@@ -85,15 +85,15 @@ pub(crate) fn send(signal: &str, to: &mut Running) {
     assert!(Command::new("kill").args(["-s", signal, &process]).status().unwrap().success());
 }
 
-/// An epoch that was broken off is not one to choose from: it goes on.
+/// An interrupted epoch continues on resume, and is not the best one yet.
 #[test]
-fn the_best_epoch_is_the_same_after_an_interruption() {
+fn an_interruption_does_not_change_the_best_epoch() {
     let sandbox = Sandbox::new();
     let words = "train --dataset digits --epochs 3 --lr 0.02 --val-split 0.01 --log-every 20";
     sandbox.run(&format!("{words} --run-dir whole")).succeeded();
     let mut training = Running::start(&mut sandbox.command(&format!("{words} --run-dir run")));
     let metrics = sandbox.path("run/metrics.jsonl");
-    // In the middle of the second epoch, whose weights may be better than those of the first.
+    // In the middle of the second epoch, whose weights may be better than the first's.
     training.wait_until(|| {
         let text = std::fs::read_to_string(&metrics).unwrap_or_default();
         text.lines().skip_while(|line| !line.contains("\"epoch\",")).count() > 3
@@ -103,13 +103,13 @@ fn the_best_epoch_is_the_same_after_an_interruption() {
     sandbox.run("train --resume run").succeeded();
     for name in ["best.safetensors", "model.safetensors"] {
         let same = sandbox.read(&format!("run/{name}")) == sandbox.read(&format!("whole/{name}"));
-        assert!(same, "{name} is another");
+        assert!(same, "{name} differs");
     }
 }
 
-/// Its window was closed: there is nobody to tell, and the run is safe.
+/// The terminal's window was closed: the run is saved although nobody reads its messages.
 #[test]
-fn a_terminal_that_is_gone_ends_the_run_well() {
+fn closing_the_terminal_saves_and_ends_the_run() {
     let sandbox = Sandbox::new();
     let words = "train --dataset digits --epochs 1000 --log-every 1 --run-dir run";
     let mut training = Running::start(&mut sandbox.command(words));
@@ -134,7 +134,7 @@ fn slow_to_evaluate() -> Sandbox {
     sandbox
 }
 
-/// Interrupts a run once its metrics have this; it is to end soon, with its model.
+/// Interrupts a run once its metrics contain `has`; checks that it ends soon, with its model.
 #[track_caller]
 fn interrupt_once(sandbox: &Sandbox, words: &str, has: &str) {
     let words = format!("train --config slow.toml --run-dir run {words}");
@@ -146,26 +146,26 @@ fn interrupt_once(sandbox: &Sandbox, words: &str, has: &str) {
     send("INT", &mut training);
     let begun = Instant::now();
     let outcome = training.end();
-    // A busy machine may take as long again to save it.
+    // A busy machine may take twice as long to save it.
     assert!(begun.elapsed() < 2 * SOON, "it took {:?}", begun.elapsed());
     assert_eq!(outcome.code, Some(130), "{}", outcome.stderr);
     assert_eq!(outcome.stdout, "");
-    let said = "warning: interrupted; the model so far is in run\nhint: go on with `vit train --resume run`\n";
+    let said = "warning: interrupted; the run is saved in run\nhint: continue with `vit train --resume run`\n";
     assert!(outcome.stderr.contains(said), "{}", outcome.stderr);
     sandbox.run("verify run --files-only").succeeded();
 }
 
-/// An evaluation of many seconds is broken off, and what was trained before it is saved.
+/// An evaluation of many seconds is interrupted, and the training before it is saved.
 #[test]
-fn a_slow_evaluation_does_not_hold_up_an_interrupted_run() {
+fn a_slow_evaluation_does_not_delay_an_interruption() {
     let sandbox = slow_to_evaluate();
     interrupt_once(&sandbox, "", "\"step\":2,");
     assert!(sandbox.path("run/checkpoints/step-000002").exists());
 }
 
-/// Nor does a report, which evaluates too; what was traced is written before it.
+/// Nor does a report, which evaluates too; the trace is written before it.
 #[test]
-fn a_slow_report_does_not_hold_up_an_interrupted_run() {
+fn a_slow_report_does_not_delay_an_interruption() {
     let sandbox = slow_to_evaluate();
     interrupt_once(&sandbox, "--max-steps 1 --trace trace.json", "\"epoch\",");
     let trace: serde_json::Value = serde_json::from_slice(&sandbox.read("trace.json")).unwrap();
@@ -174,7 +174,7 @@ fn a_slow_report_does_not_hold_up_an_interrupted_run() {
 }
 
 #[test]
-fn a_first_step_of_many_seconds_is_not_waited_for() {
+fn a_slow_first_step_does_not_delay_an_interruption() {
     let sandbox = Sandbox::new();
     sandbox.write("slow.toml", ENDLESS_STEP);
     let mut training =
@@ -186,20 +186,20 @@ fn a_first_step_of_many_seconds_is_not_waited_for() {
     let outcome = training.end();
     assert!(begun.elapsed() < SOON, "it took {:?}", begun.elapsed());
     assert_eq!(outcome.code, Some(130), "{}", outcome.stderr);
-    let said = "warning: interrupted in the middle of a step; run is as it was last saved\nhint: go on with `vit train --resume run`\n";
+    let said = "warning: interrupted in the middle of a step; run has the last saved state\nhint: continue with `vit train --resume run`\n";
     assert!(outcome.stderr.contains(said), "{}", outcome.stderr);
     assert!(!sandbox.path("run/model.safetensors").exists());
 }
 
-/// Whoever reads stderr does not, and waits for the end all the same: all that was trained is saved.
+/// The reader of stderr does not read, but waits for the end: the training is saved.
 #[test]
-fn a_log_that_nobody_reads_does_not_hold_up_an_interrupted_run() {
+fn an_unread_log_does_not_delay_an_interruption() {
     let sandbox = Sandbox::new();
     let words = "-vv train --dataset digits --epochs 1000 --log-every 1 --run-dir run";
     let mut training = Running::start(&mut sandbox.command(words));
     let metrics = sandbox.path("run/metrics.jsonl");
     training.wait_until(|| metrics.metadata().is_ok_and(|metrics| metrics.len() > 0));
-    // The pipe is full by then.
+    // By then the pipe is full.
     std::thread::sleep(Duration::from_millis(500));
     send("INT", &mut training);
     let begun = Instant::now();

@@ -15,7 +15,7 @@ fn launched(sandbox: &Sandbox, (rank, size): (&str, &str), of: [&str; 2], words:
 }
 
 #[test]
-fn processes_that_would_each_train_alone_are_refused() {
+fn several_processes_without_mpi_are_rejected() {
     let sandbox = Sandbox::new();
     for (rank, size) in LAUNCHERS {
         for number in ["0", "1"] {
@@ -43,7 +43,7 @@ fn processes_that_would_each_train_alone_are_refused() {
 }
 
 #[test]
-fn a_launcher_of_one_process_and_other_commands_run_as_ever() {
+fn one_process_and_other_commands_run_under_a_launcher() {
     let sandbox = Sandbox::new();
     for (rank, size) in LAUNCHERS {
         let run = format!("run-{size}");

@@ -1,4 +1,4 @@
-//! Tests of the whole system: agreement with PyTorch, and the `vit` binary as a user meets it.
+//! Tests of the whole system: agreement with PyTorch, and the `vit` binary as users run it.
 
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
 

@@ -1,4 +1,4 @@
-//! The most memory that a program had.
+//! Measuring a program's peak memory.
 
 use std::env;
 use std::fs;
@@ -6,25 +6,25 @@ use std::process::{Command, Stdio};
 
 use wait4::Wait4 as _;
 
-/// How a program ended, what it said on stderr, and the most memory that it had, in bytes.
+/// Exit code, stderr and peak memory in bytes of a program.
 pub(crate) struct Measured {
     pub(crate) code: Option<i32>,
     pub(crate) stderr: String,
     pub(crate) peak: u64,
 }
 
-/// What is to be run, and where to write how it went, as JSON.
+/// The command to run, and the file for the result, as JSON.
 const WORDS: &str = "VIT_MEASURED_WORDS";
 const REPORT: &str = "VIT_MEASURED_REPORT";
 
-/// Runs a program from a small process of its own: what the system tells of the most memory that a program had counts
-/// what started it too, which here are all tests.
+/// Runs a program from a small intermediate process: the system's peak memory of a program includes the process that
+/// started it, which here holds all tests.
 pub(crate) fn measured(command: &Command) -> Measured {
     let report = tempfile::NamedTempFile::new().unwrap();
     let words = [command.get_program()].into_iter().chain(command.get_args());
     let words: Vec<&str> = words.map(|word| word.to_str().unwrap()).collect();
     let mut between = Command::new(env::current_exe().unwrap());
-    between.args(["memory::the_peak_is_taken_by_a_small_process", "--exact", "--nocapture"]);
+    between.args(["memory::runs_a_program_and_measures_its_peak", "--exact", "--nocapture"]);
     between.current_dir(command.get_current_dir().unwrap());
     for (name, value) in command.get_envs() {
         match value {
@@ -40,9 +40,9 @@ pub(crate) fn measured(command: &Command) -> Measured {
     Measured { code, stderr, peak }
 }
 
-/// The process between, where it is told what to run.
+/// The intermediate process.
 #[test]
-fn the_peak_is_taken_by_a_small_process() {
+fn runs_a_program_and_measures_its_peak() {
     let (Ok(words), Some(report)) = (env::var(WORDS), env::var_os(REPORT)) else { return };
     let words: Vec<String> = serde_json::from_str(&words).unwrap();
     let mut command = Command::new(&words[0]);
@@ -54,7 +54,7 @@ fn the_peak_is_taken_by_a_small_process() {
 }
 
 #[test]
-fn the_peak_is_that_of_the_program_alone() {
+fn the_peak_is_the_programs_own() {
     let held = vec![1_u8; 300 << 20];
     let Measured { code, stderr, peak } = measured(&crate::support::Sandbox::new().command("info"));
     assert_eq!(code, Some(2), "{stderr}");

@@ -1,5 +1,5 @@
-//! `vit export --layout onnx` and `vit info` on its files; `crates/vit-onnx/tests` holds graphs of every configuration to the
-//! model's outputs.
+//! `vit export --layout onnx`, and `vit info` on its files. `crates/vit-onnx/tests` compares graphs of every
+//! configuration with the model.
 
 use candle_core::{Device, Tensor};
 use image::{GrayImage, Luma};
@@ -9,14 +9,14 @@ use vit_model::VitConfig;
 use crate::fixture::{Fixture, assert_close};
 use crate::support::{Sandbox, json_lines};
 
-/// Of an output, whose entries are about 1.
+/// Tolerance of outputs, which are about 1.
 const TOLERANCE: f32 = 1e-5;
 
 fn model(sandbox: &Sandbox, name: &str) -> Model {
     Model::load(sandbox.read(name)).unwrap()
 }
 
-/// The outputs of a graph that takes floats.
+/// The outputs of a graph with float input.
 fn outputs(model: &Model, images: &Tensor) -> Vec<f32> {
     let values = images.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let input = Value::from_shape(images.dims(), values).unwrap();
@@ -32,7 +32,7 @@ fn assert_near(got: &[f32], want: &[f32], what: &str) {
 }
 
 #[test]
-fn an_imported_timm_model_gives_its_outputs_at_every_batch_size() {
+fn an_imported_timm_models_graph_gives_timms_outputs() {
     for name in ["plain", "registers", "narrow-heads"] {
         let fixture = Fixture::read(&format!("timm/{name}"));
         let VitConfig { image, heads, .. } = fixture.config;
@@ -60,7 +60,7 @@ fn an_imported_timm_model_gives_its_outputs_at_every_batch_size() {
 }
 
 #[test]
-fn a_graph_of_bytes_predicts_as_vit_predict_does() {
+fn a_graph_with_byte_input_predicts_like_vit_predict() {
     for preset in ["notebook", "shallow"] {
         let sandbox = Sandbox::new();
         sandbox.train_digits(&format!("--preset {preset} --max-steps 30"));
@@ -123,7 +123,7 @@ fn info_shows_what_a_graph_was_exported_from() {
 }
 
 #[test]
-fn what_is_no_graph_of_ours_is_an_error_that_says_so() {
+fn files_that_are_not_our_graphs_are_rejected() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 1");
     sandbox.run("export run --layout onnx -o model.onnx").succeeded();
@@ -133,33 +133,36 @@ fn what_is_no_graph_of_ours_is_an_error_that_says_so() {
     sandbox.write("cut.onnx", &cut[..cut.len() / 2]);
     sandbox.write("text.onnx", "a text");
     for (name, says) in [
-        ("other.onnx", "expected a file of `vit export`, got one of \"pytorch\""),
-        ("cut.onnx", "not an ONNX file: a field ends behind the end of the file"),
+        (
+            "other.onnx",
+            "written by `vit export`, which contains the configuration, got one written by \"pytorch\"",
+        ),
+        ("cut.onnx", "not an ONNX file: a field extends beyond the end of the file"),
         ("text.onnx", "not an ONNX file"),
         ("absent.onnx", "cannot read absent.onnx"),
     ] {
         sandbox.refuses(4, &format!("info {name}")).saying(&[name, says]);
     }
-    sandbox.refuses(2, "info model.onnx --heads 2").saying(&["carries its configuration"]);
+    sandbox.refuses(2, "info model.onnx --heads 2").saying(&["has its own configuration"]);
     let refusal = sandbox.refuses(4, "eval model.onnx");
     assert!(refusal.hint.contains("vit info FILE.onnx"), "{}", refusal.hint);
     refusal.saying(&["model.onnx is an ONNX graph, expected a safetensors file"]);
 }
 
 #[test]
-fn what_a_graph_takes_is_asked_of_graphs_alone() {
+fn input_type_is_only_for_graphs() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 1");
     let words = "export run --layout notebook --input bytes -o out.safetensors";
     let refusal = sandbox.refuses(2, words);
-    assert_eq!(refusal.hint, "leave --input out");
-    refusal.saying(&["--input is for ONNX graphs, expected --layout onnx"]);
+    assert_eq!(refusal.hint, "leave out --input");
+    refusal.saying(&["--input needs --layout onnx"]);
 }
 
-/// Its parameters are a hole in the file: none is read.
+/// The parameters are a hole in the file; none is read.
 #[cfg(unix)]
 #[test]
-fn a_model_beyond_two_gigabytes_is_refused_with_the_reason() {
+fn models_beyond_two_gigabytes_are_rejected_with_the_reason() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 1");
     let small = vit_model::ModelFile::open(&sandbox.path("run/model.safetensors")).unwrap();

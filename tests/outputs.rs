@@ -1,4 +1,4 @@
-//! Where commands may write: never over an input or a file of a run, and over another file only with `--force`.
+//! Outputs never overwrite an input or a file of a run, and another file only with `--force`.
 #![cfg(unix)]
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use crate::files::test_file;
 use crate::running::Running;
 use crate::support::{Outcome, Sandbox};
 
-/// What everything in a folder is: files with their bytes, links with where they lead.
+/// The content of a folder: files with their bytes, links with their targets.
 fn everything(sandbox: &Sandbox) -> BTreeMap<PathBuf, String> {
     let described = |path: &Path| {
         let path = sandbox.path(path);
@@ -28,7 +28,7 @@ fn everything(sandbox: &Sandbox) -> BTreeMap<PathBuf, String> {
     entries.map(|path| (path.clone(), described(&path))).collect()
 }
 
-/// A run, and inputs of every kind beside it.
+/// A run, with inputs of every kind beside it.
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.write("small.toml", "dataset = 'digits'\n[train]\nmax_steps = 1\n[model]\ndepth = 1\n");
@@ -38,17 +38,17 @@ fn sandbox() -> Sandbox {
     sandbox
 }
 
-/// Tries a command that reads `input` and writes to what its last word names, with every kind of target.
+/// Runs a command that reads `input` and writes to its last argument, with every kind of target.
 #[track_caller]
-fn holds(command: &str, input: &str) {
+fn assert_output_rules(command: &str, input: &str) {
     let sandbox = sandbox();
     let run = |target: &str, force: &str| {
-        // A run that was traced is not what was asked about.
+        // The run directory left by `--trace` is irrelevant.
         let _ = fs::remove_dir_all(sandbox.path("trained"));
         sandbox.run(&format!("-q {command} {target}{force}"))
     };
     let before = everything(&sandbox);
-    // Nothing is written: the exit code and a part of what is said, with and without --force.
+    // Nothing is written: checks the exit code and part of the message, with and without --force.
     let refused = |target: &str, code: i32, says: &str, forces: &[&str]| {
         let before = everything(&sandbox);
         for force in forces {
@@ -59,7 +59,7 @@ fn holds(command: &str, input: &str) {
             assert!(everything(&sandbox) == before, "{about}");
         }
     };
-    // `written` alone changes, and is no link.
+    // Only `written` changes, and is not a link.
     let writes = |target: &str, force: &str, written: &str| {
         let before = everything(&sandbox);
         run(target, force).succeeded();
@@ -91,7 +91,7 @@ fn holds(command: &str, input: &str) {
     symlink("other.png", path("link.png")).unwrap();
     refused("link.png", 2, "cannot write link.png: it exists", &unforced);
     writes("link.png", " --force", "other.png");
-    // Now it leads to nothing, and the file is made there.
+    // The link now leads to nothing, and the file is created there.
     writes("link.png", "", "other.png");
     fs::remove_file(path("link.png")).unwrap();
 
@@ -130,29 +130,29 @@ fn holds(command: &str, input: &str) {
 }
 
 #[test]
-fn explain_writes_where_it_may_and_nowhere_else() {
-    holds("explain run digit.png -o", "digit.png");
+fn explain_follows_the_output_rules() {
+    assert_output_rules("explain run digit.png -o", "digit.png");
 }
 
 #[test]
-fn export_writes_where_it_may_and_nowhere_else() {
-    holds("export model.safetensors --layout notebook -o", "model.safetensors");
-    holds("export model.safetensors --layout onnx -o", "model.safetensors");
+fn export_follows_the_output_rules() {
+    assert_output_rules("export model.safetensors --layout notebook -o", "model.safetensors");
+    assert_output_rules("export model.safetensors --layout onnx -o", "model.safetensors");
 }
 
 #[test]
-fn import_writes_where_it_may_and_nowhere_else() {
-    holds("import model.safetensors -o", "model.safetensors");
+fn import_follows_the_output_rules() {
+    assert_output_rules("import model.safetensors -o", "model.safetensors");
 }
 
 #[test]
-fn a_trace_is_written_where_it_may_and_nowhere_else() {
-    holds("train --config small.toml --run-dir trained --trace", "small.toml");
+fn trace_follows_the_output_rules() {
+    assert_output_rules("train --config small.toml --run-dir trained --trace", "small.toml");
 }
 
-/// Its inputs are files of runs, which are refused as such.
+/// Its inputs are files of runs, which are protected anyway.
 #[test]
-fn compare_writes_where_it_may_and_nowhere_else() {
+fn compare_follows_the_output_rules() {
     let sandbox = sandbox();
     let before = everything(&sandbox);
     for target in ["run/config.toml", "run/metrics.jsonl", "run/compare.html", "run/checkpoints/a"]
@@ -164,16 +164,16 @@ fn compare_writes_where_it_may_and_nowhere_else() {
     assert!(everything(&sandbox) == before);
     sandbox.run("compare run -o compare.html").succeeded();
     let refusal = sandbox.refuses(2, "compare run -o compare.html");
-    assert_eq!(refusal.hint, "pass --force to replace it, or name another file");
+    assert_eq!(refusal.hint, "pass --force to overwrite it, or choose another file");
     sandbox.run("compare run -o compare.html --force").succeeded();
     let page = sandbox.run("compare run -o /dev/stdout").succeeded().stdout;
     let table = sandbox.run("compare run").succeeded().stdout;
     assert_eq!(page, String::from_utf8(sandbox.read("compare.html")).unwrap() + &table);
 }
 
-/// `/dev/stdout` opened anew would be the file from its beginning, and the table would be written over the page.
+/// Opening `/dev/stdout` anew would start at the file's beginning, and the table would overwrite the page.
 #[test]
-fn stdout_that_is_a_file_gets_the_output_first_and_the_result_behind_it() {
+fn stdout_to_a_file_gets_the_output_then_the_result() {
     let sandbox = sandbox();
     let script = "exec \"$0\" \"$@\" > out.html";
     let output = sandbox.script(&[], script, "compare run -o /dev/stdout").output().unwrap();
@@ -184,9 +184,9 @@ fn stdout_that_is_a_file_gets_the_output_first_and_the_result_behind_it() {
     assert!(written.ends_with(&format!("</html>\n{table}")));
 }
 
-/// A folder of one's own and the folders of others.
+/// The user's own folder, and folders of runs.
 #[test]
-fn folders_get_new_files_and_keep_those_that_they_have() {
+fn folders_get_new_files_and_keep_existing_ones() {
     let sandbox = sandbox();
     let model = "depth = 1\npool = 'cls'\nqkv_bias = true\nactivation = 'gelu'\n";
     sandbox
@@ -224,9 +224,9 @@ fn folders_get_new_files_and_keep_those_that_they_have() {
     }
 }
 
-/// What comes through stdin is read, too.
+/// A file read through stdin is an input too.
 #[test]
-fn the_file_behind_stdin_is_not_written() {
+fn the_file_behind_stdin_is_protected() {
     let sandbox = sandbox();
     let before = everything(&sandbox);
     let mut explain = sandbox.command("-q explain run - -o digit.png --force");
@@ -237,9 +237,9 @@ fn the_file_behind_stdin_is_not_written() {
     assert!(everything(&sandbox) == before);
 }
 
-/// It can be resumed, and so is worth keeping.
+/// It can be resumed, so it is worth protecting.
 #[test]
-fn a_run_that_lacks_files_is_still_one() {
+fn incomplete_runs_are_protected() {
     let sandbox = sandbox();
     for lost in ["metrics.jsonl", "config.toml", "env.json"] {
         let kept = sandbox.read(&format!("run/{lost}"));
@@ -249,7 +249,7 @@ fn a_run_that_lacks_files_is_still_one() {
             let words = format!("-q import model.safetensors -o {target} --force");
             let outcome = sandbox.run(&words);
             assert_eq!(outcome.code, Some(2), "{words}: {}", outcome.stderr);
-            assert!(outcome.stderr.contains("run is the folder of a run"), "{}", outcome.stderr);
+            assert!(outcome.stderr.contains("run is a run directory"), "{}", outcome.stderr);
         }
         assert!(everything(&sandbox) == before);
         sandbox.write(&format!("run/{lost}"), kept);
@@ -257,14 +257,14 @@ fn a_run_that_lacks_files_is_still_one() {
 }
 
 #[test]
-fn data_are_not_fetched_into_a_run() {
+fn data_are_not_downloaded_into_a_run() {
     let sandbox = sandbox();
     for folder in ["run", "run/checkpoints/last"] {
         for command in ["fetch mnist", "train", "train --dataset mnist"] {
             let words = format!("{command} --data-dir {folder}");
             let refusal = sandbox.refuses(2, &words);
             assert_eq!(refusal.hint, "pass a --data-dir outside of it", "{words}");
-            refusal.saying(&["run is the folder of a run"]);
+            refusal.saying(&["run is a run directory"]);
         }
     }
 }

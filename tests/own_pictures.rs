@@ -1,4 +1,4 @@
-//! `vit train` on pictures that a person has: folders of classes and CSV files, right and wrong.
+//! Training on the user's own pictures: folders of classes and CSV files, valid and invalid.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use crate::png_file::{Header, png};
 use crate::running::Running;
 use crate::support::{Sandbox, json_lines};
 
-/// Each class has a colour of its own; every picture another size and shade.
+/// Each class has its own colour; every picture has another size and shade.
 fn picture(class: usize, number: u32) -> RgbImage {
     let shade = (40 * class + 7 * number as usize) as u8;
     let colour = |x: u32, y: u32| match class {
@@ -42,14 +42,14 @@ pub(crate) fn flowers(sandbox: &Sandbox) {
 pub(crate) const SMALL: &str = "--image-size 16 --batch-size 16 --max-steps 6";
 
 #[test]
-fn a_folder_of_pictures_becomes_a_model_that_names_things_and_a_report() {
+fn a_folder_of_pictures_gives_a_model_with_class_names_and_a_report() {
     let sandbox = Sandbox::new();
     flowers(&sandbox);
     sandbox.write("flowers/.DS_Store", "no picture");
     sandbox.write("flowers/rose/Thumbs.db", "no picture");
     let trained = sandbox.run(&format!("train --dataset flowers {SMALL} --run-dir run"));
     let stderr = trained.succeeded().stderr;
-    assert!(stderr.contains("flowers: 12 of 60 pictures are drawn for the test"), "{stderr}");
+    assert!(stderr.contains("flowers: drew 12 of 60 pictures as the test split"), "{stderr}");
     let result = sandbox.run("eval run --json").succeeded().json();
     let names: Vec<&Value> =
         result["classes"].as_array().expect("classes").iter().map(|class| &class["name"]).collect();
@@ -63,9 +63,9 @@ fn a_folder_of_pictures_becomes_a_model_that_names_things_and_a_report() {
     assert!(page.contains("tulip") && !page.contains("NaN"));
 }
 
-/// As many classes of other names: the head would be trained from what it knows of the wrong ones.
+/// The same number of classes with other names: the old head would start from wrong associations.
 #[test]
-fn other_class_names_ask_for_a_new_head() {
+fn other_class_names_require_a_new_head() {
     let sandbox = Sandbox::new();
     flowers(&sandbox);
     sandbox.run(&format!("train --dataset flowers {SMALL} --run-dir run")).succeeded();
@@ -81,9 +81,9 @@ fn other_class_names_ask_for_a_new_head() {
     assert!(log.contains("the head is new: 3 classes, run has 3"), "{log}");
 }
 
-/// A test picture gives the same numbers by its file as in the dataset.
+/// A test picture gives the same prediction from its file and from the dataset.
 #[test]
-fn predict_sees_a_file_as_an_evaluation_does() {
+fn predict_reads_a_file_like_an_evaluation() {
     let sandbox = Sandbox::new();
     for (class, name) in CLASSES.iter().enumerate() {
         for number in 0..8 {
@@ -109,7 +109,7 @@ fn predict_sees_a_file_as_an_evaluation_does() {
 }
 
 #[test]
-fn threads_and_the_cache_do_not_show_in_the_model() {
+fn threads_and_cache_do_not_change_the_model() {
     let sandbox = Sandbox::new();
     flowers(&sandbox);
     sandbox.write("off.toml", "[data]\ncache = false\n");
@@ -125,7 +125,7 @@ fn threads_and_the_cache_do_not_show_in_the_model() {
 }
 
 #[test]
-fn a_cache_that_is_cut_or_of_other_files_is_made_anew() {
+fn truncated_or_foreign_caches_are_rebuilt() {
     let sandbox = Sandbox::new();
     flowers(&sandbox);
     let train = |name: &str| {
@@ -146,18 +146,18 @@ fn a_cache_that_is_cut_or_of_other_files_is_made_anew() {
     write(&sandbox, "flowers/rose/3.png", &picture(1, 40));
     assert!(train("changed") != first);
     assert_eq!(caches().len(), 2);
-    // One of other files under this name.
+    // A cache of other files under this name.
     let other = caches().into_iter().find(|path| path != cache).expect("another cache");
     fs::copy(cache, &other).expect("a writable file");
     let changed = sandbox.read("changed/model.safetensors");
     assert!(train("once-more") == changed);
     let resumed = sandbox.run("train --resume first --max-steps 7 --data-dir data");
     assert_eq!(resumed.code, Some(3));
-    assert!(resumed.stderr.contains("the dataset is not what it was"), "{}", resumed.stderr);
+    assert!(resumed.stderr.contains("the dataset has changed"), "{}", resumed.stderr);
 }
 
 #[test]
-fn how_pictures_are_scaled_is_a_setting_that_the_model_carries() {
+fn the_model_file_contains_the_preprocessing() {
     let sandbox = Sandbox::new();
     flowers(&sandbox);
     let words = format!("train --dataset flowers {SMALL}");
@@ -171,7 +171,7 @@ fn how_pictures_are_scaled_is_a_setting_that_the_model_carries() {
     for said in [r#"\"resize\":32"#, r#"\"stored\":40"#, r#"\"interpolation\":\"bilinear\""#] {
         assert!(header.contains(said), "{said}");
     }
-    // The file alone sees a dataset as its run did.
+    // The file alone reads a dataset like its run.
     fs::copy(sandbox.path("scaled/model.safetensors"), sandbox.path("alone.safetensors"))
         .expect("a copy");
     let by = |model: &str| {
@@ -188,7 +188,7 @@ fn how_pictures_are_scaled_is_a_setting_that_the_model_carries() {
 }
 
 #[test]
-fn a_csv_file_names_pictures_labels_and_parts() {
+fn a_csv_file_lists_pictures_labels_and_splits() {
     let sandbox = Sandbox::new();
     flowers(&sandbox);
     let mut lines = "path,label,split\n".to_owned();
@@ -217,7 +217,7 @@ fn a_csv_file_names_pictures_labels_and_parts() {
 }
 
 #[test]
-fn without_a_test_part_no_test_figure_is_printed() {
+fn without_a_test_split_no_test_accuracy_is_printed() {
     let sandbox = Sandbox::new();
     for (class, name) in CLASSES.iter().enumerate() {
         for number in 0..8 {
@@ -237,7 +237,7 @@ fn without_a_test_part_no_test_figure_is_printed() {
 }
 
 #[test]
-fn pictures_that_cannot_be_read_end_the_run_or_are_left_out() {
+fn unreadable_pictures_end_the_run_or_are_skipped() {
     let sandbox = Sandbox::new();
     flowers(&sandbox);
     sandbox.write("flowers/rose/text.png", "not a picture");
@@ -259,7 +259,7 @@ fn pictures_that_cannot_be_read_end_the_run_or_are_left_out() {
 }
 
 #[test]
-fn pictures_of_one_pixel_are_trained_on_and_those_of_thirty_thousand_rows_are_refused() {
+fn tiny_pictures_train_and_huge_ones_are_rejected() {
     let sandbox = Sandbox::new();
     flowers(&sandbox);
     write(&sandbox, "flowers/rose/dot.png", &RgbImage::from_pixel(1, 1, Rgb([200, 10, 60])));
@@ -280,7 +280,7 @@ fn pictures_of_one_pixel_are_trained_on_and_those_of_thirty_thousand_rows_are_re
 }
 
 #[test]
-fn a_hundred_thousand_classes_are_refused_by_their_number() {
+fn too_many_classes_are_rejected_with_their_number() {
     let sandbox = Sandbox::new();
     let lines: String =
         (0..100_000).map(|class| format!("pictures/{class}.png,class {class}\n")).collect();
@@ -291,7 +291,7 @@ fn a_hundred_thousand_classes_are_refused_by_their_number() {
 }
 
 #[test]
-fn a_folder_that_changes_during_a_run_changes_nothing_where_pictures_are_cached() {
+fn with_a_cache_changes_of_the_folder_do_not_affect_the_run() {
     let sandbox = Sandbox::new();
     flowers(&sandbox);
     let words = "train --dataset flowers --image-size 16 --batch-size 16 --epochs 40 --run-dir";
@@ -307,7 +307,7 @@ fn a_folder_that_changes_during_a_run_changes_nothing_where_pictures_are_cached(
 }
 
 #[test]
-fn a_folder_that_changes_during_a_run_ends_it_where_pictures_are_not_cached() {
+fn without_a_cache_removed_pictures_end_the_run() {
     let sandbox = Sandbox::new();
     flowers(&sandbox);
     sandbox.write("off.toml", "[data]\ncache = false\n");
@@ -322,7 +322,7 @@ fn a_folder_that_changes_during_a_run_ends_it_where_pictures_are_not_cached() {
     assert!(sandbox.path("run/checkpoints/last").exists());
 }
 
-/// How many pictures there are is one of a thousand things that take memory; `VIT_MANY_PICTURES=100000` tries more.
+/// Memory grows for many reasons besides the number of pictures; `VIT_MANY_PICTURES=100000` tries more.
 #[cfg(target_os = "linux")]
 #[test]
 fn memory_does_not_grow_with_the_number_of_pictures() {
@@ -347,13 +347,13 @@ fn memory_does_not_grow_with_the_number_of_pictures() {
     let (few, many_of_them) = (peak(100), peak(many));
     let megabytes = many_of_them.saturating_sub(few) as f64 / 1e6;
     eprintln!("{megabytes:.1} MB more for {many} pictures");
-    // 64x64 pixels in colour of each would be 12.3 kB; a path, a place in the cache and a label are less than 1 kB.
+    // 64x64 colour pixels of each picture would be 12.3 kB; a path, a cache entry and a label are less than 1 kB.
     let most = 20.0 + f64::from(many) * 0.0028;
     assert!(megabytes < most, "{megabytes:.1} MB more for {many} pictures");
 }
 
 #[test]
-fn duplicates_and_odd_classes_are_warned_of() {
+fn duplicates_and_odd_classes_give_warnings() {
     let sandbox = Sandbox::new();
     for name in ["Rose", "rose"] {
         for number in 0..8 {
@@ -367,14 +367,14 @@ fn duplicates_and_odd_classes_are_warned_of() {
     for said in [
         "16 pictures of 2 classes are few to train on",
         "some of the 2 classes differ only in upper and lower case",
-        "1 pictures are both trained on and tested with",
+        "1 pictures occur in both the training and the test split",
     ] {
         assert!(stderr.contains(said), "expected {said:?} in {stderr}");
     }
 }
 
 #[test]
-fn folders_that_cannot_be_trained_on_are_refused_with_what_helps() {
+fn unsuitable_folders_are_rejected_with_advice() {
     let sandbox = Sandbox::new();
     let refused = |folder: &str, said: &str, hint: &str| {
         let outcome = sandbox.run(&format!("train --dataset {folder}"));
@@ -395,10 +395,10 @@ fn folders_that_cannot_be_trained_on_are_refused_with_what_helps() {
     for name in ["new/train/a", "new/train/b", "new/test/c"] {
         write(&sandbox, &format!("{name}/1.png"), &picture(0, 0));
     }
-    refused("new", "expected the classes of the training part, got \"c\" too", "train/");
+    refused("new", "expected the classes of the training split, got \"c\" too", "train/");
 }
 
-/// A link to the folder above would never end.
+/// A link to its parent would never end.
 #[cfg(unix)]
 #[test]
 fn links_are_followed_once() {
@@ -411,10 +411,10 @@ fn links_are_followed_once() {
     assert!(stderr.contains("12 of 60 pictures"), "{stderr}");
 }
 
-/// As Linux allows.
+/// File names that Linux allows.
 #[cfg(target_os = "linux")]
 #[test]
-fn names_that_are_no_text_are_refused_for_classes_and_read_for_pictures() {
+fn names_that_are_not_utf8_are_rejected_for_classes_but_not_for_pictures() {
     use std::os::unix::ffi::OsStringExt;
     let sandbox = Sandbox::new();
     flowers(&sandbox);

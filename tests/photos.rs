@@ -1,4 +1,4 @@
-//! Photos of written digits: what a model says of a digit it says of a photo of that digit too.
+//! Photos of written digits get the same prediction as the digits themselves.
 
 use std::io::Cursor;
 
@@ -12,10 +12,10 @@ use crate::files::real_mnist;
 use crate::support::{Outcome, Sandbox, json_lines};
 
 const SAMPLES: usize = 50;
-/// A turned wrist and a camera's noise can cost one that was close.
+/// Rotation and camera noise can change the prediction of one that was close.
 const SAME: usize = 46;
 
-/// A digit in ink on grey paper, with the light from a corner, a camera's noise, and its own size and place.
+/// A digit in ink on grey paper, with light from a corner, camera noise, and its own size and position.
 fn photo(digit: &GrayImage, index: u32) -> GrayImage {
     let side = 150 + 25 * (index % 6);
     let digit = imageops::resize(digit, side, side, FilterType::CatmullRom);
@@ -31,7 +31,7 @@ fn photo(digit: &GrayImage, index: u32) -> GrayImage {
     })
 }
 
-/// As a camera saves it that was held on its side: the pixels lie, and EXIF says how to turn them.
+/// A photo taken with the camera on its side: stored rotated, with the orientation in EXIF.
 fn lying_jpeg(photo: GrayImage) -> Vec<u8> {
     let lying = DynamicImage::from(photo).rotate270().to_rgb8();
     let mut bytes = Vec::new();
@@ -47,14 +47,15 @@ fn png(picture: &GrayImage) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// A TIFF header and a directory of one entry: tag 0x112, of one u16.
+/// A TIFF header and a directory with one entry: tag 0x112, one u16.
 fn exif(orientation: Orientation) -> Vec<u8> {
     let entry = [0, 1, 1, 0x12, 0, 3, 0, 0, 0, 1, 0, orientation.to_exif(), 0, 0];
     [&b"MM\0*\0\0\0\x08"[..], &entry, &[0; 4]].concat()
 }
 
-/// Of the first test images, how many are told to be of the same class from a photo as from a clean picture of `times` their size.
-fn told_the_same(sandbox: &Sandbox, dataset: &Dataset, times: u32) -> usize {
+/// Number of test images, among the first, with the same prediction from a photo and from a clean picture `times` as
+/// large.
+fn count_same_predictions(sandbox: &Sandbox, dataset: &Dataset, times: u32) -> usize {
     let test = dataset.split(Split::Test);
     for index in 0..SAMPLES {
         let digit = GrayImage::from_raw(28, 28, test.image(index).unwrap()).unwrap();
@@ -75,16 +76,17 @@ fn told_the_same(sandbox: &Sandbox, dataset: &Dataset, times: u32) -> usize {
 }
 
 #[test]
-fn a_photo_of_a_digit_is_told_as_the_digit_is() {
+fn photos_of_digits_are_classified_like_the_digits() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--epochs 3 --lr 0.003 --dropout 0");
-    // The built-in digits do not lie as MNIST's do: compared is a clean picture that is placed as the photo is.
-    let same = told_the_same(&sandbox, &vit_data::digits().unwrap(), 8);
+    // The built-in digits are placed differently from MNIST's, so the photo is compared with a clean picture placed the
+    // same way.
+    let same = count_same_predictions(&sandbox, &vit_data::digits().unwrap(), 8);
     assert!(same >= SAME, "{same} of {SAMPLES}");
 }
 
 #[test]
-fn a_photo_of_a_digit_of_mnist_is_told_as_the_digit_is() {
+fn photos_of_mnist_digits_are_classified_like_the_digits() {
     let Some(data) = real_mnist() else {
         eprintln!("skipped: VIT_DATA names no folder that holds mnist/");
         return;
@@ -93,6 +95,6 @@ fn a_photo_of_a_digit_of_mnist_is_told_as_the_digit_is() {
     let sandbox = Sandbox::new();
     let mut training = sandbox.command("train --dataset mnist --epochs 2 --lr 0.001 --run-dir run");
     Outcome::of(&training.env("VIT_DATA", data).output().unwrap()).succeeded();
-    let same = told_the_same(&sandbox, &mnist, 1);
+    let same = count_same_predictions(&sandbox, &mnist, 1);
     assert!(same >= SAME, "{same} of {SAMPLES}");
 }

@@ -1,4 +1,4 @@
-//! What a picture is made into for a model: any kind, dark on light or light on dark, from a file, a folder or stdin.
+//! Preprocessing of pictures: any format, dark on light or light on dark, from a file, a folder or stdin.
 
 use std::fs::File;
 use std::io::Cursor;
@@ -18,7 +18,7 @@ fn sandbox_with_run() -> Sandbox {
     sandbox
 }
 
-/// A seven in these pixels, of a canvas of 28x28 or of as many times that.
+/// A seven drawn in a canvas of 28x28 pixels, or this many times that.
 fn seven(times: u32) -> GrayImage {
     let is_ink = |x: u32, y: u32| {
         (5..8).contains(&y) && (8..20).contains(&x)
@@ -55,7 +55,7 @@ fn assert_near(line: &Value, expected: &Value) {
 }
 
 #[test]
-fn a_picture_of_the_models_size_is_taken_as_it_is_and_turned_light_on_dark() {
+fn a_picture_of_the_models_size_is_only_inverted() {
     let sandbox = sandbox_with_run();
     save(&sandbox, "light.png", seven(1));
     save(&sandbox, "dark.png", dark_on_light(seven(1)));
@@ -74,7 +74,7 @@ fn a_picture_of_the_models_size_is_taken_as_it_is_and_turned_light_on_dark() {
 }
 
 #[test]
-fn every_kind_of_png_says_the_same() {
+fn every_kind_of_png_gives_the_same_prediction() {
     let sandbox = sandbox_with_run();
     let seven = seven(1);
     save(&sandbox, "grey.png", seven.clone());
@@ -82,7 +82,7 @@ fn every_kind_of_png_says_the_same() {
     let wide: Vec<u16> = seven.pixels().map(|pixel| 257 * u16::from(pixel.0[0])).collect();
     let wide: ImageBuffer<Luma<u16>, _> = ImageBuffer::from_raw(28, 28, wide).unwrap();
     save(&sandbox, "16.png", wide);
-    // A palette, where 1 is white and 0 is black, and grey of one bit, eight pixels in a byte.
+    // A palette where 1 is white and 0 is black, and grey of one bit, eight pixels to a byte.
     let header = |depth, colour| Header { width: 28, height: 28, depth, colour, interlaced: false };
     let indices: Vec<u8> = seven.pixels().map(|pixel| pixel.0[0] / 255).collect();
     let palette = (b"PLTE", vec![0, 0, 0, 255, 255, 255]);
@@ -102,9 +102,9 @@ fn every_kind_of_png_says_the_same() {
     }
 }
 
-/// Passes without pixels, and pixels of many passes in a square that becomes one.
+/// Covers passes without pixels, and squares whose pixels come in several passes.
 #[test]
-fn an_interlaced_picture_of_any_size_says_the_same() {
+fn interlacing_does_not_change_the_prediction() {
     let sandbox = sandbox_with_run();
     for (width, height) in [(1, 1), (4, 3), (5, 1), (1, 5), (61, 9), (700, 611)] {
         let pixels: Vec<u8> = (0..width * height).map(|at| (at % 997 * 31 % 251) as u8).collect();
@@ -117,7 +117,7 @@ fn an_interlaced_picture_of_any_size_says_the_same() {
 }
 
 #[test]
-fn a_drawing_on_nothing_is_seen_in_any_colour() {
+fn a_drawing_on_transparency_is_read_in_any_colour() {
     let sandbox = sandbox_with_run();
     let drawing = |ink: u8| {
         let pixels = seven(1);
@@ -135,7 +135,7 @@ fn a_drawing_on_nothing_is_seen_in_any_colour() {
 }
 
 #[test]
-fn strokes_anywhere_on_a_page_of_any_shape_are_placed_alike() {
+fn position_and_page_shape_do_not_matter() {
     let sandbox = sandbox_with_run();
     let pages = [("wide.png", 500, 300, 230, 40), ("tall.png", 300, 500, 10, 200)];
     for (name, width, height, left, top) in pages {
@@ -161,7 +161,7 @@ fn strokes_anywhere_on_a_page_of_any_shape_are_placed_alike() {
 }
 
 #[test]
-fn a_blank_page_is_said_to_be_one() {
+fn a_blank_page_gives_a_warning() {
     let sandbox = sandbox_with_run();
     save(&sandbox, "blank.png", GrayImage::from_fn(90, 120, |x, y| Luma([(90 + x + y / 2) as u8])));
     let (_, said) = predict(&sandbox, "blank.png");
@@ -175,7 +175,7 @@ fn a_blank_page_is_said_to_be_one() {
 }
 
 #[test]
-fn a_guess_at_polarity_is_said_and_an_order_is_obeyed_silently() {
+fn guessed_polarity_gives_a_warning_and_explicit_polarity_does_not() {
     let sandbox = sandbox_with_run();
     let both = GrayImage::from_fn(200, 200, |x, y| {
         let is_stroke = (60..140).contains(&y);
@@ -187,7 +187,8 @@ fn a_guess_at_polarity_is_said_and_an_order_is_obeyed_silently() {
     });
     save(&sandbox, "both.png", both);
     let (_, said) = predict(&sandbox, "both.png");
-    let doubt = "warning: both.png: could be dark strokes or light ones: --invert always takes";
+    let doubt =
+        "warning: both.png: the strokes may be the dark or the light parts: --invert always takes";
     assert!(said.starts_with(doubt), "{said}");
     for (invert, inverted) in [("always", true), ("never", false)] {
         let (line, said) = predict(&sandbox, &format!("both.png --invert {invert}"));
@@ -196,9 +197,9 @@ fn a_guess_at_polarity_is_said_and_an_order_is_obeyed_silently() {
     }
 }
 
-/// A thin line is under one per cent of the picture.
+/// A thin line covers less than one percent of the picture.
 #[test]
-fn a_thin_seven_on_a_large_page_is_a_seven() {
+fn a_thin_seven_on_a_large_page_is_recognised() {
     let sandbox = Sandbox::new();
     let model = test_file("fixtures/mnist.safetensors");
     let from_to = [((120.0, 80.0), (280.0, 80.0)), ((280.0, 80.0), (180.0, 320.0))];
@@ -219,7 +220,7 @@ fn a_thin_seven_on_a_large_page_is_a_seven() {
 }
 
 #[test]
-fn a_way_to_fit_is_obeyed_at_the_models_own_size() {
+fn an_explicit_fit_applies_at_the_models_own_size() {
     let sandbox = sandbox_with_run();
     let shifted = |by: i64| {
         let mut picture = GrayImage::new(28, 28);
@@ -239,7 +240,7 @@ fn a_way_to_fit_is_obeyed_at_the_models_own_size() {
 }
 
 #[test]
-fn a_folder_gives_its_pictures_in_the_order_of_their_names() {
+fn pictures_of_a_folder_are_sorted_by_name() {
     let sandbox = sandbox_with_run();
     for name in ["b.png", "a.JPEG", "c.jpg", "in/d.png", "e.jfif", "f.jpe"] {
         save(&sandbox, &format!("folder/{name}"), seven(1));
@@ -247,7 +248,7 @@ fn a_folder_gives_its_pictures_in_the_order_of_their_names() {
     sandbox.write("folder/notes.txt", "no picture");
     sandbox.write("folder/._b.png", "no picture either");
     let outcome = sandbox.run("predict run folder").succeeded();
-    assert_eq!(outcome.stderr, "folder: 3 of 8 entries are no pictures, skipped\n");
+    assert_eq!(outcome.stderr, "folder: skipped 3 of 8 entries, which are not pictures\n");
     let lines = json_lines(&outcome.stdout);
     let names: Vec<&str> = lines.iter().map(|line| line["image"].as_str().unwrap()).collect();
     let expected = ["a.JPEG", "b.png", "c.jpg", "e.jfif", "f.jpe"];
@@ -260,7 +261,7 @@ fn a_folder_gives_its_pictures_in_the_order_of_their_names() {
 
 #[cfg(unix)]
 #[test]
-fn links_in_a_folder_are_followed_to_files_alone() {
+fn links_in_a_folder_are_followed_only_to_files() {
     use std::os::unix::fs::symlink;
     let sandbox = sandbox_with_run();
     save(&sandbox, "seven.png", seven(1));
@@ -271,11 +272,11 @@ fn links_in_a_folder_are_followed_to_files_alone() {
     symlink("nowhere", sandbox.path("folder/nothing.png")).unwrap();
     let outcome = sandbox.run("predict run folder").succeeded();
     assert_eq!(outcome.json()["image"], "folder/file.png");
-    assert_eq!(outcome.stderr, "folder: 2 of 3 entries are no pictures, skipped\n");
+    assert_eq!(outcome.stderr, "folder: skipped 2 of 3 entries, which are not pictures\n");
 }
 
 #[test]
-fn a_picture_can_come_from_stdin() {
+fn a_picture_can_be_read_from_stdin() {
     let sandbox = sandbox_with_run();
     save(&sandbox, "seven.png", seven(1));
     let (expected, _) = predict(&sandbox, "seven.png");
@@ -295,7 +296,7 @@ fn a_picture_can_come_from_stdin() {
 }
 
 #[test]
-fn several_pictures_can_come_from_stdin() {
+fn several_pictures_can_be_read_from_stdin() {
     let sandbox = sandbox_with_run();
     save(&sandbox, "seven.png", seven(1));
     save(&sandbox, "large.png", dark_on_light(seven(10)));
@@ -318,7 +319,7 @@ fn several_pictures_can_come_from_stdin() {
 }
 
 #[test]
-fn predictions_come_as_csv_too() {
+fn predictions_can_be_csv() {
     let sandbox = sandbox_with_run();
     save(&sandbox, "a,b.png", seven(1));
     let outcome = sandbox.command("predict run --csv").arg("a,b.png").output().unwrap();
@@ -333,7 +334,7 @@ fn predictions_come_as_csv_too() {
 }
 
 #[test]
-fn one_that_cannot_be_read_does_not_hide_the_others() {
+fn an_unreadable_picture_does_not_stop_the_others() {
     let sandbox = sandbox_with_run();
     save(&sandbox, "seven.png", seven(1));
     sandbox.write("text.png", "no picture");
@@ -348,7 +349,7 @@ fn one_that_cannot_be_read_does_not_hide_the_others() {
 }
 
 #[test]
-fn what_a_model_sees_is_explained_as_it_is_predicted() {
+fn explain_and_predict_agree() {
     let sandbox = sandbox_with_run();
     let mut page = GrayImage::from_pixel(500, 400, Luma([255]));
     image::imageops::replace(&mut page, &dark_on_light(seven(6)), 200, 30);
@@ -361,7 +362,7 @@ fn what_a_model_sees_is_explained_as_it_is_predicted() {
 }
 
 #[test]
-fn what_does_not_go_together_is_refused() {
+fn conflicting_flags_are_rejected() {
     let sandbox = sandbox_with_run();
     save(&sandbox, "seven.png", seven(1));
     for (name, value) in [("--invert", "always"), ("--fit", "pad")] {
@@ -375,7 +376,7 @@ fn what_does_not_go_together_is_refused() {
 }
 
 #[test]
-fn a_model_of_colour_or_of_other_images_is_given_pictures_as_they_are() {
+fn models_of_colour_or_other_images_get_pictures_without_stroke_extraction() {
     let sandbox = Sandbox::new();
     let foreign = test_file("fixtures/hf/4");
     sandbox.run(&format!("import {} -o colour.safetensors", foreign.display())).succeeded();

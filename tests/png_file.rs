@@ -1,11 +1,11 @@
-//! PNG files by hand, of kinds that the `image` crate does not write, or that no one should.
+//! Hand-made PNG files, of kinds that the `image` crate does not write, or that are invalid.
 
 use std::io::Write;
 
 use flate2::Crc;
 use flate2::write::ZlibEncoder;
 
-/// Of an IHDR chunk.
+/// Fields of the IHDR chunk.
 #[derive(Clone, Copy)]
 pub(crate) struct Header {
     pub(crate) width: u32,
@@ -15,7 +15,7 @@ pub(crate) struct Header {
     pub(crate) interlaced: bool,
 }
 
-/// A file of these chunks behind the header, the pixels' rows as they are.
+/// A file with this header and chunks.
 pub(crate) fn png(header: &Header, chunks: &[(&[u8; 4], Vec<u8>)]) -> Vec<u8> {
     let Header { width, height, depth, colour, interlaced } = *header;
     let size = [width.to_be_bytes(), height.to_be_bytes()].concat();
@@ -28,7 +28,7 @@ pub(crate) fn png(header: &Header, chunks: &[(&[u8; 4], Vec<u8>)]) -> Vec<u8> {
     file
 }
 
-/// The content of an IDAT chunk: each row behind the number of its filter, none.
+/// Content of an IDAT chunk: rows with filter type 0 (none).
 pub(crate) fn rows<'a>(rows: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut packed = ZlibEncoder::new(Vec::new(), flate2::Compression::default());
     for row in rows {
@@ -38,8 +38,7 @@ pub(crate) fn rows<'a>(rows: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     packed.finish().unwrap()
 }
 
-/// A file of these bytes of grey, interlaced or not. Of each square of eight, the pass that a pixel comes in is in the
-/// PNG specification, 8.1.
+/// A grey picture, interlaced or not; the passes are in the PNG specification, section 8.1.
 pub(crate) fn grey(width: u32, bytes: &[u8], interlaced: bool) -> Vec<u8> {
     const PASSES: [[u8; 8]; 8] = [
         [1, 6, 4, 6, 2, 6, 4, 6],

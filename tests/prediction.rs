@@ -1,4 +1,4 @@
-//! `vit predict`: a line of JSON for each image.
+//! `vit predict`: a JSON line for each image.
 
 use image::{DynamicImage, GrayImage, ImageFormat, Luma};
 use serde_json::Value;
@@ -29,14 +29,14 @@ fn assert_sound(line: &Value) {
 }
 
 #[test]
-fn pictures_of_any_kind_give_a_line_each_in_order() {
+fn pictures_of_any_format_give_a_line_each_in_order() {
     let sandbox = sandbox_with_run();
     let picture = stroke(28);
     picture.save_with_format(sandbox.path("grey.png"), ImageFormat::Png).unwrap();
     picture.to_rgb8().save_with_format(sandbox.path("colour.jpg"), ImageFormat::Jpeg).unwrap();
     picture.to_rgba8().save_with_format(sandbox.path("alpha.png"), ImageFormat::Png).unwrap();
     stroke(100).save_with_format(sandbox.path("large.png"), ImageFormat::Png).unwrap();
-    // By content: the name lies.
+    // Detected by content: the extension is wrong.
     picture.save_with_format(sandbox.path("lies.jpg"), ImageFormat::Png).unwrap();
     let names = ["grey.png", "colour.jpg", "alpha.png", "large.png", "lies.jpg"];
     let outcome = sandbox.run(&format!("predict run {}", names.join(" "))).succeeded();
@@ -54,7 +54,7 @@ fn pictures_of_any_kind_give_a_line_each_in_order() {
 }
 
 #[test]
-fn the_most_probable_classes_come_in_order() {
+fn top_k_classes_are_in_order() {
     let sandbox = sandbox_with_run();
     stroke(28).save_with_format(sandbox.path("one.png"), ImageFormat::Png).unwrap();
     let line = sandbox.run("predict run one.png --top-k 3").succeeded().json();
@@ -81,7 +81,7 @@ fn a_split_gives_a_line_for_each_of_its_images() {
 }
 
 #[test]
-fn a_picture_that_cannot_be_read_is_named() {
+fn unreadable_pictures_are_named() {
     let sandbox = sandbox_with_run();
     sandbox.write("text.png", "not a picture");
     sandbox.write("empty.png", "");

@@ -1,7 +1,6 @@
 //! The whole program against PyTorch on MNIST: the losses of the first 20 steps.
 //!
-//! It runs where `VIT_DATA` names a folder that holds `mnist/`. The fixtures are PyTorch's own initial
-//! `state_dict`, and the losses that it then gets.
+//! Runs if `VIT_DATA` contains `mnist/`. The fixtures are PyTorch's initial `state_dict` and the losses it leads to.
 
 use std::path::Path;
 
@@ -11,7 +10,7 @@ use crate::support::{Sandbox, json_lines};
 const TOLERANCE: f64 = 1e-4;
 
 #[test]
-fn twenty_losses_on_mnist_are_pytorchs() {
+fn twenty_losses_on_mnist_equal_pytorchs() {
     let Some(data) = real_mnist() else {
         eprintln!("skipped: VIT_DATA names no folder that holds mnist/");
         return;

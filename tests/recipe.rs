@@ -1,6 +1,6 @@
-//! Schedules, parameter groups, clipped gradients and steps of SGD are PyTorch's; a recipe's settings repeat its run.
+//! Schedules, parameter groups, gradient clipping and SGD agree with PyTorch; a recipe's settings repeat its run.
 //!
-//! The fixture is written by `tests/reference/recipe_fixtures.py`.
+//! `tests/reference/recipe_fixtures.py` writes the fixture.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use vit_train::{Decay, Group, NamedVars, Optimizer, OptimizerConfig, Schedule, c
 use crate::files::test_file;
 use crate::support::{Sandbox, json_lines, timeless};
 
-/// Of the same formula in `f64`, its steps taken in another order.
+/// Tolerance for the same formula in `f64` with another order of operations.
 const TOLERANCE: f64 = 1e-12;
 
 fn fixture() -> Value {
@@ -19,7 +19,7 @@ fn fixture() -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Numbers, nested or not, one after the other.
+/// Nested numbers as a flat list.
 fn flat(values: &Value) -> Vec<f64> {
     match values.as_array() {
         Some(values) => values.iter().flat_map(flat).collect(),
@@ -40,7 +40,7 @@ fn tensor(values: &Value) -> Result<Tensor> {
 }
 
 #[test]
-fn learning_rates_are_pytorchs() {
+fn learning_rates_equal_pytorchs() {
     for case in fixture()["schedules"].as_array().unwrap() {
         let schedule: Schedule = serde_json::from_value(case["schedule"].clone()).unwrap();
         let (lr, rates) = (case["lr"].as_f64().unwrap(), flat(&case["rates"]));
@@ -55,7 +55,7 @@ fn learning_rates_are_pytorchs() {
 }
 
 #[test]
-fn groups_of_weight_decay_and_clipped_gradients_are_pytorchs() -> Result<()> {
+fn weight_decay_groups_and_clipping_equal_pytorchs() -> Result<()> {
     let fixture = &fixture()["groups"];
     let number = |key: &str| fixture[key].as_f64().unwrap();
     let initial = fixture["initial"].as_object().unwrap();
@@ -90,7 +90,7 @@ fn groups_of_weight_decay_and_clipped_gradients_are_pytorchs() -> Result<()> {
 }
 
 #[test]
-fn steps_of_sgd_are_pytorchs() -> Result<()> {
+fn sgd_steps_equal_pytorchs() -> Result<()> {
     let fixture = fixture();
     let cases = fixture["sgd"].as_array().unwrap();
     assert_eq!(cases.len(), 4);
@@ -142,7 +142,7 @@ fn a_recipe_repeats_from_its_settings_on_any_number_of_threads() {
 }
 
 #[test]
-fn augmented_images_repeat_from_settings_on_any_number_of_threads() {
+fn augmentation_repeats_from_its_settings_on_any_number_of_threads() {
     let sandbox = Sandbox::new();
     sandbox.write("c.toml", "[augment]\nshift = 2\nrotation = 10.0\nelastic = 1.0\nerase = 0.2\n");
     sandbox.train_digits("--config c.toml --max-steps 30 --threads 1");
@@ -154,7 +154,7 @@ fn augmented_images_repeat_from_settings_on_any_number_of_threads() {
 }
 
 #[test]
-fn flags_of_augmentation_are_their_settings_and_mixup_repeats_on_any_number_of_threads() {
+fn augmentation_flags_equal_settings_and_mixup_repeats() {
     let sandbox = Sandbox::new();
     sandbox.write("c.toml", "[augment]\nrotation = 10.0\nmixup = 0.4\n");
     let words = "--max-steps 30 --log-every 1 --label-smoothing 0.1 --accumulate 2 --val-split 0.1";
@@ -176,9 +176,9 @@ fn flags_of_augmentation_are_their_settings_and_mixup_repeats_on_any_number_of_t
     assert_ne!(sandbox.read("without/model.safetensors"), sandbox.read("run/model.safetensors"));
 }
 
-/// With SGD, and with evaluations that are further apart than epochs.
+/// With SGD, and with evaluations less often than every epoch.
 #[test]
-fn sgd_resumes_to_the_bits_of_an_uninterrupted_run() {
+fn resuming_with_sgd_is_bit_identical() {
     let sandbox = Sandbox::new();
     sandbox.write(
         "c.toml",
@@ -201,9 +201,9 @@ fn sgd_resumes_to_the_bits_of_an_uninterrupted_run() {
     assert_eq!(timeless(&sandbox.read("again/metrics.jsonl")), timeless(&metrics));
 }
 
-/// What the epoch's line tells of is what lies in the folder.
+/// The saved model is the one that the epoch's metrics describe.
 #[test]
-fn the_average_is_what_is_kept() {
+fn the_averaged_weights_are_saved() {
     let sandbox = Sandbox::new();
     let result = sandbox.train_digits("--max-steps 60 --lr 2e-3 --ema 0.95 --json").json();
     let eval = sandbox.run("eval run --dataset digits --json").succeeded().json();

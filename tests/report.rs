@@ -1,4 +1,4 @@
-//! `report.html`: what it shows, and how a browser shows it.
+//! `report.html`: its content, and how a browser renders it.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::support::Sandbox;
 
 #[test]
-fn a_run_leaves_a_report_that_stands_alone() {
+fn a_runs_report_is_self_contained() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 40 --log-every 10");
     let report = String::from_utf8(sandbox.read("run/report.html")).unwrap();
@@ -29,23 +29,23 @@ fn a_run_leaves_a_report_that_stands_alone() {
     for outside in ["http:", "https:", "<script src", "<link rel=\"stylesheet\"", "@import"] {
         assert!(!report.contains(outside), "{outside}");
     }
-    // Nothing is said of a place on this machine.
+    // No path of this machine appears.
     assert!(!report.contains(sandbox.path("").to_str().unwrap()));
 }
 
 #[test]
-fn its_confusion_is_that_of_an_evaluation() {
+fn its_confusion_matrix_equals_an_evaluations() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 60 --preset notebook");
     let evaluation = sandbox.run("eval run --json").succeeded().json();
     let report = String::from_utf8(sandbox.read("run/report.html")).unwrap();
     for (label, row) in evaluation["confusion"].as_array().unwrap().iter().enumerate() {
         for (prediction, count) in row.as_array().unwrap().iter().enumerate() {
-            let cell = format!("title=\"{label} taken for {prediction}: {count}\"");
+            let cell = format!("title=\"{label} classified as {prediction}: {count}\"");
             assert!(report.contains(&cell), "{cell}");
         }
     }
-    // The notebook has no learned table.
+    // The notebook has no learned position table.
     assert!(!report.contains("<h2>Positions</h2>"));
 }
 
@@ -60,7 +60,7 @@ fn a_small_model_of_another_shape_has_a_report() {
     assert!(!report.contains("NaN"));
 }
 
-/// Says into the title what is asked of the page, within a frame as wide as a phone or a screen.
+/// Writes measurements of the page into its title, in a frame as wide as a phone or a screen.
 const CHECK: &str = r#"<script>
 addEventListener("load", () => {
   const root = document.documentElement;
@@ -71,9 +71,9 @@ addEventListener("load", () => {
 });
 </script>"#;
 
-/// Both colour schemes and two widths, in a real browser where there is one.
+/// Both colour schemes and two widths, in a real browser if one is installed.
 #[test]
-fn a_browser_shows_it_without_errors_or_overflow() {
+fn a_browser_renders_it_without_errors_or_overflow() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 30 --log-every 5");
     assert_shown_well(&sandbox, "run/report.html");
@@ -82,7 +82,7 @@ fn a_browser_shows_it_without_errors_or_overflow() {
 }
 
 #[track_caller]
-#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+#[allow(clippy::print_stderr, reason = "a skipped test says so")]
 fn assert_shown_well(sandbox: &Sandbox, page: &str) {
     let Some(chromium) = chromium() else {
         eprintln!("skipped: neither chromium nor google-chrome is installed");
@@ -92,7 +92,7 @@ fn assert_shown_well(sandbox: &Sandbox, page: &str) {
     sandbox.write("checked.html", page.replace("</body>", &format!("{CHECK}</body>")));
     for (scheme, dark, ground) in [(0, true, "rgb(13, 17, 23)"), (1, false, "rgb(255, 255, 255)")] {
         for width in [360, 1280] {
-            // A window cannot be as narrow as a phone, a frame can.
+            // A window cannot be as narrow as a phone, but a frame can.
             let frame = format!(
                 "<!doctype html><link rel=\"icon\" href=\"data:,\"><body style=\"margin:0\"><script>\
                  onmessage = told => document.title = told.data</script>\
@@ -107,7 +107,7 @@ fn assert_shown_well(sandbox: &Sandbox, page: &str) {
     }
 }
 
-/// The page's title after it has loaded, and what the browser's console says.
+/// The page's title after loading, and the browser's console messages.
 fn shown(chromium: &str, scheme: u8, page: &Path) -> (String, Vec<String>) {
     let profile = tempfile::tempdir().unwrap();
     let output = Command::new(chromium)
@@ -134,7 +134,7 @@ fn shown(chromium: &str, scheme: u8, page: &Path) -> (String, Vec<String>) {
     (title, console.collect())
 }
 
-/// A Chromium that starts.
+/// The name of a Chromium that starts.
 fn chromium() -> Option<String> {
     let starts = |name: &&str| {
         let version = Command::new(name).arg("--version").stdin(Stdio::null()).output();

@@ -1,4 +1,4 @@
-//! What a run leaves behind, and that this is enough to repeat it.
+//! The files of a run, and repeating the run from them.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::support::Outcome;
 use crate::support::{Sandbox, json_lines, timeless};
 
 #[test]
-fn a_run_leaves_its_settings_metrics_model_and_figures() {
+fn a_run_saves_settings_metrics_model_and_figures() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 2 --log-every 1");
     let files = fs::read_dir(sandbox.path("run")).unwrap();
@@ -48,7 +48,7 @@ fn steps_are_recorded_from_each_epochs_start() {
         .iter()
         .map(|record| json!([record["kind"], record["epoch"], record["step"]]))
         .collect();
-    // 40 images give 4 whole batches of 9 an epoch.
+    // 40 images give 4 complete batches of 9 an epoch.
     let expected = [
         json!(["step", 1, 3]),
         json!(["epoch", 1, 4]),
@@ -76,7 +76,7 @@ fn steps_are_recorded_from_each_epochs_start() {
 }
 
 #[test]
-fn a_step_is_the_mean_since_the_last() {
+fn a_step_record_is_the_mean_since_the_last() {
     let losses = |log_every| {
         let sandbox = Sandbox::new();
         sandbox.train_digits(&format!("--max-steps 4 --log-every {log_every}"));
@@ -91,7 +91,7 @@ fn a_step_is_the_mean_since_the_last() {
 }
 
 #[test]
-fn folders_are_numbered_after_dataset_and_preset() {
+fn default_directories_have_dataset_preset_and_number() {
     let sandbox = Sandbox::new();
     IdxFolder::default().write(&sandbox, "data/tiny");
     for (words, folder) in [
@@ -106,20 +106,20 @@ fn folders_are_numbered_after_dataset_and_preset() {
 }
 
 #[test]
-fn a_folder_that_exists_is_refused_before_any_work_and_left_alone() {
+fn an_existing_directory_is_rejected_before_any_work() {
     let sandbox = Sandbox::new();
     sandbox.write("run/notes.txt", "mine");
-    // A dataset that cannot be had: looking for it would be work.
+    // An unavailable dataset: looking for it would be work.
     let refusal = sandbox
         .refuses(2, "train --dataset mnist --run-dir run")
-        .saying(&["run folder run exists"]);
+        .saying(&["run directory run already exists"]);
     assert!(refusal.hint.contains("--run-dir"), "{refusal:?}");
     assert_eq!(sandbox.read("run/notes.txt"), b"mine");
     assert!(!sandbox.path("home").exists());
 }
 
 #[test]
-fn its_settings_repeat_a_run_to_the_bit() {
+fn settings_repeat_a_run_bit_for_bit() {
     let sandbox = Sandbox::new();
     sandbox.train_digits(
         "--preset notebook --max-steps 12 --batch-size 50 --lr 0.001 --dropout 0.1 --seed 3 --log-every 5 --no-shuffle",
@@ -132,7 +132,7 @@ fn its_settings_repeat_a_run_to_the_bit() {
 }
 
 #[test]
-fn a_flag_goes_before_the_file() {
+fn a_flag_overrides_the_file() {
     let sandbox = Sandbox::new();
     sandbox.write(
         "c.toml",
@@ -145,22 +145,22 @@ fn a_flag_goes_before_the_file() {
 }
 
 #[test]
-fn a_model_saved_during_the_run_is_whole() {
+fn a_model_read_during_the_run_is_complete() {
     let sandbox = Sandbox::new();
     let words = "train --dataset digits --epochs 1000 --save-every 1 --run-dir run";
     let mut training = Running::start(&mut sandbox.command(words));
     let saved = sandbox.path("run/model.safetensors");
     training.wait_until(|| saved.exists());
     let infos: Vec<_> = (0..5).map(|_| sandbox.run("info run --json")).collect();
-    training.assert_goes_on();
+    training.assert_is_running();
     for info in infos {
         assert_eq!(info.succeeded().json()["parameters"], 40_330);
     }
 }
 
-/// An epoch of 10,000 steps, which lasts far longer than the two seconds of this.
+/// An epoch of 10,000 steps takes far longer than the two seconds needed here.
 #[test]
-fn a_run_is_saved_every_so_many_seconds_within_an_epoch() {
+fn save_every_seconds_saves_within_an_epoch() {
     let sandbox = Sandbox::new();
     let model = "[model]\ndim = 64\nmlp_dim = 256\ndepth = 12\n";
     sandbox.write("long.toml", format!("dataset = 'digits'\n[train]\nbatch_size = 1\n{model}"));
@@ -173,26 +173,26 @@ fn a_run_is_saved_every_so_many_seconds_within_an_epoch() {
     let first = newest();
     training.wait_until(|| newest() != first);
     assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
-    training.assert_goes_on();
+    training.assert_is_running();
     drop(training);
     let records = json_lines(whole_lines(&sandbox.read("run/metrics.jsonl")));
-    assert!(records.iter().all(|record| record["kind"] == "step"), "the epoch has ended");
+    assert!(records.iter().all(|record| record["kind"] == "step"), "the epoch ended too soon");
     let parts = sandbox.run("verify run --files-only --json").succeeded().json();
     let parts = parts.as_array().unwrap();
     let parts = parts.iter().map(|part| part["part"].as_str().unwrap());
     assert!(parts.filter(|part| part.starts_with("checkpoints/step-")).count() >= 2);
 }
 
-/// Without a line that was being written.
+/// Without a line that is still being written.
 fn whole_lines(text: &[u8]) -> &[u8] {
     let end = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     &text[..end]
 }
 
-/// Also what is written beside and renamed, which would be its owner's alone; and after the run was taken up again.
+/// Also for files that are written elsewhere and renamed, and after a resume.
 #[cfg(unix)]
 #[test]
-fn permissions_are_those_that_the_umask_leaves() {
+fn permissions_follow_the_umask() {
     use std::os::unix::fs::PermissionsExt;
     for (umask, file, folder) in
         [("022", 0o644, 0o755), ("077", 0o600, 0o700), ("002", 0o664, 0o775)]

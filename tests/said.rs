@@ -1,9 +1,9 @@
-//! What is said, word for word: errors, hints and plain output, as committed in `snapshots/said.txt`.
+//! Errors, hints and plain output, compared with `snapshots/said.txt`.
 
 use crate::files::test_file;
 use crate::support::Sandbox;
 
-/// Each is tried in the same folder, after those before it.
+/// Commands, run one after another in the same folder.
 const COMMANDS: [&str; 33] = [
     "train --dataset digits --max-steps 120 --run-dir run",
     "train --dataset digits --max-steps 1 --run-dir run",
@@ -40,10 +40,10 @@ const COMMANDS: [&str; 33] = [
     "wrong",
 ];
 
-/// Tried once a checkpoint is damaged.
+/// Commands run after a checkpoint was damaged.
 const COMMANDS_ON_DAMAGE: [&str; 2] = ["train --resume run", "verify run"];
 
-/// A learning rate that no parameters stand.
+/// A learning rate that makes training diverge.
 const RISING: &str = "\
 dataset = 'digits'
 [train.schedule]
@@ -55,7 +55,7 @@ lr = 1e36
 ";
 
 #[test]
-fn errors_and_plain_output_are_as_committed() {
+fn errors_and_plain_output_equal_the_snapshot() {
     let sandbox = Sandbox::new();
     sandbox.write("shalow.toml", "preset = 'shalow'\n");
     sandbox.write("typo.toml", "[train]\nepoch = 3\n");
@@ -83,7 +83,7 @@ fn errors_and_plain_output_are_as_committed() {
     assert!(said == committed, "it differs; VIT_RENEW_SNAPSHOTS=1 renews it. Now:\n{said}");
 }
 
-/// What a model says of an image and how runs compare is the machine's, and with it how wide columns are.
+/// Replaces predictions and run results, which differ between machines, and with them the width of columns.
 fn without_numbers(said: &str) -> String {
     let is_digit = |c: char| c.is_ascii_digit() || c == '.';
     let mut masked = String::new();
@@ -97,10 +97,10 @@ fn without_numbers(said: &str) -> String {
     lines.map(|line| line + "\n").collect()
 }
 
-/// Speeds, the number of threads, digests and what training comes to are the machine's.
+/// Replaces speeds, the number of threads, digests and training results, which differ between machines.
 fn without_times(said: &str) -> String {
     let lines = said.lines().map(|line| {
-        // A row of an epoch, or its headings: columns are as wide as the numbers.
+        // A row or the headings of the table of epochs, whose columns are as wide as the numbers.
         let is_of_epoch = line.split_once('/').is_some_and(|(epoch, rest)| {
             epoch.trim().parse::<u64>().is_ok() && rest.starts_with(|c: char| c.is_ascii_digit())
         });

@@ -1,4 +1,4 @@
-//! Same seed, same bits, whatever the number of threads.
+//! The same seed gives the same bits for any number of threads.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::support::{Sandbox, timeless};
 
 const SOME_STEPS: &str = "--max-steps 30 --batch-size 50 --log-every 7";
 
-/// Dropout stays on, and batches of 50 are cut into shards of unequal size.
+/// With dropout, and batches of 50 in shards of unequal size.
 fn model_and_metrics(preset: &str, words: &str) -> (Vec<u8>, Vec<Value>) {
     let sandbox = Sandbox::new();
     sandbox.train_digits(&format!("--preset {preset} {SOME_STEPS} {words}"));
@@ -16,7 +16,7 @@ fn model_and_metrics(preset: &str, words: &str) -> (Vec<u8>, Vec<Value>) {
 
 /// Shuffled or not, within an epoch.
 #[test]
-fn threads_do_not_show_in_model_or_metrics() {
+fn threads_do_not_change_model_or_metrics() {
     for (preset, order) in [("notebook", ""), ("shallow", ""), ("shallow", "--no-shuffle")] {
         let one = model_and_metrics(preset, &format!("--threads 1 {order}"));
         for threads in [2, 3, 4] {
@@ -26,10 +26,10 @@ fn threads_do_not_show_in_model_or_metrics() {
     }
 }
 
-/// Shuffled or not, over two epochs of 40 images in batches of 9: the last batch of each, which is partial, is left out,
-/// and each is evaluated on 20 images.
+/// Shuffled or not, over two epochs of 40 images in batches of 9: the incomplete last batch is dropped, and each epoch
+/// is evaluated on 20 images.
 #[test]
-fn threads_do_not_show_where_epochs_end_in_a_partial_batch() {
+fn threads_do_not_change_epochs_with_an_incomplete_batch() {
     let sandbox = Sandbox::new();
     IdxFolder::default().write(&sandbox, "tiny");
     for (preset, order) in [("notebook", ""), ("shallow", ""), ("shallow", "--no-shuffle")] {
@@ -58,9 +58,9 @@ fn threads_do_not_show_where_epochs_end_in_a_partial_batch() {
 }
 
 #[test]
-fn instruction_sets_do_not_show_in_the_model() {
+fn instruction_sets_do_not_change_the_model() {
     let (best, _) = model_and_metrics("shallow", "");
-    // What this machine lacks is not taken: then two of these are the same path.
+    // Instructions that this machine lacks are not used, so two of these may be the same.
     for path in ["portable", "avx2", "avx512"] {
         let sandbox = Sandbox::new();
         let words = format!("-q train --dataset digits --run-dir run {SOME_STEPS}");
@@ -71,7 +71,7 @@ fn instruction_sets_do_not_show_in_the_model() {
 }
 
 #[test]
-fn an_unknown_instruction_set_is_refused() {
+fn an_unknown_instruction_set_is_rejected() {
     let sandbox = Sandbox::new();
     let output = sandbox.command("info run").env("VIT_SIMD", "avx3").output().unwrap();
     let refused = crate::support::Outcome::of(&output);

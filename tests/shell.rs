@@ -1,4 +1,4 @@
-//! Completions for shells, and man pages.
+//! Shell completions and man pages.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use crate::help::COMMANDS;
 use crate::support::Sandbox;
 
 #[test]
-fn each_shell_gets_a_script_that_knows_every_command() {
+fn every_shells_script_knows_every_command() {
     let sandbox = Sandbox::new();
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = sandbox.run(&format!("completions {shell}")).succeeded().stdout;
@@ -54,14 +54,14 @@ fn each_command_has_a_man_page() {
         let page = String::from_utf8(sandbox.read(&name(command))).unwrap();
         assert!(page.contains(".SH NAME") && page.contains(".SH SYNOPSIS"), "{command}");
     }
-    // The folder above, the folder, and no page more.
+    // The parent folder, the folder, and one page for each command.
     assert_eq!(sandbox.entries().len(), 2 + COMMANDS.len());
     let train = String::from_utf8(sandbox.read("share/man1/vit-train.1")).unwrap();
     assert!(train.contains("\\-\\-weight\\-decay"), "{train}");
 }
 
 #[test]
-fn man_pages_that_cannot_be_written() {
+fn unwritable_man_pages_are_an_error() {
     let sandbox = Sandbox::new();
     sandbox.write("file", "");
     sandbox

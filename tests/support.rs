@@ -1,4 +1,4 @@
-//! The `vit` binary in an empty folder of its own, without network, home or data.
+//! The `vit` binary in an empty sandbox folder, without network, home or data.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -9,11 +9,11 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Nothing listens there, so that every download fails at once.
+/// Nothing listens there, so every download fails at once.
 const DEAD_PROXY: &str = "http://127.0.0.1:9";
 const PROXIES: [&str; 6] =
     ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
-/// What the machine's user may have set, and would be heard.
+/// Environment variables of the user that would affect results.
 const UNSET: [&str; 8] = [
     "VIT_DATA",
     "VIT_MIRROR",
@@ -25,7 +25,7 @@ const UNSET: [&str; 8] = [
     "NO_COLOR",
 ];
 
-/// A folder to work in.
+/// A temporary working folder.
 pub(crate) struct Sandbox {
     folder: TempDir,
     vit: PathBuf,
@@ -37,7 +37,7 @@ impl Sandbox {
         Self::of(env!("CARGO_BIN_EXE_vit").into(), Vec::new())
     }
 
-    /// With another `vit`, whose environment holds this beside.
+    /// With another `vit` and additional environment variables.
     pub(crate) fn of(vit: PathBuf, environment: Vec<(&'static str, OsString)>) -> Self {
         Self { folder: tempfile::tempdir().unwrap(), vit, environment }
     }
@@ -56,7 +56,7 @@ impl Sandbox {
         fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
-    /// Every file and folder, the cache and home aside.
+    /// Every file and folder, except the cache and home.
     pub(crate) fn entries(&self) -> BTreeSet<PathBuf> {
         let mut found = BTreeSet::new();
         let mut open = vec![self.folder.path().to_owned()];
@@ -76,7 +76,7 @@ impl Sandbox {
         found
     }
 
-    /// `vit`, with these words separated by blanks.
+    /// `vit` with these space-separated words.
     pub(crate) fn command(&self, words: &str) -> Command {
         let mut command = Command::new(&self.vit);
         command.args(words.split_whitespace()).current_dir(self.folder.path());
@@ -91,7 +91,7 @@ impl Sandbox {
         command
     }
 
-    /// A script of the shell in which `"$0" "$@"` is `vit` with these words, run by another program if one is named.
+    /// A shell script in which `"$0" "$@"` is `vit` with these words, optionally run by another program.
     #[cfg(unix)]
     pub(crate) fn script(&self, within: &[&str], script: &str, words: &str) -> Command {
         let mut line = within.iter().copied().chain(["sh", "-c", script]);
@@ -99,7 +99,7 @@ impl Sandbox {
         self.command_by(program, &line.collect::<Vec<_>>(), words)
     }
 
-    /// `vit` with these words, started by another program that becomes what its last arguments say.
+    /// `vit` with these words, started by another program that takes the command as its last arguments.
     #[cfg(unix)]
     pub(crate) fn command_by(&self, program: &str, args: &[&str], words: &str) -> Command {
         let vit = self.command(words);
@@ -120,13 +120,13 @@ impl Sandbox {
         Outcome::of(&self.command(words).output().unwrap())
     }
 
-    /// Trains on the built-in digits, into the folder `run`.
+    /// Trains on the built-in digits, in the directory `run`.
     pub(crate) fn train_digits(&self, words: &str) -> Outcome {
         self.run(&format!("train --dataset digits --run-dir run {words}")).succeeded()
     }
 
-    /// Holds the command to be refused as bad input is: with this exit code, one line that says why, at most a
-    /// hint, and nothing left behind.
+    /// Checks that the command is rejected: with this exit code, one line with the reason, at most one hint, and
+    /// nothing left behind.
     #[track_caller]
     pub(crate) fn refuses(&self, code: i32, words: &str) -> Refusal {
         let before = self.entries();
@@ -146,10 +146,10 @@ impl Sandbox {
     }
 }
 
-/// How a command ended.
+/// The outcome of a command.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// None where a signal ended it.
+    /// `None` if a signal ended it.
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
@@ -168,14 +168,14 @@ impl Outcome {
         self
     }
 
-    /// What the one line of stdout says.
+    /// The single line of stdout, as JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|_| panic!("{}", self.stdout))
     }
 }
 
-/// Why a command was refused.
+/// The error of a rejected command.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) message: String,
@@ -183,7 +183,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    /// Holds the message to say this.
+    /// Checks that the message contains these parts.
     #[track_caller]
     pub(crate) fn saying(self, parts: &[&str]) -> Self {
         for part in parts {
@@ -193,14 +193,14 @@ impl Refusal {
     }
 }
 
-/// Every line of a file of JSON lines.
+/// The values in a file of JSON lines.
 pub(crate) fn json_lines(text: impl AsRef<[u8]>) -> Vec<Value> {
     let text = String::from_utf8(text.as_ref().to_vec()).unwrap();
     let line = |line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"));
     text.lines().map(line).collect()
 }
 
-/// Metrics without the keys that measure time.
+/// Metrics without the fields that measure time.
 pub(crate) fn timeless(metrics: &[u8]) -> Vec<Value> {
     let mut records = json_lines(metrics);
     for record in records.iter_mut().filter_map(Value::as_object_mut) {

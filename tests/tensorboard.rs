@@ -1,4 +1,4 @@
-//! Metrics for other programs: TensorBoard's event files, and a table.
+//! Metrics for other programs: TensorBoard's event files, and a CSV table.
 
 use std::fs;
 use std::process::Command;
@@ -17,7 +17,7 @@ fn every_number_of_the_metrics_is_in_the_event_file() {
     assert!(path.file_name().unwrap().to_str().unwrap().starts_with("events.out.tfevents."));
     let records = records(&fs::read(&path).unwrap());
     let metrics = json_lines(sandbox.read("run/metrics.jsonl"));
-    // The first says which format it is.
+    // The first record is the format version.
     assert_eq!(records.len(), 1 + metrics.len());
     assert!(records[0].ends_with(b"brain.Event:2"));
     for (record, line) in records[1..].iter().zip(&metrics) {
@@ -35,14 +35,14 @@ fn every_number_of_the_metrics_is_in_the_event_file() {
 }
 
 #[test]
-fn without_the_flag_there_is_none() {
+fn without_the_flag_there_are_no_events() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 1");
     assert!(!sandbox.path("run/tensorboard").exists());
 }
 
 #[test]
-fn the_table_has_a_row_for_each_line_of_the_metrics() {
+fn the_table_has_a_row_for_each_record() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 4 --log-every 2");
     let table = String::from_utf8(sandbox.read("run/metrics.csv")).unwrap();
@@ -61,7 +61,7 @@ fn the_table_has_a_row_for_each_line_of_the_metrics() {
     }
 }
 
-/// What lies between lengths and checksums.
+/// The data between lengths and checksums.
 fn records(mut file: &[u8]) -> Vec<Vec<u8>> {
     let mut records = Vec::new();
     while !file.is_empty() {
@@ -72,9 +72,9 @@ fn records(mut file: &[u8]) -> Vec<Vec<u8>> {
     records
 }
 
-/// By TensorBoard itself, where Python has it.
+/// With TensorBoard itself, if Python has it.
 #[test]
-fn tensorboards_own_reader_reads_them() {
+fn tensorboards_own_reader_reads_the_events() {
     const READER: &str = "\
 import json, sys
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -1,4 +1,4 @@
-//! A terminal on stderr: bars that fit into it, and log lines above them.
+//! Progress bars and log lines in a terminal on stderr.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,14 +16,14 @@ use crate::interrupt::send;
 use crate::running::Running;
 use crate::support::{Sandbox, json_lines};
 
-/// A pseudo-terminal, of which all that is written to it is kept.
+/// A pseudo-terminal that records everything written to it.
 struct Terminal {
-    /// Its other side, which sets the size.
+    /// The controlling side, which sets the size.
     controller: OwnedFd,
     written: JoinHandle<Vec<u8>>,
 }
 
-/// The side of a new pseudo-terminal that draws it, and that of the programs in it.
+/// The controlling side of a new pseudo-terminal, and the programs' side.
 fn sides() -> [OwnedFd; 2] {
     let controller =
         openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
@@ -35,27 +35,27 @@ fn sides() -> [OwnedFd; 2] {
 }
 
 impl Terminal {
-    /// One of so many columns, as the stderr of a command.
+    /// A terminal of this width as a command's stderr.
     fn of(command: &mut Command, columns: u16) -> Self {
         let (terminal, side) = Self::new(columns);
         command.stderr(Stdio::from(side)).env("TERM", "xterm-256color");
         terminal
     }
 
-    /// The same as the stdout of a command.
+    /// A terminal of this width as a command's stdout.
     fn of_results(command: &mut Command, columns: u16) -> Self {
         let (terminal, side) = Self::new(columns);
         command.stdout(Stdio::from(side));
         terminal
     }
 
-    /// With the side of the programs in it.
+    /// A terminal, with the programs' side.
     fn new(columns: u16) -> (Self, OwnedFd) {
         let [controller, side] = sides();
         let mut reader = File::from(controller.try_clone().unwrap());
         let written = thread::spawn(move || {
             let mut all = Vec::new();
-            // Until the last who has the terminal open has ended, which Linux calls an error.
+            // Until the last process has closed the terminal, which Linux reports as an error.
             let _ = reader.read_to_end(&mut all);
             all
         });
@@ -69,13 +69,13 @@ impl Terminal {
         tcsetwinsize(&self.controller, size).unwrap();
     }
 
-    /// What was written, once the command has ended and been dropped.
+    /// Everything written, once the command has ended and been dropped.
     fn text(self) -> String {
         String::from_utf8(self.written.join().unwrap()).unwrap()
     }
 }
 
-/// Trains in a terminal of so many columns, and gives what it was shown.
+/// Trains in a terminal of this width; returns its output.
 fn trained(columns: u16, words: &str) -> String {
     let sandbox = Sandbox::new();
     let mut command = sandbox.command(&format!("train --dataset digits --run-dir run {words}"));
@@ -88,7 +88,7 @@ fn trained(columns: u16, words: &str) -> String {
     terminal.text()
 }
 
-/// The text without what moves the cursor, clears or colours.
+/// The text without escape sequences.
 fn without_escapes(text: &str) -> String {
     let mut parts = text.split("\x1b[");
     let first = parts.next().unwrap_or_default().to_owned();
@@ -98,7 +98,7 @@ fn without_escapes(text: &str) -> String {
     })
 }
 
-/// Whatever was written from one start of a line to the next.
+/// The text between starts of lines.
 fn rows(text: &str) -> Vec<String> {
     let plain = without_escapes(text);
     plain.split(['\r', '\n']).filter(|row| !row.is_empty()).map(str::to_owned).collect()
@@ -107,14 +107,14 @@ fn rows(text: &str) -> Vec<String> {
 const BARS: [&str; 2] = ["run    ━", "epoch  ━"];
 
 #[test]
-fn bars_fit_into_the_terminal_and_are_gone_at_the_end() {
+fn bars_fit_the_terminal_and_disappear_at_the_end() {
     for columns in [80, 40] {
         let text = trained(columns, "--epochs 2");
         let rows = rows(&text);
         for bar in BARS {
             assert!(rows.iter().any(|row| row.starts_with(bar)), "{columns}: {rows:?}");
         }
-        // Log lines are for the scrollback, and as long as they are.
+        // Log lines stay in the scrollback at full length.
         let drawn = rows.iter().filter(|row| row.contains('─') || row.contains('━'));
         for row in drawn {
             assert!(row.chars().count() < columns.into(), "{columns}: {row}");
@@ -129,7 +129,7 @@ fn bars_fit_into_the_terminal_and_are_gone_at_the_end() {
 }
 
 #[test]
-fn results_fit_into_the_terminal() {
+fn results_fit_the_terminal() {
     let sandbox = Sandbox::new();
     for run in ["runs/a-name-that-is-rather-long-for-a-run", "runs/b"] {
         let words = format!("train --dataset digits --max-steps 2 --run-dir {run}");
@@ -163,7 +163,7 @@ fn results_fit_into_the_terminal() {
 }
 
 #[test]
-fn a_resized_terminal_gets_bars_that_fit_soon() {
+fn bars_adapt_to_a_resized_terminal() {
     let sandbox = Sandbox::new();
     let words = "train --dataset digits --epochs 1000 --run-dir run";
     let mut command = sandbox.command(words);
@@ -183,15 +183,13 @@ fn a_resized_terminal_gets_bars_that_fit_soon() {
     let widths: Vec<usize> = widths.collect();
     assert!(widths.contains(&79), "{widths:?}");
     assert!(widths.ends_with(&[39, 39]), "{widths:?}");
-    assert!(
-        without_escapes(&text).contains("\rwarning: interrupted; the model so far is in run\r\n")
-    );
+    assert!(without_escapes(&text).contains("\rwarning: interrupted; the run is saved in run\r\n"));
     let (_, end) = text.rsplit_once('━').unwrap();
     assert!(end.ends_with("\x1b[J\r"), "the bars stay: {end:?}");
 }
 
 #[test]
-fn nothing_is_drawn_for_those_who_asked_for_silence_or_json() {
+fn quiet_and_json_logs_have_no_bars() {
     assert_eq!(trained(80, "-q --max-steps 3"), "");
     let text = trained(80, "--log-format json --max-steps 3");
     assert!(!text.contains('\x1b'), "{text:?}");
@@ -199,7 +197,7 @@ fn nothing_is_drawn_for_those_who_asked_for_silence_or_json() {
 }
 
 #[test]
-fn refusals_are_json_lines_in_a_terminal_too() {
+fn errors_are_json_lines_in_a_terminal_too() {
     let sandbox = Sandbox::new();
     let mut command = sandbox.command("--log-format json fetch nothing");
     let terminal = Terminal::of(&mut command, 40);
@@ -213,7 +211,7 @@ fn refusals_are_json_lines_in_a_terminal_too() {
 }
 
 #[test]
-fn no_color_leaves_bars_without_colours() {
+fn no_color_removes_colours_from_bars() {
     for (value, coloured) in [("", true), ("1", false)] {
         let sandbox = Sandbox::new();
         let mut command = sandbox.command("train --dataset digits --max-steps 3 --run-dir run");
@@ -224,13 +222,13 @@ fn no_color_leaves_bars_without_colours() {
         training.end().succeeded();
         let text = terminal.text();
         assert!(rows(&text).iter().any(|row| row.starts_with("run    ")), "{text:?}");
-        // Of all that sets how signs look, the sequences end in `m`.
+        // Colour sequences end in `m`.
         assert_eq!(text.contains("\x1b[36m"), coloured, "{text:?}");
     }
 }
 
 #[test]
-fn a_dumb_terminal_gets_lines_alone() {
+fn a_dumb_terminal_gets_no_bars() {
     let sandbox = Sandbox::new();
     let mut command = sandbox.command("train --dataset digits --max-steps 3 --run-dir run");
     let terminal = Terminal::of(&mut command, 80);
@@ -244,7 +242,7 @@ fn a_dumb_terminal_gets_lines_alone() {
 }
 
 #[test]
-fn an_evaluation_shows_how_far_it_is() {
+fn an_evaluation_shows_progress() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 1");
     let mut command = sandbox.command("eval run");
@@ -257,9 +255,9 @@ fn an_evaluation_shows_how_far_it_is() {
     assert!(text.ends_with("\x1b[J\r"), "{text:?}");
 }
 
-/// Its window is closed, which the system tells the run that has it as its own.
+/// The window is closed; the system signals the process that controls the terminal.
 #[test]
-fn a_terminal_that_is_closed_ends_its_run_soon_and_well() {
+fn closing_the_terminal_ends_its_run_soon() {
     let sandbox = Sandbox::new();
     let words = "train --dataset digits --epochs 1000 --log-every 1 --run-dir run";
     let mut command = sandbox.command_by("setsid", &["--ctty"], words);
@@ -278,10 +276,10 @@ fn a_terminal_that_is_closed_ends_its_run_soon_and_well() {
     sandbox.run("verify run").succeeded();
 }
 
-/// It stays open and is full: what is drawn on it does not get there, and neither does what is logged. The run that stands still
-/// for it is saved all the same.
+/// The terminal stays open but is full, so neither bars nor log lines get through. The blocked run is saved all the
+/// same.
 #[test]
-fn a_terminal_that_nobody_reads_does_not_hold_up_an_interrupted_run() {
+fn an_unread_terminal_does_not_delay_an_interruption() {
     for words in ["-vv train", "train"] {
         let sandbox = Sandbox::new();
         let words = format!("{words} --dataset digits --epochs 1000 --log-every 1 --run-dir run");
@@ -293,7 +291,7 @@ fn a_terminal_that_nobody_reads_does_not_hold_up_an_interrupted_run() {
         drop(command);
         let metrics = sandbox.path("run/metrics.jsonl");
         training.wait_until(|| metrics.metadata().is_ok_and(|metrics| metrics.len() > 0));
-        // Until it is full with -vv; with bars alone, of which there are ten in a second, it is not.
+        // With -vv it is full by then; with bars alone, ten a second, it is not.
         thread::sleep(Duration::from_secs(1));
         let begun = Instant::now();
         send("INT", &mut training);

@@ -1,6 +1,6 @@
-//! What timm computes: small models of its own `VisionTransformer`, and positions for another grid of patches.
+//! Agreement with timm: small models of its `VisionTransformer`, and resampled positions.
 //!
-//! The fixtures are written by `tests/reference/timm_fixtures.py`.
+//! `tests/reference/timm_fixtures.py` writes the fixtures.
 
 use candle_core::{DType, Device, Result};
 use vit_patch::{Resampling, resample_positions};
@@ -8,14 +8,14 @@ use vit_patch::{Resampling, resample_positions};
 use crate::files::test_file;
 use crate::fixture::{Fixture, largest_entry};
 
-/// A class token alone; registers with layer scale, norms of queries and keys and a table for patches alone; heads
-/// of a width of their own, without biases, on a grid that is no square.
+/// A class token; registers with layer scale, QK norm and positions for patches only; custom head width without biases
+/// on a non-square grid.
 const MODELS: [&str; 3] = ["plain", "registers", "narrow-heads"];
-/// Positions are weighed in `f32` by both.
+/// Both libraries resample positions in `f32`.
 const POSITION_TOLERANCE: f64 = 1e-6;
 
 #[test]
-fn outputs_losses_and_gradients_are_timms() -> Result<()> {
+fn outputs_losses_and_gradients_equal_timms() -> Result<()> {
     outputs_losses_and_gradients_on(&Device::Cpu)
 }
 
@@ -27,7 +27,7 @@ pub(crate) fn outputs_losses_and_gradients_on(device: &Device) -> Result<()> {
 }
 
 #[test]
-fn positions_for_another_grid_are_timms() -> Result<()> {
+fn resampled_positions_equal_timms() -> Result<()> {
     let path = test_file("fixtures/timm/resampled.safetensors");
     let tensors = vit_model::ModelFile::open(&path).and_then(|file| file.tensors());
     let tensors = tensors.expect("a committed fixture");

@@ -1,10 +1,10 @@
-//! `vit train --trace`: steps by thread, as Chrome's tracing and Perfetto read them.
+//! `vit train --trace`: steps by thread, in Chrome's trace format.
 
 use serde_json::Value;
 
 use crate::support::Sandbox;
 
-/// The spans of a trace, with its threads left out.
+/// The spans of a trace, without its thread names.
 fn spans(sandbox: &Sandbox, file: &str) -> Vec<Value> {
     let trace: Value = serde_json::from_slice(&sandbox.read(file)).unwrap();
     let events = trace["traceEvents"].as_array().unwrap();
@@ -15,14 +15,14 @@ fn named<'a>(spans: &'a [Value], name: &'a str) -> impl Iterator<Item = &'a Valu
     spans.iter().filter(move |span| span["name"] == name)
 }
 
-/// Whether a span lies within another.
+/// Whether a span is inside another.
 fn is_within(inner: &Value, outer: &Value) -> bool {
     let times = |span: &Value| {
         let begin = span["ts"].as_f64().unwrap();
         (begin, begin + span["dur"].as_f64().unwrap())
     };
     let ((inner_begin, inner_end), (begin, end)) = (times(inner), times(outer));
-    // They are written to the nanosecond.
+    // Times are rounded to nanoseconds.
     begin - 0.01 <= inner_begin && inner_end <= end + 0.01
 }
 
@@ -37,7 +37,7 @@ fn the_first_steps_are_traced_by_thread() {
     assert!(numbers.eq(1..=50));
     for name in ["shard", "batch", "forward", "backward", "sum", "update"] {
         let each = if ["sum", "update"].contains(&name) { 1 } else { 4 };
-        // The first step's batches are made in it, and those of the last traced one's successor.
+        // The first step makes its own batches; the last traced step also makes its successor's.
         let ahead = if name == "batch" { 4 } else { 0 };
         assert_eq!(named(&spans, name).count(), 50 * each + ahead, "{name}");
         for span in named(&spans, name) {
@@ -69,7 +69,7 @@ fn a_trace_changes_no_bit() {
 }
 
 #[test]
-fn a_run_that_ends_early_leaves_what_was_traced() {
+fn a_run_that_ends_early_writes_its_trace() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 3 --trace short.json");
     assert_eq!(named(&spans(&sandbox, "short.json"), "step").count(), 3);
@@ -79,7 +79,7 @@ fn a_run_that_ends_early_leaves_what_was_traced() {
 }
 
 #[test]
-fn a_trace_that_cannot_be_written_is_told_before_training() {
+fn an_unwritable_trace_is_reported_before_training() {
     let sandbox = Sandbox::new();
     let words = "train --dataset digits --run-dir run --trace no/such/folder/trace.json";
     sandbox.refuses(4, words).saying(&["no/such/folder"]);

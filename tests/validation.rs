@@ -1,4 +1,4 @@
-//! A share of the training images is held out, and choices are made by it.
+//! The validation split: held out from training, and used to choose the best epoch.
 
 use serde_json::Value;
 
@@ -9,18 +9,18 @@ fn epochs(metrics: &[u8]) -> Vec<Value> {
 }
 
 #[test]
-fn the_best_epoch_is_the_best_on_what_is_held_out_and_its_weights_are_kept() {
+fn the_best_epoch_has_the_highest_validation_accuracy_and_its_weights_are_saved() {
     let sandbox = Sandbox::new();
     let words = "--epochs 4 --batch-size 100 --lr 0.01 --dropout 0 --val-split 0.2 --json";
     let result = sandbox.train_digits(words).json();
     let epochs = epochs(&sandbox.read("run/metrics.jsonl"));
     let accuracy = |epoch: &Value| epoch["val_accuracy"].as_f64().unwrap();
-    // 8,000 of 10,000 are left.
+    // 8,000 of 10,000 images remain.
     assert_eq!(epochs[3]["step"], 4 * 80);
     let most = epochs.iter().map(accuracy).fold(0.0, f64::max);
     let best = &epochs[result["best_epoch"].as_u64().unwrap() as usize - 1];
     assert_eq!(accuracy(best), most);
-    // Of 2,000 images the share is a whole number of them.
+    // The accuracy on 2,000 images is a multiple of 1/2000.
     assert!(((most * 2000.0).round() / 2000.0 - most).abs() < 1e-12, "{most}");
     let eval = sandbox.run("eval run/best.safetensors --dataset digits --json").succeeded().json();
     assert_eq!(eval["accuracy"], best["test_accuracy"]);
@@ -28,9 +28,9 @@ fn the_best_epoch_is_the_best_on_what_is_held_out_and_its_weights_are_kept() {
 }
 
 #[test]
-fn a_run_without_progress_ends_early_and_repeats() {
+fn early_stopping_ends_a_run_without_progress_and_repeats() {
     let sandbox = Sandbox::new();
-    // Nothing is learnt: no epoch is better than the first.
+    // Nothing is learned, so no epoch is better than the first.
     let words = "--epochs 9 --batch-size 500 --lr 0 --val-split 0.1 --patience 2";
     sandbox.train_digits(words);
     let metrics = sandbox.read("run/metrics.jsonl");

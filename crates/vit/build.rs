@@ -1,4 +1,4 @@
-//! Tells the program the commit it is built from, where it is built from a repository.
+//! Embeds the commit that the program is built from, if the sources are a repository.
 
 use std::process::Command;
 

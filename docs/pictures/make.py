@@ -1,9 +1,9 @@
-"""The pictures of the README and the book, made anew.
+"""Remake the pictures of the README and the book.
 
     python docs/pictures/make.py --vit target/debug/vit --mnist DIR --work target/pictures
 
-DIR is a folder of MNIST's four files; `--work` keeps the runs, and one that is there is not trained again. Needs Python
-alone and, for pages, Chromium.
+DIR is a folder with MNIST's four files. `--work` keeps the runs; an existing run is not trained again. Needs only Python
+and, for pages, Chromium.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SIDE, PATCH = 28, 7
-# The image that the book follows, and one that is hard to read: their places in the test set.
+# Indices in the test set of the book's image, and of one that is hard to read.
 DIGIT, HARD = 1, 18
 RUNS = {
     "recipe": ["--config", HERE / "run.toml"],
@@ -30,7 +30,7 @@ RUNS = {
 
 
 def images(folder):
-    """The test images, bytes each."""
+    """The test images as bytes."""
     path = folder / "t10k-images-idx3-ubyte"
     data = path.read_bytes() if path.exists() else gzip.decompress(Path(f"{path}.gz").read_bytes())
     return [data[at : at + SIDE * SIDE] for at in range(16, len(data), SIDE * SIDE)]
@@ -53,7 +53,7 @@ def rows_of(image, left=0, top=0, side=SIDE):
 
 
 def picture(data, x, y, width, height):
-    """A PNG inside of an SVG, its pixels as squares."""
+    """A PNG inside an SVG, with square pixels."""
     href = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     return (
         f'<image x="{x}" y="{y}" width="{width}" height="{height}" preserveAspectRatio="none" '
@@ -62,7 +62,7 @@ def picture(data, x, y, width, height):
 
 
 def tile(data, x, y, side):
-    """A patch with its border, which shows on dark ground too."""
+    """A patch with a border that is visible on a dark background too."""
     border = f'<rect x="{x}" y="{y}" width="{side}" height="{side}" fill="none" stroke="#9198a1"/>'
     return [picture(data, x, y, side, side), border]
 
@@ -85,7 +85,7 @@ def text(x, y, words):
 
 
 def patches(image):
-    """The image, the grid of its patches, and these in the order of their tokens."""
+    """The image, the grid of its patches, and the patches in token order."""
     parts = [picture(png(rows_of(image), 1), 156, 30, 186, 186)]
     parts += [text(249, 20, "image, 28 x 28"), text(505, 20, "16 patches of 7 x 7"), text(378, 246, "row by row")]
     count, size, gap = SIDE // PATCH, 42, 6
@@ -112,7 +112,7 @@ def tensors(path):
 
 
 def colour(value):
-    """Of a number in [-1, 1]: blue below zero, white, red above; the report's."""
+    """The report's colour of a number in [-1, 1]: blue below zero, white, red above."""
     stops = [(33, 102, 172), (146, 197, 222), (247, 247, 247), (244, 165, 130), (178, 24, 43)]
     at = (min(max(value, -1), 1) + 1) * 2
     low = min(int(at), 3)
@@ -124,7 +124,7 @@ def heat(rows, largest):
 
 
 def embedding(model):
-    """What each of the token's numbers is a sum over a patch by."""
+    """The patch embedding's weights as images, one for each number of a token."""
     shape, weight = model["patch_embed.proj.weight"]
     parts, size, area = [], 42, PATCH * PATCH
     for index in range(shape[0]):
@@ -136,7 +136,7 @@ def embedding(model):
 
 
 def tokens(model, image):
-    """The tokens as they enter the first block: a row each."""
+    """The tokens at the first block's input, one a row."""
     (dim, *_), weight = model["patch_embed.proj.weight"]
     bias, positions = model["patch_embed.proj.bias"][1], model["pos_embed"][1]
     area, count = PATCH * PATCH, SIDE // PATCH
@@ -154,7 +154,7 @@ def tokens(model, image):
 
 
 def shoot(page, target, width, scale=1.5, dark=False, height=None):
-    """A page as Chromium shows it; as high as it is, unless told."""
+    """A screenshot of a page in Chromium, at full height by default."""
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     common = ["chromium", "--headless", "--no-sandbox", "--hide-scrollbars", scheme]
     common.append(f"--force-device-scale-factor={scale}")
@@ -172,7 +172,7 @@ def shoot(page, target, width, scale=1.5, dark=False, height=None):
 
 
 def part(page, body, style=""):
-    """A page with a part of a report's alone."""
+    """A page with one part of a report."""
     head = page[: page.index("</style>")] + "main { padding: .75rem 1rem } h2 { margin-top: .5rem }" + style
     return f"{head}</style></head><body><main>{body}</main></body></html>"
 

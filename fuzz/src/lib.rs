@@ -1,11 +1,11 @@
-//! What the fuzz targets call.
+//! Entry point of the fuzz targets.
 
 mod parsers;
 
-/// Has one of the parsers read these bytes, whether it takes or refuses them.
+/// Runs one of the parsers on these bytes, valid or not.
 ///
 /// # Panics
-/// If something does not hold that must; that is what is looked for.
+/// If the parser violates one of its properties, which is a finding.
 pub fn read(name: &str, bytes: &[u8]) {
     let parser = parsers::ALL.iter().find(|parser| parser.name == name);
     (parser.expect("a target is named after its parser").read)(bytes);

@@ -1,4 +1,4 @@
-//! Checkpoints that are not as they were written.
+//! Damaged checkpoints.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::{Dice, checkpoints, copy, outcome, sandbox, times, uninterrupted};
 use crate::support::Sandbox;
 
-/// A run whose last three checkpoints are kept: those after 32, 36 and 40 steps.
+/// A run with its last three checkpoints: after 32, 36 and 40 steps.
 fn trained() -> (Sandbox, super::Outcome) {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
@@ -21,9 +21,9 @@ fn files_of(sandbox: &Sandbox, checkpoint: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Any bit of any file; the one before is used, and the run ends as it should.
+/// Any bit of any file; resuming uses the previous checkpoint, with the same final result.
 #[test]
-fn a_flipped_bit_is_found_and_the_checkpoint_before_is_used() {
+fn after_a_flipped_bit_the_previous_checkpoint_is_used() {
     let (sandbox, whole) = trained();
     let mut dice = Dice(3);
     for (at, file) in (0..times(2, 40))
@@ -40,7 +40,7 @@ fn a_flipped_bit_is_found_and_the_checkpoint_before_is_used() {
         let said = sandbox.run("train --resume run").succeeded().stderr;
         let context = format!("{at}: bit {bit} of {}: {said}", name.display());
         assert!(said.contains("run/checkpoints/step-000040/"), "{context}");
-        assert!(said.contains("going on from run/checkpoints/step-000036"), "{context}");
+        assert!(said.contains("resuming from run/checkpoints/step-000036"), "{context}");
         assert!(outcome(&sandbox, "run") == whole, "{context}");
         sandbox.run("verify run --files-only").succeeded();
         fs::remove_dir_all(sandbox.path("run")).unwrap();
@@ -48,7 +48,7 @@ fn a_flipped_bit_is_found_and_the_checkpoint_before_is_used() {
 }
 
 #[test]
-fn a_file_cut_at_any_length_is_found_and_the_checkpoint_before_is_used() {
+fn after_a_truncation_the_previous_checkpoint_is_used() {
     let (sandbox, whole) = trained();
     let mut dice = Dice(5);
     for file in (0..times(1, 20)).flat_map(|_| files_of(&sandbox, "whole/checkpoints/step-000040"))
@@ -59,16 +59,16 @@ fn a_file_cut_at_any_length_is_found_and_the_checkpoint_before_is_used() {
         let len = dice.below(fs::metadata(&path).unwrap().len());
         fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(len).unwrap();
         let said = sandbox.run("train --resume run").succeeded().stderr;
-        assert!(said.contains("going on from run/checkpoints/step-000036"), "{len}: {said}");
+        assert!(said.contains("resuming from run/checkpoints/step-000036"), "{len}: {said}");
         assert!(outcome(&sandbox, "run") == whole, "{} cut to {len}", name.display());
         fs::remove_dir_all(sandbox.path("run")).unwrap();
     }
 }
 
-/// A damaged one is newer than all that is still to be written, and would stay in the place of whole ones.
+/// A damaged checkpoint is newer than all that will be written, and must not displace undamaged ones.
 #[cfg(unix)]
 #[test]
-fn a_damaged_checkpoint_does_not_outlive_whole_ones() {
+fn a_damaged_checkpoint_does_not_outlive_good_ones() {
     let (sandbox, whole) = trained();
     for step in [36, 40] {
         sandbox.write(&format!("whole/checkpoints/step-{step:06}/state.json"), "{}");
@@ -87,10 +87,10 @@ fn a_damaged_checkpoint_does_not_outlive_whole_ones() {
     assert_eq!(outcome(&sandbox, "whole"), whole);
 }
 
-/// A length that no disk has, and no model of the run's settings either.
+/// A length beyond any disk, and beyond the run's model.
 #[cfg(unix)]
 #[test]
-fn a_file_of_two_terabytes_is_refused_without_reading_it() {
+fn a_two_terabyte_file_is_rejected_without_reading_it() {
     let (sandbox, _) = trained();
     for name in ["state.json", "model.safetensors", "SHA256SUMS"] {
         let path = sandbox.path("whole/checkpoints/step-000040").join(name);
@@ -110,14 +110,14 @@ fn a_file_of_two_terabytes_is_refused_without_reading_it() {
 }
 
 #[test]
-fn where_none_is_whole_the_run_is_refused() {
+fn if_all_checkpoints_are_damaged_resuming_fails() {
     let (sandbox, _) = trained();
     for step in checkpoints(&sandbox, "whole") {
         sandbox.write(&format!("whole/checkpoints/step-{step:06}/state.json"), "{}");
     }
     let outcome = sandbox.run("train --resume whole");
     assert_eq!(outcome.code, Some(4), "{}", outcome.stderr);
-    // Before the oldest there is none.
+    // There is none before the oldest.
     assert_eq!(outcome.stderr.matches("trying the checkpoint before").count(), 2);
     assert!(
         outcome
@@ -127,20 +127,20 @@ fn where_none_is_whole_the_run_is_refused() {
         outcome.stderr
     );
     assert!(
-        outcome.stderr.contains("hint: no checkpoint of this run is whole"),
+        outcome.stderr.contains("hint: all checkpoints of this run are damaged"),
         "{}",
         outcome.stderr
     );
-    // What was there is there.
+    // The files are still there.
     assert_eq!(checkpoints(&sandbox, "whole"), [32, 36, 40]);
     let verified = sandbox.run("verify whole");
     assert_eq!(verified.code, Some(4), "{}", verified.stderr);
     assert_eq!(verified.stdout.matches("BAD").count(), 3, "{}", verified.stdout);
 }
 
-/// The run goes on from its newest checkpoint, and keeps of the metrics each line that is one.
+/// The run resumes from its newest checkpoint, and keeps every valid line of the metrics.
 #[test]
-fn damaged_or_missing_metrics_cost_records_and_not_the_run() {
+fn damaged_or_missing_metrics_lose_records_but_not_the_run() {
     let (sandbox, whole) = trained();
     let lines = String::from_utf8(sandbox.read("whole/metrics.jsonl")).unwrap();
     let state = sandbox.read("whole/checkpoints/step-000032/state.json");
@@ -161,14 +161,14 @@ fn damaged_or_missing_metrics_cost_records_and_not_the_run() {
             Some(bytes) => sandbox.write("run/metrics.jsonl", bytes),
         }
         if metrics.is_some() {
-            // Of a run that goes on, too.
+            // Also while the run is not finished.
             fs::remove_dir_all(sandbox.path("run/checkpoints/step-000040")).unwrap();
         }
         let checked = sandbox.run("verify run --files-only");
         assert_eq!(checked.code, Some(4), "{}", checked.stderr);
         assert!(checked.stdout.contains("expected to begin with"), "{}", checked.stdout);
         let said = sandbox.run("train --resume run").succeeded().stderr;
-        assert!(said.contains(&format!("of which {verified} are verified")), "{said}");
+        assert!(said.contains(&format!("{verified} of them verified")), "{said}");
         let now = outcome(&sandbox, "run");
         assert_eq!((&now.model, &now.best), (&whole.model, &whole.best));
         let mut expected = whole.metrics.clone();
@@ -178,7 +178,7 @@ fn damaged_or_missing_metrics_cost_records_and_not_the_run() {
         }
         assert_eq!(now.metrics, expected);
         assert_eq!(fs::read(sandbox.path("run/metrics-aside.jsonl")).ok(), metrics);
-        // It is sound from then on.
+        // From now on it is undamaged.
         sandbox.run("verify run --files-only").succeeded();
         let said = sandbox.run("train --resume run").succeeded().stderr;
         assert!(!said.contains("metrics.jsonl"), "{said}");
@@ -190,10 +190,10 @@ fn damaged_or_missing_metrics_cost_records_and_not_the_run() {
 }
 
 #[test]
-fn a_best_epoch_that_was_changed_or_removed_is_found() {
+fn a_changed_or_missing_best_epoch_is_found() {
     let (sandbox, _) = trained();
     let verified = sandbox.run("verify whole --files-only").succeeded().stdout;
-    assert!(verified.contains("as it was at the newest checkpoint"), "{verified}");
+    assert!(verified.contains("unchanged since the newest checkpoint"), "{verified}");
     let mut best = sandbox.read("whole/best.safetensors");
     *best.last_mut().unwrap() ^= 1;
     sandbox.write("whole/best.safetensors", best);
@@ -203,7 +203,7 @@ fn a_best_epoch_that_was_changed_or_removed_is_found() {
     fs::remove_file(sandbox.path("whole/best.safetensors")).unwrap();
     let removed = sandbox.run("verify whole --files-only");
     assert!(removed.stdout.contains("BAD  best.safetensors"), "{}", removed.stdout);
-    // Of a run that has steps after its newest checkpoint, and no better epoch.
+    // In a run with steps after its newest checkpoint, but no better epoch.
     fs::remove_dir_all(sandbox.path("whole/checkpoints/step-000040")).unwrap();
     sandbox.write("whole/best.safetensors", b"");
     let earlier = sandbox.run("verify whole --files-only --json").stdout;
@@ -212,12 +212,12 @@ fn a_best_epoch_that_was_changed_or_removed_is_found() {
     assert_eq!(best["sound"], false, "{best}");
 }
 
-/// The first steps are those of other settings, and so of other parameters.
+/// Changed settings change the parameters after the first steps.
 #[test]
-fn verify_takes_the_first_steps_again() {
+fn verify_repeats_the_first_steps() {
     let (sandbox, _) = trained();
     let verified = sandbox.run("verify whole").succeeded();
-    assert!(verified.stdout.contains("10 taken again, to the same bits"), "{}", verified.stdout);
+    assert!(verified.stdout.contains("10 steps repeated, bit-identical"), "{}", verified.stdout);
     let parts = sandbox.run("verify whole --json").succeeded().json();
     assert!(parts.as_array().unwrap().iter().all(|part| part["sound"] == true), "{parts}");
     let empty = Sandbox::new();

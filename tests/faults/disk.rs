@@ -1,6 +1,6 @@
-//! Disks that are full or not to be written, and places that are not there.
+//! Full and read-only disks, and missing folders.
 #![cfg(unix)]
-#![expect(clippy::print_stderr, reason = "it is said why a test was skipped")]
+#![expect(clippy::print_stderr, reason = "a skipped test prints the reason")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,10 +10,10 @@ use super::{assert_nothing_temporary, checkpoints, copy, outcome, sandbox, unint
 use crate::running::Running;
 use crate::support::{Outcome, Sandbox};
 
-/// A mount namespace of one's own.
+/// Runs a command in its own mount namespace.
 const NAMESPACE: [&str; 3] = ["unshare", "--map-root-user", "--mount"];
 
-/// With which a script says that the machine does not let it try.
+/// Exit code of a script that this machine cannot run.
 const SKIPPED: i32 = 77;
 
 /// `vit` with a limit on the size of its files, in blocks of 512 bytes.
@@ -22,7 +22,7 @@ pub(super) fn limited(sandbox: &Sandbox, blocks: u32, words: &str) -> Outcome {
     Outcome::of(&sandbox.script(&[], &script, words).output().unwrap())
 }
 
-/// What a script comes to that mounts something; none where an ordinary user may not.
+/// Runs a script that mounts something; `None` if an ordinary user may not.
 fn in_a_namespace(sandbox: &Sandbox, script: &str, words: &str) -> Option<Outcome> {
     let may = Command::new(NAMESPACE[0]).args(&NAMESPACE[1..]).arg("true").output();
     if !may.is_ok_and(|output| output.status.success()) {
@@ -37,12 +37,12 @@ fn in_a_namespace(sandbox: &Sandbox, script: &str, words: &str) -> Option<Outcom
     Some(outcome)
 }
 
-/// `vit` without the right of root to write where nobody may; none where that cannot be laid down.
+/// Runs `vit` without root's right to write everywhere; `None` if that is not possible.
 fn unprivileged(sandbox: &Sandbox, words: &str) -> Option<Outcome> {
     unprivileged_after(sandbox, ":", words)
 }
 
-/// The same after a command of the shell's.
+/// The same after a shell command.
 fn unprivileged_after(sandbox: &Sandbox, first: &str, words: &str) -> Option<Outcome> {
     fs::create_dir_all(sandbox.path("probe")).unwrap();
     forbid(sandbox, "probe");
@@ -66,9 +66,9 @@ fn allow(sandbox: &Sandbox, folder: &str) {
     fs::set_permissions(sandbox.path(folder), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// The state is larger than the file may be, what is written before it is not.
+/// The limit is below the state's size, but above the files written before it.
 #[test]
-fn a_limit_on_files_ends_the_run_and_leaves_the_last_checkpoint() {
+fn a_file_size_limit_ends_the_run_and_keeps_the_last_checkpoint() {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
     let state = sandbox.read("whole/checkpoints/step-000040/state.safetensors").len();
@@ -78,7 +78,7 @@ fn a_limit_on_files_ends_the_run_and_leaves_the_last_checkpoint() {
     assert!(stopped.stderr.contains("cannot write run/checkpoints/step-"), "{}", stopped.stderr);
     assert!(checkpoints(&sandbox, "run").is_empty());
     assert_nothing_temporary(&sandbox);
-    // Where there was one it stays, and is what the run goes on from.
+    // An existing checkpoint stays, and the run resumes from it.
     copy(&sandbox.path("whole"), &sandbox.path("second"));
     for later in [36, 40] {
         fs::remove_dir_all(sandbox.path(format!("second/checkpoints/step-{later:06}"))).unwrap();
@@ -94,7 +94,7 @@ fn a_limit_on_files_ends_the_run_and_leaves_the_last_checkpoint() {
 }
 
 #[test]
-fn a_disk_that_fills_while_pictures_are_cached_leaves_no_cache() {
+fn a_full_disk_while_caching_pictures_leaves_no_cache() {
     let sandbox = Sandbox::new();
     crate::own_pictures::flowers(&sandbox);
     let words = "--dataset flowers --image-size 32 --batch-size 16 --max-steps 2 --data-dir data --run-dir run";
@@ -107,13 +107,13 @@ fn a_disk_that_fills_while_pictures_are_cached_leaves_no_cache() {
     sandbox.run(&format!("-q train {words}")).succeeded();
 }
 
-/// A small file system of its own, where an ordinary user may mount one. Once there is room the run goes on.
+/// A small file system, if an ordinary user may mount one. The run resumes once there is space.
 #[test]
-fn a_full_disk_ends_the_run_and_leaves_the_last_checkpoint() {
+fn a_full_disk_ends_the_run_and_keeps_the_last_checkpoint() {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
     fs::create_dir(sandbox.path("disk")).unwrap();
-    // Room for a checkpoint or two; then for all.
+    // Space for one or two checkpoints; later for all.
     let script = format!(
         "mount -t tmpfs -o size=1m tmpfs disk || exit {SKIPPED}
         \"$0\" \"$@\" 2> said; echo $? > code
@@ -130,7 +130,7 @@ fn a_full_disk_ends_the_run_and_leaves_the_last_checkpoint() {
     assert_eq!(text("code"), "4\n", "{said}");
     assert!(said.contains("No space left on device"), "{said}");
     assert!(said.starts_with("error: cannot write disk/run/"), "{said}");
-    let hint = "hint: once it can be written, go on with `vit train --resume disk/run`\n";
+    let hint = "hint: once it is writable, continue with `vit train --resume disk/run`\n";
     assert!(said.ends_with(hint), "{said}");
     assert!(!text("left").contains(".tmp-"), "{}", text("left"));
     let verified: Vec<serde_json::Value> =
@@ -143,9 +143,9 @@ fn a_full_disk_ends_the_run_and_leaves_the_last_checkpoint() {
     assert_nothing_temporary(&sandbox);
 }
 
-/// Where nobody may write nothing is begun; where nobody may any longer nothing is lost.
+/// Without write permission a new run does not start, and a resumed run loses nothing.
 #[test]
-fn a_folder_that_may_not_be_written_is_named_and_left_as_it_is() {
+fn a_read_only_folder_is_named_and_not_changed() {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
     fs::remove_dir_all(sandbox.path("whole/checkpoints/step-000040")).unwrap();
@@ -172,7 +172,7 @@ fn a_folder_that_may_not_be_written_is_named_and_left_as_it_is() {
 }
 
 #[test]
-fn a_file_system_that_cannot_be_written_is_named() {
+fn a_read_only_file_system_is_named() {
     let sandbox = sandbox();
     uninterrupted(&sandbox);
     fs::create_dir(sandbox.path("closed")).unwrap();
@@ -194,9 +194,9 @@ fn a_file_system_that_cannot_be_written_is_named() {
     }
 }
 
-/// Nothing is made where it was, and where it is the run goes on.
+/// Nothing is created at the old path; the run resumes at the new one.
 #[test]
-fn a_run_folder_that_is_taken_away_ends_the_run() {
+fn moving_the_run_directory_ends_the_run() {
     let sandbox = sandbox();
     sandbox.write("long.toml", super::SETTINGS.replace("epochs = 10", "epochs = 300"));
     let words = "-q train --config long.toml --run-dir";
@@ -212,7 +212,7 @@ fn a_run_folder_that_is_taken_away_ends_the_run() {
         assert_eq!(ended.code, Some(4), "{}", ended.stderr);
         let lines: Vec<&str> = ended.stderr.lines().collect();
         assert!(lines[0].starts_with("error: cannot ") && lines[0].contains(" run"), "{lines:?}");
-        let hint = "hint: run is gone: if it was moved, go on there with `vit train --resume`";
+        let hint = "hint: run is gone: if it was moved, continue there with `vit train --resume`";
         assert_eq!(lines[1], hint);
         assert!(!sandbox.path("run").exists());
         if is_kept {
@@ -224,7 +224,7 @@ fn a_run_folder_that_is_taken_away_ends_the_run() {
 }
 
 #[test]
-fn places_that_cannot_be_written_are_told_before_training() {
+fn unwritable_places_are_reported_before_training() {
     let sandbox = sandbox();
     sandbox.write("file", "");
     for place in ["file/run", "/proc/run"] {
@@ -233,9 +233,9 @@ fn places_that_cannot_be_written_are_told_before_training() {
     }
 }
 
-/// The permission is asked for before a model is looked for.
+/// Checked before a model is looked for.
 #[test]
-fn an_output_in_a_folder_that_may_not_be_written_is_refused_before_any_work() {
+fn outputs_in_a_read_only_folder_are_rejected_before_any_work() {
     let sandbox = sandbox();
     fs::create_dir(sandbox.path("closed")).unwrap();
     forbid(&sandbox, "closed");
@@ -259,9 +259,9 @@ fn an_output_in_a_folder_that_may_not_be_written_is_refused_before_any_work() {
     assert!(fs::read_dir(sandbox.path("closed")).unwrap().next().is_none());
 }
 
-/// The folder that a run is made in cannot be looked into by its own maker.
+/// The run directory is not accessible even to its owner.
 #[test]
-fn a_umask_that_takes_every_right_away_leaves_nothing_behind() {
+fn a_umask_of_777_leaves_nothing_behind() {
     let sandbox = sandbox();
     let words = "-q train --config small.toml --run-dir runs/run";
     fs::create_dir(sandbox.path("runs")).unwrap();
@@ -271,9 +271,9 @@ fn a_umask_that_takes_every_right_away_leaves_nothing_behind() {
     assert!(fs::read_dir(sandbox.path("runs")).unwrap().next().is_none());
 }
 
-/// The cache folder below a file, and one that may not be written.
+/// The cache folder is below a file, or not writable.
 #[test]
-fn without_a_cache_folder_training_goes_on_with_digits_and_says_why() {
+fn without_a_cache_folder_training_uses_digits_and_says_why() {
     let sandbox = Sandbox::new();
     sandbox.write("file", "");
     fs::create_dir(sandbox.path("closed")).unwrap();
@@ -285,14 +285,14 @@ fn without_a_cache_folder_training_goes_on_with_digits_and_says_why() {
         let trained = trained.succeeded();
         let lines: Vec<&str> = trained.stderr.lines().collect();
         let why = |line: &&str| {
-            line.starts_with("warning: MNIST has no place to be kept (cannot ")
+            line.starts_with("warning: MNIST cannot be stored (cannot ")
                 && line.contains(&format!("/{cache}/vit/mnist"))
-                && line.ends_with(": this run is on built-in digits")
+                && line.ends_with("; using built-in digits instead")
         };
         assert_eq!(lines.iter().filter(|line| why(line)).count(), 2, "{}", trained.stderr);
         assert!(lines.last().is_some_and(why), "{}", trained.stderr);
         assert!(trained.stdout.starts_with("dataset         digits (built in, not MNIST)\n"));
-        // By name it is MNIST or nothing.
+        // With `--dataset mnist` there is no fallback.
         let words = "-q train --dataset mnist --max-steps 1 --run-dir other";
         let Some(refused) = unprivileged_after(&sandbox, &first, words) else { return };
         assert_eq!(refused.code, Some(4), "{}", refused.stderr);

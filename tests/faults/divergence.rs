@@ -1,4 +1,4 @@
-//! Numbers that cease to be finite.
+//! Runs that diverge.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use super::{checkpoints, copy};
 use crate::support::Sandbox;
 
-/// A learning rate that rises until no parameters stand it: after some steps, not at once.
+/// A rising learning rate that makes training diverge after some steps.
 const RISING: &str = "\
 dataset = 'tiny'
 [train]
@@ -24,7 +24,7 @@ depth = 1
 ";
 
 #[test]
-fn the_last_good_checkpoint_stands_and_the_run_diverges_again() {
+fn the_last_good_checkpoint_is_kept_and_the_run_diverges_again() {
     let sandbox = super::sandbox();
     sandbox.write("rising.toml", RISING);
     let words = "-q train --config rising.toml --save-every 1 --keep 100 --run-dir run";
@@ -43,12 +43,12 @@ fn the_last_good_checkpoint_stands_and_the_run_diverges_again() {
         assert_finite(&sandbox, &format!("run/checkpoints/step-{step:06}/state.safetensors"));
     }
     assert_finite(&sandbox, "run/model.safetensors");
-    // Those well before the end are models like any.
+    // Checkpoints well before the end are valid models.
     let evaluated = sandbox.run("-q eval run/checkpoints/step-000001 --json").succeeded().json();
     assert!(evaluated["loss"].is_f64(), "{evaluated}");
     sandbox.run("verify run --files-only").succeeded();
-    assert!(first.stderr.contains("run/diverged.json says on which images"), "{}", first.stderr);
-    // From the last checkpoint, and from one before, it comes to the same step and says the same.
+    assert!(first.stderr.contains("run/diverged.json lists the images"), "{}", first.stderr);
+    // From the last checkpoint or an earlier one, it reaches the same step with the same message.
     for lost in [0, 2] {
         copy(&sandbox.path("run"), &sandbox.path("second"));
         fs::remove_file(sandbox.path("second/diverged.json")).unwrap();
@@ -68,7 +68,7 @@ fn the_last_good_checkpoint_stands_and_the_run_diverges_again() {
     }
 }
 
-/// Every number of a file is one, and not infinite.
+/// Checks that all numbers of a file are finite.
 #[track_caller]
 fn assert_finite(sandbox: &Sandbox, file: &str) {
     let bytes = sandbox.read(file);

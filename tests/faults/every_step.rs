@@ -1,12 +1,12 @@
-//! A run that ends after any of its steps, and is taken up again there.
+//! Runs that are ended after any step, and resumed.
 
 use std::fs;
 
 use super::{checkpoints, copy, outcome, sandbox, uninterrupted};
 
-/// Whichever step it was, whether its epoch had ended or not, and with another number of threads than before.
+/// After every step, at and within the end of an epoch, and with another number of threads.
 #[test]
-fn a_run_goes_on_from_every_step_to_the_same_bits() {
+fn resuming_after_every_step_is_bit_identical() {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
     let words = "-q train --config small.toml --save-every 1 --keep 100 --threads 1 --run-dir each";
@@ -16,7 +16,7 @@ fn a_run_goes_on_from_every_step_to_the_same_bits() {
     assert_eq!(steps, (1..=40).collect::<Vec<_>>());
     for &step in &steps {
         copy(&sandbox.path("each"), &sandbox.path("run"));
-        // As it would be had it been killed before the next step: what came later is of its future.
+        // As if it was killed before the next step: remove everything later.
         for later in &steps[step as usize..] {
             let name = format!("run/checkpoints/step-{later:06}");
             fs::remove_dir_all(sandbox.path(name)).unwrap();
@@ -29,19 +29,19 @@ fn a_run_goes_on_from_every_step_to_the_same_bits() {
 }
 
 #[test]
-fn a_run_without_a_checkpoint_begins_again() {
+fn a_run_without_a_checkpoint_starts_again() {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
     fs::remove_dir_all(sandbox.path("whole/checkpoints")).unwrap();
     fs::remove_file(sandbox.path("whole/model.safetensors")).unwrap();
     let said = sandbox.run("train --resume whole").succeeded().stderr;
-    assert!(said.contains("whole has no checkpoint yet: beginning again"), "{said}");
+    assert!(said.contains("whole has no checkpoint yet: starting again"), "{said}");
     assert_eq!(outcome(&sandbox, "whole"), whole);
 }
 
-/// Its end was written, and is again: a run can die while its report is drawn.
+/// A run can die while its report is written, so its end is written again.
 #[test]
-fn a_run_that_has_ended_is_finished_and_trains_no_further() {
+fn resuming_a_finished_run_only_rewrites_its_end() {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
     fs::remove_file(sandbox.path("whole/report.html")).unwrap();
@@ -52,7 +52,7 @@ fn a_run_that_has_ended_is_finished_and_trains_no_further() {
 }
 
 #[test]
-fn in_the_order_of_the_file_too() {
+fn resuming_without_shuffling_is_bit_identical() {
     let sandbox = sandbox();
     sandbox
         .run("-q train --config small.toml --no-shuffle --save-every 4 --run-dir whole")
@@ -65,9 +65,9 @@ fn in_the_order_of_the_file_too() {
     assert_eq!(outcome(&sandbox, "whole"), whole);
 }
 
-/// Event files are of the steps that stand, each of them once.
+/// Event files contain each remaining step once.
 #[test]
-fn tensorboards_events_are_those_of_the_metrics() {
+fn tensorboard_events_match_the_metrics() {
     let sandbox = sandbox();
     let words = "-q train --config small.toml --tensorboard --save-every 7 --keep 9 --run-dir run";
     sandbox.run(words).succeeded();

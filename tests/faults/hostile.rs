@@ -1,4 +1,4 @@
-//! Files made to do harm: each is an error that names it, soon, in little memory.
+//! Hostile files: each is an error that names it, quickly and in little memory.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,13 +12,13 @@ use crate::memory::{Measured, measured};
 use crate::png_file::{Header, png};
 use crate::support::Sandbox;
 
-/// What a program may take beyond the size of its input.
+/// Memory allowed beyond the size of the input.
 const MEMORY: u64 = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Holds a command to end with this code and an error that says so, within bounds.
+/// Checks that a command ends with this code and message, within the limits.
 #[track_caller]
-fn refused(sandbox: &Sandbox, code: i32, words: &str, says: &str, input: u64) {
+fn assert_rejected(sandbox: &Sandbox, code: i32, words: &str, says: &str, input: u64) {
     let begun = Instant::now();
     let Measured { code: ended, stderr: said, peak } =
         measured(&sandbox.command(&format!("-q {words}")));
@@ -33,19 +33,19 @@ fn refused(sandbox: &Sandbox, code: i32, words: &str, says: &str, input: u64) {
 fn sandbox() -> Sandbox {
     let sandbox = super::sandbox();
     super::uninterrupted(&sandbox);
-    // One checkpoint: where it is wrong, there is none to go on from.
+    // Only one checkpoint, so that an error in it cannot be avoided.
     for step in [32, 36] {
         fs::remove_dir_all(sandbox.path(format!("whole/checkpoints/step-{step:06}"))).unwrap();
     }
     sandbox
 }
 
-/// A safetensors file of this header.
+/// A safetensors file with this header.
 fn safetensors(header: &str, data: usize) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &vec![0; data]].concat()
 }
 
-/// A header of empty tensors, as long as this.
+/// A header of this length, full of empty tensors.
 fn many_tensors(length: usize) -> String {
     let mut header = "{".to_owned();
     for number in 0.. {
@@ -58,7 +58,7 @@ fn many_tensors(length: usize) -> String {
 }
 
 #[test]
-fn models() {
+fn hostile_models_are_rejected() {
     let sandbox = sandbox();
     let one =
         |shape: &str| format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[0,4]}}}}"#);
@@ -66,12 +66,12 @@ fn models() {
     let (unlike, long) =
         ("is not a safetensors file", "expected a header of at most 2097152 bytes");
     let bytes: [(Vec<u8>, &str); 11] = [
-        // 100 MB of a header that is none, or of names; one that is announced only.
+        // A header of 100 MB of spaces, or of names; or one that is only announced.
         (safetensors(&" ".repeat(100_000_000), 0), long),
         (safetensors(&many_tensors(100_000_000), 0), long),
         (100_000_000_u64.to_le_bytes().to_vec(), unlike),
         (u64::MAX.to_le_bytes().to_vec(), unlike),
-        // As many tensors as are looked at.
+        // The most tensors within the limit.
         (safetensors(&many_tensors(2 << 20), 0), "hostile.safetensors"),
         (safetensors(&one("[18446744073709551615,4]"), 4), unlike),
         (safetensors(&one("[1000000000000]"), 4), unlike),
@@ -85,14 +85,14 @@ fn models() {
         let length = bytes.len() as u64;
         drop(bytes);
         for command in ["info", "eval", "train --dataset tiny --batch-size 9 --init"] {
-            refused(&sandbox, 4, &format!("{command} hostile.safetensors"), says, length);
+            assert_rejected(&sandbox, 4, &format!("{command} hostile.safetensors"), says, length);
         }
     }
 }
 
-/// A model's own file, whose configuration says otherwise.
+/// A model file whose configuration does not match.
 #[test]
-fn configurations_in_a_models_file() {
+fn hostile_configurations_in_model_files_are_rejected() {
     let sandbox = sandbox();
     let whole = sandbox.read("whole/model.safetensors");
     let length = u64::from_le_bytes(*whole.first_chunk().unwrap()) as usize;
@@ -101,12 +101,12 @@ fn configurations_in_a_models_file() {
     for (right, wrong, says) in [
         ("heads\\\":4", "heads\\\":1000000000000", "heads"),
         ("heads\\\":4", "heads\\\":0", "heads"),
-        ("heads\\\":4", "heads\\\":1e12", "configuration that cannot be read"),
-        ("heads\\\":4,", "", "configuration that cannot be read"),
+        ("heads\\\":4", "heads\\\":1e12", "cannot parse the configuration"),
+        ("heads\\\":4,", "", "cannot parse the configuration"),
         ("depth\\\":1", "depth\\\":18446744073709551615", "expected depth of at most 1024"),
         ("dim\\\":32", "dim\\\":1000000000000", "expected dim of at most 65536"),
         ("\\\"height\\\":28", "\\\"height\\\":28000000", "image"),
-        ("attention\\\":0.2", "attention\\\":NaN", "configuration that cannot be read"),
+        ("attention\\\":0.2", "attention\\\":NaN", "cannot parse the configuration"),
         ("\"head.weight\"", "\"head.weights\"", "head.weight"),
     ] {
         assert!(header.contains(right), "{header} has no {right}");
@@ -114,17 +114,17 @@ fn configurations_in_a_models_file() {
         bytes.extend(data);
         sandbox.write("hostile.safetensors", &bytes);
         let words = "eval hostile.safetensors --dataset tiny";
-        refused(&sandbox, 4, words, says, bytes.len() as u64);
+        assert_rejected(&sandbox, 4, words, says, bytes.len() as u64);
     }
 }
 
-/// A model whose configuration asks for more than there can be.
+/// Configurations of impossible models.
 #[test]
-fn configurations() {
+fn hostile_configurations_are_rejected() {
     let sandbox = sandbox();
     let keys: String = (0..3_000_000).map(|number| format!("k{number} = 1\n")).collect();
     let fewer = &keys[..keys[..1 << 15].rfind('\n').unwrap() + 1];
-    // Which the parser takes most for.
+    // The text that needs the most parser memory.
     let dots = format!("x = [{}]\n", "{a.a.a.a.a.a.a.a.a.a.a.a.a.a=0},".repeat(1000));
     for (text, says) in [
         ("[model]\nheads = 1000000000000\n", "heads"),
@@ -149,13 +149,13 @@ fn configurations() {
     ] {
         sandbox.write("hostile.toml", text);
         let words = "train --config hostile.toml --dataset tiny --batch-size 9 --epochs 1";
-        refused(&sandbox, 2, words, says, text.len() as u64);
+        assert_rejected(&sandbox, 2, words, says, text.len() as u64);
     }
 }
 
-/// Numbers that are sound in themselves, and of which no more is taken than there are images.
+/// Valid numbers, limited by the number of images.
 #[test]
-fn batches_and_shards_without_end() {
+fn huge_batches_and_shards_take_little_memory() {
     let sandbox = sandbox();
     sandbox.write("hostile.toml", "[train]\nshards = 9223372036854775807\n");
     let words = "-q train --config hostile.toml --dataset tiny --batch-size 9 --epochs 1";
@@ -163,23 +163,23 @@ fn batches_and_shards_without_end() {
     assert!(code == Some(0) && peak < MEMORY, "{peak} bytes: {stderr}");
     sandbox.write("hostile.toml", "[train]\nbatch_size = 9223372036854775807\n");
     let words = "train --config hostile.toml --dataset tiny --epochs 1";
-    refused(&sandbox, 2, words, "9223372036854775807", 0);
+    assert_rejected(&sandbox, 2, words, "9223372036854775807", 0);
 }
 
-/// What timm says of a model, with this.
+/// timm's configuration with this in addition.
 fn timm(rest: &str) -> String {
     format!("{{\"architecture\":\"vit_tiny_patch7_28\",\"global_pool\":\"token\",{rest}}}")
 }
 
-/// What another library says of its model.
+/// The JSON of foreign models.
 #[test]
-fn documents() {
+fn hostile_json_of_foreign_models_is_rejected() {
     let sandbox = sandbox();
     sandbox.write("cls.toml", "[model]\npool = 'cls'\nqkv_bias = true\ndepth = 1\n");
     let words = "train --config cls.toml --dataset tiny --batch-size 9 --max-steps 1 --run-dir cls";
     sandbox.run(&format!("-q {words}")).succeeded();
     sandbox.write("foreign/config.json", "");
-    // Without our configuration, which would go before the documents.
+    // Without our configuration, which would override the JSON.
     let tensors = candle_core::safetensors::load(
         sandbox.path("cls/model.safetensors"),
         &candle_core::Device::Cpu,
@@ -207,32 +207,32 @@ fn documents() {
         sandbox.write("foreign/config.json", &text);
         let words = "import foreign -o out.safetensors";
         let length = text.len() as u64 + sandbox.read("foreign/model.safetensors").len() as u64;
-        refused(&sandbox, code, words, says, length);
+        assert_rejected(&sandbox, code, words, says, length);
     }
 }
 
 #[test]
-fn datasets() {
+fn hostile_datasets_are_rejected() {
     let sandbox = sandbox();
     let header =
         |words: &[u32]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>();
     for bytes in [
         Vec::new(),
-        // More images than bytes, a size that overflows, no images, images without pixels.
+        // More images than bytes, an overflowing size, no images, images without pixels.
         header(&[0x803, u32::MAX, 28, 28]),
         header(&[0x803, u32::MAX, u32::MAX, u32::MAX]),
         header(&[0x803, 0, 28, 28]),
         header(&[0x803, 40, 0, 28]),
-        // Another magic number.
+        // A wrong magic number.
         header(&[0x1803, 40, 28, 28]),
     ] {
         sandbox.write("tiny/train-images-idx3-ubyte", &bytes);
         let words = "train --dataset tiny --batch-size 9";
-        refused(&sandbox, 3, words, "train-images-idx3-ubyte", bytes.len() as u64);
+        assert_rejected(&sandbox, 3, words, "train-images-idx3-ubyte", bytes.len() as u64);
     }
 }
 
-/// An IDX file of this header, so many zeros, and these bytes, gzipped.
+/// A gzipped IDX file of this header, this many zeros, and these bytes.
 fn packed(header: &[u32], zeros: u64, rest: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     header.iter().for_each(|word| encoder.write_all(&word.to_be_bytes()).unwrap());
@@ -241,9 +241,9 @@ fn packed(header: &[u32], zeros: u64, rest: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// 784 MB of black images in less than eight, with the labels that belong to them and without.
+/// 784 MB of black images in less than 8 MB, with and without matching labels.
 #[test]
-fn bombs() {
+fn gzip_bombs_are_rejected() {
     const COUNT: u32 = 1_000_000;
     let sandbox = sandbox();
     let count = u64::from(COUNT);
@@ -252,15 +252,21 @@ fn bombs() {
     std::fs::remove_file(sandbox.path("tiny/train-images-idx3-ubyte")).unwrap();
     sandbox.write("tiny/train-images-idx3-ubyte.gz", images);
     let words = "train --dataset tiny --batch-size 9";
-    refused(&sandbox, 3, words, "got a header that announces 784000016", length);
+    assert_rejected(&sandbox, 3, words, "got a header that announces 784000016", length);
     std::fs::remove_file(sandbox.path("tiny/train-labels-idx1-ubyte")).unwrap();
     sandbox.write("tiny/train-labels-idx1-ubyte.gz", packed(&[0x801, COUNT], count, &[]));
-    refused(&sandbox, 3, words, "bytes unpacked, got a header that announces 784000016", length);
+    assert_rejected(
+        &sandbox,
+        3,
+        words,
+        "bytes unpacked, got a header that announces 784000016",
+        length,
+    );
 }
 
-/// 61 MiB of black images in little, and wrong in the last byte of either file.
+/// 61 MiB of black images in a small file, wrong in the last byte of either file.
 #[test]
-fn what_is_packed_and_wrong_at_its_end() {
+fn gzipped_files_wrong_at_their_end_are_rejected() {
     const COUNT: u32 = 82_000;
     let sandbox = sandbox();
     for name in ["images-idx3-ubyte", "labels-idx1-ubyte"] {
@@ -273,19 +279,19 @@ fn what_is_packed_and_wrong_at_its_end() {
     let words = "train --dataset tiny --batch-size 9";
     let length = (images.len() + right.len()) as u64;
     write("labels-idx1-ubyte", &right);
-    // The checksum, which a gzip file ends with, and its length.
+    // The checksum at the end of a gzip file, and its length.
     let mut altered = images.clone();
     let at = altered.len() - 8;
     altered[at] ^= 1;
     write("images-idx3-ubyte", &altered);
-    refused(&sandbox, 3, words, "train-images-idx3-ubyte.gz", length);
+    assert_rejected(&sandbox, 3, words, "train-images-idx3-ubyte.gz", length);
     write("images-idx3-ubyte", &images[..at]);
-    refused(&sandbox, 3, words, "train-images-idx3-ubyte.gz", length);
+    assert_rejected(&sandbox, 3, words, "train-images-idx3-ubyte.gz", length);
 }
 
-/// As small as the others, of images as large as their files are packed: no model takes them, and none is unpacked.
+/// Small files of huge images, which no model accepts and which are never unpacked.
 #[test]
-fn datasets_of_other_sizes() {
+fn huge_images_are_rejected_without_unpacking() {
     let sandbox = sandbox();
     let (images, labels) =
         (packed(&[0x803, 1, 8000, 8000], 64_000_000, &[]), packed(&[0x801, 1], 1, &[]));
@@ -297,13 +303,13 @@ fn datasets_of_other_sizes() {
     }
     let length = 2 * (images.len() + labels.len()) as u64;
     let says = "the model expects images of 28x28 px with 1 channels, tiny has 8000x8000 px";
-    refused(&sandbox, 2, "eval whole --dataset tiny", says, length);
+    assert_rejected(&sandbox, 2, "eval whole --dataset tiny", says, length);
     let says = "tiny: expected images of at most 16777216 numbers";
-    refused(&sandbox, 2, "train --dataset tiny --batch-size 1", says, length);
+    assert_rejected(&sandbox, 2, "train --dataset tiny --batch-size 1", says, length);
 }
 
 #[test]
-fn checkpoints_and_what_lies_beside_them() {
+fn hostile_checkpoints_are_rejected() {
     let sandbox = sandbox();
     let read = |name: &str| sandbox.read(&format!("whole/checkpoints/step-000040/{name}"));
     let (sound_state, sound_tensors) = (read("state.json"), read("state.safetensors"));
@@ -324,16 +330,16 @@ fn checkpoints_and_what_lies_beside_them() {
         ("state.safetensors", safetensors("{}", 0)),
     ] {
         rewrite(&sandbox, name, &bytes);
-        // A file without tensors is sound by itself.
+        // A file without tensors is valid by itself.
         let says = if bytes == safetensors("{}", 0) { "missing, expected shape" } else { name };
-        refused(&sandbox, 4, "train --resume whole", says, bytes.len() as u64);
+        assert_rejected(&sandbox, 4, "train --resume whole", says, bytes.len() as u64);
         rewrite(&sandbox, "state.json", &sound_state);
         rewrite(&sandbox, "state.safetensors", &sound_tensors);
     }
     let before = sandbox.read("whole/config.toml");
     for bytes in [deep.clone().into_bytes(), vec![0xff; 1000], Vec::new()] {
         sandbox.write("whole/config.toml", &bytes);
-        refused(&sandbox, 4, "train --resume whole", "config.toml", bytes.len() as u64);
+        assert_rejected(&sandbox, 4, "train --resume whole", "config.toml", bytes.len() as u64);
     }
     sandbox.write("whole/config.toml", before);
     sandbox.write("whole/metrics.jsonl", deep);
@@ -341,9 +347,9 @@ fn checkpoints_and_what_lies_beside_them() {
     assert!(said.contains("metrics.jsonl was damaged"), "{said}");
 }
 
-/// Whose settings, and those of the run, ask for a model of four gigabytes.
+/// Settings of run and checkpoint that describe a model of 4 GB.
 #[test]
-fn checkpoints_of_a_large_model() {
+fn checkpoints_of_a_huge_model_are_rejected() {
     let sandbox = sandbox();
     let config = String::from_utf8(sandbox.read("whole/config.toml")).unwrap();
     for (name, small, large) in [("dim", 32, 8192), ("mlp_dim", 128, 16384)] {
@@ -354,15 +360,15 @@ fn checkpoints_of_a_large_model() {
         sandbox.write("whole/config.toml", &config);
         for command in ["train --resume", "verify"] {
             let says =
-                if command == "verify" { "parts are unsound" } else { "are not of its settings" };
-            refused(&sandbox, 4, &format!("{command} whole"), says, 0);
+                if command == "verify" { "checks failed" } else { "do not match its settings" };
+            assert_rejected(&sandbox, 4, &format!("{command} whole"), says, 0);
         }
     }
 }
 
-/// Of as many megabytes as the run's model allows, which are right but for their last.
+/// The largest files that the run's model allows, valid except at their end.
 #[test]
-fn checkpoints_that_are_wrong_at_their_end() {
+fn checkpoints_wrong_at_their_end_are_rejected() {
     const SIZE: usize = 4_000_000;
     let sandbox = sandbox();
     let header = format!(
@@ -375,26 +381,32 @@ fn checkpoints_that_are_wrong_at_their_end() {
     rewrite(&sandbox, "state.safetensors", &bytes);
     drop(bytes);
     let says = "state.safetensors: b: expected F32 or F64, got U8";
-    refused(&sandbox, 4, "train --resume whole", says, length);
+    assert_rejected(&sandbox, 4, "train --resume whole", says, length);
 }
 
 #[test]
-fn metrics() {
+fn hostile_metrics_are_rejected() {
     let sandbox = sandbox();
     let text = r#"{"kind":"step","step":1,"loss":1}
 "#
     .repeat(3_000_000);
     let text = format!("{text}{{\n");
     sandbox.write("whole/metrics.jsonl", &text);
-    refused(&sandbox, 4, "compare whole", "whole/metrics.jsonl:3000001: ", text.len() as u64);
+    assert_rejected(
+        &sandbox,
+        4,
+        "compare whole",
+        "whole/metrics.jsonl:3000001: ",
+        text.len() as u64,
+    );
     let line = format!(r#"{{"kind":"step","step":1,"x":[{}0]}}"#, "0,".repeat(10_000_000));
     sandbox.write("whole/metrics.jsonl", &line);
-    refused(&sandbox, 4, "compare whole", "whole/metrics.jsonl:1: ", line.len() as u64);
+    assert_rejected(&sandbox, 4, "compare whole", "whole/metrics.jsonl:1: ", line.len() as u64);
 }
 
-/// Pipes that nobody writes to, in the place of files.
+/// Pipes without a writer in place of files.
 #[test]
-fn what_never_ends() {
+fn pipes_do_not_block() {
     let sandbox = sandbox();
     for (path, words) in [
         ("model.safetensors", "eval model.safetensors --dataset tiny"),
@@ -408,7 +420,7 @@ fn what_never_ends() {
         let made = std::process::Command::new("mkfifo").arg(&pipe).status();
         assert!(made.unwrap().success());
         let code = if path.starts_with("tiny") { 3 } else { 4 };
-        refused(&sandbox, code, words, path, 0);
+        assert_rejected(&sandbox, code, words, path, 0);
         std::fs::remove_file(&pipe).unwrap();
         if let Ok(before) = before {
             std::fs::write(&pipe, before).unwrap();
@@ -416,9 +428,9 @@ fn what_never_ends() {
     }
 }
 
-/// With a header that announces what no memory could hold, and others that are refused at their end.
+/// Headers that announce more than any memory, and files wrong at their end.
 #[test]
-fn pictures() {
+fn hostile_pictures_are_rejected() {
     let sandbox = sandbox();
     sandbox.train_digits("--max-steps 1");
     let large =
@@ -427,7 +439,7 @@ fn pictures() {
     let jpeg = b"\xff\xd8\xff\xc0\x00\x0b\x08\xea\x60\xea\x60\x01\x01\x11\x00\xff\xd9";
     let (sound_png, sound_jpeg) = (large_png(), large_jpeg());
     let cut = sound_png[..sound_png.len() - 40].to_vec();
-    // A frame in the middle of the last rows.
+    // A second frame within the last rows.
     let mut altered = sound_jpeg.clone();
     let at = altered.len() - 100;
     altered[at..at + 2].copy_from_slice(&[0xFF, 0xC0]);
@@ -443,7 +455,13 @@ fn pictures() {
         sandbox.write(name, &bytes);
         for command in ["predict run", "explain run"] {
             let output = if command.starts_with("explain") { " -o out.png" } else { "" };
-            refused(&sandbox, 3, &format!("{command} {name}{output}"), name, bytes.len() as u64);
+            assert_rejected(
+                &sandbox,
+                3,
+                &format!("{command} {name}{output}"),
+                name,
+                bytes.len() as u64,
+            );
         }
     }
     for (name, bytes) in [("sound.png", sound_png), ("sound.jpg", sound_jpeg)] {
@@ -455,7 +473,7 @@ fn pictures() {
     }
 }
 
-/// Of one colour, with four samples of 16 bits: 512 MiB in half a megabyte.
+/// A single colour, four samples of 16 bits: 512 MiB in half a megabyte.
 fn large_png() -> Vec<u8> {
     let row = vec![0; 8 * 8192];
     let rows = crate::png_file::rows(std::iter::repeat_n(row.as_slice(), 8192));
@@ -463,7 +481,7 @@ fn large_png() -> Vec<u8> {
     png(&header, &[(b"IDAT", rows)])
 }
 
-/// As large as a camera's, in colour.
+/// The size of a camera's picture, in colour.
 fn large_jpeg() -> Vec<u8> {
     let pixel =
         |x: u32, y: u32| image::Rgb([x / 16, (x + y) / 16, y / 16].map(|light| light as u8));
@@ -473,8 +491,8 @@ fn large_jpeg() -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// A small file that says it is of this size, which many bytes behind it make believable: with sides of 2590 it has as many
-/// coefficients as are kept.
+/// A small file that announces this size, padded so that the size is plausible. With sides of 2590 it reaches the limit
+/// of coefficients.
 fn progressive(side: u16) -> Vec<u8> {
     let mut bytes = include_bytes!("../fixtures/jpeg/progressive.jpg").to_vec();
     let frame = bytes.windows(2).position(|two| two == [0xFF, 0xC2]).unwrap();

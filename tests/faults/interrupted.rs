@@ -11,7 +11,7 @@ use crate::interrupt::send;
 use crate::running::Running;
 use crate::support::{Sandbox, json_lines, timeless};
 
-/// Steps that take long enough for a signal to come while one is taken: four an epoch, of 45 images, and a record of each.
+/// Steps slow enough to be interrupted: four an epoch, of 45 images, with a record of each.
 const SLOW: &str = "\
 dataset = 'images'
 val_split = 0.1
@@ -26,14 +26,14 @@ depth = 4
 dropout = { embedding = 0.1, attention = 0.2, projection = 0.2, mlp = 0.2 }
 ";
 
-/// The last step that is recorded, or 0.
+/// The last recorded step, or 0.
 fn recorded(sandbox: &Sandbox) -> u64 {
     let text = fs::read_to_string(sandbox.path("run/metrics.jsonl")).unwrap_or_default();
     let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
     json_lines(whole).last().and_then(|record| record["step"].as_u64()).unwrap_or(0)
 }
 
-/// Trains by these words, and sends one signal once so many steps are recorded; gives what was said on stderr.
+/// Trains, sends a signal once this step is recorded, and returns stderr.
 fn interrupted_after(sandbox: &Sandbox, words: &str, step: u64) -> String {
     let mut training = Running::start(&mut sandbox.command(words));
     training.wait_until(|| sandbox.path("run/metrics.jsonl").exists() && recorded(sandbox) >= step);
@@ -43,9 +43,9 @@ fn interrupted_after(sandbox: &Sandbox, words: &str, step: u64) -> String {
     ended.stderr
 }
 
-/// The last two are those of an epoch and of `--max-steps`: after them comes an evaluation.
+/// The last two are the end of an epoch and `--max-steps`, which are followed by an evaluation.
 #[test]
-fn a_run_goes_on_from_a_signal_in_any_step_to_the_same_bits() {
+fn resuming_after_a_signal_in_any_step_is_bit_identical() {
     let sandbox = Sandbox::new();
     IdxFolder { train: 200, ..IdxFolder::default() }.write(&sandbox, "images");
     sandbox.write("slow.toml", SLOW);
@@ -61,9 +61,9 @@ fn a_run_goes_on_from_a_signal_in_any_step_to_the_same_bits() {
     }
 }
 
-/// Though the step is not waited for: what came before it was held ready.
+/// The step in progress is discarded; the state before it was kept ready.
 #[test]
-fn a_step_of_seconds_loses_itself_alone() {
+fn interrupting_a_slow_step_loses_only_that_step() {
     let sandbox = Sandbox::new();
     IdxFolder { train: 384, ..IdxFolder::default() }.write(&sandbox, "images");
     let slow = SLOW.replace("dim = 256", "dim = 384").replace("depth = 4", "depth = 6");
@@ -76,19 +76,19 @@ fn a_step_of_seconds_loses_itself_alone() {
         (sandbox.read(&format!("{run}/model.safetensors")), timeless(&metrics))
     };
     let said = interrupted_after(&sandbox, &format!("{words} run"), 1);
-    assert!(said.contains("interrupted; the model so far is in run"), "{said}");
+    assert!(said.contains("interrupted; the run is saved in run"), "{said}");
     assert!(!checkpoints(&sandbox, "run").is_empty(), "{said}");
     sandbox.run("-q train --resume run").succeeded();
     assert!(without_best("run") == without_best("whole"), "{said}");
 }
 
 #[test]
-fn a_run_that_was_asked_twice_is_whole_and_goes_on_to_the_same_bits() {
+fn after_two_signals_the_run_is_sound_and_resumes_bit_identically() {
     let sandbox = sandbox();
     let words = "train --config small.toml --epochs 60 --save-every 3 --run-dir";
     sandbox.run(&format!("-q {words} whole")).succeeded();
     let whole = outcome(&sandbox, "whole");
-    // Where the first prefix that `vit verify` takes again is there.
+    // Step 12 is after the first prefix that `vit verify` repeats.
     for step in [12, 60, 120] {
         let mut training = Running::start(&mut sandbox.command(&format!("-q {words} run")));
         training.wait_until(|| checkpoints(&sandbox, "run").last().is_some_and(|&at| at >= step));

@@ -1,4 +1,5 @@
-//! Links and pipes in the place of locks and data: nothing is written through a link, and nobody waits for a pipe's writer.
+//! Links and pipes in place of locks and data: nothing is written through a link, and a pipe without a writer does not
+//! block.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -13,13 +14,13 @@ fn make_pipe(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
-/// What `vit` comes to, which must not take long.
+/// Runs `vit`, which must end soon.
 fn soon(sandbox: &Sandbox, words: &str) -> Outcome {
     Outcome::of(&sandbox.command_by("timeout", &["20"], words).output().unwrap())
 }
 
 #[test]
-fn a_lock_that_is_a_link_or_a_pipe_is_an_error_at_once() {
+fn a_lock_that_is_a_link_or_pipe_is_an_error() {
     let sandbox = sandbox();
     uninterrupted(&sandbox);
     let lock = sandbox.path("whole/.lock");
@@ -42,14 +43,14 @@ fn a_lock_that_is_a_link_or_a_pipe_is_an_error_at_once() {
 }
 
 #[test]
-fn a_pipe_in_the_place_of_a_datasets_file_is_an_error_at_once() {
+fn a_pipe_in_place_of_a_datasets_file_is_an_error() {
     let images = "train-images-idx3-ubyte";
     for (name, words) in [
         (images.to_owned(), "fetch mnist --data-dir data"),
         (format!("{images}.gz"), "fetch mnist --data-dir data"),
         (format!("{images}.gz.part"), "fetch mnist --data-dir data"),
         (".lock".to_owned(), "fetch mnist --data-dir data"),
-        // Not by built-in digits: something is there that is not what it should be.
+        // No fallback to digits: the file exists, but is wrong.
         (images.to_owned(), "train --data-dir data --max-steps 1 --run-dir run"),
         (".lock".to_owned(), "train --data-dir data --max-steps 1 --run-dir run"),
     ] {
@@ -64,7 +65,7 @@ fn a_pipe_in_the_place_of_a_datasets_file_is_an_error_at_once() {
 }
 
 #[test]
-fn a_pipe_in_a_folder_of_ones_own_is_an_error_at_once() {
+fn a_pipe_in_the_users_own_dataset_is_an_error() {
     let sandbox = sandbox();
     for name in ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"] {
         let path = sandbox.path("tiny").join(name);
@@ -76,9 +77,9 @@ fn a_pipe_in_a_folder_of_ones_own_is_an_error_at_once() {
     }
 }
 
-/// What arrives would be written wherever the link leads.
+/// A download would otherwise be written to the link's target.
 #[test]
-fn a_download_is_not_continued_through_a_link() {
+fn a_download_does_not_resume_through_a_link() {
     let sandbox = Sandbox::new();
     sandbox.write("mine", "mine");
     fs::create_dir_all(sandbox.path("data/mnist")).unwrap();

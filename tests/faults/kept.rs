@@ -1,4 +1,4 @@
-//! Resuming deletes no checkpoint that is whole, whatever else lies or happens there.
+//! Resuming never deletes a good checkpoint, whatever happens.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use super::{checkpoints, copy, outcome, sandbox, uninterrupted};
 use crate::idx_folder::IdxFolder;
 use crate::support::Sandbox;
 
-/// Every file below a folder, with its bytes; of a link, where it leads.
+/// Every file below a folder with its content; links with their target.
 fn files_below(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -29,7 +29,7 @@ fn files_below(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-/// A run that ended, in `whole`, and what it came to. Its checkpoints are those after 32, 36 and 40 steps.
+/// A finished run in `whole` with its outcome. It has checkpoints after 32, 36 and 40 steps.
 fn trained() -> (Sandbox, super::Outcome) {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
@@ -37,7 +37,7 @@ fn trained() -> (Sandbox, super::Outcome) {
 }
 
 #[test]
-fn files_that_a_checkpoint_does_not_list_are_ignored_and_kept() {
+fn unlisted_files_in_a_checkpoint_are_ignored_and_kept() {
     let (sandbox, whole) = trained();
     let others = [".DS_Store", "Thumbs.db", ".nfs0001", "notes.txt", "@eaDir/x"];
     for name in others {
@@ -45,7 +45,7 @@ fn files_that_a_checkpoint_does_not_list_are_ignored_and_kept() {
     }
     sandbox.run("verify whole --files-only").succeeded();
     let said = sandbox.run("train --resume whole").succeeded().stderr;
-    assert!(said.contains("going on from whole/checkpoints/step-000040"), "{said}");
+    assert!(said.contains("resuming from whole/checkpoints/step-000040"), "{said}");
     assert_eq!(outcome(&sandbox, "whole"), whole);
     assert_eq!(checkpoints(&sandbox, "whole"), [32, 36, 40]);
     for name in others {
@@ -53,13 +53,13 @@ fn files_that_a_checkpoint_does_not_list_are_ignored_and_kept() {
     }
 }
 
-/// The newest stands for its run; of another, the run would lose what came after.
+/// The newest checkpoint stands for its run. From an older one, the run would lose later ones.
 #[test]
-fn a_run_goes_on_from_the_checkpoint_that_is_named_or_is_refused() {
+fn resuming_from_a_named_checkpoint_uses_it_or_fails() {
     let (sandbox, whole) = trained();
     copy(&sandbox.path("whole/checkpoints/step-000040"), &sandbox.path("copied"));
     fs::remove_dir_all(sandbox.path("whole/checkpoints/step-000040")).unwrap();
-    // As `last` is of a run that was killed before it pointed it to the newest.
+    // The state of `last` after a kill before it was updated.
     #[cfg(unix)]
     {
         fs::remove_file(sandbox.path("whole/checkpoints/last")).unwrap();
@@ -74,7 +74,7 @@ fn a_run_goes_on_from_the_checkpoint_that_is_named_or_is_refused() {
     refusal.saying(&["expected the newest checkpoint of whole, step-000036"]);
     let refusal = sandbox.refuses(2, "train --resume copied");
     assert!(refusal.hint.contains(&init("copied")), "{refusal:?}");
-    refusal.saying(&["expected a run folder, got a checkpoint outside of one: copied"]);
+    refusal.saying(&["expected a run directory, got a checkpoint outside of one: copied"]);
     let verified = sandbox.run("verify whole/checkpoints/step-000036 --files-only").stdout;
     assert!(verified.contains("ok   checkpoints/step-000032  "), "{verified}");
     assert_eq!(files_below(&sandbox.path("")), before);
@@ -87,16 +87,16 @@ fn a_run_goes_on_from_the_checkpoint_that_is_named_or_is_refused() {
     sandbox.run(&format!("train --resume {named}")).succeeded();
     assert_eq!(outcome(&sandbox, "whole"), whole);
     assert_eq!(files_below(&newest), listed);
-    // From within it.
+    // From inside the directory.
     let mut within = sandbox.command("train --resume .");
     let within = within.current_dir(sandbox.path("whole/checkpoints/step-000040")).output();
     let within = within.unwrap();
     assert!(within.status.success(), "{}", String::from_utf8_lossy(&within.stderr));
 }
 
-/// What marks a checkpoint is missing: it is one all the same, and nothing is trained in it.
+/// It counts as a checkpoint even without its state file, and nothing may be trained in it.
 #[test]
-fn nothing_is_written_into_a_checkpoint_that_lacks_files() {
+fn nothing_is_written_into_an_incomplete_checkpoint() {
     let (sandbox, _) = trained();
     for names in [&["SHA256SUMS"][..], &["SHA256SUMS", "model.safetensors"], &["state.json"]] {
         copy(&sandbox.path("whole"), &sandbox.path("run"));
@@ -104,7 +104,7 @@ fn nothing_is_written_into_a_checkpoint_that_lacks_files() {
         names.iter().for_each(|name| fs::remove_file(newest.join(name)).unwrap());
         let before = files_below(&newest);
         let said = sandbox.run("train --resume run/checkpoints/step-000040").succeeded().stderr;
-        assert!(said.contains("going on from run/checkpoints/step-000036"), "{said}");
+        assert!(said.contains("resuming from run/checkpoints/step-000036"), "{said}");
         let aside = files_below(&sandbox.path("run/checkpoints/aside-step-000040"));
         assert_eq!(
             aside.into_values().collect::<Vec<_>>(),
@@ -115,7 +115,7 @@ fn nothing_is_written_into_a_checkpoint_that_lacks_files() {
 }
 
 #[test]
-fn temporary_files_of_other_programs_stay() {
+fn temporary_files_of_other_programs_are_kept() {
     let (sandbox, whole) = trained();
     sandbox.write("whole/.tmp-work/thesis.txt", "of somebody else");
     sandbox.write("whole/.tmp-mynotes", "of somebody else");
@@ -128,7 +128,7 @@ fn temporary_files_of_other_programs_stay() {
 }
 
 #[test]
-fn nothing_is_changed_before_all_checks_have_passed() {
+fn nothing_changes_before_all_checks_pass() {
     let (sandbox, _) = trained();
     sandbox.write("whole/checkpoints/step-000040/state.json", "{}");
     sandbox.write("whole/metrics.jsonl", "");
@@ -138,11 +138,11 @@ fn nothing_is_changed_before_all_checks_have_passed() {
     let before = files_below(&sandbox.path("whole"));
     let refused = sandbox.run("train --resume whole");
     assert_eq!(refused.code, Some(3), "{}", refused.stderr);
-    assert!(refused.stderr.contains("the dataset is not what it was"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("the dataset has changed"), "{}", refused.stderr);
     assert_eq!(files_below(&sandbox.path("whole")), before);
 }
 
-/// Its checkpoints were taken away; to begin again would overwrite it.
+/// Its checkpoints are gone; starting again would overwrite the model.
 #[test]
 fn a_model_without_checkpoints_is_not_overwritten() {
     let (sandbox, _) = trained();
@@ -153,10 +153,10 @@ fn a_model_without_checkpoints_is_not_overwritten() {
     assert_eq!(files_below(&sandbox.path("whole")), before);
 }
 
-/// A copy of a run, made with links followed, has the newest checkpoint twice.
+/// A copy that followed links has the newest checkpoint twice.
 #[cfg(unix)]
 #[test]
-fn a_folder_in_the_place_of_the_link_to_the_newest_is_set_aside() {
+fn a_folder_named_last_is_set_aside() {
     let (sandbox, whole) = trained();
     let last = sandbox.path("whole/checkpoints/last");
     fs::remove_file(&last).unwrap();
@@ -169,8 +169,8 @@ fn a_folder_in_the_place_of_the_link_to_the_newest_is_set_aside() {
     assert!(last.is_symlink());
 }
 
-/// What stands between a program and the system's files: one call on a path below `FAULT_IN`, that of number `FAULT_AT`,
-/// fails with `FAULT_ERRNO`, and leaves the file `FAULT_MARK`.
+/// An interposer for file operations: call number `FAULT_AT` on a path below `FAULT_IN` fails with `FAULT_ERRNO`, and
+/// creates the file `FAULT_MARK`.
 #[cfg(target_os = "linux")]
 const FAULTS: &str = r#"
 #define _GNU_SOURCE
@@ -236,13 +236,13 @@ int statx(int dir, const char *restrict path, int flags, unsigned mask, struct s
 }
 "#;
 
-/// Errors that pass: too many open files, no memory, a server that is away. None says anything of what is on the disk.
+/// Temporary errors: too many open files, no memory, an unreachable server. They say nothing about the data on disk.
 #[cfg(target_os = "linux")]
 const PASSING: [i32; 5] = [5, 24, 12, 13, 116];
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_file_operation_that_fails_once_costs_no_checkpoint() {
+fn a_failing_file_operation_loses_no_checkpoint() {
     let (sandbox, whole) = trained();
     sandbox.write("faults.c", FAULTS);
     let compiled = Command::new("cc")
@@ -264,7 +264,7 @@ fn a_file_operation_that_fails_once_costs_no_checkpoint() {
         })
     };
     let before = kept("whole");
-    // One in so many, each time from another on.
+    // Every nth call, starting from another one each time.
     let stride = super::times(17, 1);
     let mut failed = 0;
     for (round, at) in (1..).step_by(stride).enumerate() {

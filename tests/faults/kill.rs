@@ -12,15 +12,15 @@ use crate::support::{Sandbox, json_lines};
 /// Steps between two checkpoints.
 const EVERY: u64 = 3;
 
-/// A run is killed and taken up again until it ends by itself; then another begins, until there were enough deaths.
+/// A run is killed and resumed until it ends by itself; then another starts, until there were enough kills.
 ///
-/// After each death: every checkpoint is whole, and the metrics are at most one interval between checkpoints ahead of
-/// the newest, so that no more is to be trained again. At each end: `model.safetensors` and `best.safetensors` are byte
-/// for byte, and `metrics.jsonl` line by line but for times, those of a run that nothing interrupted.
+/// After each kill every checkpoint is undamaged, and the metrics are at most one interval ahead of the newest
+/// checkpoint, so little is trained again. At each end `model.safetensors` and `best.safetensors` are byte for byte
+/// those of an uninterrupted run, and so is each line of `metrics.jsonl` except for times.
 #[test]
-fn a_run_that_is_killed_at_any_moment_ends_in_the_same_bits() {
+fn killing_at_any_moment_and_resuming_is_bit_identical() {
     let sandbox = sandbox();
-    // Each step is recorded, so that any that is ahead is seen.
+    // Every step is recorded, to see how far the metrics are ahead.
     sandbox.write("small.toml", SETTINGS.replace("log_every = 3", "log_every = 1"));
     let whole = uninterrupted(&sandbox);
     let mut dice = Dice(7);
@@ -31,7 +31,7 @@ fn a_run_that_is_killed_at_any_moment_ends_in_the_same_bits() {
         let words = format!("-q train {words} --save-every {EVERY} --threads 2");
         let mut command = sandbox.command(&words);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        // Short and long lives: of starting, of one step, of many.
+        // Short and long lives: during the start, one step, many steps.
         let longest = [40, 80, 160, 400][dice.below(4) as usize];
         thread::sleep(Duration::from_micros(dice.below(1000 * longest)));
         child.kill().unwrap();
@@ -52,7 +52,8 @@ fn a_run_that_is_killed_at_any_moment_ends_in_the_same_bits() {
     println!("{deaths} deaths in {runs} whole runs");
 }
 
-/// What has been recorded is at most an interval ahead of the newest checkpoint. And each checkpoint is whole.
+/// Checks that the metrics are at most an interval ahead of the newest checkpoint, and that each checkpoint is
+/// undamaged.
 #[track_caller]
 fn assert_little_is_lost(sandbox: &Sandbox) {
     let metrics = sandbox.path("run/metrics.jsonl");
@@ -72,14 +73,14 @@ fn assert_little_is_lost(sandbox: &Sandbox) {
     }
 }
 
-/// A run that has a checkpoint and no model yet: there is something to use, and it is said what.
+/// A run with a checkpoint but no model yet: the hint names what to use.
 #[test]
-fn a_run_that_died_before_its_first_model_is_sound() {
+fn a_run_killed_before_its_first_model_is_sound() {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
     fs::remove_file(sandbox.path("whole/model.safetensors")).unwrap();
     let verified = sandbox.run("verify whole --files-only").succeeded().stdout;
-    assert!(verified.contains("not written yet: `vit train --resume` does so"), "{verified}");
+    assert!(verified.contains("not written yet: `vit train --resume` writes it"), "{verified}");
     let refusal = sandbox.refuses(4, "info whole");
     assert!(refusal.hint.contains("whole/checkpoints/last"), "{refusal:?}");
     sandbox.run("info whole/checkpoints/last").succeeded();
@@ -87,9 +88,9 @@ fn a_run_that_died_before_its_first_model_is_sound() {
     assert_eq!(outcome(&sandbox, "whole"), whole);
 }
 
-/// The shell's `kill` and its signals are the system's: this one cannot be caught.
+/// The shell's `kill`, because this signal cannot be caught.
 #[test]
-fn a_folder_is_whole_whenever_it_is_there() {
+fn a_run_directory_is_complete_as_soon_as_it_exists() {
     let sandbox = sandbox();
     for wait in (0..times(10, 200)).map(|at| at as u64 * 4) {
         let run = sandbox.path("run");

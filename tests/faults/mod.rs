@@ -1,6 +1,6 @@
-//! Faults, each met by real processes: what a run loses, what is left behind, and what is said.
+//! Faults, in real processes: what a run loses, what it leaves behind, and its messages.
 //!
-//! `VIT_SOAK=1` has those that are random or many try far more often, as `cargo xtask soak` does.
+//! `VIT_SOAK=1`, which `cargo xtask soak` sets, repeats randomised tests far more often.
 
 mod damage;
 mod disk;
@@ -26,13 +26,13 @@ use serde_json::Value;
 use crate::idx_folder::IdxFolder;
 use crate::support::{Sandbox, timeless};
 
-/// How often something is tried: seldom, or in a soak.
+/// Number of repetitions: few, or many in a soak.
 fn times(seldom: usize, soak: usize) -> usize {
     if std::env::var_os("VIT_SOAK").is_some() { soak } else { seldom }
 }
 
-/// All that can be random or remembered in a run: dropout, augmentation, a schedule, a moving average, images held out.
-/// 36 images are trained on, in four steps of 9 an epoch: 40 steps. A record comes after every third step of an epoch.
+/// Uses everything with state or randomness: dropout, augmentation, a schedule, EMA, validation. Trains on 36 images,
+/// in four steps of 9 an epoch: 40 steps. Records every third step of an epoch.
 const SETTINGS: &str = "\
 dataset = 'tiny'
 val_split = 0.1
@@ -57,7 +57,7 @@ depth = 1
 dropout = { embedding = 0.1, attention = 0.2, projection = 0.2, mlp = 0.2 }
 ";
 
-/// Where [`SETTINGS`] can be trained.
+/// A sandbox in which [`SETTINGS`] can be trained.
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
     IdxFolder::default().write(&sandbox, "tiny");
@@ -65,7 +65,7 @@ fn sandbox() -> Sandbox {
     sandbox
 }
 
-/// All that is to be the same however often a run was interrupted.
+/// What must be equal however often a run was interrupted.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     model: Vec<u8>,
@@ -81,13 +81,13 @@ fn outcome(sandbox: &Sandbox, run: &str) -> Outcome {
     }
 }
 
-/// What the run comes to that nothing interrupts.
+/// The outcome of an uninterrupted run.
 fn uninterrupted(sandbox: &Sandbox) -> Outcome {
     sandbox.run("-q train --config small.toml --save-every 4 --run-dir whole").succeeded();
     outcome(sandbox, "whole")
 }
 
-/// Copies a folder with all that is in it; links as links.
+/// Copies a folder recursively; links stay links.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -105,7 +105,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Steps of the checkpoints in a run's folder, the first first.
+/// Steps of a run's checkpoints, ascending.
 fn checkpoints(sandbox: &Sandbox, run: &str) -> Vec<u64> {
     let Ok(entries) = fs::read_dir(sandbox.path(run).join("checkpoints")) else {
         return Vec::new();
@@ -117,8 +117,8 @@ fn checkpoints(sandbox: &Sandbox, run: &str) -> Vec<u64> {
     steps
 }
 
-/// Writes the last checkpoint of the run `whole` again, with these bytes as one of its files and with digests that say so: its
-/// content alone is wrong.
+/// Rewrites the last checkpoint of the run `whole` with these bytes as one of its files, and matching digests, so that
+/// only the content is wrong.
 fn rewrite(sandbox: &Sandbox, name: &str, bytes: &[u8]) {
     let run = sandbox.path("whole");
     let path = run.join("checkpoints/step-000040");
@@ -129,7 +129,7 @@ fn rewrite(sandbox: &Sandbox, name: &str, bytes: &[u8]) {
     vit_files::write_folder_atomically(&path, &run, &files).unwrap();
 }
 
-/// Nothing that was being written is left.
+/// Checks that no temporary files are left.
 #[track_caller]
 fn assert_nothing_temporary(sandbox: &Sandbox) {
     let entries = sandbox.entries();
@@ -139,7 +139,7 @@ fn assert_nothing_temporary(sandbox: &Sandbox) {
     assert_eq!(temporary, None);
 }
 
-/// Numbers that look random and are the same in every run of a test (SplitMix64).
+/// Pseudo-random numbers, the same in every run of a test (SplitMix64).
 struct Dice(u64);
 
 impl Dice {

@@ -1,4 +1,4 @@
-//! Checkpoints of another run: of other settings, another version, other images.
+//! Checkpoints with other settings, of another version, or for other images.
 
 use std::fs;
 
@@ -6,14 +6,14 @@ use super::{rewrite, sandbox, uninterrupted};
 use crate::idx_folder::IdxFolder;
 use crate::support::Sandbox;
 
-/// Changes the text of a checkpoint's file: as it would be had another version written it.
+/// Changes the text of a checkpoint's file, as another version would have written it.
 fn change(sandbox: &Sandbox, name: &str, change: impl Fn(String) -> String) {
     let text = sandbox.read(&format!("whole/checkpoints/step-000040/{name}"));
     rewrite(sandbox, name, change(String::from_utf8(text).unwrap()).as_bytes());
 }
 
 #[test]
-fn another_configuration_is_told_by_field() {
+fn differing_settings_are_named() {
     let sandbox = sandbox();
     uninterrupted(&sandbox);
     let settings = String::from_utf8(sandbox.read("whole/config.toml")).unwrap();
@@ -21,13 +21,13 @@ fn another_configuration_is_told_by_field() {
     assert!(other != settings);
     sandbox.write("whole/config.toml", other);
     sandbox.refuses(4, "train --resume whole").saying(&[
-        "step-000040 is of other settings: ",
-        "model.depth 1 there, 2 in config.toml; train.optimizer.lr 0.001 there, 0.002 in config.toml",
+        "step-000040 has other settings: ",
+        "model.depth is 1, but 2 in config.toml; train.optimizer.lr is 0.001, but 0.002 in config.toml",
     ]);
 }
 
 #[test]
-fn another_version_is_named() {
+fn another_format_version_is_named() {
     let sandbox = sandbox();
     uninterrupted(&sandbox);
     change(&sandbox, "state.json", |text| text.replace("\"format\": 1", "\"format\": 2"));
@@ -41,7 +41,7 @@ fn another_version_is_named() {
 }
 
 #[test]
-fn other_images_are_refused() {
+fn other_images_are_rejected() {
     let sandbox = sandbox();
     uninterrupted(&sandbox);
     let path = sandbox.path("tiny/train-images-idx3-ubyte");
@@ -50,13 +50,13 @@ fn other_images_are_refused() {
     fs::write(&path, images).unwrap();
     sandbox
         .refuses(3, "train --resume whole")
-        .saying(&["the dataset is not what it was: expected SHA-256"]);
+        .saying(&["the dataset has changed: expected SHA-256"]);
     IdxFolder { train: 60, ..IdxFolder::default() }.write(&sandbox, "tiny");
-    sandbox.refuses(3, "train --resume whole").saying(&["the dataset is not what it was"]);
+    sandbox.refuses(3, "train --resume whole").saying(&["the dataset has changed"]);
 }
 
 #[test]
-fn settings_are_those_of_the_run() {
+fn settings_of_the_run_cannot_be_overridden() {
     let sandbox = sandbox();
     for flag in ["--preset notebook", "--ema 0.9", "--dataset digits"] {
         let refused = sandbox.run(&format!("train --resume whole {flag}"));

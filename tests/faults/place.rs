@@ -1,4 +1,4 @@
-//! Run folders that somebody holds, that lie or lead elsewhere, and clocks that are wrong.
+//! Run directories that are in use, are moved or contain links; and wrong clocks.
 
 #[cfg(unix)]
 use std::ffi::OsStr;
@@ -14,7 +14,7 @@ use crate::support::Outcome;
 use crate::support::Sandbox;
 
 #[test]
-fn a_second_trainer_is_refused() {
+fn a_second_training_process_is_rejected() {
     let sandbox = Sandbox::new();
     let words = "train --dataset digits --epochs 1000 --save-every 5 --run-dir run";
     let mut training = Running::start(&mut sandbox.command(words));
@@ -25,13 +25,13 @@ fn a_second_trainer_is_refused() {
     let verified = sandbox.run("verify run");
     assert_eq!(verified.code, Some(4), "{}", verified.stderr);
     assert!(verified.stderr.contains("another process is training in run"), "{}", verified.stderr);
-    training.assert_goes_on();
+    training.assert_is_running();
 }
 
-/// What is written through a link would lie outside of the folder.
+/// Writing through a link would write outside of the run directory.
 #[cfg(unix)]
 #[test]
-fn a_link_out_of_the_folder_is_refused_and_nothing_is_written_there() {
+fn a_link_out_of_the_run_directory_is_rejected_and_its_target_not_written() {
     use std::os::unix::fs::symlink;
     for name in ["checkpoints", "metrics.jsonl", "plots", "model.safetensors"] {
         let sandbox = sandbox();
@@ -44,10 +44,10 @@ fn a_link_out_of_the_folder_is_refused_and_nothing_is_written_there() {
     }
 }
 
-/// A link among the checkpoints is none of them.
+/// A link among the checkpoints is not a checkpoint.
 #[cfg(unix)]
 #[test]
-fn a_link_among_the_checkpoints_is_not_taken_for_one() {
+fn links_among_the_checkpoints_are_ignored() {
     use std::os::unix::fs::symlink;
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
@@ -56,7 +56,7 @@ fn a_link_among_the_checkpoints_is_not_taken_for_one() {
     symlink(&outside, sandbox.path("whole/checkpoints/step-000040")).unwrap();
     let before = fs::read(outside.join("state.json")).unwrap();
     let said = sandbox.run("train --resume whole").succeeded().stderr;
-    assert!(said.contains("going on from whole/checkpoints/step-000036"), "{said}");
+    assert!(said.contains("resuming from whole/checkpoints/step-000036"), "{said}");
     assert_eq!(outcome(&sandbox, "whole"), whole);
     assert_eq!(fs::read(outside.join("state.json")).unwrap(), before);
     assert!(sandbox.path("whole/checkpoints/step-000040").symlink_metadata().unwrap().is_dir());
@@ -64,7 +64,7 @@ fn a_link_among_the_checkpoints_is_not_taken_for_one() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_path_that_is_no_text_is_as_good_as_any() {
+fn paths_that_are_not_utf8_work() {
     use std::os::unix::ffi::OsStrExt;
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
@@ -82,9 +82,9 @@ fn a_path_that_is_no_text_is_as_good_as_any() {
     assert_eq!(outcome(&sandbox, "run"), whole);
 }
 
-/// Files of tomorrow, as after a clock was set back: which checkpoint is the newest is not for their times to say.
+/// File times in the future, as after a clock was set back, must not decide which checkpoint is newest.
 #[test]
-fn the_times_of_files_decide_nothing() {
+fn file_times_do_not_matter() {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
     let tomorrow = SystemTime::now() + Duration::from_secs(86_400);
@@ -94,11 +94,11 @@ fn the_times_of_files_decide_nothing() {
     }
     fs::remove_dir_all(sandbox.path("whole/checkpoints/step-000040")).unwrap();
     let said = sandbox.run("train --resume whole").succeeded().stderr;
-    assert!(said.contains("going on from whole/checkpoints/step-000036"), "{said}");
+    assert!(said.contains("resuming from whole/checkpoints/step-000036"), "{said}");
     assert_eq!(outcome(&sandbox, "whole"), whole);
 }
 
-/// What stands between a program and the system's clock, and puts the time of day off by as much as it is told.
+/// An interposer for the system's clock that shifts the time of day.
 #[cfg(target_os = "linux")]
 const CLOCK: &str = "\
 #define _GNU_SOURCE
@@ -113,10 +113,10 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
 }
 ";
 
-/// A run that begins in the future, and goes on before it began.
+/// A run that starts in the future, and resumes before its start.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_clock_that_is_set_back_changes_nothing() {
+fn setting_the_clock_back_changes_nothing() {
     let sandbox = sandbox();
     sandbox.write("clock.c", CLOCK);
     let compiled = Command::new("cc")
@@ -144,7 +144,7 @@ fn a_clock_that_is_set_back_changes_nothing() {
     assert_eq!(outcome(&sandbox, "run"), outcome(&sandbox, "now"));
     fs::remove_dir_all(sandbox.path("run/checkpoints/step-000040")).unwrap();
     let said = train("--resume run", -40).stderr;
-    assert!(said.contains("going on from run/checkpoints/step-000035"), "{said}");
+    assert!(said.contains("resuming from run/checkpoints/step-000035"), "{said}");
     assert_eq!(checkpoints(&sandbox, "run"), [30, 35, 40]);
     assert_eq!(outcome(&sandbox, "run"), outcome(&sandbox, "now"));
     assert_eq!(fs::read_dir(sandbox.path("run/tensorboard")).unwrap().count(), 1);

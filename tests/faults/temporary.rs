@@ -1,5 +1,5 @@
-//! Temporary files: gone when the process that writes them is ended, or when the next one writes there.
-#![expect(clippy::print_stderr, reason = "it is said why a test was skipped")]
+//! Temporary files disappear when their process is ended, or when the next process writes there.
+#![expect(clippy::print_stderr, reason = "a skipped test prints the reason")]
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::interrupt::send;
 use crate::running::Running;
 use crate::support::Sandbox;
 
-/// What stands between a program and the disk, which takes half a minute for each file, also where a signal comes meanwhile.
+/// An interposer that makes the disk slow: half a minute for each file, even during a signal.
 const SLOW_DISK: &str = "\
 #include <unistd.h>
 int fsync(int file) {
@@ -19,7 +19,7 @@ int fsync(int file) {
 }
 ";
 
-/// A page that is being written to a slow disk; none where there is no compiler.
+/// A page being written to a slow disk; `None` without a C compiler.
 fn writing(sandbox: &Sandbox) -> Option<Running> {
     sandbox.write("disk.c", SLOW_DISK);
     let compiled = Command::new("cc")
@@ -43,7 +43,7 @@ fn pages(sandbox: &Sandbox) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_signal_while_a_file_is_written_leaves_no_part_of_it() {
+fn a_signal_during_a_write_leaves_no_partial_file() {
     for signal in ["INT", "TERM"] {
         let sandbox = Sandbox::new();
         sandbox.train_digits("--max-steps 1");
@@ -56,16 +56,16 @@ fn a_signal_while_a_file_is_written_leaves_no_part_of_it() {
 }
 
 #[test]
-fn what_a_killed_process_left_goes_when_the_next_one_writes_there() {
+fn leftovers_of_a_killed_process_are_removed_by_the_next_write() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 1");
     let Some(writing) = writing(&sandbox) else { return };
-    // It is killed.
+    // Drop kills it.
     drop(writing);
     let left = pages(&sandbox);
     assert_eq!(left.len(), 1, "{left:?}");
     sandbox.run("-q compare run -o pages/first.html").succeeded();
-    assert!(left[0].exists(), "it is too young to be surely nobody's");
+    assert!(left[0].exists(), "a young file may still be in use");
     let old = SystemTime::now() - Duration::from_secs(120);
     fs::File::options().write(true).open(&left[0]).unwrap().set_modified(old).unwrap();
     sandbox.run("-q compare run -o pages/second.html").succeeded();
@@ -74,7 +74,7 @@ fn what_a_killed_process_left_goes_when_the_next_one_writes_there() {
 }
 
 #[test]
-fn what_another_process_still_writes_stays() {
+fn files_being_written_by_another_process_are_kept() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 1");
     let Some(mut writing) = writing(&sandbox) else { return };
@@ -83,5 +83,5 @@ fn what_another_process_still_writes_stays() {
     fs::File::options().write(true).open(&written).unwrap().set_modified(old).unwrap();
     sandbox.run("-q compare run -o pages/second.html").succeeded();
     assert!(written.exists());
-    writing.assert_goes_on();
+    writing.assert_is_running();
 }

@@ -1,20 +1,18 @@
-//! How an operation on the GPU is tested: its output and gradients are those of the CPU in `f64`.
+//! Testing an operation on the GPU against the CPU in `f64`.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use vit_random::{Random, Site};
 
 use crate::gpu;
 
-/// Largest difference to `f64`, as a share of the tensor's largest entry: sums of up to some ten thousand terms, each
-/// rounded to `f32`.
+/// Tolerance relative to the tensor's largest entry, for sums of up to about ten thousand terms rounded to `f32`.
 const TOLERANCE: f64 = 5e-6;
 
-/// A function of some inputs.
+/// A function of several inputs.
 type Function<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
 
-/// Holds what a function gives on the GPU in `f32`, and the gradients of its inputs, which are of these shapes, to what
-/// it gives on the CPU in `f64`.
-pub(crate) fn assert_is_that_of_the_cpu(
+/// Compares a function and its gradients on the GPU in `f32` with the CPU in `f64`, for inputs of these shapes.
+pub(crate) fn assert_equals_the_cpu(
     label: &str,
     shapes: &[&[usize]],
     function: impl Fn(&[Tensor]) -> Result<Tensor>,
@@ -40,7 +38,7 @@ fn output_and_gradients(
     let variables = variables.collect::<Result<Vec<_>>>()?;
     let inputs: Vec<Tensor> = variables.iter().map(|var| var.as_tensor().clone()).collect();
     let output = function(&inputs)?;
-    // A plain sum has gradient zero behind a softmax or a layer norm.
+    // With a plain sum, the gradient behind a softmax or layer norm would be zero.
     let weights = normal(99, output.dims())?.to_dtype(dtype)?.to_device(device)?;
     let gradients = (&output * weights)?.sum_all()?.backward()?;
     let mut all = vec![output];
@@ -63,8 +61,8 @@ fn largest_difference(got: &Tensor, want: &Tensor) -> Result<f64> {
     let cpu = |xs: &Tensor| xs.to_device(&Device::Cpu)?.to_dtype(DType::F64);
     let (got, want) = (cpu(got)?, cpu(want)?);
     let difference = (&got - &want)?;
-    // What is no number is never the largest.
-    assert!(difference.sum_all()?.to_scalar::<f64>()?.is_finite(), "what is no number came");
+    // NaN would never be the largest difference.
+    assert!(difference.sum_all()?.to_scalar::<f64>()?.is_finite(), "the difference is not finite");
     let largest = |xs: &Tensor| xs.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>();
     Ok(largest(&difference)? / largest(&want)?.max(1e-3))
 }

@@ -1,12 +1,12 @@
-//! The built-in digits as a trainer sees them, on either device.
+//! The built-in digits in the trainer's interface, on either device.
 
 use candle_core::{DType, Device, Result, Tensor};
 use vit_data::{Dataset, Examples, Order, Split};
 use vit_train::{Batch, Bytes, Data};
 
-/// Whether the GPU keeps the images, or is given each batch.
+/// Whether the images stay on the GPU, or each batch is copied there.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Transfer {
     Kept,
     Given,
 }
@@ -17,11 +17,11 @@ pub(crate) struct Digits {
     test: Examples,
     count: usize,
     device: Device,
-    way: Way,
+    way: Transfer,
 }
 
 impl Digits {
-    pub(crate) fn new(count: usize, device: &Device, way: Way) -> Self {
+    pub(crate) fn new(count: usize, device: &Device, way: Transfer) -> Self {
         let digits: Dataset = vit_data::digits().expect("the digits are built in");
         let (train, test) = (digits.split(Split::Train), digits.split(Split::Test));
         Self { train, test, count, device: device.clone(), way }
@@ -46,7 +46,7 @@ impl Data for Digits {
         let (pixels, table) = self.train.bytes()?;
         let labels = Tensor::new(self.train.labels(), &Device::Cpu).ok()?;
         let (pixels, shape) = (pixels.clone(), self.train.shape());
-        (self.way == Way::Kept).then_some(Bytes { pixels, labels, table, shape })
+        (self.way == Transfer::Kept).then_some(Bytes { pixels, labels, table, shape })
     }
 
     fn test_len(&self) -> usize {

@@ -1,17 +1,17 @@
-//! The tests that need an NVIDIA GPU, as one binary: `cargo xtask test-gpu` runs it, and carries it to a machine with one.
+//! The tests that need an NVIDIA GPU, in one binary: `cargo xtask test-gpu` runs it, or packs it for another machine.
 
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
 
 #[path = "../agreement.rs"]
 mod agreement;
 #[path = "../files.rs"]
-#[expect(dead_code, reason = "not all of it is for these tests")]
+#[expect(dead_code, reason = "these tests use only parts of it")]
 mod files;
 #[path = "../fixture.rs"]
-#[expect(dead_code, reason = "not all of it is for these tests")]
+#[expect(dead_code, reason = "these tests use only parts of it")]
 mod fixture;
 #[path = "../support.rs"]
-#[expect(dead_code, reason = "not all of it is for these tests")]
+#[expect(dead_code, reason = "these tests use only parts of it")]
 mod support;
 #[path = "../timm.rs"]
 mod timm;
@@ -27,8 +27,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::Device;
 
-/// The GPU that is tested, for the calling test alone until it ends: what another launches would be recorded too, and
-/// opening a device ends a recording.
+/// The GPU, exclusively for the calling test: another test's launches would be recorded too, and opening a device ends
+/// a recording.
 fn gpu() -> Device {
     static ONE: Mutex<()> = Mutex::new(());
     thread_local! {

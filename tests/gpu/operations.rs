@@ -9,7 +9,7 @@ use vit_ops::{
 };
 use vit_random::{Random, Site};
 
-use crate::case::{assert_is_that_of_the_cpu, normal};
+use crate::case::{assert_equals_the_cpu, normal};
 use crate::gpu;
 
 const SITE: Site = Site::named("gpu");
@@ -19,9 +19,9 @@ fn rate(rate: f64) -> DropRate {
 }
 
 #[test]
-fn linear_maps() -> Result<()> {
-    // The last three are beyond what kernels of our own multiply: of the first the output and the input's gradient, of
-    // the others the weight's too, the very last with more inputs than outputs.
+fn linear_layers_equal_the_cpu() -> Result<()> {
+    // The last three shapes exceed our own kernels: the first in the output and the input's gradient, the others also
+    // in the weight's, the very last with more inputs than outputs.
     let shapes: [(&[usize], usize, usize); 8] = [
         (&[1], 1, 1),
         (&[5], 7, 3),
@@ -35,62 +35,62 @@ fn linear_maps() -> Result<()> {
     for (leading, inputs, outputs) in shapes {
         let xs: Vec<usize> = leading.iter().copied().chain([inputs]).collect();
         let [weight, bias] = [&[outputs, inputs][..], &[outputs]];
-        assert_is_that_of_the_cpu("linear", &[&xs, weight], |t| linear(&t[0], &t[1], None))?;
-        assert_is_that_of_the_cpu("linear, bias", &[&xs, weight, bias], |t| {
+        assert_equals_the_cpu("linear", &[&xs, weight], |t| linear(&t[0], &t[1], None))?;
+        assert_equals_the_cpu("linear, bias", &[&xs, weight, bias], |t| {
             linear(&t[0], &t[1], Some(&t[2]))
         })?;
         if xs.len() > 1 {
             let random = Random::new(5).at_step(3).from_sample(1);
-            assert_is_that_of_the_cpu("linear, dropout", &[&xs, weight, bias], |t| {
+            assert_equals_the_cpu("linear, dropout", &[&xs, weight, bias], |t| {
                 linear_dropout(&t[0], (&t[1], &t[2]), (rate(0.3), SITE), &random)
             })?;
         }
         for activation in [Activation::Relu, Activation::Gelu] {
             let label = format!("linear, {activation:?}");
-            assert_is_that_of_the_cpu(&label, &[&xs, weight, bias], |t| {
+            assert_equals_the_cpu(&label, &[&xs, weight, bias], |t| {
                 linear_activation(&t[0], &t[1], &t[2], activation)
             })?;
         }
     }
-    assert_is_that_of_the_cpu("linear, transposed", &[&[5, 6], &[3, 5], &[3]], |t| {
+    assert_equals_the_cpu("linear, transposed", &[&[5, 6], &[3, 5], &[3]], |t| {
         linear(&t[0].t()?, &t[1], Some(&t[2]))
     })
 }
 
 #[test]
-fn activations() -> Result<()> {
+fn activations_equal_the_cpu() -> Result<()> {
     for activation in [Activation::Relu, Activation::Gelu] {
         let label = format!("{activation:?}");
-        assert_is_that_of_the_cpu(&label, &[&[7, 33]], |t| activation.forward(&t[0]))?;
+        assert_equals_the_cpu(&label, &[&[7, 33]], |t| activation.forward(&t[0]))?;
     }
     Ok(())
 }
 
 #[test]
-fn layer_norms() -> Result<()> {
+fn layer_norms_equal_the_cpu() -> Result<()> {
     let shapes: [&[usize]; 5] = [&[3, 5], &[2, 16, 32], &[7, 33], &[2, 3, 4, 192], &[9000, 8]];
     for shape in shapes {
         let dim = [shape[shape.len() - 1]];
-        assert_is_that_of_the_cpu("layer norm", &[shape, &dim, &dim], |t| {
+        assert_equals_the_cpu("layer norm", &[shape, &dim, &dim], |t| {
             layer_norm(&t[0], &t[1], &t[2], 1e-5)
         })?;
     }
-    assert_is_that_of_the_cpu("layer norm, transposed", &[&[5, 6], &[5], &[5]], |t| {
+    assert_equals_the_cpu("layer norm, transposed", &[&[5, 6], &[5], &[5]], |t| {
         layer_norm(&t[0].t()?, &t[1], &t[2], 1e-5)
     })
 }
 
 #[test]
-fn softmaxes() -> Result<()> {
+fn softmaxes_equal_the_cpu() -> Result<()> {
     for width in [1, 2, 10, 31, 32, 33, 1000] {
-        assert_is_that_of_the_cpu("softmax", &[&[3, width]], |t| softmax(&t[0]))?;
+        assert_equals_the_cpu("softmax", &[&[3, width]], |t| softmax(&t[0]))?;
     }
     Ok(())
 }
 
 #[test]
-fn attention_to_the_same_sequence() -> Result<()> {
-    // The last is too large for a block, and so composed.
+fn self_attention_equals_the_cpu() -> Result<()> {
+    // The last one is too large for a block, and so uses the composed form.
     let sizes = [
         (1, 1, 1, 1),
         (3, 5, 2, 3),
@@ -116,7 +116,7 @@ fn attention_to_the_same_sequence() -> Result<()> {
         for attend in attends {
             for queries in [Queries::All, Queries::First] {
                 let label = format!("{queries:?}, {attend:?}");
-                assert_is_that_of_the_cpu(&label, &[&shape], |t| {
+                assert_equals_the_cpu(&label, &[&shape], |t| {
                     self_attention(&t[0], queries, &attend)
                 })?;
             }
@@ -126,18 +126,18 @@ fn attention_to_the_same_sequence() -> Result<()> {
 }
 
 #[test]
-fn attention_to_another_sequence() -> Result<()> {
+fn cross_attention_equals_the_cpu() -> Result<()> {
     for (queries, tokens, heads, head_dim) in [(1, 1, 1, 1), (3, 7, 2, 5), (9, 4, 3, 8)] {
         let dim = heads * head_dim;
         let mask = TokenMask::from_lengths(&[tokens, 1], tokens)?;
         let drop = DropoutSource { rate: rate(0.5), site: SITE, random: Random::new(3) };
         let attend = Attend { mask: Some(&mask), dropout: Some(drop), ..Attend::new(heads, 0.4) };
         let shapes: [&[usize]; 2] = [&[2, queries, dim], &[2, tokens, 2 * dim]];
-        assert_is_that_of_the_cpu("cross-attention", &shapes, |t| {
+        assert_equals_the_cpu("cross-attention", &shapes, |t| {
             cross_attention(&t[0], &t[1], &attend)
         })?;
         let shapes: [&[usize]; 2] = [&[2, queries, dim], &[2, tokens, dim]];
-        assert_is_that_of_the_cpu("attention weights", &shapes, |t| {
+        assert_equals_the_cpu("attention weights", &shapes, |t| {
             attention_weights(&t[0], &t[1], &attend)
         })?;
     }
@@ -145,7 +145,7 @@ fn attention_to_another_sequence() -> Result<()> {
 }
 
 #[test]
-fn masks_are_those_of_the_cpu_to_the_bit() -> Result<()> {
+fn dropout_masks_equal_the_cpus_bit_for_bit() -> Result<()> {
     let random = Random::new(0x1234_5678_9abc_def0).at_step(5).from_sample(3);
     for shape in [&[1][..], &[3, 1], &[2, 7], &[4, 3, 5], &[64, 16, 32]] {
         let mask = |device: &Device| {
@@ -153,20 +153,18 @@ fn masks_are_those_of_the_cpu_to_the_bit() -> Result<()> {
             mask.flatten_all()?.to_vec1::<f32>()
         };
         assert_eq!(mask(&gpu())?, mask(&Device::Cpu)?, "{shape:?}");
-        assert_is_that_of_the_cpu("dropout", &[shape], |t| {
-            dropout(&t[0], rate(0.2), SITE, &random)
-        })?;
+        assert_equals_the_cpu("dropout", &[shape], |t| dropout(&t[0], rate(0.2), SITE, &random))?;
     }
     Ok(())
 }
 
 #[test]
-fn cross_entropies() -> Result<()> {
+fn cross_entropy_equals_the_cpu() -> Result<()> {
     for (batch, classes) in [(1, 1), (1, 10), (5, 3), (64, 10), (3000, 10), (3, 1000), (50, 33)] {
         let labels: Vec<u32> = (0..batch).map(|n| (n * 7 % classes) as u32).collect();
         let labels = Tensor::from_vec(labels, batch, &Device::Cpu)?;
         for smoothing in [0.0, 0.1] {
-            assert_is_that_of_the_cpu("cross entropy", &[&[batch, classes]], |t| {
+            assert_equals_the_cpu("cross entropy", &[&[batch, classes]], |t| {
                 let labels = labels.to_device(t[0].device())?;
                 smoothed_cross_entropy_sum(&t[0], &labels, smoothing)
             })?;
@@ -176,7 +174,7 @@ fn cross_entropies() -> Result<()> {
 }
 
 #[test]
-fn a_label_outside_the_classes_makes_the_loss_no_number() -> Result<()> {
+fn an_out_of_range_label_gives_a_nan_loss() -> Result<()> {
     let logits = normal(0, &[2, 3])?.to_device(&gpu())?;
     let labels = Tensor::new(&[1_u32, 3], &gpu())?;
     assert!(smoothed_cross_entropy_sum(&logits, &labels, 0.0)?.to_scalar::<f32>()?.is_nan());
@@ -184,27 +182,23 @@ fn a_label_outside_the_classes_makes_the_loss_no_number() -> Result<()> {
 }
 
 #[test]
-fn positions_patches_and_first_tokens() -> Result<()> {
-    assert_is_that_of_the_cpu("add each", &[&[4, 3, 7], &[3, 7]], |t| add_each(&t[0], &t[1]))?;
-    assert_is_that_of_the_cpu("add each", &[&[3000, 2, 5], &[1, 2, 5]], |t| {
-        add_each(&t[0], &t[1])
-    })?;
+fn positions_patches_and_first_tokens_equal_the_cpu() -> Result<()> {
+    assert_equals_the_cpu("add each", &[&[4, 3, 7], &[3, 7]], |t| add_each(&t[0], &t[1]))?;
+    assert_equals_the_cpu("add each", &[&[3000, 2, 5], &[1, 2, 5]], |t| add_each(&t[0], &t[1]))?;
     for (images, patch) in
         [([2, 1, 28, 28], (7, 7)), ([2, 3, 4, 6], (2, 3)), ([1, 1, 8, 8], (2, 8))]
     {
-        assert_is_that_of_the_cpu("patchify", &[&images], |t| patchify(&t[0], patch))?;
+        assert_equals_the_cpu("patchify", &[&images], |t| patchify(&t[0], patch))?;
     }
-    assert_is_that_of_the_cpu("add", &[&[4, 3, 7], &[4, 3, 7]], |t| add(&t[0], &t[1]))?;
+    assert_equals_the_cpu("add", &[&[4, 3, 7], &[4, 3, 7]], |t| add(&t[0], &t[1]))?;
     for count in [1, 2, 4] {
-        assert_is_that_of_the_cpu("first tokens", &[&[3, 4, 5]], |t| first_tokens(&t[0], count))?;
+        assert_equals_the_cpu("first tokens", &[&[3, 4, 5]], |t| first_tokens(&t[0], count))?;
     }
-    assert_is_that_of_the_cpu("scale features", &[&[2, 3, 5], &[5]], |t| {
-        scale_features(&t[0], &t[1])
-    })
+    assert_equals_the_cpu("scale features", &[&[2, 3, 5], &[5]], |t| scale_features(&t[0], &t[1]))
 }
 
 #[test]
-fn nothing_gives_nothing() -> Result<()> {
+fn empty_inputs_give_empty_outputs() -> Result<()> {
     let none = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &gpu());
     let (weight, bias) = (none(&[3, 4])?, none(&[3])?);
     assert_eq!(linear(&none(&[0, 4])?, &weight, Some(&bias))?.dims(), [0, 3]);

@@ -4,10 +4,10 @@ use serde_json::Value;
 
 use crate::support::{Sandbox, json_lines, timeless};
 
-/// The program that was built with these tests; `VIT_BINARY` says where it was carried to.
+/// The program built with these tests; `VIT_BINARY` is its path on another machine.
 fn sandbox() -> Sandbox {
     let vit = std::env::var_os("VIT_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_vit").into());
-    // Where CUDA's libraries lie.
+    // The path of CUDA's libraries.
     let libraries = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     Sandbox::of(vit.into(), vec![("LD_LIBRARY_PATH", libraries)])
 }
@@ -18,7 +18,7 @@ fn accuracy(sandbox: &Sandbox, model: &str, device: &str) -> f64 {
 }
 
 #[test]
-fn left_to_itself_it_takes_the_gpu_and_says_so() {
+fn the_gpu_is_used_by_default_and_logged() {
     let sandbox = sandbox();
     let log = sandbox.train_digits("--max-steps 3").stderr;
     assert!(log.contains("computing on cuda:0, "), "{log}");
@@ -27,7 +27,7 @@ fn left_to_itself_it_takes_the_gpu_and_says_so() {
 }
 
 #[test]
-fn a_model_of_either_device_is_used_and_trained_further_on_the_other() {
+fn models_move_between_devices() {
     let sandbox = sandbox();
     for (device, other) in [("cuda", "cpu"), ("cpu", "cuda")] {
         let run = |name: &str, device: &str, words: &str| {
@@ -38,7 +38,7 @@ fn a_model_of_either_device_is_used_and_trained_further_on_the_other() {
         run(device, device, "--epochs 2 --lr 0.002");
         let here = accuracy(&sandbox, device, device);
         assert!(here > 0.5, "{device}: {here}");
-        // Of 2,000 images, two may lie on a border.
+        // Of 2,000 images, two may be close to a decision boundary.
         assert!((accuracy(&sandbox, device, other) - here).abs() <= 1e-3, "{device}");
         let further = format!("{device}-further");
         let words = format!("--epochs 1 --lr 0.002 --init {device}/model.safetensors");
@@ -47,9 +47,9 @@ fn a_model_of_either_device_is_used_and_trained_further_on_the_other() {
     }
 }
 
-/// From a checkpoint in the middle of an epoch: on the same GPU to the same bits, and further on the other device too.
+/// From a checkpoint within an epoch: bit-identical on the same GPU, and possible on the other device.
 #[test]
-fn a_run_goes_on_from_a_checkpoint_of_either_device() {
+fn runs_resume_from_checkpoints_of_either_device() {
     for (device, other) in [("cuda", "cpu"), ("cpu", "cuda")] {
         let sandbox = sandbox();
         let train = "train --dataset digits --max-steps 200 --ema 0.9 --save-every 50 --keep 9";
@@ -73,7 +73,7 @@ fn a_run_goes_on_from_a_checkpoint_of_either_device() {
         };
         let again = timeless(&sandbox.read("run/metrics.jsonl"));
         assert_eq!(again.len(), whole.len(), "{device}");
-        // What a GPU has added up before a checkpoint is added to the rest on the CPU.
+        // Sums from the GPU before a checkpoint are added to the rest on the CPU.
         for (loss, expected) in losses(&again).into_iter().zip(losses(&whole)) {
             assert!((loss - expected).abs() < 1e-9, "{device}: {loss} {expected}");
         }
@@ -85,7 +85,7 @@ fn a_run_goes_on_from_a_checkpoint_of_either_device() {
 }
 
 #[test]
-fn augmented_images_and_held_out_ones_are_trained_as_on_the_cpu() {
+fn augmentation_and_validation_equal_the_cpus() {
     let sandbox = sandbox();
     sandbox.write("recipe.toml", "[augment]\nshift = 2.0\nrotation = 10.0\n");
     let last = |device: &str, words: &str| {
@@ -108,7 +108,7 @@ fn augmented_images_and_held_out_ones_are_trained_as_on_the_cpu() {
 }
 
 #[test]
-fn mixed_images_are_refused() {
+fn mixup_is_rejected() {
     let sandbox = sandbox();
     let refusal = sandbox.refuses(2, "train --dataset digits --augment-mixup 0.2 --device cuda");
     assert!(refusal.hint.contains("--device cpu"), "{refusal:?}");
@@ -116,9 +116,9 @@ fn mixed_images_are_refused() {
 }
 
 #[test]
-fn a_batch_that_does_not_fit_is_named() {
+fn a_batch_too_large_for_memory_is_named() {
     let sandbox = sandbox();
-    // Weights of attention alone would be 787 GB.
+    // The attention weights alone would take 787 GB.
     let wide = "[model]\nheads = 32\n[model.patch]\nheight = 1\nwidth = 1\n";
     sandbox.write("wide.toml", wide);
     let words = "train --dataset digits --config wide.toml --batch-size 10000 --device cuda";
@@ -133,7 +133,7 @@ fn a_batch_that_does_not_fit_is_named() {
 }
 
 #[test]
-fn a_learning_rate_that_makes_training_diverge() {
+fn a_diverging_run_ends_with_code_5() {
     let sandbox = sandbox();
     let words = "train --dataset digits --run-dir run --lr 1e30 --device cuda";
     let outcome = sandbox.run(words);

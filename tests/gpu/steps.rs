@@ -1,4 +1,4 @@
-//! Training: recorded steps on the GPU against the loop on the CPU.
+//! Training: recorded steps on the GPU against the training loop on the CPU.
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
@@ -11,18 +11,18 @@ use vit_train::{
     Trainer, TrainerBuilder,
 };
 
-use crate::digits::{Digits, Way};
+use crate::digits::{Digits, Transfer};
 use crate::gpu;
 
-/// Of losses of ten steps with the same masks.
+/// Tolerance of losses over ten steps with the same dropout masks.
 const LOSS_TOLERANCE: f64 = 1e-4;
-/// Of parameters after them, by norm. Wider than where one batch is repeated: a bias that began at zero has gone ten
-/// learning rates, and Adam moves an entry whose gradient is about zero by one of them to either side.
+/// Tolerance of parameters after them, by norm. Wider than for a single repeated batch: a bias that started at zero has
+/// moved ten learning rates, and Adam moves an entry with a near-zero gradient by one of them in either direction.
 const PARAMETER_TOLERANCE: f64 = 1e-3;
 
 const SAMPLES: usize = 700;
 
-/// Every record; no step is asked to be the last.
+/// Collects every record.
 #[derive(Default)]
 struct Records(Vec<Record>);
 
@@ -35,7 +35,7 @@ impl Observer for Records {
     }
 }
 
-/// What a run leaves: its records and its parameters.
+/// The result of a run: its records and parameters.
 struct Run {
     records: Vec<Record>,
     parameters: Vec<(String, Vec<f32>)>,
@@ -54,10 +54,10 @@ fn model(preset: Preset) -> VitConfig {
     preset.config().with_dropout(0.2)
 }
 
-/// A trainer of a new model.
+/// A trainer with a new model.
 fn trainer(builder: TrainerBuilder, model: &VitConfig, device: &Device) -> Result<Trainer, Error> {
-    #[expect(unsafe_code, reason = "what the model reads is known here")]
-    // SAFETY: the model holds what it reads and replaces none of it; tests of one device run one after the other.
+    #[expect(unsafe_code, reason = "this test knows what the model reads")]
+    // SAFETY: the model holds what it reads and replaces none of it; tests on one device run one after another.
     let builder = unsafe { builder.threads(2).record_steps() };
     builder.build(&Parameters::seeded(5).builder(DType::F32, device), |vb| {
         let model = VisionTransformer::new(model, &vb)?;
@@ -65,17 +65,22 @@ fn trainer(builder: TrainerBuilder, model: &VitConfig, device: &Device) -> Resul
     })
 }
 
-fn run(config: &TrainConfig, model: &VitConfig, device: &Device, way: Way) -> Result<Run, Error> {
+fn run(
+    config: &TrainConfig,
+    model: &VitConfig,
+    device: &Device,
+    way: Transfer,
+) -> Result<Run, Error> {
     runs(1, config, model, device, way)
 }
 
-/// So many runs of one trainer, one after the other.
+/// Runs one trainer several times in a row.
 fn runs(
     times: usize,
     config: &TrainConfig,
     model: &VitConfig,
     device: &Device,
-    way: Way,
+    way: Transfer,
 ) -> Result<Run, Error> {
     let mut trainer = trainer(Trainer::builder(config.clone()), model, device)?;
     let mut records = Records::default();
@@ -101,7 +106,7 @@ impl Run {
         losses.collect()
     }
 
-    /// What every epoch came to.
+    /// The metrics of every epoch.
     fn epochs(&self) -> Vec<[f64; 4]> {
         let epochs = self.records.iter().filter_map(|record| match record {
             Record::Epoch(e) => {
@@ -120,13 +125,13 @@ fn assert_close(got: &Run, want: &Run, label: &str) {
         assert!((got - want).abs() <= LOSS_TOLERANCE, "{label}: loss {step} is {got}, not {want}");
     }
     for (got, want) in got.epochs().iter().zip(want.epochs()) {
-        // One of 640 images may fall to the other side.
+        // One of 640 images may be classified differently.
         let all = got.iter().zip(want).all(|(got, want)| (got - want).abs() < 5e-3);
         assert!(all, "{label}: an epoch came to {got:?}, not {want:?}");
     }
     for ((name, got), (_, want)) in got.parameters.iter().zip(&want.parameters) {
         if name.ends_with("k_norm.bias") {
-            // Its exact gradient is zero, and what is left is rounding.
+            // Its exact gradient is zero; only rounding remains.
             continue;
         }
         let norm =
@@ -137,7 +142,7 @@ fn assert_close(got: &Run, want: &Run, label: &str) {
     }
 }
 
-/// Recipes that take every way through a step.
+/// Settings that cover every path through a step.
 fn recipes() -> [(&'static str, TrainConfig); 6] {
     let base = config();
     let cosine = Schedule { kind: ScheduleKind::Cosine, warmup: Some(5), min_lr: Some(1e-5) };
@@ -146,7 +151,7 @@ fn recipes() -> [(&'static str, TrainConfig); 6] {
         ("adamw", TrainConfig { optimizer: OptimizerConfig::adamw(1e-3, 0.1), ..base.clone() }),
         ("schedule", TrainConfig { schedule: cosine, label_smoothing: 0.1, ..base.clone() }),
         ("clip and average", TrainConfig { clip: Some(0.5), ema: Some(0.9), ..base.clone() }),
-        // Products beyond those of our own kernels.
+        // Exceeds our own kernels.
         (
             "large batch",
             TrainConfig { batch_size: 600, epochs: 3, max_steps: None, ..base.clone() },
@@ -156,12 +161,12 @@ fn recipes() -> [(&'static str, TrainConfig); 6] {
 }
 
 #[test]
-fn steps_are_those_of_the_cpu_with_the_same_masks() -> Result<(), Error> {
+fn steps_equal_the_cpus_with_the_same_masks() -> Result<(), Error> {
     for preset in [Preset::Shallow, Preset::Notebook] {
         for (recipe, config) in recipes() {
             let label = format!("{}, {recipe}", preset.name());
-            let want = run(&config, &model(preset), &Device::Cpu, Way::Given)?;
-            for way in [Way::Kept, Way::Given] {
+            let want = run(&config, &model(preset), &Device::Cpu, Transfer::Given)?;
+            for way in [Transfer::Kept, Transfer::Given] {
                 assert_close(&run(&config, &model(preset), &gpu(), way)?, &want, &label);
             }
         }
@@ -170,10 +175,10 @@ fn steps_are_those_of_the_cpu_with_the_same_masks() -> Result<(), Error> {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_bits_however_the_gpu_gets_its_images() -> Result<(), Error> {
+fn the_way_images_reach_the_gpu_does_not_change_a_bit() -> Result<(), Error> {
     let config = TrainConfig { max_steps: None, epochs: 3, ..config() };
-    let first = run(&config, &model(Preset::Shallow), &gpu(), Way::Kept)?;
-    for way in [Way::Kept, Way::Given] {
+    let first = run(&config, &model(Preset::Shallow), &gpu(), Transfer::Kept)?;
+    for way in [Transfer::Kept, Transfer::Given] {
         let again = run(&config, &model(Preset::Shallow), &gpu(), way)?;
         assert!(again.parameters == first.parameters, "the parameters differ");
         assert_eq!(again.losses(), first.losses());
@@ -182,9 +187,9 @@ fn the_same_seed_gives_the_same_bits_however_the_gpu_gets_its_images() -> Result
     Ok(())
 }
 
-/// Rates and decays of their own, a frozen part, and steps that are launched one by one.
+/// Custom learning rates and decays, a frozen part, and steps that are not recorded.
 #[test]
-fn groups_are_those_of_the_cpu_and_steps_that_are_not_recorded_too() -> Result<(), Error> {
+fn groups_and_unrecorded_steps_equal_the_cpus() -> Result<(), Error> {
     let config = TrainConfig { optimizer: OptimizerConfig::adamw(1e-3, 0.1), ..config() };
     let groups = |name: &str, _: &Tensor| match name {
         name if name.starts_with("head.") => Group::new().with_lr_scale(2.0),
@@ -204,7 +209,7 @@ fn groups_are_those_of_the_cpu_and_steps_that_are_not_recorded_too() -> Result<(
             })?
         };
         let mut records = Records::default();
-        trainer.run(&Digits::new(SAMPLES, device, Way::Kept), &mut records)?;
+        trainer.run(&Digits::new(SAMPLES, device, Transfer::Kept), &mut records)?;
         left(records, &trainer)
     };
     let want = run(&Device::Cpu, false)?;
@@ -215,21 +220,21 @@ fn groups_are_those_of_the_cpu_and_steps_that_are_not_recorded_too() -> Result<(
 }
 
 #[test]
-fn a_second_run_goes_on_with_the_moments_of_the_first() -> Result<(), Error> {
+fn a_second_run_keeps_the_moments_of_the_first() -> Result<(), Error> {
     let config = TrainConfig { epochs: 1, max_steps: None, ..config() };
     let model = model(Preset::Shallow);
-    let want = runs(2, &config, &model, &Device::Cpu, Way::Given)?;
-    for way in [Way::Kept, Way::Given] {
+    let want = runs(2, &config, &model, &Device::Cpu, Transfer::Given)?;
+    for way in [Transfer::Kept, Transfer::Given] {
         assert_close(&runs(2, &config, &model, &gpu(), way)?, &want, "two runs");
     }
     Ok(())
 }
 
 #[test]
-fn records_that_are_rare_add_up_to_those_of_every_step() -> Result<(), Error> {
-    let often = run(&config(), &model(Preset::Shallow), &gpu(), Way::Kept)?;
+fn rare_records_add_up_to_frequent_ones() -> Result<(), Error> {
+    let often = run(&config(), &model(Preset::Shallow), &gpu(), Transfer::Kept)?;
     let rare = TrainConfig { log_every: 5, ..config() };
-    let rare = run(&rare, &model(Preset::Shallow), &gpu(), Way::Kept)?;
+    let rare = run(&rare, &model(Preset::Shallow), &gpu(), Transfer::Kept)?;
     assert!(rare.parameters == often.parameters, "when numbers are read changes them");
     let means: Vec<f64> =
         often.losses()[..10].chunks(5).map(|five| five.iter().sum::<f64>() / 5.0).collect();
@@ -240,12 +245,12 @@ fn records_that_are_rare_add_up_to_those_of_every_step() -> Result<(), Error> {
 }
 
 #[test]
-fn the_presets_need_nothing_of_candles_backward_pass() -> candle_core::Result<()> {
+fn presets_do_not_need_candles_backward_pass() -> candle_core::Result<()> {
     for preset in [Preset::Shallow, Preset::Notebook] {
         let parameters = Parameters::seeded(1);
         let vb = parameters.builder(DType::F32, &gpu());
         let model = VisionTransformer::new(&model(preset), &vb)?;
-        let batch = Digits::new(64, &gpu(), Way::Given).train_batch(1, &[0, 1, 2, 3])?;
+        let batch = Digits::new(64, &gpu(), Transfer::Given).train_batch(1, &[0, 1, 2, 3])?;
         let (loss, tape) = Tape::of(|| {
             let logits = model.forward(&batch.inputs, Mode::Train(Random::new(1)))?;
             cross_entropy_sum(&logits, &batch.targets[0])
@@ -264,7 +269,7 @@ fn the_presets_need_nothing_of_candles_backward_pass() -> candle_core::Result<()
 }
 
 #[test]
-fn other_models_train_as_on_the_cpu() -> Result<(), Error> {
+fn other_models_equal_the_cpus() -> Result<(), Error> {
     let modern = VitConfig {
         registers: 2,
         qk_norm: true,
@@ -279,7 +284,7 @@ fn other_models_train_as_on_the_cpu() -> Result<(), Error> {
         norm: vit_layers::NormPlacement::Post,
         ..model(Preset::Shallow)
     };
-    // More tokens than a block has room for: attention is composed within what is recorded.
+    // More tokens than fit a block: attention uses the composed form within the recording.
     let many_tokens = VitConfig {
         patch: vit_patch::PatchSize { height: 2, width: 2 },
         heads: 2,
@@ -287,19 +292,18 @@ fn other_models_train_as_on_the_cpu() -> Result<(), Error> {
     };
     let models = [("modern", modern), ("class token", class_token), ("many tokens", many_tokens)];
     for (label, model) in models {
-        let want = run(&config(), &model, &Device::Cpu, Way::Given)?;
-        assert_close(&run(&config(), &model, &gpu(), Way::Kept)?, &want, label);
+        let want = run(&config(), &model, &Device::Cpu, Transfer::Given)?;
+        assert_close(&run(&config(), &model, &gpu(), Transfer::Kept)?, &want, label);
     }
     Ok(())
 }
 
 #[test]
-fn a_loss_that_is_not_finite_stops_the_run_at_its_step_and_moves_nothing_after() -> Result<(), Error>
-{
+fn a_non_finite_loss_stops_the_run_and_later_steps_change_nothing() -> Result<(), Error> {
     let diverging =
         |log_every| TrainConfig { log_every, optimizer: OptimizerConfig::adam(1e30), ..config() };
     let stopped_at =
-        |config: &TrainConfig| match run(config, &model(Preset::Shallow), &gpu(), Way::Kept)
+        |config: &TrainConfig| match run(config, &model(Preset::Shallow), &gpu(), Transfer::Kept)
             .map(|_| ())
         {
             Err(Error::NotFinite { step, epoch, what, value }) => {
@@ -315,11 +319,11 @@ fn a_loss_that_is_not_finite_stops_the_run_at_its_step_and_moves_nothing_after()
 }
 
 #[test]
-fn more_than_fits_is_an_error_that_says_so() {
+fn running_out_of_memory_is_reported() {
     let device = &gpu();
     let error = Tensor::zeros((1 << 20, 1 << 20), DType::F32, device).unwrap_err().to_string();
     assert!(error.contains("OUT_OF_MEMORY"), "{error}");
-    // And the device goes on.
+    // The device still works.
     let sum = Tensor::ones(10, DType::F32, device).and_then(|ones| ones.sum_all());
     assert_eq!(sum.and_then(|sum| sum.to_scalar::<f32>()).expect("a working device"), 10.0);
 }

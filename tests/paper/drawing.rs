@@ -1,4 +1,4 @@
-//! Pictures of digits as people make them, drawn from MNIST's images.
+//! Simulated pictures of handwritten digits, drawn from MNIST's images.
 
 use std::io::Cursor;
 
@@ -6,7 +6,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{self, FilterType};
 use image::{DynamicImage, GrayImage, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
 
-/// How much ink covers each pixel, in 0 to 1.
+/// Ink coverage of each pixel, from 0 to 1.
 struct Ink {
     width: u32,
     height: u32,
@@ -39,7 +39,7 @@ impl Ink {
         }
     }
 
-    /// A box of lines this thick, just within these borders.
+    /// A box of lines of this thickness, just inside these borders.
     fn frame(&mut self, (left, top, right, bottom): (u32, u32, u32, u32), thick: u32) {
         self.rectangle((left, top, right, top + thick));
         self.rectangle((left, bottom - thick, right, bottom));
@@ -47,7 +47,7 @@ impl Ink {
         self.rectangle((right - thick, top, right, bottom));
     }
 
-    /// In colours of paper and ink, in a light and with a camera's noise.
+    /// In colours of paper and ink, with uneven light and camera noise.
     fn photo(
         &self,
         paper: [f32; 3],
@@ -67,7 +67,7 @@ impl Ink {
     }
 }
 
-/// A few numbers from a seed.
+/// Pseudo-random numbers from a seed.
 struct Noise(u32);
 
 impl Noise {
@@ -80,18 +80,18 @@ impl Noise {
         (self.uniform() * end as f32) as u32
     }
 
-    /// Nearly normal, of deviation 1.
+    /// Approximately normal, with standard deviation 1.
     fn normal(&mut self) -> f32 {
         (self.uniform() + self.uniform() + self.uniform() + self.uniform() - 2.0) * 3.0_f32.sqrt()
     }
 }
 
-/// MNIST's image as large as this.
+/// MNIST's image enlarged to this size.
 fn enlarged(digit: &GrayImage, side: u32) -> GrayImage {
     imageops::resize(digit, side, side, FilterType::CatmullRom)
 }
 
-/// The digit's lines, thinned to their middle (Zhang and Suen, 1984) and drawn with a pen of this width.
+/// The digit's lines, thinned (Zhang and Suen, 1984) and redrawn with a pen of this width.
 fn with_pen(digit: &GrayImage, side: u32, pen: f32) -> GrayImage {
     let large = enlarged(digit, side);
     let n = side as usize;
@@ -149,7 +149,7 @@ fn with_pen(digit: &GrayImage, side: u32, pen: f32) -> GrayImage {
 const WHITE: [f32; 3] = [255.0; 3];
 const BLACK: [f32; 3] = [0.0; 3];
 
-/// A file with a picture of this kind of one of MNIST's images.
+/// A file with a picture of this kind of an MNIST image.
 pub(crate) fn draw(kind: &str, digit: &GrayImage, index: u32) -> Vec<u8> {
     let mut noise = Noise(index.wrapping_mul(2_654_435_761).wrapping_add(12345));
     for _ in 0..4 {

@@ -1,4 +1,4 @@
-//! Digits on paper, boards and screens: a digit is read as well as the same digit on clean paper.
+//! Digits on paper, boards and screens are classified as well as on clean paper.
 
 mod drawing;
 
@@ -12,7 +12,7 @@ use crate::support::{Sandbox, json_lines};
 
 const SAMPLES: usize = 100;
 
-/// Each kind of picture, and how many points it may lose against clean paper.
+/// Each kind of picture, and the accuracy it may lose against clean paper, in points.
 const KINDS: [(&str, usize); 15] = [
     ("clean", 0),
     ("thin-400", 5),
@@ -31,10 +31,10 @@ const KINDS: [(&str, usize); 15] = [
     ("form-field", 15),
 ];
 
-/// With a committed model, so that the reading of pictures alone is measured: `configs/mnist-best.toml` with 40 epochs, stopped in
-/// the 17th at 99.10 % of the test images.
+/// Uses a committed model, so that only the preprocessing is tested: `configs/mnist-best.toml` with 40 epochs, stopped
+/// in the 17th at 99.10 % test accuracy.
 #[test]
-fn digits_are_read_from_paper_as_from_clean_paper() {
+fn digits_on_paper_are_classified_like_on_clean_paper() {
     let Some(data) = real_mnist() else {
         eprintln!("skipped: VIT_DATA names no folder that holds mnist/");
         return;

@@ -1,5 +1,5 @@
-//! Whatever reads files, with files that are wrong: the inputs in `fuzz/corpus`, those that once were findings in
-//! `fuzz/regressions`, and all of them cut and changed. `cargo xtask fuzz` looks for others.
+//! All parsers with malformed input: the files in `fuzz/corpus`, former findings in `fuzz/regressions`, and truncated
+//! and changed variants of all of them. `cargo xtask fuzz` searches for more.
 
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
 
@@ -19,13 +19,13 @@ use std::time::{Duration, Instant};
 use inputs::{Input, folder};
 use parsers::Parser;
 
-/// For one input, also on a machine that has other work: most take less than a millisecond.
+/// Time limit for one input, on a busy machine; most take less than a millisecond.
 const LONGEST: Duration = Duration::from_secs(5);
-/// Of this process, with all that the parsers were given.
+/// Memory limit of this process, which includes all inputs.
 #[cfg(target_os = "linux")]
 const MOST_MEMORY_KB: u64 = 512 << 10;
 
-/// Has a parser read bytes, and names them where that is a finding.
+/// Runs a parser on bytes, and fails with their name.
 fn hold(parser: &Parser, what: &dyn Fn() -> String, bytes: &[u8]) {
     let begun = Instant::now();
     let read = panic::catch_unwind(|| (parser.read)(bytes));
@@ -35,7 +35,7 @@ fn hold(parser: &Parser, what: &dyn Fn() -> String, bytes: &[u8]) {
 }
 
 #[test]
-fn every_input_is_read_or_refused_within_time_and_memory() {
+fn every_input_stays_within_time_and_memory() {
     for parser in &parsers::ALL {
         let inputs = inputs::of(parser.name);
         assert!(!inputs.is_empty(), "no input for {}", parser.name);
@@ -52,9 +52,9 @@ fn every_input_is_read_or_refused_within_time_and_memory() {
     }
 }
 
-/// Cuts and changes at places spread over each input.
+/// Truncates and changes each input in many places.
 #[test]
-fn every_input_cut_or_changed_is_read_or_refused() {
+fn truncated_and_changed_inputs_never_panic() {
     const PLACES: usize = 24;
     for parser in &parsers::ALL {
         for Input { path, bytes } in inputs::of(parser.name) {
@@ -72,9 +72,9 @@ fn every_input_cut_or_changed_is_read_or_refused() {
     }
 }
 
-/// What is right is taken: else nothing behind the first check would be looked at.
+/// Valid seeds must be accepted, or everything after the first check would go untested.
 #[test]
-fn seeds_are_taken_where_they_are_right() {
+fn valid_seeds_are_accepted() {
     let right = [
         ("checkpoint", &["state", "tensors"][..]),
         ("foreign", &["timm", "hf", "hf-alone", "notebook"]),
@@ -111,9 +111,9 @@ fn seeds_are_taken_where_they_are_right() {
     assert_eq!(taken, BTreeMap::from(right));
 }
 
-/// What they begin with, as the fuzzer does; `VIT_RENEW_CORPUS=1` writes them anew.
+/// The seeds, which the fuzzer starts from too; `VIT_RENEW_CORPUS=1` rewrites them.
 #[test]
-fn every_seed_lies_in_the_corpus() {
+fn every_seed_is_in_the_corpus() {
     let renew = std::env::var_os("VIT_RENEW_CORPUS").is_some();
     for (parser, name, bytes) in seeds::all() {
         assert!(parsers::ALL.iter().any(|known| known.name == parser), "no parser {parser}");

@@ -1,4 +1,4 @@
-//! What is written is read again to the bit, whatever it is: here of public formats; of settings, in the program.
+//! Written files read back bit for bit, for public formats; settings are tested in the program.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +23,7 @@ fn cases() -> ProptestConfig {
     }
 }
 
-/// Any number that JSON can tell, of either sign.
+/// Any number JSON can express, of either sign.
 fn finite() -> impl Strategy<Value = f64> {
     POSITIVE | NEGATIVE | NORMAL | SUBNORMAL | ZERO
 }
@@ -59,7 +59,7 @@ fn record() -> impl Strategy<Value = Record> {
     prop_oneof![step().prop_map(Record::Step), epoch().prop_map(Record::Epoch)]
 }
 
-/// Not all of them are sound: a file can say them.
+/// Not all are valid, but a file could contain them.
 fn config() -> impl Strategy<Value = VitConfig> {
     let sizes = [(); 10].map(|()| any::<usize>());
     let rates = [(); 6].map(|()| finite());
@@ -103,7 +103,7 @@ fn config() -> impl Strategy<Value = VitConfig> {
     )
 }
 
-/// Bits of any `f32`, also of those that are no number, in a tensor of two dimensions.
+/// Any `f32` bits, NaN included, in a tensor with two dimensions.
 fn tensor() -> impl Strategy<Value = (usize, Vec<u32>)> {
     (1..4_usize, vec(any::<u32>(), 0..12)).prop_map(|(width, mut bits)| {
         bits.truncate(bits.len() / width * width);
@@ -120,27 +120,27 @@ proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn records_are_read_again_to_the_bit(records in vec(record(), 0..6)) {
+    fn records_round_trip_bit_for_bit(records in vec(record(), 0..6)) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         fs::write(&path, "").unwrap();
         let mut file = MetricsFile::open_at(&path, &MetricsMark::default()).unwrap();
         records.iter().try_for_each(|record| file.append(record)).unwrap();
-        // Debug tells a number by the shortest text that is its own, and -0 from 0.
+        // Debug prints the shortest text that identifies a number, and distinguishes -0 from 0.
         let mut again: Vec<Record> = Vec::new();
         read_records(&path, |record| again.push(record)).unwrap();
         prop_assert_eq!(format!("{again:?}"), format!("{records:?}"));
     }
 
     #[test]
-    fn configurations_are_read_again_to_the_bit(config in config()) {
+    fn configurations_round_trip_bit_for_bit(config in config()) {
         let json = serde_json::to_string(&config).unwrap();
         let again: VitConfig = serde_json::from_str(&json).unwrap();
         prop_assert_eq!(format!("{again:?}"), format!("{config:?}"));
     }
 
     #[test]
-    fn models_are_read_again_to_the_bit(
+    fn models_round_trip_bit_for_bit(
         config in config(),
         tensors in btree_map("[a-zä0-9._\"]{1,12}", tensor(), 0..5),
     ) {
@@ -152,7 +152,7 @@ proptest! {
         };
         let written: BTreeMap<_, _> =
             tensors.iter().map(|(name, tensor)| (name.clone(), as_tensor(tensor))).collect();
-        // What `write` writes, without waiting for the disk.
+        // The output of `write`, without waiting for the disk.
         fs::write(&path, to_bytes(&written, &config).unwrap()).unwrap();
         let file = ModelFile::open(&path).unwrap();
         prop_assert_eq!(format!("{:?}", file.config()), format!("{:?}", Some(&config)));
@@ -166,13 +166,13 @@ proptest! {
     }
 
     #[test]
-    fn datasets_are_written_as_they_were_read(
+    fn datasets_round_trip_byte_for_byte(
         (height, width) in (1..5_usize, 1..5_usize),
         labels in [vec(0..10_u8, 1..6), vec(0..10_u8, 1..6)],
         pixel in any::<u8>(),
     ) {
         let folder = tempfile::tempdir().unwrap();
-        // Classes are those of the training part.
+        // The training split sets the classes.
         let [train, mut test] = labels;
         let classes = train.iter().max().unwrap() + 1;
         test.iter_mut().for_each(|label| *label %= classes);

@@ -1,4 +1,4 @@
-//! Small files that are right, or nearly: a fuzzer finds from them what is near, and not from nothing.
+//! Small files, valid or almost valid, that a fuzzer starts from.
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
@@ -17,10 +17,10 @@ use vit_patch::{ImageSize, PatchSize};
 
 use crate::png_file;
 
-/// Inputs of a parser, by name.
+/// Named inputs of a parser.
 type Seeds = Vec<(&'static str, Vec<u8>)>;
 
-/// Parser, name and bytes of each.
+/// Parser, name and bytes of each seed.
 pub(crate) fn all() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let mut seeds = Vec::new();
     let groups: [(&str, Seeds); 9] = [
@@ -48,7 +48,7 @@ fn text(text: &str) -> Vec<u8> {
     text.into()
 }
 
-/// The smallest there is.
+/// The smallest model.
 fn tiny() -> VitConfig {
     VitConfig {
         image: ImageSize { height: 2, width: 2, channels: 1 },
@@ -109,7 +109,7 @@ fn model_configs() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// As timm writes it, of what is read.
+/// The part of timm's configuration that is used.
 const TIMM: &str = r#"{"architecture":"vit_tiny_patch7_28","num_classes":10,"num_features":32,"global_pool":"token",
 "model_args":{"img_size":28,"num_heads":4},"pretrained_cfg":{"input_size":[1,28,28],"mean":[0.5],"std":[0.5]}}"#;
 

@@ -1,4 +1,4 @@
-"""Time PyTorch at what the Rust program does: the peers of `cargo xtask bench`. Prints one JSON object.
+"""Time PyTorch at the Rust program's workloads: the peers of `cargo xtask bench`. Prints one JSON object.
 
     python bench.py train --variant seed|careful --preset notebook|shallow --threads N
     python bench.py eval --variant seed|careful --threads N
@@ -7,12 +7,11 @@
     python bench.py timm-forward --batch-size N --threads N
     python bench.py timm-train --batch-size N --threads N
 
-`seed` is the notebook's code: separate heads, Adam as it comes. `careful` is the same model with one qkv product,
+`seed` is the notebook's code: separate heads, default Adam. `careful` is the same model with one qkv product,
 `scaled_dot_product_attention` and fused Adam; `traced` is that model frozen by `torch.jit`. Training: batch 64,
-dropout 0.2, Adam 3e-4, float32. What is timed works on images that lie in memory as float32 already: gathering,
-scaling and counting are outside the clock, which is in PyTorch's favour. `memory` times nothing: it trains and
-evaluates, and whoever starts it looks at the memory that it takes. MNIST is read from `--mnist`,
-else from `mnist` in the folder that VIT_DATA names.
+dropout 0.2, Adam 3e-4, float32. Images are in memory as float32 already; gathering, scaling and counting are not
+timed, which favours PyTorch. `memory` times nothing: it trains and evaluates, and the caller measures its memory.
+MNIST is read from `--mnist`, else from `mnist` in the folder VIT_DATA.
 """
 
 import argparse
@@ -40,7 +39,7 @@ RATE = 0.2
 
 
 class FusedAttention(vit.Attention):
-    """`vit.Attention` by PyTorch's `scaled_dot_product_attention`."""
+    """`vit.Attention` with PyTorch's `scaled_dot_product_attention`."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         dropout = self.weight_dropout.p if self.training else 0.0
@@ -63,7 +62,7 @@ def build(variant: str, preset: str) -> nn.Module:
 
 
 def adam(variant: str, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that the variant trains with."""
+    """The variant's optimiser."""
     return torch.optim.Adam(model.parameters(), lr=3e-4, fused=None if variant == "seed" else True)
 
 
@@ -76,7 +75,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, lab
 
 
 def time_each(work: Callable[[], object], count: int, warm_up: int) -> list[float]:
-    """Seconds of each of `count` calls, after some that are not timed."""
+    """Seconds of each of `count` calls, after some untimed ones."""
     times = []
     for _ in range(warm_up + count):
         start = time.perf_counter()
@@ -86,7 +85,7 @@ def time_each(work: Callable[[], object], count: int, warm_up: int) -> list[floa
 
 
 def quantiles(times: list[float], unit: str) -> dict[str, float]:
-    """Median and tenths, as the Rust program names them."""
+    """Median and deciles, under the Rust program's names."""
     scaled = [{"ms": 1e3, "us": 1e6}[unit] * seconds for seconds in times]
     tenths = statistics.quantiles(scaled, n=10, method="inclusive") if len(scaled) > 1 else scaled * 9
     figures = {"median": statistics.median(scaled), "p10": tenths[0], "p90": tenths[-1]}
@@ -109,7 +108,7 @@ def train(args: argparse.Namespace) -> dict:
 
 @torch.inference_mode()
 def evaluate(args: argparse.Namespace) -> dict:
-    """Passes over MNIST's test images, at the best of some batch sizes."""
+    """Passes over MNIST's test images, at the best of several batch sizes."""
     images, labels = mnist.load(args.mnist, "test")
     model = build(args.variant, args.preset).eval()
 
@@ -140,7 +139,7 @@ def latency(args: argparse.Namespace) -> dict:
 
 
 def memory(args: argparse.Namespace) -> dict:
-    """Steps of the notebook's training and an evaluation, all of MNIST kept as bytes."""
+    """Steps of the notebook's training and an evaluation, with MNIST in memory as bytes."""
     sets = {split: mnist.load_bytes(args.mnist, split) for split in ("train", "test")}
     model = build("seed", args.preset)
     optimizer = adam("seed", model)
@@ -157,7 +156,7 @@ def memory(args: argparse.Namespace) -> dict:
 
 
 def tiny() -> nn.Module:
-    """ViT-Ti/16 at 224x224, as configs/vit-ti16-224.toml has it."""
+    """ViT-Ti/16 at 224x224, equal to configs/vit-ti16-224.toml."""
     import timm
 
     torch.manual_seed(0)
@@ -184,7 +183,7 @@ def timm_train(args: argparse.Namespace) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """What ran."""
+    """Versions and device."""
     return {"python": platform.python_version(), "torch": torch.__version__, "timm": metadata.version("timm")}
 
 

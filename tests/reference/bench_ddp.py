@@ -1,4 +1,4 @@
-"""Time PyTorch's DistributedDataParallel at a step of `shallow`: the peer of `vit bench train` on two ranks. Rank 0 prints JSON.
+"""Time a step of `shallow` with PyTorch's DistributedDataParallel: the peer of `vit bench train` on two ranks. Rank 0 prints JSON.
 
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 bench_ddp.py --variant seed|careful
 

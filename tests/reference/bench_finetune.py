@@ -1,13 +1,13 @@
-"""Fine-tuning a ViT-Ti/16 from JPEG files, by `vit train` and by timm's loop, in turn: seconds, medians and their ratio.
+"""Compare fine-tuning a ViT-Ti/16 from JPEG files by `vit train` and by timm's loop: seconds, medians and their ratio.
 
     cargo build -p vit
     python bench_finetune.py target/debug/vit [--rounds 3] [--pictures 256]
 
 Both start from the same random weights, with the same settings: batch size 8, AdamW, label smoothing, 224 px, two threads.
-"whole" trains everything for two epochs with random resized crops and flips. "head" trains the head alone for twenty epochs
-without augmentation; PyTorch computes the trunk's features again in each. A time of `vit` is that of the whole command, with the
-start of the process, reading the weights, building the picture cache, and writing the report. A time of timm's loop
-is that of its epochs alone; its DataLoader has two workers, which live on between epochs.
+"whole" trains everything for two epochs with random resized crops and flips. "head" trains only the head for twenty epochs
+without augmentation; PyTorch computes the trunk's features again in each. The time of `vit` is for the whole command:
+starting, reading the weights, building the picture cache, training, and writing the report. The time of timm's loop is for
+its epochs only; its DataLoader has two persistent workers.
 """
 
 import argparse

@@ -1,19 +1,19 @@
-"""Time PyTorch's training of the seed's recipe on an NVIDIA GPU, each way it can be run. Prints a JSON line for each.
+"""Time the seed's recipe in PyTorch on an NVIDIA GPU, in several ways. Prints a JSON line for each.
 
     python bench_gpu.py [--preset shallow] [--batch-sizes 64 512 4096] [--steps 300] [--ways WAY...]
 
-All of MNIST lies on the GPU as float32, labels too; a step gathers its batch by a shuffled order, trains, and adds
-loss and correct answers up there, as the Rust program does. Nothing is read back before the end. Float32 products,
+MNIST is on the GPU as float32, with its labels. A step gathers its batch in shuffled order, trains, and accumulates
+loss and correct answers there, like the Rust program. Nothing is read back before the end. Float32 products,
 no tf32. The ways:
 
-    eager           the seed's code as it is, Adam as it comes
+    eager           the seed's code, default Adam
     eager-careful   one qkv product, fused attention, fused Adam
-    compile         eager-careful through `torch.compile(mode="reduce-overhead")`, that is with CUDA graphs
-    graph           all of a step of eager-careful, its optimiser too, in one CUDA graph
-    compile-graph   the same of the compiled model
+    compile         eager-careful through `torch.compile(mode="reduce-overhead")`, which uses CUDA graphs
+    graph           a step of eager-careful, optimiser included, as one CUDA graph
+    compile-graph   the same for the compiled model
 
-What is reported is the median over rounds of `steps` steps each, timed by the clock around a synchronised round.
-MNIST is read from `--mnist`, else from `mnist` in the folder that VIT_DATA names; noise of its size with `--noise`.
+Reports the median over rounds of `steps` steps; each synchronised round is timed by the clock.
+MNIST is read from `--mnist`, else from `mnist` in the folder VIT_DATA; `--noise` uses noise of its size.
 """
 
 import argparse
@@ -35,7 +35,7 @@ DEVICE = "cuda"
 
 
 class Training:
-    """The model and what a step reads and adds to, all of it on the GPU."""
+    """The model, with a step's inputs and sums, all on the GPU."""
 
     def __init__(self, args: argparse.Namespace, way: str, batch: int) -> None:
         images, labels = noise() if args.noise else mnist.load(args.mnist, "train")
@@ -65,7 +65,7 @@ class Training:
         self.correct += (output.detach().argmax(1) == ys).sum()
 
     def orders(self, steps: int) -> Tensor:
-        """The indices of so many steps."""
+        """The indices of `count` steps."""
         order = torch.cat([torch.randperm(len(self.labels)) for _ in range(1 + steps * self.batch // len(self.labels))])
         return order[: steps * self.batch].view(steps, self.batch).to(DEVICE)
 
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=["notebook", "shallow"], default="shallow")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 512, 4096])
     parser.add_argument("--ways", nargs="+", choices=ways, default=ways)
-    parser.add_argument("--steps", type=int, default=300, help="of a round, at batch 64; fewer of larger batches")
+    parser.add_argument("--steps", type=int, default=300, help="steps of a round at batch size 64; larger batches take fewer")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--noise", action="store_true", help="random images in place of MNIST")
     data = Path(os.environ.get("VIT_DATA", "."), "mnist")
@@ -132,7 +132,7 @@ def main() -> None:
             figures = {"way": way, "batch_size": batch, "preset": args.preset}
             try:
                 figures["images_per_second"] = round(images_per_second(args, way, batch))
-            except Exception as error:  # a way that this machine cannot go is a line too
+            except Exception as error:  # a way that fails on this machine is reported too
                 figures["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             device = torch.cuda.get_device_name()
             print(json.dumps({**figures, "device": device, "torch": torch.__version__}), flush=True)

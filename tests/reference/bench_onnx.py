@@ -1,9 +1,9 @@
-"""Time onnxruntime on our export and on PyTorch's own export of the same model, and our own forward pass beside both.
+"""Time onnxruntime on our export and on PyTorch's export of the same model, beside our own forward pass.
 
     python bench_onnx.py VIT [--threads N] [--rounds N] [--seconds F]
 
-VIT is the binary. The contestants take turns, so that a busy moment of the machine meets all of them; each figure is the median over
-all turns of a turn's median. Prints the processor's name and a line of JSON for each model and batch size, times in milliseconds.
+VIT is the binary. The contestants take turns, so that other work on the machine affects all of them; each figure is the median of the
+turns' medians. Prints the processor's name and a line of JSON for each model and batch size, times in milliseconds.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
 
 
 def exported_by_pytorch(model: nn.Module, images: torch.Tensor) -> bytes:
-    """PyTorch's own exporter, with a batch of any size."""
+    """PyTorch's own exporter, with a dynamic batch size."""
     file = io.BytesIO()
     batch = {0: torch.export.Dim("batch", min=1, max=1024)}
     torch.onnx.export(model.eval(), (images,), file, dynamo=True, dynamic_shapes=(batch,), opset_version=18)
@@ -63,7 +63,7 @@ def models(vit: Vit) -> dict[str, tuple[bytes, bytes, tuple[int, int, int]]]:
 
 
 def timed(run: Callable[[], object], seconds: float) -> float:
-    """The median of as many passes as there is time for, in milliseconds."""
+    """Median time of a pass in milliseconds, over as many as fit the time."""
     for _ in range(2):
         run()
     times, end = [], time.perf_counter() + seconds
@@ -84,9 +84,9 @@ def main() -> None:
     parser.add_argument("vit", type=Path)
     parser.add_argument("--prepare", type=Path, help="only write the graphs into this folder")
     parser.add_argument("--graphs", type=Path, help="the folder of an earlier --prepare")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each contestant; by default all cores")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of each contestant [default: all cores]")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contestant")
-    parser.add_argument("--seconds", type=float, default=0.7, help="how long a turn is, at least")
+    parser.add_argument("--seconds", type=float, default=0.7, help="minimum length of a turn")
     args = parser.parse_args()
     if args.prepare:
         args.prepare.mkdir(parents=True, exist_ok=True)

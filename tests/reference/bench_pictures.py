@@ -1,10 +1,10 @@
-"""Pictures a second of torchvision's pipeline and of vit-pictures, in turn: medians and their ratio.
+"""Compare the throughput of torchvision's pipeline and of vit-pictures in pictures/s: medians and their ratio.
 
     cargo build -p vit-pictures --example throughput
     python bench_pictures.py target/debug/examples/throughput [--rounds 7]
 
 Both make batches of 64 normalised views of 224 px from 512 JPEG files of 500x375 px, on two cores: a DataLoader with two
-workers, which live on from round to round, and two threads. Files are in memory after the first round.
+persistent workers, and two threads. Files are in memory after the first round.
 """
 
 import argparse

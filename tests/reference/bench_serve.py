@@ -1,10 +1,10 @@
-"""`vit serve` beside FastAPI on uvicorn, with the same model and picture: latency, requests a second, memory.
+"""Compare `vit serve` with FastAPI on uvicorn, with the same model and picture: latency, requests/s, memory.
 
     python tests/reference/bench_serve.py --vit target/debug/vit --run RUN [--requests 1000000]
 
-The peer is what one writes: FastAPI, uvloop, httptools, two workers, one torch thread each, Pillow for the PNG, and the model of
+The peer is a typical service: FastAPI, uvloop, httptools, two workers, one torch thread each, Pillow for the PNG, and the model of
 `shallow_model.py` with the run's parameters. It needs `fastapi`, `uvicorn[standard]`, `torch`, `safetensors`, `pillow`, and Debian's
-`wrk`. Both are asked one after the other by the same clients on the same machine.
+`wrk`. The same clients measure both, one after the other, on the same machine.
 """
 
 import argparse
@@ -66,7 +66,7 @@ wrk.headers["Content-Type"] = "image/png"
 
 
 def one_client(port: int, picture: bytes, seconds: float) -> list[float]:
-    """Microseconds of each request, one after the other on a connection."""
+    """Microseconds of each request, sent one after another on a connection."""
     head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(picture)}\r\n\r\n"
     request = head.encode() + picture
     stream = socket.create_connection(("127.0.0.1", port))
@@ -88,7 +88,7 @@ def one_client(port: int, picture: bytes, seconds: float) -> list[float]:
 
 
 def wrk(port: int, script: str, connections: int, seconds: int) -> dict:
-    """What wrk says: requests a second and the latencies under that load."""
+    """wrk's result: requests/s and the latencies under that load."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script, f"http://127.0.0.1:{port}/v1/predict"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1])
@@ -147,7 +147,7 @@ def wait_for(port: int) -> None:
             return
         except OSError:
             time.sleep(0.1)
-    sys.exit("the server does not come up")
+    sys.exit("the server does not start")
 
 
 def main() -> None:
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="a run of `shallow`")
     parser.add_argument("--picture", type=Path, default=Path("docs/pictures/digit.png"))
     parser.add_argument("--seconds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=0, help="and look at the memory after so many")
+    parser.add_argument("--requests", type=int, default=0, help="measure the memory after this many requests")
     arguments = parser.parse_args()
     results = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -2,8 +2,8 @@
 
     python check_export.py MODEL.safetensors --mnist DIR
 
-Prints {"accuracy": ..., "correct": ...} over all 10,000 images. Loading is strict: a name too few, a name too many
-or another shape is an error.
+Prints {"accuracy": ..., "correct": ...} over all 10,000 images. Loading is strict: a missing name, an
+unexpected name or another shape is an error.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""Exchange models with timm and transformers through the `vit` binary, and compare what both sides compute.
+"""Exchange models with timm and transformers through the `vit` binary, and compare the results.
 
     python check_interchange.py VIT [--only NAMES]
 
-VIT is the binary. Models are made here with random weights: ViT-Ti/16 of timm and of transformers at full size are taken over
-with `vit import` and named by `vit predict`; a class-token model that `vit train` makes is exported and opened by both. Prints
-a line for each check and fails with the first that does not hold. A library that is not installed is left out.
+VIT is the binary. Models have random weights: `vit import` reads a full-size ViT-Ti/16 of timm and of transformers and `vit predict`
+classifies with it; both libraries open an exported class-token model of `vit train`. Prints a line for each check and stops at
+the first failure. A library that is not installed is skipped.
 
-Of timm every ViT of up to 90 million parameters is taken over, with random weights, or refused by the name of what ours does not
-compute; `--only 'vit_tiny*'` takes those models alone.
+Every timm ViT of up to 90 million parameters is imported, or rejected naming what is unsupported; `--only 'vit_tiny*'` checks
+only these models.
 """
 
 import argparse
@@ -34,7 +34,7 @@ TOLERANCE = 1e-4  # of the largest entry, as for committed fixtures
 PIPELINE_TOLERANCE = 1e-5  # of a probability
 CLOSE = 1e-5  # of the largest entry, of a whole model with random weights
 MOST_PARAMETERS = 90_000_000
-REFUSED = "cannot take over "
+REFUSED = "unsupported "
 PICTURES = 2
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 AS_THEY_ARE = ["--fit", "stretch", "--invert", "never"]  # neither cropped nor taken for ink on paper
@@ -57,31 +57,31 @@ Logits = Callable[[Tensor], Tensor]
 
 
 class Vit:
-    """The binary, in a folder of its own."""
+    """The binary, in its own folder."""
 
     def __init__(self, binary: Path, folder: Path) -> None:
         self.binary, self.folder = binary.resolve(), folder
 
     def run(self, *words: str | Path) -> str:
-        """What a command prints."""
+        """A command's stdout."""
         done = self.start(*words)
         if done.returncode:
             raise AssertionError(f"vit {' '.join(map(str, words))}: {done.stderr}")
         return done.stdout
 
     def start(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
-        """How a command ends."""
+        """A command's result."""
         return subprocess.run([self.binary, *words], cwd=self.folder, capture_output=True, text=True)
 
     def logits(self, model: str, pictures: list[Path], flags: list[str] = AS_THEY_ARE) -> Tensor:
-        """The logits of pictures, less their mean, which their probabilities do not tell."""
+        """The logits of pictures minus their mean, which probabilities do not determine."""
         lines = self.run("predict", model, *pictures, *flags).splitlines()
         probabilities = torch.tensor([json.loads(line)["probabilities"] for line in lines], dtype=torch.float64)
         return centred(probabilities.log())
 
 
 def centred(logits: Tensor) -> Tensor:
-    """The logits of each row less their mean."""
+    """The logits of each row minus their mean."""
     return logits - logits.mean(dim=1, keepdim=True)
 
 
@@ -106,13 +106,13 @@ def photos(folder: Path) -> list[Path]:
 
 
 def scaled(pixels: Tensor, mean: Any = 0.5, std: Any = 0.5) -> Tensor:
-    """Pixels as a model is given them."""
+    """Normalised pixels."""
     mean, std = (torch.tensor(value).reshape(-1, 1, 1) for value in (mean, std))
     return (pixels - mean) / std
 
 
 def roughened(model: nn.Module, seed: int) -> nn.Module:
-    """The model without one trivial parameter."""
+    """The model with every parameter randomised."""
     torch.manual_seed(seed)
     for parameter in model.parameters():
         parameter.data += (0.1 if parameter.dim() == 1 else 0.02) * torch.randn(parameter.shape)
@@ -120,7 +120,7 @@ def roughened(model: nn.Module, seed: int) -> nn.Module:
 
 
 def compare(what: str, got: Tensor, model: Logits, images: Tensor, tolerance: float = TOLERANCE) -> None:
-    """Hold our logits to the other library's."""
+    """Compare our logits with the other library's."""
     with torch.no_grad():
         expected = centred(model(images).double())
     share = ((got - expected).abs().max() / expected.abs().max()).item()
@@ -130,7 +130,7 @@ def compare(what: str, got: Tensor, model: Logits, images: Tensor, tolerance: fl
 
 
 def check_timm(vit: Vit) -> None:
-    """timm's ViT-Ti/16 and later models as bare state dicts, and a folder whose pixels are scaled as ImageNet's."""
+    """timm's ViT-Ti/16 and later models as bare state dicts, and a folder with ImageNet's normalisation."""
     import timm
     from timm.models import save_for_hf
 
@@ -140,7 +140,7 @@ def check_timm(vit: Vit) -> None:
     vit.run("import", "timm.safetensors", "-o", "from-timm.safetensors")
     compare("timm's ViT-Ti/16, its state dict", vit.logits("from-timm.safetensors", pictures), model, scaled(pixels))
 
-    # A mean over patches without a class token; layer scale and positions of patches alone; registers.
+    # Mean pooling without a class token; layer scale with positions of patches only; registers.
     for seed, (name, settings) in enumerate(MODERN.items()):
         model = roughened(timm.create_model(name, num_classes=10, **settings), 10 + seed)
         safetensors.torch.save_file(model.state_dict(), vit.folder / "modern.safetensors")
@@ -151,7 +151,7 @@ def check_timm(vit: Vit) -> None:
 
     model = roughened(timm.create_model("deit_tiny_patch16_224"), 2)
     if any(tuple(model.pretrained_cfg[name]) != value for name, value in IMAGENET.items()):
-        raise AssertionError("timm scales DeiT's pixels otherwise than this check expects")
+        raise AssertionError("timm's normalisation of DeiT differs from what this check expects")
     save_for_hf(model, vit.folder / "timm", safe_serialization=True)
     vit.run("import", "timm", "-o", "from-folder.safetensors")
     images = scaled(pixels, **IMAGENET)
@@ -167,7 +167,7 @@ def check_timm(vit: Vit) -> None:
 
 
 def check_timms_list(vit: Vit, only: str) -> None:
-    """Every ViT of timm's, as the folder that timm saves: the same logits to 1e-5, or refused by name."""
+    """Every ViT of timm, saved as a folder: equal logits to 1e-5, or rejected by name."""
     import timm
     from timm.models import save_for_hf
 
@@ -187,7 +187,7 @@ def check_timms_list(vit: Vit, only: str) -> None:
             said = done.stderr.strip().splitlines()
             reason = next((line for line in said if REFUSED in line), None)
             if reason is None:
-                raise AssertionError(f"timm's {name} is neither taken over nor refused by name: {done.stderr}")
+                raise AssertionError(f"timm's {name} is neither imported nor rejected by name: {done.stderr}")
             print(f"timm's {name}: {reason[reason.index(REFUSED):]}")
             refused += 1
             continue
@@ -201,7 +201,7 @@ def check_timms_list(vit: Vit, only: str) -> None:
 
 
 def check_timm_opens_ours(vit: Vit) -> None:
-    """An exported class-token model in timm's class, strictly."""
+    """An exported class-token model, loaded strictly into timm's class."""
     from timm.models.vision_transformer import VisionTransformer
 
     vit.run("export", "run", "--layout", "timm", "-o", "to-timm.safetensors")
@@ -210,14 +210,14 @@ def check_timm_opens_ours(vit: Vit) -> None:
     ).eval()
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
-            module.eps = 1e-5  # what the run was trained with
+            module.eps = 1e-5  # the run's epsilon
     model.load_state_dict(safetensors.torch.load_file(vit.folder / "to-timm.safetensors"), strict=True)
     pictures, pixels = noise(vit.folder, 28, "L")
     compare("ours in timm", vit.logits("run", pictures), model, scaled(pixels))
 
 
 def check_timm_opens_a_folder(vit: Vit) -> None:
-    """Exported folders through `create_model("local-dir:...")`: a mean and a class token, with what came after the paper."""
+    """Exported folders through `create_model("local-dir:...")`: with mean pooling and with a class token, and later features."""
     import timm
 
     for name, settings in FOLDERS.items():
@@ -235,7 +235,7 @@ def check_timm_opens_a_folder(vit: Vit) -> None:
 
 
 def check_transformers(vit: Vit) -> None:
-    """transformers' ViT of ViT-Ti/16's size: folders as `save_pretrained` writes them."""
+    """transformers' ViT of ViT-Ti/16's size: folders written by `save_pretrained`."""
     import transformers
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
@@ -262,7 +262,7 @@ def check_transformers(vit: Vit) -> None:
     logits = vit.logits("from-hf.safetensors", paths, [])
     compare("photos to transformers' ViT-Ti/16", logits, lambda xs: model(pixel_values=xs).logits, images, VIEWED)
 
-    # Positions for other images, as transformers resamples them.
+    # Positions for another image size, resampled like transformers.
     for side in (96, 288):
         pictures, pixels = noise(vit.folder, side, "RGB")
         vit.run("import", "hf", "-o", f"at-{side}.safetensors", "--image-size", str(side))
@@ -284,18 +284,18 @@ def check_transformers_opens_ours(vit: Vit) -> None:
             raise AssertionError(f"ours in transformers: {kind} {told[kind]}")
     processor = ViTImageProcessor.from_pretrained(folder)
     pictures, pixels = noise(vit.folder, 28, "L")
-    # A grey model has three channels there.
+    # A grey model has three channels in transformers.
     images = scaled(pixels.repeat(1, 3, 1, 1), processor.image_mean, processor.image_std)
     logits = vit.logits("run", pictures)
     compare("ours in transformers, every key matched", logits, lambda xs: model.eval()(pixel_values=xs).logits, images)
-    # And back: transformers' own folder of it is the same model.
+    # And back: the folder that transformers saves gives the same model.
     model.save_pretrained(vit.folder / "again")
     processor.save_pretrained(vit.folder / "again")
     for folder_name in ("to-hf", "again"):
         vit.run("import", folder_name, "-o", f"{folder_name}.safetensors")
     ours, theirs = ((vit.folder / f"{name}.safetensors").read_bytes() for name in ("to-hf", "again"))
     if ours != theirs:
-        raise AssertionError("ours through transformers and back is another file")
+        raise AssertionError("our model differs after a round trip through transformers")
     print("ours through transformers and back: the same bytes")
 
 
@@ -322,7 +322,7 @@ def check_pipeline(vit: Vit) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("vit", type=Path)
-    parser.add_argument("--only", default="*", metavar="NAMES", help="timm's models whose names match, of its list")
+    parser.add_argument("--only", default="*", metavar="NAMES", help="only timm models with matching names")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -1,9 +1,9 @@
-"""Hold exported ONNX graphs to onnx's checker, and to `vit predict` in onnxruntime and in the module of `python/`.
+"""Check exported ONNX graphs with onnx's checker, and compare onnxruntime and the module in `python/` with `vit predict`.
 
     python check_onnx.py VIT
 
 VIT is the binary. Models are trained here for a few steps, one for each kind of layer and position. Prints a line for each check
-and fails with the first that does not hold. Without onnx and onnxruntime nothing is checked.
+and stops at the first failure. Without onnx and onnxruntime nothing is checked.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 
 TOLERANCE = 1e-5  # of a probability
-LOSSY = 1e-2  # the same of a JPEG, whose decoders differ by a few of 255
+LOSSY = 1e-2  # the same for a JPEG, whose decoders differ by a few of 255
 BATCHES = (1, 2, 17)
 CLASS_TOKEN = "pool = 'cls'\nqkv_bias = true\nactivation = 'gelu'\n"
 MODELS = {
@@ -35,7 +35,7 @@ MODELS = {
 
 
 def check_graphs(vit: Any) -> None:
-    """Every graph: onnx's checker with its shapes, and onnxruntime's probabilities at each batch size."""
+    """Every graph passes onnx's checker with shapes, and onnxruntime's probabilities match at each batch size."""
     import onnx
     from vit_onnx import Classifier
 
@@ -67,7 +67,7 @@ def check_graphs(vit: Any) -> None:
 
 
 def pictures_of_every_kind(folder: Path) -> list[Path]:
-    """A digit on paper and noise in colour, in several modes, sizes and orientations, without a loss."""
+    """A digit on paper and noise in colour, in several modes, sizes and orientations, lossless."""
     generator = np.random.default_rng(1)
     colour = Image.fromarray(generator.integers(0, 256, (40, 60, 3), dtype=np.uint8)).resize((333, 217), Image.Resampling.BICUBIC)
     paper = Image.new("L", (620, 900), 235)
@@ -101,7 +101,7 @@ def pictures_of_every_kind(folder: Path) -> list[Path]:
 
 
 def check_module(vit: Any) -> None:
-    """The module's probabilities beside those of `vit predict`, for each way to fit a picture."""
+    """Compare the module's probabilities with `vit predict`, for each way to fit a picture."""
     from vit_onnx import Classifier
 
     folder = vit.folder / "pictures"
@@ -128,7 +128,7 @@ def check_module(vit: Any) -> None:
                 got = classifier.probabilities(classifier.prepare(path)[None])[0]
                 worst[path.name] = np.abs(got - ours).max()
                 if classifier.predict([path])[0].index != line["class"]:
-                    raise AssertionError(f"{run}, {fit}, {path.name}: another class than `vit predict`'s")
+                    raise AssertionError(f"{run}, {fit}, {path.name}: the class differs from `vit predict`'s")
             lossy = worst.pop("paper.jpg")
             name = max(worst, key=worst.__getitem__)
             require(f"the module on {run}, {fit}, worst {name}", worst[name], TOLERANCE)
@@ -136,7 +136,7 @@ def check_module(vit: Any) -> None:
 
 
 def require(what: str, difference: float, tolerance: float) -> None:
-    """Print a difference, and fail where it is too large."""
+    """Print a difference, and fail if it is too large."""
     if not difference <= tolerance:
         raise AssertionError(f"{what}: differ by {difference:.1e}, expected at most {tolerance:g}")
     print(f"{what}: differ by {difference:.1e}")

@@ -1,4 +1,4 @@
-"""The reference checked against what it copies, before any fixture is made from it."""
+"""Checks of the reference models against the originals, run before any fixture is made."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ def require_close(what: str, got: Tensor, expected: Tensor, tolerance: float = T
 
 
 def gradients(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, State]:
-    """The output, and the gradient of the mean cross entropy to each parameter."""
+    """The output, and the gradient of the mean cross entropy for each parameter."""
     model.zero_grad()
     output = model(images)
     F.cross_entropy(output, labels).backward()
@@ -30,7 +30,7 @@ def gradients(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor,
 
 
 def check_preset(preset: str) -> None:
-    """`vit` equals the notebook's way of writing the preset: its state_dict, output and every gradient."""
+    """`vit` equals the notebook's implementation of the preset: state_dict, output and every gradient."""
     torch.manual_seed(0)
     config = vit.PRESETS[preset]
     theirs = shallow_model.set_dropout(shallow_model.seed_style(preset), 0.0).double()

@@ -1,9 +1,9 @@
-"""Time PyTorch's nn.TransformerEncoder at what tests/consumer's `speed` does. Prints one JSON object.
+"""Time PyTorch's nn.TransformerEncoder at the workload of tests/consumer's `speed`. Prints one JSON object.
 
     python encoder_bench.py train|infer --batch N --tokens N --dim N --depth N --heads N
         [--attend all|padded|causal|bias] [--steps N] [--threads N]
 
-Pre-norm, GELU, no dropout, float32; training takes fused AdamW, inference runs in `torch.inference_mode()`.
+Pre-norm, GELU, no dropout, float32; training uses fused AdamW, inference `torch.inference_mode()`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def lengths(batch: int, tokens: int) -> Tensor:
 
 
 def masks(args: argparse.Namespace) -> dict[str, Tensor | bool]:
-    """What the encoder is told besides its tokens."""
+    """The encoder's masks and bias."""
     tokens = args.tokens
     if args.attend == "padded":
         return {"src_key_padding_mask": torch.arange(tokens)[None, :] >= lengths(args.batch, tokens)[:, None]}

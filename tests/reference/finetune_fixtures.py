@@ -1,10 +1,9 @@
-"""Write tests/fixtures/finetune.json and finetune.safetensors: twenty losses of timm models that are fine-tuned.
+"""Write tests/fixtures/finetune.json and finetune.safetensors: twenty losses of fine-tuning timm models.
 
     python finetune_fixtures.py VIT [--out DIR]
 
-VIT is the `vit` binary: a new head begins with random values of its own, which are read from a run of no step. The model to
-begin with is timm's, for colour pictures of 7 classes; it is trained on the grey pictures of 10 classes that
-`tests/idx_folder.rs` makes.
+VIT is the `vit` binary: the new head's random initial values are read from a run without steps. The initial model is timm's,
+for colour pictures in 7 classes; it is trained on the grey pictures in 10 classes that `tests/idx_folder.rs` makes.
 """
 
 import argparse
@@ -97,7 +96,7 @@ def write_idx(folder: Path, size: int) -> None:
 
 
 def new_head(vit: str, init: Path) -> dict[str, Tensor]:
-    """The head that a run begins with."""
+    """The initial head of a run."""
     with tempfile.TemporaryDirectory() as folder:
         write_idx(Path(folder) / "pictures", SIZE)
         words = "train --dataset pictures --lr 0 --max-steps 1 --batch-size 8 --run-dir run --init"
@@ -125,7 +124,7 @@ def losses(state: dict[str, Tensor], head: dict[str, Tensor], case: tuple) -> li
         no_weight_decay_list=tuned.no_weight_decay(),
         layer_decay=layer_decay,
     )
-    # timm leaves scaling the rate to its own scheduler.
+    # timm's own scheduler would scale the rate.
     for group in groups:
         group["lr"] = LR * group["lr_scale"]
     optimizer = torch.optim.AdamW(groups, lr=LR)

@@ -1,9 +1,9 @@
-"""How the time of `vit`'s training step grows with the batch, the tokens, the width and the depth.
+"""Measure how the training step's time grows with batch size, tokens, width and depth.
 
     python tests/reference/growth.py --vit target/debug/vit -o docs/growth.svg
 
-Each point is the median step of `vit bench train` on noise; the other sizes are those of the preset `shallow`. Rounds go
-through all points in turn, and the median of rounds counts. Prints the figures as a Markdown table.
+Each point is the median step of `vit bench train` on noise; the other sizes equal the preset `shallow`. Each round
+measures all points, and the median over rounds counts. Prints the figures as a Markdown table.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def main():
         xs = [(SIDE // value) ** 2 if sweep == "tokens" else value for value in values]
         ys = [statistics.median(times[sweep, value]) for value in values]
         axis.loglog(xs, ys, "o-", color="#2563eb", markersize=4)
-        # What a cost in proportion would be, through the largest point.
+        # Proportional cost, through the largest point.
         axis.loglog(xs, [ys[-1] * x / xs[-1] for x in xs], "--", color="#9ca3af", linewidth=1)
         axis.set_xlabel(label)
         axis.set_xticks(xs, [str(x) for x in xs])

@@ -1,4 +1,4 @@
-"""Write a fixture of tests/fixtures/hf: a folder that transformers saved, and what it computes.
+"""Write a fixture of tests/fixtures/hf: a folder saved by transformers, with its results.
 
     python hf_fixtures.py [--out DIR]
 
@@ -29,7 +29,7 @@ COMMON: dict[str, Any] = {
 }
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
-# By the major version: the model, how pixels are scaled, and how it is saved.
+# By major version: the model, the normalisation, and how it is saved.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "4": ({"image_size": 32, "patch_size": 8}, {}, {}),
     "5": (
@@ -41,7 +41,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 
 
 class Logits(nn.Module):
-    """The model, giving its logits alone."""
+    """The model, returning only its logits."""
 
     def __init__(self, model: ViTForImageClassification) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Logits(nn.Module):
 
 
 def build(config: ViTConfig) -> ViTForImageClassification:
-    """A model without one trivial parameter."""
+    """A model with every parameter randomised."""
     torch.manual_seed(41)
     model = ViTForImageClassification(config).eval()
     for parameter in model.parameters():
@@ -67,7 +67,7 @@ def gradients(model: ViTForImageClassification, images: Tensor, labels: Tensor) 
 
 
 def check_gradients(model: ViTForImageClassification, images: Tensor, labels: Tensor, state: State) -> None:
-    """float32's gradients are float64's within a tenth of what the tests allow, but for a key's bias, which is zero."""
+    """float32 gradients match float64 within a tenth of the tests' tolerance, except a key's bias, whose gradient is zero."""
     exact = ViTForImageClassification(model.config).eval().double()
     exact.load_state_dict(model.state_dict())
     _, expected = gradients(exact, images.double(), labels)

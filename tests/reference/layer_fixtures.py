@@ -1,9 +1,9 @@
-"""Write the fixtures of crates/vit-layers/tests/fixtures: PyTorch's own transformer layers, for vit-layers to agree with.
+"""Write the fixtures of crates/vit-layers/tests/fixtures: results of PyTorch's transformer layers, for vit-layers' tests.
 
     python layer_fixtures.py [--out DIR]
 
-`nn.TransformerEncoder` with norms before and after, causal, with a learned bias of the scores, each with a padding mask
-and without; `nn.MultiheadAttention` of one sequence to another with a padding mask. Parameters are written under vit-layers' names. See README.md for what each file holds.
+`nn.TransformerEncoder` with pre-norm and post-norm, causal, with a learned score bias, each with and without a padding mask;
+cross-attention by `nn.MultiheadAttention` with a padding mask. Parameters are written under vit-layers' names. See README.md for what each file holds.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def padding(lengths: list[int], tokens: int) -> Tensor:
 
 
 def roughen(module: nn.Module) -> None:
-    """No parameter stays 0 or 1, so that one that is left out shows."""
+    """Makes every parameter differ from 0 and 1, so that an unused one is detected."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -92,7 +92,7 @@ def weighed(output: Tensor, queries: list[int] | None) -> tuple[Tensor, Tensor]:
 
 
 def masks(case: Case) -> tuple[dict[str, Tensor | bool], Tensor | None]:
-    """What the encoder is told besides its tokens, and the bias (1, heads, tokens, tokens) that is learned."""
+    """The encoder's masks, and the learned score bias (1, heads, tokens, tokens)."""
     told: dict[str, Tensor | bool] = {}
     bias = None
     if case.padded:
@@ -137,7 +137,7 @@ def encoder_tensors(case: Case) -> dict[str, Tensor]:
 
 
 def cross_attention_tensors() -> dict[str, Tensor]:
-    """`nn.MultiheadAttention` whose keys and values are of another sequence and width."""
+    """`nn.MultiheadAttention` with keys and values of another sequence and width."""
     torch.manual_seed(3)
     attention = nn.MultiheadAttention(DIM, HEADS, kdim=CONTEXT_DIM, vdim=CONTEXT_DIM, batch_first=True)
     roughen(attention)

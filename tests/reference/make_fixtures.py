@@ -1,10 +1,10 @@
-"""Write the fixtures of tests/fixtures: what PyTorch computes, for the Rust tests to agree with.
+"""Write the fixtures of tests/fixtures: PyTorch's results, for the Rust tests.
 
     python make_fixtures.py [--mnist DIR] [--out DIR]
 
-Without --mnist, all but `mnist-20-steps` are made. See README.md for what each file holds. Each training run is
-repeated in float64 and with the batch turned round; a fixture whose losses or parameters depend on rounding by
-more than a tenth of what the tests allow (a ReLU near its kink, say) is refused: give that case another seed.
+Without --mnist, `mnist-20-steps` is left out. README.md describes each file. Each training run is repeated in float64
+and with the batch reversed; a fixture whose losses or parameters depend on rounding by more than a tenth of the tests'
+tolerance (a ReLU near its kink, say) is rejected: give that case another seed.
 """
 
 import argparse
@@ -37,7 +37,7 @@ F64_DRIFT = 1e-10  # a tenth of the 1e-9 that the tests allow in float64
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimiser by its numbers, as the metadata of a fixture gives it."""
+    """An optimiser's settings, as in a fixture's metadata."""
 
     kind: str = "adam"
     lr: float = 3e-4
@@ -95,7 +95,7 @@ class Problem:
     labels: Tensor
 
     def copy(self, dtype: torch.dtype, *, turned: bool = False) -> "Problem":
-        """The same in another precision, the batch turned round if asked (which changes the order of sums alone)."""
+        """The same in another precision; reversing the batch changes only the order of sums."""
         model = vit.VisionTransformer(self.model.config).to(dtype)
         model.load_state_dict(self.model.state_dict())
         order = torch.arange(len(self.labels))
@@ -135,7 +135,7 @@ def parameters(model: nn.Module) -> State:
 
 
 def adam_run(problem: Problem, optimizer: Optimizer, steps: int, keep_at: int) -> tuple[Tensor, State]:
-    """`steps` losses on the one batch, and the parameters after `keep_at` steps; the problem's model is left alone."""
+    """`steps` losses on the single batch, and the parameters after `keep_at` steps; does not change the problem's model."""
     problem = problem.copy(problem.images.dtype)
     batch = [(problem.images, problem.labels)]
     built = optimizer.build(problem.model)
@@ -165,7 +165,7 @@ def drift(run: tuple[Tensor, State], other: tuple[Tensor, State]) -> tuple[float
 
 
 def stable_adam_run(case: Case, problem: Problem, steps: int, keep_at: int) -> tuple[Tensor, State]:
-    """`adam_run`, after its drift from other roundings has been found small."""
+    """`adam_run`, after checking that it hardly depends on rounding."""
     run = adam_run(problem, case.optimizer, steps, keep_at)
     double = problem.images.dtype == torch.float64
     others = [problem.copy(torch.float64, turned=True)] + ([] if double else [problem.copy(torch.float32, turned=True)])
@@ -205,7 +205,7 @@ def agreement_tensors(case: Case) -> State:
 
 
 def check_gradients(case: Case, problem: Problem, gradients: State) -> None:
-    """Float32's gradients are float64's within a tenth of what the tests allow."""
+    """float32 gradients match float64 within a tenth of the tests' tolerance."""
     exact = problem.copy(torch.float64)
     _, expected = checks.gradients(exact.model, exact.images, exact.labels)
     for name in gradients:
@@ -245,7 +245,7 @@ def mnist_20_steps(preset: str, batches: list[tuple[Tensor, Tensor]], out: Path)
 
 
 def check_mnist_losses(preset: str, state: State, batches: list[tuple[Tensor, Tensor]], losses: list[float]) -> None:
-    """`vit` in float64 gives the same losses within a tenth of what the tests allow."""
+    """`vit` in float64 gives the same losses within a tenth of the tests' tolerance."""
     config = vit.PRESETS[preset]
     model = vit.VisionTransformer(config)
     model.load_state_dict(native_from_notebook(state, config), strict=True)

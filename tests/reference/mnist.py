@@ -1,4 +1,4 @@
-"""MNIST's IDX files (gzipped or not) as tensors, scaled as the notebook scales them."""
+"""MNIST's IDX files (gzipped or not) as tensors, normalised like the notebook's."""
 
 import gzip
 from pathlib import Path
@@ -29,7 +29,7 @@ def load_bytes(folder: Path, split: str, count: int | None = None) -> tuple[Tens
 
 
 def scale(pixels: Tensor) -> Tensor:
-    """Bytes as the model sees them, in [-1, 1]."""
+    """Normalised pixels, in [-1, 1]."""
     return (pixels.float() / 255 - 0.5) / 0.5
 
 

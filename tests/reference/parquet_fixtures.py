@@ -1,4 +1,4 @@
-"""The parquet files in tests/fixtures/parquet, with the schema that Hugging Face's `datasets` gives them, and one of other columns.
+"""The parquet files in tests/fixtures/parquet, with the schema of Hugging Face's `datasets`, and one with other columns.
 
     python tests/reference/parquet_fixtures.py tests/fixtures/parquet
 
@@ -39,7 +39,7 @@ def write(folder, name, numbers):
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=CLASSES))
     images = [{"bytes": png(*pair), "path": f"{CLASSES[pair[0]]}-{pair[1]}.png"} for pair in pairs]
     table = pa.table({"image": images, "label": [label for label, _ in pairs]}, schema=features.arrow_schema)
-    # Several groups of rows, as large datasets have them.
+    # Several row groups, as in large datasets.
     pq.write_table(table, folder / name, row_group_size=5)
 
 

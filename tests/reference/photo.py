@@ -1,11 +1,11 @@
-"""Pictures that are as hard to decode and to resize as photos."""
+"""Pictures that are as expensive to decode and resize as photos."""
 
 import torch
 from PIL import Image
 
 
 def photo(seed, height=375, width=500):
-    """Noise whose spectrum is a photo's: light falls with the frequency, colours faster."""
+    """Noise with a photo's spectrum: brightness falls with the frequency, colours faster."""
     generator = torch.Generator().manual_seed(seed)
     frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None])
     frequency[0, 0] = torch.inf

@@ -1,4 +1,4 @@
-"""Writes tests/fixtures/jpeg: a picture as JPEG in each of its forms, and beside each what Pillow (libjpeg) makes of it, as PNG."""
+"""Write tests/fixtures/jpeg: a picture in every form of JPEG, each with Pillow's (libjpeg's) decoding as PNG."""
 
 import math
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 FOLDER = Path(__file__).parent.parent / "fixtures" / "jpeg"
-# No multiple of a block's side, or of two.
+# Not a multiple of the block's side, nor even.
 WIDTH, HEIGHT = 93, 61
 FORMS = {
     "444": {"subsampling": "4:4:4"},

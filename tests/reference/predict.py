@@ -1,4 +1,4 @@
-"""Name the digit in a picture: what `vit predict MODEL IMAGE` does, for timing the process from start to answer.
+"""Classify a picture like `vit predict MODEL IMAGE`, to time a process from start to answer.
 
     python predict.py MODEL.safetensors IMAGE.png
 

@@ -2,7 +2,7 @@
 
     python recipe_fixtures.py [--out FILE]
 
-See README.md for what it holds.
+README.md describes it.
 """
 
 import argparse
@@ -19,7 +19,7 @@ LR = 2e-3
 
 
 def rates(steps: int, schedule) -> list[float]:
-    """The learning rate of each step under what `schedule` makes of an optimiser."""
+    """The learning rate of each step under a schedule."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=LR)
     scheduler = schedule(optimizer)
     got = []

@@ -1,4 +1,4 @@
-"""The `shallow` preset written in the notebook's way: what the notebook's text describes and its code does not do.
+"""The `shallow` preset in the notebook's style: the model that the notebook's text describes, unlike its code.
 
 Three things differ from `seed_model`: a learned position table (1, 16, 32) named `pos_embedding`, scores over the
 square root of the head's width, and logits as the output. The other names stay, separate heads included.
@@ -38,7 +38,7 @@ class ShallowVisionTransformer(seed_model.VisionTransformer):
 
 
 def seed_style(preset: str) -> nn.Module:
-    """The model of a preset as the notebook would write it, newly initialised by PyTorch's defaults."""
+    """A preset's model in the notebook's style, with PyTorch's default initialisation."""
     if preset == "notebook":
         return seed_model.VisionTransformer(49, seed_model.n_embd)
     return ShallowVisionTransformer()

@@ -1,9 +1,9 @@
-"""Write the fixtures of tests/fixtures/timm: what timm computes, for the Rust tests to agree with.
+"""Write the fixtures of tests/fixtures/timm: timm's results, for the Rust tests.
 
     python timm_fixtures.py [--out DIR]
 
-Small models of timm's own `VisionTransformer` with random weights, and tables of positions resampled by timm. See
-README.md for what each file holds.
+Small models of timm's own `VisionTransformer` with random weights, and tables of positions resampled by timm. README.md
+describes each file.
 """
 
 import argparse
@@ -33,7 +33,7 @@ class NarrowHeads(Attention):
 
 @dataclass(frozen=True)
 class Case:
-    """A model in timm's words (`settings`) and, where ours differ, in ours (`config`)."""
+    """A model's settings in timm and, where they differ, in our configuration."""
 
     name: str
     seed: int
@@ -124,7 +124,7 @@ def model_tensors(case: Case) -> State:
     torch.manual_seed(case.seed)
     model = case.build().eval()
     for name, parameter in model.named_parameters():
-        # timm begins with biases of 0, norms of 1, tokens of 1e-6 and narrow weights: nothing may be trivial.
+        # timm initialises biases to 0, norms to 1, tokens to 1e-6 and weights narrowly: randomise all of them.
         parameter.data += (0.2 if parameter.dim() == 1 else 0.1) * torch.randn(parameter.shape)
     images = torch.randn(3, case.CHANNELS, *case.image)
     labels = torch.randperm(case.CLASSES)[:3]
@@ -135,7 +135,7 @@ def model_tensors(case: Case) -> State:
 
 
 def check_gradients(case: Case, model: VisionTransformer, images: Tensor, labels: Tensor, gradients: State) -> None:
-    """Every parameter has a gradient; float32's are float64's within a tenth of what the tests allow."""
+    """Every parameter has a gradient, and float32 matches float64 within a tenth of the tests' tolerance."""
     names = {name for name, _ in model.named_parameters()}
     if gradients.keys() != names:
         raise AssertionError(f"{case.name}: no gradient for {sorted(names - gradients.keys())}")
@@ -149,12 +149,12 @@ def check_gradients(case: Case, model: VisionTransformer, images: Tensor, labels
 
 
 def without_effect(state: State) -> set[str]:
-    """Parameters whose exact gradient is zero: with norms of queries and keys, the keys' adds the same to all scores."""
+    """Parameters whose exact gradient is zero: with QK norm, the bias of the keys' norm adds the same to all scores."""
     return {name for name in state if name.endswith("attn.k_norm.bias")}
 
 
 def resample_tensors() -> State:
-    """Tables, and what timm makes of them for another grid."""
+    """Position tables, and timm's resampling of them to another grid."""
     tensors: State = {}
     for seed, (name, (prefix, old, new)) in enumerate(RESAMPLED.items()):
         torch.manual_seed(seed)

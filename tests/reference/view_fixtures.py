@@ -1,7 +1,7 @@
-"""Writes tests/fixtures/views: pictures in many formats, and what Pillow and torchvision make of them, as PNG.
+"""Write tests/fixtures/views: pictures in many formats, with Pillow's and torchvision's results as PNG.
 
-Needs torch, torchvision and Pillow. Results of several calls lie below one another in one file, in the order that
-`crates/vit-pictures/src/agreement.rs` names them.
+Needs torch, torchvision and Pillow. Results of several calls are stacked in one file, in the order of
+`crates/vit-pictures/src/agreement.rs`.
 """
 
 import io
@@ -38,7 +38,7 @@ def source(width, height):
 
 
 def photo(width, height):
-    """As a camera makes them: what is fine is light and dark, and colours change slowly."""
+    """Camera-like: fine detail in brightness, slowly changing colours."""
     draw = random.Random(8)
     picture = Image.new("RGB", (width, height))
     pixels = picture.load()
@@ -51,7 +51,7 @@ def photo(width, height):
 
 
 def below(pictures):
-    """Pictures of one width below one another."""
+    """Pictures of equal width, stacked."""
     pictures = [picture.convert("RGB") for picture in pictures]
     whole = Image.new("RGB", (pictures[0].width, sum(picture.height for picture in pictures)))
     top = 0
@@ -66,7 +66,7 @@ def save(picture, name):
 
 
 def formats(picture):
-    """A file in each format, and beside it what Pillow makes of it over the background."""
+    """A file in each format, with Pillow's decoding over the background."""
     small = picture.resize((31, 23))
     alpha = Image.linear_gradient("L").resize(small.size)
     rgba = small.copy()
@@ -122,7 +122,7 @@ def main():
 
     grey = picture.convert("L")
     save(below([grey]), "grey.png")
-    # Smaller, larger, one side alone, far smaller.
+    # Smaller, larger, only one side, much smaller.
     for size in [(40, 30), (150, 101), (97, 20), (11, 73), (3, 2)]:
         results = [image.resize(size, filter) for image in (picture, grey) for filter in FILTERS]
         save(below(results), f"resize-{size[0]}x{size[1]}.png")

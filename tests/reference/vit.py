@@ -1,6 +1,6 @@
 """A Vision Transformer (arXiv 2010.11929) in plain PyTorch with every quirk as a field of its configuration.
 
-Parameters carry timm's names, so `dict(model.named_parameters())` is the native layout:
+Parameters have timm's names, so `dict(model.named_parameters())` is the native layout:
 
     patch_embed.proj.{weight,bias}      (dim, channels, patch height, patch width), (dim)
     pos_embed                           (1, tokens, dim), the class token counted; position `learned`
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Image:
-    """What comes in, in pixels."""
+    """Image size in pixels."""
 
     height: int = 28
     width: int = 28
@@ -36,7 +36,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Patch:
-    """One patch, in pixels; patches go row by row, and inside one: channel, row, column."""
+    """Patch size in pixels; patches are in row order, values within one as channel, row, column."""
 
     height: int = 7
     width: int = 7
@@ -148,7 +148,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, activation, linear, dropout (at the end alone, as the notebook has it)."""
+    """Linear, activation, linear, dropout (only at the end, as in the notebook)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class VisionTransformer(nn.Module):
         self.head = nn.Linear(config.dim, config.classes)
 
     def add_positions_and_class(self, config: Config) -> None:
-        """Make `pos_embed` and `cls_token`, those that the configuration has."""
+        """Make `pos_embed` and `cls_token` if the configuration has them."""
         rows, columns = config.grid
         tokens = rows * columns + (config.pool == "cls")
         if config.pool == "cls":
@@ -208,7 +208,7 @@ class VisionTransformer(nn.Module):
             self.register_buffer("sincos", sincos2d(rows, columns, config.dim)[None], persistent=False)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Tokens with their positions; of all kinds, only a learned position is added to the class token too."""
+        """Tokens with their positions; only learned positions are added to the class token too."""
         patches = patchify(images, self.config.patch)
         xs = self.patch_embed(patches)
         if self.config.position == "patch_linear":

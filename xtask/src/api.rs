@@ -1,7 +1,7 @@
-//! The public API of the crates that other projects use, held by a listing of each in docs/api.
+//! The public API of the crates for other projects, compared with a listing of each in docs/api.
 //!
-//! Rustdoc's JSON comes from nightly alone, and its format changes with the nightly: where there is none, or one of
-//! another format, nothing is compared, and the step says so.
+//! Only nightly writes rustdoc's JSON, in a format that changes. Without a nightly of the right format the step is
+//! skipped, with a message.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,10 +25,10 @@ const CRATES: [&str; 9] = [
     "vit-run",
     "vit-report",
 ];
-/// What the `public-api` crate of this version reads.
+/// The JSON format that this version of the `public-api` crate reads.
 const FORMAT: u64 = 57;
 
-/// Compares the public API with the listings in docs/api, or writes them anew
+/// Compares the public API with the listings in docs/api, or rewrites them
 #[derive(Clone, Copy, Args)]
 pub(crate) struct Api {
     /// Write the listings instead of comparing them
@@ -37,7 +37,7 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// The listings are compared.
+    /// Compares only.
     pub(crate) const COMPARE: Self = Self { bless: false };
 
     pub(crate) const fn task(self) -> fn() -> Result<()> {
@@ -66,12 +66,12 @@ fn compare() -> Result<()> {
     Ok(())
 }
 
-/// The file that holds a crate's listing.
+/// Path of a crate's listing.
 fn held(name: &str) -> PathBuf {
     root().join("docs/api").join(name).with_extension("txt")
 }
 
-/// The listing of each crate; none where nightly cannot give them, which is said.
+/// The listing of each crate; `None` if nightly cannot produce them, after a message.
 fn listings() -> Result<Option<Vec<(&'static str, String)>>> {
     if !nightly::is_installed() {
         eprintln!("skipped: no nightly toolchain, which alone writes rustdoc's JSON");
@@ -87,7 +87,7 @@ fn listings() -> Result<Option<Vec<(&'static str, String)>>> {
     listings.into_iter().collect::<Result<_>>().map(Some)
 }
 
-/// Writes the JSON of all the crates at once, so that what they share is checked once; says where.
+/// Writes the JSON of all crates in one build, which shares their dependencies; returns its folder.
 fn document() -> Result<PathBuf> {
     let target = target_dir()?.join("api");
     let mut doc = nightly("cargo");
@@ -108,14 +108,14 @@ fn format_of(json: &Path) -> Result<u64> {
     documentation["format_version"].as_u64().context("rustdoc's JSON has no format_version")
 }
 
-/// Each public item on a line; the traits that the compiler decides upon, and those that all types have, left out.
+/// A line for each public item, without auto traits and blanket implementations.
 fn listing(json: &Path) -> Result<String> {
     let builder = Builder::from_rustdoc_json(json).omit_blanket_impls(true);
     let api = builder.omit_auto_trait_impls(true).include_function_parameter_names(true).build();
     Ok(api.with_context(|| json.display().to_string())?.to_string())
 }
 
-/// The lines that one listing has and the other has not, as `-` and `+`.
+/// The lines that only one of two listings has, with `-` or `+`.
 fn differences(name: &str, held: &str, found: &str) -> Vec<String> {
     let lacks = |listing: &str, line: &str| !listing.lines().any(|other| other == line);
     let gone =
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_gone_and_what_is_new_are_named() {
+    fn removed_and_added_items_are_named() {
         let changes = differences("vit-x", "pub fn a()\npub fn b()\n", "pub fn b()\npub fn c()\n");
         assert_eq!(changes, ["vit-x: -pub fn a()", "vit-x: +pub fn c()"]);
         assert!(differences("vit-x", "pub fn a()\n", "pub fn a()\n").is_empty());

@@ -1,4 +1,4 @@
-//! Cargo, as these tasks call it.
+//! Running cargo.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -7,16 +7,16 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-/// This cargo on this workspace, wherever the user stands.
+/// This cargo on this workspace, whatever the working directory.
 pub(crate) fn cargo(subcommand: &str) -> Command {
     cargo_at(subcommand, &manifest())
 }
 
-/// This cargo on the workspace of this manifest.
+/// This cargo on the workspace with this manifest.
 pub(crate) fn cargo_at(subcommand: &str, manifest: &Path) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // `cargo run` describes xtask to it in variables that some build scripts read as well: left in
-    // place, they would have such crates built anew after each `cargo build` by hand.
+    // `cargo run` sets variables that some build scripts read. Passed on, they would cause a rebuild after each `cargo
+    // build` by hand.
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy();
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
@@ -27,27 +27,27 @@ pub(crate) fn cargo_at(subcommand: &str, manifest: &Path) -> Command {
     command
 }
 
-/// What `cargo metadata` says of this workspace alone.
+/// `cargo metadata` of this workspace, without dependencies.
 pub(crate) fn metadata() -> Result<Value> {
     let metadata = stdout_of(cargo("metadata").args(["--no-deps", "--format-version=1"]))?;
     serde_json::from_slice(&metadata).context("cannot read cargo's metadata")
 }
 
-/// The folder that this cargo builds in.
+/// Cargo's target folder.
 pub(crate) fn target_dir() -> Result<PathBuf> {
     let metadata = metadata()?;
     let folder = metadata["target_directory"].as_str().map(PathBuf::from);
     folder.context("cargo's metadata has no target_directory")
 }
 
-/// Runs a command whose output is the user's, to its success.
+/// Runs a command to success; its output goes to the user.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().context("cannot start cargo")?;
     ensure!(status.success(), "cargo failed ({status})");
     Ok(())
 }
 
-/// Runs a command to its success and returns what it printed; errors and progress are the user's.
+/// Runs a command to success and returns its stdout; its stderr goes to the user.
 pub(crate) fn stdout_of(command: &mut Command) -> Result<Vec<u8>> {
     let Output { status, stdout, .. } =
         command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
@@ -55,24 +55,24 @@ pub(crate) fn stdout_of(command: &mut Command) -> Result<Vec<u8>> {
     Ok(stdout)
 }
 
-/// Builds the binary and says where it lies, which only cargo knows for sure.
+/// Builds the binary and returns its path, as reported by cargo.
 pub(crate) fn build_vit() -> Result<PathBuf> {
     executable(&messages(cargo("build").args(["--package=vit", "--bin=vit"]))?, "vit")
 }
 
-/// Runs a build and returns what cargo tells of it, of what is not new too.
+/// Runs a build and returns cargo's messages, also about what was up to date.
 pub(crate) fn messages(build: &mut Command) -> Result<Vec<Value>> {
     let messages = stdout_of(build.arg("--message-format=json-render-diagnostics"))?;
     let lines = messages.split(|byte| *byte == b'\n');
     Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
 }
 
-/// The executables that a build gave.
+/// The executables of a build.
 pub(crate) fn executables(messages: &[Value]) -> impl Iterator<Item = PathBuf> {
     messages.iter().filter_map(executable_of)
 }
 
-/// The executable that a build gave of the target of this name.
+/// The executable of a build's target with this name.
 pub(crate) fn executable(messages: &[Value], target: &str) -> Result<PathBuf> {
     let mut built = messages.iter().filter(|message| message["target"]["name"] == target);
     let built = built.find_map(executable_of);
@@ -88,7 +88,7 @@ fn manifest() -> PathBuf {
     root().join("Cargo.toml")
 }
 
-/// The workspace's folder.
+/// The workspace's root folder.
 pub(crate) fn root() -> &'static Path {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
     xtask.parent().expect("xtask lies in the workspace")

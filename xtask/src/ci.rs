@@ -1,4 +1,4 @@
-//! All of CI as a list of steps, each of them a task of its own.
+//! The steps of CI, each also a task of its own.
 
 use std::time::Instant;
 
@@ -10,16 +10,16 @@ use crate::cargo::{cargo, run};
 use crate::page::Page;
 use crate::{deny, examples, gpu, layering, mpi, outside};
 
-/// A step of CI, the cheapest first.
+/// A step of CI, cheapest first.
 #[derive(Clone, Subcommand)]
 pub(crate) enum Step {
     /// Checks that the code is formatted
     Fmt,
-    /// Checks that crates depend only on those that they may depend on
+    /// Checks that crates depend only on the crates they may depend on
     Layering,
-    /// Checks licences and sources of all dependencies with cargo-deny, where it is installed
+    /// Checks licences and sources of all dependencies, if cargo-deny is installed
     Deny,
-    /// Checks the code with clippy, where a warning is an error
+    /// Checks the code with clippy; warnings are errors
     Clippy,
     /// Runs all tests
     Test,
@@ -28,20 +28,20 @@ pub(crate) enum Step {
     Page(Page),
     /// Runs every example
     Examples,
-    /// Builds the documentation, where a warning is an error
+    /// Builds the documentation; warnings are errors
     Doc,
     Api(Api),
-    /// Builds and runs a project of its own that uses vit-layers
+    /// Builds and runs a separate project that uses vit-layers
     Consumer,
-    /// Packs the crates as they would be published, and builds them from their packages
+    /// Packages the crates as for publishing, and builds them from the packages
     Package,
-    /// Trains over MPI with one to four ranks, where an MPI library is or may be installed
+    /// Trains over MPI on one to four ranks, if an MPI library is or may be installed
     TestMpi,
-    /// Builds the tests for a GPU with a kit of CUDA, and tries what can be tried without one
+    /// Builds the GPU tests with a CUDA kit, and runs what needs no GPU
     GpuBuild,
 }
 
-/// What a step does.
+/// What a step runs, and the advice if it fails.
 struct Entry {
     name: &'static str,
     check: fn() -> Result<()>,
@@ -65,13 +65,13 @@ impl Step {
         Self::GpuBuild,
     ];
 
-    /// Runs the step, and says how long it took or what to do.
+    /// Runs the step; prints its duration, or the advice.
     pub(crate) fn run(&self) -> Result<()> {
         let Entry { name, check, when_it_fails } = self.entry();
         eprintln!("[{name}]");
         let begun = Instant::now();
         let result = match self {
-            // It may be asked for more.
+            // It has options.
             Self::Page(page) => page.run(),
             _ => check(),
         };
@@ -92,12 +92,12 @@ impl Step {
             Self::Layering => Entry {
                 name: "layering",
                 check: layering::check,
-                when_it_fails: "remove the dependency, or decide otherwise in xtask/src/layering.rs or tree.rs",
+                when_it_fails: "remove the dependency, or allow it in xtask/src/layering.rs or tree.rs",
             },
             Self::Deny => Entry {
                 name: "deny",
                 check: deny::check,
-                when_it_fails: "remove the dependency, or decide otherwise in deny.toml",
+                when_it_fails: "remove the dependency, or allow it in deny.toml",
             },
             Self::Clippy => Entry {
                 name: "clippy",
@@ -139,12 +139,12 @@ impl Step {
             Self::Api(api) => Entry {
                 name: "api",
                 check: api.task(),
-                when_it_fails: "where the change is meant, run `cargo xtask api --bless` and say it in the changelog",
+                when_it_fails: "if the change is intended, run `cargo xtask api --bless` and add it to the changelog",
             },
             Self::Consumer => Entry {
                 name: "consumer",
                 check: outside::consumer,
-                when_it_fails: "run it by hand in tests/consumer; `cargo update` there if it is its Cargo.lock",
+                when_it_fails: "run it by hand in tests/consumer; if its Cargo.lock is outdated, run `cargo update` there",
             },
             Self::Package => Entry {
                 name: "package",
@@ -159,15 +159,15 @@ impl Step {
             Self::GpuBuild => Entry {
                 name: "gpu-build",
                 check: gpu::check,
-                when_it_fails: "look at what failed above; `cargo xtask test-gpu --kit --build-only` only builds",
+                when_it_fails: "see the failure above; `cargo xtask test-gpu --kit --build-only` only builds",
             },
         }
     }
 }
 
-/// The tests whose results depend on vector instructions, with these instead of the machine's best.
+/// Runs the tests that depend on vector instructions, with these instructions.
 fn numerical_tests(instructions: &str) -> Result<()> {
-    // Of the whole workspace, since for a part of it cargo would compile dependencies again, with fewer features.
+    // On the whole workspace: for a part of it cargo would recompile dependencies with fewer features.
     let (units, system) = (["--lib"], ["--test", "system", "--", "agreement"]);
     for targets in [&units[..], &system[..]] {
         let mut tests = cargo("test");
@@ -177,7 +177,7 @@ fn numerical_tests(instructions: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs every step up to the first that fails.
+/// Runs the steps up to the first failure.
 pub(crate) fn run_all() -> Result<()> {
     let begun = Instant::now();
     for (passed, step) in Step::ALL.into_iter().enumerate() {

@@ -1,7 +1,7 @@
-//! Modules that import one another: no reader can begin with either.
+//! Import cycles between modules, which leave a reader without a place to start.
 //!
-//! Paths are read from the text of a crate's sources: `crate::`, `self::` and `super::` wherever they stand, and the names of
-//! child modules. An item that a module re-exports counts as the module's where it is defined. Tests are free.
+//! Paths are read from the text of a crate's sources: `crate::`, `self::` and `super::`, and the names of child
+//! modules. A re-exported item counts for the module that defines it. Tests are exempt.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-/// The crates whose modules are held to this.
+/// The crates that are checked.
 const CRATES: [&str; 4] = ["vit", "vit-train", "vit-run", "vit-pictures"];
 
-/// Checks that no modules of these crates import one another, also over others.
+/// Checks that no modules of these crates import each other, directly or through others.
 pub(crate) fn check() -> Result<()> {
     for name in CRATES {
         let modules = modules(&Path::new("crates").join(name).join("src"))?;
@@ -20,14 +20,14 @@ pub(crate) fn check() -> Result<()> {
             circles(&edges(&modules)).iter().map(|circle| circle.join(", ")).collect();
         ensure!(
             circles.is_empty(),
-            "modules of {name} import one another: {}; move what both need into a third",
+            "modules of {name} import each other: {}; move what both need into a third module",
             circles.join("; ")
         );
     }
     Ok(())
 }
 
-/// A module's path within its crate, from the root: `["commands", "train"]`.
+/// A module's path from the root of its crate: `["commands", "train"]`.
 type Module = Vec<String>;
 
 /// The text of each module, without comments, literals and tests.
@@ -60,7 +60,7 @@ fn modules(src: &Path) -> Result<BTreeMap<Module, String>> {
     Ok(modules)
 }
 
-/// The code of a file: what is left without comments, literals and its tests.
+/// The code of a file, without comments, literals and tests.
 fn code(text: &str) -> String {
     let tests = ["#[cfg(test)]\nmod tests", "#[cfg(test)]\npub(crate) mod tests"];
     let end = tests.iter().filter_map(|tests| text.find(tests)).min();
@@ -87,7 +87,7 @@ fn code(text: &str) -> String {
     code
 }
 
-/// Which modules each uses.
+/// The modules that each module uses.
 fn edges(modules: &BTreeMap<Module, String>) -> BTreeMap<&Module, BTreeSet<&Module>> {
     let mut edges = BTreeMap::new();
     for (module, text) in modules {
@@ -108,7 +108,7 @@ fn paths(text: &str, module: &Module, modules: &BTreeMap<Module, String>) -> Vec
         let end =
             text[begin..].find(|letter| !is_name(letter)).map_or(text.len(), |len| begin + len);
         at = end;
-        // A visibility such as `pub(in crate::a)` uses nothing.
+        // A visibility such as `pub(in crate::a)` is not a use.
         let is_within = text[..begin].ends_with("::") || text[..begin].ends_with("(in ");
         if is_within || !text[end..].starts_with("::") {
             continue;
@@ -134,7 +134,7 @@ fn parent(module: &[String]) -> Module {
     module[..module.len().saturating_sub(1)].to_vec()
 }
 
-/// Reads what follows `::`, a name, more of a path or a group in braces; gives its length.
+/// Reads what follows `::`: a name, more of a path, or a group in braces. Returns its length.
 fn tree(text: &str, base: &Module, paths: &mut Vec<Module>) -> usize {
     let skipped = text.len() - text.trim_start().len();
     let rest = &text[skipped..];
@@ -163,7 +163,7 @@ fn tree(text: &str, base: &Module, paths: &mut Vec<Module>) -> usize {
     skipped + name
 }
 
-/// The module in which the item at a path is defined.
+/// The module that defines the item at a path.
 fn owner<'a>(
     path: &[String],
     modules: &'a BTreeMap<Module, String>,
@@ -171,7 +171,7 @@ fn owner<'a>(
 ) -> Option<&'a Module> {
     let len = (0..=path.len()).rev().find(|&len| modules.contains_key(&path[..len]))?;
     let (module, text) = modules.get_key_value(&path[..len])?;
-    // Of a circle of re-exports nothing is known.
+    // The limit ends circular re-exports.
     if let Some(item) = path.get(len).filter(|_| depth < 8) {
         let exported = |statement: &&str| {
             let words = statement.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
@@ -182,7 +182,7 @@ fn owner<'a>(
         };
         if let Some(statement) = text.split(';').find(exported) {
             let found = paths(statement, module, modules);
-            // Without a path among ours it is another crate's.
+            // A path that is none of ours belongs to another crate.
             let found = found.iter().find(|found| found.last() == Some(item))?;
             return owner(found, modules, depth + 1);
         }
@@ -190,7 +190,7 @@ fn owner<'a>(
     Some(module)
 }
 
-/// Sets of modules each of which leads to all others of its set.
+/// The strongly connected components with more than one module.
 fn circles(edges: &BTreeMap<&Module, BTreeSet<&Module>>) -> Vec<Vec<String>> {
     let reached: BTreeMap<&Module, BTreeSet<&Module>> = edges
         .keys()
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_that_import_one_another_are_named() {
+    fn modules_that_import_each_other_are_named() {
         let files = [
             ("", "mod a; mod b; mod c;"),
             ("a", "use crate::{b::B, c::{self, C}};"),
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_is_its_modules_that_defines_it() {
+    fn items_belong_to_the_module_that_defines_them() {
         let files = [
             ("", "mod a; mod b; pub use a::A; pub use b::{B}; pub use other::{C, D};"),
             ("a", "use crate::{B, C}; pub struct A;"),
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_texts_and_tests_are_free() {
+    fn comments_literals_and_tests_are_exempt() {
         let files = [
             ("", "mod a; mod b;"),
             ("a", "use crate::b::B;"),

@@ -1,11 +1,11 @@
-//! Licences, sources and versions of all dependencies, by cargo-deny and what deny.toml says.
+//! Licences, sources and versions of all dependencies, checked by cargo-deny with deny.toml.
 
 use anyhow::Result;
 
 use crate::cargo::{cargo, root, run};
 use crate::nightly::succeeds;
 
-/// Checks what needs no network. Without cargo-deny nothing is checked, which is said.
+/// Runs the checks that need no network; skipped with a message if cargo-deny is not installed.
 pub(crate) fn check() -> Result<()> {
     if !succeeds(cargo("deny").arg("--version")) {
         eprintln!("skipped: no cargo-deny; install it with `cargo install cargo-deny`");

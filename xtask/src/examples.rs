@@ -1,4 +1,4 @@
-//! Every example, built and run, so that none of them rots.
+//! Builds and runs every example.
 
 use std::fs;
 use std::path::Path;
@@ -8,11 +8,11 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cargo::{cargo, executables, messages, root};
 
-/// Runs all examples; each ends with success where what it shows has worked.
+/// Runs all examples; each must exit with success.
 pub(crate) fn run_all() -> Result<()> {
     check_book()?;
     let scratch = tempfile::tempdir()?;
-    // With the settings of the tests, which have built all this, and of the whole workspace for the same reason.
+    // With the profile and features of the tests, which have built the dependencies already.
     let build = ["--locked", "--workspace", "--examples", "--profile=test"];
     for example in executables(&messages(cargo("build").args(build))?) {
         run(&example, scratch.path())?;
@@ -20,13 +20,16 @@ pub(crate) fn run_all() -> Result<()> {
     Ok(())
 }
 
-/// Holds the book's program to be the example of the same.
+/// Checks that the book's program equals the example.
 fn check_book() -> Result<()> {
     let text = |path: &str| fs::read_to_string(root().join(path)).with_context(|| path.to_owned());
     let example = text("crates/vit-layers/examples/first_steps.rs")?;
     let begin = example.find("\nuse ").context("first_steps uses something")?;
     let same = text("docs/book/layers.md")?.contains(&format!("```rust{}```", &example[begin..]));
-    ensure!(same, "expected the program of first_steps.rs in docs/book/layers.md, got another");
+    ensure!(
+        same,
+        "expected docs/book/layers.md to contain the program of first_steps.rs, got another program"
+    );
     Ok(())
 }
 

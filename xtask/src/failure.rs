@@ -1,4 +1,4 @@
-//! What an error means to whoever called: the message, a hint and the exit code. The only place that knows.
+//! Turns errors into messages, hints and exit codes.
 
 use std::error::Error;
 use std::fmt;
@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use vit_device::Unusable;
 
-/// Without a device that can be used, as `vit` has it.
+/// Exit code without a usable device, the same as `vit`'s.
 pub(crate) const NO_DEVICE: u8 = 6;
 
-/// An error of which it is known what to do.
+/// An error with a hint.
 #[derive(Debug)]
 pub(crate) struct Hinted {
     message: String,
@@ -30,7 +30,7 @@ impl fmt::Display for Hinted {
 
 impl Error for Hinted {}
 
-/// Prints the error and its hint on stderr and gives the exit code.
+/// Prints the error and its hint to stderr; returns the exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {error:#}");
     if let Some(hint) = hint(error) {

@@ -1,4 +1,4 @@
-//! `cargo xtask fetch`: a dataset, before it is needed.
+//! `cargo xtask fetch`: downloads a dataset in advance.
 
 use std::path::PathBuf;
 
@@ -8,16 +8,16 @@ use clap::builder::PossibleValuesParser;
 use indicatif::{ProgressBar, ProgressStyle};
 use vit_fetch::{DATASETS, Event, Options, Outcome, Source, data_root, user_mirrors};
 
-/// Downloads a dataset where it is missing, and verifies it
+/// Downloads a dataset if it is missing, and verifies it
 #[derive(Args)]
 pub(crate) struct Fetch {
     /// The dataset
     #[arg(default_value = "mnist", value_parser = PossibleValuesParser::new(DATASETS.map(|source| source.name)))]
     dataset: String,
-    /// The folder that holds a folder for each dataset [default: VIT_DATA, else the cache folder]
+    /// Folder with a subfolder for each dataset [default: VIT_DATA, else the cache folder]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// The address of a folder of the dataset's .gz files, asked first [default: VIT_MIRROR]
+    /// URL of a folder with the dataset's .gz files, tried first [default: VIT_MIRROR]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
 }
@@ -31,15 +31,15 @@ impl Fetch {
         let bar = progress_bar();
         let outcome = vit_fetch::fetch(source, &folder, &options, &mut |event| show(&bar, event))?;
         let how = match outcome {
-            Outcome::AlreadyThere => "was there",
-            Outcome::Downloaded { .. } => "is fetched",
+            Outcome::AlreadyThere => "was already there",
+            Outcome::Downloaded { .. } => "is downloaded",
         };
         println!("{} {how}, verified: {}", source.name, folder.display());
         Ok(())
     }
 }
 
-/// A bar on stderr, where that is a terminal.
+/// A progress bar on stderr, if that is a terminal.
 fn progress_bar() -> ProgressBar {
     let style =
         ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
@@ -57,7 +57,9 @@ fn show(bar: &ProgressBar, event: Event<'_>) {
             }
             return;
         }
-        Event::Waiting { folder } => format!("another process fetches into {}", folder.display()),
+        Event::Waiting { folder } => {
+            format!("another process is downloading into {}", folder.display())
+        }
         Event::MirrorFailed(attempt) => format!("warning: {attempt}"),
         Event::Installed { file } => format!("{file} is verified"),
         _ => return,

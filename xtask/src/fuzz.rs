@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: a search for inputs that a parser panics at, or that take it too much memory or time.
+//! `cargo xtask fuzz`: searches for inputs that make a parser panic, or use too much memory or time.
 
 use std::fs::{self, File};
 use std::num::NonZeroUsize;
@@ -15,30 +15,30 @@ use crate::cargo::{root, run, target_dir};
 use crate::failure::Hinted;
 use crate::nightly::{self, nightly, succeeds};
 
-/// Looks for inputs that a parser fails at, for some time each (libFuzzer)
+/// Fuzzes the parsers, some time each (libFuzzer)
 ///
-/// It needs a nightly toolchain and cargo-fuzz, without which it is skipped; its first build takes minutes. It begins
-/// with what is committed in fuzz/corpus and fuzz/regressions and with what it found before, which lies under cargo's
-/// target folder. Not a part of ci, where the test `parsers` reads what is committed.
+/// Needs a nightly toolchain and cargo-fuzz; without them it is skipped. The first build takes minutes. It starts from
+/// the inputs in fuzz/corpus and fuzz/regressions and from earlier findings under cargo's target folder. Not part of
+/// ci, where the test `parsers` reads the committed inputs.
 #[derive(Args)]
 pub(crate) struct Fuzz {
     /// Seconds for each target
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
     seconds: u64,
-    /// Targets searched at once, a process each
+    /// Targets fuzzed in parallel, one process each
     #[arg(long, value_name = "N", default_value = "1")]
     jobs: NonZeroUsize,
-    /// Targets, named as the files in fuzz/targets; without one, all
+    /// Names of the files in fuzz/targets [default: all]
     #[arg(value_name = "TARGET")]
     targets: Vec<String>,
 }
 
-/// Seconds for one input, which the slowest pictures do not take with a sanitizer.
+/// Seconds for one input; even the slowest picture takes less with a sanitizer.
 const TIMEOUT: u64 = 20;
-/// In MiB: at once, of which the largest picture takes 192, and altogether, with what the sanitizer keeps for itself.
+/// MiB for one allocation (the largest picture takes 192) and in total, which includes the sanitizer's own memory.
 const MOST_AT_ONCE: u64 = 512;
 const MOST: u64 = 2048;
-/// How much of the fuzzer's log is shown where it found something.
+/// Lines of the fuzzer's log shown after a finding.
 const LINES_SHOWN: usize = 40;
 
 impl Fuzz {
@@ -49,7 +49,7 @@ impl Fuzz {
             return Ok(());
         }
         let folder = target_dir()?.join("fuzz");
-        // All at once: what they share is built once.
+        // Built together, because they share dependencies.
         run(nightly("cargo")
             .args(["fuzz", "build", "--fuzz-dir", "fuzz"])
             .env("CARGO_TARGET_DIR", &folder))?;
@@ -57,11 +57,11 @@ impl Fuzz {
         if found.is_empty() {
             return Ok(());
         }
-        let hint = "move the input into fuzz/regressions/TARGET, where the test `parsers` finds it, and mend the parser";
-        Err(Hinted::new(format!("something was found in {}", found.join(", ")), hint).into())
+        let hint = "move the input into fuzz/regressions/TARGET, where the test `parsers` reads it, and fix the parser";
+        Err(Hinted::new(format!("failing inputs found in {}", found.join(", ")), hint).into())
     }
 
-    /// The targets that something was found in.
+    /// The targets with findings.
     fn search_all<'a>(&self, targets: &'a [String], folder: &Path) -> Result<Vec<&'a str>> {
         let next = AtomicUsize::new(0);
         let worker = || -> Result<Vec<&'a str>> {
@@ -84,7 +84,7 @@ impl Fuzz {
         Ok(found?.concat())
     }
 
-    /// Whether nothing was found.
+    /// Whether the target has no findings.
     fn search(&self, target: &str, folder: &Path) -> Result<bool> {
         let grown = folder.join("corpus").join(target);
         fs::create_dir_all(&grown).with_context(|| grown.display().to_string())?;
@@ -93,7 +93,7 @@ impl Fuzz {
         let scratch = scratch()?;
         let mut search = nightly("cargo");
         search.env("CARGO_TARGET_DIR", folder).env("TMPDIR", scratch.path());
-        // New inputs go into the first folder.
+        // libFuzzer writes new inputs to the first folder.
         search
             .args(["fuzz", "run", "--fuzz-dir", "fuzz", target])
             .arg(&grown)
@@ -108,7 +108,7 @@ impl Fuzz {
         ]);
         let status = search.stdout(log.try_clone()?).stderr(log).status();
         let status = status.context("cannot start cargo")?;
-        // Inputs of any bytes are in it.
+        // The log contains arbitrary bytes from inputs.
         let text = fs::read(&log_path).with_context(|| log_path.display().to_string())?;
         let text = String::from_utf8_lossy(&text);
         let executions = executions(&text).map_or("unknown".to_owned(), |count| count.to_string());
@@ -123,11 +123,11 @@ impl Fuzz {
     }
 }
 
-/// The targets that were asked for, or all.
+/// The requested targets, or all.
 fn chosen(asked: &[String], known: &[String]) -> Result<Vec<String>> {
     if let Some(unknown) = asked.iter().find(|name| !known.contains(name)) {
         let hint = format!("there are {}", known.join(", "));
-        return Err(Hinted::new(format!("{unknown} is no target of fuzz/targets"), hint).into());
+        return Err(Hinted::new(format!("fuzz/targets has no target {unknown}"), hint).into());
     }
     Ok(if asked.is_empty() { known } else { asked }.to_vec())
 }
@@ -144,10 +144,10 @@ fn known_targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Why this machine cannot search.
+/// Why this machine cannot fuzz.
 fn missing_tool() -> Option<&'static str> {
     if cfg!(not(unix)) {
-        Some("cargo-fuzz runs on Unix alone")
+        Some("cargo-fuzz runs only on Unix")
     } else if !nightly::is_installed() {
         Some("no nightly toolchain; install it with `rustup toolchain install nightly`")
     } else if !succeeds(nightly("cargo").args(["fuzz", "--version"])) {
@@ -157,18 +157,18 @@ fn missing_tool() -> Option<&'static str> {
     }
 }
 
-/// The folders of a target's inputs in the repository.
+/// The folders with a target's committed inputs.
 fn committed(target: &str) -> impl Iterator<Item = PathBuf> {
     let folders = ["corpus", "regressions"].map(|kind| root().join("fuzz").join(kind).join(target));
     folders.into_iter().filter(|folder| folder.is_dir())
 }
 
-/// Where the parsers' files lie meanwhile: in memory, where there is such a folder.
+/// Folder for the parsers' temporary files: in memory, if possible.
 fn scratch() -> Result<TempDir> {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).context("no temporary folder")
 }
 
-/// How many inputs were tried, as libFuzzer says last.
+/// Number of executions, from libFuzzer's last lines.
 fn executions(log: &str) -> Option<u64> {
     let line = log.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
     line?.trim().parse().ok()
@@ -179,12 +179,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_those_asked_for_or_all() {
+    fn targets_are_the_requested_ones_or_all() {
         let known = ["idx", "sums"].map(str::to_owned);
         assert_eq!(chosen(&[], &known).unwrap(), known);
         assert_eq!(chosen(&known[1..], &known).unwrap(), known[1..]);
         let error = chosen(&["xid".to_owned()], &known).unwrap_err();
-        assert_eq!(error.to_string(), "xid is no target of fuzz/targets");
+        assert_eq!(error.to_string(), "fuzz/targets has no target xid");
     }
 
     #[test]
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(executions("stat::"), None);
     }
 
-    /// One for each parser that the tests know.
+    /// Fuzz targets match the parsers in the tests.
     #[test]
     fn every_target_has_a_corpus() {
         let targets = known_targets().unwrap();

@@ -1,4 +1,4 @@
-//! Which crate may depend on which: the architecture, held by a program.
+//! Which crate may depend on which.
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -6,17 +6,17 @@ use serde_json::Value;
 use crate::cargo::metadata;
 use crate::{circles, tree};
 
-/// What a crate may depend on. Dev-dependencies are free, since no user of a crate builds them.
+/// A crate's permitted dependencies. Dev-dependencies are exempt, because users do not build them.
 struct Layer {
     name: &'static str,
-    /// The crates of this workspace that it may use.
+    /// Permitted crates of this workspace.
     ours: &'static [&'static str],
-    /// The crates of candle that it may use.
+    /// Permitted crates of candle.
     candle: &'static [&'static str],
 }
 
 const NO_CANDLE: &[&str] = &[];
-/// Crates that other projects use are kept free of datasets.
+/// Crates for other projects do not depend on datasets.
 const CANDLE_ALONE: &[&str] = &["candle-core", "candle-nn"];
 const ANY_CANDLE: &[&str] = &["candle-core", "candle-nn", "candle-datasets"];
 
@@ -78,7 +78,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "xtask", ours: &["vit-fetch", "vit-device"], candle: NO_CANDLE },
 ];
 
-/// Checks the manifests of all crates against the table.
+/// Checks all manifests.
 pub(crate) fn check() -> Result<()> {
     let violations = violations(&metadata()?);
     ensure!(violations.is_empty(), "{}", violations.join("; "));
@@ -111,7 +111,7 @@ impl Layer {
         if used.starts_with("candle-") {
             self.candle.contains(&used)
         } else {
-            // Whatever is not ours is free.
+            // External crates are permitted.
             self.ours.contains(&used) || !LAYERS.iter().any(|layer| layer.name == used)
         }
     }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dependency_against_the_layers_is_named() {
+    fn forbidden_dependencies_are_named() {
         let normal = Value::Null;
         assert_eq!(of("vit-ops", &normal, "vit-layers"), ["vit-ops must not depend on vit-layers"]);
         assert_eq!(of("xtask", &normal, "candle-core"), ["xtask must not depend on candle-core"]);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_below_other_projects_and_tests_are_free() {
+    fn permitted_external_and_dev_dependencies_pass() {
         for used in ["vit-random", "candle-core", "serde"] {
             assert!(of("vit-ops", &Value::Null, used).is_empty(), "{used}");
         }

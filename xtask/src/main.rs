@@ -39,7 +39,7 @@ enum Task {
     TestGpu(gpu::TestGpu),
     Soak(soak::Soak),
     Fuzz(fuzz::Fuzz),
-    /// Runs everything that CI runs, the cheapest first, up to the first failure
+    /// Runs all of CI, cheapest steps first, up to the first failure
     Ci,
     #[command(flatten)]
     Step(ci::Step),

@@ -1,18 +1,18 @@
-//! The nightly toolchain, where it is installed: some tasks want what is not stable.
+//! The nightly toolchain, which some tasks need.
 
 use std::process::{Command, Stdio};
 
 use crate::cargo::root;
 
-/// Whether it is.
+/// Whether nightly is installed.
 pub(crate) fn is_installed() -> bool {
     succeeds(nightly("cargo").arg("--version"))
 }
 
-/// A program of it.
+/// A program of the nightly toolchain.
 pub(crate) fn nightly(program: &str) -> Command {
     let mut command = Command::new("rustup");
-    // What this cargo says of itself is not nightly's.
+    // Variables set by this cargo do not apply to nightly.
     for name in ["CARGO", "RUSTC", "RUSTDOC"] {
         command.env_remove(name);
     }
@@ -20,7 +20,7 @@ pub(crate) fn nightly(program: &str) -> Command {
     command
 }
 
-/// Whether a command succeeds, of which nothing is shown.
+/// Runs a command silently; returns whether it succeeds.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())

@@ -1,6 +1,6 @@
-//! Our crates outside of this workspace: as they are published, and as another project uses them.
+//! Builds our crates outside the workspace: as published, and as another project uses them.
 //!
-//! There each crate is resolved alone, with fewer features than the workspace's union, and so candle is compiled again.
+//! Each crate is then resolved alone, with fewer features than in the workspace, so candle is compiled again.
 
 use std::env;
 use std::ffi::OsStr;
@@ -17,9 +17,9 @@ use crate::cargo::{
 };
 use crate::layering::{items, text};
 
-/// What packages are built with: nothing of them runs.
+/// Profile of the packages, which are only built, not run.
 const BUILT: [&str; 2] = ["debug=false", "incremental=false"];
-/// What the consumer is built with: as little optimisation as lets it train in seconds, and nothing for debuggers.
+/// Profile of the consumer: just enough optimisation to train in seconds; no debug information.
 const RUN: [&str; 8] = [
     "debug=false",
     "incremental=false",
@@ -31,22 +31,22 @@ const RUN: [&str; 8] = [
     "package.vit-ops.opt-level=3",
 ];
 
-/// What every package must hold.
+/// Files required in every package.
 const ALWAYS: [&str; 3] = ["LICENSE-APACHE", "LICENSE-MIT", "README.md"];
-/// What cargo puts into it.
+/// Files that cargo adds.
 const FROM_CARGO: [&str; 4] =
     [".cargo_vcs_info.json", "Cargo.lock", "Cargo.toml", "Cargo.toml.orig"];
-/// What it may have beside its folders.
+/// Permitted beside the folders.
 const BUILD_SCRIPT: &str = "build.rs";
-/// The only folders in it.
+/// The permitted folders.
 const FOLDERS: [&str; 4] = ["benches", "examples", "src", "tests"];
-/// What the registry's page of a crate shows, and what its users look for.
+/// Manifest fields that the registry and its users need.
 const FIELDS: [&str; 7] =
     ["description", "keywords", "categories", "license", "readme", "rust_version", "metadata"];
 
-/// Packs every crate that can be published, looks at what is in it, and builds it from what is in it.
+/// Packages every publishable crate, checks its files, and builds it from the package.
 ///
-/// The program is left out: it would have the whole tree compiled once more, and no project depends on it.
+/// The program is left out: it would compile the whole tree again, and no project depends on it.
 pub(crate) fn package() -> Result<()> {
     let left_out = ["xtask", "vit"];
     let metadata = metadata()?;
@@ -69,28 +69,28 @@ pub(crate) fn package() -> Result<()> {
     package.env("CARGO_TARGET_DIR", folder()?);
     package.arg("--workspace").args(left_out.map(|name| format!("--exclude={name}")));
     if !is_clean()? {
-        // What is being worked on is packed as it is.
+        // Uncommitted work is packaged as it is.
         package.arg("--allow-dirty");
     }
     run(with_profile(&mut package, &BUILT))
 }
 
-/// Whether all that lies here is committed.
+/// Whether the working tree is clean.
 fn is_clean() -> Result<bool> {
     let mut status = Command::new("git");
     status.args(["status", "--porcelain"]).current_dir(root());
     Ok(status.output().context("cannot start git")?.stdout.is_empty())
 }
 
-/// Where both tasks build, so that what they share is built once.
+/// Build folder of both tasks.
 fn folder() -> Result<PathBuf> {
     Ok(target_dir()?.join("outside"))
 }
 
-/// Removes what cargo keeps of these crates' earlier packages.
+/// Removes cargo's copies of earlier packages of these crates.
 ///
-/// Cargo gives packages to one another through a registry in the build folder, and takes a version of a registry to be
-/// the same for ever: without this it would build against the packages of the last time.
+/// Cargo passes packages to each other through a registry in the build folder, and assumes that a registry's versions
+/// never change: otherwise it would build against the previous packages.
 fn forget_earlier_packages(names: &[&str]) -> Result<()> {
     let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let cargo_home = cargo_home.or_else(|| Some(env::home_dir()?.join(".cargo")));
@@ -111,7 +111,7 @@ fn forget_earlier_packages(names: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// What lies in a folder; nothing where there is none.
+/// Entries of a folder; empty if it does not exist.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
@@ -130,7 +130,7 @@ fn is_empty(field: &Value) -> bool {
     field.is_null() || field.as_str() == Some("") || field.as_array().is_some_and(Vec::is_empty)
 }
 
-/// Holds a package to have what it must have, and nothing but code beside it.
+/// Checks that a package has the required files, and otherwise only code.
 fn check_files<'a>(files: impl Iterator<Item = &'a str>) -> Result<()> {
     let mut missing = Vec::from(ALWAYS);
     for file in files {
@@ -146,7 +146,7 @@ fn check_files<'a>(files: impl Iterator<Item = &'a str>) -> Result<()> {
     Ok(())
 }
 
-/// Builds and runs the crate of tests/consumer, which trains an encoder with vit-layers and candle alone.
+/// Builds and runs tests/consumer, which trains an encoder with only vit-layers and candle.
 pub(crate) fn consumer() -> Result<()> {
     let manifest = root().join("tests/consumer/Cargo.toml");
     let mut consumer = cargo_at("run", &manifest);
@@ -154,8 +154,8 @@ pub(crate) fn consumer() -> Result<()> {
     run(with_profile(&mut consumer, &RUN).args(["--locked", "--quiet"]))
 }
 
-/// Builds tests/consumer's `speed` as its Cargo.toml, which is the README's, has it: with the README's allocator, and with
-/// the system's.
+/// Builds tests/consumer's `speed` with its own Cargo.toml, which follows the README: with the README's allocator, and
+/// with the system's.
 pub(crate) fn build_speed() -> Result<[PathBuf; 2]> {
     let manifest = root().join("tests/consumer/Cargo.toml");
     let build = |folder: &str, features: &[&str]| {
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_package_lacks_or_has_too_much_is_named() {
+    fn missing_and_extra_files_of_a_package_are_named() {
         let whole = ["Cargo.toml", "LICENSE-APACHE", "LICENSE-MIT", "README.md", "src/lib.rs"];
         assert_eq!(message(&whole), "");
         assert_eq!(message(&whole[..3]), "expected README.md, got none");

@@ -1,4 +1,4 @@
-//! `cargo xtask reference`: models exchanged with timm, transformers and onnxruntime, in each venv that there is.
+//! `cargo xtask reference`: exchanges models with timm, transformers and onnxruntime, in each given venv.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,12 +8,12 @@ use clap::Args;
 
 use crate::cargo::{build_vit, root};
 
-/// Exchanges models with timm, transformers and onnxruntime, and compares what both sides compute
+/// Exchanges models with timm, transformers and onnxruntime, and compares outputs
 ///
-/// Not a part of ci: it needs Python packages. Without a venv, it says how to make one.
+/// Not part of ci: it needs Python packages. Without a venv, it prints how to make one.
 #[derive(Args)]
 pub(crate) struct Reference {
-    /// A Python venv with torch and timm, transformers or onnxruntime; may be given repeatedly, once for each version
+    /// A Python venv with torch and timm, transformers or onnxruntime; repeat it for more versions
     #[arg(long, value_name = "DIR")]
     venv: Vec<PathBuf>,
 }
@@ -49,15 +49,11 @@ impl Reference {
     }
 }
 
-/// The venv's Python; where there is none, that is said.
+/// The venv's Python; `None` after a message if it has none.
 fn python_of(venv: &Path) -> Option<PathBuf> {
     let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
     if !python.exists() {
-        eprintln!(
-            "{} has no Python, and is left out: expected {}",
-            venv.display(),
-            python.display()
-        );
+        eprintln!("skipped {}: expected its Python at {}", venv.display(), python.display());
         return None;
     }
     Some(python)

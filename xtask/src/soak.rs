@@ -1,5 +1,5 @@
-//! All that a run or a download may meet, and what is random of it far more often than in CI: `kill -9` five hundred
-//! times, among others.
+//! Repeats the randomised tests of faults, signals, threads and downloads far more often than CI: five hundred times
+//! `kill -9`, for instance.
 
 use anyhow::Result;
 use clap::Args;
@@ -7,11 +7,11 @@ use clap::Args;
 use crate::cargo::{cargo, run};
 use crate::mpi;
 
-/// Where these tests are: of `vit`, faults, signals, numbers of threads, and its server; of `vit-fetch`, processes and mirrors.
+/// Modules of these tests: in `vit`, faults, signals, threads and its server; in `vit-fetch`, processes and mirrors.
 const TESTS: [&str; 7] =
     ["faults::", "interrupt::", "same_bits::", "serve::", "processes::", "resume::", "mirrors::"];
 
-/// Meets faults, signals, numbers of threads and downloads; what is random of it far more often than CI does
+/// Repeats the tests of faults, signals, threads and downloads far more often than CI
 #[derive(Args)]
 pub(crate) struct Soak {
     /// Only tests whose name contains this

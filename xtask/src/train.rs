@@ -13,23 +13,23 @@ use crate::cargo::build_vit;
 use crate::gpu::{Cuda, Origin};
 use crate::mpi;
 
-/// Builds vit and trains, fetching the dataset beside the build where it is missing
+/// Builds vit and trains; downloads a missing dataset during the build
 ///
-/// Without a dataset in reach, `vit train` goes on with the one that is built in, and says so.
-/// `cargo xtask train -- --help` lists the arguments of `vit train`.
+/// If no dataset can be downloaded, `vit train` uses the built-in one, and says so. `cargo xtask train -- --help` lists
+/// the arguments of `vit train`.
 #[derive(Args)]
 pub(crate) struct Train {
-    /// Build for CUDA, and train on the GPU unless --device says otherwise; `cargo xtask test-gpu --help` says how a
-    /// toolkit is found
+    /// Build for CUDA, and train on the GPU unless --device says otherwise; see `cargo xtask test-gpu --help` for the
+    /// toolkit
     #[arg(long)]
     cuda: bool,
-    /// The same with a toolkit out of Python packages, installed under cargo's target folder
+    /// Like --cuda, with a toolkit from Python packages, installed under cargo's target folder
     #[arg(long)]
     kit: bool,
     /// Build with MPI and train on this many ranks: needs an MPI library, `mpicc` and libclang
     #[arg(long, value_name = "N")]
     mpi: Option<String>,
-    /// The arguments of `vit train`, passed on as they are
+    /// Arguments of `vit train`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<OsString>,
 }
@@ -44,18 +44,18 @@ impl Train {
         let cuda = self.cuda()?;
         let fetching =
             Download::wanted(&self.args).map(|download| thread::spawn(|| download.run()));
-        // A failed build ends the program here, and the download with it: its part is resumed later.
+        // A failed build ends the program, and with it the download, which resumes next time.
         let vit = cuda.map_or_else(build_vit, |cuda| cuda.build_vit())?;
         if let Some(fetching) = fetching {
             if !fetching.is_finished() {
-                eprintln!("vit is built, the dataset is still on its way");
+                eprintln!("vit is built; still downloading the dataset");
             }
             fetching.join().expect("a fetch returns its errors");
         }
         replace_by(Command::new(vit).arg("train").args(self.args))
     }
 
-    /// Trains on several ranks of MPI.
+    /// Trains on several MPI ranks.
     fn run_on(self, ranks: u16) -> Result<ExitCode> {
         ensure!(!self.cuda && !self.kit, "expected --mpi or --cuda, got both: ranks train on CPUs");
         if let Some(download) = Download::wanted(&self.args) {
@@ -64,9 +64,9 @@ impl Train {
         replace_by(&mut mpi::launcher(ranks, self.args)?)
     }
 
-    /// What a CUDA build takes, where one is asked for; `vit train` is then asked to take the GPU.
+    /// The CUDA build, if it is requested; also makes `vit train` use the GPU.
     fn cuda(&mut self) -> Result<Option<Cuda>> {
-        // Not short-circuited, since what is left in the arguments is passed on.
+        // Not short-circuited: remaining arguments are passed on to `vit train`.
         let kit = self.kit | take(&mut self.args, "--kit");
         let cuda = self.cuda | take(&mut self.args, "--cuda") | kit;
         if !cuda {
@@ -81,7 +81,7 @@ impl Train {
     }
 }
 
-/// A dataset that `vit train` will ask for.
+/// A dataset that `vit train` will need.
 #[derive(Debug)]
 struct Download {
     source: &'static Source,
@@ -90,8 +90,8 @@ struct Download {
 }
 
 impl Download {
-    /// What these arguments ask for, if it can be told: a configuration or an earlier run may name
-    /// another dataset, a folder or the built-in one is not fetched.
+    /// The dataset that these arguments need. `None` if it is unknown (a configuration or an earlier run may name any),
+    /// a folder, or built in.
     fn wanted(args: &[OsString]) -> Option<Self> {
         let has = |flag| value_of(args, flag).is_some() || args.iter().any(|arg| arg == flag);
         if ["--config", "--resume", "--help", "-h"].into_iter().any(has) {
@@ -104,13 +104,13 @@ impl Download {
         Some(Self { source, data_dir, mirror })
     }
 
-    /// A failure is a warning: `vit train` knows what to do without, or says what it lacks.
+    /// A failure is only a warning: `vit train` falls back, or reports what is missing.
     fn run(self) {
         let name = self.source.name;
         match self.fetch() {
             Ok(Outcome::AlreadyThere) => {}
             Ok(Outcome::Downloaded { .. }) => eprintln!("fetched {name}"),
-            Err(error) => eprintln!("warning: {name} is not fetched: {error:#}"),
+            Err(error) => eprintln!("warning: cannot download {name}: {error:#}"),
         }
     }
 
@@ -118,19 +118,19 @@ impl Download {
         let folder = self.source.folder(&data_root(self.data_dir)?);
         let options =
             Options { mirrors: user_mirrors(self.mirror.as_deref())?, ..Options::default() };
-        // Silent, since the terminal is the build's meanwhile.
+        // Silent: the build is using the terminal.
         Ok(vit_fetch::fetch(self.source, &folder, &options, &mut |_| {})?)
     }
 }
 
-/// Removes a flag of ours that stands among those of `vit train`, which has none of its name.
+/// Removes our flag from the arguments of `vit train`, which has no such flag.
 fn take(args: &mut Vec<OsString>, flag: &str) -> bool {
     let before = args.len();
     args.retain(|arg| arg != flag);
     args.len() < before
 }
 
-/// Removes `--flag VALUE` or `--flag=VALUE` of ours from among those of `vit train`, and gives the value.
+/// Removes our `--flag VALUE` or `--flag=VALUE` from the arguments of `vit train`, and returns the value.
 fn take_value(args: &mut Vec<OsString>, flag: &str) -> Option<String> {
     let value = value_of(args, flag)?.into_string().ok()?;
     if let Some(at) = args.iter().position(|arg| arg == flag) {
@@ -142,7 +142,7 @@ fn take_value(args: &mut Vec<OsString>, flag: &str) -> Option<String> {
     Some(value)
 }
 
-/// The value of `--flag VALUE` or `--flag=VALUE`, the last one if it is given repeatedly.
+/// The value of `--flag VALUE` or `--flag=VALUE`; the last one counts.
 fn value_of(args: &[OsString], flag: &str) -> Option<OsString> {
     let joined = |arg: &OsStr| Some(arg.to_str()?.strip_prefix(flag)?.strip_prefix('=')?.into());
     let after = |arg: &OsStr, next: Option<&OsString>| next.filter(|_| arg == flag).cloned();
@@ -153,14 +153,14 @@ fn value_of(args: &[OsString], flag: &str) -> Option<OsString> {
     values.next_back()
 }
 
-/// Becomes the command, so that signals and the exit code are its own.
+/// Replaces this process by the command, so that signals and the exit code are the command's.
 #[cfg(unix)]
 fn replace_by(command: &mut Command) -> Result<ExitCode> {
     use std::os::unix::process::CommandExt;
     Err(command.exec()).with_context(|| format!("cannot start {}", command.get_program().display()))
 }
 
-/// Runs the command and passes its exit code on.
+/// Runs the command and passes on its exit code.
 #[cfg(not(unix))]
 fn replace_by(command: &mut Command) -> Result<ExitCode> {
     let status = command.status();
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn mnist_is_fetched_unless_another_dataset_is_named() {
+    fn mnist_is_downloaded_unless_another_dataset_is_named() {
         assert_eq!(wanted(""), Some(("mnist", None)));
         assert_eq!(wanted("--epochs 3 --dataset=mnist"), Some(("mnist", None)));
         assert_eq!(wanted("--dataset fashion-mnist"), Some(("fashion-mnist", None)));
@@ -191,20 +191,20 @@ mod tests {
     }
 
     #[test]
-    fn the_data_folder_is_the_one_that_vit_will_use() {
+    fn the_data_folder_is_the_one_vit_uses() {
         assert_eq!(wanted("--data-dir here"), Some(("mnist", Some("here".into()))));
         assert_eq!(wanted("--data-dir=here --seed 1"), Some(("mnist", Some("here".into()))));
     }
 
     #[test]
-    fn nothing_is_fetched_where_the_dataset_cannot_be_told() {
+    fn nothing_is_downloaded_if_the_dataset_is_unknown() {
         for args in ["--config my.toml", "--config=my.toml", "--resume runs/x", "--help"] {
             assert_eq!(wanted(args), None, "{args}");
         }
     }
 
     #[test]
-    fn flags_of_ours_are_found_wherever_they_stand() {
+    fn our_flags_are_found_anywhere_in_the_arguments() {
         let parse = |args: &str| {
             let args = ["train"].into_iter().chain(args.split_whitespace());
             Train::from_arg_matches(

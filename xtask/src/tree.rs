@@ -1,4 +1,4 @@
-//! What a crate for other projects brings with it, beside what candle brings anyway.
+//! What our crates add to the dependencies of candle's users.
 
 use std::collections::BTreeSet;
 
@@ -6,13 +6,13 @@ use anyhow::{Result, ensure};
 
 use crate::cargo::{cargo, stdout_of};
 
-/// A crate, and all that its users compile which users of candle-core and candle-nn do not.
+/// A crate, and the crates it adds beyond candle-core and candle-nn.
 struct Added {
     name: &'static str,
     added: &'static [&'static str],
 }
 
-/// docs/dependencies.md tells of it.
+/// docs/dependencies.md has the same table.
 const ADDED: [Added; 4] = [
     Added { name: "vit-ops", added: &["vit-ops", "vit-random"] },
     Added { name: "vit-patch", added: &["vit-ops", "vit-patch", "vit-random"] },
@@ -38,13 +38,13 @@ const ADDED: [Added; 4] = [
     },
 ];
 
-/// Holds the trees to the table.
+/// Checks the dependency trees.
 pub(crate) fn check() -> Result<()> {
     let mut candle = tree("candle-core")?;
     candle.extend(tree("candle-nn")?);
     for Added { name, added } in ADDED {
         let found = tree(name)?;
-        // Another version of what candle has counts as another crate.
+        // A second version of one of candle's crates counts as added.
         let found: Vec<&str> =
             found.difference(&candle).filter_map(|found| found.split(' ').next()).collect();
         ensure!(
@@ -57,7 +57,7 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// Names and versions of all crates that are compiled for this one.
+/// Names and versions of all crates compiled for this one.
 fn tree(name: &str) -> Result<BTreeSet<String>> {
     let mut tree = cargo("tree");
     tree.args(["--locked", "--package", name, "--edges=normal,build", "--prefix=none"]);
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_of_a_crate_is_named_once_whatever_stands_behind_it() {
+    fn each_version_of_a_crate_is_listed_once() {
         let tree = "a v0.1.0 (/here)\nb v1.2.3\nb v1.2.3 (*)\nb v2.0.0 (proc-macro)\n\n";
         let want = ["a v0.1.0", "b v1.2.3", "b v2.0.0"].map(str::to_owned);
         assert_eq!(names_and_versions(tree), want.into());

@@ -6,7 +6,7 @@ use std::error::Error;
 use image::{GrayImage, Luma};
 use vit_data::Split;
 
-/// Pixels from one image to the next, and how many times they are enlarged.
+/// Distance in pixels from one image to the next, and the enlargement.
 const PITCH: usize = 30;
 const ZOOM: u32 = 3;
 

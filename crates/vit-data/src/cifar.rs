@@ -1,4 +1,4 @@
-//! CIFAR-10 and CIFAR-100 in their binary form: a label or two and 3072 bytes of colour a picture.
+//! CIFAR-10 and CIFAR-100 in their binary form: one or two labels, then 3072 bytes of colour for each picture.
 
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -11,20 +11,20 @@ use crate::error::{Error, Result};
 
 const SIDE: usize = 32;
 const PIXELS: usize = 3 * SIDE * SIDE;
-/// Many times the longest list of names.
+/// Far above the longest list of class names.
 const LONGEST_NAMES: u64 = 1 << 14;
 
-/// What the files of one of the two are.
+/// Layout of the files of CIFAR-10 or CIFAR-100.
 struct Form {
-    /// In which they lie in the archive.
+    /// Folder inside the archive.
     folder: &'static str,
     train: &'static [&'static str],
     test: &'static str,
     names: &'static str,
     classes: usize,
-    /// Bytes before the pixels, of which the last is the label.
+    /// Bytes before the pixels; the last one is the label.
     labels: usize,
-    /// Pictures in a file.
+    /// Pictures in each training and test file.
     pictures: [usize; 2],
 }
 
@@ -55,23 +55,23 @@ const CIFAR_100: Form = Form {
 
 const FORMS: [&Form; 2] = [&CIFAR_10, &CIFAR_100];
 
-/// Whether a folder is what the binary archive of CIFAR-10 or CIFAR-100 unpacks to, or holds such a folder.
+/// Whether a folder is the unpacked binary archive of CIFAR-10 or CIFAR-100, or contains it.
 #[must_use]
 pub fn holds_cifar(folder: &Path) -> bool {
     unpacked(folder).is_some()
 }
 
-/// The form of the files, and the folder that they lie in.
+/// The layout, and the folder with the files.
 fn unpacked(folder: &Path) -> Option<(&'static Form, PathBuf)> {
     let folders = FORMS.map(|form| (form, folder.join(form.folder)));
     let here = FORMS.map(|form| (form, folder.to_owned()));
     here.into_iter().chain(folders).find(|(form, folder)| folder.join(form.names).is_file())
 }
 
-/// Reads what the binary archive of CIFAR-10 or CIFAR-100 unpacks to; the classes of the latter are its hundred fine ones.
+/// Reads the unpacked binary archive of CIFAR-10 or CIFAR-100. CIFAR-100 gets its hundred fine classes.
 ///
 /// # Errors
-/// If a file is missing or of another length, a label is no class, or there are not as many names as classes.
+/// If a file is missing or has the wrong length, a label is out of range, or the number of class names is wrong.
 pub fn load_cifar(folder: &Path) -> Result<Dataset> {
     let Some((form, folder)) = unpacked(folder) else {
         let (file, looked_in) = (CIFAR_10.names, vec![folder.to_owned()]);
@@ -88,10 +88,10 @@ pub fn load_cifar(folder: &Path) -> Result<Dataset> {
     pictures.into_dataset(&folder)
 }
 
-/// The same from the archive itself, `cifar-10-binary.tar.gz` or `cifar-100-binary.tar.gz`.
+/// Reads the archive itself, `cifar-10-binary.tar.gz` or `cifar-100-binary.tar.gz`.
 ///
 /// # Errors
-/// As [`load_cifar`], and if the archive cannot be unpacked.
+/// Same as [`load_cifar`], and if the archive cannot be unpacked.
 pub fn load_cifar_archive(path: &Path) -> Result<Dataset> {
     let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
     let file = BufReader::with_capacity(1 << 16, open_file(path).map_err(unreadable)?);
@@ -113,20 +113,20 @@ pub fn load_cifar_archive(path: &Path) -> Result<Dataset> {
 }
 
 impl Form {
-    /// The names' file, the training files, the test file.
+    /// The file of class names, the training files, the test file.
     fn files(&self) -> impl Iterator<Item = &'static str> {
         [self.names].into_iter().chain(self.train.iter().copied()).chain([self.test])
     }
 }
 
-/// Pixels and labels, an image after the other.
+/// Pixels and labels, image after image.
 type Images = (Vec<u8>, Vec<u32>);
 
-/// What has been read of one of the two, in any order of its files.
+/// The files read so far, in any order.
 struct Pictures {
     form: &'static Form,
     names: Vec<String>,
-    /// By the place of their file among those of the form, behind that of the names.
+    /// Indexed like [`Form::files`], without the file of names.
     parts: Vec<Option<Images>>,
 }
 
@@ -136,10 +136,10 @@ impl Pictures {
         Self { form, names: Vec::new(), parts }
     }
 
-    /// Reads a file of the form's.
+    /// Reads one file of the layout.
     ///
     /// # Errors
-    /// If it is not as long as it must be, or a label is no class.
+    /// If its length is wrong or a label is out of range.
     fn read(&mut self, name: &str, path: &Path, length: u64, mut from: impl Read) -> Result<()> {
         let form = self.form;
         let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
@@ -180,7 +180,7 @@ impl Pictures {
         Ok(())
     }
 
-    /// All of it, of this folder or archive.
+    /// The dataset, once all files are read; `path` is the folder or archive, for errors.
     ///
     /// # Errors
     /// If a file is missing.
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_is_the_folder_that_it_unpacks_to() {
+    fn an_archive_gives_the_same_dataset_as_its_folder() {
         for form in FORMS {
             let above = tempfile::tempdir().unwrap();
             let folder = above.path().join(form.folder);
@@ -267,7 +267,7 @@ mod tests {
             };
             let expected = digest(load_cifar(above.path()).unwrap());
             assert!(digest(load_cifar_archive(&packed).unwrap()) == expected);
-            // Cut within, and without a file.
+            // Truncated, and with a file missing.
             let bytes = fs::read(&packed).unwrap();
             fs::write(&packed, &bytes[..bytes.len() / 2]).unwrap();
             assert!(matches!(load_cifar_archive(&packed), Err(Error::Unreadable { .. })));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_file_and_what_was_expected() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &CIFAR_10);
         let test = folder.path().join(CIFAR_10.test);

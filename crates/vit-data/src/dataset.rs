@@ -1,4 +1,4 @@
-//! Images with labels, in parts, and the names of their classes.
+//! Labelled images in splits, with class names.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -12,18 +12,18 @@ use crate::examples::Examples;
 use crate::idx::IdxFile;
 use crate::normalization::Normalization;
 
-/// Which part of a dataset.
+/// A split of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Split {
-    /// What is trained on.
+    /// For training.
     Train,
-    /// What choices are made by; empty where the dataset has no such part.
+    /// For choosing settings and the best epoch; empty if the dataset has none.
     Validation,
-    /// What is only tested on; empty where the dataset has no such part.
+    /// For the final test only; empty if the dataset has none.
     Test,
 }
 
-/// Images of 1 or 3 channels and of one size, with labels and the names of their classes.
+/// Labelled images of one size with 1 or 3 channels, and the names of their classes.
 #[derive(Clone)]
 pub struct Dataset {
     name: String,
@@ -33,7 +33,7 @@ pub struct Dataset {
     test: Examples,
 }
 
-/// The parts of a dataset; a part without an image is absent.
+/// The splits of a dataset; an empty one is absent.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) train: Examples,
@@ -42,14 +42,14 @@ pub(crate) struct Parts {
 }
 
 impl Dataset {
-    /// A dataset of the tensors that candle-datasets gives, but as bytes, on the CPU. Classes are named by their numbers.
+    /// A dataset from candle-datasets' tensors, as bytes on the CPU. Classes are named by their numbers.
     ///
     /// # Shapes
-    /// Images u8 (count, `height * width`), labels u8 (count), contiguous; the two sets may be of
-    /// different counts. Labels are not validated.
+    /// Images u8 (count, `height * width`), labels u8 (count), contiguous; the two splits may differ in count. Labels
+    /// are not validated.
     ///
     /// # Errors
-    /// [`Error::Tensors`] for any other type or shape.
+    /// [`Error::Tensors`] for any other dtype or shape.
     pub fn new(
         name: impl Into<String>,
         tensors: &vision::Dataset,
@@ -76,7 +76,7 @@ impl Dataset {
         Ok(Self::of_parts(name, numbered(tensors.labels), parts))
     }
 
-    /// A dataset of checked parts, whose labels are below the number of classes.
+    /// A dataset from checked splits, with labels below the number of classes.
     pub(crate) fn of_parts(
         name: impl Into<String>,
         classes: impl Into<Arc<[String]>>,
@@ -85,7 +85,7 @@ impl Dataset {
         Self { name: name.into(), classes: classes.into(), train, validation, test }
     }
 
-    /// A dataset of plain bytes, the images and labels of training and test in turn.
+    /// A dataset from bytes: images and labels of training and test.
     pub(crate) fn from_bytes(
         name: impl Into<String>,
         classes: impl Into<Arc<[String]>>,
@@ -99,11 +99,11 @@ impl Dataset {
         Ok(Self::of_parts(name, classes, parts))
     }
 
-    /// A dataset of pictures that were decoded: of each part in turn (training, validation, test) the bytes of all images,
-    /// channel by channel and row by row, and their labels.
+    /// A dataset from decoded pictures: for each split (training, validation, test) the bytes of all images, channel by
+    /// channel and row by row, and their labels.
     ///
     /// # Errors
-    /// If there are not as many bytes as labels and shape tell.
+    /// If the number of bytes does not match labels and shape.
     ///
     /// # Panics
     /// If a label is not below the number of classes.
@@ -122,16 +122,16 @@ impl Dataset {
         Ok(Self::of_parts(name, classes, parts))
     }
 
-    /// The same dataset under another name.
+    /// Renames the dataset.
     #[must_use]
     pub fn with_name(self, name: impl Into<String>) -> Self {
         Self { name: name.into(), ..self }
     }
 
-    /// The same dataset with these names of its classes.
+    /// Replaces the class names.
     ///
     /// # Panics
-    /// If there are not as many names as classes.
+    /// If the number of names is not the number of classes.
     #[must_use]
     pub fn with_class_names(self, names: impl Into<Arc<[String]>>) -> Self {
         let classes = names.into();
@@ -139,10 +139,10 @@ impl Dataset {
         Self { classes, ..self }
     }
 
-    /// The same dataset, whose batches are normalised so.
+    /// Sets the normalisation of its batches.
     ///
     /// # Errors
-    /// If the numbers are not one or one a channel, or a deviation is not above 0.
+    /// If mean or deviation has neither one number nor one a channel, or a deviation is not above 0.
     pub fn with_normalization(self, normalization: &Normalization) -> Result<Self> {
         let tables = normalization.tables(self.channels())?;
         let with = |part: Examples| part.with_tables(Arc::clone(&tables));
@@ -150,7 +150,7 @@ impl Dataset {
         Ok(Self { train, validation, test, ..self })
     }
 
-    /// What results call the dataset, such as `mnist`.
+    /// The dataset's name in results, such as `mnist`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -186,8 +186,7 @@ impl Dataset {
         &self.classes
     }
 
-    /// One part, which is empty where the dataset has none such. It shares the dataset's memory, and may outlive the
-    /// dataset.
+    /// One split, empty if the dataset has none. It shares the dataset's memory and may outlive it.
     #[must_use]
     pub fn split(&self, split: Split) -> Examples {
         match split {
@@ -198,11 +197,11 @@ impl Dataset {
         .clone()
     }
 
-    /// Writes what tells whether two datasets are the same: all images and labels. Of a dataset that
-    /// [IDX files hold](Self::is_idx), the bytes of the four, one after the other.
+    /// Writes what identifies the dataset: all images and labels. For a dataset that [IDX files can
+    /// hold](Self::is_idx), these are the bytes of the four files, one after another.
     ///
     /// # Errors
-    /// Those of `out`.
+    /// If `out` fails.
     pub fn digest(&self, out: &mut dyn Write) -> io::Result<()> {
         if self.is_idx() {
             return IdxFile::ALL.into_iter().try_for_each(|file| self.write_idx(file, out));
@@ -222,7 +221,7 @@ impl Dataset {
         Ok(())
     }
 
-    /// Whether the dataset is what four IDX files can hold: grey, with a training and a test part, and labels of a byte.
+    /// Whether four IDX files can hold the dataset: grey, with a training and a test split, and labels that fit a byte.
     #[must_use]
     pub fn is_idx(&self) -> bool {
         self.channels() == 1
@@ -232,13 +231,12 @@ impl Dataset {
             && self.train.is_in_memory()
     }
 
-    /// Writes the bytes that `file` has where this dataset lies in a folder, unpacked.
+    /// Writes the bytes that the unpacked `file` would have.
     ///
-    /// With a hasher as `out`, this tells whether the dataset is one of known hashes, wherever it
-    /// came from.
+    /// With a hasher as `out` this verifies the dataset against known hashes, from any source.
     ///
     /// # Errors
-    /// Those of `out`, and if the dataset [is not](Self::is_idx) what IDX files hold.
+    /// If `out` fails, or IDX files [cannot hold](Self::is_idx) the dataset.
     pub fn write_idx(&self, file: IdxFile, out: &mut dyn Write) -> io::Result<()> {
         if !self.is_idx() {
             return Err(io::Error::other("four IDX files cannot hold this dataset"));
@@ -252,7 +250,7 @@ impl Dataset {
     }
 }
 
-/// Classes that are named by their numbers.
+/// Class names that are the classes' numbers.
 pub(crate) fn numbered(classes: usize) -> Vec<String> {
     (0..classes).map(|class| class.to_string()).collect()
 }
@@ -272,7 +270,7 @@ impl fmt::Debug for Dataset {
     }
 }
 
-/// Holds a tensor to be bytes of this shape, contiguous and on the CPU.
+/// Checks that a tensor is contiguous bytes of this shape on the CPU.
 fn check(field: &'static str, tensor: &Tensor, dims: &[usize]) -> Result<()> {
     let fits = tensor.dtype() == DType::U8
         && tensor.dims() == dims
@@ -311,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_of_another_type_or_shape_are_refused_by_name() {
+    fn tensors_of_another_dtype_or_shape_are_named_in_the_error() {
         let labels = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, &Device::Cpu).unwrap();
         let message = |labels| Dataset::new("x", &tensors(labels), (2, 3)).unwrap_err().to_string();
         assert_eq!(
@@ -327,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn written_files_are_header_and_bytes() {
+    fn written_files_have_a_header_and_the_bytes() {
         let labels = Tensor::from_slice(&[7_u8, 0, 9], 3, &Device::Cpu).unwrap();
         let dataset = Dataset::new("x", &tensors(labels), (2, 3)).unwrap();
         let bytes = |file| {

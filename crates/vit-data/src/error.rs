@@ -1,15 +1,15 @@
-//! What can be wrong with a dataset.
+//! The errors of reading datasets.
 
 use std::path::PathBuf;
 
 /// A result whose error is this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can be wrong with a dataset, with the file, what was expected and what came.
+/// An error in a dataset; the message names the file, what was expected and what came.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// One of the four files of a dataset is not there.
+    /// One of a dataset's four files is missing.
     #[error(
         "expected {file} (or the same with .gz) in {}, got {}",
         folders(looked_in),
@@ -18,51 +18,51 @@ pub enum Error {
     Absent {
         /// The file's usual name.
         file: &'static str,
-        /// The folders that were looked in.
+        /// The folders searched.
         looked_in: Vec<PathBuf>,
-        /// Names of what lies in the first, some of them.
+        /// Some of the names in the first folder.
         found: Vec<String>,
     },
     /// A folder holds the files of several datasets.
-    #[error("{}: expected the files of one dataset, got those of {}", path.display(), list(found, "none"))]
+    #[error("{}: expected the files of one dataset, got files of {}", path.display(), list(found, "none"))]
     Several {
         /// The folder.
         path: PathBuf,
-        /// What the names of each dataset's files begin with.
+        /// The prefixes of the datasets' file names.
         found: Vec<String>,
     },
-    /// No picture where classes are looked for.
+    /// No pictures in class folders.
     #[error(
         "{}: expected a folder of pictures for each class, got {}", path.display(), list(found, "nothing")
     )]
     NoPictures {
         /// The folder, or the CSV file.
         path: PathBuf,
-        /// Names of what lies in it, some of them.
+        /// Some of the names in it.
         found: Vec<String>,
     },
-    /// No parquet file of a training part.
-    #[error("{place}: expected parquet files of a part called train, got {}", list(found, "none"))]
+    /// No parquet file of a training split.
+    #[error("{place}: expected parquet files of a split called train, got {}", list(found, "none"))]
     NoTables {
-        /// The folder, or the dataset of the hub.
+        /// The folder, or the hub's dataset.
         place: String,
-        /// The files that are there.
+        /// The files found.
         found: Vec<String>,
     },
-    /// A configuration that is not there.
+    /// A configuration that the dataset does not have.
     #[error("{place}: expected one of the configurations {}, got {asked}", list(found, "none"))]
     Configuration {
-        /// The folder, or the dataset of the hub.
+        /// The folder, or the hub's dataset.
         place: String,
-        /// What was asked for.
+        /// The requested configuration.
         asked: String,
-        /// Those that are there.
+        /// The configurations it has.
         found: Vec<String>,
     },
-    /// A class of the training part has no picture.
+    /// A class of the training split has no picture.
     #[error("{}: expected pictures of each class, got none of {class:?}", path.display())]
     EmptyClass {
-        /// The training part.
+        /// The training split.
         path: PathBuf,
         /// The class.
         class: String,
@@ -70,57 +70,57 @@ pub enum Error {
     /// Too few or too many classes.
     #[error("{}: expected 2 to {most} classes, got {got}, the first {first:?}", path.display())]
     Classes {
-        /// The training part.
+        /// The training split.
         path: PathBuf,
-        /// How many there may be.
+        /// The most that are allowed.
         most: usize,
-        /// How many there are.
+        /// The number found.
         got: usize,
-        /// The first.
+        /// The first class.
         first: String,
     },
-    /// A class of another part that the training part lacks.
-    #[error("{}: expected the classes of the training part, got {class:?} too", path.display())]
+    /// A class that is missing from the training split.
+    #[error("{}: expected the classes of the training split, got {class:?} too", path.display())]
     UntrainedClass {
-        /// The other part.
+        /// The other split.
         path: PathBuf,
         /// The class.
         class: String,
     },
-    /// A folder's name, which would be a class's, is not UTF-8.
+    /// The name of a class folder is not UTF-8.
     #[error("expected a name in UTF-8 for a class, got {}", path.display())]
     NoText {
         /// The folder.
         path: PathBuf,
     },
-    /// A line of a CSV file.
+    /// A line of a CSV file is wrong.
     #[error("{}:{line}: expected {expected}, got {got}", path.display())]
     Csv {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What it must be.
+        /// Expected content.
         expected: &'static str,
-        /// What it is.
+        /// Actual content.
         got: String,
     },
-    /// A setting of augmentation out of range.
+    /// An augmentation setting is out of range.
     #[error("expected augment.{field} {expected}, got {value}")]
     Augment {
         /// The setting.
         field: &'static str,
-        /// What it may be.
+        /// Its range.
         expected: &'static str,
         /// Its value.
         value: f64,
     },
-    /// A setting of the normalisation out of range.
+    /// A normalisation setting is out of range.
     #[error("expected {field} of {expected}, got {got}")]
     Normalization {
         /// The setting.
         field: &'static str,
-        /// What it may be.
+        /// Its range.
         expected: &'static str,
         /// Its value.
         got: String,
@@ -130,30 +130,30 @@ pub enum Error {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system, or the decompressor, said.
+        /// The system's or the decompressor's error.
         source: std::io::Error,
     },
-    /// The file is of another kind.
+    /// The file is of the wrong kind.
     #[error("{}: expected {expected}, got {got}", path.display())]
     Kind {
         /// The file.
         path: PathBuf,
-        /// What was looked for.
+        /// The expected kind.
         expected: &'static str,
-        /// What the file is.
+        /// The actual kind.
         got: String,
     },
-    /// A gzipped file neither ends nor goes on as one where all that its header announces has been read.
+    /// After the announced data, a gzipped file neither ends nor has another member.
     #[error(
         "{}: expected the gzip stream to end after its checksum, got other bytes behind it or none", path.display()
     )]
     GzipEnd {
         /// The file.
         path: PathBuf,
-        /// What the decompressor said.
+        /// The decompressor's error.
         source: std::io::Error,
     },
-    /// The header announces no image, or images without pixels.
+    /// The header announces no images, or images without pixels.
     #[error(
         "{}: expected at least 1 image of at least 1x1 px, got {count} of {height}x{width} px",
         path.display()
@@ -161,14 +161,14 @@ pub enum Error {
     NoPixels {
         /// The file.
         path: PathBuf,
-        /// Images, as the header says.
+        /// Number of images, from the header.
         count: u32,
-        /// Rows of an image, as the header says.
+        /// Rows of an image, from the header.
         height: u32,
-        /// Columns of an image, as the header says.
+        /// Columns of an image, from the header.
         width: u32,
     },
-    /// The header announces more than this crate reads into memory.
+    /// The header announces more data than the limit.
     #[error(
         "{}: expected at most {limit} bytes of pixels, got {count} images of {height}x{width} px",
         path.display()
@@ -176,26 +176,26 @@ pub enum Error {
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// The most bytes of pixels that are read.
+        /// The limit of pixel bytes.
         limit: u64,
-        /// Images, as the header says.
+        /// Number of images, from the header.
         count: u32,
-        /// Rows of an image, as the header says.
+        /// Rows of an image, from the header.
         height: u32,
-        /// Columns of an image, as the header says.
+        /// Columns of an image, from the header.
         width: u32,
     },
-    /// The file ends before what its header announces, or within the header.
+    /// The file ends within the header or within the announced data.
     #[error("{}: expected {expected} bytes (unpacked), got {got}", path.display())]
     Truncated {
         /// The file.
         path: PathBuf,
-        /// Bytes of the whole file, or of the header where that is incomplete; unpacked.
+        /// Unpacked bytes of the whole file, or of the header if that is incomplete.
         expected: u64,
-        /// Bytes that the file holds, unpacked.
+        /// Unpacked bytes in the file.
         got: u64,
     },
-    /// A gzipped file that announces many times what it can be believed to hold.
+    /// The header of a gzipped file announces far more than its size can hold.
     #[error(
         "{}: expected at most {limit} bytes unpacked, got a header that announces {expected}",
         path.display()
@@ -203,22 +203,22 @@ pub enum Error {
     TooPacked {
         /// The file.
         path: PathBuf,
-        /// 16 times its size, or 64 MiB if that is more.
+        /// 16 times the file's size, or 64 MiB if that is more.
         limit: u64,
-        /// Bytes of the whole file by its header, unpacked.
+        /// Unpacked bytes of the whole file, from the header.
         expected: u64,
     },
-    /// The file goes on after what its header announces.
+    /// The file has bytes after the announced data.
     #[error("{}: expected {expected} bytes (unpacked), got more", path.display())]
     TrailingBytes {
         /// The file.
         path: PathBuf,
-        /// Bytes of the whole file by its header, unpacked.
+        /// Unpacked bytes of the whole file, from the header.
         expected: u64,
     },
-    /// A test label is not one of the classes of the training set.
+    /// A test label is not a class of the training split.
     #[error(
-        "{}: expected labels below {classes} as in the training set, got {got} at index {index}", path.display()
+        "{}: expected labels below {classes} as in the training split, got {got} at index {index}", path.display()
     )]
     Label {
         /// The file.
@@ -230,7 +230,7 @@ pub enum Error {
         /// The label.
         got: u8,
     },
-    /// Images and labels differ in number.
+    /// The numbers of images and labels differ.
     #[error(
         "expected a label for each of the {image_count} images of {}, got {label_count} in {}",
         images.display(), labels.display()
@@ -247,7 +247,7 @@ pub enum Error {
     },
     /// Training and test images differ in size.
     #[error(
-        "{}: expected images of {} as in the training set, got {}",
+        "{}: expected images of {} as in the training split, got {}",
         path.display(), size(*expected), size(*got)
     )]
     Sizes {
@@ -258,56 +258,56 @@ pub enum Error {
         /// Channels, height and width of the test images.
         got: (usize, usize, usize),
     },
-    /// The tensors given for a dataset are not those of one.
+    /// The tensors do not form a dataset.
     #[error("{tensor}: expected {expected}, got {got}")]
     Tensors {
         /// The field of `vision::Dataset`.
         tensor: &'static str,
-        /// The type and shape that it must have.
+        /// The expected dtype and shape.
         expected: String,
-        /// The type and shape that it has.
+        /// The actual dtype and shape.
         got: String,
     },
-    /// A dataset of the hub could not be had.
+    /// A dataset cannot be loaded from the hub.
     #[error("cannot get {name} from the hub: {message}")]
     HubDataset {
         /// The dataset.
         name: String,
-        /// What the hub's client said.
+        /// The hub client's error.
         message: String,
     },
-    /// The hub's copy could not be had, or is not MNIST.
+    /// MNIST cannot be loaded from the hub, or what came is not MNIST.
     #[error("cannot load MNIST from the hub: {message}")]
     Hub {
-        /// What the hub's client, or the decoder of its images, said.
+        /// The error of the hub's client or of the image decoder.
         message: String,
     },
-    /// Pictures that cannot be decoded.
+    /// Pictures cannot be decoded.
     #[error("{} of {of} pictures cannot be read: {}", pictures.len(), first(pictures))]
     Unreadables {
-        /// Each with what is wrong.
+        /// Each with its error.
         pictures: Vec<(PathBuf, String)>,
-        /// Of how many.
+        /// The number of all pictures.
         of: usize,
     },
-    /// A picture, or the cache of pictures.
+    /// Error of a picture or of the picture cache.
     #[error(transparent)]
     Picture(#[from] vit_pictures::Error),
-    /// The folder of the cache.
+    /// Error of the cache directory.
     #[error(transparent)]
     Files(#[from] vit_files::Error),
-    /// A tensor could not be made or read.
+    /// Error of a tensor.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }
 
-/// A shape of (channels, height, width) in words.
+/// A shape (channels, height, width) as text.
 fn size((channels, height, width): (usize, usize, usize)) -> String {
     let colour = if channels == 1 { String::new() } else { format!(" with {channels} channels") };
     format!("{height}x{width} px{colour}")
 }
 
-/// The first ten, with what is wrong.
+/// The first ten, with their errors.
 fn first(pictures: &[(PathBuf, String)]) -> String {
     const SHOWN: usize = 10;
     let shown = pictures.iter().take(SHOWN);
@@ -322,7 +322,7 @@ fn folders(paths: &[PathBuf]) -> String {
     shown.join(" or ")
 }
 
-/// The first of these names, and how many there are beside.
+/// The first of these names, and the number of the others.
 fn list(names: &[String], none: &str) -> String {
     const SHOWN: usize = 5;
     if names.is_empty() {

@@ -1,4 +1,4 @@
-//! One set of images with labels, and the batches made from it.
+//! Labelled images, and batches of them.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -12,65 +12,65 @@ use crate::idx;
 use crate::normalization::{HALF, HALF_FOR_EVER, Table};
 use crate::pictures::{self, Pictures};
 
-/// A set of images with labels, normalised a batch at a time.
+/// A split's labelled images, normalised batch by batch.
 ///
-/// Clones share the memory, and any number of threads may ask for batches at once.
+/// Clones share the memory; any number of threads may make batches at once.
 #[derive(Clone, Debug)]
 pub struct Examples {
     images: Images,
     labels: Arc<[u32]>,
     /// Channels, height and width.
     shape: (usize, usize, usize),
-    /// What each byte is normalised to, a table a channel.
+    /// Normalised value of each byte, one table per channel.
     tables: Arc<[Table]>,
 }
 
-/// Where images are.
+/// Storage of the images.
 #[derive(Clone, Debug)]
 enum Images {
     /// u8 (count, `channels * height * width`), contiguous, on the CPU
     InMemory(Tensor),
-    /// Read by position.
+    /// Read one by one, by index.
     OnDisk(Arc<Pictures>),
 }
 
-/// Which view of an image is asked for.
+/// Which view of an image to read.
 #[derive(Clone, Copy)]
 enum View<'a> {
-    /// The one that it is evaluated in.
+    /// The evaluation view.
     Evaluated,
-    /// The one that it is trained on in this (seed, epoch).
+    /// The training view of this (seed, epoch).
     Trained(&'a Augment, (u64, u64)),
 }
 
-/// Some images as an [`Augment`] makes them.
+/// A batch of augmented images.
 #[derive(Clone, Debug)]
 pub struct Augmented {
     /// (batch, channels, height, width)
     pub images: Tensor,
     /// u32 (batch)
     pub labels: Tensor,
-    /// What else is in the images, if they are mixed.
+    /// The partners, if images are mixed.
     pub mixed: Option<Mixed>,
 }
 
-/// What images are mixed with.
+/// The other images of a mixed batch.
 #[derive(Clone, Debug)]
 pub struct Mixed {
     /// The other image's label: u32 (batch)
     pub labels: Tensor,
-    /// How much of the mean the other image is: f32 (batch)
+    /// Weight of the other image: f32 (batch)
     pub shares: Tensor,
 }
 
 impl Examples {
-    /// Of tensors that [`Dataset::new`](crate::Dataset::new) has checked.
+    /// From tensors checked by [`Dataset::new`](crate::Dataset::new).
     pub(crate) fn new(images: Tensor, labels: Arc<[u32]>, shape: (usize, usize, usize)) -> Self {
         let images = Images::InMemory(images);
         Self { images, labels, shape, tables: vec![HALF; shape.0].into() }
     }
 
-    /// Of bytes, image by image, channel by channel and row by row.
+    /// From bytes, image by image, channel by channel and row by row.
     pub(crate) fn of_bytes(
         pixels: Vec<u8>,
         labels: Vec<u32>,
@@ -81,7 +81,7 @@ impl Examples {
         Ok(Self::new(images, labels.into(), shape))
     }
 
-    /// Of pictures that are read one by one.
+    /// From pictures that are read one by one.
     pub(crate) fn of_pictures(
         pictures: Pictures,
         labels: Vec<u32>,
@@ -91,7 +91,7 @@ impl Examples {
         Self { images, labels: labels.into(), shape, tables: vec![HALF; shape.0].into() }
     }
 
-    /// No image of this shape.
+    /// An empty set of images of this shape.
     pub(crate) fn none(shape: (usize, usize, usize)) -> Result<Self> {
         Self::of_bytes(Vec::new(), Vec::new(), shape)
     }
@@ -104,7 +104,7 @@ impl Examples {
         matches!(self.images, Images::InMemory(_))
     }
 
-    /// How many images there are.
+    /// Number of images.
     #[must_use]
     pub fn len(&self) -> usize {
         self.labels.len()
@@ -116,16 +116,16 @@ impl Examples {
         self.len() == 0
     }
 
-    /// The class of image `index`.
+    /// The label of image `index`.
     ///
     /// # Panics
-    /// If there are `index` images or fewer.
+    /// If `index` is out of range.
     #[must_use]
     pub fn label(&self, index: usize) -> u32 {
         self.labels[index]
     }
 
-    /// The class of each image.
+    /// The label of each image.
     #[must_use]
     pub fn labels(&self) -> &[u32] {
         &self.labels
@@ -137,13 +137,13 @@ impl Examples {
         self.shape
     }
 
-    /// The bytes of image `index` as it is evaluated, channel by channel and row by row; 0 is black.
+    /// The bytes of image `index` in its evaluation view, channel by channel and row by row; 0 is black.
     ///
     /// # Errors
     /// If the image cannot be read.
     ///
     /// # Panics
-    /// If there are `index` images or fewer.
+    /// If `index` is out of range.
     pub fn image(&self, index: usize) -> candle_core::Result<Vec<u8>> {
         self.with_image(index as u32, View::Evaluated, <[u8]>::to_vec)
     }
@@ -152,11 +152,11 @@ impl Examples {
         self.shape.0 * self.shape.1 * self.shape.2
     }
 
-    /// The images of these indices, in this order, as they are evaluated: normalised, by default to
-    /// `(x / 255 - 0.5) / 0.5`, with their labels.
+    /// The images with these indices, in this order, in their evaluation view, with labels. They are normalised, by
+    /// default to `(x / 255 - 0.5) / 0.5`.
     ///
-    /// Values are computed in f32 and then converted to `dtype`. PyTorch equivalent: `ToTensor()`,
-    /// then `Normalize((0.5,), (0.5,))`, to the bit.
+    /// Values are computed in f32, then converted to `dtype`. PyTorch equivalent: `ToTensor()`, then `Normalize((0.5,),
+    /// (0.5,))`, bit for bit.
     ///
     /// # Shapes
     /// Images (batch, channels, height, width) of `dtype`, labels u32 (batch).
@@ -179,12 +179,11 @@ impl Examples {
         Ok((images, self.labels_of(indices, device)?))
     }
 
-    /// The same, each image changed as `augment` says for its index in this epoch of a run with this seed,
-    /// `run` being (seed, epoch); what it may be mixed with is `among` these. Where `augment` is none, the same bits as
-    /// [`batch`](Self::batch).
+    /// Like [`batch`](Self::batch), with `augment` applied. `run` is (seed, epoch); `among` are the indices of possible
+    /// partners for mixing. With default `augment` the result is bit-identical to [`batch`](Self::batch).
     ///
     /// # Errors
-    /// As [`batch`](Self::batch), and if images are to be mixed with others and `among` is empty.
+    /// Same as [`batch`](Self::batch), and if images are mixed and `among` is empty.
     pub fn augmented_batch(
         &self,
         indices: &[u32],
@@ -243,15 +242,15 @@ impl Examples {
         })
     }
 
-    /// All images, u8 (count, `channels * height * width`), where they lie in memory and a batch of them holds each byte
-    /// through one table: with that.
+    /// All images, u8 (count, `channels * height * width`), with their normalisation table. `None` unless they are in
+    /// memory and one table serves all channels.
     #[must_use]
     pub fn bytes(&self) -> Option<(&Tensor, &'static [f32; 256])> {
         let Images::InMemory(images) = &self.images else { return None };
         self.tables.iter().all(|table| *table == HALF).then_some((images, &HALF_FOR_EVER))
     }
 
-    /// The values that `append` makes of each place in the batch.
+    /// A batch of the values that `append` writes for each index.
     fn images_of(
         &self,
         indices: &[u32],
@@ -267,7 +266,7 @@ impl Examples {
         Tensor::from_vec(images, (batch, channels, height, width), device)?.to_dtype(dtype)
     }
 
-    /// Gives the bytes of an image, channel by channel and row by row, to `read`.
+    /// Calls `read` with an image's bytes, channel by channel and row by row.
     fn with_image<T>(
         &self,
         index: u32,
@@ -321,7 +320,7 @@ impl Examples {
     }
 
     /// # Errors
-    /// Those of `out`.
+    /// If `out` fails.
     pub(crate) fn write_images(&self, out: &mut dyn Write) -> io::Result<()> {
         let (_, height, width) = self.shape;
         let dims = (self.len(), height, width);
@@ -333,7 +332,7 @@ impl Examples {
         }
     }
 
-    /// Writes what tells whether the images are the same as before.
+    /// Writes what identifies the images.
     pub(crate) fn write_content(&self, out: &mut dyn Write) -> io::Result<()> {
         match &self.images {
             Images::InMemory(images) => with_bytes(images, |pixels| out.write_all(pixels)),
@@ -342,7 +341,7 @@ impl Examples {
     }
 
     /// # Errors
-    /// Those of `out`.
+    /// If `out` fails.
     pub(crate) fn write_labels(&self, out: &mut dyn Write) -> io::Result<()> {
         let labels: Vec<u8> = self.labels.iter().map(|&label| label as u8).collect();
         idx::write_labels(out, &labels)
@@ -364,7 +363,7 @@ mod tests {
     use crate::dataset::numbered;
     use crate::{Dataset, Split};
 
-    /// Five images of 2x3 px: image `i` holds `6 i .. 6 i + 6`, its label is `9 - i`.
+    /// Five images of 2x3 px: image `i` has bytes `6 i .. 6 i + 6` and label `9 - i`.
     fn five() -> Examples {
         five_of((0..30).collect())
     }
@@ -377,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_hold_the_asked_samples_in_order() {
+    fn batches_hold_the_requested_images_in_order() {
         let (images, labels) = five().batch(&[3, 0, 3], &Device::Cpu, DType::F32).unwrap();
         assert_eq!(images.dims(), [3, 1, 2, 3]);
         assert_eq!(labels.to_vec1::<u32>().unwrap(), [6, 9, 6]);
@@ -387,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn single_examples_are_bytes() {
+    fn single_images_are_bytes() {
         let five = five();
         assert_eq!(five.len(), 5);
         assert_eq!(five.label(4), 5);
@@ -395,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn other_types_hold_the_same_values() {
+    fn other_dtypes_hold_the_same_values() {
         let (images, _) = five().batch(&[1], &Device::Cpu, DType::F64).unwrap();
         let value = images.flatten_all().unwrap().to_vec1::<f64>().unwrap()[0];
         assert_eq!(value, f64::from(HALF[6]));
@@ -430,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mixed_image_is_the_mean_of_two_that_are_changed_alike() {
+    fn a_mixed_image_is_the_mean_of_two_with_the_same_augmentation() {
         let plain = Augment { rotation: 20.0, elastic: 1.0, erase: 0.5, ..Augment::default() };
         let changed = |examples: Examples, index: usize| {
             let run = (1, 1);
@@ -464,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn augmentation_of_no_strength_gives_the_same_bits() {
+    fn default_augmentation_changes_no_bit() {
         let (images, _) = five().batch(&[3, 0], &Device::Cpu, DType::F32).unwrap();
         let images = images.flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(augmented(&[3, 0], &Augment::default(), 1), images);
@@ -483,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_share_one_set() {
+    fn threads_share_one_copy() {
         let five = five();
         std::thread::scope(|scope| {
             let batches: Vec<_> = (0..4)

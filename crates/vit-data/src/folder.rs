@@ -10,34 +10,34 @@ use crate::dataset::{Dataset, numbered};
 use crate::error::{Error, Result};
 use crate::idx::{IdxFile, IdxReader, ImagesHeader};
 
-/// By how much files may be more, unpacked, than they are on the disk before it is looked whether they are whole: a little
-/// more than MNIST's training images.
+/// A gzipped file that unpacks to this much more than its size is checked before it is kept. A little above MNIST's
+/// training images.
 const TRUSTED: u64 = 36 << 20;
 
-/// The folder below that torchvision unpacks into.
+/// Subfolder that torchvision unpacks into.
 const RAW: &str = "raw";
-/// What the names of EMNIST's files begin with (arXiv 1702.05373): its images are MNIST's with rows and columns exchanged.
+/// Prefix of EMNIST's files (arXiv 1702.05373). Its images are MNIST's with rows and columns exchanged.
 const EMNIST: &str = "emnist";
-/// EMNIST's list of its classes, a line each: a label and the number of its letter.
+/// EMNIST's list of classes, one a line: a label and its character's code.
 const MAPPING: &str = "mapping.txt";
-/// Many times EMNIST's longest.
+/// Far above EMNIST's longest.
 const LONGEST_MAPPING: u64 = 1 << 14;
 
-/// Reads the four IDX files of a folder, plain or gzipped (plain where both are there), and checks
-/// magic numbers, sizes, counts and labels. The dataset takes the folder's name.
+/// Reads the four IDX files of a folder, plain or gzipped (plain if both exist), and checks magic numbers, sizes,
+/// counts and labels. The folder's name becomes the dataset's.
 ///
-/// Files are found as MNIST's are published (`train-images-idx3-ubyte`), as its unpackers name them
-/// (`train-images.idx3-ubyte`), as EMNIST's (`emnist-letters-train-images-idx3-ubyte`, `-test-` for the test), in the folder
-/// or where torchvision puts them (`raw`, `MNIST/raw`). Images are of any height and width, grey or, with a fourth
-/// dimension, in colour. There are as many classes as the largest training label says; they are named by their numbers, or as
-/// EMNIST's `mapping.txt` says.
+/// It finds files under MNIST's published names (`train-images-idx3-ubyte`), the names some unpackers use
+/// (`train-images.idx3-ubyte`) and EMNIST's (`emnist-letters-train-images-idx3-ubyte`, with `-test-` for the test
+/// split), in the folder itself or in torchvision's subfolders (`raw`, `MNIST/raw`). Images may have any height and
+/// width, grey or, with a fourth dimension, in colour. The largest training label sets the number of classes; class
+/// names are the numbers, or those of EMNIST's `mapping.txt`.
 ///
-/// Memory stays near the size of
-/// the files, whatever their headers say: what unpacks to far more is first read once without keeping any of it, so that only
+/// Memory stays near the size of the files, whatever their headers announce: a file that unpacks to far more is first
+/// checked in one pass that keeps nothing.
 /// what is right is unpacked into memory.
 ///
 /// # Errors
-/// The first thing that is wrong, with the file that it is wrong in.
+/// The first problem found, with its file.
 pub fn load_dir(folder: &Path) -> Result<Dataset> {
     let files = IdxFiles::find(folder)?;
     let [train, test] = files.open()?;
@@ -66,11 +66,10 @@ pub fn load_dir(folder: &Path) -> Result<Dataset> {
     Dataset::from_bytes(name, names, [wide(train), wide(test)], shape)
 }
 
-/// Channels, height and width of the images of such a folder, as its headers say, with which the sizes of the files are
-/// checked.
+/// Channels, height and width of a folder's images, from its headers. Also checks the sizes of the files.
 ///
 /// # Errors
-/// As [`load_dir`], as far as headers tell.
+/// Same as [`load_dir`], as far as the headers show them.
 pub fn image_shape(folder: &Path) -> Result<(usize, usize, usize)> {
     let files = IdxFiles::find(folder)?;
     let [train, _] = files.open()?;
@@ -79,22 +78,22 @@ pub fn image_shape(folder: &Path) -> Result<(usize, usize, usize)> {
     Ok(if is_transposed { (channels, width, height) } else { (channels, height, width) })
 }
 
-/// Whether a folder holds a file that is named as one of IDX images or labels.
+/// Whether a folder contains a file with the name of IDX images or labels.
 #[must_use]
 pub fn holds_idx(folder: &Path) -> bool {
     places(folder).iter().any(|place| !named(place).is_empty())
 }
 
-/// The files of a dataset in a folder.
+/// The four files of a dataset.
 struct IdxFiles {
     folder: PathBuf,
     /// In the order of [`IdxFile::ALL`].
     paths: [PathBuf; 4],
-    /// What their names begin with, such as `emnist-letters-`.
+    /// Prefix of the names, such as `emnist-letters-`.
     prefix: String,
 }
 
-/// A file whose name is that of one of the four.
+/// A file with the name of one of the four.
 struct Named {
     path: PathBuf,
     file: IdxFile,
@@ -133,7 +132,7 @@ impl IdxFiles {
         Ok(Self { folder: place.clone(), paths, prefix })
     }
 
-    /// The training and the test set, of images of one shape.
+    /// The training and test split, with images of one shape.
     fn open(&self) -> Result<[Set; 2]> {
         let [train_images, train_labels, test_images, test_labels] = &self.paths;
         let train = Set::open(train_images, train_labels)?;
@@ -149,7 +148,7 @@ impl IdxFiles {
         self.prefix.starts_with(EMNIST)
     }
 
-    /// From the list beside EMNIST's files, else numbers.
+    /// Class names from EMNIST's list beside the files, else the numbers.
     fn class_names(&self, classes: usize) -> Result<Vec<String>> {
         let mut names = numbered(classes);
         let path = self.folder.join(format!("{}{MAPPING}", self.prefix));
@@ -172,7 +171,7 @@ impl IdxFiles {
     }
 }
 
-/// The folders that a dataset's files may lie in: this one, and where torchvision puts them.
+/// The folders to search: this one, and torchvision's subfolders.
 fn places(folder: &Path) -> Vec<PathBuf> {
     let mut places = vec![folder.to_owned(), folder.join(RAW)];
     for name in names_in(folder) {
@@ -185,7 +184,7 @@ fn places(folder: &Path) -> Vec<PathBuf> {
     places
 }
 
-/// The names of what lies in a folder, sorted; none where it cannot be read.
+/// The sorted names of a folder's entries; empty if it cannot be read.
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<String> =
@@ -194,7 +193,7 @@ fn names_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The files of a folder that are named as those of a dataset.
+/// The files of a folder with the name of a dataset's file.
 fn named(folder: &Path) -> Vec<Named> {
     let each = names_in(folder).into_iter().filter_map(|name| {
         let (file, prefix, is_gz) = role(&name)?;
@@ -203,7 +202,7 @@ fn named(folder: &Path) -> Vec<Named> {
     each.collect()
 }
 
-/// Which file of a dataset has this name, and what stands before it.
+/// The file that this name means, its prefix, and whether it is gzipped.
 fn role(name: &str) -> Option<(IdxFile, String, bool)> {
     let lower = name.to_ascii_lowercase();
     let (stem, is_gz) = match lower.strip_suffix(".gz") {
@@ -231,7 +230,7 @@ fn role(name: &str) -> Option<(IdxFile, String, bool)> {
     })
 }
 
-/// Images and labels of one split, of which the headers have been read.
+/// Images and labels of one split, with their headers read.
 struct Set {
     images: IdxReader,
     labels: IdxReader,
@@ -255,19 +254,19 @@ impl Set {
         Ok(Self { images, labels, header })
     }
 
-    /// By how many bytes it is more than its files: none where they are plain, for they hold no more than they have bytes.
+    /// Unpacked bytes beyond the size of the files; 0 for plain files, which cannot hold more.
     fn beyond(&self) -> u64 {
         self.images.beyond(self.header.len()) + self.labels.beyond(self.header.count)
     }
 
-    /// Holds both files to be whole.
+    /// Checks that both files are complete.
     fn check(&self) -> Result<()> {
         self.labels.check_count(self.header.count)?;
         self.images.check_images(self.header)
     }
 
-    /// Pixels, channel by channel, and labels, which are below `classes` if that is known. The labels come first: wrong ones are
-    /// found before much is unpacked.
+    /// Pixels, channel by channel, and labels, below `classes` if given. Labels come first: wrong ones are found before
+    /// much is unpacked.
     fn read(mut self, classes: Option<usize>) -> Result<(Vec<u8>, Vec<u8>)> {
         let labels = self.labels.labels(self.header.count, classes)?;
         let mut pixels = self.images.images(self.header)?;
@@ -278,7 +277,7 @@ impl Set {
     }
 }
 
-/// Parts the channels of each image, which lie side by side.
+/// Reorders interleaved channels to planes, image by image.
 fn by_channel(pixels: &mut [u8], (channels, height, width): (usize, usize, usize)) {
     rearrange(pixels, channels * height * width, |at| {
         let (channel, pixel) = (at / (height * width), at % (height * width));
@@ -295,7 +294,7 @@ fn transpose(pixels: &mut [u8], (channels, height, width): (usize, usize, usize)
     });
 }
 
-/// Gives each byte of each image of so many the one that was at `from` of its place.
+/// Permutes the bytes of each image of `len` bytes: position `i` gets the byte at `from(i)`.
 fn rearrange(pixels: &mut [u8], len: usize, from: impl Fn(usize) -> usize) {
     let mut before = vec![0; len];
     for image in pixels.chunks_exact_mut(len) {
@@ -311,7 +310,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_known_by_all_their_names() {
+    fn files_are_found_under_all_their_names() {
         let known = role;
         for (name, prefix, is_gz) in [
             ("train-images-idx3-ubyte", "", false),
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn channels_are_parted_and_rows_become_columns() {
+    fn channels_become_planes_and_rows_become_columns() {
         let mut pixels = vec![1, 10, 100, 2, 20, 200, 3, 30, 255, 4, 40, 0];
         by_channel(&mut pixels, (3, 2, 2));
         assert_eq!(pixels, [1, 2, 3, 4, 10, 20, 30, 40, 100, 200, 255, 0]);

@@ -1,4 +1,4 @@
-//! MNIST from the hub, through candle-datasets: the last source, where no mirror answers.
+//! MNIST from the hub, through candle-datasets: the last resort, when no mirror answers.
 
 use std::any::Any;
 use std::panic::{UnwindSafe, catch_unwind};
@@ -9,20 +9,20 @@ use candle_datasets::vision::{self, mnist};
 use crate::dataset::{Dataset, numbered};
 use crate::error::{Error, Result};
 
-/// Images of MNIST, in its training and its test set.
+/// Number of MNIST's images in the training and test split.
 const COUNTS: [usize; 2] = [60_000, 10_000];
 const SIDE: usize = 28;
 const CLASSES: usize = 10;
 
-/// Loads MNIST over the network, by `candle_datasets::vision::mnist::load`, as bytes.
+/// Loads MNIST over the network with `candle_datasets::vision::mnist::load`, as bytes.
 ///
-/// What comes is not verified but in type, counts and labels: compare the bytes that
-/// [`Dataset::write_idx`] gives with the known hashes of MNIST's files.
+/// Only dtype, counts and labels are checked. To verify it, compare the output of [`Dataset::write_idx`] with the known
+/// hashes of MNIST's files.
 ///
 /// # Errors
-/// [`Error::Hub`] if the hub cannot be reached or gives anything else than 60,000 and 10,000 images
-/// of 28x28 px with labels below 10. candle-datasets panics on an image that it cannot decode; that
-/// is caught and is this error too, after the process's panic hook has run.
+/// [`Error::Hub`] if the hub is unreachable or returns anything but 60,000 and 10,000 images of 28x28 px with labels
+/// below 10. candle-datasets panics on an undecodable image; the panic is caught, after the process's panic hook has
+/// run, and becomes this error.
 pub fn load_hub_mnist() -> Result<Dataset> {
     let fetched = caught(mnist::load)?;
     let train = bytes(&fetched.train_images, &fetched.train_labels, COUNTS[0])?;
@@ -30,7 +30,7 @@ pub fn load_hub_mnist() -> Result<Dataset> {
     Dataset::from_bytes("mnist", numbered(CLASSES), [train, test], (1, SIDE, SIDE))
 }
 
-/// What `load` returns, with a panic turned into an error.
+/// The result of `load`, with a panic turned into an error.
 fn caught(
     load: impl FnOnce() -> candle_core::Result<vision::Dataset> + UnwindSafe,
 ) -> Result<vision::Dataset> {
@@ -46,7 +46,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("its loader panicked").to_owned()
 }
 
-/// The bytes of images in [0, 1], f32 (`count`, pixels), and of labels, u8 (`count`).
+/// The bytes of images f32 (`count`, pixels) in [0, 1], and of labels u8 (`count`).
 fn bytes(images: &Tensor, labels: &Tensor, count: usize) -> Result<(Vec<u8>, Vec<u32>)> {
     let wrong =
         |what: &str, got: String| Error::Hub { message: format!("expected {what}, got {got}") };
@@ -61,7 +61,7 @@ fn bytes(images: &Tensor, labels: &Tensor, count: usize) -> Result<(Vec<u8>, Vec
         return Err(wrong("labels below 10", label.to_string()));
     }
     let images = images.flatten_all()?.to_vec1::<f32>()?;
-    // x / 255 * 255 is within an ulp or two of x, in f32, so rounding gives x back.
+    // In f32, x / 255 * 255 is within two ulps of x, so rounding gives x back.
     let images = images.into_iter().map(|pixel| (pixel * 255.0).round() as u8).collect();
     Ok((images, labels.into_iter().map(u32::from).collect()))
 }
@@ -75,7 +75,7 @@ mod tests {
     fn every_byte_comes_back() {
         let original: Vec<u8> = (0..SIDE * SIDE).map(|at| at as u8).collect();
         let images = Tensor::from_slice(&original, (1, SIDE * SIDE), &Device::Cpu).unwrap();
-        // As candle-datasets makes them: times the reciprocal of 255.
+        // As candle-datasets does: multiplied by the reciprocal of 255.
         let images = (images.to_dtype(DType::F32).unwrap() / 255.0).unwrap();
         let labels = Tensor::from_slice(&[9_u8], 1, &Device::Cpu).unwrap();
         assert_eq!(bytes(&images, &labels, 1).unwrap(), (original, vec![9]));
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_and_panics_are_errors() {
+    fn panics_of_the_loader_become_errors() {
         let failed = caught(|| candle_core::bail!("no route")).err().unwrap();
         assert!(failed.to_string().contains("no route"), "{failed}");
         let panicked = caught(|| panic!("bad image {}", 7)).err().unwrap();

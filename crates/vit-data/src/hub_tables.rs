@@ -1,4 +1,4 @@
-//! Datasets of Hugging Face's hub, as parquet files in the hub's own cache.
+//! Datasets of the Hugging Face Hub: parquet files, kept in the hub's own cache.
 
 use std::path::{Path, PathBuf};
 
@@ -7,13 +7,13 @@ use hf_hub::{HFClientSync, HFError, HFRepositorySync, RepoTypeDataset};
 use crate::error::{Error, Result};
 use crate::tables::{self, Table, is_table};
 
-/// Where the hub keeps what it has made of datasets that are no parquet files themselves.
+/// The branch with the hub's own conversions to parquet.
 const CONVERTED: &str = "refs/convert/parquet";
 const OWN: &str = "main";
-/// What names of the hub's datasets begin with.
+/// Prefix of the names of hub datasets.
 const PREFIX: &str = "hf:";
 
-/// Which dataset of the hub: `hf:OWNER/NAME`, with `/CONFIGURATION` and `@REVISION` where there are several.
+/// The name of a hub dataset: `hf:OWNER/NAME`, optionally with `/CONFIGURATION` and `@REVISION`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubName {
     owner: String,
@@ -23,7 +23,7 @@ pub struct HubName {
 }
 
 impl HubName {
-    /// Reads a name; none if it is that of something else.
+    /// Parses a name; `None` if it has another form.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let rest = text.strip_prefix(PREFIX)?;
@@ -42,7 +42,7 @@ impl HubName {
         Some(Self { owner, name, configuration: own(configuration), revision: own(revision) })
     }
 
-    /// Whether a text is meant as such a name.
+    /// Whether the text begins like a hub name.
     #[must_use]
     pub fn is_meant(text: &str) -> bool {
         text.starts_with(PREFIX)
@@ -55,22 +55,22 @@ impl HubName {
     }
 }
 
-/// The files of a dataset of the hub, which are on disk now.
+/// A hub dataset's files, downloaded.
 #[derive(Clone, Debug)]
 pub struct HubTables {
-    /// The dataset with the revision that the files are of: enough to have them again.
+    /// The dataset's name with the exact revision, which repeats the download.
     pub name: String,
-    /// In which they lie.
+    /// Where the files are.
     pub(crate) folder: PathBuf,
     pub(crate) tables: Vec<Table>,
 }
 
-/// Downloads the parquet files of a dataset that are not in the hub's cache (`HF_HUB_CACHE`, else `HF_HOME`, else the
-/// platform's) from `HF_ENDPOINT`, else the hub: its own files, else what the hub has converted them to. `progress` gets the
-/// number of files that are there and how many there will be.
+/// Downloads a dataset's parquet files that are missing from the hub's cache (`HF_HUB_CACHE`, else `HF_HOME`, else the
+/// platform's cache). Uses the dataset's own files, else the hub's conversion of it. `HF_ENDPOINT` replaces the hub's
+/// address. `progress` receives the number of files present and the total.
 ///
 /// # Errors
-/// If the hub or the dataset cannot be reached, or it has no parquet files of that configuration.
+/// If the hub or the dataset is unreachable, or the configuration has no parquet files.
 pub fn fetch_hub_tables(
     hub_name: &HubName,
     progress: &mut dyn FnMut(usize, usize),
@@ -90,7 +90,7 @@ pub fn fetch_hub_tables(
     let named = files.iter().map(|file| Table::new(PathBuf::from(file), file)).collect();
     let asked = hub_name.configuration.as_deref();
     let mut tables = tables::of_configuration(Path::new(&place), named, asked)?;
-    // Parts that are neither trained on nor measured stay where they are.
+    // Splits that neither train nor test are not downloaded.
     tables.retain(|table| table.split.is_some());
     let mut folder = PathBuf::new();
     let count = tables.len();
@@ -106,7 +106,7 @@ pub fn fetch_hub_tables(
     Ok(HubTables { name: hub_name.at(&revision), folder, tables })
 }
 
-/// A commit, and the parquet files in it.
+/// The commit, and its parquet files.
 fn list(
     repository: &HFRepositorySync<RepoTypeDataset>,
     revision: &str,
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_has_an_owner_and_perhaps_a_configuration_and_a_revision() {
+    fn names_may_have_a_configuration_and_a_revision() {
         let parsed = |text: &str| HubName::parse(text).map(|name| name.at("SHA"));
         assert_eq!(parsed("hf:a/b").as_deref(), Some("hf:a/b@SHA"));
         assert_eq!(parsed("hf:a/b/c/d@1").as_deref(), Some("hf:a/b/c/d@SHA"));

@@ -1,6 +1,6 @@
 //! The IDX format: a magic number, the dimensions, then the bytes, all big-endian.
 //!
-//! No memory is taken on the word of a header alone: it is believed as far as the file's size bears it out.
+//! Memory is allocated only for data that a file of this size can hold, whatever its header announces.
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Seek, Write};
@@ -11,17 +11,17 @@ use vit_files::open_file;
 
 use crate::error::{Error, Result};
 
-/// Two zero bytes, the type of the numbers, which is 8 for unsigned bytes, then the number of dimensions.
+/// Two zero bytes, the number type (8 is unsigned byte), then the number of dimensions.
 const IMAGES_MAGIC: u32 = 0x0000_0803;
 const COLOUR_IMAGES_MAGIC: u32 = 0x0000_0804;
 const LABELS_MAGIC: u32 = 0x0000_0801;
-/// What a gzipped file begins with.
+/// The first bytes of a gzipped file.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
-/// The most bytes of pixels read from one file: 4 GiB, ninety times MNIST's.
+/// Limit of pixel bytes read from one file: 4 GiB, ninety times MNIST's.
 const MAX_BYTES: u64 = 1 << 32;
 
-/// A gzipped file may unpack to so many times its size, or to so many bytes if that is more: MNIST's images have 4.7 times.
+/// A gzipped file may unpack to this many times its size (MNIST's images: 4.7), or to 64 MiB if that is more.
 const MOST_RATIO: u64 = 16;
 const FREE_BYTES: u64 = 1 << 26;
 
@@ -43,7 +43,7 @@ impl IdxFile {
     pub const ALL: [Self; 4] =
         [Self::TrainImages, Self::TrainLabels, Self::TestImages, Self::TestLabels];
 
-    /// The file's name where it is not gzipped.
+    /// The file's name when it is not gzipped.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -55,21 +55,21 @@ impl IdxFile {
     }
 }
 
-/// The dimensions that an IDX file of images announces.
+/// The dimensions in the header of an image file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ImagesHeader {
     pub(crate) count: usize,
     pub(crate) channels: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
-    /// Whether the channels of a pixel lie side by side, and not one channel behind the other.
+    /// Whether the channels of a pixel are adjacent, instead of one plane a channel.
     pub(crate) is_interleaved: bool,
     /// Bytes before the first image.
     begin: u64,
 }
 
 impl ImagesHeader {
-    /// Bytes behind it.
+    /// Bytes after the header.
     pub(crate) const fn len(self) -> usize {
         self.count * self.channels * self.height * self.width
     }
@@ -80,23 +80,23 @@ impl ImagesHeader {
     }
 }
 
-/// The bytes before the labels.
+/// Bytes before the labels.
 const LABELS_HEADER: u64 = 2 * 4;
 
-/// Bytes that are read at a time.
+/// Bytes read at a time.
 const PART: usize = 1 << 16;
 
 /// An opened IDX file, plain or gzipped.
 pub(crate) struct IdxReader {
     path: PathBuf,
     bytes: Box<dyn Read>,
-    /// Bytes of the file as it lies on the disk.
+    /// Size of the file on disk.
     size: u64,
     is_packed: bool,
 }
 
 impl IdxReader {
-    /// Opens a file, which is unpacked where its first bytes are those of gzip.
+    /// Opens a file, decompressing it if it begins like gzip.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
         let mut file = open_file(path).map_err(unreadable)?;
@@ -113,7 +113,7 @@ impl IdxReader {
         &self.path
     }
 
-    /// What a file of images begins with.
+    /// Reads the header of an image file.
     pub(crate) fn images_header(&mut self) -> Result<ImagesHeader> {
         let magic = self.number(0, 3)?;
         let dims: Vec<u32> = match magic {
@@ -144,7 +144,7 @@ impl IdxReader {
         if count == 0 || height == 0 || width == 0 {
             return Err(Error::NoPixels { path: path(), count, height, width });
         }
-        // Three factors below 2^32, and one of two bits, fit into 128 bits.
+        // Three factors below 2^32 and one of two bits fit into 128 bits.
         let len = u128::from(count) * u128::from(height) * u128::from(width) * u128::from(channels);
         if len > u128::from(MAX_BYTES) || usize::try_from(len).is_err() {
             return Err(Error::TooLarge { path: path(), limit: MAX_BYTES, count, height, width });
@@ -156,7 +156,7 @@ impl IdxReader {
         Ok(ImagesHeader { count, channels, height, width, is_interleaved, begin })
     }
 
-    /// How many labels a file of them announces.
+    /// Reads the number of labels from the header of a label file.
     pub(crate) fn labels_header(&mut self) -> Result<usize> {
         let magic = self.number(0, 1)?;
         if magic != LABELS_MAGIC {
@@ -167,12 +167,12 @@ impl IdxReader {
         Ok(count as usize)
     }
 
-    /// The images behind the header: image by image and row by row, as they lie in the file.
+    /// The images after the header, image by image and row by row, in the file's order.
     pub(crate) fn images(&mut self, header: ImagesHeader) -> Result<Vec<u8>> {
         self.kept(header.len(), header.begin)
     }
 
-    /// The labels behind the header, each below `classes` if there is such a bound.
+    /// The labels after the header, each below `classes` if given.
     pub(crate) fn labels(&mut self, count: usize, classes: Option<usize>) -> Result<Vec<u8>> {
         let labels = self.kept(count, LABELS_HEADER)?;
         if let Some(classes) = classes {
@@ -181,17 +181,17 @@ impl IdxReader {
         Ok(labels)
     }
 
-    /// By how many bytes what is behind the header is more than the file, if there are so many.
+    /// By how much the data exceeds the size of the file; 0 if it does not.
     pub(crate) fn beyond(&self, len: usize) -> u64 {
         (len as u64).saturating_sub(self.size)
     }
 
-    /// Holds the file to be what [`images`](Self::images) gives, and keeps none of it.
+    /// Checks that [`images`](Self::images) would succeed, keeping nothing.
     pub(crate) fn check_images(&self, header: ImagesHeader) -> Result<()> {
         self.again(header.begin)?.body(header.len(), header.begin, |_| Ok(()))
     }
 
-    /// Holds the file to hold as many labels as it announces, and keeps none of them.
+    /// Checks that the file has the announced number of labels, keeping nothing.
     pub(crate) fn check_count(&self, count: usize) -> Result<()> {
         self.again(LABELS_HEADER)?.body(count, LABELS_HEADER, |_| Ok(()))
     }
@@ -206,7 +206,7 @@ impl IdxReader {
         }
     }
 
-    /// The same file, opened anew, behind its header.
+    /// Reopens the file, positioned after its header.
     fn again(&self, header: u64) -> Result<Self> {
         let unreadable = |source| Error::Unreadable { path: self.path.clone(), source };
         let file = open_file(&self.path).map_err(unreadable)?;
@@ -215,7 +215,7 @@ impl IdxReader {
         Ok(Self { path: self.path.clone(), bytes, ..*self })
     }
 
-    /// Refuses what no file of this size holds.
+    /// Rejects a size that no file of this size can hold.
     fn believe(&self, expected: u64) -> Result<()> {
         if !self.is_packed && expected > self.size {
             return Err(Error::Truncated { path: self.path.clone(), expected, got: self.size });
@@ -235,7 +235,7 @@ impl IdxReader {
         Error::Kind { path: self.path.clone(), expected, got: kind(magic) }
     }
 
-    /// The header's number `at`, of one more than `dims`.
+    /// Number `at` of the header, which has one more than `dims`.
     fn number(&mut self, at: usize, dims: usize) -> Result<u32> {
         let mut bytes = Vec::with_capacity(4);
         let read = (&mut self.bytes).take(4).read_to_end(&mut bytes);
@@ -246,7 +246,7 @@ impl IdxReader {
         Ok(u32::from_be_bytes(number))
     }
 
-    /// Gives the `len` bytes after a header of `header` bytes, which must be the file's last, part by part.
+    /// Passes the `len` bytes after a header of `header` bytes to `take`, part by part; they must be the file's last.
     fn body(
         &mut self,
         len: usize,
@@ -256,7 +256,7 @@ impl IdxReader {
         let expected = header + len as u64;
         let mut part = vec![0; PART];
         let mut left = len;
-        // The read at the end also makes the decompressor check the sum over what it gave.
+        // The read at the end also makes the decompressor verify its checksum.
         loop {
             let got = match self.bytes.read(&mut part) {
                 Ok(0) if left == 0 => return Ok(()),
@@ -265,7 +265,7 @@ impl IdxReader {
                 read => read,
             };
             let got = match got {
-                // All that was announced is there, and then neither an end nor another member.
+                // All the announced data was read; neither an end nor another member follows.
                 Err(error) if left == 0 && self.is_packed && !is_wrong_sum(&error) => {
                     return Err(Error::GzipEnd { path: self.path.clone(), source: error });
                 }
@@ -279,7 +279,7 @@ impl IdxReader {
         }
     }
 
-    /// What [`body`](Self::body) gives.
+    /// Collects [`body`](Self::body).
     fn kept(&mut self, len: usize, header: u64) -> Result<Vec<u8>> {
         let mut kept = Vec::new();
         let reserved = kept.try_reserve_exact(len).map_err(|_| ErrorKind::OutOfMemory.into());
@@ -291,8 +291,8 @@ impl IdxReader {
         Ok(kept)
     }
 
-    /// The error of a file of `expected` bytes of which only `got` could be read. That of a stream that breaks off is the
-    /// decompressor's, and is [`ErrorKind::UnexpectedEof`] too.
+    /// The error for a file of `expected` bytes that ended after `got`. A truncated gzip stream is the decompressor's
+    /// [`ErrorKind::UnexpectedEof`] too.
     fn cut(&self, error: io::Error, expected: u64, got: u64) -> Error {
         let path = self.path.clone();
         match error.kind() {
@@ -302,12 +302,12 @@ impl IdxReader {
     }
 }
 
-/// Whether the decompressor found another sum than the stream has; junk behind a stream is what it takes for a header.
+/// Whether the decompressor found a wrong checksum. Junk after a stream is reported as a bad header instead.
 fn is_wrong_sum(error: &io::Error) -> bool {
     error.to_string().contains("checksum")
 }
 
-/// What a file is that begins with these four bytes.
+/// Describes a file by its first four bytes.
 fn kind(magic: u32) -> String {
     let bytes = magic.to_be_bytes();
     let [first, second, of, dims] = bytes;
@@ -325,7 +325,7 @@ fn kind(magic: u32) -> String {
         return format!("{numbers} in {dims} dimension{plural}");
     }
     match &bytes {
-        b"vers" => "a pointer of Git LFS: the file itself was not downloaded".to_owned(),
+        b"vers" => "a Git LFS pointer: the file itself was not downloaded".to_owned(),
         b"<!DO" | b"<!do" | b"<htm" | b"<HTM" => "a web page".to_owned(),
         b"PK\x03\x04" => "a zip archive".to_owned(),
         b"\x93NUM" => "a NumPy array".to_owned(),
@@ -334,7 +334,7 @@ fn kind(magic: u32) -> String {
     }
 }
 
-/// What a file holds, unpacked where it is packed.
+/// The content of a file, decompressed if it is gzipped.
 fn decoded(file: File, is_packed: bool) -> Box<dyn Read> {
     if is_packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(BufReader::new(file)) }
 }
@@ -342,7 +342,7 @@ fn decoded(file: File, is_packed: bool) -> Box<dyn Read> {
 /// Writes images as an IDX file.
 ///
 /// # Panics
-/// If a dimension does not fit into the header's 32 bits.
+/// If a dimension does not fit in 32 bits.
 pub(crate) fn write_images(
     out: &mut dyn Write,
     (count, height, width): (usize, usize, usize),
@@ -355,7 +355,7 @@ pub(crate) fn write_images(
 /// Writes labels as an IDX file.
 ///
 /// # Panics
-/// If there are more than the header's 32 bits can tell.
+/// If the number of labels does not fit in 32 bits.
 pub(crate) fn write_labels(out: &mut dyn Write, labels: &[u8]) -> io::Result<()> {
     write_header(out, LABELS_MAGIC, &[labels.len()])?;
     out.write_all(labels)

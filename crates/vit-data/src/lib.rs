@@ -31,5 +31,7 @@ pub use listing::{Listed, Listing};
 pub use noise::noise;
 pub use normalization::Normalization;
 pub use order::{Last, Order, batches, epoch_order, hold_out};
-pub use pictures::{Keeping, Loaded, Look, PictureView, load_pictures, look_at};
+pub use pictures::{
+    LoadOptions, Loaded, PictureStats, PictureView, inspect_pictures, load_pictures,
+};
 pub use tables::holds_tables;

@@ -1,4 +1,4 @@
-//! Which pictures a folder or a CSV file names, their classes, and the part that each is in.
+//! Listing the pictures of a folder or a CSV file, with their classes and splits.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
@@ -12,59 +12,59 @@ use crate::error::{Error, Result};
 use crate::hub_tables::HubTables;
 use crate::tables::{self, Labels, Table};
 
-/// Classes of a model at most, as vit-model's configurations have it.
+/// Most classes of a model, as in vit-model's configuration.
 const MOST_CLASSES: usize = 1 << 16;
-/// Folders within one another, far more than anyone sorts pictures into.
+/// Deepest nesting of folders, far above any real one.
 const DEEPEST: usize = 32;
-/// The system's own files, which are no pictures; hidden ones begin with a dot.
+/// Files of the operating system that are not pictures; hidden files begin with a dot.
 const OF_THE_SYSTEM: [&str; 2] = ["thumbs.db", "desktop.ini"];
-/// How the names of picture files end.
+/// Extensions of picture files.
 const ENDINGS: [&str; 9] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "dib"];
 
 const TRAIN: &str = "train";
 const VALIDATION: [&str; 3] = ["val", "valid", "validation"];
 const TEST: &str = "test";
 
-/// Pictures on disk, with their classes and parts; none is opened.
+/// Pictures on disk with their classes and splits; none is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
     /// The names of the classes, by label.
     pub classes: Vec<String>,
-    /// What is trained on.
+    /// The training split.
     pub train: Vec<Listed>,
-    /// What choices are made by, if there is such a part.
+    /// The validation split; may be empty.
     pub validation: Vec<Listed>,
-    /// What is only tested on, if there is such a part.
+    /// The test split; may be empty.
     pub test: Vec<Listed>,
-    /// Whether the test part was drawn from the pictures, and is none of its own.
+    /// Whether the test split was drawn from the pictures, because there was none.
     pub is_test_drawn: bool,
-    /// Files that are not named as pictures.
+    /// Number of files without a picture's extension.
     pub others: usize,
 }
 
 /// A picture of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Where it lies.
+    /// The file.
     pub path: PathBuf,
-    /// Its row, where that is a parquet file.
+    /// The row, if the file is parquet.
     pub row: Option<u32>,
-    /// Its class.
+    /// The class.
     pub label: u32,
 }
 
 impl Listing {
-    /// The pictures of a folder: `train/CLASS/...`, with `val/`, `valid/` or `validation/` and `test/` beside it where there
-    /// are such parts; else `CLASS/...` alone, of which the share `test_split` of each class is drawn as the test part, by the
-    /// seed and each picture's path in the folder, on every machine the same.
+    /// Lists the pictures of a folder: `train/CLASS/...`, optionally with `val/` (or `valid/`, `validation/`) and
+    /// `test/` beside it; or `CLASS/...` alone. In that case a share `test_split` of each class becomes the test split,
+    /// drawn from the seed and each picture's path in the folder, the same on every machine.
     ///
-    /// Classes are named by their folders, in the order of the names' bytes, as those of the training part. Pictures are files
-    /// whose names end as those of pictures, in any depth below the class; hidden files and the system's are left out. Links
-    /// are followed; a folder that is met again is left out.
+    /// The folders of the training split name the classes, sorted by bytes. Pictures are files with a picture's
+    /// extension, at any depth below the class; hidden files and files of the operating system are skipped. Links are
+    /// followed; a folder is visited once.
     ///
     /// # Errors
-    /// If there are no pictures, only one class or too many, a class without pictures, one that the training part lacks, or a
-    /// folder cannot be read.
+    /// If there are no pictures, one class or too many, a class without pictures, a class that the training split
+    /// lacks, or an unreadable folder.
     pub fn of_folder(folder: &Path, test_split: f64, seed: u64) -> Result<Self> {
         let below = folders_in(folder)?;
         let part = |names: &[&str]| below.iter().find(|entry| names.contains(&entry.name.as_str()));
@@ -92,13 +92,13 @@ impl Listing {
         Ok(listing)
     }
 
-    /// The pictures that a CSV file names: a heading with the columns `path` and `label`, and perhaps `split` with `train`,
-    /// `val` (`valid`, `validation`) or `test`, then a line a picture. Paths are from the file's folder. Classes are the
-    /// labels of the training part, in the order of their bytes; without the column `split` a test part is drawn as from a
-    /// folder.
+    /// Lists the pictures of a CSV file. Its header has the columns `path` and `label`, and optionally `split` with
+    /// `train`, `val` (`valid`, `validation`) or `test`; then a line a picture. Paths are relative to the file's
+    /// folder. Classes are the labels of the training split, sorted by bytes. Without the column `split`, a test split
+    /// is drawn as in [`of_folder`](Self::of_folder).
     ///
     /// # Errors
-    /// If the file cannot be read, a line is no such, or as [`of_folder`](Self::of_folder).
+    /// If the file cannot be read or a line is malformed, and for the reasons of [`of_folder`](Self::of_folder).
     pub fn of_csv(file: &Path, test_split: f64, seed: u64) -> Result<Self> {
         let folder = file.parent().unwrap_or(Path::new(""));
         let unreadable = |source| Error::Unreadable { path: file.to_owned(), source };
@@ -159,12 +159,12 @@ impl Listing {
         Ok(listing)
     }
 
-    /// The pictures of the parquet files in a folder, of the only configuration or the one called `default`: `FOLDER/train-*`
-    /// or `FOLDER/train/*`, and likewise `validation` and `test`, perhaps each configuration in a folder of its own. Without
-    /// any but training a test part is drawn as from a folder of pictures.
+    /// Lists the pictures of the parquet files in a folder: its only configuration, or the one called `default`. Files
+    /// are `FOLDER/train-*` or `FOLDER/train/*`, likewise `validation` and `test`, optionally in a folder for each
+    /// configuration. If there is only a training split, a test split is drawn as in [`of_folder`](Self::of_folder).
     ///
     /// # Errors
-    /// If a file cannot be read or is no table of pictures and labels, or as [`of_folder`](Self::of_folder).
+    /// If a file cannot be read or has no pictures and labels, and for the reasons of [`of_folder`](Self::of_folder).
     pub fn of_tables(folder: &Path, test_split: f64, seed: u64) -> Result<Self> {
         let tables = tables::tables_in(folder)?;
         let tables = tables::of_configuration(folder, tables, None)?;
@@ -172,10 +172,10 @@ impl Listing {
             .map(|listing| listing.or_with_test_drawn(folder, test_split, seed))
     }
 
-    /// The same of files that the hub gave.
+    /// Lists the pictures of a dataset downloaded from the hub.
     ///
     /// # Errors
-    /// As [`of_tables`](Self::of_tables).
+    /// Same as [`of_tables`](Self::of_tables).
     pub fn of_hub(files: &HubTables, test_split: f64, seed: u64) -> Result<Self> {
         let place = Path::new(&files.name);
         Self::of_split_tables(place, &files.tables)
@@ -219,7 +219,7 @@ impl Listing {
         Ok(listing)
     }
 
-    /// The rows of tables of a part. One whose labels are all kept secret, as -1 or none, is left out.
+    /// The rows of a split's tables. A split whose labels are all withheld (-1 or null) is left out.
     fn rows(&self, tables: Vec<(&Path, Labels)>) -> Result<Vec<Listed>> {
         let mut listed = Vec::new();
         for (path, labels) in tables {
@@ -253,7 +253,7 @@ impl Listing {
         Ok(listed)
     }
 
-    /// With a test part drawn where training is the only part.
+    /// Draws a test split if training is the only split.
     fn or_with_test_drawn(self, folder: &Path, share: f64, seed: u64) -> Self {
         if self.validation.is_empty() && self.test.is_empty() {
             return self.with_test_drawn(folder, share, seed);
@@ -261,7 +261,7 @@ impl Listing {
         self
     }
 
-    /// A training part of these classes.
+    /// A listing of the training split only.
     fn of_classes(place: &Path, classes: Classes, others: usize) -> Result<Self> {
         let path = || place.to_owned();
         if classes.values().all(Vec::is_empty) {
@@ -285,7 +285,7 @@ impl Listing {
         Ok(Self { classes: names, train, validation, test, is_test_drawn: false, others })
     }
 
-    /// Another part's pictures with the labels of the training part.
+    /// The pictures of another split, with the training split's labels.
     fn labelled(&self, place: &Path, classes: Classes) -> Result<Vec<Listed>> {
         let mut listed = Vec::new();
         for (class, pictures) in classes {
@@ -301,7 +301,7 @@ impl Listing {
         Ok(listed)
     }
 
-    /// Draws a share of each class as the test part, of every class that has two pictures at least one for training.
+    /// Draws a share of each class as the test split; a class of at least two pictures keeps one for training.
     fn with_test_drawn(mut self, folder: &Path, share: f64, seed: u64) -> Self {
         let mut pictures: Vec<(u32, [u8; 32], usize)> = self
             .train
@@ -324,7 +324,7 @@ impl Listing {
         self
     }
 
-    /// All pictures with their part.
+    /// All pictures with their splits.
     pub fn pictures(&self) -> impl Iterator<Item = (Split, &Listed)> {
         let train = self.train.iter().map(|listed| (Split::Train, listed));
         let validation = self.validation.iter().map(|listed| (Split::Validation, listed));
@@ -333,7 +333,7 @@ impl Listing {
 }
 
 impl Listed {
-    /// What messages call it.
+    /// The picture's name in messages.
     #[must_use]
     pub fn name(&self) -> PathBuf {
         match self.row {
@@ -343,14 +343,14 @@ impl Listed {
     }
 }
 
-/// Of a table of a million pictures.
+/// Enough for a million pictures.
 const LONGEST_CSV: u64 = 1 << 28;
 
-/// Pictures by the names of their classes, in the order of the names' bytes.
+/// Pictures by class name, sorted by bytes.
 type Classes = BTreeMap<String, Vec<PathBuf>>;
 
-/// What decides whether a picture is in the test part: the seed and its path in the folder, with `/` between its parts, and
-/// its row.
+/// Decides whether a picture is drawn for the test split: a hash of the seed, its path in the folder (separated by `/`)
+/// and its row.
 fn drawn(folder: &Path, Listed { path, row, .. }: &Listed, seed: u64) -> [u8; 32] {
     let mut hasher = Hasher::new();
     hasher.update(&seed.to_le_bytes());
@@ -364,7 +364,7 @@ fn drawn(folder: &Path, Listed { path, row, .. }: &Listed, seed: u64) -> [u8; 32
     *hasher.finish().bytes()
 }
 
-/// Reads folders, each once.
+/// A walk that visits each folder once.
 #[derive(Default)]
 struct Walk {
     others: usize,
@@ -376,7 +376,7 @@ struct Entry {
 }
 
 impl Walk {
-    /// The pictures of each folder of `place`, with its name.
+    /// The pictures of each folder in `place`, by folder name.
     fn classes(&mut self, place: &Path) -> Result<Classes> {
         let folders = folders_in(place)?;
         if folders.len() > MOST_CLASSES {
@@ -431,7 +431,7 @@ fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     move |source| Error::Unreadable { path, source }
 }
 
-/// The folders in a folder, in the order of their names' bytes.
+/// The folders in a folder, sorted by bytes.
 fn folders_in(folder: &Path) -> Result<Vec<Entry>> {
     let mut folders = Vec::new();
     for entry in fs::read_dir(folder).map_err(unreadable(folder))? {
@@ -440,7 +440,7 @@ fn folders_in(folder: &Path) -> Result<Vec<Entry>> {
         if is_of_the_system(&name) || !path.is_dir() {
             continue;
         }
-        // A class's name goes into files of text.
+        // Class names are written to text files.
         let Some(name) = name.to_str() else { return Err(Error::NoText { path }) };
         folders.push(Entry { name: name.to_owned(), path });
     }
@@ -466,7 +466,7 @@ fn names_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The records of a CSV file (RFC 4180), each with the line that it begins in; or the line of a quotation that never ends.
+/// The records of a CSV file (RFC 4180) with their line numbers; or the line of an unclosed quotation mark.
 fn records(text: &str) -> std::result::Result<Vec<(usize, Vec<String>)>, usize> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (mut records, mut record, mut cell) = (Vec::new(), Vec::new(), String::new());

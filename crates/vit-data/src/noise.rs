@@ -1,4 +1,4 @@
-//! Images of noise, in any size: for measuring speed where no dataset of the size is at hand.
+//! Images of noise in any size, to measure speed without a dataset.
 
 use vit_random::{Random, Site};
 
@@ -8,10 +8,11 @@ use crate::examples::Examples;
 const PIXELS: Site = Site::named("noise.pixels");
 const LABELS: Site = Site::named("noise.labels");
 
-/// `count` images of uniform noise in this shape (channels, height, width), with labels below `classes`: always the same ones.
+/// `count` images of uniform noise of this shape (channels, height, width), with labels below `classes`; always the
+/// same ones.
 ///
 /// # Errors
-/// Only those of making a tensor.
+/// Only if a tensor cannot be made.
 ///
 /// # Panics
 /// If `classes` is 0.

@@ -1,4 +1,4 @@
-//! What becomes of a byte before a model sees it.
+//! Normalisation of bytes to the model's inputs.
 
 use std::sync::Arc;
 
@@ -7,26 +7,25 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::examples::Examples;
 
-/// What each byte of a channel is normalised to.
+/// Normalised value of each byte of a channel.
 pub(crate) type Table = [f32; 256];
 
-/// The mean that is subtracted from a pixel in [0, 1] and the deviation that it is divided by: one number for all channels,
-/// or one for each.
+/// Mean and standard deviation for pixels in [0, 1]: one number for all channels, or one for each.
 ///
-/// PyTorch equivalent: `ToTensor()`, then `Normalize(mean, std)`, to the bit.
+/// PyTorch equivalent: `ToTensor()`, then `Normalize(mean, std)`, bit for bit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Normalization {
-    /// What is subtracted.
+    /// Subtracted first.
     pub mean: Vec<f64>,
-    /// What is divided by.
+    /// Divisor.
     pub std: Vec<f64>,
 }
 
-/// `(x / 255 - 0.5) / 0.5`. The table is exact: dividing costs more and gives the same.
+/// `(x / 255 - 0.5) / 0.5`. A table is exact, and faster than dividing.
 pub(crate) const HALF: Table = table(0.5, 0.5);
 
-/// The same at an address that stays.
+/// The same with a static address.
 pub(crate) static HALF_FOR_EVER: Table = HALF;
 
 impl Default for Normalization {
@@ -36,19 +35,19 @@ impl Default for Normalization {
 }
 
 impl Normalization {
-    /// Mean and deviation 0.5: pixels from -1 to 1.
+    /// Mean and deviation 0.5: inputs from -1 to 1.
     #[must_use]
     pub fn half() -> Self {
         Self { mean: vec![0.5], std: vec![0.5] }
     }
 
-    /// Those of ImageNet's pictures, that most published models are trained with.
+    /// ImageNet's mean and deviation, which most published models use.
     #[must_use]
     pub fn imagenet() -> Self {
         Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] }
     }
 
-    /// Mean and deviation of each channel over all pixels of these images, as they are evaluated.
+    /// Mean and deviation of each channel over all pixels of these images, in their evaluation view.
     ///
     /// # Errors
     /// If there are no images, or one cannot be read.
@@ -74,10 +73,10 @@ impl Normalization {
         Ok(measured)
     }
 
-    /// Checks the numbers for images of so many channels.
+    /// Checks the numbers for images with this many channels.
     ///
     /// # Errors
-    /// If there are neither one nor one a channel, or one is not finite, or a deviation is not above 0.
+    /// If there are neither one number nor one for each channel, one is not finite, or a deviation is not above 0.
     pub fn check(&self, channels: usize) -> Result<()> {
         let wrong = |field, expected, values: &[f64]| {
             Err(Error::Normalization { field, expected, got: format!("{values:?}") })
@@ -118,10 +117,10 @@ mod tests {
     use super::*;
     use sha2::{Digest, Sha256};
 
-    /// The hash is of what PyTorch 2.15 gives:
+    /// Hash of the values that PyTorch 2.15 gives:
     /// `torch.arange(256).float().div(255).sub(torch.tensor(0.5)).div(torch.tensor(0.5))`.
     #[test]
-    fn normalised_values_are_those_of_pytorch() {
+    fn normalised_values_equal_pytorchs() {
         let bytes: Vec<u8> = HALF.iter().flat_map(|value| value.to_le_bytes()).collect();
         let hash = Sha256::digest(bytes);
         let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn one_number_is_for_all_channels() {
+    fn one_number_serves_all_channels() {
         let tables = Normalization::half().tables(3).unwrap();
         assert!(tables.len() == 3 && tables.iter().all(|table| *table == HALF));
         let tables = Normalization::imagenet().tables(3).unwrap();
@@ -137,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_do_not_fit_are_named() {
+    fn invalid_numbers_are_named() {
         let message = |normalization: Normalization, channels| {
             normalization.check(channels).unwrap_err().to_string()
         };

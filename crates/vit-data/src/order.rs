@@ -1,19 +1,19 @@
-//! The order in which samples are seen, and how it is cut into batches.
+//! The order of samples in an epoch, and its division into batches.
 
 use vit_random::{Random, Site};
 
 const ORDER: Site = Site::named("order");
 const HOLD_OUT: Site = Site::named("hold-out");
 
-/// How the samples of an epoch are ordered.
+/// The order of samples in an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Order {
-    /// Anew in each epoch, as [`epoch_order`] does.
+    /// Shuffled anew in each epoch, by [`epoch_order`].
     Shuffled {
         /// The seed.
         seed: u64,
     },
-    /// As they lie in the dataset.
+    /// In the dataset's order.
     InOrder,
 }
 
@@ -31,7 +31,7 @@ impl Order {
     }
 }
 
-/// The indices `0..len` in a random order that is a function of seed and epoch.
+/// The indices `0..len`, shuffled; a function of seed and epoch.
 ///
 /// # Panics
 /// If `len` does not fit into 32 bits.
@@ -42,8 +42,8 @@ pub fn epoch_order(len: usize, seed: u64, epoch: u64) -> Vec<u32> {
     order
 }
 
-/// Parts the indices `0..len`: those that stay, and the share `held_out` of them, rounded, that is held out; each in
-/// order. A function of the seed.
+/// Splits the indices `0..len` into those kept and the share `held_out`, rounded; both in ascending order. A function
+/// of the seed.
 ///
 /// # Panics
 /// If `len` does not fit into 32 bits.
@@ -58,16 +58,16 @@ pub fn hold_out(len: usize, held_out: f64, seed: u64) -> (Vec<u32>, Vec<u32>) {
     (indices, held_out)
 }
 
-/// What becomes of a last batch that is not full.
+/// What to do with an incomplete last batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Last {
-    /// It is left out, so that all batches are of one size.
+    /// Drop it, so that all batches have one size.
     Drop,
-    /// It is kept, so that every sample is seen.
+    /// Keep it, so that every sample is used.
     Keep,
 }
 
-/// Cuts an order into batches.
+/// Divides an order into batches.
 ///
 /// # Panics
 /// If `batch_size` is 0.
@@ -114,14 +114,14 @@ mod tests {
         }
     }
 
-    /// A change of these numbers changes every training run.
+    /// Changing these numbers changes every training run.
     #[test]
-    fn the_order_is_this_one_for_ever() {
+    fn the_order_never_changes() {
         assert_eq!(epoch_order(10, 0, 1), [0, 2, 3, 9, 5, 4, 8, 6, 7, 1]);
     }
 
     #[test]
-    fn what_is_held_out_is_a_share_and_a_function_of_the_seed() {
+    fn held_out_samples_are_the_given_share_and_follow_the_seed() {
         let (kept, held_out) = hold_out(1000, 0.1, 7);
         assert_eq!((kept.len(), held_out.len()), (900, 100));
         let mut all = [kept.clone(), held_out.clone()].concat();
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn shuffled_samples_are_spread_evenly() {
-        // Over many epochs each sample stands everywhere: its mean position is the middle.
+        // Over many epochs the mean position of each sample is the middle.
         let (len, epochs) = (16, 4000);
         let mut sums = vec![0; len];
         for epoch in 0..epochs {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn in_order_is_the_same_in_every_epoch() {
+    fn unshuffled_order_is_the_same_in_every_epoch() {
         assert_eq!(Order::InOrder.epoch(4, 9), [0, 1, 2, 3]);
     }
 

@@ -1,4 +1,4 @@
-//! Picture files as images to train on: scaled down once into a cache, then read by position.
+//! Picture files as training images: scaled down once into a cache, then read by index.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -21,32 +21,32 @@ use crate::examples::Examples;
 use crate::listing::{Listed, Listing};
 use crate::tables::Rows;
 
-/// So many pictures are looked at to tell whether they are in colour, and how large they are.
-const LOOKED_AT: usize = 100;
-/// The shorter side of what is kept, by the longer side of what is trained on: room for crops.
+/// Number of pictures inspected to guess colour and size.
+const INSPECTED: usize = 100;
+/// Ratio of the stored shorter side to the image's longer side, which leaves a margin for crops.
 const ROOM: (usize, usize) = (3, 2);
-/// How the names of caches end.
+/// Extension of cache files.
 const ENDING: &str = "pictures";
-/// The bytes of all caches in a folder, before the least recently used are removed.
+/// Limit of the caches in a folder, in bytes; beyond it the least recently used are removed.
 const MOST_CACHED: u64 = 20_000_000_000;
-/// What makes a cache one of another version.
+/// Part of the cache key; a new version invalidates all caches.
 const VERSION: &str = "vit-data pictures 2";
 
-/// What some of the pictures are like.
+/// Colour and size of a dataset's pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
-    /// 1 where all that were looked at are grey, else 3.
+pub struct PictureStats {
+    /// 1 if all inspected pictures are grey, else 3.
     pub channels: usize,
-    /// The median of their shorter sides, in pixels.
+    /// Median of their shorter sides, in pixels.
     pub shorter_side: usize,
 }
 
-/// Looks at some pictures of a listing, evenly spread; those that cannot be decoded are left out. None if none can be.
+/// Inspects some pictures, evenly spread over the listing, skipping undecodable ones; `None` if none can be decoded.
 #[must_use]
-pub fn look_at(listing: &Listing) -> Option<Look> {
+pub fn inspect_pictures(listing: &Listing) -> Option<PictureStats> {
     let rows = Rows::default();
     let options = DecodeOptions { channels: None, at_least: Some(64), ..DecodeOptions::default() };
-    let step = listing.train.len().div_ceil(LOOKED_AT).max(1);
+    let step = listing.train.len().div_ceil(INSPECTED).max(1);
     let seen = listing.train.iter().step_by(step);
     let seen: Vec<(bool, usize)> = seen
         .filter_map(|listed| rows.decode(listed, &options).ok())
@@ -60,22 +60,22 @@ pub fn look_at(listing: &Listing) -> Option<Look> {
     let mut sides: Vec<usize> = seen.iter().map(|(_, side)| *side).collect();
     sides.sort_unstable();
     let channels = if seen.iter().all(|(is_grey, _)| *is_grey) { 1 } else { 3 };
-    Some(Look { channels, shorter_side: *sides.get(sides.len() / 2)? })
+    Some(PictureStats { channels, shorter_side: *sides.get(sides.len() / 2)? })
 }
 
-/// How a picture becomes an image of this size.
+/// Preprocessing of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PictureView {
     /// 1 or 3.
     pub channels: usize,
-    /// What the shorter side is scaled down to before anything else; a smaller picture stays.
+    /// Pictures are first scaled down to this shorter side; smaller ones stay as they are.
     pub stored: usize,
-    /// What is then evaluated of it.
+    /// The evaluation view of the stored picture.
     pub eval: EvalView,
 }
 
 impl PictureView {
-    /// The whole of the shorter side in images of this height and width, with room for crops in training.
+    /// Uses the whole shorter side for images of this height and width, and leaves a margin for crops in training.
     #[must_use]
     pub fn of_size(channels: usize, (height, width): (usize, usize)) -> Self {
         let longer = height.max(width);
@@ -87,8 +87,8 @@ impl PictureView {
         Self { channels, stored: longer * ROOM.0 / ROOM.1, eval }
     }
 
-    /// The same, but of pictures whose shorter side is kept at `stored`, scaled so, and evaluated in the middle `crop` of that
-    /// side: timm's `crop_pct`.
+    /// Stores pictures with the shorter side `stored` and evaluates the middle `crop` of that side, like timm's
+    /// `crop_pct`.
     #[must_use]
     pub fn with(self, stored: Option<usize>, crop: f64, interpolation: Interpolation) -> Self {
         let (height, width) = self.eval.crop;
@@ -97,14 +97,14 @@ impl PictureView {
         Self { stored, eval: EvalView { resize, interpolation, ..self.eval }, ..self }
     }
 
-    /// How a file is decoded for it.
+    /// Options for decoding a file.
     #[must_use]
     pub fn decoding(&self) -> DecodeOptions {
         let at_least = u32::try_from(self.stored).ok();
         DecodeOptions { channels: Some(self.channels), at_least, ..DecodeOptions::default() }
     }
 
-    /// What is kept of a picture.
+    /// Scales a picture to its stored size.
     #[must_use]
     pub fn store(&self, picture: Picture) -> Picture {
         let (height, width) = picture.size();
@@ -117,37 +117,37 @@ impl PictureView {
     }
 }
 
-/// Where the cache lies, and what is done about pictures that cannot be decoded.
+/// Where the cache goes, and what happens to undecodable pictures.
 #[derive(Clone, Copy, Debug)]
-pub struct Keeping<'a> {
-    /// The folder for caches; none where each picture is decoded whenever it is asked for.
+pub struct LoadOptions<'a> {
+    /// The folder for caches; `None` decodes pictures on every access.
     pub folder: Option<&'a Path>,
-    /// Whether pictures that cannot be decoded are left out: else they are an error.
+    /// Skip undecodable pictures instead of failing.
     pub skip_unreadable: bool,
 }
 
-/// A dataset of pictures, and what came up while it was made.
+/// A dataset of pictures, with what was noticed while loading it.
 #[derive(Debug)]
 pub struct Loaded {
     /// The dataset.
     pub dataset: Dataset,
-    /// Pictures that could not be decoded, with what is wrong with each if it was decoded now.
+    /// Undecodable pictures; each with its error if it was decoded just now.
     pub skipped: Vec<(PathBuf, String)>,
-    /// Pictures of the validation or test part that are in the training part too, pixel by pixel.
+    /// Validation and test pictures whose pixels occur in the training split too.
     pub duplicates: usize,
 }
 
-/// Reads the pictures of a listing: into a cache if that is not there yet, by all threads of rayon's current pool. `progress`
-/// gets the number of pictures made so far, and may stop.
+/// Loads the pictures of a listing, building the cache first if it is missing, on all threads of rayon's current pool.
+/// `progress` receives the number of pictures decoded so far and may stop the load.
 ///
 /// # Errors
-/// If a picture cannot be decoded and none may be left out, a class then lacks pictures in the training part, or the cache
-/// cannot be written or read.
+/// If a picture cannot be decoded and `skip_unreadable` is off, a training class is then empty, or the cache cannot be
+/// written or read.
 pub fn load_pictures(
     name: &str,
     listing: &Listing,
     view: PictureView,
-    keeping: Keeping<'_>,
+    options: LoadOptions<'_>,
     progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Loaded> {
     let all: Vec<(Split, &Listed)> = listing.pictures().collect();
@@ -160,17 +160,17 @@ pub fn load_pictures(
             Ok::<_, vit_pictures::Error>(None)
         }
     };
-    let (store, sums) = match keeping.folder {
+    let (store, sums) = match options.folder {
         Some(folder) => {
             let key = key(&all, view)?;
             let path = folder.join(format!("{key}.{ENDING}"));
             let cache = match Cache::open(&path, &key, all.len()) {
                 Ok(cache) => {
-                    // When it was used last; what that cannot be written to is kept as if it were old.
+                    // Records the last use. A cache that cannot be touched counts as old.
                     let _ = File::open(&path).and_then(|it| it.set_modified(SystemTime::now()));
                     cache
                 }
-                // Absent, cut short or of another version: made anew.
+                // Missing, truncated or of another version: rebuild it.
                 Err(_) => {
                     fs::create_dir_all(folder).map_err(vit_files::Error::io("create", folder))?;
                     let cache = Cache::make(&path, &key, all.len(), make, &mut *progress)?;
@@ -186,7 +186,7 @@ pub fn load_pictures(
             for index in 0..all.len() {
                 let picture = make(index)?;
                 sums.push(picture.map(|picture| (picture.size(), crc(picture.pixels()))));
-                if index % LOOKED_AT == 0 && progress(index).is_break() {
+                if index % INSPECTED == 0 && progress(index).is_break() {
                     return Err(vit_pictures::Error::Stopped.into());
                 }
             }
@@ -204,7 +204,7 @@ pub fn load_pictures(
             (path, wrong.remove(&index).unwrap_or_else(|| "cannot be decoded".to_owned()))
         })
         .collect();
-    if !(skipped.is_empty() || keeping.skip_unreadable) {
+    if !(skipped.is_empty() || options.skip_unreadable) {
         return Err(Error::Unreadables { pictures: skipped, of: all.len() });
     }
     let (height, width) = view.eval.crop;
@@ -232,8 +232,8 @@ pub fn load_pictures(
     Ok(Loaded { dataset, skipped, duplicates })
 }
 
-/// Removes the caches that were not used for the longest time, so that all in a folder are no larger than `most`. This one
-/// stays, and so does what another program has open where the system says so.
+/// Removes the least recently used caches until the folder is within `most` bytes. Keeps this one, and files that
+/// another program holds open on systems that refuse to delete those.
 fn make_room(folder: &Path, keep: &Path, most: u64) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut caches: Vec<(SystemTime, u64, PathBuf)> = entries
@@ -256,9 +256,8 @@ fn make_room(folder: &Path, keep: &Path, most: u64) {
     }
 }
 
-/// What is wrong with a picture, with its causes.
+/// The causes of a picture's error; the first, which names the file, is left out.
 fn reason(error: &dyn std::error::Error) -> String {
-    // The first names the file.
     let causes = std::iter::successors(error.source(), |&error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
@@ -266,7 +265,7 @@ fn reason(error: &dyn std::error::Error) -> String {
 /// Size and checksum of a picture.
 type Sum = ((usize, usize), u32);
 
-/// The pictures of validation and test whose pixels a picture of training has.
+/// Number of validation and test pictures whose pixels a training picture has.
 fn duplicates(all: &[(Split, &Listed)], sums: &[Option<Sum>], store: &Stored) -> usize {
     let mut trained: HashMap<Sum, Vec<usize>> = HashMap::new();
     let is_trained = |&at: &usize| all[at].0 == Split::Train;
@@ -291,7 +290,7 @@ fn crc(bytes: &[u8]) -> u32 {
     crc.sum()
 }
 
-/// What a cache is made of, and how: paths, lengths and times of the files, and the sizes.
+/// The cache key: paths, lengths and modification times of the files, and the sizes.
 fn key(all: &[(Split, &Listed)], view: PictureView) -> Result<Digest> {
     let mut hasher = Hasher::new();
     let PictureView { channels, stored, eval } = view;
@@ -317,7 +316,7 @@ fn key(all: &[(Split, &Listed)], view: PictureView) -> Result<Digest> {
 }
 
 impl Rows {
-    /// Decodes a picture, be it a file or in a row of one.
+    /// Decodes a picture, from a file or a row of one.
     fn decode(
         &self,
         listed: &Listed,
@@ -334,7 +333,7 @@ impl Rows {
     }
 }
 
-/// Pictures that were scaled down, by their places in a listing.
+/// Scaled-down pictures, in the order of a listing.
 #[derive(Debug)]
 struct Stored {
     store: Store,
@@ -358,20 +357,20 @@ impl Stored {
     }
 }
 
-/// The pictures of a part.
+/// The pictures of a split.
 #[derive(Debug)]
 pub(crate) struct Pictures {
     store: Arc<Stored>,
-    /// Their places in the store.
+    /// Their indices in the store.
     indices: Vec<u32>,
     sums: Vec<Sum>,
 }
 
 impl Pictures {
-    /// A picture as it is stored.
+    /// A picture as stored.
     pub(crate) fn get(&self, index: u32) -> candle_core::Result<Picture> {
         let picture = self.store.get(self.indices[index as usize] as usize);
-        // So that what it was can be told from it.
+        // Keeps the original error as the source.
         picture.map_err(|error| candle_core::Error::Io(io::Error::other(error)))
     }
 
@@ -379,7 +378,7 @@ impl Pictures {
         self.store.view.eval
     }
 
-    /// What tells whether they are the same as before.
+    /// Writes what identifies the pictures.
     pub(crate) fn write_content(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{:?}", self.store.view)?;
         for ((height, width), sum) in &self.sums {
@@ -389,7 +388,7 @@ impl Pictures {
     }
 }
 
-/// The view of a picture that an image of this size is trained on in this (seed, epoch).
+/// The training view of a picture in this (seed, epoch), at this image size.
 pub(crate) fn trained(
     picture: &Picture,
     eval: EvalView,
@@ -413,7 +412,7 @@ pub(crate) fn trained(
     if crops {
         return view.apply(picture, random, index);
     }
-    // An image in memory has its size already, and need not be square.
+    // An image in memory already has its size, and may not be square.
     if picture.size() == eval.crop {
         return view.apply(picture, random, index);
     }
@@ -427,7 +426,7 @@ pub(crate) fn planes(picture: &Picture) -> Vec<u8> {
     (0..channels).flat_map(of).collect()
 }
 
-/// The reverse.
+/// The inverse of [`planes`].
 pub(crate) fn of_planes(bytes: &[u8], (channels, height, width): (usize, usize, usize)) -> Picture {
     let plane = height * width;
     let pixels = (0..plane).flat_map(|at| (0..channels).map(move |channel| channel * plane + at));
@@ -441,7 +440,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn the_caches_that_were_not_used_longest_make_room() {
+    fn least_recently_used_caches_are_removed_first() {
         let folder = tempfile::tempdir().unwrap();
         let made = |name: &str, age: u64| {
             let path = folder.path().join(name);

@@ -1,7 +1,7 @@
-//! Pictures in the rows of parquet files, as datasets of Hugging Face's hub have them.
+//! Pictures in parquet files, as in the datasets of the Hugging Face Hub.
 //!
-//! A picture is a column of bytes, most often `image.bytes`; a label is a number or a text. Which columns these are, and what
-//! classes are called, is in the schema's metadata under `huggingface`; without that, columns are known by their names.
+//! A picture is a column of bytes, usually `image.bytes`; a label is a number or a text. The schema's metadata under
+//! `huggingface` names the columns and classes; without it, columns are found by name.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
@@ -23,16 +23,16 @@ use crate::dataset::Split;
 use crate::error::{Error, Result};
 
 const ENDING: &str = "parquet";
-/// The configuration that is meant where none is asked for.
+/// The configuration used by default.
 const DEFAULT: &str = "default";
-/// Folders below the one that is asked for: configuration, split.
+/// Levels of subfolders searched: configuration, split.
 const DEEPEST: usize = 3;
-/// Of a folder without tables, so many of its folders are looked into.
+/// Number of subfolders searched in a folder without parquet files.
 const LOOKED_INTO: usize = 8;
-/// Bytes of the pictures of a group of rows, which are in memory at once.
+/// Limit of the bytes of one row group, which is in memory at once.
 const MOST_BYTES: i64 = 1 << 30;
 
-/// A table of a dataset: which part of which configuration it holds.
+/// A parquet file, with its configuration and split.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
     pub(crate) path: PathBuf,
@@ -41,8 +41,8 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// `CONFIGURATION/SPLIT/0000.parquet`, `CONFIGURATION/SPLIT-00000-of-00002.parquet`, the same without a configuration,
-    /// and with a folder `data` before it.
+    /// Accepts `CONFIGURATION/SPLIT/0000.parquet` and `CONFIGURATION/SPLIT-00000-of-00002.parquet`, both also without a
+    /// configuration or inside a folder `data`.
     pub(crate) fn new(path: PathBuf, relative: &str) -> Self {
         let mut parts: Vec<&str> = relative.split('/').collect();
         let file = parts.pop().unwrap_or_default();
@@ -61,7 +61,7 @@ impl Table {
 }
 
 fn split_named(name: &str) -> Option<Split> {
-    // The hub converts large datasets in part.
+    // The hub converts only the beginning of large datasets.
     match name.strip_prefix("partial-").unwrap_or(name) {
         "train" | "training" => Some(Split::Train),
         "test" | "testing" => Some(Split::Test),
@@ -74,7 +74,7 @@ pub(crate) fn is_table(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|ending| ending == ENDING)
 }
 
-/// Whether a folder holds parquet files, itself or in the first of its folders.
+/// Whether a folder has parquet files, itself or in its first subfolders.
 #[must_use]
 pub fn holds_tables(folder: &Path) -> bool {
     fn within(folder: &Path, depth: usize) -> bool {
@@ -93,7 +93,7 @@ pub fn holds_tables(folder: &Path) -> bool {
     within(folder, 1)
 }
 
-/// The tables in a folder, in the order of their names.
+/// The parquet files in a folder, sorted by name.
 pub(crate) fn tables_in(folder: &Path) -> Result<Vec<Table>> {
     let mut tables = Vec::new();
     let mut folders = vec![(folder.to_owned(), String::new())];
@@ -117,10 +117,10 @@ pub(crate) fn tables_in(folder: &Path) -> Result<Vec<Table>> {
     Ok(tables)
 }
 
-/// The tables of a configuration: the one that is asked for, the only one, or the default.
+/// The files of a configuration: the requested one, the only one, or the default.
 ///
 /// # Errors
-/// If there is no such, or several that might be meant.
+/// If there is no such configuration, or the choice is ambiguous.
 pub(crate) fn of_configuration(
     place: &Path,
     tables: Vec<Table>,
@@ -143,24 +143,24 @@ pub(crate) fn of_configuration(
     Ok(tables.into_iter().filter(|table| table.configuration == *configuration).collect())
 }
 
-/// The columns of a table, and what its classes are called.
+/// The columns of a file, and its class names.
 struct Columns {
     picture: usize,
     label: usize,
     names: Vec<String>,
 }
 
-/// The label of each row, by number or by name.
+/// The label of each row, as number or name.
 pub(crate) enum Labels {
-    /// With the names that the schema has, if any.
+    /// With the schema's class names, if it has any.
     Numbers(Vec<Option<i64>>, Vec<String>),
     Texts(Vec<Option<String>>),
 }
 
-/// The labels of a table.
+/// The labels of a file.
 ///
 /// # Errors
-/// If it cannot be read, or has no column of pictures or of labels.
+/// If it cannot be read, or has no column of pictures or labels.
 pub(crate) fn labels(path: &Path) -> Result<Labels> {
     guarded(path, || {
         let reader = open(path)?;
@@ -178,7 +178,7 @@ pub(crate) fn labels(path: &Path) -> Result<Labels> {
     })
 }
 
-/// The classes of all tables' labels: the names of their schema, else the numbers or texts that there are.
+/// The classes of all files: the schema's names, else the numbers or texts that occur.
 pub(crate) fn classes<'a>(labels: impl Iterator<Item = &'a Labels>) -> Vec<String> {
     let (mut texts, mut most) = (BTreeSet::new(), None);
     for labels in labels {
@@ -189,13 +189,13 @@ pub(crate) fn classes<'a>(labels: impl Iterator<Item = &'a Labels>) -> Vec<Strin
         }
     }
     match most {
-        // More than a model may have is refused, by the first label beyond.
+        // Too many classes are rejected later, with the first label beyond the limit.
         Some(most) => (0..=most.min(1 << 16)).map(|number| number.to_string()).collect(),
         None => texts.into_iter().collect(),
     }
 }
 
-/// Pictures by table and row. The groups of rows that were read last stay in memory.
+/// Pictures by file and row. The most recently read row groups stay in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Rows(Mutex<VecDeque<Group>>);
 
@@ -207,13 +207,13 @@ struct Group {
 }
 
 impl Rows {
-    /// Groups that are kept: threads that go through the rows in order, each through a piece, need two at a time.
+    /// Row groups kept. Threads that read consecutive pieces of the rows need two at a time.
     const KEPT: usize = 2;
 
     /// The bytes of the picture in a row.
     ///
     /// # Errors
-    /// If the table cannot be read, or has no picture there.
+    /// If the file cannot be read, or the row has no picture.
     pub(crate) fn get(&self, path: &Path, row: usize) -> Result<ByteArray> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_it = |group: &Group| group.path == path && group.rows.contains(&row);
@@ -233,7 +233,7 @@ impl Rows {
 }
 
 impl Group {
-    /// The group with this row.
+    /// Reads the row group that contains this row.
     fn read(path: &Path, row: usize) -> Result<Self> {
         guarded(path, || {
             let reader = open(path)?;
@@ -264,7 +264,7 @@ fn unreadable(path: &Path) -> impl Fn(ParquetError) -> Error {
     move |error| Error::Unreadable { path: path.clone(), source: std::io::Error::other(error) }
 }
 
-/// What a damaged table makes the reader panic with is an error too.
+/// The parquet reader panics on some damaged files; this turns the panic into an error.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(read))
         .unwrap_or_else(|_| Err(wrong(path, "a whole parquet file", "a damaged one".to_owned())))
@@ -280,13 +280,13 @@ fn rows_of(reader: &dyn FileReader, group: usize) -> usize {
     usize::try_from(reader.metadata().row_group(group).num_rows()).unwrap_or_default()
 }
 
-/// Cells of a column; none where there is no value.
+/// Cells of a column; `None` is null.
 enum Cells {
     Numbers(Vec<Option<i64>>),
     Bytes(Vec<Option<ByteArray>>),
 }
 
-/// The cells of a column in a group of rows.
+/// The cells of a column in one row group.
 fn read(path: &Path, reader: &dyn FileReader, group: usize, column: usize) -> Result<Cells> {
     let rows = rows_of(reader, group);
     let bytes = reader.metadata().row_group(group).column(column).uncompressed_size();
@@ -335,7 +335,7 @@ fn cells<T: DataType>(
     Ok(levels.into_iter().map(|at| if at == level { values.next() } else { None }).collect())
 }
 
-/// The columns of pictures and labels.
+/// Finds the columns of pictures and labels.
 fn columns(path: &Path, reader: &dyn FileReader) -> Result<Columns> {
     let metadata = reader.metadata().file_metadata();
     let features = metadata.key_value_metadata().into_iter().flatten();
@@ -371,7 +371,7 @@ fn columns(path: &Path, reader: &dyn FileReader) -> Result<Columns> {
         let names = feature["names"].as_array().into_iter().flatten();
         names.filter_map(Value::as_str).map(str::to_owned).collect()
     };
-    // Of several, the finest.
+    // Of several label columns, prefer `label`, else the one with the most classes.
     let finest = classes.iter().max_by_key(|(name, feature)| {
         (*name == "label", feature["names"].as_array().map_or(0, Vec::len))
     });

@@ -1,4 +1,4 @@
-//! Folders of IDX files, right and wrong, and candle-datasets' own reader as the oracle.
+//! Valid and damaged folders of IDX files, with candle-datasets' own reader as the oracle.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
@@ -19,7 +19,7 @@ const TEST: u32 = 5;
 const HEIGHT: u32 = 3;
 const WIDTH: u32 = 4;
 
-/// The bytes of a right file: every pixel another than its neighbours, every label used.
+/// A valid file: every pixel differs from its neighbours, every label occurs.
 fn right(file: IdxFile) -> Vec<u8> {
     let images = |count| {
         let pixels: Vec<u8> = (0..count * HEIGHT * WIDTH).map(|at| (at * 37) as u8).collect();
@@ -53,7 +53,7 @@ enum Packing {
     Gzip,
 }
 
-/// A folder of right files, but for `file`, which holds `bytes`.
+/// A folder of valid files, except that `file` holds `bytes`.
 fn folder_but(packing: Packing, file: IdxFile, bytes: &[u8]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for each in IdxFile::ALL {
@@ -78,8 +78,8 @@ fn packed(folder: &TempDir, file: IdxFile) -> PathBuf {
     folder.path().join(format!("{}.gz", file.name()))
 }
 
-/// The errors of a folder, plain and gzipped, where `file` holds `bytes`.
-/// Both name the file and say `text`.
+/// The errors of a folder, plain and gzipped, in which `file` holds `bytes`. Checks that both contain the file's name
+/// and `text`.
 fn errors(file: IdxFile, bytes: &[u8], text: &str) -> [Error; 2] {
     [Packing::Plain, Packing::Gzip].map(|packing| {
         let folder = folder_but(packing, file, bytes);
@@ -115,7 +115,7 @@ fn assert_equals_oracle(dataset: &Dataset, oracle: &vision::Dataset) {
 }
 
 #[test]
-fn a_folder_is_read_as_candle_datasets_reads_it() {
+fn folders_read_as_with_candle_datasets() {
     let folder = right_folder(Packing::Plain);
     let dataset = load_dir(folder.path()).unwrap();
     assert_equals_oracle(&dataset, &mnist::load_dir(folder.path()).unwrap());
@@ -124,7 +124,7 @@ fn a_folder_is_read_as_candle_datasets_reads_it() {
 }
 
 #[test]
-fn gzipped_files_are_read_as_plain_ones() {
+fn gzipped_files_equal_plain_ones() {
     let dataset = load_dir(right_folder(Packing::Gzip).path()).unwrap();
     for file in IdxFile::ALL {
         let mut bytes = Vec::new();
@@ -134,14 +134,14 @@ fn gzipped_files_are_read_as_plain_ones() {
 }
 
 #[test]
-fn a_plain_file_comes_before_a_gzipped_one() {
+fn plain_files_take_precedence_over_gzipped_ones() {
     let folder = right_folder(Packing::Plain);
     fs::write(packed(&folder, IdxFile::TrainImages), "not gzip").unwrap();
     load_dir(folder.path()).unwrap();
 }
 
 #[test]
-fn gzip_of_several_members_is_read_whole() {
+fn all_members_of_a_gzip_file_are_read() {
     let folder = right_folder(Packing::Gzip);
     let bytes = right(IdxFile::TrainImages);
     let members = [gzip(&bytes[..50]), gzip(&bytes[50..])].concat();
@@ -150,7 +150,7 @@ fn gzip_of_several_members_is_read_whole() {
 }
 
 #[test]
-fn an_absent_file_is_named_with_both_its_names() {
+fn a_missing_file_is_named_with_and_without_gz() {
     let folder = right_folder(Packing::Plain);
     fs::remove_file(plain(&folder, IdxFile::TestLabels)).unwrap();
     let error = load_dir(folder.path()).unwrap_err();
@@ -165,13 +165,13 @@ fn an_absent_file_is_named_with_both_its_names() {
 }
 
 #[test]
-fn a_file_of_another_kind_is_called_what_it_is() {
+fn errors_describe_a_file_of_the_wrong_kind() {
     let images = "expected images: unsigned bytes in 3 or 4 dimensions, got ";
     let cases: [(Vec<u8>, &str); 6] = [
         (right(IdxFile::TestLabels), "unsigned bytes in 1 dimension"),
         (idx(&[0xb03, 1, 1, 1], &[0; 2]), "int16 numbers in 3 dimensions"),
         (idx(&[0xd03, 1, 1, 1], &[0; 4]), "float32 numbers in 3 dimensions"),
-        (b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "a pointer of Git LFS"),
+        (b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "a Git LFS pointer"),
         (b"<!DOCTYPE html><html></html>".to_vec(), "a web page"),
         (b"anything else".to_vec(), "a file that begins with 0x616e7974"),
     ];
@@ -193,7 +193,7 @@ fn a_file_of_another_kind_is_called_what_it_is() {
 }
 
 #[test]
-fn a_gzip_stream_with_junk_behind_it_is_an_error() {
+fn junk_after_a_gzip_stream_is_an_error() {
     for junk in [&b"x"[..], &[0; 4096]] {
         let folder = right_folder(Packing::Gzip);
         let bytes = [&gzip(&right(IdxFile::TestImages)), junk].concat();
@@ -205,7 +205,7 @@ fn a_gzip_stream_with_junk_behind_it_is_an_error() {
 }
 
 #[test]
-fn gzip_is_known_by_its_bytes_and_not_by_its_name() {
+fn gzip_is_detected_by_content_not_name() {
     let folder = right_folder(Packing::Plain);
     let file = IdxFile::TrainImages;
     fs::write(plain(&folder, file), gzip(&right(file))).unwrap();
@@ -218,7 +218,7 @@ fn gzip_is_known_by_its_bytes_and_not_by_its_name() {
 }
 
 #[test]
-fn folders_of_torchvision_and_files_of_other_unpackers_are_read() {
+fn names_of_torchvision_and_other_unpackers_are_found() {
     for (below, dot) in [("raw", '-'), ("MNIST/raw", '-'), ("", '.')] {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join(below);
@@ -256,7 +256,7 @@ fn colour_is_read_in_either_order_of_dimensions() {
 }
 
 #[test]
-fn letters_of_emnist_are_turned_upright_and_named() {
+fn emnist_letters_are_transposed_and_named() {
     let folder = tempfile::tempdir().unwrap();
     for (set, count) in [("train", 3), ("test", 2)] {
         let name = |what: &str| folder.path().join(format!("emnist-letters-{set}-{what}-ubyte"));
@@ -271,11 +271,11 @@ fn letters_of_emnist_are_turned_upright_and_named() {
     let train = dataset.split(Split::Train);
     assert_eq!((train.shape(), train.label(0)), ((1, 3, 2), 1));
     assert_eq!(train.image(2).unwrap(), [0, 3, 1, 4, 2, 5]);
-    // Beside another dataset's files nobody can tell which is meant.
+    // With another dataset's files beside it, the choice is ambiguous.
     fs::write(folder.path().join("emnist-digits-test-labels-idx1-ubyte"), "").unwrap();
     let error = load_dir(folder.path()).unwrap_err().to_string();
     assert!(
-        error.ends_with("one dataset, got those of emnist-digits-, emnist-letters-"),
+        error.ends_with("one dataset, got files of emnist-digits-, emnist-letters-"),
         "{error}"
     );
 }
@@ -304,7 +304,7 @@ fn a_gzip_stream_cut_anywhere_is_an_error() {
 }
 
 #[test]
-fn a_gzip_stream_with_a_wrong_sum_is_an_error() {
+fn a_wrong_gzip_checksum_is_an_error() {
     let folder = right_folder(Packing::Gzip);
     let mut bytes = gzip(&right(IdxFile::TestImages));
     let sum = bytes.len() - 8;
@@ -327,7 +327,7 @@ fn bytes_after_the_end_are_an_error() {
 }
 
 #[test]
-fn classes_are_those_of_the_training_labels() {
+fn training_labels_set_the_number_of_classes() {
     let mut bytes = right(IdxFile::TrainLabels);
     bytes[8 + 5] = 200;
     let folder = folder_but(Packing::Plain, IdxFile::TrainLabels, &bytes);
@@ -336,15 +336,15 @@ fn classes_are_those_of_the_training_labels() {
 }
 
 #[test]
-fn a_test_label_that_training_lacks_is_an_error_with_its_index() {
+fn a_test_label_beyond_the_training_classes_is_an_error_with_its_index() {
     let mut bytes = right(IdxFile::TestLabels);
     bytes[8 + 3] = 10;
-    let text = "expected labels below 10 as in the training set, got 10 at index 3";
+    let text = "expected labels below 10 as in the training split, got 10 at index 3";
     errors(IdxFile::TestLabels, &bytes, text);
 }
 
 #[test]
-fn counts_that_differ_are_an_error_with_both_files() {
+fn differing_counts_are_an_error_naming_both_files() {
     let bytes = idx(&[0x801, TRAIN - 1], &[0; TRAIN as usize - 1]);
     for error in errors(IdxFile::TrainLabels, &bytes, "the 12 images of") {
         assert!(error.to_string().contains(IdxFile::TrainImages.name()));
@@ -353,12 +353,12 @@ fn counts_that_differ_are_an_error_with_both_files() {
 }
 
 #[test]
-fn test_images_of_another_size_are_an_error() {
+fn test_images_of_different_size_are_an_error() {
     let bytes = idx(&[0x803, TEST, WIDTH, HEIGHT], &[0; (TEST * WIDTH * HEIGHT) as usize]);
     errors(
         IdxFile::TestImages,
         &bytes,
-        "expected images of 3x4 px as in the training set, got 4x3 px",
+        "expected images of 3x4 px as in the training split, got 4x3 px",
     );
 }
 
@@ -384,9 +384,9 @@ fn a_header_whose_product_overflows_is_an_error() {
     }
 }
 
-/// 3 GiB announced, a hundred bytes there: were the header believed, this would take the memory.
+/// The header announces 3 GiB, the file has a hundred bytes: trusting it would allocate the memory.
 #[test]
-fn a_header_without_bytes_behind_it_is_not_believed() {
+fn a_header_alone_allocates_no_memory() {
     let bytes = idx(&[0x803, TRAIN, 1 << 13, 1 << 15], &[0; 100]);
     let [plain, packed] = errors(IdxFile::TrainImages, &bytes, "expected");
     let text = "expected 3221225488 bytes (unpacked), got 116";
@@ -401,9 +401,9 @@ fn a_header_without_bytes_behind_it_is_not_believed() {
     );
 }
 
-/// 64 MB of zeros after the 144 bytes that the header announces.
+/// 64 MB of zeros after the announced 144 bytes.
 #[test]
-fn a_gzip_bomb_is_stopped_at_what_its_header_announces() {
+fn a_gzip_bomb_stops_at_the_announced_length() {
     let folder = right_folder(Packing::Gzip);
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(&right(IdxFile::TrainImages)).unwrap();
@@ -417,14 +417,14 @@ fn a_gzip_bomb_is_stopped_at_what_its_header_announces() {
 }
 
 #[test]
-fn mnist_is_read_to_the_byte() {
+fn mnist_reads_byte_for_byte() {
     let Some(folder) = mnist_folder() else {
         eprintln!("skipped: VIT_DATA names no folder that holds mnist/");
         return;
     };
     let dataset = load_dir(&folder).unwrap();
     let unpacked = tempfile::tempdir().unwrap();
-    // SHA-256 of the unpacked files, as they have been since 1998.
+    // SHA-256 of the unpacked files, unchanged since 1998.
     let hashes = [
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",

@@ -1,11 +1,11 @@
-//! What a program was compiled for.
+//! The architectures a program was compiled for.
 //!
 //! Which GPU runs which code: CUDA C++ Programming Guide, "Compute Capabilities", and for the letters "Feature Set
 //! Compiler Targets" there.
 
 use crate::version;
 
-/// What the kernels of a program were compiled for, and by which toolkit.
+/// Architectures of a program's kernels, and the toolkit that compiled them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
     /// nvcc's name of the architecture, such as `sm_90a`.

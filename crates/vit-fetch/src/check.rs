@@ -44,7 +44,7 @@ pub(crate) fn unpacked_digest(
     Ok(read(path, Form::Gzip, file.len, &mut io::sink())?.map(|got| got.digest))
 }
 
-/// How a file stores the bytes.
+/// Storage format of a file.
 #[derive(Clone, Copy)]
 enum Form {
     Plain,

@@ -48,7 +48,7 @@ pub enum Error {
     Busy {
         /// The dataset's folder.
         folder: PathBuf,
-        /// How long this process waited.
+        /// Time this process waited.
         waited: Duration,
     },
     /// A file operation failed.

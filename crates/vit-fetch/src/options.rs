@@ -16,7 +16,7 @@ pub struct Options {
     pub stall: Duration,
     /// The minimum bytes per second of a mirror, over each [`rate_window`](Self::rate_window).
     pub min_rate: u64,
-    /// How long a mirror may be slower.
+    /// Time for which a mirror may be slower.
     pub rate_window: Duration,
     /// The time limit for the whole fetch, including waiting for another process. The remaining time is divided among
     /// the mirrors not yet tried for a file.

@@ -1,4 +1,4 @@
-//! What is known of each dataset: its files, their digests, and where they are served.
+//! The files of each dataset, their digests and their mirrors.
 
 use std::path::{Path, PathBuf};
 
@@ -46,9 +46,9 @@ pub struct SourceFile {
 /// The digest that is known of a file.
 #[derive(Clone, Copy, Debug)]
 pub enum Checksum {
-    /// That of the unpacked bytes: it holds for any packing, and the file is installed unpacked.
+    /// Digest of the unpacked bytes: valid for any compression, and the file is installed unpacked.
     Unpacked(Digest),
-    /// That of the `.gz` as the mirrors serve it: the file is installed as that `.gz`, since
+    /// Digest of the `.gz` as the mirrors serve it: the file is installed as that `.gz`, since
     /// nothing else could be verified later.
     Packed(Digest),
 }

@@ -31,7 +31,7 @@ impl FileId {
     }
 }
 
-/// What a path leads to, following links.
+/// Target of a path, with links followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Nothing: a file can be created here. Folders above may be missing too.

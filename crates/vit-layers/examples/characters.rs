@@ -49,7 +49,7 @@ fn main() -> Result<()> {
         }
     }
     for begun in ["tyger", "what im", "on what "] {
-        println!("{begun:?} goes on as {:?}", model.continued(&alphabet, begun, 40)?);
+        println!("{begun:?} continues as {:?}", model.continued(&alphabet, begun, 40)?);
     }
     if last > WANTED {
         bail!("expected a loss of at most {WANTED}, got {last:.3}");

@@ -9,7 +9,7 @@ use vit_ops::{
 use vit_random::Site;
 
 use crate::dropout::check_rate;
-use crate::place::Place;
+use crate::layer_path::LayerPath;
 use crate::qk_norm::QkNorm;
 use crate::{AttentionConfig, Bias, Dropout, IntoPass, Linear, Pass};
 
@@ -22,7 +22,7 @@ use crate::{AttentionConfig, Bias, Dropout, IntoPass, Linear, Pass};
 /// `proj.weight` (dim, inner), `proj.bias` (dim); if `qk_norm`, `q_norm` and `k_norm`, layer norms of a head's width
 #[derive(Clone, Debug)]
 pub struct Attention {
-    place: Place,
+    path: LayerPath,
     dim: usize,
     inner: usize,
     qkv: Linear,
@@ -55,10 +55,10 @@ impl Attention {
     /// # Errors
     /// If the configuration is invalid, or `vb` lacks a parameter or has another shape.
     pub fn new(cfg: &AttentionConfig, vb: &VarBuilder) -> Result<Self> {
-        let place = Place::configured("attention", cfg.check(), vb)?;
+        let path = LayerPath::configured("attention", cfg.check(), vb)?;
         let inner = cfg.width_of_heads();
         Ok(Self {
-            place,
+            path,
             dim: cfg.dim,
             inner,
             qkv: Linear::new(cfg.dim, 3 * inner, cfg.qkv_bias.into(), &vb.pp("qkv"))?,
@@ -137,8 +137,8 @@ impl Attention {
 
     /// Packed, (batch, tokens, 3 * inner).
     fn queries_keys_and_values(&self, xs: &Tensor, pass: Pass) -> Result<Tensor> {
-        let (batch, tokens) = self.place.check_tokens("xs", xs, self.dim, self.qkv.dtype())?;
-        self.place.check_pass("xs", pass, (batch, tokens), (self.heads, tokens))?;
+        let (batch, tokens) = self.path.check_tokens("xs", xs, self.dim, self.qkv.dtype())?;
+        self.path.check_pass("xs", pass, (batch, tokens), (self.heads, tokens))?;
         let mut qkv = self.qkv.forward(&without_padding(xs, pass)?)?;
         if let Some(norm) = &self.qk_norm {
             qkv = norm.packed(&qkv, self.inner)?;

@@ -20,7 +20,7 @@ impl AttentionWeights {
     /// If there are none, or their shapes are not all the same (batch, heads, tokens, tokens).
     pub fn from_layers(layers: Vec<Tensor>) -> Result<Self> {
         let Some(first) = layers.first() else {
-            bail!("attention weights: expected those of a block at least, got none");
+            bail!("attention weights: expected the weights of at least one block, got none");
         };
         let (batch, _heads, tokens, _) = first.dims4()?;
         for layer in &layers {

@@ -60,7 +60,7 @@ pub struct EncoderConfig {
     pub layer_norm_eps: f64,
 }
 
-/// Where a block's layer norms are.
+/// Position of a block's layer norms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NormPlacement {

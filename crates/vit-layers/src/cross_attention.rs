@@ -6,7 +6,7 @@ use vit_ops::{Attend, DropRate, attention_weights, cross_attention};
 use vit_random::Site;
 
 use crate::attention::{weight_drop, without_padding};
-use crate::place::Place;
+use crate::layer_path::LayerPath;
 use crate::qk_norm::QkNorm;
 use crate::{AttentionConfig, Bias, Dropout, IntoPass, Linear, Pass};
 
@@ -23,7 +23,7 @@ use crate::{AttentionConfig, Bias, Dropout, IntoPass, Linear, Pass};
 /// and `k_norm`, layer norms of a head's width
 #[derive(Clone, Debug)]
 pub struct CrossAttention {
-    place: Place,
+    path: LayerPath,
     dim: usize,
     context_dim: usize,
     inner: usize,
@@ -43,18 +43,18 @@ impl CrossAttention {
     /// # Errors
     /// If the configuration is invalid, or `vb` lacks a parameter or has another shape.
     pub fn new(cfg: &AttentionConfig, context_dim: usize, vb: &VarBuilder) -> Result<Self> {
-        let place = Place::configured("cross-attention", cfg.check(), vb)?;
+        let path = LayerPath::configured("cross-attention", cfg.check(), vb)?;
         if let Some(base) = cfg.rotary {
             bail!(
-                "{place}: expected no rotary positions between two sequences, got a base of {base}"
+                "{path}: expected no rotary positions between two sequences, got a base of {base}"
             );
         }
         if context_dim == 0 {
-            bail!("{place}: expected a context_dim of at least 1, got 0");
+            bail!("{path}: expected a context_dim of at least 1, got 0");
         }
         let (inner, bias) = (cfg.width_of_heads(), Bias::from(cfg.qkv_bias));
         Ok(Self {
-            place,
+            path,
             dim: cfg.dim,
             context_dim,
             inner,
@@ -112,15 +112,15 @@ impl CrossAttention {
         context: &Tensor,
         pass: Pass<'a>,
     ) -> Result<(Tensor, Tensor, Attend<'a>)> {
-        let (batch, queries) = self.place.check_tokens("xs", xs, self.dim, self.q.dtype())?;
+        let (batch, queries) = self.path.check_tokens("xs", xs, self.dim, self.q.dtype())?;
         let (of_context, tokens) =
-            self.place.check_tokens("context", context, self.context_dim, self.kv.dtype())?;
+            self.path.check_tokens("context", context, self.context_dim, self.kv.dtype())?;
         if of_context != batch {
-            let place = &self.place;
-            bail!("{place}: expected a context of {batch} samples as xs, got {of_context}");
+            let path = &self.path;
+            bail!("{path}: expected a context of {batch} samples as xs, got {of_context}");
         }
         let shape = (batch, tokens);
-        self.place.check_pass("the context", pass, shape, (self.heads, queries))?;
+        self.path.check_pass("the context", pass, shape, (self.heads, queries))?;
         let context = without_padding(context, pass)?;
         let (mut q, mut kv) = (self.q.forward(xs)?, self.kv.forward(&context)?);
         if let Some(qk_norm) = &self.qk_norm {

@@ -7,14 +7,14 @@ use vit_random::Site;
 
 use crate::IntoPass;
 use crate::dropout::check_rate;
-use crate::place::Place;
+use crate::layer_path::LayerPath;
 
 /// In training, each sample's branch becomes 0 with probability `rate`, otherwise `x / (1 - rate)`.
 ///
 /// PyTorch equivalent: `timm.layers.DropPath(rate)`, with other masks.
 #[derive(Clone, Debug)]
 pub struct DropPath {
-    place: Place,
+    path: LayerPath,
     rate: DropRate,
     site: Site,
 }
@@ -26,7 +26,7 @@ impl DropPath {
     /// If `rate` is not in `[0, 1)`.
     pub fn new(rate: f64, vb: &VarBuilder) -> Result<Self> {
         let (rate, site) = (check_rate("drop path", rate, vb)?, Site::named(&vb.prefix()));
-        Ok(Self { place: Place::of("drop path", vb), rate, site })
+        Ok(Self { path: LayerPath::of("drop path", vb), rate, site })
     }
 
     /// The rate and site of the masks.
@@ -44,7 +44,7 @@ impl DropPath {
         if self.rate.is_zero() {
             return Ok(xs.clone());
         }
-        let batch = self.place.check_batch(xs)?;
+        let batch = self.path.check_batch(xs)?;
         let mut shape = vec![1; xs.rank()];
         shape[0] = batch;
         let mask = dropout_mask(&shape, self.rate, self.site, &random, xs.dtype(), xs.device())?;

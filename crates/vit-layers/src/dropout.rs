@@ -6,7 +6,7 @@ use vit_ops::{DropRate, Mode};
 use vit_random::Site;
 
 use crate::IntoPass;
-use crate::place::Place;
+use crate::layer_path::LayerPath;
 
 /// In training, each element becomes 0 with probability `rate`, otherwise `x / (1 - rate)`.
 ///
@@ -28,7 +28,7 @@ use crate::place::Place;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Dropout {
-    place: Place,
+    path: LayerPath,
     rate: DropRate,
     site: Site,
 }
@@ -40,7 +40,7 @@ impl Dropout {
     /// If `rate` is not in `[0, 1)`.
     pub fn new(rate: f64, vb: &VarBuilder) -> Result<Self> {
         let (rate, site) = (check_rate("dropout", rate, vb)?, Site::named(&vb.prefix()));
-        Ok(Self { place: Place::of("dropout", vb), rate, site })
+        Ok(Self { path: LayerPath::of("dropout", vb), rate, site })
     }
 
     /// The rate and site of the masks.
@@ -57,7 +57,7 @@ impl Dropout {
         match pass.into_pass().mode() {
             Mode::Eval => Ok(xs.clone()),
             Mode::Train(random) => {
-                self.place.check_batch(xs)?;
+                self.path.check_batch(xs)?;
                 vit_ops::dropout(xs, self.rate, self.site, &random)
             }
         }
@@ -67,7 +67,7 @@ impl Dropout {
 pub(crate) fn check_rate(kind: &str, rate: f64, vb: &VarBuilder) -> Result<DropRate> {
     match DropRate::new(rate) {
         Some(rate) => Ok(rate),
-        None => bail!("{}: expected a rate in [0, 1), got {rate}", Place::of(kind, vb)),
+        None => bail!("{}: expected a rate in [0, 1), got {rate}", LayerPath::of(kind, vb)),
     }
 }
 

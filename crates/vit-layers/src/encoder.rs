@@ -4,7 +4,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use vit_ops::{Queries, Stage, TokenMask, residual_stages};
 
-use crate::place::Place;
+use crate::layer_path::LayerPath;
 use crate::{
     AttentionWeights, EncoderBlock, EncoderConfig, IntoPass, LayerNorm, NormPlacement, Pass,
 };
@@ -16,7 +16,7 @@ use crate::{
 /// `blocks.0` to `blocks.{depth - 1}`; with pre-norm, `norm`
 #[derive(Clone, Debug)]
 pub struct Encoder {
-    place: Place,
+    path: LayerPath,
     dim: usize,
     heads: usize,
     dtype: DType,
@@ -30,7 +30,7 @@ impl Encoder {
     /// # Errors
     /// If the configuration is invalid, or `vb` lacks a parameter or has another shape.
     pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
-        let place = Place::configured("encoder", cfg.check(), vb)?;
+        let path = LayerPath::configured("encoder", cfg.check(), vb)?;
         let blocks = (0..cfg.depth).map(|index| {
             // timm's rule: linearly from 0 at the first block to `drop_path` at the last.
             let share = index as f64 / (cfg.depth - 1).max(1) as f64;
@@ -44,7 +44,7 @@ impl Encoder {
             NormPlacement::Post => None,
         };
         Ok(Self {
-            place,
+            path,
             dim: cfg.dim,
             heads: cfg.heads,
             dtype: vb.dtype(),
@@ -73,8 +73,8 @@ impl Encoder {
     pub fn forward_first<'a>(&self, xs: &Tensor, pass: impl IntoPass<'a>) -> Result<Tensor> {
         let pass = pass.into_pass();
         if let Some(sample) = pass.mask().and_then(TokenMask::begins_with_padding) {
-            let place = &self.place;
-            bail!("{place}: expected a first token in each sample, got padding in sample {sample}");
+            let path = &self.path;
+            bail!("{path}: expected a first token in each sample, got padding in sample {sample}");
         }
         self.forward_for(Queries::First, xs, pass)
     }
@@ -150,8 +150,8 @@ impl Encoder {
     }
 
     fn check(&self, xs: &Tensor, pass: Pass) -> Result<()> {
-        let (batch, tokens) = self.place.check_tokens("xs", xs, self.dim, self.dtype)?;
-        self.place.check_pass("xs", pass, (batch, tokens), (self.heads, tokens))
+        let (batch, tokens) = self.path.check_tokens("xs", xs, self.dim, self.dtype)?;
+        self.path.check_pass("xs", pass, (batch, tokens), (self.heads, tokens))
     }
 }
 

@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 use vit_ops::{BranchEnd, Queries, Stage, residual_stages};
 
 use crate::attention::without_padding;
-use crate::place::Place;
+use crate::layer_path::LayerPath;
 use crate::{
     Attention, DropPath, EncoderConfig, FeedForward, IntoPass, LayerNorm, LayerScale,
     NormPlacement, Pass,
@@ -21,7 +21,7 @@ use crate::{
 /// `norm1`, `attn`, `norm2`, `mlp`; `ls1` and `ls2` if there is a `layer_scale`
 #[derive(Clone, Debug)]
 pub struct EncoderBlock {
-    place: Place,
+    path: LayerPath,
     dim: usize,
     heads: usize,
     dtype: DType,
@@ -41,7 +41,7 @@ impl EncoderBlock {
     /// If the configuration is invalid, or `vb` lacks a parameter or has another shape.
     pub fn new(cfg: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
         Ok(Self {
-            place: Place::configured("encoder block", cfg.check(), vb)?,
+            path: LayerPath::configured("encoder block", cfg.check(), vb)?,
             dim: cfg.dim,
             heads: cfg.heads,
             dtype: vb.dtype(),
@@ -108,8 +108,8 @@ impl EncoderBlock {
     }
 
     fn check(&self, xs: &Tensor, pass: Pass) -> Result<()> {
-        let (batch, tokens) = self.place.check_tokens("xs", xs, self.dim, self.dtype)?;
-        self.place.check_pass("xs", pass, (batch, tokens), (self.heads, tokens))
+        let (batch, tokens) = self.path.check_tokens("xs", xs, self.dim, self.dtype)?;
+        self.path.check_pass("xs", pass, (batch, tokens), (self.heads, tokens))
     }
 }
 

@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 use vit_ops::{Activation, BranchEnd, FeedForwardBranch, Norm};
 
 use crate::attention::without_padding;
-use crate::place::Place;
+use crate::layer_path::LayerPath;
 use crate::{Bias, Dropout, FeedForwardConfig, IntoPass, Linear, Pass};
 
 /// `y = dropout(fc2(activation(fc1(x))))`, per token.
@@ -14,7 +14,7 @@ use crate::{Bias, Dropout, FeedForwardConfig, IntoPass, Linear, Pass};
 /// `fc1.weight` (mlp_dim, dim), `fc1.bias` (mlp_dim), `fc2.weight` (dim, mlp_dim), `fc2.bias` (dim)
 #[derive(Clone, Debug)]
 pub struct FeedForward {
-    place: Place,
+    path: LayerPath,
     dim: usize,
     fc1: Linear,
     activation: Activation,
@@ -28,9 +28,9 @@ impl FeedForward {
     /// # Errors
     /// If the configuration is invalid, or `vb` lacks a parameter or has another shape.
     pub fn new(cfg: &FeedForwardConfig, vb: &VarBuilder) -> Result<Self> {
-        let place = Place::configured("feed-forward", cfg.check(), vb)?;
+        let path = LayerPath::configured("feed-forward", cfg.check(), vb)?;
         Ok(Self {
-            place,
+            path,
             dim: cfg.dim,
             fc1: Linear::new(cfg.dim, cfg.mlp_dim, Bias::Yes, &vb.pp("fc1"))?,
             activation: cfg.activation,
@@ -46,8 +46,8 @@ impl FeedForward {
     /// If `xs` or the mask has another shape or dtype, or there are no tokens.
     pub fn forward<'a>(&self, xs: &Tensor, pass: impl IntoPass<'a>) -> Result<Tensor> {
         let pass = pass.into_pass();
-        let shape = self.place.check_tokens("xs", xs, self.dim, self.fc1.dtype())?;
-        self.place.check_mask("xs", pass, shape)?;
+        let shape = self.path.check_tokens("xs", xs, self.dim, self.fc1.dtype())?;
+        self.path.check_mask("xs", pass, shape)?;
         let xs = without_padding(xs, pass)?;
         let hidden = self.fc1.forward_activated(&xs, self.activation)?; // (batch, tokens, mlp_dim)
         without_padding(&self.fc2.forward_dropped(&hidden, &self.drop, pass.mode())?, pass)

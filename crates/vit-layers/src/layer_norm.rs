@@ -3,7 +3,7 @@
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
 
-use crate::place::Place;
+use crate::layer_path::LayerPath;
 
 /// `y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias` over the last dimension.
 ///
@@ -13,7 +13,7 @@ use crate::place::Place;
 /// `weight` (dim), initially ones; `bias` (dim), initially zeros
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
-    place: Place,
+    path: LayerPath,
     weight: Tensor,
     bias: Tensor,
     eps: f64,
@@ -25,13 +25,13 @@ impl LayerNorm {
     /// # Errors
     /// If `eps` is not positive, or `vb` lacks a parameter or has another shape.
     pub fn new(dim: usize, eps: f64, vb: &VarBuilder) -> Result<Self> {
-        let place = Place::with_parameters("layer norm", vb)?;
+        let path = LayerPath::with_parameters("layer norm", vb)?;
         if !(eps > 0.0 && eps.is_finite()) {
-            bail!("{place}: expected a positive eps, got {eps}");
+            bail!("{path}: expected a positive eps, got {eps}");
         }
         let weight = vb.get_with_hints(dim, "weight", Init::Const(1.0))?;
         let bias = vb.get_with_hints(dim, "bias", Init::Const(0.0))?;
-        Ok(Self { place, weight, bias, eps })
+        Ok(Self { path, weight, bias, eps })
     }
 }
 
@@ -49,7 +49,7 @@ impl Module for LayerNorm {
     /// # Errors
     /// If `xs` has another width or dtype.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.place.check_features(xs, &self.weight)?;
+        self.path.check_features(xs, &self.weight)?;
         vit_ops::layer_norm(xs, &self.weight, &self.bias, self.eps)
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use crate::place::Place;
+use crate::layer_path::LayerPath;
 
 /// `y = gamma ∘ x` over the last dimension: a learned scale of a branch's features, initially small.
 ///
@@ -13,7 +13,7 @@ use crate::place::Place;
 /// `gamma` (dim), initially `init`
 #[derive(Clone, Debug)]
 pub struct LayerScale {
-    place: Place,
+    path: LayerPath,
     gamma: Tensor,
 }
 
@@ -23,9 +23,9 @@ impl LayerScale {
     /// # Errors
     /// If `vb` lacks the parameter or has another shape.
     pub fn new(dim: usize, init: f64, vb: &VarBuilder) -> Result<Self> {
-        let place = Place::with_parameters("layer scale", vb)?;
+        let path = LayerPath::with_parameters("layer scale", vb)?;
         let gamma = vb.get_with_hints(dim, "gamma", Init::Const(init))?;
-        Ok(Self { place, gamma })
+        Ok(Self { path, gamma })
     }
 }
 
@@ -43,7 +43,7 @@ impl Module for LayerScale {
     /// # Errors
     /// If `xs` has another width or dtype.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.place.check_features(xs, &self.gamma)?;
+        self.path.check_features(xs, &self.gamma)?;
         vit_ops::scale_features(xs, &self.gamma)
     }
 }

@@ -12,11 +12,11 @@ mod encoder_block;
 mod error;
 mod feed_forward;
 mod layer_norm;
+mod layer_path;
 mod layer_scale;
 mod linear;
 mod parameters;
 mod pass;
-mod place;
 mod qk_norm;
 
 pub use adamw::AdamW;

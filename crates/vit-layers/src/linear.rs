@@ -5,7 +5,7 @@ use candle_nn::{Init, VarBuilder};
 use vit_ops::{Activation, Affine, Mode};
 
 use crate::Dropout;
-use crate::place::Place;
+use crate::layer_path::LayerPath;
 
 /// Whether a [`Linear`] adds a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl From<bool> for Bias {
 /// `weight` (outputs, inputs), `bias` (outputs)
 #[derive(Clone, Debug)]
 pub struct Linear {
-    place: Place,
+    path: LayerPath,
     weight: Tensor,
     bias: Option<Tensor>,
 }
@@ -42,9 +42,9 @@ impl Linear {
     /// # Errors
     /// If a size is zero, or `vb` lacks a parameter or has another shape.
     pub fn new(inputs: usize, outputs: usize, bias: Bias, vb: &VarBuilder) -> Result<Self> {
-        let place = Place::with_parameters("linear", vb)?;
+        let path = LayerPath::with_parameters("linear", vb)?;
         if inputs == 0 || outputs == 0 {
-            bail!("{place}: expected at least one input and output, got {inputs} and {outputs}");
+            bail!("{path}: expected at least one input and output, got {inputs} and {outputs}");
         }
         let bound = (inputs as f64).powf(-0.5);
         let init = Init::Uniform { lo: -bound, up: bound };
@@ -53,7 +53,7 @@ impl Linear {
             Bias::No => None,
         };
         let weight = vb.get_with_hints((outputs, inputs), "weight", init)?;
-        Ok(Self { place, weight, bias })
+        Ok(Self { path, weight, bias })
     }
 }
 
@@ -69,7 +69,7 @@ impl Linear {
 
     /// `activation(x Wᵀ + b)`, as one operation if there is a bias.
     pub(crate) fn forward_activated(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
-        self.place.check_features(xs, &self.weight)?;
+        self.path.check_features(xs, &self.weight)?;
         match &self.bias {
             Some(bias) => vit_ops::linear_activation(xs, &self.weight, bias, activation),
             None => activation.forward(&self.forward(xs)?),
@@ -87,7 +87,7 @@ impl Linear {
     ) -> Result<Tensor> {
         match (mode, &self.bias) {
             (Mode::Train(random), Some(bias)) => {
-                self.place.check_features(xs, &self.weight)?;
+                self.path.check_features(xs, &self.weight)?;
                 vit_ops::linear_dropout(xs, (&self.weight, bias), drop.drawn(), &random)
             }
             _ => drop.forward(&self.forward(xs)?, mode),
@@ -102,7 +102,7 @@ impl Module for Linear {
     /// # Errors
     /// If `xs` has another width or dtype.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.place.check_features(xs, &self.weight)?;
+        self.path.check_features(xs, &self.weight)?;
         vit_ops::linear(xs, &self.weight, self.bias.as_ref())
     }
 }

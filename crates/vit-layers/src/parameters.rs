@@ -127,7 +127,7 @@ impl Parameters {
     /// Another builder provides all variables again.
     #[must_use]
     pub fn builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
-        let backend = Builder::new(self, Gives::Variables);
+        let backend = Builder::new(self, TensorKind::Variables);
         VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
     }
 
@@ -135,7 +135,7 @@ impl Parameters {
     /// record nothing for a backward pass.
     #[must_use]
     pub fn detached_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
-        let backend = Builder::new(self, Gives::Detached);
+        let backend = Builder::new(self, TensorKind::Detached);
         VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
     }
 
@@ -195,23 +195,23 @@ impl Parameters {
     }
 }
 
-/// What a builder gives to layers.
+/// Kind of tensor that a builder returns.
 #[derive(Clone, Copy)]
-enum Gives {
+enum TensorKind {
     Variables,
     Detached,
 }
 
 struct Builder {
     parameters: Parameters,
-    gives: Gives,
+    kind: TensorKind,
     /// Names that layers have requested.
     given: Mutex<BTreeSet<String>>,
 }
 
 impl Builder {
-    fn new(parameters: &Parameters, gives: Gives) -> Self {
-        Self { parameters: parameters.clone(), gives, given: Mutex::default() }
+    fn new(parameters: &Parameters, kind: TensorKind) -> Self {
+        Self { parameters: parameters.clone(), kind, given: Mutex::default() }
     }
 
     fn check_given_once(&self, name: &str) -> Result<()> {
@@ -235,9 +235,9 @@ impl Builder {
     }
 
     fn give(&self, var: &Var) -> Tensor {
-        match self.gives {
-            Gives::Variables => var.as_tensor().clone(),
-            Gives::Detached => var.as_detached_tensor(),
+        match self.kind {
+            TensorKind::Variables => var.as_tensor().clone(),
+            TensorKind::Detached => var.as_detached_tensor(),
         }
     }
 }

@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let maps = weights.rollout()?.narrow(1, 0, 1)?.squeeze(1)?.to_vec2::<f32>()?;
     for ((index, answer), map) in indices.iter().zip(answers).zip(maps) {
         let index = *index as usize;
-        println!("a {}, taken for a {answer}", test.label(index));
+        println!("label {}, predicted {answer}", test.label(index));
         draw(&test.image(index)?, &map[1..], digits.width());
         let sum: f32 = map.iter().sum();
         if (sum - 1.0).abs() > 1e-4 {

@@ -28,18 +28,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let written = write_random(&path)?;
     let read = probabilities_of(&path)?;
     if written != read {
-        return Err("expected the model that was written, got another".into());
+        return Err("expected the outputs of the written model, got others".into());
     }
     Ok(())
 }
 
 /// Reads a model, describes it, and prints its answer to noise.
 fn probabilities_of(path: &Path) -> Result<Vec<f32>, Box<dyn Error>> {
-    let file = ModelFile::open(path)?; // mapped: its header is read, and a tensor when it is asked for
+    let file = ModelFile::open(path)?; // mapped: reads the header now, and each tensor on request
     let foreign = Foreign::new(file.infos(), Documents::default(), &Known::default())?;
     let (config, assumed) = (&foreign.config, foreign.assumed.join(", "));
     println!("{} parameters in {} blocks", Summary::of(config)?.parameters(), config.depth);
-    println!("not in the file, and so assumed: {assumed}");
+    println!("assumed, because the file does not say: {assumed}");
 
     let tensors = foreign.import(&file)?.into_iter().collect();
     let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);

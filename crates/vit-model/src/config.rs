@@ -80,7 +80,7 @@ pub enum Output {
     Softmax,
 }
 
-/// What the head reads.
+/// Input of the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pool {
@@ -228,7 +228,7 @@ mod tests {
         assert!(error.contains("unknown field `head`"), "{error}");
     }
 
-    /// As written before there were registers, head widths and the rest.
+    /// As written by versions without registers, head widths and so on.
     #[test]
     fn older_configurations_are_still_read() {
         let mut json = serde_json::to_value(Preset::Shallow.config()).expect("plain data");

@@ -61,11 +61,11 @@ pub enum Error {
         field: &'static str,
         /// Its value.
         value: String,
-        /// What the layout can express.
+        /// Requirement of the layout.
         expected: &'static str,
     },
     /// A foreign model that this crate does not compute.
-    #[error("cannot take over {field} = {value} of the {layout} layout, expected {expected}")]
+    #[error("unsupported {field} = {value} in the {layout} layout, expected {expected}")]
     Unsupported {
         /// Its layout.
         layout: Layout,
@@ -77,15 +77,15 @@ pub enum Error {
         expected: &'static str,
     },
     /// A setting of a foreign model that neither its files nor its shapes determine.
-    #[error("cannot tell {field}: {reason}")]
-    Untold {
+    #[error("cannot determine {field}: {reason}")]
+    Undetermined {
         /// The field of the configuration.
         field: &'static str,
         /// Why not.
         reason: String,
     },
     /// A foreign model's JSON that cannot be parsed.
-    #[error("cannot understand {document}")]
+    #[error("cannot parse {document}")]
     Document {
         /// The file's name.
         document: &'static str,
@@ -93,7 +93,7 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// Two models that differ in more than the size of their images.
-    #[error("a model at another image size keeps its {field}, expected {expected}, got {got}")]
+    #[error("only the image size may change, expected {field} = {expected}, got {got}")]
     NotAResize {
         /// The first field of the configuration that differs.
         field: String,
@@ -151,7 +151,7 @@ pub enum Error {
         source: Box<candle_core::Error>,
     },
     /// A configuration in a file that cannot be parsed.
-    #[error("{} carries a configuration that cannot be read", path.display())]
+    #[error("cannot parse the configuration in {}", path.display())]
     Config {
         /// The file.
         path: PathBuf,
@@ -159,7 +159,7 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// Parameters that a model cannot be fine-tuned from.
-    #[error("the parameters are of a model with another {field}: expected {expected}, got {got}")]
+    #[error("cannot fine-tune a model with another {field}, expected {expected}, got {got}")]
     AnotherModel {
         /// The field of the configuration.
         field: String,

@@ -12,16 +12,16 @@ use vit_files::read_safetensors_header;
 use crate::other_format::OtherFormat;
 use crate::{Error, ModelInfo, Tensors, VitConfig, map};
 
-/// The metadata key of the configuration, as JSON. It is the only key: safetensors writes several in random order.
+/// The metadata key of the configuration, as JSON. It is the only key, because safetensors writes several in random
+/// order.
 const CONFIG_KEY: &str = "vit_config";
-/// A header is parsed as a whole, into many times its size. That of ViT-22B's would have a twentieth of this.
+/// Limit of the header, which is parsed as a whole into many times its size. ViT-22B's would need a twentieth.
 const LONGEST_HEADER: u64 = 2 << 20;
 
-/// A safetensors file, mapped into memory: opening it reads the header alone, and a tensor is read when it is asked
-/// for.
+/// A memory-mapped safetensors file: opening it reads only the header, and each tensor is read on request.
 ///
-/// The file must not be changed or cut while it is open. Those that [`write`](crate::write) writes are replaced, never
-/// changed: who has the old one open keeps it.
+/// The file must not be changed or truncated while it is open. [`write`](crate::write) replaces files and never changes
+/// them, so an open file keeps its old content.
 ///
 /// ```no_run
 /// use vit_model::ModelFile;
@@ -40,20 +40,20 @@ pub struct ModelFile {
     path: PathBuf,
     bytes: Mmap,
     header: Metadata,
-    /// Where the tensors begin.
+    /// Offset of the tensors.
     start: usize,
     infos: TensorInfos,
-    /// What every tensor's name in the file begins with beyond its own.
+    /// Prefix removed from every tensor name.
     prefix: String,
     config: Option<VitConfig>,
     info: ModelInfo,
 }
 
-/// What PyTorch's wrappers put before the names of a model's parameters: `torch.compile`, `DistributedDataParallel`, and Lightning
-/// by the usual name of the attribute.
+/// Prefixes that PyTorch wrappers put before parameter names: `torch.compile`, `DistributedDataParallel`, and Lightning
+/// with its usual attribute name.
 const WRAPPERS: [&str; 3] = ["_orig_mod.", "module.", "model."];
 
-/// The longest sequence of [`WRAPPERS`] that all names begin with.
+/// The longest sequence of [`WRAPPERS`] that all names start with.
 fn wrappers_of(header: &Metadata) -> String {
     let names = header.offset_keys();
     let mut prefix = String::new();
@@ -66,23 +66,23 @@ fn wrappers_of(header: &Metadata) -> String {
     prefix
 }
 
-/// What is known of a tensor without reading it.
+/// A tensor's description in the header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Its shape.
     pub shape: Vec<usize>,
-    /// What it is made of; none where candle has no such type.
+    /// Its dtype; `None` if candle lacks it.
     pub dtype: Option<DType>,
 }
 
-/// Tensors that have not been read, by name, sorted.
+/// Descriptions of tensors by name, sorted.
 pub type TensorInfos = BTreeMap<String, TensorInfo>;
 
 impl ModelFile {
     /// Opens a file and checks its header against its length.
     ///
     /// # Errors
-    /// If the file cannot be read, is no safetensors file, or carries a configuration that cannot be understood.
+    /// If the file cannot be read, is not a safetensors file, or has a malformed configuration.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let owned = || path.to_owned();
         let bytes = map::map(path).map_err(|source| Error::Read { path: owned(), source })?;
@@ -107,77 +107,77 @@ impl ModelFile {
         Ok(Self { path: owned(), bytes, header, start, infos, prefix, config, info })
     }
 
-    /// Where the file lies.
+    /// The file's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What a wrapper of PyTorch's has put before every name, such as `module.`; [`infos`](Self::infos) and
-    /// [`tensor`](Self::tensor) have the names without it.
+    /// Prefix that a PyTorch wrapper put before every name, such as `module.`. [`infos`](Self::infos) and
+    /// [`tensor`](Self::tensor) use names without it.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// The configuration, where the file carries one.
+    /// The configuration, if the file has one.
     #[must_use]
     pub const fn config(&self) -> Option<&VitConfig> {
         self.config.as_ref()
     }
 
-    /// Class names and transform, as far as the file carries them.
+    /// Class names and transform, if the file has them.
     #[must_use]
     pub const fn info(&self) -> &ModelInfo {
         &self.info
     }
 
-    /// Every tensor's shape and type, by whatever names the file has.
+    /// Shape and dtype of every tensor, by its name in the file.
     #[must_use]
     pub const fn infos(&self) -> &TensorInfos {
         &self.infos
     }
 
-    /// Reads one tensor onto the CPU, into memory of its own.
+    /// Copies a tensor to the CPU.
     ///
     /// # Errors
-    /// If there is none of this name, or candle has no such type.
+    /// If there is no tensor with this name, or candle lacks its dtype.
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         let unusable = |source| {
             let source = Box::new(source);
             Error::Unusable { path: self.path.clone(), name: name.to_owned(), source }
         };
-        let absent = || unusable(candle_core::Error::Msg("there is no such tensor".to_owned()));
+        let absent = || unusable(candle_core::Error::Msg("the file has no such tensor".to_owned()));
         let info = self.header.info(&format!("{}{name}", self.prefix)).ok_or_else(absent)?;
         let (begin, end) = info.data_offsets;
         let data = &self.bytes[self.start + begin..self.start + end];
         let view = TensorView::new(info.dtype, info.shape.clone(), data);
-        // candle copies, element by element where the file has them at odd addresses.
+        // candle copies, element by element if the data is unaligned.
         let view = view.map_err(|error| unusable(candle_core::Error::wrap(error)))?;
         view.load(&Device::Cpu).map_err(unusable)
     }
 
-    /// Reads every tensor onto the CPU.
+    /// Copies all tensors to the CPU.
     ///
     /// # Errors
-    /// As [`tensor`](Self::tensor).
+    /// Same as [`tensor`](Self::tensor).
     pub fn tensors(&self) -> Result<Tensors, Error> {
         self.infos.keys().map(|name| Ok((name.clone(), self.tensor(name)?))).collect()
     }
 }
 
-/// Writes tensors and the configuration they are of: whole or not at all, and the same bytes for the same content.
+/// Writes tensors with their configuration, atomically; the same content gives the same bytes.
 ///
 /// # Errors
-/// If a tensor cannot be read from its device, or the file cannot be written.
+/// If a tensor cannot be copied from its device, or the file cannot be written.
 pub fn write(path: &Path, tensors: &Tensors, config: &VitConfig) -> Result<(), Error> {
     write_with(path, tensors, config, &ModelInfo::default())
 }
 
-/// The same, with class names and transform.
+/// Like [`write()`], with class names and transform.
 ///
 /// # Errors
-/// As [`write()`].
+/// Same as [`write()`].
 pub fn write_with(
     path: &Path,
     tensors: &Tensors,
@@ -187,18 +187,18 @@ pub fn write_with(
     Ok(vit_files::write_atomically(path, &to_bytes_with(tensors, config, info)?)?)
 }
 
-/// The bytes that [`write()`] writes, for who writes them elsewhere.
+/// The bytes that [`write()`] would write.
 ///
 /// # Errors
-/// If a tensor cannot be read from its device.
+/// If a tensor cannot be copied from its device.
 pub fn to_bytes(tensors: &Tensors, config: &VitConfig) -> Result<Vec<u8>, Error> {
     to_bytes_with(tensors, config, &ModelInfo::default())
 }
 
-/// The bytes that [`write_with`] writes.
+/// The bytes that [`write_with`] would write.
 ///
 /// # Errors
-/// If a tensor cannot be read from its device.
+/// If a tensor cannot be copied from its device.
 pub fn to_bytes_with(
     tensors: &Tensors,
     config: &VitConfig,
@@ -207,11 +207,11 @@ pub fn to_bytes_with(
     serialized(tensors, CONFIG_KEY, info.to_json(config))
 }
 
-/// The bytes of a file for transformers, which up to version 4 opens none whose metadata, where there is any, does not
-/// say `format = pt`. The configuration goes into a file of its own: [`hf_config_json`](crate::hf_config_json).
+/// A file for transformers, which up to version 4 requires `format = pt` in the metadata. The configuration goes into a
+/// separate file: [`hf_config_json`](crate::hf_config_json).
 ///
 /// # Errors
-/// If a tensor cannot be read from its device.
+/// If a tensor cannot be copied from its device.
 pub fn to_hf_bytes(tensors: &Tensors) -> Result<Vec<u8>, Error> {
     serialized(tensors, "format", "pt".to_owned())
 }
@@ -235,13 +235,13 @@ mod tests {
         ])
     }
 
-    /// A header of this text, and these bytes.
+    /// A file with this header and data.
     fn file(header: &str, data: &[u8]) -> Vec<u8> {
         [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn files_round_trip() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("model.safetensors");
         let config = Preset::Notebook.config();
@@ -262,10 +262,10 @@ mod tests {
         assert_eq!((file.config(), file.infos().len()), (None, 2));
     }
 
-    /// As a run's last model is read by one process while another trains on.
+    /// One process reads a run's newest model while another trains.
     #[cfg(unix)]
     #[test]
-    fn who_has_a_file_open_keeps_it_when_it_is_replaced() {
+    fn an_open_file_survives_its_replacement() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("model.safetensors");
         let config = Preset::Notebook.config();
@@ -277,10 +277,10 @@ mod tests {
         assert!(ModelFile::open(&path).expect("what was written").infos().is_empty());
     }
 
-    /// Larger than any memory, and mostly a hole: nobody could read it all.
+    /// Larger than memory and mostly a hole, so reading it all would fail.
     #[cfg(all(unix, target_pointer_width = "64"))]
     #[test]
-    fn opening_a_file_reads_its_header_alone() {
+    fn opening_a_file_reads_only_the_header() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("large.safetensors");
         let header = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
@@ -296,9 +296,9 @@ mod tests {
         assert_eq!(values.expect("f32"), [0.0, 0.0]);
     }
 
-    /// The data begins behind a header of any length, so that its numbers can lie at any address.
+    /// The data follows a header of any length, so it can be unaligned.
     #[test]
-    fn numbers_at_odd_addresses_are_read() {
+    fn unaligned_numbers_are_read() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("odd.safetensors");
         for padding in 0..8 {
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn unreadable_files_and_tensors_are_named() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("model.safetensors");
         let absent = ModelFile::open(&path).unwrap_err().to_string();
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_wrapped_models_are_taken_off() {
+    fn wrapper_prefixes_are_removed() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("wrapped.safetensors");
         for prefix in ["", "module.", "module._orig_mod.", "model."] {
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn other_formats_are_called_what_they_are() {
+    fn other_formats_are_named() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("model.safetensors");
         for (bytes, says) in [

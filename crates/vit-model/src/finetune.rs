@@ -1,4 +1,4 @@
-//! A model's parameters as the beginning of another's: other images, other classes.
+//! Adapting a model's parameters to other images and classes, for fine-tuning.
 
 use candle_core::{Result as TensorResult, Tensor};
 use serde_json::{Map, Value};
@@ -6,25 +6,25 @@ use vit_patch::Resampling;
 
 use crate::{Error, Tensors, VitConfig, resize};
 
-/// The weights that read pixels: (dim, channels, patch height, patch width).
+/// Weights applied to pixels: (dim, channels, patch height, patch width).
 const PIXEL_WEIGHTS: [&str; 2] = ["patch_embed.proj.weight", "pos_embed.proj.weight"];
-/// How much of each colour is in grey, as Pillow's `convert("L")` and ITU-R BT.601 have it.
+/// Weights of red, green and blue in grey, as in Pillow's `convert("L")` and ITU-R BT.601.
 const LUMA: [f64; 3] = [0.299, 0.587, 0.114];
-/// What a model that is trained on may change of the one it begins with.
+/// Fields in which the fine-tuned model may differ.
 const MAY_DIFFER: [&str; 4] = ["image", "classes", "dropout", "drop_path"];
 
-/// The parameters of a model of `from`, under their native names, as the beginning of one of `to`. The two may differ in their
-/// images, classes and rates:
+/// Adapts the parameters of a model of `from`, under native names, as initial parameters of a model of `to`. The two
+/// may differ in images, classes, dropout and drop path:
 ///
-/// - a learned table of positions is resampled to another grid of patches, as timm does;
-/// - weights for colours are added up for grey pictures, which gives what the picture gave as three equal channels;
-///   weights for grey are spread over colours by luma, which gives what the picture gave in grey;
-/// - a head for another number of classes is left out, for a new one.
+/// - a learned position table is resampled to the new grid of patches, like timm's;
+/// - for grey images the weights of the colours are added, which gives the same output as the image in three equal
+///   channels; for colour images grey weights are distributed by luma, which gives the same output as the grey image;
+/// - the head is left out if the number of classes changes.
 ///
 /// PyTorch equivalent: `timm.create_model(name, pretrained=True, num_classes=..., img_size=..., in_chans=...)`.
 ///
 /// # Errors
-/// If the tensors are not those of `from`, or the two differ in anything else.
+/// If the tensors do not match `from`, or the two differ in anything else.
 pub fn for_fine_tuning(
     tensors: &Tensors,
     from: &VitConfig,
@@ -44,10 +44,10 @@ pub fn for_fine_tuning(
     Ok(tensors)
 }
 
-/// Checks that a model of `to` can begin with the parameters of one of `from`: before they are read.
+/// Checks, before any parameters are read, that a model of `to` can be fine-tuned from one of `from`.
 ///
 /// # Errors
-/// If the two differ in anything but their images, classes and rates, or there is no way between their channels.
+/// If they differ in more than images, classes, dropout and drop path, or their channels cannot be converted.
 pub fn check_fine_tunable(from: &VitConfig, to: &VitConfig) -> Result<(), Error> {
     to.check()?;
     let fields = |config| match serde_json::to_value(config) {
@@ -78,7 +78,7 @@ pub fn check_fine_tunable(from: &VitConfig, to: &VitConfig) -> Result<(), Error>
     Ok(())
 }
 
-/// `weight` (dim, channels, height, width) for so many channels.
+/// `weight` (dim, channels, height, width) converted to this number of channels.
 fn with_channels(weight: &Tensor, channels: usize) -> TensorResult<Tensor> {
     match (weight.dim(1)?, channels) {
         (3, 1) => weight.sum_keepdim(1),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grey_picture_gives_the_same_in_one_channel_and_in_three() {
+    fn a_grey_image_gives_the_same_output_in_one_channel_and_in_three() {
         let grey = Tensor::arange(0.0_f32, 1568.0, &Device::Cpu).and_then(|places| places.sin());
         let grey = grey.and_then(|pixels| pixels.reshape((2, 1, 28, 28))).expect("1,568 pixels");
         let colour = Tensor::cat(&[&grey, &grey, &grey], 1).expect("three channels");
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn other_classes_leave_the_head_out_and_nothing_else() {
+    fn other_classes_drop_only_the_head() {
         let (from, to) = (config(1, 10), config(1, 3).at_image_size(56, 42));
         let adapted = for_fine_tuning(&parameters(&from), &from, &to).expect("other classes");
         let mut expected = parameters(&to);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_else_differs_is_named() {
+    fn other_differences_are_named() {
         let refused = |to: VitConfig| {
             for_fine_tuning(&parameters(&config(1, 10)), &config(1, 10), &to)
                 .expect_err("another model")
@@ -160,11 +160,11 @@ mod tests {
         };
         assert_eq!(
             refused(VitConfig { depth: 2, ..config(1, 10) }),
-            "the parameters are of a model with another depth: expected 3, got 2"
+            "cannot fine-tune a model with another depth, expected 3, got 2"
         );
         assert_eq!(
             refused(config(2, 10)),
-            "the parameters are of a model with another image.channels: expected 1, got 2"
+            "cannot fine-tune a model with another image.channels, expected 1, got 2"
         );
     }
 }

@@ -1,25 +1,25 @@
-//! A grey model as one of three channels, for libraries that read every picture in colour.
+//! Grey models as three-channel models, for libraries that read every picture in colour.
 
 use candle_core::{DType, Tensor};
 
 use crate::{Error, Tensors, VitConfig};
 
-/// The shares of red, green and blue in grey (ITU-R BT.601), as Pillow's `convert("L")` has them; red's is the rest to 1.
+/// Weights of green and blue in grey (ITU-R BT.601), as in Pillow's `convert("L")`; red gets the rest.
 const GREEN_AND_BLUE: [f64; 2] = [0.587, 0.114];
-/// What has a weight for each pixel.
+/// Weights applied to pixels.
 const OF_PIXELS: [&str; 2] = ["patch_embed.proj.weight", "pos_embed.proj.weight"];
 
-/// A model of grey images as one of colour, under native names: weights times 0.299, 0.587 and 0.114. A grey picture in three
-/// equal channels gives the same output but for rounding, and a coloured one that of its luma.
+/// Converts a model of grey images to colour, under native names, multiplying weights by 0.299, 0.587 and 0.114. A grey
+/// picture in three equal channels gives the same output up to rounding, a colour picture that of its luma.
 ///
-/// [`Foreign::import`](crate::Foreign::import) takes it back to the bit, where
+/// [`Foreign::import`](crate::Foreign::import) converts it back bit-identically if
 /// [`hf_config_json_of_grey`](crate::hf_config_json_of_grey) lies beside it.
 ///
 /// # Errors
-/// If a parameter's numbers cannot be read.
+/// If a parameter's values cannot be read.
 ///
 /// # Panics
-/// If the model's images have not one channel.
+/// If the model's images have more than one channel.
 pub fn grey_as_colour(native: &Tensors, config: &VitConfig) -> Result<(Tensors, VitConfig), Error> {
     assert_eq!(config.image.channels, 1, "a grey model has one channel");
     let mut colour = native.clone();
@@ -30,7 +30,7 @@ pub fn grey_as_colour(native: &Tensors, config: &VitConfig) -> Result<(Tensors, 
         let rounded = |share: f64| (&wide * share)?.to_dtype(dtype);
         let [green, blue] = GREEN_AND_BLUE.map(rounded);
         let (green, blue) = (green?, blue?);
-        // The rest, so that the sum of the three, rounded, is the weight itself.
+        // The rest, so that the rounded sum of the three is exactly the weight.
         let red = ((&wide - green.to_dtype(DType::F64)?)? - blue.to_dtype(DType::F64)?)?;
         *weight = Tensor::cat(&[&red.to_dtype(dtype)?, &green, &blue], 1)?;
     }
@@ -39,7 +39,7 @@ pub fn grey_as_colour(native: &Tensors, config: &VitConfig) -> Result<(Tensors, 
     Ok((colour, config))
 }
 
-/// The reverse: the sum over the channels.
+/// The inverse: the sum over the channels.
 pub(crate) fn colour_as_grey(native: &mut Tensors) -> Result<(), Error> {
     for name in OF_PIXELS {
         let Some(weight) = native.get_mut(name) else { continue };
@@ -58,7 +58,7 @@ mod tests {
     use vit_layers::{Mode, Parameters};
 
     #[test]
-    fn a_grey_model_in_colour_and_back_is_the_same_to_the_bit() {
+    fn grey_to_colour_and_back_is_bit_identical() {
         let config = Preset::Notebook.config();
         let parameters = Parameters::seeded(1);
         VisionTransformer::new(&config, &parameters.builder(DType::F32, &Device::Cpu))

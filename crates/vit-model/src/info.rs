@@ -1,72 +1,72 @@
-//! What a model file says beside its configuration: the names of its classes, and how pictures become its input.
+//! Class names and preprocessing in a model file.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::VitConfig;
 
-/// The version of what is written: 1 was the configuration alone.
+/// Version of the metadata; version 1 was the configuration alone.
 const VERSION: u64 = 2;
-/// The fields that stand beside those of the configuration.
+/// Names of the additional fields.
 const VERSION_KEY: &str = "version";
 const CLASS_NAMES_KEY: &str = "class_names";
 const TRANSFORM_KEY: &str = "transform";
 
-/// What a model file says beside its configuration. Files of earlier versions say nothing.
+/// Class names and preprocessing of a model. Files of version 1 have neither.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelInfo {
-    /// The name of each class, by its number; empty where they are not known.
+    /// The name of each class, by its number; empty if unknown.
     pub class_names: Vec<String>,
-    /// How a picture becomes the model's input, where it is known.
+    /// The preprocessing, if known.
     pub transform: Option<Transform>,
 }
 
-/// How a picture becomes a model's input; its size is that of the model's images.
+/// The preprocessing of a picture; the target size is the model's image size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Transform {
-    /// How a picture is brought to the size.
+    /// How a picture gets the target size.
     pub fit: Fit,
-    /// With [`Fit::Crop`], what the shorter side is scaled to before the middle is cut out.
+    /// With [`Fit::Crop`], the shorter side before the centre crop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resize: Option<usize>,
-    /// With [`Fit::Crop`], what a larger shorter side is scaled down to before all else.
+    /// With [`Fit::Crop`], a larger shorter side is first scaled down to this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored: Option<usize>,
-    /// How it is scaled.
+    /// Interpolation of the resize.
     pub interpolation: Interpolation,
-    /// What is subtracted from pixels in [0, 1]: one number, or one a channel.
+    /// Mean subtracted from pixels in [0, 1]: one number, or one a channel.
     pub mean: Vec<f64>,
-    /// What they are then divided by.
+    /// Standard deviation they are divided by.
     pub std: Vec<f64>,
 }
 
-/// How a picture is brought to a size.
+/// How a picture gets the target size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
-    /// A digit on paper, found and placed as MNIST's are.
+    /// Finds a digit on paper, and places it like MNIST's.
     Mnist,
-    /// Scaled in its proportions, and the middle cut out.
+    /// Scales in proportion, and crops the centre.
     Crop,
-    /// Scaled in its proportions, and padded.
+    /// Scales in proportion, and pads.
     Pad,
-    /// Scaled to both sides.
+    /// Scales each side independently.
     Stretch,
 }
 
-/// How a picture is scaled; what is larger is averaged down.
+/// Interpolation of a resize; antialiased when scaling down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Interpolation {
-    /// Between 4 pixels.
+    /// From 4 pixels.
     Bilinear,
-    /// Between 16 pixels.
+    /// From 16 pixels.
     Bicubic,
 }
 
 impl Transform {
-    /// Pixels from -1 to 1, scaled bicubically.
+    /// Pixels from -1 to 1, resized bicubically.
     #[must_use]
     pub fn of(fit: Fit) -> Self {
         let half = || vec![0.5];
@@ -82,7 +82,7 @@ impl Transform {
 }
 
 impl ModelInfo {
-    /// The name of a class, which is its number where there is no other.
+    /// The name of a class, else its number.
     #[must_use]
     pub fn class_name(&self, class: usize) -> String {
         self.class_names.get(class).cloned().unwrap_or_else(|| class.to_string())
@@ -94,7 +94,7 @@ impl ModelInfo {
         (0..classes).map(|class| self.class_name(class)).collect()
     }
 
-    /// The JSON that model files carry: the configuration, with class names and transform beside its fields.
+    /// The JSON in model files: the configuration's fields, class names and transform.
     #[must_use]
     pub fn to_json(&self, config: &VitConfig) -> String {
         let plain = "plain data";
@@ -115,10 +115,10 @@ impl ModelInfo {
         Value::Object(fields).to_string()
     }
 
-    /// Reads what [`to_json`](Self::to_json) wrote.
+    /// Reads the output of [`to_json`](Self::to_json).
     ///
     /// # Errors
-    /// If a later version wrote it, or it is not understood.
+    /// If it is malformed, or of a later version.
     pub fn from_json(json: &str) -> serde_json::Result<(VitConfig, Self)> {
         use serde::de::Error;
         let mut fields: Map<String, Value> = serde_json::from_str(json)?;
@@ -147,7 +147,7 @@ mod tests {
     use crate::Preset;
 
     #[test]
-    fn names_and_transform_survive_beside_the_configuration() {
+    fn names_and_transform_round_trip_with_the_configuration() {
         let config = Preset::Shallow.config();
         let info = ModelInfo {
             class_names: (0..10).map(|class| format!("class \"{class}\"")).collect(),
@@ -155,7 +155,7 @@ mod tests {
         };
         let json = info.to_json(&config);
         assert_eq!(ModelInfo::from_json(&json).expect("as written"), (config.clone(), info));
-        // A file of the first version is the configuration alone.
+        // A file of version 1 has only the configuration.
         let old = serde_json::to_string(&config).expect("plain data");
         let (read, info) = ModelInfo::from_json(&old).expect("an older file");
         assert_eq!((read, &info), (config.clone(), &ModelInfo::default()));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_an_error() {
+    fn later_versions_and_malformed_fields_are_errors() {
         let config = Preset::Shallow.config();
         let with = |field: &str| {
             let json = serde_json::to_string(&config).expect("plain data");

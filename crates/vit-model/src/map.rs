@@ -1,8 +1,5 @@
 //! Maps a file into memory: the only unsafe code of this crate.
-#![expect(
-    unsafe_code,
-    reason = "a file can be mapped no other way; what must hold is said at the call"
-)]
+#![expect(unsafe_code, reason = "mapping a file is unsafe; the conditions are stated at the call")]
 
 use std::io;
 use std::path::Path;

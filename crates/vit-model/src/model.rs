@@ -251,7 +251,7 @@ mod tests {
         for pool in [Pool::First, Pool::Mean] {
             let cfg = VitConfig { position: Position::None, ..tiny(pool, 2) };
             let mut parameters = parameters(&cfg)?;
-            // Without attention and feed-forward, a token stays as it is.
+            // Without attention and feed-forward, tokens pass through unchanged.
             for name in ["attn.proj.weight", "attn.proj.bias", "mlp.fc2.weight", "mlp.fc2.bias"] {
                 let tensor = parameters.get_mut(&format!("blocks.0.{name}")).expect("a parameter");
                 *tensor = tensor.zeros_like()?;

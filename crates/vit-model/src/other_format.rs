@@ -1,23 +1,23 @@
-//! What lies where a safetensors file is expected.
+//! Recognising other formats in place of a safetensors file.
 
 use std::fmt;
 
-/// A file that is something else than its name says.
+/// The actual format of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OtherFormat {
-    /// The few lines that Git keeps in place of a large file.
+    /// A Git LFS pointer: the few lines that Git stores in place of a large file.
     LfsPointer,
-    /// A page, most likely of a site that the file is on.
+    /// An HTML page, most likely of the site that hosts the file.
     Html,
-    /// What `torch.save` writes.
+    /// A file written by `torch.save`.
     Pickle,
     /// An ONNX graph.
     Onnx,
 }
 
 impl OtherFormat {
-    /// By the first bytes.
+    /// Recognises a format by the first bytes.
     pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
         let begin = bytes.trim_ascii_start();
         let begins = |with: &str| {
@@ -27,10 +27,10 @@ impl OtherFormat {
             Some(Self::LfsPointer)
         } else if begins("<!doctype html") || begins("<html") {
             Some(Self::Html)
-        // A ZIP archive, or a pickle of protocol 2 to 5 by itself.
+        // A ZIP archive, or a bare pickle of protocol 2 to 5.
         } else if bytes.starts_with(b"PK\x03\x04") || matches!(bytes, [0x80, 2..=5, ..]) {
             Some(Self::Pickle)
-        // The version of the format as field 1, then the program that wrote it as field 2.
+        // The format version as field 1, then the producer as field 2.
         } else if matches!(bytes, [0x08, 1..=127, 0x12, ..]) {
             Some(Self::Onnx)
         } else {

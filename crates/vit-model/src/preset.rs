@@ -68,7 +68,7 @@ impl Preset {
 
     /// The preset of this name.
     ///
-    /// # Errors
+    /// If no preset has this name.
     /// If there is none.
     pub fn named(name: &str) -> Result<Self, Error> {
         let found = Self::all().iter().copied().find(|preset| preset.name() == name);

@@ -1,18 +1,18 @@
-//! The parameters of a model for images of another size (ViT, arXiv 2010.11929, section 3.2).
+//! Adapting a model's parameters to another image size (ViT, arXiv 2010.11929, section 3.2).
 
 use serde_json::Value;
 use vit_patch::{Position, Resampling, resample_positions};
 
 use crate::{Error, Layout, Tensors, VitConfig};
 
-/// The name of a learned table of positions.
+/// Name of the learned position table.
 const TABLE: &str = "pos_embed";
 
-/// The parameters of a model of `from`, under their native names, for `to`: the same model at another image size.
-/// A learned table of positions is resampled from the one grid of patches to the other; all else is as it was.
+/// Converts the parameters of a model of `from`, under native names, to `to`: the same model at another image size. A
+/// learned position table is resampled to the new grid of patches; everything else is unchanged.
 ///
-/// PyTorch equivalent: `timm.layers.resample_abs_pos_embed` or transformers' `interpolate_pos_encoding=True`, as the
-/// [`Resampling`] says.
+/// PyTorch equivalent: `timm.layers.resample_abs_pos_embed` or transformers' `interpolate_pos_encoding=True`, chosen by
+/// [`Resampling`].
 ///
 /// ```
 /// use candle_core::{DType, Device};
@@ -35,7 +35,7 @@ const TABLE: &str = "pos_embed";
 /// ```
 ///
 /// # Errors
-/// If the tensors are not those of `from`, or the two differ in anything but the height and width of their images.
+/// If the tensors do not match `from`, or the two differ in anything but the height and width of their images.
 pub fn resize(
     tensors: &Tensors,
     from: &VitConfig,
@@ -55,7 +55,7 @@ pub fn resize(
     Ok(tensors)
 }
 
-/// Compares every field there is, as files write them, so that none is forgotten here.
+/// Compares all fields as serialised, so that none is forgotten.
 fn check_same_model(from: &VitConfig, to: &VitConfig) -> Result<(), Error> {
     let at_one_size = to.clone().at_image_size(from.image.height, from.image.width);
     let fields = |config| serde_json::to_value(config).expect("a configuration is plain data");
@@ -131,18 +131,18 @@ mod tests {
     }
 
     #[test]
-    fn whatever_else_differs_is_named() {
+    fn other_differences_are_named() {
         let tensors = parameters(&config());
         let refused = |to: VitConfig| {
             resize(&tensors, &config(), &to, Resampling::Timm).unwrap_err().to_string()
         };
         assert_eq!(
             refused(VitConfig { depth: 2, ..config() }),
-            "a model at another image size keeps its depth, expected 3, got 2"
+            "only the image size may change, expected depth = 3, got 2"
         );
         let mut colour = config().at_image_size(14, 14);
         colour.image.channels = 3;
-        assert!(refused(colour).contains("keeps its image"));
+        assert!(refused(colour).contains("expected image"));
         assert_eq!(
             refused(config().at_image_size(30, 28)),
             "image of 30x28 px is not divisible by patch of 7x7 px"

@@ -1,55 +1,55 @@
-//! What can go wrong with an ONNX file.
+//! Errors of ONNX files.
 
-/// Why there is no ONNX file, or nothing known of one.
+/// Why an ONNX file cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A model whose parameters do not fit into one file.
+    /// The parameters do not fit into one file.
     #[error(
         "an ONNX file holds at most {limit} bytes, the limit of protocol buffers; this model needs {bytes}"
     )]
     TooLarge {
-        /// What the parameters take, or all of the file.
+        /// Size of the parameters, or of the whole file.
         bytes: u64,
-        /// The most that protocol buffers can hold.
+        /// Limit of protocol buffers.
         limit: u64,
     },
-    /// A transform that does not fit the model's images.
+    /// The transform does not match the model's images.
     #[error(
         "expected a mean and a deviation for each of {channels} channels or one for all, got {mean} and {std}"
     )]
     Transform {
         /// Channels of the model's images.
         channels: usize,
-        /// Means of the transform.
+        /// Number of means in the transform.
         mean: usize,
-        /// Its deviations.
+        /// Number of deviations in the transform.
         std: usize,
     },
     /// The parameters do not match the configuration.
     #[error(transparent)]
     Model(#[from] vit_model::Error),
-    /// Parameters that cannot be read from their device.
+    /// The parameters cannot be copied from their device.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
-    /// A file that is not ONNX, or is cut or changed.
+    /// The file is not ONNX, or is truncated or damaged.
     #[error("not an ONNX file: {what}")]
     NotOnnx {
-        /// What is wrong with it.
+        /// The problem.
         what: &'static str,
     },
-    /// An ONNX file without a configuration of ours.
+    /// The ONNX file has no configuration of this project.
     #[error(
-        "the graph carries no configuration: expected a file of `vit export`, got one of {producer:?}"
+        "expected an ONNX file written by `vit export`, which contains the configuration, got one written by {producer:?}"
     )]
     Foreign {
-        /// The program that the file says it is of.
+        /// The program that wrote the file, by its own metadata.
         producer: String,
     },
-    /// A configuration that cannot be understood.
-    #[error("the graph carries a configuration that cannot be read")]
+    /// The configuration is malformed.
+    #[error("cannot parse the configuration in the ONNX file")]
     Config(#[from] serde_json::Error),
-    /// A file that cannot be read.
+    /// The file cannot be read.
     #[error(transparent)]
     Read(#[from] std::io::Error),
 }

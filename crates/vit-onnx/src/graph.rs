@@ -1,4 +1,4 @@
-//! A graph under construction: each node gives one value, which has the node's name.
+//! A graph under construction: each node has one output with the node's name.
 
 use std::collections::BTreeSet;
 
@@ -10,12 +10,12 @@ use crate::proto::{self, Attribute, AttributeType, DataType, Dimension, Size};
 /// The name of a value.
 pub(crate) type Value = String;
 
-/// Nodes and initializers, in the order in which they are computed.
+/// Nodes in execution order, and initializers.
 pub(crate) struct Graph<'a> {
     parameters: &'a Tensors,
     nodes: Vec<proto::Node>,
     initializers: Vec<proto::Tensor>,
-    /// The names of initializers.
+    /// Names of the initializers.
     known: BTreeSet<String>,
 }
 
@@ -25,7 +25,7 @@ impl<'a> Graph<'a> {
         Self { parameters, nodes, initializers, known: BTreeSet::new() }
     }
 
-    /// A node that gives a value of its own name.
+    /// Adds a node with one output, named like the node.
     pub(crate) fn node(
         &mut self,
         op_type: &str,
@@ -38,7 +38,7 @@ impl<'a> Graph<'a> {
         name
     }
 
-    /// A node that gives several values.
+    /// Adds a node with several outputs.
     pub(crate) fn push(
         &mut self,
         op_type: &str,
@@ -59,17 +59,17 @@ impl<'a> Graph<'a> {
     /// A parameter of the model, by its native name.
     ///
     /// # Errors
-    /// If its numbers cannot be read.
+    /// If its values cannot be read.
     pub(crate) fn parameter(&mut self, name: impl Into<String>) -> Result<Value, Error> {
         let name = name.into();
         let tensor = &self.parameters[&name];
         self.tensor(name, tensor)
     }
 
-    /// A tensor that is computed when the graph is made.
+    /// A tensor computed during export.
     ///
     /// # Errors
-    /// If its numbers cannot be read.
+    /// If its values cannot be read.
     pub(crate) fn tensor(
         &mut self,
         name: impl Into<String>,
@@ -89,7 +89,7 @@ impl<'a> Graph<'a> {
         self.initializer(format!("{value:?}"), Vec::new(), DataType::Float, raw)
     }
 
-    /// Constant numbers, one a channel of (batch, channels, height, width).
+    /// Constant numbers, one a channel, to broadcast over (batch, channels, height, width).
     pub(crate) fn each_channel(&mut self, name: &str, values: &[f64]) -> Value {
         let raw = values.iter().flat_map(|&value| (value as f32).to_le_bytes()).collect();
         let dims = vec![1, values.len() as i64, 1, 1];
@@ -108,7 +108,7 @@ impl<'a> Graph<'a> {
         self.initializer(value.to_string(), Vec::new(), DataType::Int64, raw)
     }
 
-    /// Equal constants are written once: they go by what they are.
+    /// Adds an initializer. Constants are named by their value, so equal ones are stored once.
     fn initializer(&mut self, name: String, dims: Vec<i64>, kind: DataType, raw: Vec<u8>) -> Value {
         if self.known.insert(name.clone()) {
             let (data_type, raw_data) = (kind.into(), Some(raw));
@@ -150,7 +150,7 @@ fn attribute(name: &str, kind: AttributeType, value: Attribute) -> Attribute {
     Attribute { name: name.to_owned(), kind: kind.into(), ..value }
 }
 
-/// A value of the graph's border: a batch of any size.
+/// An input or output of the graph, with any batch size.
 pub(crate) fn batch_of(name: &str, kind: DataType, sizes: &[usize]) -> proto::ValueInfo {
     let batch = Size::Named("batch".to_owned());
     let sizes = sizes.iter().map(|&size| Size::Fixed(size as i64));

@@ -15,22 +15,22 @@ use vit_model::{Layout, ModelInfo, Tensors, VitConfig};
 pub use error::Error;
 pub use read::{Description, describe};
 
-/// The operators' version: the first with `LayerNormalization`.
+/// Operator set: the first one with `LayerNormalization`.
 const OPSET: i64 = 17;
-/// The format's version that came with it.
+/// File format version of that operator set.
 const IR_VERSION: i64 = 8;
-/// The metadata key of the configuration, class names and transform, as JSON. Our safetensors files use the same key.
+/// Metadata key of the configuration, class names and transform, as JSON; the same as in safetensors files.
 const CONFIG_KEY: &str = "vit_config";
-/// The longest message that protocol buffers hold.
+/// The longest protocol buffer message.
 const MOST_BYTES: u64 = i32::MAX as u64;
 
-/// What a graph is given.
+/// Input type of a graph.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Input {
-    /// `f32`, normalised: what the model itself is given.
+    /// Normalised `f32`, like the model's own input.
     #[default]
     Float,
-    /// `u8`, pixels; they are normalised in the graph, by the transform's mean and deviation.
+    /// `u8` pixels; the graph normalises them with the transform's mean and deviation.
     Bytes,
 }
 
@@ -43,10 +43,10 @@ impl fmt::Display for Input {
     }
 }
 
-/// Whether a model fits into an ONNX file, before its parameters are read.
+/// Checks that a model fits into an ONNX file, before its parameters are read.
 ///
 /// # Errors
-/// If the configuration is wrong, or its parameters take more than protocol buffers hold.
+/// If the configuration is invalid, or the parameters exceed the limit of protocol buffers.
 pub fn check(config: &VitConfig) -> Result<(), Error> {
     let shapes = Layout::Timm.parameters(config)?;
     let sizes = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>() as u64);
@@ -60,11 +60,11 @@ fn check_size(bytes: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// The ONNX file of a model, whose parameters go by their native names; numbers of other types are written as `f32`.
-/// The same model gives the same bytes.
+/// The ONNX file of a model from its parameters by native name; other dtypes are converted to `f32`. The same model
+/// gives the same bytes.
 ///
 /// # Errors
-/// As [`check`], or if the parameters are not those of the configuration.
+/// Same as [`check`], and if the parameters do not match the configuration.
 pub fn to_bytes(
     parameters: &Tensors,
     config: &VitConfig,

@@ -1,8 +1,8 @@
-//! The messages of `onnx.proto` that a graph of ours has, by the field numbers of ONNX 1.12 (IR version 8).
+//! The messages of `onnx.proto` that this crate uses, with the field numbers of ONNX 1.12 (IR version 8).
 //!
-//! Written by hand, so that building needs no protoc. Fields are those of
-//! <https://github.com/onnx/onnx/blob/v1.12.0/onnx/onnx.proto>; fields that ONNX's checker asks for even where they are
-//! zero are optional.
+//! Written by hand, so that building needs no protoc. The fields are those of
+//! <https://github.com/onnx/onnx/blob/v1.12.0/onnx/onnx.proto>; fields that ONNX's checker requires even when they are
+//! zero are optional here.
 
 use prost::{Message, Oneof};
 
@@ -150,7 +150,7 @@ pub(crate) struct Dimension {
 pub(crate) enum Size {
     #[prost(int64, tag = "1")]
     Fixed(i64),
-    /// A name: any size, the same wherever the name stands.
+    /// A named size: any value, but the same wherever the name occurs.
     #[prost(string, tag = "2")]
     Named(String),
 }

@@ -1,4 +1,4 @@
-//! What an exported file says of itself, without its parameters.
+//! Reads the metadata of an exported file, without its parameters.
 
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
@@ -8,33 +8,33 @@ use vit_model::{ModelInfo, VitConfig};
 use crate::proto::{self, DataType};
 use crate::{CONFIG_KEY, Error, Input};
 
-/// The most fields of one message; the deepest model has fewer nodes and initializers.
+/// Most fields in one message; the deepest model has fewer nodes and initializers.
 const MOST_FIELDS: usize = 1 << 17;
-/// Bytes of a field that is read: a configuration that names every class of the largest head is shorter.
+/// Longest field that is read; the largest configuration, with a name for every class, is shorter.
 const LONGEST_FIELD: u64 = 2 << 20;
 
-/// What an exported file says of itself.
+/// The metadata of an exported file.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Description {
-    /// The model.
+    /// The model's configuration.
     pub config: VitConfig,
     /// Class names and transform.
     pub info: ModelInfo,
-    /// What the graph is given.
+    /// Input type of the graph.
     pub input: Input,
-    /// The version of the file format.
+    /// Version of the file format.
     pub ir_version: u64,
-    /// The version of the operators.
+    /// Version of the operator set.
     pub opset: u64,
-    /// The program that wrote it, with its version.
+    /// The program that wrote the file, with its version.
     pub producer: String,
 }
 
-/// Reads what a file of [`to_bytes`](crate::to_bytes) says of itself; parameters are skipped.
+/// Reads the metadata of a file written by [`to_bytes`](crate::to_bytes), skipping the parameters.
 ///
 /// # Errors
-/// If it is no ONNX file, or carries no configuration, or cannot be read.
+/// If it is not an ONNX file, has no configuration, or cannot be read.
 pub fn describe(file: impl Read + Seek) -> Result<Description, Error> {
     let mut file = BufReader::new(file);
     let len = file.seek(SeekFrom::End(0))?;
@@ -72,10 +72,10 @@ pub fn describe(file: impl Read + Seek) -> Result<Description, Error> {
     Ok(Description { config, info, input, ir_version, opset, producer })
 }
 
-const NO_ONNX: Error = Error::NotOnnx { what: "a model has a version and a graph" };
-const CUT: Error = Error::NotOnnx { what: "a field ends behind the end of the file" };
+const NO_ONNX: Error = Error::NotOnnx { what: "expected a version and a graph" };
+const CUT: Error = Error::NotOnnx { what: "a field extends beyond the end of the file" };
 
-/// The type of the graph's first input.
+/// Type of the graph's first input.
 fn input_of_graph<R: Read + Seek>(
     fields: &mut Fields<'_, R>,
     len: u64,
@@ -94,14 +94,14 @@ fn input_of_graph<R: Read + Seek>(
     Ok(input)
 }
 
-/// The fields of a message, one after the other; what is between them and the reader's place has been read or skipped.
+/// The fields of a message, one after another. The caller must read or skip a field before the next one.
 struct Fields<'a, R> {
     file: &'a mut BufReader<R>,
     left: u64,
     count: usize,
 }
 
-/// What a field has behind its number.
+/// Content of a field.
 #[derive(Clone, Copy)]
 enum Payload {
     Number(u64),
@@ -109,14 +109,14 @@ enum Payload {
 }
 
 impl<R: Read + Seek> Fields<'_, R> {
-    /// The number of the next field.
+    /// The next field's number.
     fn next(&mut self) -> Result<Option<(u32, Payload)>, Error> {
         if self.left == 0 {
             return Ok(None);
         }
         self.count += 1;
         if self.count > MOST_FIELDS {
-            return Err(Error::NotOnnx { what: "more fields than a model has" });
+            return Err(Error::NotOnnx { what: "it has more fields than any model" });
         }
         let key = self.varint()?;
         let payload = match key & 7 {
@@ -124,7 +124,7 @@ impl<R: Read + Seek> Fields<'_, R> {
             1 => Payload::Bytes(8),
             2 => Payload::Bytes(self.varint()?),
             5 => Payload::Bytes(4),
-            _ => return Err(Error::NotOnnx { what: "a field of no type" }),
+            _ => return Err(Error::NotOnnx { what: "a field has an unknown wire type" }),
         };
         if matches!(payload, Payload::Bytes(len) if len > self.left) {
             return Err(CUT);
@@ -143,7 +143,7 @@ impl<R: Read + Seek> Fields<'_, R> {
                 return Ok(value);
             }
         }
-        Err(Error::NotOnnx { what: "a number of more than 64 bits" })
+        Err(Error::NotOnnx { what: "a number has more than 64 bits" })
     }
 
     fn take(&mut self, len: u64) -> Result<(), Error> {
@@ -159,7 +159,7 @@ impl<R: Read + Seek> Fields<'_, R> {
 
     fn bytes(&mut self, len: u64) -> Result<Vec<u8>, Error> {
         if len > LONGEST_FIELD {
-            return Err(Error::NotOnnx { what: "a field is longer than any of a model" });
+            return Err(Error::NotOnnx { what: "a field is longer than in any model" });
         }
         self.take(len)?;
         let mut bytes = vec![0; len as usize];
@@ -169,15 +169,15 @@ impl<R: Read + Seek> Fields<'_, R> {
 
     fn text(&mut self, len: u64) -> Result<String, Error> {
         String::from_utf8(self.bytes(len)?)
-            .map_err(|_| Error::NotOnnx { what: "a text that is not UTF-8" })
+            .map_err(|_| Error::NotOnnx { what: "a string is not UTF-8" })
     }
 
     fn message<M: Message + Default>(&mut self, len: u64) -> Result<M, Error> {
         M::decode(&self.bytes(len)?[..])
-            .map_err(|_| Error::NotOnnx { what: "a message that cannot be decoded" })
+            .map_err(|_| Error::NotOnnx { what: "a message is malformed" })
     }
 
-    /// The fields of a message in this one.
+    /// The fields of a nested message.
     fn part(&mut self, len: u64) -> Result<Fields<'_, R>, Error> {
         self.take(len)?;
         Ok(Fields { file: self.file, left: len, count: 0 })

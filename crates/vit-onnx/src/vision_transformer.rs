@@ -1,7 +1,7 @@
-//! The forward pass of evaluation as nodes, each named after the layer whose work it does.
+//! The evaluation forward pass as nodes, each named after its layer.
 //!
-//! Between blocks, tokens are rows: (batch * tokens, dim). A linear map is then one `Gemm`, which takes weight and bias
-//! as they are, and runtimes need not look for the two nodes that a product of three axes would be.
+//! Between blocks, tokens are rows: (batch * tokens, dim). A linear layer is then one `Gemm` with weight and bias as
+//! they are; a product of three axes would be two nodes for the runtime to fuse.
 
 use candle_core::Device;
 use vit_layers::{Activation, NormPlacement};
@@ -17,7 +17,7 @@ pub(crate) const IMAGES: &str = "images";
 
 /// The graph of a model.
 ///
-/// # Errors
+/// If a parameter's values cannot be read.
 /// If a parameter's numbers cannot be read.
 pub(crate) fn graph(
     parameters: &Tensors,
@@ -50,7 +50,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Bytes as a model is given them: `(byte / 255 - mean) / std`.
+    /// Normalises bytes: `(byte / 255 - mean) / std`.
     fn normalised(&mut self, info: &ModelInfo) -> Result<Value, Error> {
         let channels = self.config.image.channels;
         let half = &[0.5][..];
@@ -102,8 +102,8 @@ impl Writer<'_> {
         Ok(self.reshape("tokens", &xs, &[-1, dim]))
     }
 
-    /// Weight and bias of the patch embedding, with those of positions that are linear in the patch added to them, as the
-    /// model does.
+    /// Weight and bias of the patch embedding; position embeddings that are linear in the patch are added to them, as
+    /// in the model.
     fn patch_weights(&mut self) -> Result<(Value, Value), Error> {
         let [weight, bias] = ["weight", "bias"].map(|part| {
             let name = format!("patch_embed.proj.{part}");
@@ -120,7 +120,7 @@ impl Writer<'_> {
         Ok((weight?, bias?))
     }
 
-    /// The class token and the registers before the patches: (batch, patches, dim) -> (batch, tokens, dim)
+    /// Prepends class token and registers: (batch, patches, dim) -> (batch, tokens, dim)
     fn prepended(&mut self, pixels: &str, patches: Value) -> Result<Value, Error> {
         let (config, dim) = (self.config, self.config.dim as i64);
         let learned =
@@ -146,11 +146,11 @@ impl Writer<'_> {
         Ok(self.graph.node("Concat", "prefix.concat", &parts, vec![int("axis", 1)]))
     }
 
-    /// (batch * tokens, dim) -> what the head reads, (batch, dim)
+    /// (batch * tokens, dim) -> the head's input, (batch, dim)
     fn encoded(&mut self, mut xs: Value) -> Result<Value, Error> {
         let (config, dim) = (self.config, self.config.dim as i64);
         for block in 0..config.depth {
-            // Of the last block, what the head reads.
+            // The last block computes only the token that the head reads.
             let only = self.pooled_token().filter(|_| block + 1 == config.depth);
             xs = self.block(&format!("blocks.{block}"), xs, only)?;
         }
@@ -173,7 +173,7 @@ impl Writer<'_> {
         Ok(self.graph.node("ReduceMean", "pool.mean", &[&sequences], mean))
     }
 
-    /// The one token that the head reads, if it reads one.
+    /// The single token that the head reads, if it reads only one.
     fn pooled_token(&self) -> Option<i64> {
         match self.config.pool {
             Pool::Cls => Some(0),
@@ -184,7 +184,7 @@ impl Writer<'_> {
         }
     }
 
-    /// (batch * tokens, dim) -> the same, or (batch, dim) where only one token is asked for
+    /// (batch * tokens, dim) -> the same, or (batch, dim) for a single token
     fn block(&mut self, path: &str, xs: Value, only: Option<i64>) -> Result<Value, Error> {
         let (norm1, norm2) = (format!("{path}.norm1"), format!("{path}.norm2"));
         match self.config.norm {
@@ -269,7 +269,7 @@ impl Writer<'_> {
         self.layer_scaled(&format!("{path}.ls2"), mapped)
     }
 
-    /// `x (1 + erf(x / √2)) / 2` in the order of nodes that onnxruntime makes one of; `Gelu` came with opset 20.
+    /// `x (1 + erf(x / √2)) / 2`, in the order of nodes that onnxruntime fuses; `Gelu` exists only from opset 20.
     fn activation(&mut self, path: &str, xs: &str) -> Value {
         if self.config.activation == Activation::Relu {
             return self.graph.node("Relu", path, &[xs], vec![]);
@@ -283,7 +283,7 @@ impl Writer<'_> {
         self.graph.node("Mul", path, &[&product, &half], vec![])
     }
 
-    /// What a branch gives, each feature by its scale.
+    /// A branch's output, scaled per feature.
     fn layer_scaled(&mut self, path: &str, xs: Value) -> Result<Value, Error> {
         if self.config.layer_scale.is_none() {
             return Ok(xs);
@@ -307,7 +307,7 @@ impl Writer<'_> {
         self.named_linear(path, path, xs, bias)
     }
 
-    /// `xs` (rows, inputs) -> (rows, outputs), under a name of its own.
+    /// `xs` (rows, inputs) -> (rows, outputs), with the given name.
     fn named_linear(
         &mut self,
         path: &str,

@@ -1,4 +1,4 @@
-//! Exported graphs in another runtime give this project's outputs.
+//! Exported graphs in another runtime give the outputs of vit-model.
 
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
 
@@ -15,7 +15,7 @@ use vit_onnx::{Error, Input, describe, to_bytes};
 use vit_patch::{ImageSize, PatchSize, Position, PositionRows};
 use vit_random::{Random, Site, Stream};
 
-/// The largest difference of an output, whose entries are about 1.
+/// Largest difference of outputs, which are about 1.
 const TOLERANCE: f32 = 1e-5;
 const BATCHES: [usize; 3] = [1, 2, 17];
 
@@ -23,7 +23,7 @@ fn stream(name: &str) -> Stream {
     Random::new(7).stream(Site::named(name), 0)
 }
 
-/// Parameters of which none is 0 or 1: by chance, matrices by the root of their width, norms and scales about 1.
+/// Random parameters, none 0 or 1: matrices scaled by the root of their width, norms and layer scales around 1.
 fn parameters(config: &VitConfig) -> Tensors {
     let parameters = Layout::Timm.parameters(config).unwrap().into_iter();
     let tensor = |(name, shape): (String, Vec<usize>)| {
@@ -63,7 +63,7 @@ fn shallow() -> VitConfig {
     Preset::Shallow.config()
 }
 
-/// With a class token, biases and GELU, on images of three channels that are no squares.
+/// With a class token, biases and GELU, on three-channel images that are not square.
 fn cls() -> VitConfig {
     VitConfig {
         image: ImageSize { height: 12, width: 20, channels: 3 },
@@ -83,10 +83,10 @@ fn configurations() -> Vec<(&'static str, VitConfig)> {
         ("class token", cls()),
         ("mean", VitConfig { pool: Pool::Mean, ..cls() }),
         ("mean with registers", VitConfig { pool: Pool::Mean, registers: 3, ..cls() }),
-        ("first behind registers", VitConfig { pool: Pool::First, registers: 2, ..cls() }),
+        ("first patch after registers", VitConfig { pool: Pool::First, registers: 2, ..cls() }),
         ("registers", VitConfig { registers: 4, ..cls() }),
         (
-            "positions of patches",
+            "positions of patches only",
             VitConfig { registers: 1, position_rows: PositionRows::Patches, ..cls() },
         ),
         ("sines", VitConfig { position: Position::Sincos2d, ..cls() }),
@@ -106,9 +106,9 @@ fn configurations() -> Vec<(&'static str, VitConfig)> {
                 ..cls()
             },
         ),
-        ("heads of a width of their own", VitConfig { heads: 3, head_dim: Some(5), ..cls() }),
+        ("custom head width", VitConfig { heads: 3, head_dim: Some(5), ..cls() }),
         (
-            "all at once",
+            "everything at once",
             VitConfig {
                 heads: 3,
                 head_dim: Some(5),
@@ -126,7 +126,7 @@ fn configurations() -> Vec<(&'static str, VitConfig)> {
 }
 
 #[test]
-fn outputs_are_ours_at_every_batch_size() {
+fn outputs_equal_the_models_at_every_batch_size() {
     for (name, config) in configurations() {
         let parameters = parameters(&config);
         let file = to_bytes(&parameters, &config, &ModelInfo::default(), Input::Float).unwrap();
@@ -148,7 +148,7 @@ fn outputs_are_ours_at_every_batch_size() {
 }
 
 #[test]
-fn bytes_are_normalised_in_the_graph_as_the_transform_says() {
+fn byte_inputs_are_normalised_by_the_transform() {
     let imagenet = Transform {
         mean: vec![0.485, 0.456, 0.406],
         std: vec![0.229, 0.224, 0.225],
@@ -182,7 +182,7 @@ fn bytes_are_normalised_in_the_graph_as_the_transform_says() {
 }
 
 #[test]
-fn a_transform_of_other_channels_is_named() {
+fn a_transform_for_other_channels_is_an_error_with_both_counts() {
     for (mean, std) in [(vec![], vec![0.5]), (vec![0.5], vec![0.2; 2])] {
         let said =
             format!("each of 3 channels or one for all, got {} and {}", mean.len(), std.len());
@@ -194,7 +194,7 @@ fn a_transform_of_other_channels_is_named() {
 }
 
 #[test]
-fn a_file_says_what_it_was_made_of() {
+fn metadata_round_trips() {
     let config = cls();
     let info = ModelInfo {
         class_names: (0..10).map(|class| format!("class {class}")).collect(),
@@ -211,11 +211,11 @@ fn a_file_says_what_it_was_made_of() {
 }
 
 #[test]
-fn a_cut_file_is_an_error_wherever_it_ends() {
+fn truncation_anywhere_is_an_error() {
     let config = VitConfig { depth: 1, ..shallow() };
     let file =
         to_bytes(&parameters(&config), &config, &ModelInfo::default(), Input::Float).unwrap();
-    // Every length near the ends, where the structure is, and some among the parameters.
+    // Every length near both ends, which hold the structure, and some within the parameters.
     let lengths = (0..2000).chain((2000..file.len()).step_by(997));
     for len in lengths.chain(file.len() - 1500..file.len()) {
         let error = describe(Cursor::new(&file[..len]));
@@ -227,14 +227,14 @@ fn a_cut_file_is_an_error_wherever_it_ends() {
 }
 
 #[test]
-fn changed_bytes_are_never_a_panic() {
+fn changed_bytes_never_panic() {
     let config = VitConfig { depth: 1, ..shallow() };
     let file =
         to_bytes(&parameters(&config), &config, &ModelInfo::default(), Input::Float).unwrap();
     let mut stream = stream("changes");
     for _ in 0..2000 {
         let mut file = file.clone();
-        // Where structure is dense: at either end.
+        // Structure is dense near both ends.
         let within = (stream.uniform() * 1500.0) as usize;
         let at = if stream.uniform() < 0.5 { within } else { file.len() - 1 - within };
         file[at] = (256.0 * stream.uniform()) as u8;
@@ -243,19 +243,16 @@ fn changed_bytes_are_never_a_panic() {
 }
 
 #[test]
-fn a_graph_of_another_program_and_no_graph_are_told_apart() {
+fn other_programs_graphs_and_other_files_have_different_errors() {
     // ir_version 8, producer_name "pytorch", and an empty graph.
     let foreign = b"\x08\x08\x12\x07pytorch\x3a\x00";
     let error = describe(Cursor::new(foreign)).unwrap_err().to_string();
-    assert!(
-        error.contains("expected a file of `vit export`") && error.contains("pytorch"),
-        "{error}"
-    );
+    assert!(error.contains("written by `vit export`") && error.contains("pytorch"), "{error}");
     for (bytes, what) in [
         (&b""[..], "a version and a graph"),
         (b"\x08\x08", "a version and a graph"),
-        (b"\x12\x07py", "behind the end"),
-        (b"\x0f", "of no type"),
+        (b"\x12\x07py", "beyond the end"),
+        (b"\x0f", "unknown wire type"),
         (b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "64 bits"),
     ] {
         let error = describe(Cursor::new(bytes)).unwrap_err().to_string();
@@ -267,7 +264,7 @@ fn a_graph_of_another_program_and_no_graph_are_told_apart() {
 }
 
 #[test]
-fn a_model_beyond_two_gigabytes_is_refused_before_its_parameters_are_read() {
+fn models_beyond_two_gigabytes_are_rejected_before_reading_parameters() {
     let config = VitConfig { dim: 8192, mlp_dim: 32_768, heads: 64, depth: 1, ..cls() };
     let error = to_bytes(&Tensors::new(), &config, &ModelInfo::default(), Input::Float);
     let error = error.unwrap_err().to_string();

@@ -25,10 +25,10 @@ impl Rotary {
     }
 
     /// The rotations of `tokens` tokens.
-    pub(crate) fn turns(&self, tokens: usize, head_dim: usize) -> Result<Turns> {
+    pub(crate) fn rotations(&self, tokens: usize, head_dim: usize) -> Result<Rotations> {
         let angles = self.angles(tokens, head_dim)?;
         let of = |f: fn(f64) -> f64| angles.iter().map(|&angle| f(angle) as f32).collect();
-        Ok(Turns { cos: of(f64::cos), sin: of(f64::sin), head_dim })
+        Ok(Rotations { cos: of(f64::cos), sin: of(f64::sin), head_dim })
     }
 
     /// (tokens, head_dim / 2)
@@ -65,8 +65,8 @@ pub fn rotary(xs: &Tensor, heads: usize, (table, head_dim): (&Rotary, usize)) ->
     if !slices::fused(xs) {
         return composed::rotary(xs, heads, (table, head_dim));
     }
-    let turns = table.turns(tokens, head_dim)?;
-    xs.contiguous()?.apply_op1(Turned { turns, heads })
+    let rotations = table.rotations(tokens, head_dim)?;
+    xs.contiguous()?.apply_op1(Rotate { rotations, heads })
 }
 
 pub(crate) mod composed {
@@ -105,7 +105,7 @@ pub(crate) mod composed {
 
 /// The sines and cosines of tokens, (tokens, head_dim / 2) each.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub(crate) struct Rotations {
     cos: Vec<f32>,
     sin: Vec<f32>,
     head_dim: usize,
@@ -114,7 +114,7 @@ pub(crate) struct Turns {
 /// Cost of a number in multiply-adds, for [`parallel`].
 const COST: usize = 4;
 
-impl Turns {
+impl Rotations {
     /// Rotates the first `heads` heads of rows of `width` numbers, in samples of these lengths.
     pub(crate) fn forward(&self, rows: &mut [f32], width: usize, lengths: &[usize], heads: usize) {
         self.turn(rows, width, lengths, heads, 1.0);
@@ -155,18 +155,18 @@ impl Turns {
     }
 }
 
-struct Turned {
-    turns: Turns,
+struct Rotate {
+    rotations: Rotations,
     heads: usize,
 }
 
-impl Turned {
+impl Rotate {
     fn lengths(dims: &[usize]) -> (usize, Vec<usize>) {
         (dims[2], vec![dims[1]; dims[0]])
     }
 }
 
-impl CustomOp1 for Turned {
+impl CustomOp1 for Rotate {
     fn name(&self) -> &'static str {
         "rotary"
     }
@@ -174,7 +174,7 @@ impl CustomOp1 for Turned {
     fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut ys = slices::of_storage(xs, layout)?.to_vec();
         let (width, lengths) = Self::lengths(layout.dims());
-        self.turns.forward(&mut ys, width, &lengths, self.heads);
+        self.rotations.forward(&mut ys, width, &lengths, self.heads);
         slices::output(ys, layout.shape().clone())
     }
 
@@ -182,7 +182,7 @@ impl CustomOp1 for Turned {
         let grad = slices::upstream(grad)?;
         let mut of_xs = slices::read(&grad, |grad| Ok(grad.to_vec()))?;
         let (width, lengths) = Self::lengths(xs.dims());
-        self.turns.backward(&mut of_xs, width, &lengths, self.heads);
+        self.rotations.backward(&mut of_xs, width, &lengths, self.heads);
         slices::gradient(of_xs, xs)
     }
 }

@@ -1,4 +1,4 @@
-//! How a token learns its place in the image.
+//! Position embeddings.
 
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};

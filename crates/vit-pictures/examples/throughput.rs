@@ -1,5 +1,8 @@
-//! Pictures a second, from a folder's files to normalised batches: `throughput eval FOLDER` decodes each file, `throughput train
-//! FOLDER CACHE` reads random views from a cache that it makes first. Without arguments both run on a few small files. `tests/reference/bench_pictures.py` compares with torchvision.
+//! Throughput in pictures/s, from a folder's files to normalised batches.
+//!
+//! `throughput eval FOLDER` decodes each file; `throughput train FOLDER CACHE` builds a cache, then reads random views
+//! from it. Without arguments both run on a few small files. `tests/reference/bench_pictures.py` compares with
+//! torchvision.
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
@@ -82,7 +85,7 @@ fn train(folder: &Path, cache: &Path) -> Result<()> {
     })
 }
 
-/// One epoch to warm up and one to measure, in batches.
+/// Runs one epoch to warm up and measures the next, in batches.
 fn measure(count: usize, view: impl Fn(u64, usize) -> Result<Picture> + Sync) -> Result<()> {
     const LEN: usize = 3 * SIDE * SIDE;
     let mut batch = vec![0.0; BATCH * LEN];

@@ -21,8 +21,8 @@ fn fixture(name: &str) -> Picture {
     decode_file(&folder().join(name), &DecodeOptions::default()).unwrap()
 }
 
-/// How far values are from what lies below one another in a fixture: the largest difference, and the share of values
-/// that are off by more than one.
+/// Compares results with the fixture, which stacks the expected pictures: the largest difference, and the share of
+/// values that differ by more than one.
 fn differences(results: &[Picture], name: &str) -> (u8, f64) {
     let expected = fixture(name);
     let pixels: Vec<u8> =
@@ -34,7 +34,7 @@ fn differences(results: &[Picture], name: &str) -> (u8, f64) {
 }
 
 #[test]
-fn every_format_is_what_pillow_makes_of_it_over_the_background() {
+fn every_format_decodes_as_in_pillow() {
     let mut checked = 0;
     for entry in folder().read_dir().unwrap() {
         let expected = entry.unwrap().path();
@@ -45,7 +45,7 @@ fn every_format_is_what_pillow_makes_of_it_over_the_background() {
         let expected = decode_file(&expected, &options).unwrap();
         assert_eq!(got.size(), expected.size(), "{name}");
         let off = got.pixels().iter().zip(expected.pixels()).map(|(&a, &b)| a.abs_diff(b));
-        // Decoders of lossy formats may round otherwise.
+        // Decoders of lossy formats may round differently.
         let is_lossy = name.ends_with("jpg") || name.ends_with("lossy.webp");
         let bound = if is_lossy { 4 } else { 1 };
         let largest = off.max().unwrap();
@@ -56,12 +56,12 @@ fn every_format_is_what_pillow_makes_of_it_over_the_background() {
 }
 
 #[test]
-fn grey_is_pillows_to_the_bit() {
+fn grey_equals_pillows_bit_for_bit() {
     assert_eq!(differences(&[fixture("source.png").to_channels(1)], "grey.png"), (0, 0.0));
 }
 
 #[test]
-fn resizing_is_pillows_to_the_bit() {
+fn resizing_equals_pillows_bit_for_bit() {
     let colour = fixture("source.png");
     let grey = colour.clone().to_channels(1);
     for (width, height) in [(40, 30), (150, 101), (97, 20), (11, 73), (3, 2)] {
@@ -75,7 +75,7 @@ fn resizing_is_pillows_to_the_bit() {
 }
 
 #[test]
-fn eval_views_are_torchvisions() {
+fn evaluation_views_equal_torchvisions() {
     let picture = fixture("source.png");
     let quarter = quarter_turned(&picture);
     let mut results = Vec::new();
@@ -101,7 +101,7 @@ fn eval_views_are_torchvisions() {
     assert!(differences.max() <= Some(2) && off < 0.001, "{off}");
 }
 
-/// Against the clock.
+/// Anticlockwise.
 fn quarter_turned(picture: &Picture) -> Picture {
     let (height, width) = picture.size();
     let places = (0..width).rev().flat_map(|x| (0..height).map(move |y| y * width + x));
@@ -110,7 +110,7 @@ fn quarter_turned(picture: &Picture) -> Picture {
 }
 
 #[test]
-fn resized_crops_are_torchvisions_to_the_bit() {
+fn resized_crops_equal_torchvisions_bit_for_bit() {
     let picture = fixture("source.png");
     let mut results = Vec::new();
     for (top, left, height, width) in
@@ -127,7 +127,7 @@ fn resized_crops_are_torchvisions_to_the_bit() {
 }
 
 #[test]
-fn operations_are_torchvisions() {
+fn operations_equal_torchvisions() {
     let small = fixture("small.png");
     let of = |change: &dyn Fn(&mut Picture)| {
         let mut picture = small.clone();
@@ -165,7 +165,7 @@ fn operations_are_torchvisions() {
     ];
     results.extend(geometric.map(|operation| operation.apply(small.clone())));
     let (_, off) = differences(&results, "operations.png");
-    // A place half-way between two pixels goes to either.
+    // A position half-way between two pixels may round to either.
     assert!(off <= 1e-3, "{off}");
     for (index, result) in results.iter().enumerate() {
         if index < results.len() - geometric.len() {
@@ -183,9 +183,9 @@ fn operations_are_torchvisions() {
     assert!(largest <= 2 && off <= 1e-3, "{largest}, {off}");
 }
 
-/// The means that the script prints for torchvision's, over as many draws.
+/// Means that the script prints for torchvision's crops, over as many draws.
 #[test]
-fn random_crops_are_distributed_as_torchvisions() {
+fn random_crops_follow_torchvisions_distribution() {
     const DRAWS: u32 = 40_000;
     for (size, scale, expected) in [
         ((90, 120), (0.08, 1.0), [0.4365, 0.0313, 0.028, 0.4997, 0.5004]),

@@ -1,4 +1,4 @@
-//! A file of pictures of any sizes, read by position.
+//! A file of pictures of any size, read by index.
 //!
 //! ```text
 //! header    magic (8 bytes), key (32), number of entries (8)
@@ -7,7 +7,7 @@
 //! footer    CRC-32 of header and index (4), magic (8)
 //! ```
 //!
-//! Numbers are little-endian. An entry of a picture that was left out is zero throughout.
+//! Numbers are little-endian. The entry of a skipped picture is all zeros.
 
 use std::fs::File;
 use std::io;
@@ -24,7 +24,7 @@ const HEADER: usize = 48;
 const ENTRY: usize = 24;
 const FOOTER: usize = 12;
 
-/// Pictures made at once for each thread, before they are written.
+/// Pictures decoded per thread before a chunk is written.
 const CHUNK: usize = 16;
 
 /// A file of pictures, open for reading by any number of threads.
@@ -36,7 +36,7 @@ const CHUNK: usize = 16;
 ///
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let path = folder.path().join("pictures");
-/// let key = Digest::of_bytes(b"what the pictures are made of, and how");
+/// let key = Digest::of_bytes(b"source files and settings");
 /// let grey = |index: usize| Picture::new(vec![index as u8; 6], 1, (2, 3));
 /// let cache = Cache::make(&path, &key, 10, |index| grey(index).map(Some), |_| ControlFlow::Continue(()))?;
 /// assert_eq!(cache.get(7)?, Some(grey(7)?));
@@ -49,7 +49,7 @@ pub struct Cache {
     entries: Vec<Entry>,
 }
 
-/// Where a picture lies; no channels if it was left out.
+/// Position and shape of a picture; no channels if it was skipped.
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     offset: u64,
@@ -60,17 +60,17 @@ struct Entry {
 }
 
 impl Cache {
-    /// Makes the file at `path` of `count` pictures, each by `picture` of its index, and opens it. A picture of `None` is
-    /// left out.
+    /// Builds the file at `path` from `count` pictures and opens it. `picture` makes one from its index, or returns
+    /// `None` to skip it.
     ///
-    /// Pictures are made by the threads of rayon's current pool, some 16 for each thread before they are written in the
-    /// order of their index, so that the file's bytes depend on the pictures alone. After each such chunk `progress` gets
-    /// the number of pictures made so far, and may stop. `key` says what the pictures are made of and how:
-    /// [`open`](Self::open) wants the same.
+    /// The threads of rayon's current pool make about 16 pictures each, which are then written in the order of their
+    /// indices, so the file's bytes depend on the pictures alone. After each such chunk `progress` receives the number
+    /// of pictures made so far, and may stop. `key` identifies the sources and settings; [`open`](Self::open) requires
+    /// the same key.
     ///
     /// # Errors
-    /// If `picture` fails (then with the error of the least index in its chunk), `progress` stops, or the file cannot be
-    /// written. Then there is no file at `path`, or the one from before.
+    /// If `picture` fails (the error of the smallest index in its chunk), `progress` stops, or the file cannot be
+    /// written. Any earlier file at `path` is then unchanged.
     pub fn make<E: From<Error> + Send>(
         path: &Path,
         key: &Digest,
@@ -121,11 +121,11 @@ impl Cache {
         }
     }
 
-    /// Opens a file that [`make`](Self::make) made of `count` pictures with this key. Its index is read and checked, 24
-    /// bytes a picture; pictures are read and checked one by one.
+    /// Opens a file built by [`make`](Self::make) from `count` pictures with this key. Reads and checks its index, 24
+    /// bytes a picture; each picture is checked when it is read.
     ///
     /// # Errors
-    /// If there is no such file, it is cut or damaged, or it was made with another key or of another number of pictures.
+    /// If there is no such file, it is truncated or damaged, or it has another key or number of pictures.
     pub fn open(path: &Path, key: &Digest, count: usize) -> Result<Self, Error> {
         let wrong = |expected: String, got: String| {
             Err(Error::Cache { path: path.to_owned(), expected, got })
@@ -145,13 +145,16 @@ impl Cache {
             return wrong("a cache of pictures".to_owned(), "another file".to_owned());
         }
         if found[..40] != header[..40] {
-            return wrong("the cache of these pictures".to_owned(), "that of others".to_owned());
+            return wrong(
+                "the cache of these pictures and settings".to_owned(),
+                "one with another key".to_owned(),
+            );
         }
         let of = u64::from_le_bytes(found[40..].try_into().expect("8 bytes"));
         if of != count as u64 {
             return wrong(format!("{count} pictures"), of.to_string());
         }
-        let cut = || wrong("a whole cache of pictures".to_owned(), "one that is cut".to_owned());
+        let cut = || wrong("a whole cache of pictures".to_owned(), "a truncated one".to_owned());
         let Some(begin) = length.checked_sub(index.saturating_add(FOOTER as u64)) else {
             return cut();
         };
@@ -169,49 +172,52 @@ impl Cache {
             entry.channels == 0 || room.contains(&entry.offset) && room.contains(&end)
         };
         if end != footer(&header, &index) || !entries.iter().all(fits) {
-            return wrong("an index as it was written".to_owned(), "another".to_owned());
+            return wrong(
+                "an index with the right checksum".to_owned(),
+                "a damaged one".to_owned(),
+            );
         }
         Ok(Self { path: path.to_owned(), file, entries })
     }
 
-    /// Number of pictures, those that were left out too.
+    /// Number of pictures, skipped ones included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether it has no picture.
+    /// Whether it has no entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Height and width of a picture; `None` if it was left out.
+    /// Height and width of a picture; `None` if it was skipped.
     ///
     /// # Panics
-    /// If there is no such index.
+    /// If `index` is out of range.
     #[must_use]
     pub fn size(&self, index: usize) -> Option<(usize, usize)> {
         let entry = self.entries[index];
         (entry.channels > 0).then_some((entry.height as usize, entry.width as usize))
     }
 
-    /// Height and width of a picture and the CRC-32 of its pixels; `None` if it was left out.
+    /// Height and width of a picture and the CRC-32 of its pixels; `None` if it was skipped.
     ///
     /// # Panics
-    /// If there is no such index.
+    /// If `index` is out of range.
     #[must_use]
     pub fn sum(&self, index: usize) -> Option<((usize, usize), u32)> {
         self.size(index).map(|size| (size, self.entries[index].sum))
     }
 
-    /// Reads a picture and checks it; `None` if it was left out.
+    /// Reads a picture and verifies its checksum; `None` if it was skipped.
     ///
     /// # Errors
-    /// If it cannot be read, or is not as it was written.
+    /// If it cannot be read, or its checksum is wrong.
     ///
     /// # Panics
-    /// If there is no such index.
+    /// If `index` is out of range.
     pub fn get(&self, index: usize) -> Result<Option<Picture>, Error> {
         let entry = self.entries[index];
         let Some((height, width)) = self.size(index) else { return Ok(None) };
@@ -221,15 +227,15 @@ impl Cache {
         if crc32fast::hash(&pixels) != entry.sum {
             return Err(Error::Cache {
                 path: self.path.clone(),
-                expected: format!("picture {index} as it was written"),
-                got: "other bytes".to_owned(),
+                expected: format!("picture {index} with the right checksum"),
+                got: "a damaged one".to_owned(),
             });
         }
         Picture::new(pixels, entry.channels as usize, (height, width)).map(Some)
     }
 }
 
-/// A picture with the sum of its pixels.
+/// A picture with its checksum.
 fn summed(picture: Option<Picture>) -> Option<(Picture, u32)> {
     picture.map(|picture| {
         let sum = crc32fast::hash(picture.pixels());
@@ -317,7 +323,7 @@ mod tests {
         Digest::of_bytes(b"these pictures")
     }
 
-    /// Every tenth picture is left out.
+    /// Every tenth picture is skipped.
     fn made(path: &Path, count: usize) -> Result<Cache, Error> {
         let picture = |index| Ok((index % 10 != 9).then(|| picture(index)));
         Cache::make(path, &key(), count, picture, |_| ControlFlow::Continue(()))
@@ -329,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_come_back_to_any_thread_and_bytes_do_not_depend_on_the_number_of_threads() {
+    fn any_thread_reads_pictures_and_thread_count_does_not_change_the_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache");
         let mut files = Vec::new();
@@ -351,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_cut_anywhere_or_changed_anywhere_is_an_error_that_names_it() {
+    fn truncating_or_changing_a_cache_anywhere_is_an_error_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache");
         drop(made(&path, 12).unwrap());
@@ -377,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_of_other_pictures_or_another_file_is_an_error_that_names_it() {
+    fn opening_another_cache_or_file_is_an_error_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache");
         drop(made(&path, 12).unwrap());
@@ -387,7 +393,7 @@ mod tests {
         let other = Digest::of_bytes(b"other pictures");
         assert_eq!(
             open(other, 12),
-            format!("{named}the cache of these pictures, got that of others")
+            format!("{named}the cache of these pictures and settings, got one with another key")
         );
         fs::write(&path, [7; 1000]).unwrap();
         assert_eq!(open(key(), 12), format!("{named}a cache of pictures, got another file"));
@@ -396,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_that_fails_and_a_stop_leave_nothing_behind() {
+    fn a_failing_picture_or_a_stop_leaves_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache");
         let fails = |index| if index < 57 { Ok(Some(picture(index))) } else { Err(Error::CutOff) };
@@ -410,10 +416,10 @@ mod tests {
         assert!(names(folder.path()).is_empty());
     }
 
-    /// The test runs itself where files may not become longer than 64 KiB.
+    /// The test re-runs itself under a file-size limit of 64 KiB.
     #[cfg(unix)]
     #[test]
-    fn a_disk_that_is_full_is_an_error_and_nothing_is_left_behind() {
+    fn a_full_disk_is_an_error_and_leaves_no_file() {
         const FOLDER: &str = "VIT_PICTURES_FULL_DISK";
         if let Some(folder) = std::env::var_os(FOLDER) {
             let path = Path::new(&folder).join("cache");
@@ -422,7 +428,7 @@ mod tests {
             return;
         }
         let folder = tempfile::tempdir().unwrap();
-        // The shell counts in 512 or 1024 bytes; an ignored signal is an error of the write.
+        // The shell counts blocks of 512 or 1024 bytes. With the signal ignored, the write fails instead.
         let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"";
         let output = std::process::Command::new("sh")
             .args(["-c", script])

@@ -1,6 +1,6 @@
-//! Operations on colours, as torchvision defines them for `uint8` tensors (`transforms/_functional_tensor.py`).
+//! Colour operations, as torchvision defines them for `uint8` tensors (`transforms/_functional_tensor.py`).
 //!
-//! Most blend a picture with another: `clamp(factor x + (1 - factor) y, 0, 255)`, fractions cut off.
+//! Most blend a picture with another: `clamp(factor x + (1 - factor) y, 0, 255)`, truncated.
 
 use crate::Picture;
 use crate::simd::dispatch;
@@ -10,20 +10,20 @@ fn blend(x: u8, y: f32, factor: f32) -> u8 {
     byte(factor * f32::from(x) + (1.0 - factor) * y)
 }
 
-/// A number without its fraction, at most 255: what `as u8` gives, but for fractions above 0.9999. No vector instruction does
-/// that, while numbers from 2^23 on have no fractions, and their last bits are a byte.
+/// Truncates a number of at most 255, like `as u8` except for fractions above 0.9999. No vector instruction truncates
+/// to bytes; numbers from 2^23 on have no fraction, and their low bits are the byte.
 #[inline(always)]
 fn byte(number: f32) -> u8 {
     (number.clamp(0.0, 255.0).max(0.5) - 0.4999 + 8_388_608.0).to_bits() as u8
 }
 
-/// `0.2989 r + 0.587 g + 0.114 b`, fractions cut off: `rgb_to_grayscale`, whose weights are not Pillow's.
+/// `0.2989 r + 0.587 g + 0.114 b`, truncated: torchvision's `rgb_to_grayscale`, whose weights differ from Pillow's.
 #[inline(always)]
 fn grey(red: u8, green: u8, blue: u8) -> f32 {
     f32::from(byte(0.2989 * f32::from(red) + 0.587 * f32::from(green) + 0.114 * f32::from(blue)))
 }
 
-/// Blended with one value.
+/// Blends with one value.
 fn blend_with(picture: &mut Picture, other: f32, factor: f32) {
     dispatch(
         #[inline(always)]
@@ -35,12 +35,12 @@ fn blend_with(picture: &mut Picture, other: f32, factor: f32) {
     );
 }
 
-/// `adjust_brightness`: blended with black.
+/// `adjust_brightness`: blends with black.
 pub(crate) fn brightness(picture: &mut Picture, factor: f32) {
     blend_with(picture, 0.0, factor);
 }
 
-/// `adjust_contrast`: blended with the mean of its grey values.
+/// `adjust_contrast`: blends with the mean of the grey values.
 pub(crate) fn contrast(picture: &mut Picture, factor: f32) {
     let mut sum = 0_u64;
     if picture.channels() == 1 {
@@ -53,7 +53,7 @@ pub(crate) fn contrast(picture: &mut Picture, factor: f32) {
                 for block in pixels.chunks(BLOCK) {
                     let [red, green, blue] = planes(block);
                     let grey = |at: usize| grey(red[at], green[at], blue[at]) as i32;
-                    // What a short block lacks is black.
+                    // A short block is padded with black.
                     sum += (0..BLOCK).map(grey).sum::<i32>() as u64;
                 }
             },
@@ -63,7 +63,7 @@ pub(crate) fn contrast(picture: &mut Picture, factor: f32) {
     blend_with(picture, (sum as f64 / count as f64) as f32, factor);
 }
 
-/// `adjust_saturation`: blended with its grey values.
+/// `adjust_saturation`: blends with the grey values.
 pub(crate) fn saturation(picture: &mut Picture, factor: f32) {
     each(picture, |red, green, blue| {
         let grey = grey(red, green, blue);
@@ -71,12 +71,12 @@ pub(crate) fn saturation(picture: &mut Picture, factor: f32) {
     });
 }
 
-/// `adjust_hue`: the hue of HSV is moved by so many turns.
+/// `adjust_hue`: rotates HSV's hue by `turns`.
 pub(crate) fn hue(picture: &mut Picture, turns: f32) {
     each(picture, |red, green, blue| turned([red, green, blue], turns));
 }
 
-/// Pixels computed side by side.
+/// Pixels computed together.
 const BLOCK: usize = 64;
 
 #[inline(always)]
@@ -89,7 +89,7 @@ fn planes(block: &[[u8; 3]]) -> [[u8; BLOCK]; 3] {
     planes
 }
 
-/// Changes each pixel of a picture in colour.
+/// Maps each pixel of a colour picture.
 #[inline(always)]
 fn each(picture: &mut Picture, of: impl Fn(u8, u8, u8) -> [u8; 3]) {
     if picture.channels() == 1 {
@@ -111,8 +111,8 @@ fn each(picture: &mut Picture, of: impl Fn(u8, u8, u8) -> [u8; 3]) {
     );
 }
 
-/// A colour whose hue is moved. Instead of six cases, a channel is `v - v s clamp(min(k, 4 - k), 0, 1)` with
-/// `k = (n + 6 h) mod 6` and `n` 5, 3 and 1 for red, green and blue
+/// Rotates a colour's hue. Instead of six cases, a channel is `v - v s clamp(min(k, 4 - k), 0, 1)` with `k = (n + 6 h)
+/// mod 6` and `n` 5, 3 and 1 for red, green and blue
 /// (<https://en.wikipedia.org/wiki/HSL_and_HSV#HSV_to_RGB_alternative>).
 #[inline(always)]
 fn turned(rgb: [u8; 3], turns: f32) -> [u8; 3] {
@@ -133,12 +133,13 @@ fn turned(rgb: [u8; 3], turns: f32) -> [u8; 3] {
         let k = n + sixths;
         let k = k - 6.0 * (k * (1.0 / 6.0)).floor();
         let share = k.min(4.0 - k).clamp(0.0, 1.0);
-        // `convert_image_dtype` scales by 256 less a thousandth, and cuts off.
+        // `convert_image_dtype` scales by 256 less a thousandth, and truncates.
         byte((most - spread * share) * (255.999 / 255.0))
     })
 }
 
-/// `adjust_sharpness`: blended with its mean over 3x3 pixels, the middle one counted five times; the border stays.
+/// `adjust_sharpness`: blends with the weighted mean of 3x3 pixels, the middle one counted five times; the border is
+/// unchanged.
 pub(crate) fn sharpness(picture: &mut Picture, factor: f32) {
     let ((height, width), channels) = (picture.size(), picture.channels());
     if height <= 2 || width <= 2 {
@@ -161,7 +162,7 @@ pub(crate) fn sharpness(picture: &mut Picture, factor: f32) {
                         + column(at)
                         + column(at + channels)
                         + 4 * u32::from(here[at]);
-                    // `_cast_squeeze_out` rounds halves to even; a sum of 13ths has none.
+                    // `_cast_squeeze_out` rounds halves to even; 13ths have no halves.
                     let mean = (2 * sum + 13) / 26;
                     *out = blend(here[at], mean as f32, factor);
                 }
@@ -170,18 +171,18 @@ pub(crate) fn sharpness(picture: &mut Picture, factor: f32) {
     );
 }
 
-/// `posterize`: the first `bits` bits are kept.
+/// `posterize`: keeps the highest `bits` bits.
 pub(crate) fn posterize(picture: &mut Picture, bits: u32) {
     let mask = (0xFF00_u32 >> bits) as u8;
     table(picture, |value| value & mask);
 }
 
-/// `solarize`: values from `threshold` on are inverted.
+/// `solarize`: inverts values from `threshold` on.
 pub(crate) fn solarize(picture: &mut Picture, threshold: f32) {
     table(picture, |value| if f32::from(value) >= threshold { 255 - value } else { value });
 }
 
-/// `autocontrast`: each channel is stretched to 0 to 255.
+/// `autocontrast`: stretches each channel to 0 to 255.
 pub(crate) fn autocontrast(picture: &mut Picture) {
     tables(picture, |counts| {
         let first = counts.iter().position(|&count| count > 0).unwrap_or_default();
@@ -194,7 +195,7 @@ pub(crate) fn autocontrast(picture: &mut Picture) {
     });
 }
 
-/// `equalize`: each channel's values are spread so that about as many pixels have each.
+/// `equalize`: spreads each channel's values so that they occur about equally often.
 pub(crate) fn equalize(picture: &mut Picture) {
     tables(picture, |counts| {
         let last = counts.iter().rposition(|&count| count > 0).unwrap_or_default();
@@ -215,7 +216,7 @@ fn identity() -> [u8; 256] {
     std::array::from_fn(|value| value as u8)
 }
 
-/// Replaces each value.
+/// Maps each value.
 fn table(picture: &mut Picture, of: impl Fn(u8) -> u8) {
     let table: [u8; 256] = std::array::from_fn(|value| of(value as u8));
     for value in picture.pixels_mut() {
@@ -223,7 +224,7 @@ fn table(picture: &mut Picture, of: impl Fn(u8) -> u8) {
     }
 }
 
-/// Replaces each value by its channel's table, made of how often each value occurs there.
+/// Maps each value through its channel's table, made from the channel's histogram.
 fn tables(picture: &mut Picture, of: impl Fn(&[u32; 256]) -> [u8; 256]) {
     let channels = picture.channels();
     for channel in 0..channels {

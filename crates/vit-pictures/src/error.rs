@@ -1,54 +1,54 @@
-//! Why there is no picture.
+//! Errors of decoding and caching pictures.
 
 use std::io;
 use std::path::PathBuf;
 
-/// A picture or a cache of pictures that cannot be used.
+/// An error of a picture or of a cache of pictures.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The bytes are in no format that is read here.
+    /// The format is not supported.
     #[error("expected a PNG, JPEG, WebP, GIF or BMP picture, got something else")]
     Format,
-    /// A picture announces more pixels than any camera makes.
+    /// The picture announces more pixels than the limit.
     #[error("expected at most {} pixels, got {width}x{height}", thousands(*most))]
     TooLarge {
-        /// Pixels.
+        /// The limit in pixels.
         most: u64,
         /// Pixels in a row.
         width: u32,
         /// Rows.
         height: u32,
     },
-    /// A picture announces more pixels than its form can be decoded to within bounded memory.
+    /// The picture announces more pixels than its format can be decoded to in bounded memory.
     #[error("expected at most {} pixels of {form}, got {width}x{height}", thousands(*most))]
     TooLargeForm {
-        /// `a progressive JPEG`, ...
+        /// The form, such as `a progressive JPEG`.
         form: &'static str,
-        /// Pixels.
+        /// The limit in pixels.
         most: u64,
         /// Pixels in a row.
         width: u32,
         /// Rows.
         height: u32,
     },
-    /// A side is longer than in any picture.
+    /// A side exceeds the limit.
     #[error("expected sides of at most {} pixels, got {width}x{height}", thousands((*most).into()))]
     TooLong {
-        /// Pixels of a side.
+        /// The limit in pixels.
         most: u32,
         /// Pixels in a row.
         width: u32,
         /// Rows.
         height: u32,
     },
-    /// The file has no end.
+    /// The file has no end marker.
     #[error("the picture is cut off: it has no end")]
     CutOff,
-    /// The file has too few bytes for the pixels that it announces.
+    /// The file is too short for the pixels it announces.
     #[error("{} bytes cannot hold the {width}x{height} px they announce", thousands(*length))]
     TooShort {
-        /// Bytes.
+        /// Length of the file in bytes.
         length: u64,
         /// Pixels in a row.
         width: u32,
@@ -58,28 +58,28 @@ pub enum Error {
     /// The decoder's own error.
     #[error(transparent)]
     Undecodable(Box<dyn std::error::Error + Send + Sync>),
-    /// The decoder panics.
+    /// The decoder panicked.
     #[error("the decoder fails at this picture")]
     DecoderFails,
-    /// A file is longer than any picture.
+    /// The file exceeds the size limit.
     #[error("expected a picture of at most {} MiB, got a longer file", most >> 20)]
     TooManyBytes {
-        /// Bytes.
+        /// The limit in bytes.
         most: u64,
     },
     /// A file cannot be read.
     #[error("cannot read the file")]
     Io(#[from] io::Error),
-    /// Pixels do not have the shape they are given.
+    /// The number of pixels does not match the shape.
     #[error("expected {channels} channels (1 or 3) x {height} x {width} pixels, got {got} values")]
     Shape {
-        /// Values of a pixel.
+        /// Channels.
         channels: usize,
         /// Rows.
         height: usize,
         /// Pixels in a row.
         width: usize,
-        /// Values.
+        /// Number of values.
         got: usize,
     },
     /// A setting of a view is out of range.
@@ -92,34 +92,34 @@ pub enum Error {
         /// Its value.
         got: String,
     },
-    /// A picture's file, and why it is no picture.
+    /// An error with the file it occurred in.
     #[error("{}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error.
         source: Box<Self>,
     },
-    /// A cache cannot be used.
+    /// A cache is of no use here.
     #[error("{}: expected {expected}, got {got}", path.display())]
     Cache {
         /// The cache's file.
         path: PathBuf,
-        /// What a whole cache of these pictures has.
+        /// Expected value.
         expected: String,
-        /// What is there.
+        /// Actual value.
         got: String,
     },
     /// A cache cannot be written or read.
     #[error(transparent)]
     Disk(#[from] vit_files::Error),
-    /// Making a cache was stopped.
-    #[error("the cache of pictures was stopped before it was whole")]
+    /// The caller stopped the building of a cache.
+    #[error("building the cache of pictures was stopped")]
     Stopped,
 }
 
 impl Error {
-    /// What helps, if anything is known to.
+    /// Advice, if there is any.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
@@ -128,10 +128,10 @@ impl Error {
             Self::TooLargeForm { .. } => {
                 Some("save it as PNG or as a baseline JPEG, or scale it down")
             }
-            Self::TooLong { .. } => Some("cut it, or scale it down first"),
-            Self::DecoderFails => Some("open it elsewhere and save it anew"),
+            Self::TooLong { .. } => Some("crop it or scale it down first"),
+            Self::DecoderFails => Some("open it in another program and save it again"),
             Self::File { source, .. } => source.hint(),
-            Self::Cache { .. } => Some("remove the file; it is made again from the pictures"),
+            Self::Cache { .. } => Some("delete the file; it is rebuilt from the pictures"),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
-//! How files are decoded.
+//! Options for decoding files.
 
-/// The colour that transparent pixels are laid over, RGB.
+/// The colour behind transparent pixels, RGB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Background(pub [u8; 3]);
 
@@ -11,18 +11,18 @@ impl Background {
     pub const BLACK: Self = Self([0; 3]);
 }
 
-/// How a file becomes a [`Picture`](crate::Picture).
+/// Options for decoding a file to a [`Picture`](crate::Picture).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecodeOptions {
-    /// 1 (grey) or 3 (RGB); `None` as the file has it. Default: `Some(3)`.
+    /// 1 (grey) or 3 (RGB); `None` keeps the file's. Default: `Some(3)`.
     pub channels: Option<usize>,
-    /// What transparent pixels are laid over. Default: white.
+    /// The colour behind transparent pixels. Default: white.
     pub background: Background,
-    /// The picture may come smaller, in its proportions, as long as its shorter side has this many pixels: a large JPEG is
-    /// then decoded at 1/2, 1/4 or 1/8 (Pillow equivalent: `Image.draft`), and what exceeds `most_pixels` is averaged over
-    /// squares while it is decoded. Default: `None`, each pixel as it is.
+    /// Allows a smaller picture, with the same proportions, as long as its shorter side keeps this many pixels: a large
+    /// JPEG is then decoded at 1/2, 1/4 or 1/8 (Pillow equivalent: `Image.draft`), and a picture above `most_pixels` is
+    /// averaged down while it is decoded. Default: `None`, full size.
     pub at_least: Option<u32>,
-    /// The most pixels that are kept, 4 bytes each. Default: 12 Mi.
+    /// Limit of decoded pixels, 4 bytes each. Default: 12 Mi.
     pub most_pixels: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Pixels of one picture.
+//! The pixels of one picture.
 
 use crate::Error;
 use crate::simd::dispatch;
@@ -16,7 +16,7 @@ impl Picture {
     /// Wraps `pixels` of shape (height, width, channels).
     ///
     /// # Errors
-    /// If `channels` is neither 1 nor 3, a side is 0, or the number of pixels is another.
+    /// If `channels` is neither 1 nor 3, a side is 0, or the number of pixels does not match.
     pub fn new(
         pixels: Vec<u8>,
         channels: usize,
@@ -48,7 +48,7 @@ impl Picture {
         &self.pixels
     }
 
-    /// The pixels without their shape.
+    /// The pixels, without their shape.
     #[must_use]
     pub fn into_pixels(self) -> Vec<u8> {
         self.pixels
@@ -58,7 +58,7 @@ impl Picture {
         &mut self.pixels
     }
 
-    /// What `change` makes of the pixels, which stay as many.
+    /// Applies `change` to the pixels, which must keep their number.
     pub(crate) fn map(self, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Self {
         let length = self.pixels.len();
         let pixels = change(self.pixels);
@@ -66,7 +66,7 @@ impl Picture {
         Self { pixels, ..self }
     }
 
-    /// Grey as RGB, or RGB as grey; unchanged if it has `channels` already.
+    /// Converts to grey (1) or RGB (3); unchanged if it already has `channels`.
     ///
     /// Grey is the luma of ITU-R 601-2, `L = 0.299 R + 0.587 G + 0.114 B`, in Pillow's fixed-point rounding.
     ///
@@ -109,7 +109,7 @@ impl Picture {
         let planes = planes.chunks_exact_mut(plane).zip(mean.iter().zip(std));
         assert_eq!(planes.len(), self.channels, "expected a mean and deviation for each channel");
         for (channel, (plane, (mean, std))) in planes.enumerate() {
-            // One multiplication and one addition: within one rounding of the division.
+            // One multiplication and one addition; differs from the division by at most one rounding.
             let (scale, shift) = (1.0 / (255.0 * std), -mean / std);
             dispatch(
                 #[inline(always)]
@@ -135,7 +135,7 @@ fn write_plane<const CHANNELS: usize>(
     }
 }
 
-/// Pillow's `L24` (`src/libImaging/Convert.c`): weights of ITU-R 601-2 in 16 bits, rounded.
+/// Pillow's `L24` (`src/libImaging/Convert.c`): ITU-R 601-2's weights in 16 bits, rounded.
 #[inline(always)]
 pub(crate) fn luma([red, green, blue]: [u8; 3]) -> u8 {
     let [red, green, blue] = [red, green, blue].map(u32::from);

@@ -1,7 +1,7 @@
-//! TrivialAugment Wide: one operation at one strength, drawn for each view (arXiv 2103.10158).
+//! TrivialAugment Wide: one random operation of random strength for each view (arXiv 2103.10158).
 //!
-//! Operations, strengths and directions are those of torchvision's `TrivialAugmentWide` with its defaults: 31 strengths,
-//! nearest neighbours, black outside.
+//! Operations, strengths and directions are torchvision's `TrivialAugmentWide` with its defaults: 31 strengths,
+//! nearest-neighbour interpolation, black outside.
 
 use vit_random::Stream;
 
@@ -19,7 +19,7 @@ pub(crate) enum Operation {
     /// Pixels.
     TranslateX(i32),
     TranslateY(i32),
-    /// Degrees, against the clock.
+    /// Degrees, anticlockwise.
     Rotate(f64),
     /// Factors.
     Brightness(f32),
@@ -28,7 +28,7 @@ pub(crate) enum Operation {
     Sharpness(f32),
     /// Bits.
     Posterize(u32),
-    /// The least value that is inverted.
+    /// Smallest value that is inverted.
     Solarize(f32),
     AutoContrast,
     Equalize,
@@ -55,7 +55,7 @@ fn draw(stream: &mut Stream) -> Operation {
         7 => Operation::Saturation(factor),
         8 => Operation::Contrast(factor),
         9 => Operation::Sharpness(factor),
-        // Python's `round`, halves to even.
+        // Python's `round`: halves to even.
         10 => Operation::Posterize(8 - (f64::from(strength) / 5.0).round_ties_even() as u32),
         11 => Operation::Solarize(255.0 - (255.0 * strength as f32) / (STRENGTHS - 1) as f32),
         12 => Operation::AutoContrast,
@@ -68,7 +68,7 @@ impl Operation {
         let (height, width) = picture.size();
         match self {
             Self::Identity => {}
-            // About the corner, as torchvision shears with `center=[0, 0]`.
+            // Around the corner: torchvision shears with `center=[0, 0]`.
             Self::ShearX(by) => return affine(picture, [1.0, by, 0.0, 1.0], (0.0, 0.0), (0, 0)),
             Self::ShearY(by) => return affine(picture, [1.0, 0.0, by, 1.0], (0.0, 0.0), (0, 0)),
             Self::TranslateX(by) => {
@@ -95,8 +95,8 @@ impl Operation {
     }
 }
 
-/// Each pixel comes from the nearest one at `matrix (pixel - centre - moved) + centre`, black outside. Places are those of
-/// pixels' middles.
+/// Nearest-neighbour affine map: each pixel is read at `matrix (pixel - centre - moved) + centre`, black outside.
+/// Coordinates are pixel centres.
 fn affine(
     picture: Picture,
     [xx, xy, yx, yy]: [f64; 4],

@@ -1,7 +1,7 @@
-//! Antialiased resizing, to the bit as Pillow does it.
+//! Antialiased resizing, bit-identical to Pillow's.
 //!
-//! `Image.resize` (Pillow, `src/libImaging/Resample.c`) filters across, rounds to bytes, then filters down. With
-//! `scale = max(in / out, 1)` the output at `x` is
+//! `Image.resize` (Pillow, `src/libImaging/Resample.c`) filters horizontally, rounds to bytes, then filters vertically.
+//! With `scale = max(in / out, 1)` the output at `x` is
 //!
 //! ```text
 //! sum_i k((i + 0.5 - centre) / scale) in[i] / sum_i k((i + 0.5 - centre) / scale),   centre = (x + 0.5) in / out
@@ -12,7 +12,7 @@
 use crate::Picture;
 use crate::simd::dispatch;
 
-/// The filter of a resize, widened by the factor of reduction.
+/// The resampling filter, widened by the reduction factor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Interpolation {
     /// `k(x) = 1 - |x|` for `|x| < 1`.
@@ -42,7 +42,7 @@ impl Interpolation {
     }
 }
 
-/// Part of an axis of a picture, in pixels: its first and how many.
+/// A range of pixels along one axis: the first, and the count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
     pub(crate) first: usize,
@@ -55,7 +55,7 @@ impl Span {
     }
 }
 
-/// How one axis is resized: the part `from` of the picture becomes `to` pixels, of which `kept` are computed.
+/// How one axis is resized: the range `from` becomes `to` pixels, of which only `kept` are computed.
 #[derive(Clone, Copy)]
 pub(crate) struct Axis {
     pub(crate) from: Span,
@@ -86,7 +86,7 @@ pub fn resize(
     resize_part(picture, axis(from_height, height), axis(from_width, width), interpolation)
 }
 
-/// Resizes part of a picture, of which part is kept: as if it were cut before and after.
+/// Resizes part of a picture and keeps part of the result, as if cropped before and after.
 pub(crate) fn resize_part(
     picture: &Picture,
     down: Axis,
@@ -96,7 +96,7 @@ pub(crate) fn resize_part(
     assert!(down.to > 0 && across.to > 0, "expected sides of at least 1 pixel");
     let channels = picture.channels();
     let filters = Filters::new(down, interpolation);
-    // The rows that the filters across and down look at.
+    // The rows that both filters read.
     let rows = filters.reach();
     let width = picture.size().1;
     let part = picture.pixels().chunks_exact(width * channels).skip(down.from.first + rows.first);
@@ -127,15 +127,15 @@ pub(crate) fn resize_part(
     Picture::new(pixels, channels, (down.kept.count, across.kept.count)).expect("sides above 0")
 }
 
-/// Bits behind the point of a weight: Pillow's `PRECISION_BITS`.
+/// Fractional bits of a weight: Pillow's `PRECISION_BITS`.
 const BITS: u32 = 32 - 8 - 2;
 
 /// The weights of each output.
 struct Filters {
     weights: Vec<i32>,
-    /// Of each output, where its inputs begin and how many there are.
+    /// For each output, the range of its inputs.
     inputs: Vec<Span>,
-    /// Weights of an output, unused ones included.
+    /// Weights stored for each output, padding included.
     most: usize,
 }
 
@@ -178,7 +178,7 @@ impl Filters {
         Self { weights, inputs, most }
     }
 
-    /// The inputs that any output looks at.
+    /// The range of inputs that any output reads.
     fn reach(&self) -> Span {
         let first = self.inputs.iter().map(|span| span.first).min().unwrap_or_default();
         let end = self.inputs.iter().map(|span| span.first + span.count).max().unwrap_or_default();
@@ -191,10 +191,10 @@ impl Filters {
     }
 }
 
-/// Rows filtered side by side.
+/// Rows filtered together.
 const LANES: usize = 16;
 
-/// Filters each row. Rows are transposed [`LANES`] at a time, since neighbours in a row have different inputs.
+/// Filters each row. Rows are transposed [`LANES`] at a time, because neighbours in a row have different inputs.
 fn filter_across<const CHANNELS: usize>(rows: &[&[u8]], filters: &Filters, out: &mut [u8]) {
     let reach = filters.reach();
     let width = filters.inputs.len() * CHANNELS;
@@ -232,7 +232,7 @@ fn filter_across<const CHANNELS: usize>(rows: &[&[u8]], filters: &Filters, out: 
     }
 }
 
-/// Filters columns; `rows` begin with row `first`.
+/// Filters columns; row `first` is the first of `rows`.
 fn filter_down(rows: &[u8], first: usize, filters: &Filters, out: &mut [u8]) {
     let width = out.len() / filters.inputs.len();
     let mut sums = vec![0; width];

@@ -1,4 +1,4 @@
-//! A picture that is shrunk while it is decoded, as planes of numbers in [0, 1], one for each channel.
+//! A picture reduced while it is decoded, as planes of numbers in [0, 1], one a channel.
 
 use std::array;
 
@@ -10,24 +10,24 @@ use crate::upright::{upright, upright_size};
 /// One channel.
 pub type Plane = ImageBuffer<Luma<f32>, Vec<f32>>;
 
-/// A picture that was shrunk while it was decoded: see [`shrink`](crate::shrink).
+/// A picture reduced while it is decoded: see [`shrink`](crate::shrink).
 pub struct Shrunk {
-    /// Width and height, in the file.
+    /// Width and height in the file.
     pub(crate) size: (u32, u32),
     pub(crate) pixels: Shrinking,
-    /// How it is to be turned.
+    /// Orientation still to be applied.
     pub(crate) orientation: Option<Orientation>,
 }
 
 impl Shrunk {
-    /// Width and height of the upright picture before it was shrunk.
+    /// Width and height of the upright picture before it was reduced.
     #[must_use]
     pub fn upright_size(&self) -> (u32, u32) {
         upright_size(self.size, self.orientation)
     }
 
-    /// Upright planes of numbers in [0, 1], one of grey (the luminance of ITU-R BT.709) or three of RGB. Behind transparency
-    /// lies a colour that the picture stands out from.
+    /// Upright planes of numbers in [0, 1]: grey (luminance of ITU-R BT.709) or RGB. The background of transparent
+    /// pixels is chosen to contrast with the picture.
     #[must_use]
     pub fn planes(&self, channels: usize) -> Vec<Plane> {
         let planes = self.pixels.planes(channels).into_iter().map(|plane| {
@@ -40,9 +40,9 @@ impl Shrunk {
     }
 }
 
-/// What takes pixels in whatever order a decoder gives them.
+/// Receives pixels in any order that a decoder produces.
 pub(crate) trait Rows {
-    /// Adds pixels of a row, those in these columns. Each is added once.
+    /// Adds the pixels of a row in these columns. Each pixel is added once.
     fn add_row(
         &mut self,
         y: u32,
@@ -51,28 +51,27 @@ pub(crate) trait Rows {
     );
 }
 
-/// What a file's pixels are.
+/// The sample format of a file.
 #[derive(Clone, Copy)]
 pub(crate) struct Kind {
-    /// 1 of grey or 3 of red, green and blue, and one more where there is transparency.
+    /// 1 for grey, 3 for RGB, plus one for opacity.
     pub(crate) samples: usize,
-    /// The lightest, or opaque.
+    /// The value of white and of full opacity.
     pub(crate) most: u16,
 }
 
-/// Of up to four sums of eight bytes.
+/// Each square has up to four sums of eight bytes.
 const MOST_SQUARES: u64 = 1 << 20;
 
-/// A picture that is shrunk while its pixels come, in whatever order: of the large ones it never holds more than the means
-/// of squares.
+/// Reduces a picture while its pixels arrive, in any order: for a large picture it holds only the sums of squares.
 pub(crate) struct Shrinking {
     size: (u32, u32),
     kind: Kind,
-    /// The side of a square.
+    /// Side of a square in pixels.
     factor: u32,
-    /// How many there are in a row.
+    /// Squares in a row.
     across: usize,
-    /// Of each square, its samples; those of colour times their opacity, where there is one.
+    /// Sums of each square's samples; colours are multiplied by their opacity.
     sums: Vec<u64>,
 }
 
@@ -93,8 +92,8 @@ impl Rows for Shrinking {
 }
 
 impl Shrinking {
-    /// A picture whose longest side is `least` or more is shrunk by the whole factor that leaves it no less; or by a larger one,
-    /// for models of more than 512 pixels a side, where it would have more than [`MOST_SQUARES`].
+    /// Reduces a picture by the largest whole factor that keeps its longest side at least `least`, or by a larger one
+    /// if it would have more than [`MOST_SQUARES`] (only for models of more than 512 pixels a side).
     pub(crate) fn new(size: (u32, u32), kind: Kind, least: u32) -> Self {
         let (width, height) = size;
         let mut factor = (width.max(height) / least).max(1);
@@ -106,7 +105,7 @@ impl Shrinking {
         Self::by(factor, size, kind)
     }
 
-    /// A picture that is shrunk by this factor.
+    /// Reduces a picture by this factor.
     pub(crate) fn by(factor: u32, size: (u32, u32), kind: Kind) -> Self {
         let (width, height) = size;
         let [across, down] = [width, height].map(|side| side.div_ceil(factor) as usize);
@@ -134,7 +133,7 @@ impl Shrinking {
         }
     }
 
-    /// One plane of grey, or three of red, green and blue; transparency shows the background.
+    /// One plane of grey or three of RGB, transparent pixels over the background.
     pub(crate) fn planes(&self, channels: usize) -> Vec<Plane> {
         let background = if self.kind.has_alpha() { self.background() } else { 0.0 };
         match channels {
@@ -152,7 +151,7 @@ impl Shrinking {
         })
     }
 
-    /// RGB bytes over a background, and their width and height.
+    /// RGB bytes over a background, with width and height.
     pub(crate) fn over(&self, background: [u8; 3]) -> (Vec<u8>, (u32, u32)) {
         let (width, height) = self.size;
         let [across, down] = [width, height].map(|side| side.div_ceil(self.factor));
@@ -165,7 +164,7 @@ impl Shrinking {
         (pixels.collect(), (across, down))
     }
 
-    /// That of a square.
+    /// Mean of a square.
     #[inline]
     fn mean(&self, x: u32, y: u32) -> Colour {
         let pixels = |at: u32, side: u32| ((at + 1) * self.factor).min(side) - at * self.factor;
@@ -174,8 +173,8 @@ impl Shrinking {
         self.kind.colour(&self.sums[at..][..self.kind.samples], count)
     }
 
-    /// What to see through transparency: behind a drawing on nothing, white or black, whichever it stands out from; around an
-    /// opaque picture, its own mean.
+    /// Grey level behind transparent pixels: white or black, whichever contrasts more with a drawing on transparency;
+    /// the mean of the picture if it is mostly opaque.
     fn background(&self) -> f64 {
         let mut whole = vec![0; self.kind.samples];
         for square in self.sums.chunks_exact(self.kind.samples) {
@@ -198,7 +197,7 @@ impl Kind {
         self.samples.is_multiple_of(2)
     }
 
-    /// The mean of so many pixels, of which these are the sums.
+    /// The mean of `count` pixels from their sums.
     #[inline]
     fn colour(self, sums: &[u64], count: f64) -> Colour {
         let most = f64::from(self.most);
@@ -211,13 +210,13 @@ impl Kind {
     }
 }
 
-/// In [0, 1], the light times the opacity.
+/// In [0, 1], colour multiplied by opacity.
 struct Colour {
     rgb: [f64; 3],
     alpha: f64,
 }
 
-/// The luminance of ITU-R BT.709; of a grey pixel its grey itself, to the bit.
+/// Luminance of ITU-R BT.709; a grey pixel keeps its exact value.
 #[inline]
 fn grey([red, green, blue]: [f64; 3]) -> f64 {
     green + 0.2126 * (red - green) + 0.0722 * (blue - green)
@@ -231,7 +230,7 @@ mod tests {
 
     const BYTES: u16 = 255;
 
-    /// The planes of pixels that come in this order.
+    /// The planes of pixels that arrive in this order.
     fn planes_of<const SAMPLES: usize>(
         (width, height): (u32, u32),
         most: u16,
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_grey_are_themselves_in_any_kind_of_picture() {
+    fn grey_values_are_exact_in_every_sample_format() {
         let size = (16, 16);
         let byte = |x: u32, y: u32| (16 * y + x) as u16;
         let wide = |x: u32, y: u32| 257 * byte(x, y);
@@ -286,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drawing_on_nothing_stands_out() {
+    fn a_drawing_on_transparency_contrasts_with_its_background() {
         let drawn = |ink| grey_of((4, 1), BYTES, |x, _| [ink, if x == 1 { 255 } else { 0 }]);
         assert_eq!(drawn(0), [1.0, 0.0, 1.0, 1.0]);
         assert_eq!(drawn(255), [0.0, 1.0, 0.0, 0.0]);
@@ -296,13 +295,13 @@ mod tests {
     }
 
     #[test]
-    fn around_an_opaque_picture_transparency_is_as_light_as_the_picture() {
+    fn transparency_around_an_opaque_picture_gets_its_mean() {
         let picture = grey_of((4, 1), BYTES, |x, _| [204, if x == 0 { 0 } else { 255 }]);
         assert_eq!(picture, [0.8; 4]);
     }
 
     #[test]
-    fn large_pictures_are_averaged_to_the_last_row_in_any_order() {
+    fn large_pictures_are_averaged_completely_in_any_order() {
         let size = (5, 4);
         let pixel = |x, y| [if x == 4 || y == 0 { 255 } else { 0 }; 3];
         let planes = planes_of(size, BYTES, (3, 2), row_by_row(size), pixel);

@@ -1,4 +1,4 @@
-//! The machine's vector instructions, chosen when the program runs.
+//! Vector instructions, selected at run time.
 
 use std::sync::LazyLock;
 
@@ -6,8 +6,8 @@ use pulp::Arch;
 
 static ARCH: LazyLock<Arch> = LazyLock::new(Arch::default);
 
-/// Runs a kernel, which must be inlined into its caller all the way down, with the machine's vector instructions. Kernels
-/// compute with integers, or round each product and sum, so that every machine gives the same pixels.
+/// Runs a kernel with the machine's vector instructions; all its callees must be inlined. Kernels use integers, or
+/// round each product and sum, so every machine gives the same pixels.
 #[inline(always)]
 pub(crate) fn dispatch<R>(kernel: impl FnOnce() -> R) -> R {
     ARCH.dispatch(kernel)

@@ -1,4 +1,4 @@
-//! Turning a picture as its EXIF orientation says, and how large one may be.
+//! Applying the EXIF orientation, and size limits.
 
 use image::imageops::{flip_horizontal, flip_vertical, rotate90, rotate180, rotate270};
 use image::metadata::Orientation;
@@ -8,10 +8,10 @@ use crate::Error;
 
 /// 8192 x 8192: more than cameras make.
 const MOST_PIXELS: u64 = 1 << 26;
-/// As a JPEG file can say. Rows are decoded whole.
+/// The maximum in a JPEG file. Rows are decoded whole.
 const LONGEST_SIDE: u32 = 0xFFFF;
 
-/// Refuses what is larger than any picture.
+/// Rejects pictures beyond the size limits.
 pub(crate) fn check_size((width, height): (u32, u32)) -> Result<(), Error> {
     if width.max(height) > LONGEST_SIDE {
         return Err(Error::TooLong { most: LONGEST_SIDE, width, height });
@@ -22,7 +22,7 @@ pub(crate) fn check_size((width, height): (u32, u32)) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses what takes more memory in this form than there may be.
+/// Rejects pictures that need too much memory in this form.
 pub(crate) fn check_form(
     form: &'static str,
     (width, height): (u32, u32),
@@ -34,7 +34,7 @@ pub(crate) fn check_form(
     Ok(())
 }
 
-/// Pixels and their width and height, upright.
+/// Upright pixels, with width and height.
 pub(crate) fn upright<P: Pixel + 'static>(
     pixels: Vec<P::Subpixel>,
     (width, height): (u32, u32),
@@ -59,7 +59,7 @@ pub(crate) fn upright<P: Pixel + 'static>(
     (turned.into_raw(), size)
 }
 
-/// Width and height of a picture of this size in its file.
+/// Width and height after applying the orientation.
 pub(crate) fn upright_size(
     (width, height): (u32, u32),
     orientation: Option<Orientation>,

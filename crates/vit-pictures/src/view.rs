@@ -1,4 +1,4 @@
-//! What a model is shown of a picture: one fixed view to evaluate on, another in each epoch to train on.
+//! The model's view of a picture: fixed for evaluation, different in each epoch for training.
 
 use vit_random::{Random, Site, Stream};
 
@@ -11,7 +11,7 @@ const FLIP: Site = Site::named("pictures.flip");
 const POLICY: Site = Site::named("pictures.policy");
 const JITTER: Site = Site::named("pictures.jitter");
 
-/// The view for evaluation: the shorter side is resized, the centre is kept.
+/// The evaluation view: resizes the shorter side and keeps the centre.
 ///
 /// torchvision equivalent: `CenterCrop(crop)(Resize(resize, interpolation)(picture))` on PIL pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,17 +34,17 @@ impl EvalView {
         if height.min(width) == 0 || height.max(width) > self.resize {
             return Err(Error::Setting {
                 name: "crop",
-                expected: "sides from 1 to those of `resize`",
+                expected: "sides from 1 to `resize`",
                 got: format!("{height}x{width} of {}", self.resize),
             });
         }
         Ok(())
     }
 
-    /// The view, of shape (`crop`, channels). Only what is kept is computed.
+    /// The view, of shape (`crop`, channels). Only the crop is computed.
     ///
     /// # Panics
-    /// If the settings are out of range; see [`check`](Self::check).
+    /// If the settings are out of range: see [`check`](Self::check).
     #[must_use]
     pub fn apply(&self, picture: &Picture) -> Picture {
         assert!(self.check().is_ok(), "expected checked settings");
@@ -52,7 +52,7 @@ impl EvalView {
         let shorter = height.min(width);
         let axis = |side, crop| {
             let to = self.resize * side / shorter;
-            // Python's `round`, halves to even.
+            // Python's `round`: halves to even.
             let first = ((to - crop) as f64 / 2.0).round_ties_even() as usize;
             Axis { from: Span::all(side), to, kept: Span { first, count: crop } }
         };
@@ -61,8 +61,8 @@ impl EvalView {
     }
 }
 
-/// How far colours move: each factor is drawn from `[1 - x, 1 + x]` (from 0 at least), the hue's shift from
-/// `[-hue, hue]` turns. 0 leaves a property as it is.
+/// Colour jitter: each factor is drawn from `[1 - x, 1 + x]` (from 0 at least), the hue's shift from `[-hue, hue]`
+/// turns. 0 leaves a property unchanged.
 ///
 /// torchvision equivalent: `ColorJitter(brightness, contrast, saturation, hue)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -77,7 +77,7 @@ pub struct Jitter {
     pub hue: f64,
 }
 
-/// A policy that picks further operations.
+/// An automatic augmentation policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// None.
@@ -89,23 +89,23 @@ pub enum Policy {
     Trivial,
 }
 
-/// The view for training: a random crop resized, perhaps mirrored, with a policy and jittered colours, in this order.
+/// The training view: a random resized crop, a random flip, a policy and colour jitter, in this order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainView {
     /// Height and width of the view.
     pub size: (usize, usize),
-    /// Least and greatest share of the picture's area that is cropped, above 0 and up to 1; its sides are in a ratio drawn
-    /// from 3/4 to 4/3, uniform in its logarithm. (1, 1) resizes the whole picture, its proportions lost.
+    /// Smallest and largest share of the picture's area to crop, above 0 and up to 1. The aspect ratio is drawn from
+    /// 3/4 to 4/3, uniform in its logarithm. (1, 1) resizes the whole picture, ignoring its proportions.
     ///
     /// torchvision equivalent: `RandomResizedCrop(size, scale=crop_scale)`; its default is (0.08, 1).
     pub crop_scale: (f64, f64),
-    /// How probable it is that left and right are exchanged, from 0 to 1.
+    /// Probability of a horizontal flip, from 0 to 1.
     ///
     /// torchvision equivalent: `RandomHorizontalFlip(flip)`.
     pub flip: f64,
-    /// The colours.
+    /// Colour jitter.
     pub jitter: Jitter,
-    /// Further operations.
+    /// Automatic augmentation policy.
     pub policy: Policy,
     /// The filter of the resize.
     pub interpolation: Interpolation,
@@ -115,7 +115,7 @@ impl TrainView {
     /// Checks the settings.
     ///
     /// # Errors
-    /// If one is out of range; the error names it.
+    /// If a setting is out of range; the error names it.
     pub fn check(&self) -> Result<(), Error> {
         let (least, most) = self.crop_scale;
         let Jitter { brightness, contrast, saturation, hue } = self.jitter;
@@ -141,11 +141,11 @@ impl TrainView {
         }
     }
 
-    /// The view, of shape (`size`, channels): a pure function of the picture, the seed and step (the epoch) of `random`,
-    /// and `index`.
+    /// The view, of shape (`size`, channels): a pure function of the picture, the seed and step (the epoch) of
+    /// `random`, and `index`.
     ///
     /// # Panics
-    /// If the settings are out of range; see [`check`](Self::check).
+    /// If the settings are out of range: see [`check`](Self::check).
     #[must_use]
     pub fn apply(&self, picture: &Picture, random: Random, index: u32) -> Picture {
         assert!(self.check().is_ok(), "expected checked settings");
@@ -165,8 +165,8 @@ impl TrainView {
     }
 }
 
-/// Rows and columns of torchvision's `RandomResizedCrop.get_params`: ten tries, then the largest centred part whose ratio is
-/// allowed.
+/// Rows and columns as in torchvision's `RandomResizedCrop.get_params`: ten tries, then the largest centred crop with
+/// an allowed aspect ratio.
 pub(crate) fn crop(
     (height, width): (usize, usize),
     scale: (f64, f64),
@@ -201,7 +201,7 @@ pub(crate) fn crop(
     [centred(height, rows), centred(width, columns)]
 }
 
-/// Exchanges left and right.
+/// Flips horizontally.
 fn flip(picture: &mut Picture) {
     let ((_, width), channels) = (picture.size(), picture.channels());
     for row in picture.pixels_mut().chunks_exact_mut(width * channels) {
@@ -212,7 +212,7 @@ fn flip(picture: &mut Picture) {
     }
 }
 
-/// The four operations in a random order, as torchvision's `ColorJitter`.
+/// Applies the four operations in a random order, like torchvision's `ColorJitter`.
 fn jitter(picture: &mut Picture, amount: Jitter, stream: &mut Stream) {
     if amount == Jitter::default() {
         return;

@@ -1,33 +1,33 @@
-//! `compare.html`: the curves of several runs over one another.
+//! `compare.html`: the curves of several runs in the same charts.
 
 use vit_run::{EpochMetrics, Metrics};
 
 use crate::chart::{Colour, Legend, Marks, Series, Stroke};
 use crate::escape::escape;
 use crate::page::{page, section};
-use crate::report::{by_epoch, of_epochs, told};
+use crate::report::{by_epoch, finite, of_epochs};
 
-/// Runs, and what is said of them.
+/// Runs to compare.
 #[derive(Clone, Debug, Default)]
 pub struct Comparison {
-    /// In the order of their colours.
+    /// In the order of the colours.
     pub runs: Vec<ComparedRun>,
-    /// How they ended: a heading, then a row for each run.
+    /// The results: a heading, then a row a run.
     pub table: Vec<Vec<String>>,
-    /// How their settings differ: a heading, then a row for each setting.
+    /// The differing settings: a heading, then a row a setting.
     pub differences: Vec<Vec<String>>,
 }
 
-/// A run among others.
+/// A run in a comparison.
 #[derive(Clone, Debug, Default)]
 pub struct ComparedRun {
-    /// What it is called.
+    /// Its name.
     pub name: String,
-    /// What it wrote.
+    /// Its metrics.
     pub metrics: Metrics,
 }
 
-/// Of runs; where there are more, all of them in the next stroke.
+/// Colours of the runs; further runs reuse them with the next dash pattern.
 const COLOURS: [Colour; 8] = [
     Colour::Blue,
     Colour::Orange,
@@ -40,7 +40,7 @@ const COLOURS: [Colour; 8] = [
 ];
 const STROKES: [Stroke; 3] = [Stroke::Solid, Stroke::Dashed, Stroke::Dotted];
 
-/// A page with the tables and the curves of the runs over one another.
+/// A page with the tables and the curves of all runs.
 #[must_use]
 pub fn comparison_page(comparison: &Comparison) -> String {
     let title = format!("{} runs compared", comparison.runs.len());
@@ -64,7 +64,7 @@ fn curves(runs: &[ComparedRun]) -> String {
         ("Test accuracy", |epoch| Some(100.0 * epoch.test_accuracy?)),
     ];
     let loss: [(&'static str, Value); 3] = [
-        ("Training loss", |epoch| told(epoch.train_loss)),
+        ("Training loss", |epoch| finite(epoch.train_loss)),
         ("Validation loss", |epoch| epoch.val_loss),
         ("Test loss", |epoch| epoch.test_loss),
     ];
@@ -90,11 +90,11 @@ fn series(runs: &[ComparedRun], value: impl Fn(&EpochMetrics) -> Option<f64>) ->
         marks: Marks::Line,
         points: of_epochs(&run.metrics, &value),
     };
-    // What is drawn last, and so above, is the first.
+    // Drawn in reverse, so that the first run is on top.
     runs.iter().enumerate().rev().map(line).collect()
 }
 
-/// A table whose first row is its heading.
+/// A table whose first row is the heading.
 fn table(rows: &[Vec<String>]) -> String {
     let row = |(at, row): (usize, &Vec<String>)| {
         let tag = if at == 0 { "th" } else { "td" };
@@ -123,17 +123,17 @@ mod tests {
     }
 
     #[test]
-    fn every_run_is_a_line_of_its_own_colour_in_the_order_given() {
+    fn runs_get_lines_and_colours_in_the_order_given() {
         let runs = [run("runs/<a>", &[0.5, 0.75]), run("runs/b", &[0.25])];
         let drawn = curves(&runs);
         let (a, b) = (drawn.find("runs/&lt;a&gt;").unwrap(), drawn.find("runs/b").unwrap());
         assert!(a < b && drawn.contains("swatch blue") && drawn.contains("swatch orange"));
-        // No run has a loss, or was tested.
+        // No run has a loss or a test accuracy.
         assert_eq!(drawn.matches("<figure").count(), 1);
     }
 
     #[test]
-    fn more_runs_than_colours_differ_in_their_strokes() {
+    fn more_runs_than_colours_differ_in_dash_pattern() {
         let runs: Vec<_> = (0..30).map(|at| run(&at.to_string(), &[0.5, 0.6])).collect();
         let drawn = curves(&runs);
         let classes = |line: &str| line.split('"').next().unwrap().to_owned();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_do_not_differ_have_no_section() {
+    fn equal_settings_have_no_section() {
         let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
         let mut comparison = Comparison {
             runs: vec![run("a", &[0.5])],

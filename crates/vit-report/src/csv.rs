@@ -1,4 +1,4 @@
-//! The metrics of a run as a table that spreadsheets read.
+//! A run's metrics as CSV.
 
 use std::io::{self, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -9,18 +9,18 @@ use vit_run::{LONGEST_LINE, METRICS, TABLE};
 
 use crate::error::Error;
 
-/// Columns beyond these are left out: no run has a tenth of them.
+/// Most columns, ten times a run's; further ones are dropped.
 const MOST_COLUMNS: usize = 256;
 
-/// Writes a run's `metrics.jsonl` as `metrics.csv` beside it, and tells its path: a row a line, a column for each name
-/// in any of them, empty where a line has none. One that is there is replaced.
+/// Writes a run's `metrics.jsonl` as `metrics.csv` beside it; returns the path. It has a row for each line and a column
+/// for each name in any of them; missing cells are empty. Replaces an existing file.
 ///
 /// # Errors
 /// If the metrics cannot be read or the table cannot be written.
 pub fn write_csv(run_dir: &Path) -> Result<PathBuf, Error> {
     let source = run_dir.join(METRICS);
     let unreadable = |error| Error::Io { operation: "read", path: source.clone(), source: error };
-    // Columns that tell which line it is come first, the others as they are met.
+    // The identifying columns come first, the others in the order they occur.
     let mut columns = ["kind", "step", "epoch"].map(str::to_owned).to_vec();
     let read = records(&source, |record| {
         for name in record.keys() {
@@ -42,7 +42,7 @@ pub fn write_csv(run_dir: &Path) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// Gives the lines that are records, up to one that is too long. A last line that is still being written is none yet.
+/// Passes on the records up to the first too long line. Skips a last line that is still being written.
 fn records(
     path: &Path,
     mut give: impl FnMut(Map<String, Value>) -> io::Result<()>,
@@ -57,7 +57,7 @@ fn records(
     Ok(())
 }
 
-/// As RFC 4180 has it.
+/// Quoted as in RFC 4180.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_run_is_named() {
+    fn a_missing_run_is_named() {
         let error = write_csv(Path::new("no-run")).unwrap_err();
         assert_eq!(error.to_string(), "cannot read no-run/metrics.jsonl");
     }

@@ -1,25 +1,25 @@
-//! Why a run cannot be shown.
+//! Errors of writing reports.
 
 use std::path::PathBuf;
 
-/// Why a run cannot be shown.
+/// Why a report cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file could not be read or written, or a folder not be made.
+    /// A file cannot be read or written, or a folder not created.
     #[error("cannot {operation} {}", path.display())]
     Io {
-        /// What was tried: `read`, `create` or `write`.
+        /// The failed operation: `read`, `create` or `write`.
         operation: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// The system's error.
         source: std::io::Error,
     },
-    /// The run folder cannot be read.
+    /// The run directory cannot be read.
     #[error(transparent)]
     Run(#[from] vit_run::Error),
-    /// A figure could not be written.
+    /// A figure cannot be written.
     #[error(transparent)]
     Files(#[from] vit_files::Error),
 }

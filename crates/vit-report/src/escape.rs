@@ -1,9 +1,9 @@
-//! Text in HTML and SVG.
+//! Escaping for HTML and SVG.
 
 use std::borrow::Cow;
 
-/// Text as it stands between tags and in quoted attributes. Names are strangers' text: control characters, which HTML does not
-/// allow, and those that turn the direction of what follows are written out, as `\u{1b}`.
+/// Escapes text for element content and quoted attributes. Names may come from strangers, so control characters, which
+/// HTML forbids, and characters that change the text direction are spelled out, such as `\u{1b}`.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     let is_markup = |letter| matches!(letter, '&' | '<' | '>' | '"' | '\'');
     if !text.contains(|letter| is_markup(letter) || is_written_out(letter)) {
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_strangers_are_shown_and_do_nothing() {
+    fn hostile_names_are_escaped() {
         assert_eq!(escape("a <b> & \"c'"), "a &lt;b&gt; &amp; &quot;c&#39;");
         assert_eq!(escape("\u{1b}]0;x\u{7}\u{202e}y"), "\\u{1b}]0;x\\u{7}\\u{202e}y");
         assert!(matches!(escape("two\n\tlines, ä"), Cow::Borrowed(_)));

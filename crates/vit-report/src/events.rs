@@ -1,7 +1,8 @@
-//! Event files, which TensorBoard shows: scalars by step.
+//! TensorBoard event files: scalars by step.
 //!
-//! A file is a row of records (`tensorflow/core/lib/io/record_writer.h`): the length, its checksum, the bytes, theirs.
-//! The bytes are a protocol buffer `Event` (`tensorflow/core/util/event.proto`), of which a scalar needs five fields.
+//! A file is a sequence of records (`tensorflow/core/lib/io/record_writer.h`): the length and its checksum, the data
+//! and its checksum. The data is a protocol buffer `Event` (`tensorflow/core/util/event.proto`), of which a scalar
+//! needs five fields.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 
-/// An event file, being written.
+/// An event file open for writing.
 #[derive(Debug)]
 pub struct EventFile {
     path: PathBuf,
@@ -20,10 +21,10 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// A new file in a folder, which is made where it is missing.
+    /// Creates a new file in a folder, and the folder if it is missing.
     ///
     /// # Errors
-    /// If it cannot be made or written.
+    /// If it cannot be created or written.
     pub fn create(folder: &Path) -> Result<Self, Error> {
         let error = |path: &Path| {
             let path = path.to_owned();
@@ -31,7 +32,7 @@ impl EventFile {
         };
         fs::create_dir_all(folder).map_err(error(folder))?;
         let now = now();
-        // TensorBoard takes a folder's files in the order of their names, and knows them by `tfevents`.
+        // TensorBoard reads a folder's files in the order of their names, and recognises them by `tfevents`.
         let (seconds, process) = (now as u64, std::process::id());
         let path = folder.join(format!("events.out.tfevents.{seconds:010}.vit.{process}"));
         let file = OpenOptions::new().write(true).create_new(true).open(&path);
@@ -40,11 +41,11 @@ impl EventFile {
         Ok(events)
     }
 
-    /// A new file in the place of those of a folder: of a run that is taken up again at an earlier step than it had come to,
-    /// whose lines of metrics up to there are then added anew.
+    /// Replaces a folder's event files by a new one, for a run that resumes at an earlier step; the caller then adds
+    /// the metrics up to there again.
     ///
     /// # Errors
-    /// If it cannot be made or written, or an old one not be removed.
+    /// If it cannot be created or written, or an old file cannot be removed.
     pub fn replace(folder: &Path) -> Result<Self, Error> {
         let old = fs::read_dir(folder).into_iter().flatten().flatten();
         for old in old.filter(|old| old.file_name().to_string_lossy().contains("tfevents")) {
@@ -58,7 +59,7 @@ impl EventFile {
         Self::create(folder)
     }
 
-    /// Adds the numbers of a line of metrics, each as `kind/name`, at its step. A line without kind or step is left out.
+    /// Adds the numbers of a metrics record, each as `kind/name` at its step. Skips a record without kind or step.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -74,7 +75,7 @@ impl EventFile {
         self.write(&scalar_event(now(), step, &scalars))
     }
 
-    /// One write, so that a reader meets whole records.
+    /// One write, so that readers see complete records.
     fn write(&mut self, event: &[u8]) -> Result<(), Error> {
         let written = self.file.write_all(&framed(event));
         written.map_err(|source| Error::Io { operation: "write", path: self.path.clone(), source })
@@ -86,7 +87,7 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// `Event { wall_time: 1, file_version: 3 }`, every file's first.
+/// `Event { wall_time: 1, file_version: 3 }`, the first record of every file.
 fn version_event(wall_time: f64) -> Vec<u8> {
     let mut event = Vec::new();
     put_double(&mut event, 1, wall_time);
@@ -111,7 +112,7 @@ fn scalar_event(wall_time: f64, step: u64, scalars: &[(String, f32)]) -> Vec<u8>
     event
 }
 
-/// How a field's value is written (<https://protobuf.dev/programming-guides/encoding>).
+/// Wire types of a field (<https://protobuf.dev/programming-guides/encoding>).
 const VARINT: u64 = 0;
 const EIGHT_BYTES: u64 = 1;
 const COUNTED_BYTES: u64 = 2;
@@ -145,14 +146,14 @@ fn put_bytes(out: &mut Vec<u8>, field: u64, bytes: &[u8]) {
     out.extend(bytes);
 }
 
-/// A record of these bytes.
+/// A record of this data.
 fn framed(bytes: &[u8]) -> Vec<u8> {
     let length = (bytes.len() as u64).to_le_bytes();
     let (of_length, of_bytes) = (masked_crc(&length), masked_crc(bytes));
     [&length[..], &of_length.to_le_bytes(), bytes, &of_bytes.to_le_bytes()].concat()
 }
 
-/// The checksum of a record: a CRC-32C, turned and shifted, so that one of bytes that hold one is another.
+/// A record's checksum: the CRC-32C, rotated and shifted, so that data containing a checksum does not repeat it.
 fn masked_crc(bytes: &[u8]) -> u32 {
     crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -174,16 +175,16 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn checksums_are_those_of_the_standard() {
+    fn checksums_match_the_standard() {
         // RFC 3720, appendix B.4, and the usual check value.
         assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
         assert_eq!(crc32c(&[0xff; 32]), 0x62a8_ab43);
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
     }
 
-    /// These are the bytes of TensorBoard 2.21's own protocol buffer and checksum for the same event.
+    /// The bytes that TensorBoard 2.21's own protocol buffer and checksum give for the same event.
     #[test]
-    fn records_are_these_bytes() {
+    fn records_match_tensorboards_bytes() {
         let scalars = [("epoch/train_loss".to_owned(), 0.5)];
         let expected = [
             &[39, 0, 0, 0, 0, 0, 0, 0, 0xbb, 0xe1, 0xb1, 0x46][..],
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_metrics_is_a_scalar_for_each_number() {
+    fn each_number_of_a_record_is_a_scalar() {
         let folder = tempfile::tempdir().unwrap();
         let mut events = EventFile::create(&folder.path().join("new")).unwrap();
         let begun = fs::read(&events.path).unwrap();

@@ -1,24 +1,24 @@
-//! One picture of what a model makes of an image.
+//! A picture that explains a prediction.
 
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster};
 
 use crate::picture::Picture;
 use crate::report::Attention;
 
-/// Sides of the drawn images, as far as whole pixels allow.
+/// Side of the enlarged images, rounded to whole pixels of the original.
 const SIDE: usize = 280;
-/// Room around and between the parts.
+/// Margin around and between the parts.
 const GAP: usize = 24;
-/// Of a line of text, and of a bar with its number.
+/// Height of a line of text, and of a bar.
 const LINE: usize = 26;
-/// So many classes have a bar.
+/// Number of classes with a bar.
 const BARS: usize = 10;
-/// The longest bar, and the room for its class and for its number.
+/// Length of the longest bar; class name and number need more.
 const BAR: usize = 200;
 const NAME: usize = 48;
-/// The width of a letter.
+/// Width of a letter.
 const LETTER: usize = 8;
-/// So much of a name is drawn.
+/// Longest part of a name that is drawn.
 const LETTERS: usize = 24;
 const NUMBER: usize = 80;
 
@@ -27,12 +27,12 @@ const TEXT: [u8; 3] = [31, 35, 40];
 const BEST: [u8; 3] = [9, 105, 218];
 const OTHER: [u8; 3] = [145, 152, 161];
 
-/// Draws the image, the attention rollout as a veil over it, and the probabilities as bars with their numbers: all of
-/// ten classes, else the ten most probable. A class that has no name in `names` goes by its number; letters beyond ASCII are
-/// drawn as question marks.
+/// Draws the image, its attention rollout as an overlay, and the probabilities as bars with numbers: of all classes if
+/// there are at most ten, else of the ten most probable. A class without a name in `names` is shown by its number;
+/// letters outside ASCII become question marks.
 ///
 /// # Panics
-/// If there is no probability.
+/// If there are no probabilities.
 #[must_use]
 pub fn explanation(attention: &Attention, probabilities: &[f32], names: &[String]) -> Picture {
     let image = &attention.picture;
@@ -64,7 +64,7 @@ pub fn explanation(attention: &Attention, probabilities: &[f32], names: &[String
     Picture::rgb(canvas.width, canvas.height, canvas.pixels)
 }
 
-/// A class's name in ASCII, cut where it is long.
+/// A class's name in ASCII, truncated.
 fn drawn_name(class: usize, names: &[String]) -> String {
     let name = names.get(class).cloned().unwrap_or_else(|| class.to_string());
     let letter =
@@ -74,7 +74,7 @@ fn drawn_name(class: usize, names: &[String]) -> String {
     if count > LETTERS { format!("{}...", &drawn[..LETTERS - 3]) } else { drawn }
 }
 
-/// All classes in their order where they are few, else the most probable, the first first.
+/// All classes in order if there are few, else the most probable ones, highest first.
 fn ranked(probabilities: &[f32]) -> Vec<usize> {
     let mut classes: Vec<usize> = (0..probabilities.len()).collect();
     if classes.len() > BARS {
@@ -84,7 +84,7 @@ fn ranked(probabilities: &[f32]) -> Vec<usize> {
     classes
 }
 
-/// What is drawn on. What would lie outside is left out.
+/// A canvas that clips what lies outside.
 struct Canvas {
     width: usize,
     height: usize,
@@ -121,7 +121,7 @@ impl Canvas {
         }
     }
 
-    /// In letters of sixteen pixels, of ASCII.
+    /// Draws ASCII text, sixteen pixels high.
     fn text(&mut self, (left, top): (usize, usize), text: &str) {
         let mut x = left;
         for letter in text.chars() {
@@ -170,32 +170,32 @@ mod tests {
         let height = LINE - 12;
         assert_eq!(count(&drawn, BEST), BAR * 3 / 4 * height);
         assert_eq!(count(&drawn, OTHER), BAR / 4 * height);
-        // The image, ten times as large.
+        // The image, enlarged ten times.
         assert_eq!(count(&drawn, [7; 3]), 280 * 280);
     }
 
     #[test]
-    fn the_veil_is_thickest_over_what_counts_most() {
+    fn the_overlay_is_strongest_where_attention_is_highest() {
         let over = attention(4).rollout_over_image(3);
         assert_eq!((over.width(), over.height()), (12, 12));
         let red = |x, y| over.pixel(x, y)[0];
         assert!(red(0, 0) < red(11, 0) && red(11, 0) < red(0, 11) && red(0, 11) < red(11, 11));
-        // A patch has one veil.
+        // The overlay is constant within a patch.
         assert_eq!(over.pixel(6, 6), over.pixel(11, 11));
     }
 
     #[test]
-    fn of_many_classes_the_most_probable_are_drawn() {
+    fn the_most_probable_of_many_classes_are_drawn() {
         let probabilities: Vec<f32> = (0..30).map(|class| class as f32 / 435.0).collect();
         assert_eq!(ranked(&probabilities), (20..30).rev().collect::<Vec<_>>());
         assert_eq!(ranked(&[0.2, 0.8]), [0, 1]);
-        // An image larger than the usual side is drawn as it is.
+        // An image above the usual side is not enlarged.
         let drawn = explanation(&attention(400), &probabilities, &[]);
         assert_eq!(drawn.height(), 2 * GAP + LINE + 400);
     }
 
     #[test]
-    fn names_widen_the_picture_and_are_cut() {
+    fn names_widen_the_picture_and_are_truncated() {
         let drawn = |name: &str| explanation(&attention(28), &[0.2, 0.8], &[name.to_owned()]);
         assert_eq!(drawn("cat").width(), explanation(&attention(28), &[0.2, 0.8], &[]).width());
         assert_eq!(drawn(&"x".repeat(24)).width(), drawn(&"x".repeat(80)).width());
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn every_letter_that_is_written_has_a_shape() {
+    fn every_letter_used_has_a_glyph() {
         for letter in "image attention rollout probability 0123456789.%".chars() {
             let raster = get_raster(letter, FontWeight::Regular, RasterHeight::Size16);
             assert!(raster.is_some(), "{letter}");

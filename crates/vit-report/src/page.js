@@ -28,21 +28,21 @@
     let [least, most] = [Math.min(...all), Math.max(...all)];
     if (least === most) [least, most] = [least - 1, most + 1];
     const x = value => left + inset + (value - least) / (most - least) * (right - left - 2 * inset);
-    const told = document.createElement("p");
-    told.className = "told quiet";
-    figure.append(told);
+    const readout = document.createElement("p");
+    readout.className = "readout quiet";
+    figure.append(readout);
     const clear = () => {
-      told.textContent = "";
+      readout.textContent = "";
       svg.querySelector(".guide")?.remove();
     };
-    // Of the pointer, or of the arrow keys.
+    // The pointer or an arrow key moved to `at`.
     const tell = at => {
       const shown = lines.filter(line => !hidden.has(line.name));
       const near = shown.map(line => line.points.reduce((a, b) => Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a));
       if (!near.length) return clear();
       const place = near.reduce((a, b) => Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a)[0];
       const values = shown.map((line, index) => near[index][0] === place ? `${line.name} ${+near[index][1].toPrecision(5)}` : "");
-      told.textContent = `${svg.dataset.x} ${place}: ${values.filter(Boolean).join(", ")}`;
+      readout.textContent = `${svg.dataset.x} ${place}: ${values.filter(Boolean).join(", ")}`;
       svg.querySelector(".guide")?.remove();
       svg.append(make("path", { class: "guide", d: `M${x(place)} ${top}V${bottom}` }));
       return place;
@@ -63,7 +63,7 @@
       tell(place);
     };
 
-    // Accuracies are looked at from near.
+    // Accuracies need a close view.
     const first = [...svg.childNodes].map(node => node.cloneNode(true));
     const hide = () => {
       for (const group of svg.querySelectorAll(".series")) group.style.display = hidden.has(group.dataset.name) ? "none" : "";
@@ -74,7 +74,7 @@
       if (low !== undefined) {
         const y = value => bottom - (value - low) / (high - low) * (bottom - top);
         for (const old of svg.querySelectorAll(".grid, .tick")) {
-          // Those across; those down stay.
+          // Removes horizontal lines; vertical ones stay.
           if (old.getAttribute("d")?.includes("H") || old.getAttribute("text-anchor") === "end") old.remove();
         }
         const step = (high - low) / 4;

@@ -1,10 +1,10 @@
-//! An HTML page that stands alone: style and script are in it, it asks for nothing, and without the script it shows all but what
-//! a reader asks it for.
+//! Self-contained HTML pages: style and script are inside, nothing is loaded, and without the script everything but
+//! interactive detail is shown.
 
 use crate::chart;
 use crate::escape::escape;
 
-/// A whole page, light or dark as the viewer's screen is.
+/// A complete page, light or dark like the viewer's screen.
 pub(crate) fn page(title: &str, body: &str) -> String {
     let title = escape(title);
     let (charts, style) = (chart::STYLE, include_str!("page.css"));
@@ -18,7 +18,7 @@ pub(crate) fn page(title: &str, body: &str) -> String {
     )
 }
 
-/// A part of a page under its own heading; nothing where it has no content.
+/// A section with its heading; empty if it has no content.
 pub(crate) fn section(heading: &str, content: &str) -> String {
     if content.is_empty() {
         return String::new();
@@ -27,12 +27,12 @@ pub(crate) fn section(heading: &str, content: &str) -> String {
     format!("<section id=\"{id}\">\n<h2>{heading}</h2>\n{content}</section>\n")
 }
 
-/// What a section is jumped to by: `confusion-and-classes`.
+/// A section's anchor: `confusion-and-classes`.
 fn id_of(heading: &str) -> String {
     heading.to_lowercase().replace(' ', "-")
 }
 
-/// Links to the sections that are in a body.
+/// Links to the sections of a body.
 pub(crate) fn jumps(body: &str) -> String {
     let headings = body.split("<h2>").skip(1).filter_map(|rest| rest.split("</h2>").next());
     let link = |heading: &str| format!("<a href=\"#{}\">{heading}</a>\n", id_of(heading));
@@ -54,7 +54,7 @@ pub(crate) fn thousands(number: usize) -> String {
     groups.join(",")
 }
 
-/// `0.9753` as `97.53 %`, and a dash for what is no number.
+/// `0.9753` as `97.53 %`; a dash for NaN.
 pub(crate) fn percent(share: f64) -> String {
     if share.is_finite() { format!("{:.2} %", 100.0 * share) } else { "–".to_owned() }
 }
@@ -64,14 +64,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_text_becomes_markup() {
+    fn text_is_escaped() {
         assert_eq!(escape("a<b> & 'c' \"d\""), "a&lt;b&gt; &amp; &#39;c&#39; &quot;d&quot;");
         let page = page("</title><script>", "");
         assert!(page.contains("<title>&lt;/title&gt;&lt;script&gt;</title>"), "{page}");
     }
 
     #[test]
-    fn a_page_asks_for_nothing() {
+    fn a_page_loads_nothing() {
         let page = page("a run", &section("Curves", "<p>none</p>"));
         for outside in ["http:", "https:", "<script src", "@import", "src=", "import("] {
             assert!(!page.contains(outside), "{outside}");
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_read_well() {
+    fn numbers_are_formatted_for_reading() {
         assert_eq!([0, 999, 1000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([0.97531, 1.0, f64::NAN].map(percent), ["97.53 %", "100.00 %", "–"]);
     }

@@ -1,4 +1,4 @@
-//! Pictures of pixels, as PNG within a page.
+//! Pixel images, embedded in a page as PNG.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +15,7 @@ impl Picture {
     /// A colour image.
     ///
     /// # Panics
-    /// If it has no pixel, or `pixels` are not `width * height`.
+    /// If the size is 0, or there are not `width * height` pixels.
     #[must_use]
     pub fn rgb(width: usize, height: usize, pixels: Vec<[u8; 3]>) -> Self {
         assert!(width * height > 0, "expected a picture with pixels, got {width}x{height} px");
@@ -26,7 +26,7 @@ impl Picture {
     /// A grey image; 0 is black.
     ///
     /// # Panics
-    /// If it has no pixel, or `pixels` are not `width * height`.
+    /// If the size is 0, or there are not `width * height` pixels.
     #[must_use]
     pub fn grey(width: usize, height: usize, pixels: &[u8]) -> Self {
         Self::rgb(width, height, pixels.iter().map(|&pixel| [pixel; 3]).collect())
@@ -47,14 +47,14 @@ impl Picture {
     /// The pixel in this column and row, from 0.
     ///
     /// # Panics
-    /// If there is none.
+    /// If it is outside.
     #[must_use]
     pub fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
         assert!(x < self.width, "expected a column below {}, got {x}", self.width);
         self.pixels[y * self.width + x]
     }
 
-    /// As a PNG file.
+    /// The picture as a PNG file.
     #[must_use]
     pub fn png(&self) -> Vec<u8> {
         if self.pixels.iter().all(|[red, green, blue]| red == green && green == blue) {
@@ -64,18 +64,18 @@ impl Picture {
         png((self.width, self.height), png::ColorType::Rgb, self.pixels.as_flattened())
     }
 
-    /// A PNG file in base64.
+    /// The PNG file in base64.
     pub(crate) fn base64(&self) -> String {
         STANDARD.encode(self.png())
     }
 
-    /// As the address of an image in a page.
+    /// The picture as a data URL.
     pub(crate) fn address(&self) -> String {
         address(&self.png())
     }
 }
 
-/// Pixels with a fourth channel, their opacity, as the address of an image in a page.
+/// Pixels with opacity as a data URL.
 pub(crate) fn translucent(size: (usize, usize), pixels: &[[u8; 4]]) -> String {
     address(&png(size, png::ColorType::Rgba, pixels.as_flattened()))
 }
@@ -94,15 +94,15 @@ fn png((width, height): (usize, usize), colour: png::ColorType, bytes: &[u8]) ->
     file
 }
 
-/// A warm veil over what matters: from none, at weight 0, to nearly opaque, at weight 1.
-pub(crate) fn veil(weight: f32) -> [u8; 4] {
+/// Overlay colour of an attention weight: transparent at 0, nearly opaque at 1.
+pub(crate) fn overlay(weight: f32) -> [u8; 4] {
     let weight = weight.clamp(0.0, 1.0);
     let (from, to) = ([255.0, 196.0, 0.0], [255.0, 72.0, 0.0]);
     let mix = |at: usize| (from[at] + (to[at] - from[at]) * weight).round() as u8;
     [mix(0), mix(1), mix(2), (weight * 217.0).round() as u8]
 }
 
-/// Each weight's part of the largest, so that maps of any size can be told apart by eye.
+/// Weights divided by the largest, so that maps of any size show contrast.
 pub(crate) fn of_largest(weights: &[f32]) -> Vec<f32> {
     let largest = weights.iter().copied().fold(0.0, f32::max);
     let share = |&weight: &f32| if largest > 0.0 { weight / largest } else { 0.0 };
@@ -134,9 +134,11 @@ mod tests {
     }
 
     #[test]
-    fn the_veil_grows_with_the_weight() {
-        assert_eq!(veil(0.0)[3], 0);
-        assert!((0..10).all(|at| veil(at as f32 / 10.0)[3] < veil((at + 1) as f32 / 10.0)[3]));
+    fn overlay_opacity_grows_with_the_weight() {
+        assert_eq!(overlay(0.0)[3], 0);
+        assert!(
+            (0..10).all(|at| overlay(at as f32 / 10.0)[3] < overlay((at + 1) as f32 / 10.0)[3])
+        );
         assert_eq!(of_largest(&[1.0, 4.0, 0.0]), [0.25, 1.0, 0.0]);
         assert_eq!(of_largest(&[0.0, 0.0]), [0.0, 0.0]);
     }

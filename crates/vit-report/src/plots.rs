@@ -1,4 +1,4 @@
-//! The figures of a run: accuracy by epoch, and loss by step.
+//! A run's figures: accuracy by epoch and loss by step.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,12 @@ use vit_run::{METRICS, Metrics, PLOTS, read_metrics};
 use crate::chart::{Axis, Chart, Colour, Marks, Series, Stroke, Ticks};
 use crate::error::Error;
 
-/// Draws the figures of a run from its `metrics.jsonl` into its folder `plots`, and tells their
-/// paths.
+/// Draws the figures of a run from its `metrics.jsonl` into its folder `plots`; returns their paths.
 ///
-/// - `training-accuracy.svg`: accuracy in training, and where known in the test, by epoch;
-/// - `training-loss.svg`: the loss in training by step, each point the mean since the one before.
+/// - `training-accuracy.svg`: training and, where known, test accuracy by epoch;
+/// - `training-loss.svg`: training loss by step, each point the mean since the previous one.
 ///
-/// A figure that would have no point is not written. One that is there is replaced.
+/// A figure without points is not written. Existing files are replaced.
 ///
 /// # Errors
 /// If the metrics cannot be read or a figure cannot be written.
@@ -55,7 +54,7 @@ fn accuracy(metrics: &Metrics) -> Chart {
         x: Axis { label: "epoch", ticks: Ticks::Whole },
         y: Axis { label: "accuracy (%)", ticks: Ticks::Any },
         series: vec![
-            // First, and so below: what the figure is of is the training.
+            // Drawn first, and so below the training curve, which is the figure's subject.
             series("test", Colour::Muted, test.collect()),
             series("training", Colour::Blue, train.collect()),
         ],
@@ -108,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn accuracies_are_per_cents_of_both_sets() {
+    fn both_accuracies_are_in_percent() {
         let run = run(&[STEP, EPOCH, UNTESTED]);
         let chart = accuracy(&read_metrics(&run.path().join(METRICS)).unwrap());
         let points = chart.series.iter().map(|series| series.points.clone()).collect::<Vec<_>>();
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_without_a_point_is_not_written() {
+    fn a_figure_without_points_is_not_written() {
         let run = run(&[EPOCH]);
         let written = write_plots(run.path()).unwrap();
         assert_eq!(written, [run.path().join(PLOTS).join("training-accuracy.svg")]);

@@ -1,4 +1,4 @@
-//! The checkpoints of a run: a folder each, whole or absent, with the digests of its files.
+//! Checkpoints of a run: each is a folder, complete or absent, with the digests of its files.
 
 use std::fs;
 use std::io;
@@ -14,10 +14,10 @@ fn name_of(step: u64) -> String {
     format!("step-{step:06}")
 }
 
-/// The checkpoints of the run in a folder, the newest first. Whatever else lies among them is left out.
+/// The checkpoints of a run, newest first. Other entries of the folder are skipped.
 ///
 /// # Errors
-/// If their folder cannot be read.
+/// If the folder cannot be read.
 pub fn newest_checkpoints(run: &Path) -> Result<Vec<PathBuf>, Error> {
     let above = run.join(CHECKPOINTS);
     let unreadable = |error: io::Error| vit_files::Error::io("read", &above)(error);
@@ -41,26 +41,26 @@ pub fn newest_checkpoints(run: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
-/// Checks that each file of a checkpoint has the bytes that were written, and at most `most_bytes`.
+/// Verifies the digest of each file of a checkpoint, which may have at most `most_bytes` bytes.
 ///
 /// # Errors
-/// If one has not ([`Error::is_damage`]), or cannot be read now.
+/// If a file is damaged ([`Error::is_damage`]), or cannot be read.
 pub fn check_checkpoint(path: &Path, most_bytes: u64) -> Result<(), Error> {
     Ok(vit_files::check_folder(path, &[CONFIG, MODEL, STATE, TENSORS], most_bytes)?)
 }
 
 impl RunFolder {
-    /// The checkpoints, a folder each.
+    /// The folder of checkpoints.
     #[must_use]
     pub fn checkpoints(&self) -> PathBuf {
         self.path().join(CHECKPOINTS)
     }
 
-    /// Writes a checkpoint of these files: `checkpoints/step-000937` after 937 steps. Until it is whole it lies elsewhere, and
-    /// those before it stay.
+    /// Writes a checkpoint of these files: `checkpoints/step-000937` after 937 steps. It is written elsewhere and moved
+    /// there once complete; earlier checkpoints stay.
     ///
     /// # Errors
-    /// If it cannot be written; then nothing of it is left.
+    /// If it cannot be written; nothing of it remains.
     pub fn write_checkpoint(&self, step: u64, files: &[(&str, &[u8])]) -> Result<PathBuf, Error> {
         let above = self.checkpoints();
         match fs::create_dir(&above) {
@@ -75,13 +75,13 @@ impl RunFolder {
         Ok(path)
     }
 
-    /// Removes all checkpoints but the newest `keep`. Nothing else removes one.
+    /// Removes all but the newest `keep` checkpoints. Nothing else removes checkpoints.
     ///
     /// # Errors
     /// If one cannot be removed.
     pub fn prune_checkpoints(&self, keep: usize) -> Result<(), Error> {
         for path in newest_checkpoints(self.path())?.into_iter().skip(keep) {
-            // Renamed first: half a checkpoint never lies among the others.
+            // Renamed first, so that no half-removed checkpoint is ever among the others.
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let step = name.strip_prefix("step-").unwrap_or(&name);
             let aside = self.path().join(format!("{OLD_CHECKPOINT}{step}"));
@@ -91,8 +91,8 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Gives a folder among the checkpoints a name under which it is not taken for one: `aside-step-000937`, or with a
-    /// number where that exists.
+    /// Renames a checkpoint so that it no longer counts as one: `aside-step-000937`, with a number appended if that
+    /// exists.
     ///
     /// # Errors
     /// If it cannot be renamed.
@@ -103,12 +103,12 @@ impl RunFolder {
         Ok(aside)
     }
 
-    /// Makes `checkpoints/last` a link to a checkpoint; where the system or its disk has no such links, there is none.
+    /// Makes `checkpoints/last` a link to a checkpoint, if the file system supports links.
     ///
-    /// A folder of that name, which a copy of the run has where links were followed, is set aside.
+    /// A folder named `last`, as left by a copy that followed links, is set aside.
     ///
     /// # Errors
-    /// If the link cannot be put in the place of the one before.
+    /// If the link cannot replace the previous one.
     pub fn point_last_to(&self, checkpoint: &Path) -> Result<(), Error> {
         #[cfg(unix)]
         {
@@ -120,7 +120,7 @@ impl RunFolder {
             }
             if std::os::unix::fs::symlink(name, &aside).is_ok() {
                 let renamed = fs::rename(&aside, &last).inspect_err(|_| {
-                    // That it cannot be put there is what is told.
+                    // Report the error of the rename.
                     let _ = fs::remove_file(&aside);
                 });
                 renamed.map_err(vit_files::Error::io("replace", &last))?;
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_come_first_and_the_oldest_go() {
+    fn the_newest_come_first_and_the_oldest_are_removed() {
         let (_above, run) = run();
         assert!(newest_checkpoints(run.path()).expect("none").is_empty());
         for step in [5, 1_000_000, 20] {
@@ -165,7 +165,7 @@ mod tests {
             paths.iter().map(name).collect()
         };
         assert_eq!(names(), ["step-1000000", "step-000020", "step-000005"]);
-        // A copy that followed the link.
+        // A copy that followed links.
         #[cfg(unix)]
         {
             let last = run.checkpoints().join(LAST);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_that_is_set_aside_keeps_its_files_and_is_none() {
+    fn a_checkpoint_set_aside_keeps_its_files_but_is_not_listed() {
         let (_above, run) = run();
         for name in ["aside-step-000007", "aside-step-000007-2"] {
             let aside = run.set_checkpoint_aside(&write(&run, 7)).expect("a writable folder");
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn each_of_the_four_files_belongs_to_a_checkpoint() {
+    fn a_checkpoint_missing_any_of_its_files_is_an_error() {
         let (_above, run) = run();
         for (name, _) in FILES {
             let others: Vec<_> = FILES.into_iter().filter(|(other, _)| *other != name).collect();

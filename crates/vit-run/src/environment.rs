@@ -1,4 +1,4 @@
-//! `env.json`: what a run takes place on, as names and values.
+//! `env.json`: machine, program and dataset of a run.
 
 use std::io::ErrorKind;
 
@@ -8,18 +8,18 @@ use vit_files::{open_file, text_of_at_most, write_atomically};
 use crate::names::ENVIRONMENT;
 use crate::{Error, RunFolder};
 
-/// Facts about machine, program and data set, by name.
+/// Facts about machine, program and dataset, by name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Environment(pub Map<String, Value>);
 
-/// Bytes of the file that are read at most.
+/// Size limit of the file.
 const MOST_BYTES: u64 = 1 << 16;
 
 impl Environment {
-    /// What a run began with; none where the file is missing or no JSON.
+    /// Reads a run's `env.json`; `None` if it is missing or not JSON.
     ///
     /// # Errors
-    /// If the file cannot be read now.
+    /// If the file cannot be read.
     pub fn read(run: &RunFolder) -> Result<Option<Self>, Error> {
         let path = run.path().join(ENVIRONMENT);
         match open_file(&path).and_then(|file| text_of_at_most(MOST_BYTES, file)) {
@@ -40,13 +40,13 @@ impl Environment {
         Ok(write_atomically(&path, self.to_text().as_bytes())?)
     }
 
-    /// The text of the file.
+    /// The file's content.
     #[must_use]
     pub fn to_text(&self) -> String {
         format!("{}\n", serde_json::to_string_pretty(&self.0).expect("plain data"))
     }
 
-    /// Names and values as text, for a reader.
+    /// Names and values as text, for display.
     #[must_use]
     pub fn rows(&self) -> Vec<(String, String)> {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -60,7 +60,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn it_is_read_as_it_was_written_and_shown_as_text() {
+    fn environments_round_trip_and_show_as_text() {
         let above = tempfile::tempdir().expect("a temporary folder");
         let run = RunFolder::create(&above.path().join("run"), &[]).expect("a writable folder");
         assert_eq!(Environment::read(&run).expect("no file"), None);

@@ -1,30 +1,30 @@
-//! What can be wrong with a run folder.
+//! Errors of a run directory.
 
 use std::path::PathBuf;
 
-/// What is wrong with a run folder. Each variant names the path, what was expected and what came.
+/// An error of a run directory; the message names the path, what was expected and what came.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A run folder that would be written over.
-    #[error("run folder {} exists already", path.display())]
+    /// The run directory exists.
+    #[error("run directory {} already exists", path.display())]
     Exists {
         /// The folder.
         path: PathBuf,
     },
-    /// A run that another process is training.
+    /// Another process is training in the run directory.
     #[error("another process is training in {}", path.display())]
     InUse {
-        /// The run's folder.
+        /// The run directory.
         path: PathBuf,
     },
-    /// A link among the run's own files: what is written through it could lie anywhere.
+    /// A symbolic link inside the run directory, which could redirect writes to any place.
     #[error("{}: expected a file or folder of this run, got a symbolic link", path.display())]
     Link {
         /// The link.
         path: PathBuf,
     },
-    /// A line of the metrics that is none.
+    /// A malformed line in the metrics.
     #[error("{}:{line}: expected a line of metrics, got {got:?}", path.display())]
     Line {
         /// The file.
@@ -33,17 +33,16 @@ pub enum Error {
         line: usize,
         /// The line, or its beginning.
         got: String,
-        /// What is wrong with it, and at which column.
+        /// The JSON error, with the column.
         source: serde_json::Error,
     },
-    /// A file that cannot be read or written, or is not as it was written.
+    /// A file cannot be read or written, or is damaged.
     #[error(transparent)]
     File(#[from] vit_files::Error),
 }
 
 impl Error {
-    /// Whether bytes of a run were read and are not those that were written. Any other error says nothing about them: the
-    /// next attempt may read them.
+    /// Whether data of a run was read and is damaged. After any other error, the next attempt may succeed.
     #[must_use]
     pub const fn is_damage(&self) -> bool {
         matches!(self, Self::File(vit_files::Error::Altered { .. }))

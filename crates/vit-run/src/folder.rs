@@ -1,4 +1,4 @@
-//! The folder that a run leaves behind.
+//! The run directory.
 
 use std::fs::{self, FileType};
 use std::io::ErrorKind;
@@ -9,7 +9,7 @@ use vit_files::FileLock;
 use crate::Error;
 use crate::names::{BEST, LAST, LOCK, METRICS, MODEL, NEW_LAST, OLD_CHECKPOINT};
 
-/// A folder of its own for one run, in which nobody else trains as long as this is held.
+/// A run directory, locked against other training processes.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
@@ -17,11 +17,11 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes a folder that must not exist yet, and those above it, with these files and a `metrics.jsonl` without lines:
-    /// whenever it is there, so are they.
+    /// Creates a run directory, which must not exist, and its parents, with these files and an empty `metrics.jsonl`.
+    /// Once the directory exists, so do its files.
     ///
     /// # Errors
-    /// If it exists, or cannot be made.
+    /// If it exists or cannot be created.
     pub fn create(path: &Path, files: &[(&str, &[u8])]) -> Result<Self, Error> {
         if let Some(above) = path.parent() {
             fs::create_dir_all(above).map_err(vit_files::Error::io("write", above))?;
@@ -37,10 +37,10 @@ impl RunFolder {
         Self::locked(path)
     }
 
-    /// Makes the first of `name-1`, `name-2`, ... in `above` that does not exist.
+    /// Creates the first of `name-1`, `name-2`, ... in `above` that does not exist.
     ///
     /// # Errors
-    /// If none can be made.
+    /// If none can be created.
     pub fn create_numbered(
         above: &Path,
         name: &str,
@@ -55,8 +55,8 @@ impl RunFolder {
         }
     }
 
-    /// Makes `last`, beside this folder, lead to it. Where no link can be made, or something else has that name, nothing is done:
-    /// the run does not need it.
+    /// Links `last`, beside this directory, to it. Does nothing if links are not supported or another file has that
+    /// name: no run needs the link.
     pub fn be_last(&self) {
         #[cfg(unix)]
         if let (Some(above), Some(name)) = (self.path.parent(), self.path.file_name()) {
@@ -67,17 +67,17 @@ impl RunFolder {
                 && std::os::unix::fs::symlink(name, &aside).is_ok()
                 && fs::rename(&aside, &last).is_err()
             {
-                // Nobody else has made it.
+                // Only this process created it.
                 let _ = fs::remove_file(&aside);
             }
         }
     }
 
-    /// Opens the folder of a run to go on with it, and changes nothing in it but the lock.
+    /// Opens a run directory to resume the run; changes nothing but the lock.
     ///
     /// # Errors
-    /// If there is none, another process trains in it, or an entry of it is a link: what is written there could lie
-    /// anywhere.
+    /// If it does not exist, another process is training in it, or an entry is a symbolic link, which could redirect
+    /// writes to any place.
     pub fn open(path: &Path) -> Result<Self, Error> {
         for (entry, kind) in entries_of(path)? {
             if kind.is_symlink() && !is_temporary(&entry) {
@@ -87,14 +87,14 @@ impl RunFolder {
         Self::locked(path)
     }
 
-    /// Removes what a process that died was still writing.
+    /// Removes temporary files of a process that died.
     ///
     /// # Errors
-    /// If it cannot be removed.
+    /// If one cannot be removed.
     pub fn remove_temporary(&self) -> Result<(), Error> {
         for (path, kind) in entries_of(&self.path)? {
             if is_temporary(&path) {
-                // A link is removed as a file is: that to the last checkpoint is made under such a name.
+                // Links are removed like files: the link to the newest checkpoint has a temporary name at first.
                 let removed =
                     if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
                 removed.map_err(vit_files::Error::io("remove", &path))?;
@@ -109,32 +109,32 @@ impl RunFolder {
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
-    /// Where it is.
+    /// The directory's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The metrics, one object a line.
+    /// Path of the metrics, one JSON object a line.
     #[must_use]
     pub fn metrics(&self) -> PathBuf {
         self.path.join(METRICS)
     }
 
-    /// The weights of the epoch that was the best on the validation images, where there are some.
+    /// Path of the best epoch's weights by validation accuracy; exists only with a validation split.
     #[must_use]
     pub fn best(&self) -> PathBuf {
         self.path.join(BEST)
     }
 
-    /// The weights of the last step.
+    /// Path of the last step's weights.
     #[must_use]
     pub fn model(&self) -> PathBuf {
         self.path.join(MODEL)
     }
 }
 
-/// What lies in a folder.
+/// The entries of a folder.
 fn entries_of(folder: &Path) -> Result<Vec<(PathBuf, FileType)>, Error> {
     let entries = fs::read_dir(folder).and_then(|entries| {
         entries
@@ -144,13 +144,14 @@ fn entries_of(folder: &Path) -> Result<Vec<(PathBuf, FileType)>, Error> {
     Ok(entries.map_err(vit_files::Error::io("read", folder))?)
 }
 
-/// Whether we made it, to be renamed or removed: another program's temporary files are not ours to remove.
+/// Whether vit created this temporary file. Other programs' temporary files stay.
 fn is_temporary(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     vit_files::is_temporary(&name) || name.starts_with(OLD_CHECKPOINT) || name == NEW_LAST
 }
 
-/// The first of `name.extension`, `name-2.extension`, ... that does not exist in a folder which nobody else writes.
+/// The first of `name.extension`, `name-2.extension`, ... that does not exist, in a folder that only this process
+/// writes to.
 pub(crate) fn free_name(folder: &Path, name: &str, extension: &str) -> PathBuf {
     let names = (2_u64..).map(|number| format!("{name}-{number}{extension}"));
     let mut paths =
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_exists_is_refused_and_numbers_are_free() {
+    fn existing_directories_are_rejected_and_numbers_count_up() {
         let above = tempfile::tempdir().expect("a temporary folder");
         let path = above.path().join("runs/a-1");
         let made = RunFolder::create(&path, &[("config.toml", b"x = 1")]).expect("a writable one");
@@ -188,7 +189,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_folder_that_is_called_last_stays() {
+    fn a_folder_named_last_is_not_replaced() {
         let above = tempfile::tempdir().expect("a temporary folder");
         fs::create_dir(above.path().join("last")).expect("a writable folder");
         let run = RunFolder::create(&above.path().join("a"), &[]).expect("a writable folder");
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_has_one_holder_and_is_cleared_for_the_next() {
+    fn a_directory_has_one_holder_and_temporary_files_are_removed() {
         let above = tempfile::tempdir().expect("a temporary folder");
         let path = above.path().join("run");
         let held = RunFolder::create(&path, &[]).expect("a writable folder");
@@ -221,7 +222,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_link_out_of_the_folder_is_refused() {
+    fn a_link_out_of_the_directory_is_rejected() {
         let above = tempfile::tempdir().expect("a temporary folder");
         let path = above.path().join("run");
         drop(RunFolder::create(&path, &[]).expect("a writable folder"));

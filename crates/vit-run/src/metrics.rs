@@ -1,4 +1,4 @@
-//! The schema of `metrics.jsonl`, one object a line, and its reader.
+//! The records of `metrics.jsonl`, one JSON object a line, and their reader.
 
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Seek};
@@ -14,16 +14,16 @@ use crate::Error;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Record {
-    /// Some steps.
+    /// A step record.
     Step(StepMetrics),
-    /// An epoch.
+    /// An epoch record.
     Epoch(EpochMetrics),
     /// A line of another program or version.
     #[serde(other, skip_serializing)]
     Other,
 }
 
-/// What the steps since the last such record gave.
+/// Metrics of the steps since the previous record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// The last of these steps, from 1 over the whole run.
@@ -31,54 +31,54 @@ pub struct StepMetrics {
     /// Its epoch, from 1.
     #[serde(default)]
     pub epoch: u64,
-    /// Mean loss of a sample over these steps; NaN where it was not finite, which JSON cannot say.
+    /// Mean loss of a sample over these steps; NaN if it was not finite, which JSON cannot express.
     #[serde(deserialize_with = "finite_or_nan")]
     pub loss: f64,
-    /// Learning rate of the last of these steps; NaN where a file does not have it.
-    #[serde(default = "not_told", deserialize_with = "finite_or_nan")]
+    /// Learning rate of the last of these steps; NaN if the file lacks it.
+    #[serde(default = "missing", deserialize_with = "finite_or_nan")]
     pub lr: f64,
 }
 
-/// What an epoch gave. Accuracies are fractions; a number that a file does not have, or that was not finite, is NaN.
+/// Metrics of an epoch. Accuracies are fractions; a missing or non-finite number is NaN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochMetrics {
     /// The epoch, from 1.
     pub epoch: u64,
-    /// The last step of it.
+    /// Its last step.
     #[serde(default)]
     pub step: u64,
     /// Mean loss of a training sample over the epoch, in training mode.
-    #[serde(default = "not_told", deserialize_with = "finite_or_nan")]
+    #[serde(default = "missing", deserialize_with = "finite_or_nan")]
     pub train_loss: f64,
-    /// Share of training samples classified right over the epoch, in training mode; of mixed ones, by the label of the
-    /// larger share.
+    /// Share of training samples classified correctly over the epoch, in training mode. For mixed samples, the label
+    /// with the larger weight counts.
     pub train_accuracy: f64,
-    /// Mean loss of a validation sample after the epoch, where there are some.
+    /// Mean loss of a validation sample after the epoch, if there is a validation split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
-    /// Share of validation samples classified right after the epoch, where there are some.
+    /// Share of validation samples classified correctly after the epoch, if there is a validation split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_accuracy: Option<f64>,
-    /// Mean loss of a test sample after the epoch, where they were evaluated.
+    /// Mean loss of a test sample after the epoch, if it was evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_loss: Option<f64>,
-    /// Share of test samples classified right after the epoch, where they were evaluated.
+    /// Share of test samples classified correctly after the epoch, if it was evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_accuracy: Option<f64>,
-    /// Samples trained on a second of the epoch's loop: with batching, optimiser and logging, without evaluation. None of
-    /// them where all had been trained on before the run was resumed.
-    #[serde(default = "not_told", deserialize_with = "finite_or_nan")]
+    /// Training throughput in images/s over the epoch's loop: includes batching, optimiser and logging, but not
+    /// evaluation. NaN if every sample was trained on before a resume.
+    #[serde(default = "missing", deserialize_with = "finite_or_nan")]
     pub images_per_second: f64,
-    /// Seconds of the epoch's loop in which training waited for batches; part of what `images_per_second` counts.
+    /// Seconds of the epoch's loop in which training waited for batches; part of the time in `images_per_second`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_seconds: Option<f64>,
     /// Seconds of the epoch's loop and evaluation.
-    #[serde(default = "not_told", deserialize_with = "finite_or_nan")]
+    #[serde(default = "missing", deserialize_with = "finite_or_nan")]
     pub seconds: f64,
 }
 
 impl Default for EpochMetrics {
-    /// Nothing is told.
+    /// All metrics missing.
     fn default() -> Self {
         Self {
             epoch: 0,
@@ -96,7 +96,7 @@ impl Default for EpochMetrics {
     }
 }
 
-const fn not_told() -> f64 {
+const fn missing() -> f64 {
     f64::NAN
 }
 
@@ -113,16 +113,16 @@ pub struct Metrics {
     pub epochs: Vec<EpochMetrics>,
 }
 
-/// The most bytes of a line. Parsed, it takes many times that; no record has a hundredth of it.
+/// Longest line in bytes, a hundred times any record: parsed JSON takes many times its size.
 pub const LONGEST_LINE: u64 = 1 << 16;
 
-/// A longer file is checked once before any of it is kept: in memory it may be more than on the disk.
+/// A longer file is checked completely before any of it is kept, because it may need more memory than its size.
 const TRUSTED: u64 = 4 << 20;
 
-/// Reads a `metrics.jsonl`, as [`read_records`] does.
+/// Reads a `metrics.jsonl` with [`read_records`].
 ///
 /// # Errors
-/// As [`read_records`].
+/// Same as [`read_records`].
 pub fn read_metrics(path: &Path) -> Result<Metrics, Error> {
     let unreadable = |source| vit_files::Error::io("read", path)(source);
     let file = open_file(path).map_err(unreadable)?;
@@ -139,11 +139,11 @@ pub fn read_metrics(path: &Path) -> Result<Metrics, Error> {
     Ok(metrics)
 }
 
-/// Gives the records of a `metrics.jsonl`, one after the other. A last line that is still being written, and so is neither
-/// whole nor ended, is left out.
+/// Passes the records of a `metrics.jsonl` to `take`, one after another. Skips a last line that is still being written:
+/// incomplete and without a line end.
 ///
 /// # Errors
-/// If the file cannot be read, or a line is not one of metrics; then with the line's number.
+/// If the file cannot be read, or a line is malformed; the error has the line's number.
 pub fn read_records(path: &Path, take: impl FnMut(Record)) -> Result<(), Error> {
     let file = open_file(path).map_err(vit_files::Error::io("read", path))?;
     read_lines(&file, path, take)
@@ -163,7 +163,7 @@ fn read_lines(file: &File, path: &Path, mut take: impl FnMut(Record)) -> Result<
         };
         match parsed {
             Ok(record) => take(record),
-            // Only a last line is without an end.
+            // Only the last line can lack a line end.
             Err(error) if error.is_eof() && !line.ends_with(b"\n") => {}
             Err(source) => {
                 let line = String::from_utf8_lossy(&line);
@@ -175,7 +175,7 @@ fn read_lines(file: &File, path: &Path, mut take: impl FnMut(Record)) -> Result<
     Ok(())
 }
 
-/// How much of a wrong line an error shows, in characters.
+/// Characters of a malformed line shown in an error.
 const SHOWN: usize = 60;
 
 #[cfg(test)]
@@ -195,7 +195,7 @@ mod tests {
     const STEP: &str = r#"{"kind":"step","step":100,"epoch":1,"loss":2.31,"lr":3e-4}"#;
 
     #[test]
-    fn steps_and_epochs_are_read_and_the_rest_is_left() {
+    fn steps_and_epochs_are_read_and_other_lines_skipped() {
         let metrics = read_text(concat!(
             r#"{"kind":"step","step":100,"epoch":1,"loss":2.25,"lr":3e-4}"#,
             "\n",
@@ -216,13 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_is_not_finite_is_nan() {
+    fn a_non_finite_loss_is_nan() {
         let metrics = read_text(r#"{"kind":"step","step":1,"epoch":1,"loss":null}"#).unwrap();
         assert!(metrics.steps[0].loss.is_nan());
     }
 
     #[test]
-    fn a_wrong_line_is_named_by_its_number() {
+    fn a_malformed_line_is_named_by_its_number() {
         let error = read_text(&format!("{STEP}\n{{\"kind\":\"step\"}}\n")).unwrap_err();
         let message = error.to_string();
         let end = r#"metrics.jsonl:2: expected a line of metrics, got "{\"kind\":\"step\"}""#;
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_still_being_written_is_left_out() {
+    fn a_line_still_being_written_is_skipped() {
         for len in 1..STEP.len() {
             let metrics = read_text(&format!("{STEP}\n{}", &STEP[..len])).unwrap();
             assert_eq!(metrics.steps.len(), 1);
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_file_is_named() {
+    fn a_missing_file_is_named() {
         let error = read_metrics(Path::new("no-run/metrics.jsonl")).unwrap_err();
         assert_eq!(error.to_string(), "cannot read no-run/metrics.jsonl");
     }

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`, being written, and how far a checkpoint vouches for it.
+//! Writing `metrics.jsonl`, and verifying it on resume.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -10,33 +10,33 @@ use vit_files::{Digest, Hasher, lines_of_at_most, open_file};
 use crate::folder::free_name;
 use crate::{Error, LONGEST_LINE, Record};
 
-/// Up to where a run's metrics have been written.
+/// Length of a run's metrics at a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MetricsMark {
     /// Bytes.
     pub bytes: u64,
-    /// The SHA-256 of those.
+    /// The SHA-256 of those bytes.
     pub sha256: String,
 }
 
 impl Default for MetricsMark {
-    /// Nothing has been written.
+    /// An empty file.
     fn default() -> Self {
         Self { bytes: 0, sha256: Digest::of_bytes(b"").to_string() }
     }
 }
 
-/// How [`MetricsFile::rebuild`] left the file.
+/// The result of [`MetricsFile::rebuild`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rebuilt {
-    /// What was there; none where it was missing.
+    /// The damaged file's new path; `None` if the file was missing.
     pub aside: Option<PathBuf>,
-    /// What is there now.
+    /// The rebuilt file's length and digest.
     pub mark: MetricsMark,
 }
 
-/// `metrics.jsonl`, being written.
+/// A `metrics.jsonl` open for writing.
 #[derive(Debug)]
 pub struct MetricsFile {
     path: PathBuf,
@@ -46,10 +46,10 @@ pub struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// The file, cut to what had been written at a mark.
+    /// Opens the file and truncates it to a mark.
     ///
     /// # Errors
-    /// If it cannot be written, or does not begin with that ([`Error::is_damage`]).
+    /// If it cannot be written, or does not begin with the mark's bytes ([`Error::is_damage`]).
     pub fn open_at(path: &Path, mark: &MetricsMark) -> Result<Self, Error> {
         let unwritable = |source| vit_files::Error::io("write", path)(source);
         let hasher = mark.check(path)?;
@@ -59,12 +59,11 @@ impl MetricsFile {
         Ok(Self { path: path.to_owned(), file, bytes: mark.bytes, hasher })
     }
 
-    /// Replaces a file that is damaged or missing by what is left of it: what a mark vouches for, and of what follows each line
-    /// that is a record of a step up to `last_step`. What was there gets the name that is returned: `metrics-aside.jsonl`, or
-    /// with a number where that exists.
+    /// Rebuilds a damaged or missing file from the mark's bytes and every later line that is a step's record up to
+    /// `last_step`. The old file is renamed to `metrics-aside.jsonl`, with a number appended if that exists.
     ///
     /// # Errors
-    /// If it cannot be read or written, or does not begin with what had been written at the mark.
+    /// If it cannot be read or written, or does not begin with the mark's bytes.
     pub fn rebuild(path: &Path, mark: &MetricsMark, last_step: u64) -> Result<Rebuilt, Error> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let aside = free_name(folder, "metrics-aside", ".jsonl");
@@ -94,7 +93,7 @@ impl MetricsFile {
         Ok(Rebuilt { aside, mark: MetricsMark { bytes: kept.len() as u64, sha256 } })
     }
 
-    /// Appends a line, with one write, so that a reader sees whole lines.
+    /// Appends a record in one write, so that readers see complete lines.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -108,7 +107,7 @@ impl MetricsFile {
         Ok(())
     }
 
-    /// Up to where it is written.
+    /// The current length and digest.
     #[must_use]
     pub fn mark(&self) -> MetricsMark {
         MetricsMark { bytes: self.bytes, sha256: self.hasher.clone().finish().to_string() }
@@ -116,10 +115,10 @@ impl MetricsFile {
 }
 
 impl MetricsMark {
-    /// Checks that a file begins with what had been written at this mark, and hashes that.
+    /// Checks that a file begins with this mark's bytes; returns their hasher.
     ///
     /// # Errors
-    /// If it does not, or is missing ([`Error::is_damage`]); any other error means that it cannot be read now.
+    /// If it does not, or is missing ([`Error::is_damage`]); any other error means that it cannot be read.
     pub fn check(&self, path: &Path) -> Result<Hasher, Error> {
         let altered = |got: String| {
             let expected = format!("to begin with {} bytes of SHA-256 {}", self.bytes, self.sha256);
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_lines_of_json_with_their_kind() {
+    fn records_are_json_lines_with_their_kind() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("metrics.jsonl");
         assert!(MetricsFile::open_at(&path, &MetricsMark::default()).is_err());
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_cut_to_its_mark_and_goes_on() {
+    fn a_file_is_truncated_to_its_mark_and_continues() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("metrics.jsonl");
         std::fs::write(&path, "").expect("a writable folder");
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_kept_aside_and_loses_what_is_no_record() {
+    fn a_damaged_file_is_set_aside_and_its_records_are_kept() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("metrics.jsonl");
         std::fs::write(&path, "").expect("a writable folder");

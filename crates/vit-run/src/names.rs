@@ -1,39 +1,39 @@
-//! The names of what lies in a run folder and in its checkpoints. No other file spells them.
+//! File names in a run directory and its checkpoints. No other file spells them out.
 
-/// Settings that repeat the run; also in each checkpoint.
+/// The settings, which repeat the run; also in each checkpoint.
 pub const CONFIG: &str = "config.toml";
-/// What the run takes place on.
+/// Machine, program and dataset.
 pub const ENVIRONMENT: &str = "env.json";
 /// Steps and epochs, one object a line.
 pub const METRICS: &str = "metrics.jsonl";
-/// The same as a table.
+/// The metrics as a table.
 pub const TABLE: &str = "metrics.csv";
 /// The weights of the last step; also in each checkpoint.
 pub const MODEL: &str = "model.safetensors";
-/// The weights of the epoch with the best validation accuracy, where there is a validation split.
+/// The weights of the epoch with the best validation accuracy; exists only with a validation split.
 pub const BEST: &str = "best.safetensors";
 /// The folder of checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
-/// The link to the newest checkpoint, among them, and to the newest run, among runs.
+/// Link to the newest checkpoint, in the folder of checkpoints; to the newest run, in the folder of runs.
 pub const LAST: &str = "last";
-/// How far a checkpoint's run had come.
+/// Progress of a checkpoint's run.
 pub const STATE: &str = "state.json";
-/// The parameters, their moving average and the optimiser's moments, in a checkpoint.
+/// Parameters, their EMA and the optimiser's moments, in a checkpoint.
 pub const TENSORS: &str = "state.safetensors";
-/// The page that shows the run.
+/// The report page.
 pub const REPORT: &str = "report.html";
 /// The folder of figures.
 pub const PLOTS: &str = "plots";
 /// The folder of TensorBoard's event files.
 pub const EVENTS: &str = "tensorboard";
-/// Where a run's numbers ceased to be finite.
+/// Where the run diverged: which number was not finite, and in which step.
 pub const DIVERGED: &str = "diverged.json";
-/// The pictures that a run left out, with what is wrong with each.
+/// Skipped pictures, each with its error.
 pub const SKIPPED: &str = "skipped.txt";
-/// The file that is locked by the process that trains.
+/// The lock file of the training process.
 pub const LOCK: &str = ".lock";
 
-/// A checkpoint that is being removed has a name that begins so.
+/// Prefix of a checkpoint that is being removed.
 pub(crate) const OLD_CHECKPOINT: &str = ".tmp-vit-step-";
-/// The link to the newest checkpoint, before it is put in the place of the one before.
+/// The link to the newest checkpoint, before it replaces the previous one.
 pub(crate) const NEW_LAST: &str = ".tmp-vit-last";

@@ -1,7 +1,7 @@
-//! A loss of one's own: a small model learns what a larger one says (distillation, Hinton et al., arXiv 1503.02531).
+//! A custom loss: distillation, where a small model learns from a larger one (Hinton et al., arXiv 1503.02531).
 //!
-//! `cargo run -p vit-train --example distillation` trains a teacher on 6,000 digits, and two equal students on 500 of them:
-//! one on labels alone, one on labels and the teacher's logits. It fails where the teacher does not help.
+//! `cargo run -p vit-train --example distillation` trains a teacher on 6,000 digits, and the same student twice on 500
+//! of them: on the labels alone, and on labels and the teacher's logits. It fails if the teacher does not help.
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
@@ -18,10 +18,10 @@ use vit_train::{
     Batch, CrossEntropy, Data, Loss, Mode, Model, OptimizerConfig, TrainConfig, Trainer,
 };
 
-/// Softens the teacher's probabilities, so that those of wrong classes tell something too.
+/// Softens the teacher's probabilities, so that the wrong classes carry information too.
 const TEMPERATURE: f64 = 3.0;
 
-/// Cross entropy to the label and to the teacher's softened probabilities, half each.
+/// Mean of the cross entropy with the label and that with the teacher's softened probabilities.
 struct Distillation;
 
 impl Loss for Distillation {
@@ -29,18 +29,18 @@ impl Loss for Distillation {
         let [labels, teacher] = targets else { candle_core::bail!("expected labels and logits") };
         let soft = softmax(&(teacher / TEMPERATURE)?)?;
         let taught = soft_cross_entropy_sum(&(outputs / TEMPERATURE)?, &soft)?;
-        // Its gradient shrinks with the square of the temperature.
+        // Its gradient scales with 1 / temperature².
         let taught = (taught * (TEMPERATURE * TEMPERATURE))?;
         (cross_entropy_sum(outputs, labels)? + taught)? * 0.5
     }
 
-    /// On test digits, of which the teacher says nothing.
+    /// Test digits have no teacher logits.
     fn evaluation_sum(&self, outputs: &Tensor, targets: &[Tensor]) -> TensorResult<Tensor> {
         cross_entropy_sum(outputs, &targets[0])
     }
 }
 
-/// Digits with what the teacher says of them as a second target.
+/// Digits with the teacher's logits as a second target.
 struct Taught {
     digits: Digits,
     teacher: Arc<dyn Model>,
@@ -63,7 +63,7 @@ impl Data for Taught {
     }
 }
 
-/// Trains a model of this width and gives its test accuracy and its parameters.
+/// Trains a model of this width; returns its test accuracy and parameters.
 fn train(
     width: usize,
     epochs: u64,

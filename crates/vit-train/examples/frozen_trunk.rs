@@ -1,7 +1,8 @@
-//! A frozen trunk with a live head: the trunk stays as it is, is evaluated and saved with the head, and costs no backward pass.
+//! A frozen trunk with a trained head: the trunk does not change and costs no backward pass, but is evaluated and saved
+//! with the head.
 //!
-//! `cargo run -p vit-train --example frozen_trunk` times a run with the trunk trained and one with it frozen, and fails where
-//! the trunk has moved, the head has not learned, or freezing saved no time.
+//! `cargo run -p vit-train --example frozen_trunk` times a run with a trained and one with a frozen trunk. It fails if
+//! the frozen trunk has changed, the head has not learned, or freezing saved no time.
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
@@ -15,10 +16,10 @@ use common::{Digits, TestAccuracy, trunk_and_head};
 use vit_layers::Parameters;
 use vit_train::{Data, Group, OptimizerConfig, TrainConfig, Trainer};
 
-/// Most of the model: 784 to 1,024.
+/// Most of the parameters: 784 to 1,024.
 const WIDTH: usize = 1_024;
 
-/// Trains an epoch; gives the time, the test accuracy and the trunk's weight.
+/// Trains one epoch; returns the time, the test accuracy and the trunk's weight.
 fn train(
     groups: impl Fn(&str, &Tensor) -> Group + Send + Sync + 'static,
     data: &dyn Data,
@@ -48,12 +49,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     trunk_and_head(WIDTH, &initial.builder(DType::F32, &Device::Cpu))?;
     let (_, initial) = initial.sorted().pop().ok_or("expected a trunk")?;
     if (trunk - initial.as_tensor())?.abs()?.sum_all()?.to_scalar::<f32>()? != 0.0 {
-        return Err("expected a frozen trunk to stay as it is".into());
+        return Err("expected the frozen trunk not to change".into());
     }
     if accuracy < 0.6 {
         return Err("expected the head alone to reach 60 %".into());
     }
-    // Half of the work is gone with the trunk's gradients, and most of the optimiser's; the machine may be busy.
+    // Freezing saves about half of the backward pass and most of the optimiser's work; the machine may be busy.
     if frozen > live {
         return Err("expected a frozen trunk to save time".into());
     }

@@ -1,6 +1,6 @@
-//! A metric of one's own through an observer: top-5 accuracy of the EMA of the weights, after each epoch and when asked for.
+//! A custom metric through an observer: top-5 accuracy of the EMA weights, after each epoch and on request.
 //!
-//! `cargo run -p vit-train --example top5` fails where top-5 accuracy is below top-1, or below 90 %.
+//! `cargo run -p vit-train --example top5` fails if top-5 accuracy is below top-1, or below 90 %.
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
@@ -15,7 +15,7 @@ use vit_train::{AfterStep, Error, Evaluated, Observer, OptimizerConfig, TrainCon
 #[derive(Default)]
 struct TopFive(Vec<(u64, f64, f64)>);
 
-/// How many samples have their label among the five largest outputs.
+/// Number of samples whose label is among the five largest outputs.
 fn in_top_five(outputs: &Tensor, labels: &Tensor) -> TensorResult<usize> {
     let (rows, labels) = (outputs.to_vec2::<f32>()?, labels.to_vec1::<u32>()?);
     let is_in = rows.iter().zip(labels).filter(|(row, label)| {

@@ -1,7 +1,7 @@
-//! Two parameter groups: the head learns at the full rate, the trunk at a hundredth of it and without weight decay.
+//! Two parameter groups: the head at the full learning rate, the trunk at a hundredth of it and without weight decay.
 //!
-//! `cargo run -p vit-train --example two_rates` prints how far each has moved, and fails where the trunk has not moved much
-//! less, or not at all.
+//! `cargo run -p vit-train --example two_rates` prints how far each has moved. It fails if the trunk has not moved, or
+//! not much less than the head.
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
@@ -37,7 +37,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     // head.bias, head.weight, trunk.bias, trunk.weight
     if moved[3] == 0.0 || moved[3] > 0.1 * moved[1] {
-        return Err("expected the trunk to move, by less than a tenth of the head's way".into());
+        return Err(
+            "expected the trunk to move, by less than a tenth of the head's distance".into()
+        );
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! Which value is the largest.
+//! Index of the largest value.
 
-/// The first index of the largest value; values that are no numbers are never the largest.
+/// The first index of the largest value; NaN is never the largest.
 #[must_use]
 pub fn argmax(values: &[f32]) -> u32 {
     let mut best = 0;
@@ -17,7 +17,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_equals_is_taken_and_nan_never() {
+    fn ties_go_to_the_first_and_nan_never_wins() {
         assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
         assert_eq!(argmax(&[f32::NAN, -1.0, -2.0]), 1);
         assert_eq!(argmax(&[f32::NAN, f32::NAN]), 0);

@@ -1,4 +1,4 @@
-//! An exponential moving average of the parameters (Polyak, Juditsky, 1992).
+//! Exponential moving average (EMA) of the parameters (Polyak, Juditsky, 1992).
 
 use candle_core::{Result, Var};
 use rayon::prelude::*;
@@ -6,8 +6,8 @@ use rayon::prelude::*;
 use crate::NamedVars;
 use crate::gradients::PARAMETERS_AT_ONCE;
 
-/// `e = e + (1 - d) (p - e)` after each step, `d` being `min(decay, n / (n + 9))` after `n` steps before: the first
-/// step's parameters are taken as they are, and what came of a random beginning is soon forgotten.
+/// `e = e + (1 - d) (p - e)` after each step, with `d = min(decay, n / (n + 9))` after `n` earlier steps: the first
+/// step copies the parameters, and random initial values soon have no weight.
 ///
 /// PyTorch equivalent: `torch.optim.swa_utils.AveragedModel` with `get_ema_multi_avg_fn(d)`.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(crate) struct Averages {
 }
 
 impl Averages {
-    /// Averages over no step yet, which hold the parameters' values.
+    /// Averages over no steps yet, initialised with the parameters.
     pub(crate) fn new(decay: f64, trained: &NamedVars) -> Result<Self> {
         // A copy: a variable of the same tensor would share its storage.
         let copy = |var: &Var| Var::from_tensor(&var.as_detached_tensor().copy()?);
@@ -31,13 +31,13 @@ impl Averages {
         &self.averages
     }
 
-    /// How far the averages go to the parameters after `before` steps and one more.
+    /// Weight of the parameters in the update after `before` earlier steps: `1 - d`.
     pub(crate) fn share(&self, before: u64) -> f64 {
         let before = before as f64;
         1.0 - self.decay.min(before / (before + 9.0))
     }
 
-    /// Takes in the parameters after a step, from 1 over all that were averaged.
+    /// Updates the averages after step `step`, counted from 1 over all averaged steps.
     pub(crate) fn update(&self, step: u64, trained: &NamedVars) -> Result<()> {
         let share = self.share(step - 1);
         let each = self.averages.par_iter().zip(trained).with_min_len(PARAMETERS_AT_ONCE);
@@ -48,7 +48,7 @@ impl Averages {
         })
     }
 
-    /// Exchanges parameters and averages, value by value; twice is nothing.
+    /// Exchanges the values of parameters and averages; doing it twice restores both.
     pub(crate) fn swap(&self, trained: &NamedVars) -> Result<()> {
         for ((_, average), (_, var)) in self.averages.iter().zip(trained) {
             let value = var.as_detached_tensor().copy()?;
@@ -77,7 +77,7 @@ mod tests {
         let parameters = parameters(7.0)?;
         let averages = Averages::new(0.15, &parameters)?;
         let mut expected = 7.0;
-        // Decays of 0, 1/10, then 2/11 would be more than what is asked for.
+        // Decays of 0, 1/10, then 2/11, which is above the requested 0.15.
         for (step, decay) in [(1_u32, 0.0), (2, 0.1), (3, 0.15), (4, 0.15)] {
             let trained = f64::from(step).sin();
             parameters[0].1.set(&candle_core::Tensor::new(&[trained], &Device::Cpu)?)?;
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn swapping_exchanges_values_and_twice_is_nothing() -> Result<()> {
+    fn swapping_exchanges_values_and_twice_restores_them() -> Result<()> {
         let parameters = parameters(1.0)?;
         let averages = Averages::new(0.5, &parameters)?;
         parameters[0].1.set(&candle_core::Tensor::new(&[2.0], &Device::Cpu)?)?;

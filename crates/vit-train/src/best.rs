@@ -1,10 +1,10 @@
-//! Which epoch's weights were the best, by samples that are neither trained on nor tested with.
+//! Tracks the best epoch on the validation split.
 
 use serde::{Deserialize, Serialize};
 
 use crate::EpochMetrics;
 
-/// The best epoch so far: the largest share of validation samples classified right, of equals the least loss.
+/// The best epoch so far: highest validation accuracy; ties go to the lower loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Best {
@@ -13,13 +13,13 @@ pub struct Best {
 }
 
 impl Best {
-    /// Its epoch, if there was one.
+    /// The best epoch, if any.
     #[must_use]
     pub fn epoch(&self) -> Option<u64> {
         self.best.map(|(epoch, ..)| epoch)
     }
 
-    /// The best of these.
+    /// The best of these epochs.
     #[must_use]
     pub fn of(epochs: &[EpochMetrics]) -> Self {
         let mut best = Self::default();
@@ -29,7 +29,7 @@ impl Best {
         best
     }
 
-    /// Takes an epoch in, and says whether it is the best so far; without validation none is.
+    /// Adds an epoch; returns whether it is the best so far. Without a validation split no epoch is.
     pub(crate) fn improves(&mut self, epoch: &EpochMetrics) -> bool {
         let (Some(accuracy), Some(loss)) = (epoch.val_accuracy, epoch.val_loss) else {
             return false;
@@ -43,7 +43,7 @@ impl Best {
         better
     }
 
-    /// Whether so many epochs have gone by since the best one.
+    /// Whether the best epoch is `patience` or more epochs ago.
     pub(crate) fn is_past(&self, epoch: u64, patience: u64) -> bool {
         self.best.is_some_and(|(best, ..)| epoch.saturating_sub(best) >= patience)
     }
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_is_the_most_accurate_and_of_equals_the_surest() {
+    fn the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss() {
         let mut best = Best::default();
         let validated = [(0.5, 1.0), (0.6, 2.0), (0.6, 1.5), (0.6, 1.5), (0.5, 0.1)];
         let improves = (1..)
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_test_samples_choose_nothing() {
+    fn test_metrics_do_not_affect_the_choice() {
         let mut best = Best::default();
         assert!(!best.improves(&epoch(1, None)) && !best.improves(&epoch(2, None)));
         assert!(!best.is_past(9, 1));

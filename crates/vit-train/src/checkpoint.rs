@@ -1,4 +1,4 @@
-//! Checkpoints on disk: a folder each, whole or absent, with the digests of its files.
+//! Checkpoints on disk: each is a folder, complete or absent, with the digests of its files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,26 +10,26 @@ use vit_run::{MetricsMark, RunFolder, STATE, TENSORS, check_checkpoint};
 
 use crate::{Error, RunProgress, Tensors, TrainState, saved_tensors};
 
-/// What `state.json` and `state.safetensors` mean; other numbers are of other versions.
+/// Version of `state.json` and `state.safetensors`.
 const FORMAT: u64 = 1;
-/// Bytes of `state.json`, a hundred times what it has: what is said of the run is parsed into many times its size.
+/// Size limit of `state.json`, a hundred times the usual: parsed JSON takes many times its size.
 const LONGEST_STATE: u64 = 1 << 18;
-/// Bytes of the other's header: that of a model of 512 blocks.
+/// Size limit of the tensors' header: a model of 512 blocks.
 const LONGEST_HEADER: u64 = 4 << 20;
 
-/// Which tensors of `state.safetensors` are what: the beginnings of their names.
+/// Prefixes of the tensors' names in `state.safetensors`.
 const PARAMETERS: &str = "parameters/";
 const AVERAGES: &str = "averages/";
 const MOMENTS: [&str; 2] = ["moments/first/", "moments/second/"];
 
-/// A run's state as it lies on the disk.
+/// A run's state as saved.
 #[derive(Clone, Debug)]
 pub struct SavedState {
     /// The state.
     pub state: TrainState,
-    /// What had been recorded.
+    /// Length of the metrics.
     pub metrics: MetricsMark,
-    /// What the program said of the run.
+    /// The program's own metadata of the run.
     pub about: Map<String, Value>,
 }
 
@@ -45,18 +45,18 @@ struct StateFile {
     about: Map<String, Value>,
 }
 
-/// What is asked first: of another format nothing else is known.
+/// Read first: nothing else is known of another version's format.
 #[derive(Deserialize)]
 struct Version {
     format: u64,
 }
 
 impl SavedState {
-    /// Writes a checkpoint into a run's folder, with the program's own files beside: `checkpoints/step-000937` after
-    /// 937 steps. Until it is whole it lies elsewhere, and those before it stay.
+    /// Writes a checkpoint into a run directory, with the program's own files: `checkpoints/step-000937` after 937
+    /// steps. It is written elsewhere and moved there once complete; earlier checkpoints stay.
     ///
     /// # Errors
-    /// If it cannot be written; then nothing of it is left.
+    /// If it cannot be written; nothing of it remains.
     pub fn write(&self, run: &RunFolder, others: &[(&str, &[u8])]) -> Result<PathBuf, Error> {
         let tensors = safetensors::serialize(self.tensors(), None).map_err(|error| {
             let path = run.checkpoints().join(TENSORS);
@@ -75,11 +75,11 @@ impl SavedState {
         Ok(run.write_checkpoint(self.state.progress.step, &files)?)
     }
 
-    /// Reads a checkpoint, each of whose files must have the bytes that were written, and at most `most_bytes`
+    /// Reads a checkpoint and verifies the digest of each file, which may have at most `most_bytes` bytes
     /// ([`most_bytes_of`]).
     ///
     /// # Errors
-    /// If one has not ([`Error::is_damage`]), cannot be read now, or is of another version.
+    /// If a file is damaged ([`Error::is_damage`]), unreadable, or of another version.
     pub fn read(path: &Path, most_bytes: u64) -> Result<Self, Error> {
         check_checkpoint(path, most_bytes)?;
         let unreadable =
@@ -124,7 +124,7 @@ impl SavedState {
     }
 }
 
-/// The bytes that the largest file of a checkpoint has at most: four tensors of `f64` for each parameter, and a header.
+/// Upper bound of a checkpoint's largest file: four `f64` tensors for each parameter, and a header.
 #[must_use]
 pub const fn most_bytes_of(parameters: u64) -> u64 {
     parameters.saturating_mul(4 * 8).saturating_add(8 + LONGEST_HEADER)
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again_to_the_bit() {
+    fn checkpoints_round_trip_bit_for_bit() {
         let (_above, run) = run();
         let saved = saved(937);
         let path = saved.write(&run, &OTHERS).expect("a writable folder");
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_named() {
+    fn another_format_version_is_an_error_that_names_it() {
         let (_above, run) = run();
         let path = saved(1).write(&run, &OTHERS).expect("a writable folder");
         let state = fs::read_to_string(path.join(STATE)).expect("the file");

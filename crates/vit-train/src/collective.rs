@@ -1,25 +1,25 @@
-//! How the ranks of one training run exchange numbers.
+//! Communication between the ranks of a training run.
 
-/// The ranks that train one model together, seen from one of them.
+/// Collective operations among the ranks that train one model, seen from one rank.
 ///
-/// Each rank runs the same program on the same data with the same settings, and calls the same methods in the same order: a
-/// call returns once every rank has made it. Everything is sent as 32-bit words: an `f32` by its bits, so that nothing is
-/// rounded on the way.
+/// Each rank runs the same program on the same data with the same settings, and calls the same methods in the same
+/// order. A call returns once every rank has made it. Data is sent as 32-bit words; an `f32` is sent as its bits, so
+/// nothing is rounded.
 ///
-/// An implementation ends the whole run if a rank is lost: no method returns an error.
+/// If a rank is lost, an implementation ends the whole run: no method returns an error.
 ///
-/// With [`TrainerBuilder::ranks`](crate::TrainerBuilder::ranks), a [`Trainer`](crate::Trainer) computes a contiguous range of a
-/// step's shards on each rank. Partial sums of gradients are added in the order of one tree over all shards, so the trained
-/// bits do not depend on the number of ranks.
+/// With [`TrainerBuilder::ranks`](crate::TrainerBuilder::ranks), a [`Trainer`](crate::Trainer) computes a contiguous
+/// range of each step's shards on each rank. Partial sums of gradients are added along one tree over all shards, so the
+/// trained weights are bit-identical for any number of ranks.
 pub trait Collective: Send + Sync {
-    /// Which rank this is, from 0.
+    /// This rank's number, from 0.
     fn rank(&self) -> usize;
 
     /// Number of ranks: the world size.
     fn size(&self) -> usize;
 
-    /// Sends each rank its part of `send`, and receives the part that each rank has for this one. Parts lie one after the other
-    /// in the order of ranks and have the lengths of `send_counts` and `receive_counts`.
+    /// Sends each rank its part of `send`, and receives every rank's part for this one. Parts are concatenated in rank
+    /// order, with the lengths `send_counts` and `receive_counts`.
     ///
     /// MPI equivalent: `MPI_Alltoallv`.
     fn exchange(
@@ -30,17 +30,17 @@ pub trait Collective: Send + Sync {
         receive_counts: &[usize],
     );
 
-    /// Gives every rank the words of all ranks, one after the other in the order of ranks, with these lengths.
+    /// Gathers the words of all ranks on every rank, concatenated in rank order with these lengths.
     ///
     /// MPI equivalent: `MPI_Allgatherv`.
     fn gather(&self, mine: &[u32], all: &mut [u32], counts: &[usize]);
 
-    /// Gives every rank the words of rank 0.
+    /// Sends the words of rank 0 to every rank.
     ///
     /// MPI equivalent: `MPI_Bcast`.
     fn broadcast(&self, words: &mut [u32]);
 
-    /// Waits until every rank has come here.
+    /// Waits until every rank has called this.
     ///
     /// MPI equivalent: `MPI_Barrier`.
     fn barrier(&self);
@@ -51,7 +51,7 @@ pub trait Collective: Send + Sync {
     fn abort(&self, code: i32) -> !;
 }
 
-/// One process that trains alone.
+/// A single process: rank 0 of 1.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Alone;
 
@@ -82,7 +82,7 @@ impl Collective for Alone {
 }
 
 impl dyn Collective + '_ {
-    /// The bytes of every rank, in the order of ranks.
+    /// The bytes of every rank, in rank order.
     #[must_use]
     pub fn gather_bytes(&self, mine: &[u8]) -> Vec<Vec<u8>> {
         let mut lens = vec![0; self.size()];
@@ -108,12 +108,12 @@ impl dyn Collective + '_ {
         self.broadcast(&mut head);
         let len = (u64::from(head[0]) | u64::from(head[1]) << 32) as usize;
         let mut words = if self.rank() == 0 { to_words(bytes) } else { vec![0; len.div_ceil(4)] };
-        // A count of MPI's is a C int.
+        // MPI counts are a C `int`.
         words.chunks_mut(1 << 28).for_each(|words| self.broadcast(words));
         to_bytes(&words, len)
     }
 
-    /// Whether it is so on any rank.
+    /// Whether `here` is true on any rank.
     #[must_use]
     pub fn any(&self, here: bool) -> bool {
         let mut all = vec![0; self.size()];
@@ -143,7 +143,7 @@ pub(crate) fn words_of(value: f64) -> [u32; 2] {
     [bits as u32, (bits >> 32) as u32]
 }
 
-/// The number of two words.
+/// The inverse of [`words_of`].
 pub(crate) fn number_of(words: [u32; 2]) -> f64 {
     f64::from_bits(u64::from(words[0]) | u64::from(words[1]) << 32)
 }
@@ -161,13 +161,13 @@ pub(crate) mod tests {
     }
 
     struct Shared {
-        /// What each rank sends, with the length of each part.
+        /// The words each rank sends, with the length of each part.
         sent: Vec<Mutex<(Vec<u32>, Vec<usize>)>>,
         barrier: Barrier,
     }
 
     impl Threads {
-        /// So many ranks, each for a thread of its own.
+        /// This many ranks, each for its own thread.
         pub(crate) fn ranks(size: usize) -> Vec<Self> {
             let sent = (0..size).map(|_| Mutex::default()).collect();
             let shared = Arc::new(Shared { sent, barrier: Barrier::new(size) });
@@ -235,7 +235,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn bytes_of_any_length_reach_every_rank_as_they_are() {
+    fn bytes_of_any_length_reach_every_rank_unchanged() {
         let texts = ["", "a", "four", "fives"];
         std::thread::scope(|scope| {
             for rank in Threads::ranks(texts.len()) {
@@ -255,7 +255,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn numbers_are_words_and_back() {
+    fn numbers_round_trip_through_words() {
         for value in [0.0, -0.0, 0.1, f64::MAX, f64::NEG_INFINITY] {
             assert_eq!(number_of(words_of(value)).to_bits(), value.to_bits());
         }

@@ -1,49 +1,50 @@
-//! How training goes.
+//! Training settings.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, OptimizerConfig, Schedule};
 
-/// How training goes. With the same configuration, parameters and data, every number comes out the same, whatever
-/// the number of threads. Fields may be added: begin with [`new`](Self::new), `TrainConfig { seed: 7, ..TrainConfig::new(3, optimizer) }`.
+/// Training settings. The same settings, parameters and data give the same bits for any number of threads. Fields may
+/// be added, so start from [`new`](Self::new): `TrainConfig { seed: 7, ..TrainConfig::new(3, optimizer) }`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Passes over the training samples.
+    /// Number of passes over the training samples.
     pub epochs: u64,
     /// Ends the run after this many steps.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub max_steps: Option<u64>,
-    /// Samples in a step; a last partial batch is dropped.
+    /// Samples per step; an incomplete last batch is dropped.
     pub batch_size: usize,
-    /// Pieces that a batch is cut into, each computed on one thread of one rank. It sets the order of sums, and so the bits.
+    /// Number of shards that a batch is divided into, each computed by one thread of one rank. It sets the order of
+    /// summation, and so the bits.
     pub shards: usize,
-    /// Seed of everything random.
+    /// Seed of all random numbers.
     pub seed: u64,
     /// Steps between two records, counted from each epoch's start.
     pub log_every: u64,
-    /// Batches whose gradients are added up for a step: with `n` the step is that of a batch `n` times as large in
-    /// `n` times as many shards, to the bit, in the memory of one.
+    /// Batches whose gradients are accumulated for a step. With `n`, a step is bit-identical to one on a batch and
+    /// number of shards `n` times as large, in the memory of one.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub accumulate: u64,
     /// Epochs between two evaluations; the last epoch is always evaluated. Default: 1.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub evaluate_every: u64,
-    /// The share of each label that is spread over all classes in training, with the default loss.
+    /// Label smoothing: share of each label spread over all classes in training, with the default loss. Default: 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub label_smoothing: f64,
-    /// What the norm of all gradients together is cut down to.
+    /// Gradient clipping: largest norm of all gradients together. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
-    /// The decay of an EMA (exponential moving average) of the weights, which is then evaluated and saved
-    /// ([`Trainer::weights`](crate::Trainer::weights)). Training goes on with the parameters themselves, which are lost at
-    /// its end.
+    /// Decay of an EMA (exponential moving average) of the weights. If set, the averages are evaluated and saved
+    /// ([`Trainer::weights`](crate::Trainer::weights)). Training continues from the raw parameters, which are discarded
+    /// at the end. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
-    /// Ends the run after so many epochs without one that is better on the validation samples.
+    /// Early stopping: ends the run after this many epochs without a better validation result. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patience: Option<u64>,
-    /// How the optimiser's learning rate goes over the run.
+    /// The learning-rate schedule.
     #[serde(default)]
     pub schedule: Schedule,
     /// The optimiser's settings.
@@ -63,8 +64,8 @@ const fn is_zero(value: &f64) -> bool {
 }
 
 impl TrainConfig {
-    /// So many epochs of batches of 64 in 4 shards at the optimiser's learning rate, with seed 0 and a record after
-    /// every hundredth step.
+    /// Settings for this many epochs with batch size 64, 4 shards, the optimiser's learning rate, seed 0 and a record
+    /// every 100 steps.
     #[must_use]
     pub fn new(epochs: u64, optimizer: OptimizerConfig) -> Self {
         Self {
@@ -85,14 +86,14 @@ impl TrainConfig {
         }
     }
 
-    /// Training samples that a step takes.
+    /// Number of training samples in a step.
     #[must_use]
     pub fn samples_of_step(&self) -> usize {
         let batches = usize::try_from(self.accumulate).unwrap_or(usize::MAX);
         self.batch_size.saturating_mul(batches)
     }
 
-    /// Shards that a step is computed in: as many ranks can share it.
+    /// Number of shards in a step, and so the most ranks that can share it.
     #[must_use]
     pub fn shards_of_step(&self) -> usize {
         let batches = usize::try_from(self.accumulate).unwrap_or(usize::MAX);

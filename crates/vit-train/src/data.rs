@@ -1,8 +1,8 @@
-//! What is trained and evaluated on.
+//! Training and evaluation data.
 
 use candle_core::{Result, Tensor, bail};
 
-/// Some samples: inputs of the model, and what its outputs are compared with.
+/// A batch: the model's inputs, and the targets for its outputs.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -12,7 +12,7 @@ use candle_core::{Result, Tensor, bail};
 /// let images = Tensor::zeros((2, 1, 28, 28), DType::F32, &Device::Cpu)?;
 /// let labels = Tensor::new(&[3_u32, 1000], &Device::Cpu)?;
 /// let weights = Tensor::new(&[0.5_f32, 2.0], &Device::Cpu)?;
-/// // The usual case, and a loss of one's own that weighs samples.
+/// // One target, and a second one for a custom loss that weights samples.
 /// let batch = Batch::new(images.clone(), labels.clone());
 /// let weighed = Batch::with_targets(images, vec![labels, weights]);
 /// assert_eq!((batch.targets.len(), weighed.targets.len()), (1, 2));
@@ -24,44 +24,45 @@ use candle_core::{Result, Tensor, bail};
 pub struct Batch {
     /// (batch, ...)
     pub inputs: Tensor,
-    /// Each (batch, ...); the [`Loss`](crate::Loss) says which and of what type: for classes, labels (batch) of `u32`.
+    /// Each (batch, ...). The [`Loss`](crate::Loss) defines their number and dtypes; for classification, `u32` labels
+    /// (batch).
     pub targets: Vec<Tensor>,
 }
 
 impl Batch {
-    /// Inputs with one target, which for classes is a label of `u32` each.
+    /// Inputs with one target; for classification, `u32` labels.
     #[must_use]
     pub fn new(inputs: Tensor, target: Tensor) -> Self {
         Self::with_targets(inputs, vec![target])
     }
 
-    /// Inputs with any targets.
+    /// Inputs with any number of targets.
     #[must_use]
     pub const fn with_targets(inputs: Tensor, targets: Vec<Tensor>) -> Self {
         Self { inputs, targets }
     }
 }
 
-/// Images of one byte a pixel, which a GPU can keep: a batch is nothing but their bytes, each through a table.
+/// Images of one byte a pixel that a GPU can keep: a batch is their bytes, mapped through a table.
 #[derive(Clone, Debug)]
 pub struct Bytes {
     /// u8 (count, channels * height * width)
     pub pixels: Tensor,
     /// u32 (count)
     pub labels: Tensor,
-    /// What each byte is normalised to.
+    /// Normalised value of each byte.
     pub table: &'static [f32; 256],
     /// Channels, height and width.
     pub shape: (usize, usize, usize),
 }
 
-/// What is trained on: samples by index, and the order of an epoch.
+/// Training data: samples by index, and their order in each epoch.
 ///
 /// ```
 /// use candle_core::{Device, Result, Tensor};
 /// use vit_train::{Batch, Data};
 ///
-/// /// Numbers, and twice each as the target of a regression.
+/// /// Regression: learns to double a number.
 /// struct Doubles(Vec<f32>);
 ///
 /// impl Doubles {
@@ -98,18 +99,18 @@ pub trait Data: Send + Sync {
     /// The training samples of an epoch (from 1), in order.
     fn order(&self, epoch: u64) -> Vec<u32>;
 
-    /// Some training samples, augmented as for this epoch (from 1).
+    /// Some training samples, augmented for this epoch (from 1).
     ///
     /// # Errors
-    /// If a sample cannot be given.
+    /// If a sample cannot be read.
     fn train_batch(&self, epoch: u64, indices: &[u32]) -> Result<Batch>;
 
-    /// All samples that an order may name, if [`train_batch`](Self::train_batch) changes nothing of them.
+    /// All training samples as bytes, if [`train_batch`](Self::train_batch) only normalises them.
     fn train_bytes(&self) -> Option<Bytes> {
         None
     }
 
-    /// Number of validation samples, which are neither trained on nor tested with: choices are made by them.
+    /// Number of validation samples, which are used to choose settings and the best epoch.
     fn val_len(&self) -> usize {
         0
     }
@@ -117,9 +118,9 @@ pub trait Data: Send + Sync {
     /// Some validation samples.
     ///
     /// # Errors
-    /// If a sample cannot be given.
+    /// If a sample cannot be read.
     fn val_batch(&self, indices: &[u32]) -> Result<Batch> {
-        bail!("expected no validation samples to be asked for, got {}", indices.len())
+        bail!("expected no request for validation samples, got {}", indices.len())
     }
 
     /// Number of test samples.
@@ -128,6 +129,6 @@ pub trait Data: Send + Sync {
     /// Some test samples.
     ///
     /// # Errors
-    /// If a sample cannot be given.
+    /// If a sample cannot be read.
     fn test_batch(&self, indices: &[u32]) -> Result<Batch>;
 }

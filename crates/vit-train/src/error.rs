@@ -1,51 +1,51 @@
-//! Why training stops.
+//! Errors of training.
 
 use std::path::PathBuf;
 
-/// Why a run cannot begin or go on. Each variant names the thing, what was expected and what came.
+/// Why a run cannot start or continue. Each message names the thing, what was expected and what came.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Parameters that the loss does not depend on, or whose gradient an operation cut.
+    /// Parameters without a gradient: the loss does not depend on them, or an operation cut the gradient.
     #[error("no gradient reached {} of {total} parameters: {}", names.len(), names.join(", "))]
     NoGradient {
         /// Their names.
         names: Vec<String>,
-        /// How many parameters there are.
+        /// Number of all parameters.
         total: usize,
     },
-    /// A loss or gradient that is infinite or not a number.
+    /// A non-finite loss or gradient.
     #[error("step {step} of epoch {epoch}: expected a finite {what}, got {value}")]
     NotFinite {
         /// The step, from 1.
         step: u64,
         /// The epoch, from 1.
         epoch: u64,
-        /// `loss`, or the parameter whose gradient it is.
+        /// `loss`, or the parameter with that gradient.
         what: String,
-        /// What came.
+        /// Its value.
         value: f64,
     },
-    /// A setting out of range.
+    /// A setting is out of range.
     #[error("expected {field} {expected}, got {value}")]
     Setting {
         /// The setting.
         field: &'static str,
-        /// What it may be.
+        /// Its range.
         expected: &'static str,
         /// Its value.
         value: String,
     },
-    /// Nothing to train.
+    /// There are no parameters to train.
     #[error("expected at least one parameter to train, got {}", match frozen {
-        0 => "none: a model's parameters are variables, which it is given".to_owned(),
+        0 => "none: a model's parameters must be variables of its `VarBuilder`".to_owned(),
         frozen => format!("{frozen}, all of them frozen"),
     })]
     NoParameters {
-        /// How many frozen parameters there are.
+        /// Number of frozen parameters.
         frozen: usize,
     },
-    /// Fewer training samples than a batch.
+    /// There are fewer training samples than a batch.
     #[error("expected at least one batch of {batch_size} training samples, got {samples} samples")]
     NoBatch {
         /// Samples in a batch.
@@ -53,59 +53,59 @@ pub enum Error {
         /// Training samples.
         samples: usize,
     },
-    /// A state that is not of this trainer's model, settings or data.
-    #[error("a state to go on from: expected {expected}, got {got}")]
+    /// A state of another model, other settings or other data.
+    #[error("the state to resume from: expected {expected}, got {got}")]
     State {
-        /// What the trainer has.
+        /// The trainer's.
         expected: String,
-        /// What the state has.
+        /// The state's.
         got: String,
     },
-    /// A file of a run that cannot be read, or says something else than was written.
+    /// A file of a run cannot be read, or its content has changed.
     #[error("{}: {what}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         what: String,
     },
-    /// Samples that are two mixed, in training on a GPU, which has one label for each.
+    /// Mixed samples in training on a GPU, which supports one label a sample.
     #[error("expected samples that are not mixed (mixup) in training on a GPU, got mixed ones")]
     MixedOnGpu,
-    /// What steps on a GPU do not compute.
+    /// A setting that training on a GPU does not support.
     #[error("expected {expected} in training on a GPU, got {got}")]
     OnGpu {
-        /// What they compute.
+        /// Supported value.
         expected: &'static str,
-        /// What was asked for.
+        /// Requested value.
         got: &'static str,
     },
-    /// What several ranks cannot train together, or not on as many.
+    /// A setting that several ranks do not support, or too many ranks.
     #[error("expected {expected}, got {got}")]
     Ranks {
-        /// What they can.
+        /// Supported value.
         expected: String,
-        /// What was asked for.
+        /// Requested value.
         got: String,
     },
-    /// A run folder that cannot be read or written, or is not as it was written.
+    /// A run directory cannot be read or written, or is damaged.
     #[error(transparent)]
     Run(#[from] vit_run::Error),
-    /// Threads that cannot be started.
+    /// Threads cannot be started.
     #[error("cannot start {threads} threads")]
     Threads {
-        /// How many were asked for.
+        /// The requested number.
         threads: usize,
-        /// What the system said.
+        /// The system's error.
         source: rayon::ThreadPoolBuildError,
     },
-    /// A tensor operation that failed.
+    /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
 
 impl Error {
-    /// Whether bytes of a run were read and are not those that were written ([`vit_run::Error::is_damage`]).
+    /// Whether data of a run was read and is damaged ([`vit_run::Error::is_damage`]).
     #[must_use]
     pub const fn is_damage(&self) -> bool {
         matches!(self, Self::Run(error) if error.is_damage())

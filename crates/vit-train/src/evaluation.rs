@@ -1,4 +1,4 @@
-//! How well a model does on samples whose labels are known.
+//! Evaluation on labelled samples.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,15 +12,14 @@ use crate::loss::{predictions, scalar};
 use crate::threads::thread_pool;
 use crate::{Batch, CrossEntropy, Error, Loss, Model, Scores};
 
-/// Samples that are evaluated at once on one thread: of the presets, as many as keep every operation's tensors in a
-/// second cache of 1 MB. The order of sums depends on it, so an evaluation elsewhere takes as many. A trainer on a
-/// GPU takes more at a time.
+/// Batch size of an evaluation on one thread. For the presets, every operation's tensors then fit a 1 MB L2 cache. It
+/// sets the order of summation, so it is the same everywhere; only a trainer on a GPU uses larger batches.
 pub const EVALUATION_BATCH: usize = 50;
 
-/// Whether an evaluation is to be broken off.
+/// Whether to interrupt the evaluation.
 pub(crate) type IsOver<'a> = &'a (dyn Fn() -> bool + Sync);
 
-/// Evaluates a classifier on samples `0..len` of those that `batch` gives, in order, on so many threads.
+/// Evaluates a classifier on the samples `0..len` that `batch` returns, in order, on this many threads.
 ///
 /// # Errors
 /// If the model or a batch fails, or the threads cannot be started.
@@ -49,7 +48,8 @@ pub fn evaluate(
     Ok(whole)
 }
 
-/// Evaluates samples `0..len` in parts of [`EVALUATION_BATCH`], of which these, on the current thread pool, in order.
+/// Evaluates these batches of [`EVALUATION_BATCH`] samples out of `0..len` on the current thread pool; results are in
+/// order.
 pub(crate) fn in_parallel<T: Send>(
     len: usize,
     parts: Range<usize>,
@@ -65,7 +65,7 @@ pub(crate) fn in_parallel<T: Send>(
     parts.collect()
 }
 
-/// What a model's outputs come to on a batch.
+/// Scores a model's outputs on one batch.
 pub(crate) fn score(
     (model, loss): (&dyn Model, &dyn Loss),
     batch: Batch,
@@ -81,7 +81,7 @@ pub(crate) fn score(
     })
 }
 
-/// All of them together; none if one is missing.
+/// Merges all parts; `None` if one is missing.
 pub(crate) fn total(parts: Vec<Option<Scores>>) -> Option<Scores> {
     let mut whole = Scores::default();
     for part in parts {
@@ -94,7 +94,7 @@ pub(crate) fn total(parts: Vec<Option<Scores>>) -> Option<Scores> {
     Some(whole)
 }
 
-/// `outputs` (batch, classes) -> how many of each row are before the label's.
+/// `outputs` (batch, classes) -> the rank of each row's label, from 0.
 fn ranks(outputs: &Tensor, labels: &[u32]) -> TensorResult<Vec<u32>> {
     let rows = outputs.to_dtype(DType::F32)?.to_vec2::<f32>()?;
     let rank = |(row, &label): (&Vec<f32>, &u32)| {
@@ -106,28 +106,28 @@ fn ranks(outputs: &Tensor, labels: &[u32]) -> TensorResult<Vec<u32>> {
     Ok(rows.iter().zip(labels).map(rank).collect())
 }
 
-/// Predictions beside labels, in the order of the samples.
+/// Predictions and labels, in the order of the samples.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
     /// Sum of the samples' losses.
     pub loss_sum: f64,
-    /// The class with the largest output, the first of equals.
+    /// The class with the largest output; ties go to the first.
     pub predictions: Vec<u32>,
-    /// The class that is right.
+    /// The true class.
     pub labels: Vec<u32>,
-    /// How many classes had a larger output than the one that is right, or the same and a smaller number.
+    /// Rank of the true class, from 0: the number of classes with a larger output, or an equal one and a smaller index.
     pub ranks: Vec<u32>,
 }
 
-/// How often each class was taken for each.
+/// A confusion matrix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confusion {
-    /// `counts[label][prediction]`, of what was predicted: with many classes most pairs never occur.
+    /// `counts[label][prediction]`, sparse: with many classes most pairs never occur.
     pub counts: Vec<BTreeMap<usize, usize>>,
 }
 
 impl Evaluation {
-    /// Adds what comes after.
+    /// Appends the results of the following samples.
     fn extend(&mut self, next: Self) {
         self.loss_sum += next.loss_sum;
         self.predictions.extend(next.predictions);
@@ -141,31 +141,31 @@ impl Evaluation {
         self.labels.len()
     }
 
-    /// Number of samples classified right.
+    /// Number of correctly classified samples.
     #[must_use]
     pub fn correct(&self) -> usize {
         self.labels.iter().zip(&self.predictions).filter(|(label, guess)| label == guess).count()
     }
 
-    /// Share of samples classified right; not a number without samples.
+    /// Share of correctly classified samples; NaN without samples.
     #[must_use]
     pub fn accuracy(&self) -> f64 {
         self.correct() as f64 / self.total() as f64
     }
 
-    /// Share of samples whose class is among the `k` with the largest outputs: the top-k accuracy; not a number without samples.
+    /// Top-k accuracy: share of samples whose class is among the `k` largest outputs; NaN without samples.
     #[must_use]
     pub fn top(&self, k: u32) -> f64 {
         self.ranks.iter().filter(|&&rank| rank < k).count() as f64 / self.total() as f64
     }
 
-    /// Mean loss of a sample; not a number without samples.
+    /// Mean loss of a sample; NaN without samples.
     #[must_use]
     pub fn loss(&self) -> f64 {
         self.loss_sum / self.total() as f64
     }
 
-    /// How often each of `classes` classes was taken for each.
+    /// The confusion matrix over `classes` classes.
     ///
     /// # Panics
     /// If a label or prediction is not below `classes`.
@@ -181,13 +181,13 @@ impl Evaluation {
 }
 
 impl Confusion {
-    /// How often a label was taken for a class.
+    /// Number of samples of `label` classified as `prediction`.
     #[must_use]
     pub fn count(&self, label: usize, prediction: usize) -> usize {
         self.counts[label].get(&prediction).copied().unwrap_or_default()
     }
 
-    /// How often each class was predicted.
+    /// Number of predictions of each class.
     #[must_use]
     pub fn predicted(&self) -> Vec<usize> {
         let mut predicted = vec![0; self.counts.len()];
@@ -204,10 +204,10 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn ranks_count_the_classes_before_the_label() {
+    fn rank_counts_the_classes_before_the_label() {
         let outputs = Tensor::new(&[[0.1_f32, 0.5, 0.5], [3.0, 2.0, 1.0]], &Device::Cpu);
         let outputs = outputs.expect("a small tensor");
-        // Of equals the first comes first, as in a prediction.
+        // Ties go to the first, as in a prediction.
         assert_eq!(ranks(&outputs, &[2, 2]).expect("floats"), [1, 2]);
         assert_eq!(ranks(&outputs, &[1, 0]).expect("floats"), [0, 0]);
     }
@@ -228,7 +228,7 @@ mod tests {
             (0..3).map(|label| [0, 1, 2].map(|taken| confusion.count(label, taken))).collect();
         assert_eq!(rows, [[1, 0, 0], [0, 1, 0], [0, 1, 1]]);
         assert_eq!(confusion.predicted(), [1, 2, 1]);
-        // A matrix of these would take 34 GB.
+        // A dense matrix would take 34 GB.
         assert_eq!(evaluation.confusion(1 << 16).count(2, 1), 1);
     }
 }

@@ -6,10 +6,10 @@ use rayon::prelude::*;
 
 use crate::{Error, NamedVars};
 
-/// The gradients of these parameters, in their order, out of those of a backward pass.
+/// The gradients of these parameters, in order, from a backward pass.
 ///
 /// # Errors
-/// If a parameter has none: all such are named.
+/// If parameters have no gradient; the error names all of them.
 pub(crate) fn in_order(
     mut store: GradStore,
     parameters: &NamedVars,
@@ -29,13 +29,13 @@ pub(crate) fn in_order(
     }
 }
 
-/// What one thread takes: a parameter alone is a few microseconds of work.
+/// Parameters handled per task: one alone is only a few microseconds of work.
 pub(crate) const PARAMETERS_AT_ONCE: usize = 8;
 
-/// Cuts gradients down to a norm of at most `norm` over all of them together, and gives the norm that they had.
+/// Scales gradients down to a joint norm of at most `norm`; returns the norm before.
 ///
-/// PyTorch equivalent: `torch.nn.utils.clip_grad_norm_`. Squares are added in `f64`, in the order given and within each
-/// gradient in chunks of 4,096 elements.
+/// PyTorch equivalent: `torch.nn.utils.clip_grad_norm_`. Squares are summed in `f64`, in the given order and within
+/// each gradient in chunks of 4,096 elements.
 ///
 /// # Errors
 /// If a tensor operation fails.
@@ -46,14 +46,14 @@ pub fn clip_gradients(gradients: &mut [Tensor], norm: f64) -> Result<f64> {
     Ok(had)
 }
 
-/// The norm of what these are the squares of.
+/// The norm, from the sums of squares.
 pub(crate) fn norm_of(squares: impl Iterator<Item = f64>) -> f64 {
     squares.sum::<f64>().sqrt()
 }
 
-/// Cuts gradients whose norm is `had` down to one of at most `norm`.
+/// Scales gradients of norm `had` down to a norm of at most `norm`.
 pub(crate) fn clip_to(gradients: &mut [Tensor], norm: f64, had: f64) -> Result<()> {
-    // PyTorch's 1e-6, against a norm of zero.
+    // PyTorch's 1e-6, against division by zero.
     let scale = norm / (had + 1e-6);
     if scale < 1.0 {
         for gradient in gradients {
@@ -63,7 +63,7 @@ pub(crate) fn clip_to(gradients: &mut [Tensor], norm: f64, had: f64) -> Result<(
     Ok(())
 }
 
-/// Elements of a gradient whose squares are added up together. Ranks divide parameters at such borders alone, so that they add
+/// Elements of a gradient whose squares are summed together. Ranks divide parameters only at these borders, so they add
 /// the same sums.
 pub(crate) const CHUNK: usize = 4096;
 
@@ -78,7 +78,7 @@ fn squares(gradient: &Tensor) -> Result<Vec<f64>> {
     }
 }
 
-/// `sum_i x_i^2` of a chunk.
+/// `sum_i x_i^2` of one chunk.
 pub(crate) fn squares_of(values: &[f32]) -> f64 {
     const LANES: usize = 16;
     let (blocks, rest) = values.as_chunks::<LANES>();
@@ -96,7 +96,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     #[test]
-    fn clipping_keeps_the_direction_and_leaves_what_is_short_alone() -> Result<()> {
+    fn clipping_keeps_the_direction_and_small_gradients() -> Result<()> {
         for dtype in [DType::F32, DType::F64] {
             let gradients = || -> Result<Vec<Tensor>> {
                 let long: Vec<f64> = (0..37).map(|i| f64::from(i) - 3.0).collect();

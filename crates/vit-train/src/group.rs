@@ -1,11 +1,12 @@
-//! Parameter groups: settings of the optimiser for some parameters.
+//! Parameter groups: optimiser settings for some of the parameters.
 
 use crate::{Decay, Error, OptimizerConfig};
 
-/// The optimiser's settings for a parameter, where they differ from those of all.
+/// Optimiser settings of a parameter that differ from the others'.
 ///
-/// A function chooses the group of each parameter, by its name and value:
-/// [`TrainerBuilder::groups`](crate::TrainerBuilder::groups), [`Optimizer::with_groups`](crate::Optimizer::with_groups).
+/// A function chooses the group of each parameter from its name and value:
+/// [`TrainerBuilder::groups`](crate::TrainerBuilder::groups),
+/// [`Optimizer::with_groups`](crate::Optimizer::with_groups).
 ///
 /// PyTorch equivalent: `param_groups`, and `requires_grad_(False)` for frozen ones.
 ///
@@ -13,7 +14,7 @@ use crate::{Decay, Error, OptimizerConfig};
 /// use candle_core::Tensor;
 /// use vit_train::Group;
 ///
-/// // The trunk learns ten times slower than the head, positions do not decay, the embedding stays as it is.
+/// // The trunk learns at a tenth of the head's rate, positions have no weight decay, the embedding is frozen.
 /// let groups = |name: &str, _value: &Tensor| match name {
 ///     "pos_embed" => Group::new().with_lr_scale(0.1).with_weight_decay(0.0),
 ///     name if name.starts_with("head.") => Group::new(),
@@ -28,13 +29,12 @@ use crate::{Decay, Error, OptimizerConfig};
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Group {
-    /// What the learning rate is multiplied by. Default: 1.
+    /// Factor of the learning rate. Default: 1.
     pub lr_scale: f64,
-    /// The weight decay. Default: none, for the optimiser's, on the parameters that its
-    /// [`Decay`](crate::Decay) names.
+    /// Weight decay. Default: `None`, the optimiser's, on the parameters that its [`Decay`](crate::Decay) selects.
     pub weight_decay: Option<f64>,
-    /// Whether training leaves the parameter alone. It stands in checkpoints, and its backward pass is not computed where
-    /// the trainer [builds](crate::TrainerBuilder::build) the model.
+    /// Whether the parameter is frozen: saved in checkpoints but not trained. Its backward pass is skipped if the
+    /// trainer [builds](crate::TrainerBuilder::build) the model.
     pub frozen: bool,
 }
 
@@ -45,31 +45,31 @@ impl Default for Group {
 }
 
 impl Group {
-    /// The optimiser's settings as they are.
+    /// The optimiser's settings.
     #[must_use]
     pub const fn new() -> Self {
         Self { lr_scale: 1.0, weight_decay: None, frozen: false }
     }
 
-    /// Parameters that are not trained.
+    /// Frozen parameters.
     #[must_use]
     pub const fn frozen() -> Self {
         Self { frozen: true, ..Self::new() }
     }
 
-    /// The same with this factor of the learning rate.
+    /// Sets the factor of the learning rate.
     #[must_use]
     pub const fn with_lr_scale(self, lr_scale: f64) -> Self {
         Self { lr_scale, ..self }
     }
 
-    /// The same with this weight decay, whatever the optimiser's.
+    /// Sets the weight decay, overriding the optimiser's.
     #[must_use]
     pub const fn with_weight_decay(self, weight_decay: f64) -> Self {
         Self { weight_decay: Some(weight_decay), ..self }
     }
 
-    /// The weight decay of a parameter of this rank.
+    /// Weight decay of a parameter with this number of dimensions.
     pub(crate) fn decay(&self, config: &OptimizerConfig, rank: usize) -> f64 {
         let acts = config.decay == Decay::All || rank > 1;
         self.weight_decay.unwrap_or(if acts { config.weight_decay } else { 0.0 })

@@ -1,12 +1,12 @@
-//! What training makes small.
+//! Losses.
 
 use candle_core::{DType, Result, Tensor, bail};
 use vit_ops::{cross_entropy_sum, smoothed_cross_entropy_sum};
 
 use crate::argmax::argmax;
 
-/// A loss, as a sum over samples, so that the losses of shards add up to that of their batch. The trainer divides by the
-/// number of samples.
+/// A loss, summed over samples, so that the losses of shards add up to the batch's. The trainer divides by the number
+/// of samples.
 ///
 /// ```
 /// use candle_core::{Device, Result, Tensor};
@@ -35,27 +35,27 @@ pub trait Loss: Send + Sync {
     /// `outputs` (batch, ...), `targets` each (batch, ...), as in [`Batch`](crate::Batch) -> ()
     ///
     /// # Errors
-    /// If outputs and targets do not fit.
+    /// If outputs and targets do not match.
     fn sum(&self, outputs: &Tensor, targets: &[Tensor]) -> Result<Tensor>;
 
-    /// The loss in evaluation, summed over the samples; by default as in training.
+    /// The evaluation loss, summed over the samples; by default the training loss.
     ///
     /// # Errors
-    /// As [`sum`](Self::sum).
+    /// Same as [`sum`](Self::sum).
     fn evaluation_sum(&self, outputs: &Tensor, targets: &[Tensor]) -> Result<Tensor> {
         self.sum(outputs, targets)
     }
 
-    /// The labels that accuracy is counted by, (batch) of `u32`: by default the first target, if it is such a one.
+    /// The labels for accuracy, (batch) of `u32`; by default the first target if it has this form.
     fn labels<'a>(&self, targets: &'a [Tensor]) -> Option<&'a Tensor> {
         targets.first().filter(|target| target.rank() == 1 && target.dtype() == DType::U32)
     }
 
-    /// How many samples are classified right: by default those whose output is largest for their label, the first of equals;
-    /// none where there are no [`labels`](Self::labels).
+    /// Number of correctly classified samples: by default those whose largest output is their label's, ties going to
+    /// the first class; 0 without [`labels`](Self::labels).
     ///
     /// # Errors
-    /// If outputs and targets do not fit.
+    /// If outputs and targets do not match.
     fn correct(&self, outputs: &Tensor, targets: &[Tensor]) -> Result<usize> {
         self.labels(targets).map_or(Ok(0), |labels| correct(outputs, labels.to_vec1::<u32>()?))
     }
@@ -79,7 +79,7 @@ impl<L: Loss + ?Sized> Loss for Box<L> {
     }
 }
 
-/// Cross entropy to labels of `u32`; in training, labels may be smoothed.
+/// Cross entropy with `u32` labels, optionally smoothed in training.
 ///
 /// PyTorch equivalent: `CrossEntropyLoss(label_smoothing=ε, reduction="sum")`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -88,7 +88,7 @@ pub struct CrossEntropy {
 }
 
 impl CrossEntropy {
-    /// With this share of each label spread over all classes in training, in `[0, 1)`; 0 for none.
+    /// With this share of each label spread over all classes in training, in `[0, 1)`; 0 is off.
     #[must_use]
     pub const fn smoothed(smoothing: f64) -> Self {
         Self { smoothing }
@@ -113,13 +113,13 @@ pub(crate) fn one(targets: &[Tensor]) -> Result<&Tensor> {
     }
 }
 
-/// How many outputs are largest for their label.
+/// Number of samples whose largest output is their label's.
 pub(crate) fn correct(outputs: &Tensor, labels: impl IntoIterator<Item = u32>) -> Result<usize> {
     let predictions = predictions(outputs)?;
     Ok(predictions.into_iter().zip(labels).filter(|(guess, label)| guess == label).count())
 }
 
-/// The class with the largest output for each sample.
+/// The class with the largest output of each sample.
 pub(crate) fn predictions(outputs: &Tensor) -> Result<Vec<u32>> {
     let rows = outputs.to_dtype(DType::F32)?.to_vec2::<f32>()?;
     Ok(rows.iter().map(|row| argmax(row)).collect())

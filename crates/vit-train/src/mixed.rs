@@ -1,4 +1,4 @@
-//! Samples that are two mixed: their loss, and what counts as right.
+//! Loss and accuracy of mixed samples.
 
 use candle_core::{Result, Tensor, bail};
 use vit_ops::{cross_entropy_sum, soft_cross_entropy_sum};
@@ -6,20 +6,19 @@ use vit_ops::{cross_entropy_sum, soft_cross_entropy_sum};
 use crate::Loss;
 use crate::loss::{correct, one};
 
-/// Cross entropy to two labels of each sample with a share of its own (mixup, Zhang et al., arXiv 1710.09412), as in timm's
-/// mode `elem`.
+/// Cross entropy with two weighted labels a sample (mixup, Zhang et al., arXiv 1710.09412), like timm's `elem` mode.
 ///
-/// The targets are labels (batch) of `u32`, second labels (batch) of `u32`, and how much of each sample is the second:
-/// (batch) of `f32`, in `[0, 1]`. A sample's loss is `(1 - s) l[a] + s l[b]`, of its two labels' losses and that share. It
-/// counts as classified right if the output is largest for the label of the larger share, of equals the first. In
-/// evaluation the only target is the label.
+/// The targets are labels (batch) of `u32`, second labels (batch) of `u32`, and weights of the second labels (batch) of
+/// `f32` in `[0, 1]`. With weight `s`, a sample's loss is `(1 - s) l[a] + s l[b]`. A sample counts as correct if its
+/// largest output is that of the label with the larger weight; ties go to the first label. In evaluation the label is
+/// the only target.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct MixedCrossEntropy {
     smoothing: f64,
 }
 
 impl MixedCrossEntropy {
-    /// With this share of each label spread over all classes in training, in `[0, 1)`; 0 for none.
+    /// With this share of each label spread over all classes in training, in `[0, 1)`; 0 is off.
     #[must_use]
     pub const fn smoothed(smoothing: f64) -> Self {
         Self { smoothing }
@@ -35,7 +34,7 @@ impl Loss for MixedCrossEntropy {
         cross_entropy_sum(outputs, one(targets)?)
     }
 
-    /// In evaluation alone: in training a sample has two.
+    /// Only in evaluation: in training a sample has two labels.
     fn labels<'a>(&self, targets: &'a [Tensor]) -> Option<&'a Tensor> {
         one(targets).ok()
     }
@@ -48,40 +47,40 @@ impl Loss for MixedCrossEntropy {
     }
 }
 
-/// Both labels of each sample, and the share of the second.
+/// Both labels of each sample, and the weight of the second.
 struct Pairs(Vec<([u32; 2], f32)>);
 
 impl Pairs {
-    /// Of these targets.
+    /// Reads the targets.
     ///
     /// # Errors
-    /// If shapes do not fit, or a share is out of range.
+    /// If shapes do not match, or a weight is out of range.
     fn of(targets: &[Tensor]) -> Result<Self> {
         let [labels, others, shares] = targets else {
             bail!(
-                "expected labels, second labels and shares of mixed samples, got {} targets",
+                "expected labels, second labels and weights of mixed samples, got {} targets",
                 targets.len()
             );
         };
         let count = labels.dims1()?;
         if others.dims() != [count] || shares.dims() != [count] {
             let (others, shares) = (others.dims(), shares.dims());
-            bail!("expected {count} labels and shares to mix, got {others:?} and {shares:?}");
+            bail!("expected {count} second labels and weights, got {others:?} and {shares:?}");
         }
         let shares = shares.to_vec1::<f32>()?;
         if let Some(share) = shares.iter().find(|share| !(0.0..=1.0).contains(*share)) {
-            bail!("expected shares in [0, 1], got {share}");
+            bail!("expected weights in [0, 1], got {share}");
         }
         let labels = labels.to_vec1()?.into_iter().zip(others.to_vec1()?);
         Ok(Self(labels.map(|(label, other)| [label, other]).zip(shares).collect()))
     }
 
-    /// The label of the larger share of each sample.
+    /// The label with the larger weight of each sample.
     fn larger(&self) -> impl Iterator<Item = u32> {
         self.0.iter().map(|&([label, other], share)| if share > 0.5 { other } else { label })
     }
 
-    /// The sum of the samples' losses, to labels of which the share `smoothing` is spread over all classes.
+    /// The losses' sum over samples, with the share `smoothing` of each label spread over all classes.
     ///
     /// # Errors
     /// If a label is not a class, or an operation fails.
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loss_is_that_of_both_labels_by_their_shares() -> Result<()> {
+    fn the_loss_is_the_weighted_mean_over_both_labels() -> Result<()> {
         let logits = Tensor::new(&[[1.0_f64, -2.0, 0.5], [0.25, 3.0, -1.0]], &Device::Cpu)?;
         let (first, second, shares) = ([2, 1], [0, 1], [0.25, 0.75]);
         for smoothing in [0.0, 0.25] {
@@ -139,10 +138,10 @@ mod tests {
         Ok(())
     }
 
-    /// `F.cross_entropy(logits, targets, reduction="sum", label_smoothing=0.25)` of PyTorch 2.15, in float64, with targets of
-    /// the two labels' shares.
+    /// `F.cross_entropy(logits, targets, reduction="sum", label_smoothing=0.25)` of PyTorch 2.15 in float64, with the
+    /// weights of both labels as targets.
     #[test]
-    fn a_smoothed_loss_is_pytorchs() -> Result<()> {
+    fn smoothed_loss_equals_pytorchs() -> Result<()> {
         let logits = Tensor::new(&[[1.0_f64, -2.0, 0.5], [0.25, 3.0, -1.0]], &Device::Cpu)?;
         let pairs = Pairs::of(&mixed(&[2, 1], &[0, 1], &[0.25, 0.75])?)?;
         let got = pairs.loss_sum(&logits, 0.25)?.to_scalar::<f64>()?;
@@ -151,20 +150,20 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_is_the_label_of_the_larger_share() -> Result<()> {
+    fn accuracy_uses_the_label_with_the_larger_weight() -> Result<()> {
         let pairs = Pairs::of(&mixed(&[1, 2, 3], &[4, 5, 6], &[0.4, 0.6, 0.5])?)?;
         assert!(pairs.larger().eq([1, 5, 3]));
         Ok(())
     }
 
     #[test]
-    fn what_does_not_fit_is_named() -> Result<()> {
+    fn mismatched_targets_are_named() -> Result<()> {
         let message = |error: Option<candle_core::Error>| error.expect("an error").to_string();
         let first = [1, 2];
         let error = message(Pairs::of(&mixed(&first, &[1], &[0.5, 0.5])?).err());
-        assert!(error.contains("expected 2 labels and shares to mix, got [1] and [2]"), "{error}");
+        assert!(error.contains("expected 2 second labels and weights, got [1] and [2]"), "{error}");
         let error = message(Pairs::of(&mixed(&first, &[1, 2], &[0.5, 1.5])?).err());
-        assert!(error.contains("expected shares in [0, 1], got 1.5"), "{error}");
+        assert!(error.contains("expected weights in [0, 1], got 1.5"), "{error}");
         let pairs = Pairs::of(&mixed(&first, &[1, 3], &[0.5, 0.5])?)?;
         let logits = Tensor::zeros((2, 3), DType::F32, &Device::Cpu)?;
         let error = message(pairs.loss_sum(&logits, 0.0).err());

@@ -1,4 +1,4 @@
-//! What is trained: a function from inputs to outputs, whole or built from a `VarBuilder`.
+//! Trainable models: functions from inputs to outputs, given whole or built from a `VarBuilder`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use crate::{Group, NamedVars};
 
 /// A model: a function from inputs to outputs.
 ///
-/// Implemented for every closure `|inputs: &Tensor, mode: Mode| -> Result<Tensor>`; write the types of both arguments. A
+/// Implemented for every closure `|inputs: &Tensor, mode: Mode| -> Result<Tensor>`; write out both argument types. A
 /// struct implements it itself:
 ///
 /// ```
@@ -51,7 +51,7 @@ use crate::{Group, NamedVars};
     note = "a model is `Send + Sync`: shards of a batch call it from several threads"
 )]
 pub trait Model: Send + Sync {
-    /// Computes the outputs of some inputs. In [`Mode::Train`] dropout and the like draw from the mode's random source.
+    /// Computes outputs. In [`Mode::Train`], dropout and the like draw from the mode's random source.
     ///
     /// # Shapes
     /// `inputs` (batch, ...) -> (batch, ...)
@@ -73,21 +73,21 @@ impl<M: Model + ?Sized> Model for Arc<M> {
     }
 }
 
-/// Chooses the group of a parameter by its name and value.
+/// Chooses a parameter's group from its name and value.
 pub(crate) type GroupOf = dyn Fn(&str, &Tensor) -> Group + Send + Sync;
 
-/// A model and the variables that it asked for, sorted by name, each with its group.
+/// A model and its variables, sorted by name, each with its group.
 pub(crate) struct Built {
     pub(crate) model: Arc<dyn Model>,
     pub(crate) parameters: NamedVars,
     pub(crate) groups: Vec<Group>,
 }
 
-/// Two views of the same parameters: no value is there twice.
+/// Two views of the same parameters, which share their storage.
 struct Views<M> {
-    /// Records what the backward pass needs, but for frozen parameters.
+    /// Records the graph for the backward pass, except of frozen parameters.
     training: M,
-    /// Records nothing.
+    /// Records no graph.
     evaluation: M,
 }
 
@@ -100,7 +100,7 @@ impl<M: Model> Model for Views<M> {
     }
 }
 
-/// Builds the two views of a model from the variables of `vb`.
+/// Builds both views of a model from the variables of `vb`.
 pub(crate) fn build<M: Model + 'static>(
     vb: &VarBuilder<'static>,
     groups: &Arc<GroupOf>,
@@ -126,7 +126,7 @@ pub(crate) fn build<M: Model + 'static>(
     Ok(Built { model: Arc::new(model), parameters, groups })
 }
 
-/// Which parameters a view takes out of the graph that the backward pass follows.
+/// The parameters that a view detaches from the graph.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Detaches {
     Frozen,
@@ -135,7 +135,7 @@ enum Detaches {
 
 type Found = Mutex<BTreeMap<String, (Var, Group)>>;
 
-/// Gives a model the variables of another `VarBuilder`, and keeps a list of them.
+/// Passes on the variables of another `VarBuilder`, and records them.
 struct Source {
     variables: VarBuilder<'static>,
     groups: Arc<GroupOf>,
@@ -144,7 +144,7 @@ struct Source {
 }
 
 impl Source {
-    /// What the training view got: `variables` need not give a name twice.
+    /// The variable that the training view received: `variables` may not return the same one twice.
     fn of_training(&self, name: &str) -> Option<Tensor> {
         match self.detaches {
             Detaches::All => lock(&self.found).get(name).map(|(var, _)| var.as_detached_tensor()),
@@ -156,7 +156,7 @@ impl Source {
         if !tensor.is_variable() {
             bail!(
                 "parameter {name}: expected a variable, got a constant tensor; build with the VarBuilder of \
-                 vit_layers::Parameters, or any other that gives variables"
+                 vit_layers::Parameters, or another whose tensors are variables"
             );
         }
         let mut found = lock(&self.found);
@@ -201,6 +201,6 @@ impl SimpleBackend for Source {
 }
 
 fn lock(found: &Found) -> MutexGuard<'_, BTreeMap<String, (Var, Group)>> {
-    // The map is whole whenever the lock is free, also after a panic elsewhere.
+    // The map is consistent whenever the lock is free, even after a panic elsewhere.
     found.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,30 +1,31 @@
-//! Who follows a run, and may change its course.
+//! Observers follow a run and can steer it.
 
 use candle_core::Tensor;
 
 use crate::{EpochMetrics, Error, NamedVars, Record, TrainState};
 
-/// Where a run can be taken up again.
+/// A point from which a run can resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checkpoint {
-    /// After a step; after an epoch's last, whose evaluation then comes again, only where the observer has ended the run.
+    /// After a step. After an epoch's last step only if the observer ends the run there; the evaluation is then
+    /// repeated on resume.
     Step {
         /// The step, from 1 over the whole run.
         step: u64,
-        /// Whether the observer has ended the run there.
+        /// Whether the observer ends the run there.
         is_last: bool,
     },
-    /// After an epoch, its evaluation and its record.
+    /// After an epoch, with its evaluation and record.
     Epoch {
         /// Its last step.
         step: u64,
-        /// Whether the run ends with it.
+        /// Whether the run ends with this epoch.
         is_last: bool,
     },
 }
 
 impl Checkpoint {
-    /// The last step that was taken, from 1 over the whole run.
+    /// The last completed step, from 1 over the whole run.
     #[must_use]
     pub const fn step(self) -> u64 {
         let (Self::Step { step, .. } | Self::Epoch { step, .. }) = self;
@@ -39,25 +40,24 @@ impl Checkpoint {
     }
 }
 
-/// How far a run has come, after a step of it.
+/// Progress of a run after a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Progress {
     /// The step, from 1 over the whole run.
     pub step: u64,
-    /// Steps of the whole run, if nothing ends it early.
+    /// Steps of the whole run, unless it ends early.
     pub steps: u64,
-    /// Its epoch, from 1.
+    /// The epoch, from 1.
     pub epoch: u64,
-    /// The step, from 1 in its epoch.
+    /// The step within the epoch, from 1.
     pub step_of_epoch: u64,
-    /// Steps of the epoch, if nothing ends it early.
+    /// Steps of the epoch, unless it ends early.
     pub steps_of_epoch: u64,
-    /// Mean loss of a sample and share of samples classified right, over the epoch so far. On a GPU they are known where
-    /// a record is due, and stay what they were until the next.
+    /// Mean loss and accuracy over the epoch so far. On a GPU they are updated only when a record is due.
     pub loss_and_accuracy: Option<(f64, f64)>,
 }
 
-/// A step that was taken, and what comes after it.
+/// A completed step, with controls for what follows.
 #[derive(Debug)]
 pub struct AfterStep<'a> {
     pub(crate) step: u64,
@@ -75,51 +75,51 @@ impl AfterStep<'_> {
         self.step
     }
 
-    /// The learning rate that it was taken with.
+    /// The step's learning rate.
     #[must_use]
     pub const fn lr(&self) -> f64 {
         self.lr
     }
 
-    /// What the schedule's learning rate is multiplied by: 1, or what was [set](Self::set_lr_scale) before.
+    /// Current factor of the schedule's learning rate: 1 unless [set](Self::set_lr_scale).
     #[must_use]
     pub const fn lr_scale(&self) -> f64 {
         self.lr_scale
     }
 
-    /// Multiplies the schedule's learning rate by this from the next step on. Checkpoints hold it.
+    /// Sets the factor of the schedule's learning rate from the next step on. Checkpoints save it.
     pub const fn set_lr_scale(&mut self, lr_scale: f64) {
         self.lr_scale = lr_scale;
     }
 
-    /// The weights that an evaluation would see: the EMA of the weights where there is one.
+    /// The weights that an evaluation uses: the EMA if there is one.
     #[must_use]
     pub const fn weights(&self) -> &NamedVars {
         self.weights
     }
 
-    /// Asks for an evaluation now; [`Observer::evaluated`] gets what it gives. At the end of an epoch it is the epoch's.
+    /// Requests an evaluation now, reported to [`Observer::evaluated`]. At the end of an epoch it is the epoch's own.
     pub const fn evaluate(&mut self) {
         self.evaluates = true;
     }
 
-    /// Ends the run with the record of this epoch.
+    /// Ends the run, with a record of this epoch.
     pub const fn stop(&mut self) {
         self.stops = true;
     }
 }
 
-/// Loss and accuracy on some samples, without gradient.
+/// Loss and accuracy on some samples.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Scores {
     /// Sum of the samples' losses.
     pub loss_sum: f64,
-    /// Number of samples that were classified right.
+    /// Number of correctly classified samples.
     pub correct: usize,
     /// Number of samples.
     pub samples: usize,
-    /// Outputs of the model and targets, batch by batch in order, where [`Observer::wants_outputs`].
+    /// Outputs and targets, batch by batch in order, if [`Observer::wants_outputs`].
     pub outputs: Vec<(Tensor, Vec<Tensor>)>,
 }
 
@@ -130,33 +130,33 @@ impl Scores {
         self.loss_sum / self.samples as f64
     }
 
-    /// Share of samples classified right; NaN without samples.
+    /// Share of correctly classified samples; NaN without samples.
     #[must_use]
     pub fn accuracy(&self) -> f64 {
         self.correct as f64 / self.samples as f64
     }
 }
 
-/// What an evaluation gave.
+/// The result of an evaluation.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Evaluated<'a> {
-    /// The last step before it, from 1 over the whole run.
+    /// The last step before the evaluation, from 1 over the whole run.
     pub step: u64,
-    /// Its epoch, from 1.
+    /// The epoch, from 1.
     pub epoch: u64,
-    /// The weights that were evaluated: the EMA of the weights where there is one.
+    /// The evaluated weights: the EMA if there is one.
     pub weights: &'a NamedVars,
-    /// On the validation samples.
+    /// Scores on the validation split.
     pub val: &'a Scores,
-    /// On the test samples.
+    /// Scores on the test split.
     pub test: &'a Scores,
 }
 
-/// Follows a run, and may change its course; called from a thread of the trainer's.
+/// Follows a run and can steer it; called on one of the trainer's threads.
 ///
-/// Of several [ranks](crate::TrainerBuilder::ranks), each has an observer that hears the same. What rank 0's asks for is done
-/// on all of them; the others' requests are ignored, but for [`ending`](Self::ending), which ends the run on any.
+/// With several [ranks](crate::TrainerBuilder::ranks), each rank's observer receives the same calls. Only rank 0's
+/// requests count, except [`ending`](Self::ending), with which any rank ends the run.
 ///
 /// ```
 /// use vit_train::{AfterStep, Error, Evaluated, Observer};
@@ -189,72 +189,73 @@ pub struct Evaluated<'a> {
 /// # let _ = HalveOnPlateau::default();
 /// ```
 pub trait Observer: Send {
-    /// What its methods fail with; a run fails with the same.
+    /// The error of its methods, and so of a run.
     type Error: From<Error> + Send;
 
-    /// A step was taken; its record, where one is due, comes next. After [`AfterStep::stop`], the run ends with its epoch's
+    /// Called after a step, before its record if one is due. After [`AfterStep::stop`] the run ends with its epoch's
     /// record.
     ///
     /// # Errors
-    /// Whatever ends the run.
+    /// Any error ends the run.
     fn after_step(&mut self, _step: &mut AfterStep<'_>) -> Result<(), Self::Error> {
         Ok(())
     }
 
-    /// A record, as it comes.
+    /// Called with each record.
     ///
     /// # Errors
-    /// Whatever ends the run.
+    /// Any error ends the run.
     fn record(&mut self, _record: &Record) -> Result<(), Self::Error> {
         Ok(())
     }
 
-    /// How far the run has come, after each step.
+    /// Called after each step.
     fn progress(&mut self, _progress: &Progress) {}
 
-    /// An evaluation begins.
+    /// Called when an evaluation begins.
     fn evaluating(&mut self) {}
 
-    /// Whether [`evaluated`](Self::evaluated) gets the outputs of the model: they stay in memory until then. Of several ranks,
-    /// each gets those of its own part of the samples.
+    /// Whether [`evaluated`](Self::evaluated) receives the model's outputs, which stay in memory until then. With
+    /// several ranks, each receives those of its own part of the samples.
     fn wants_outputs(&self) -> bool {
         false
     }
 
-    /// An evaluation has ended: that of an epoch, before its record, or one that was [asked for](AfterStep::evaluate).
+    /// Called after an evaluation: an epoch's, before its record, or a [requested](AfterStep::evaluate) one.
     ///
     /// # Errors
-    /// Whatever ends the run.
+    /// Any error ends the run.
     fn evaluated(&mut self, _evaluated: &Evaluated<'_>) -> Result<(), Self::Error> {
         Ok(())
     }
 
-    /// Returns a thread-safe predicate that is true once the run should end. It is asked before each part of an evaluation,
-    /// which is broken off then, and after an epoch's record; the evaluation comes again once there was a checkpoint.
+    /// Returns a thread-safe predicate that is true once the run should end. It is checked before each part of an
+    /// evaluation, which then stops and is repeated on resume, and after an epoch's record.
     fn ending(&self) -> Box<dyn Fn() -> bool + Send + Sync> {
         Box::new(|| false)
     }
 
-    /// An epoch ended whose weights are the best so far on the validation samples, before its record.
+    /// Called before the record of an epoch whose weights are the best so far on the validation split.
     ///
     /// # Errors
-    /// Whatever ends the run.
+    /// Any error ends the run.
     fn best(&mut self, _epoch: &EpochMetrics) -> Result<(), Self::Error> {
         Ok(())
     }
 
-    /// Whether [`checkpoint`](Self::checkpoint), which comes next for this place, will ask for the state. Default: yes. Of several
-    /// ranks, rank 0 is asked, and all take part in giving it the state: so say no where it is not to be kept.
+    /// Whether [`checkpoint`](Self::checkpoint), called next for this point, will use the state. Default: yes. With
+    /// several ranks only rank 0 is asked, and all ranks then collect the state, so return `false` if it will not be
+    /// saved.
     fn wants_state(&mut self, _at: Checkpoint) -> bool {
         true
     }
 
-    /// The run can be taken up again from here. What `state` gives is all that is needed for that; it takes the time of
-    /// a copy of parameters and moments, so call it only where that is to be kept. Between a step and its checkpoint come
-    /// [`after_step`](Self::after_step) and its record, where one is due.
+    /// Called at a point from which the run can resume. `state` returns everything needed for that; it copies
+    /// parameters and moments, so call it only to save them. After a step, [`after_step`](Self::after_step) and any
+    /// record come first.
     ///
     /// # Errors
-    /// Whatever ends the run.
+    /// Any error ends the run.
     fn checkpoint(
         &mut self,
         _at: Checkpoint,

@@ -1,4 +1,4 @@
-//! The tensors of a checkpoint, read one after the other: no more is taken than the file has bytes.
+//! Reads a checkpoint's tensors one after another, allocating no more than the file's size.
 
 use std::io::{self, BufReader, Read};
 use std::path::Path;
@@ -10,10 +10,10 @@ use vit_files::{open_file, read_safetensors_header};
 
 use crate::Tensors;
 
-/// Reads all tensors of a file, whose header has at most so many bytes.
+/// Reads all tensors of a file with a header of at most `longest_header` bytes.
 ///
 /// # Errors
-/// If it cannot be read, or is no safetensors file of numbers as they are trained.
+/// If it cannot be read, or is not a safetensors file of `f32` and `f64`.
 pub(crate) fn read(path: &Path, longest_header: u64) -> Result<Tensors, String> {
     let said = |error: io::Error| error.to_string();
     let file = open_file(path).map_err(said)?;
@@ -28,7 +28,7 @@ pub(crate) fn read(path: &Path, longest_header: u64) -> Result<Tensors, String> 
     tensors.collect()
 }
 
-/// The tensor that begins here.
+/// Reads the next tensor.
 fn next(bytes: &mut impl Read, info: &TensorInfo) -> Result<Tensor, String> {
     let (begin, end) = info.data_offsets;
     let (size, shape) = (end - begin, info.shape.as_slice());
@@ -42,7 +42,7 @@ fn next(bytes: &mut impl Read, info: &TensorInfo) -> Result<Tensor, String> {
     tensor.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
-/// The next numbers, each of so many bytes.
+/// Reads the next numbers, of `BYTES` bytes each.
 fn numbers<T, const BYTES: usize>(
     mut reader: impl Read,
     count: usize,
@@ -64,7 +64,7 @@ mod tests {
 
     const LONGEST: u64 = 1000;
 
-    /// What is read of a file of this header and these bytes.
+    /// Reads a file with this header and data.
     fn read_of(header: &str, data: &[u8]) -> Result<Tensors, String> {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat();
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn both_types_of_numbers_are_read_in_their_places() {
+    fn both_dtypes_are_read_in_order() {
         let header = r#"{"b":{"dtype":"F64","shape":[],"data_offsets":[8,16]},"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},"none":{"dtype":"F32","shape":[0],"data_offsets":[16,16]}}"#;
         let data = [&1.5_f32.to_le_bytes()[..], &(-2.0_f32).to_le_bytes(), &0.1_f64.to_le_bytes()];
         let tensors = read_of(header, &data.concat()).expect("three tensors");
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn only_floats_are_read() {
+    fn other_dtypes_are_rejected() {
         let header = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
         let error = read_of(header, &[0; 4]).expect_err("an error");
         assert_eq!(error, "a: expected F32 or F64, got U8");

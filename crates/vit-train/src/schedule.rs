@@ -1,4 +1,4 @@
-//! The learning rate as a function of the step.
+//! Learning-rate schedules.
 
 use std::f64::consts::PI;
 
@@ -6,48 +6,49 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// How the learning rate goes over a run, as a function of the step alone.
+/// A learning-rate schedule: the learning rate as a function of the step.
 ///
-/// PyTorch equivalents, of `torch.optim.lr_scheduler`: `CosineAnnealingLR(T_max=steps, eta_min=min_lr)`, behind a
-/// `LinearLR(start_factor=1 / warmup, total_iters=warmup - 1)` in a `SequentialLR`; `OneCycleLR(max_lr=lr,
+/// PyTorch equivalents in `torch.optim.lr_scheduler`: a `SequentialLR` of `LinearLR(start_factor=1 / warmup,
+/// total_iters=warmup - 1)` and `CosineAnnealingLR(T_max=steps, eta_min=min_lr)`; `OneCycleLR(max_lr=lr,
 /// total_steps=steps, pct_start=warmup / steps)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Schedule {
-    /// What comes after the warm-up.
+    /// The schedule after the warm-up.
     pub kind: ScheduleKind,
-    /// Steps over which the rate rises to the optimiser's: in equal parts from zero, for `one_cycle` along half a
-    /// cosine. By default none, for `one_cycle` three tenths of the run.
+    /// Warm-up steps, in which the learning rate rises to the optimiser's: linearly from 0, or for `one_cycle` along
+    /// half a cosine. Default: none; for `one_cycle` three tenths of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup: Option<u64>,
-    /// What it falls to. By default 0, for `one_cycle` the optimiser's over 250,000; of no use where it is constant.
+    /// The final learning rate. Default: 0; for `one_cycle` the optimiser's divided by 250,000. Not allowed with a
+    /// constant schedule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_lr: Option<f64>,
 }
 
-/// What the learning rate does after its warm-up.
+/// The learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
-    /// It stays.
+    /// Constant.
     #[default]
     Constant,
-    /// It falls along half a cosine (SGDR without restarts, arXiv 1608.03983, eq. 5).
+    /// Falls along half a cosine (SGDR without restarts, arXiv 1608.03983, eq. 5).
     Cosine,
-    /// It rises from a 25th along half a cosine, then falls along another (Smith, Topin, arXiv 1708.07120).
+    /// Rises from 1/25 of the peak along half a cosine, then falls along another (Smith, Topin, arXiv 1708.07120).
     #[serde(alias = "one-cycle")]
     OneCycle,
 }
 
-/// `OneCycleLR`'s `div_factor`: how far below the peak it begins.
+/// `OneCycleLR`'s `div_factor`: peak over initial learning rate.
 const RISE: f64 = 25.0;
-/// `OneCycleLR`'s `final_div_factor`: how far below its beginning it ends.
+/// `OneCycleLR`'s `final_div_factor`: initial over final learning rate.
 const FALL: f64 = 1e4;
 /// `OneCycleLR`'s `pct_start`.
 const RISING_SHARE: f64 = 0.3;
 
 impl Schedule {
-    /// The rate of `step` (from 1) of `steps`, where the optimiser's is `lr`.
+    /// The learning rate of `step` (from 1) of `steps`, with `lr` the optimiser's.
     #[must_use]
     pub fn lr(&self, lr: f64, step: u64, steps: u64) -> f64 {
         // PyTorch counts from 0.
@@ -77,10 +78,10 @@ impl Schedule {
         anneal(lr, self.min_lr.unwrap_or(first / FALL), (at - peak) / falling)
     }
 
-    /// Checks the ranges, beside the optimiser's learning rate.
+    /// Checks the ranges, given the optimiser's learning rate.
     ///
     /// # Errors
-    /// If a setting is out of range, or would have no effect.
+    /// If a setting is out of range or has no effect.
     pub fn check(&self, lr: f64) -> Result<(), Error> {
         let Some(min_lr) = self.min_lr else { return Ok(()) };
         let expected = if self.kind == ScheduleKind::Constant {
@@ -94,7 +95,7 @@ impl Schedule {
     }
 }
 
-/// Half a cosine from `from` to `to`, as `share` goes from 0 to 1.
+/// Half a cosine from `from` to `to` as `share` goes from 0 to 1.
 fn anneal(from: f64, to: f64, share: f64) -> f64 {
     to + (from - to) * (1.0 + (PI * share.min(1.0)).cos()) / 2.0
 }
@@ -107,7 +108,7 @@ mod tests {
         Schedule { kind: ScheduleKind::Cosine, warmup: Some(10), min_lr: Some(0.01) };
 
     #[test]
-    fn a_warm_up_rises_in_equal_parts_and_then_the_rate_stays() {
+    fn warmup_is_linear_then_the_rate_is_constant() {
         let schedule = Schedule { warmup: Some(4), ..Schedule::default() };
         let rates: Vec<f64> = (1..=6).map(|step| schedule.lr(0.8, step, 6)).collect();
         assert_eq!(rates, [0.2, 0.4, 0.6000000000000001, 0.8, 0.8, 0.8]);
@@ -118,7 +119,7 @@ mod tests {
     fn rates_stay_between_the_floor_and_the_peak() {
         let one_cycle = Schedule { kind: ScheduleKind::OneCycle, ..COSINE };
         for schedule in [COSINE, one_cycle] {
-            // A run shorter than its warm-up too.
+            // Includes runs shorter than the warm-up.
             for steps in [1, 2, 5, 10, 11, 100] {
                 for step in 1..=steps {
                     let lr = schedule.lr(1.0, step, steps);
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_without_sense_are_named() {
+    fn settings_without_effect_are_named() {
         let message = |schedule: Schedule| schedule.check(0.1).unwrap_err().to_string();
         let floor = |kind, min_lr| Schedule { kind, warmup: None, min_lr: Some(min_lr) };
         assert_eq!(

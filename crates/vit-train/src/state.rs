@@ -1,4 +1,4 @@
-//! All that a run is at some point, so that another process can go on from there to the same bits.
+//! The complete state of a run, from which another process continues bit-identically.
 
 use std::collections::BTreeMap;
 
@@ -16,39 +16,39 @@ pub type NamedVars = Vec<(String, Var)>;
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, Tensor>;
 
-/// A run between two steps, on the CPU.
+/// The state of a run between two steps, on the CPU.
 #[derive(Clone, Debug)]
 pub struct TrainState {
-    /// How far it has come.
+    /// Progress of the run.
     pub progress: RunProgress,
     /// SHA-256 of the order of the epoch's samples, as little-endian `u32`.
     pub order: String,
-    /// The parameters, frozen ones too.
+    /// The parameters, including frozen ones.
     pub parameters: Tensors,
-    /// The EMA of the weights where there is one, with frozen parameters as they are.
+    /// The EMA of the weights if there is one, with frozen parameters unchanged.
     pub averages: Option<Tensors>,
-    /// The optimiser's moments of the parameters that are trained, after the first step: of Adam the first and the
-    /// second, of SGD the momentum.
+    /// The optimiser's moments of the trained parameters, once a step was taken: for Adam the first and second, for SGD
+    /// the momentum.
     pub moments: Vec<Tensors>,
 }
 
-/// How far a run has come, and what it has recorded so far.
+/// Progress of a run, and its sums since the last records.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunProgress {
-    /// Steps taken.
+    /// Completed steps.
     pub step: u64,
-    /// The epoch of the next step, from 1; after the last one it is one more.
+    /// The epoch of the next step, from 1; after the last epoch, one more.
     pub epoch: u64,
-    /// Steps of that epoch that were taken.
+    /// Completed steps of that epoch.
     pub step_of_epoch: u64,
-    /// What that epoch has come to.
+    /// Loss and accuracy over that epoch.
     pub of_epoch: Sums,
-    /// What the steps since the last record have come to.
+    /// Loss and accuracy since the last record.
     pub since_record: Sums,
-    /// The best epoch so far, on the validation samples.
+    /// The best epoch so far on the validation split.
     pub best: Best,
-    /// What an observer has the schedule's learning rate multiplied by.
+    /// Factor of the schedule's learning rate, set by the observer.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub lr_scale: f64,
 }
@@ -62,32 +62,32 @@ const fn is_one(value: &f64) -> bool {
 }
 
 impl RunProgress {
-    /// At the beginning of a run.
+    /// Progress at the start of a run.
     pub(crate) fn new(step: u64) -> Self {
         let (of_epoch, since_record) = (Sums::default(), Sums::default());
         let best = Best::default();
         Self { step, epoch: 1, step_of_epoch: 0, of_epoch, since_record, best, lr_scale: 1.0 }
     }
 
-    /// At the beginning of an epoch, with the best one before it.
+    /// Progress at the start of an epoch, with the best one before it.
     pub(crate) fn before_epoch(&self, epoch: u64, best: Best) -> Self {
         Self { epoch, best, lr_scale: self.lr_scale, ..Self::new(self.step) }
     }
 }
 
-/// What a state is, without its numbers.
+/// A state's names and shapes, without its numbers.
 #[derive(Serialize, Deserialize)]
 struct Outline {
     progress: RunProgress,
     order: String,
-    /// Name and dimensions of each tensor, of parameters, averages and each kind of moments.
+    /// Name and dimensions of each tensor, for parameters, averages and each kind of moment.
     parameters: Vec<(String, Vec<usize>)>,
     averages: Option<Vec<(String, Vec<usize>)>>,
     moments: Vec<Vec<(String, Vec<usize>)>>,
 }
 
 impl TrainState {
-    /// Gives every rank the state of rank 0, whose numbers are `f32`.
+    /// Sends the state of rank 0, of `f32` tensors, to every rank.
     ///
     /// # Errors
     /// If a tensor cannot be read.
@@ -132,36 +132,36 @@ impl TrainState {
         Ok(Some(Self { progress, order, parameters, averages, moments }))
     }
 
-    /// The weights to evaluate and save: the EMA of the weights where there is one.
+    /// The weights to evaluate and save: the EMA if there is one.
     #[must_use]
     pub fn weights(&self) -> &Tensors {
         self.averages.as_ref().unwrap_or(&self.parameters)
     }
 }
 
-/// The bits of a tensor of `f32`.
+/// The bits of an `f32` tensor.
 fn bits(tensor: &Tensor) -> TensorResult<Vec<u32>> {
     let values = tensor.flatten_all()?.to_vec1::<f32>()?;
     Ok(values.into_iter().map(f32::to_bits).collect())
 }
 
-/// The digest that tells whether an epoch has the samples that it had.
+/// Digest of an epoch's order of samples, to recognise the same data.
 pub(crate) fn digest_of_order(order: &[u32]) -> String {
     let bytes: Vec<u8> = order.iter().flat_map(|index| index.to_le_bytes()).collect();
     Digest::of_bytes(&bytes).to_string()
 }
 
-/// Copies of what the variables hold.
+/// Copies of the variables' values.
 pub(crate) fn values(parameters: &NamedVars) -> TensorResult<Tensors> {
     let value = |var: &Var| {
         let tensor = var.as_detached_tensor();
-        // Onto the CPU is a copy already, but from there.
+        // `to_device` copies too, but only from another device.
         if tensor.device().is_cpu() { tensor.copy() } else { tensor.to_device(&Device::Cpu) }
     };
     parameters.iter().map(|(name, var)| Ok((name.clone(), value(var)?))).collect()
 }
 
-/// One for each parameter, in their order.
+/// The tensor of each parameter, in the parameters' order.
 pub(crate) fn in_order<'a>(
     tensors: &'a Tensors,
     parameters: &NamedVars,
@@ -171,13 +171,10 @@ pub(crate) fn in_order<'a>(
     if let Some(name) =
         tensors.keys().find(|&name| parameters.iter().all(|(known, _)| known != name))
     {
-        return Err(state(
-            format!("nothing of {name} where there is to be {what}"),
-            "one".to_owned(),
-        ));
+        return Err(state(format!("no {what} {name}"), "one".to_owned()));
     }
     let each = parameters.iter().map(|(name, var)| {
-        let expected = |shape| format!("{what} of {name} of shape {shape:?}");
+        let expected = |shape| format!("{what} {name} of shape {shape:?}");
         match tensors.get(name) {
             None => Err(state(expected(var.shape()), "none".to_owned())),
             Some(tensor) if tensor.shape() != var.shape() => {
@@ -189,7 +186,7 @@ pub(crate) fn in_order<'a>(
     each.collect()
 }
 
-/// Gives the variables these values.
+/// Sets the variables to these values.
 pub(crate) fn set(parameters: &NamedVars, tensors: &Tensors, what: &str) -> Result<(), Error> {
     for ((_, var), tensor) in parameters.iter().zip(in_order(tensors, parameters, what)?) {
         var.set(&tensor.to_dtype(var.dtype())?.to_device(var.device())?)?;

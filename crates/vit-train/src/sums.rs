@@ -2,15 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What some steps have come to.
+/// Sums over the samples of some steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sums {
     /// Sum of the samples' losses.
     pub loss_sum: f64,
-    /// Samples that were classified right.
+    /// Number of correctly classified samples.
     pub correct: usize,
-    /// Samples trained on.
+    /// Number of samples.
     pub samples: usize,
 }
 
@@ -21,7 +21,7 @@ impl Sums {
         self.samples += more.samples;
     }
 
-    /// Mean loss of a sample and share of samples classified right, where there are samples.
+    /// Mean loss and accuracy, if there are samples.
     pub(crate) fn means(&self) -> Option<(f64, f64)> {
         (self.samples > 0).then(|| (self.loss(), self.accuracy()))
     }
@@ -31,7 +31,7 @@ impl Sums {
         self.loss_sum / self.samples as f64
     }
 
-    /// Share of samples classified right.
+    /// Share of correctly classified samples.
     pub(crate) fn accuracy(&self) -> f64 {
         self.correct as f64 / self.samples as f64
     }

@@ -1,10 +1,10 @@
-//! The threads that shards run on.
+//! The trainer's thread pool.
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::Error;
 
-/// A pool of so many threads, at least one.
+/// A pool of `threads` threads, at least one.
 pub(crate) fn thread_pool(threads: usize) -> Result<ThreadPool, Error> {
     let pool = ThreadPoolBuilder::new().num_threads(threads.max(1));
     let pool = pool.thread_name(|index| format!("shard-{index}"));

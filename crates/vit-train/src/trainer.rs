@@ -1,4 +1,4 @@
-//! The loop: epochs of steps, evaluations between them, and what an observer hears and asks for.
+//! The training loop: epochs of steps, evaluations, and calls to the observer.
 
 pub(crate) mod builder;
 
@@ -24,20 +24,20 @@ use crate::{
 /// A model being trained.
 pub struct Trainer {
     task: Task,
-    /// How steps are taken on the device that holds the parameters.
+    /// Takes the steps on the parameters' device.
     backend: Box<dyn StepBackend>,
-    /// All of them, sorted by name.
+    /// All parameters, sorted by name.
     parameters: NamedVars,
     weights: NamedVars,
     threads: Arc<ThreadPool>,
     step: u64,
-    /// Where the next run begins, if not at the beginning.
+    /// Where the next run starts, unless at the beginning.
     resumed: Option<(RunProgress, String)>,
-    /// How many a whole run takes.
+    /// Steps of a whole run.
     steps: u64,
 }
 
-/// A run, as the loop and what it calls see it.
+/// A run in progress, with its data and observer.
 struct Run<'a, O> {
     data: &'a dyn Data,
     observer: &'a mut O,
@@ -45,29 +45,29 @@ struct Run<'a, O> {
 }
 
 impl Trainer {
-    /// The weights to evaluate and save: the EMA of the weights where the configuration has one, else the parameters
-    /// themselves. They change as training goes on.
+    /// The weights to evaluate and save: the EMA if the configuration has one, else the parameters. They change during
+    /// training.
     #[must_use]
     pub const fn weights(&self) -> &NamedVars {
         &self.weights
     }
 
-    /// Steps that were taken.
+    /// Completed steps.
     #[must_use]
     pub const fn step(&self) -> u64 {
         self.step
     }
 
-    /// Goes on from a state, to the same bits as a run that was never interrupted: the next [`run`](Self::run) begins
-    /// there. Configuration and data must be those of the run that the state is of.
+    /// Resumes from a state: the next [`run`](Self::run) continues there, bit-identical to an uninterrupted run.
+    /// Configuration and data must equal the saved run's.
     ///
     /// # Errors
-    /// If the state is of other parameters.
+    /// If the state has other parameters.
     pub fn resume(&mut self, state: &TrainState) -> Result<(), Error> {
         let TrainState { progress, order, parameters, averages, moments } = state;
-        state::set(&self.parameters, parameters, "a parameter")?;
+        state::set(&self.parameters, parameters, "parameter")?;
         match (&self.task.averages, averages) {
-            (Some(_), Some(averages)) => state::set(&self.weights, averages, "an average")?,
+            (Some(_), Some(averages)) => state::set(&self.weights, averages, "average of")?,
             (None, None) => {}
             (ours, _) => {
                 let [some, none] = ["moving averages", "none"].map(str::to_owned);
@@ -76,7 +76,7 @@ impl Trainer {
             }
         }
         let moments =
-            moments.iter().zip(["a first moment", "a second moment"]).map(|(of, what)| {
+            moments.iter().zip(["first moment of", "second moment of"]).map(|(of, what)| {
                 let of = state::in_order(of, &self.task.trained, what)?;
                 Ok(of.into_iter().cloned().collect())
             });
@@ -87,8 +87,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// Changes when the run ends and what its learning rate is from the next step on: `epochs`, `max_steps`, `patience`, the
-    /// schedule and the optimiser's `lr`. The schedule stays a function of the step over the whole run.
+    /// Changes settings from the next step on: `epochs`, `max_steps`, `patience`, the schedule and the optimiser's
+    /// `lr`. The schedule remains a function of the step over the whole run.
     ///
     /// # Errors
     /// If a setting is out of range, or another one differs.
@@ -107,15 +107,15 @@ impl Trainer {
         Ok(())
     }
 
-    /// Trains until the last epoch or step, or until the observer stops it; when it is called again, from there on.
+    /// Trains until the last epoch or step, or until the observer stops it; another call continues from there.
     ///
     /// # Errors
-    /// If there is no whole batch, a parameter has no gradient, the loss or a gradient is not finite, or the
+    /// If there is no complete batch, a parameter has no gradient, the loss or a gradient is not finite, or the
     /// observer fails.
     pub fn run<O: Observer>(&mut self, data: &dyn Data, observer: &mut O) -> Result<(), O::Error> {
         self.backend.begin_run(&self.task, data)?;
         if self.backend.is_pooled() {
-            // All of it on the pool: a thread that is outside would have to be woken at each step.
+            // Runs on the pool: an outside thread would have to be woken at each step.
             let threads = Arc::clone(&self.threads);
             return threads.install(|| self.run_here(data, observer));
         }
@@ -132,7 +132,7 @@ impl Trainer {
         let mut at = RunProgress::new(self.step);
         if let Some((progress, order)) = self.resumed.take() {
             let epoch = progress.epoch;
-            // Of an epoch whose steps are all taken, the evaluation is left.
+            // If all steps of an epoch were taken, its evaluation is still due.
             if progress.step_of_epoch == 0 && self.is_past(epoch.saturating_sub(1), &progress.best)
             {
                 self.resumed = Some((progress, order));
@@ -150,7 +150,7 @@ impl Trainer {
         while at.epoch <= epochs {
             let (epoch, mut best) = (at.epoch, at.best);
             let (metrics, flow) = self.epoch(&mut at, &mut run)?;
-            // An epoch that was broken off goes on when the run is taken up again: it is not one of those to choose from.
+            // An interrupted epoch continues on resume, so it cannot be the best yet.
             if flow.is_continue() && best.improves(&metrics) {
                 run.observer.best(&metrics)?;
             }
@@ -172,18 +172,18 @@ impl Trainer {
         Ok(())
     }
 
-    /// Whether a run has ended with this epoch.
+    /// Whether early stopping ends the run with this epoch.
     fn is_past(&self, epoch: u64, best: &Best) -> bool {
         let TrainConfig { epochs, patience, .. } = self.task.config;
         epoch >= epochs || self.is_full() || patience.is_some_and(|most| best.is_past(epoch, most))
     }
 
-    /// Whether as many steps were taken as there may be.
+    /// Whether `max_steps` is reached.
     fn is_full(&self) -> bool {
         self.task.config.max_steps.is_some_and(|last| self.step >= last)
     }
 
-    /// An epoch, or what is left of it, and whether the observer lets the run go on after it.
+    /// Runs an epoch, or the rest of one; returns whether the run continues.
     fn epoch<O: Observer>(
         &mut self,
         at: &mut RunProgress,
@@ -218,7 +218,7 @@ impl Trainer {
                     let place = Checkpoint::Step { step: self.step, is_last: true };
                     let keeps = self.agree(run.observer.wants_state(place).into()).keeps;
                     self.checkpoint(place, keeps, at, &order, run)?;
-                    self.evaluate(epoch, run, true)?.expect("nothing breaks it off")
+                    self.evaluate(epoch, run, true)?.expect("it is not interrupted")
                 }
             };
             scores = Some(found);
@@ -242,7 +242,7 @@ impl Trainer {
         Ok((metrics, flow))
     }
 
-    /// The steps of an epoch that are left.
+    /// Runs the remaining steps of an epoch.
     fn steps_of_epoch<O: Observer>(
         &mut self,
         at: &mut RunProgress,
@@ -306,8 +306,7 @@ impl Trainer {
         Ok(end)
     }
 
-    /// Tells the observer that the run can be taken up again from here. Of several ranks, all make the state first if rank 0
-    /// keeps it.
+    /// Offers the observer a checkpoint. With several ranks, all first collect the state if rank 0 wants it.
     fn checkpoint<O: Observer>(
         &mut self,
         place: Checkpoint,
@@ -327,7 +326,7 @@ impl Trainer {
             return run.observer.checkpoint(place, &mut state);
         }
         let mut made = if keeps { Some(state()?) } else { None };
-        let expected = "the state to be asked for on rank 0";
+        let expected = "the state to be requested on rank 0";
         run.observer.checkpoint(place, &mut || {
             let state = made.take().filter(|_| rank == 0);
             state.ok_or_else(|| Error::Ranks {
@@ -337,7 +336,7 @@ impl Trainer {
         })
     }
 
-    /// What rank 0's observer asked for.
+    /// The requests of rank 0's observer.
     fn agree(&self, asked: Asked) -> Asked {
         if self.task.ranks.size() == 1 {
             return asked;
@@ -356,12 +355,12 @@ impl Trainer {
         }
     }
 
-    /// Whether it is so on any rank.
+    /// Whether `here` is true on any rank.
     fn any(&self, here: bool) -> bool {
         if self.task.ranks.size() == 1 { here } else { self.task.ranks.any(here) }
     }
 
-    /// Counts a step in, and tells of it.
+    /// Adds a step to the sums and reports it.
     fn count<O: Observer>(
         &self,
         at: &mut RunProgress,
@@ -392,14 +391,14 @@ impl Trainer {
         Ok(())
     }
 
-    /// The learning rates of so many steps.
+    /// The learning rates of `count` steps.
     fn rates(&self, first: u64, count: usize, lr_scale: f64) -> Vec<f64> {
         let TrainConfig { schedule, optimizer, .. } = &self.task.config;
         let lr = |step| schedule.lr(optimizer.lr, step, self.steps) * lr_scale;
         (first..).take(count).map(lr).collect()
     }
 
-    /// All that the run is now.
+    /// The complete state of the run.
     fn state(&self, progress: RunProgress, order: &[u32]) -> Result<TrainState, Error> {
         let moments = self.backend.moments(&self.task)?.into_iter();
         let names = || self.task.trained.iter().map(|(name, _)| name.clone());
@@ -413,7 +412,7 @@ impl Trainer {
         })
     }
 
-    /// Evaluates the weights on the validation samples, then on those of the test; none if it is broken off.
+    /// Evaluates the weights on the validation split, then on the test split; `None` if it is interrupted.
     fn evaluate<O: Observer>(
         &self,
         epoch: u64,
@@ -425,7 +424,7 @@ impl Trainer {
         let is_over = run.is_over;
         let is_over = move || !is_whole && is_over();
         let Some((val, test)) = self.scores(run.data, keeps, &is_over)? else { return Ok(None) };
-        // The last step's update is seen here alone.
+        // Only here does the last step's update show.
         for (what, of) in [("validation loss", &val), ("test loss", &test)] {
             if of.samples > 0 && !of.loss().is_finite() {
                 let (step, what) = (self.step, what.to_owned());
@@ -466,7 +465,7 @@ impl Trainer {
 }
 
 impl Trainer {
-    /// The parts of all ranks, in order; outputs stay where they are.
+    /// The scores of all ranks, in order; outputs stay on their rank.
     fn gathered(&self, parts: &[Option<Scores>]) -> Vec<Option<Scores>> {
         const WORDS: usize = 5;
         let mut mine = Vec::with_capacity(parts.len() * WORDS);
@@ -494,7 +493,7 @@ impl Trainer {
     }
 }
 
-/// What an observer asks for after a step.
+/// An observer's requests after a step.
 #[derive(Clone, Copy)]
 struct Asked {
     stops: bool,
@@ -504,13 +503,13 @@ struct Asked {
 }
 
 impl From<bool> for Asked {
-    /// Nothing but perhaps the state.
+    /// No request, except for the state if it `keeps` it.
     fn from(keeps: bool) -> Self {
         Self { stops: false, evaluates: false, keeps, lr_scale: 1.0 }
     }
 }
 
-/// What an observer asked for with the last step.
+/// An observer's requests after the last step.
 #[derive(Clone, Copy, Default)]
 struct EndOfSteps {
     stops: bool,

@@ -1,5 +1,5 @@
-//! Opening what a user names as PATH of a model that may be another library's: a safetensors file, or the folder that
-//! timm or transformers saved it in. No tensor is read.
+//! Opens a model that may be another library's: a safetensors file, or a folder saved by timm or transformers. Reads no
+//! tensors.
 
 use std::path::{Path, PathBuf};
 
@@ -14,23 +14,22 @@ use crate::foreign_folder::{
 };
 use crate::saved_model::SavedFile;
 
-const OF_ANOTHER: &str =
-    "look whether the config.json beside it, and what you say of it, are this file's";
+const OF_ANOTHER: &str = "check that the config.json beside it and your flags belong to this file";
 
-/// A model, ours or another library's, whose header and JSON have been read.
+/// A model of ours or another library's, with its header and JSON read.
 pub(crate) struct AnyModel {
     pub(crate) file: ModelFile,
     pub(crate) layout: Layout,
     pub(crate) config: VitConfig,
-    /// What a foreign model says of itself.
+    /// A foreign model's own description.
     pub(crate) foreign: Option<Foreign>,
 }
 
 impl AnyModel {
-    /// Reads what a file or folder says of its model, and checks its tensors' names and shapes.
+    /// Reads a model's description, and checks the names and shapes of its tensors.
     ///
     /// # Errors
-    /// If there is no model, or ours cannot take it over; or if it is ours, and what `known` says is not asked for.
+    /// If there is no model or it cannot be imported, or it is one of ours and `known` has settings.
     pub(crate) fn open(path: &Path, known: &Known) -> Result<Self> {
         if is_foreign_folder(path) {
             refuse_other_formats(path)?;
@@ -47,7 +46,7 @@ impl AnyModel {
         }
         let SavedFile { file, layout, config, .. } = SavedFile::open(path)?;
         if *known != (Known { image: known.image, ..Known::default() }) {
-            let message = format!("{} carries its configuration", file.path().display());
+            let message = format!("{} has its own configuration", file.path().display());
             return Err(Failure::new(Exit::Usage, message)
                 .hint("leave out --heads, --layer-norm-eps, --mean and --std"));
         }
@@ -55,7 +54,7 @@ impl AnyModel {
     }
 
     fn foreign(file: ModelFile, known: &Known) -> Result<Self> {
-        // What lies beside a file of the name that both libraries give it is its folder's.
+        // The JSON beside a file belongs to it only if the file has the name that both libraries use.
         let folder = file.path().parent().filter(|_| file.path().ends_with(WEIGHTS));
         let text = |name: &str| folder.map_or(Ok(None), |folder| read_if_there(&folder.join(name)));
         let (config, preprocessor) = (text(CONFIG)?, text(PREPROCESSOR)?);
@@ -70,18 +69,21 @@ impl AnyModel {
             tracing::info!("names without the prefix {:?} of a PyTorch wrapper", file.prefix());
         }
         if !foreign.assumed.is_empty() {
-            tracing::info!("assumed, since nothing tells: {}", foreign.assumed.join(", "));
+            tracing::info!(
+                "assumed, because no file says otherwise: {}",
+                foreign.assumed.join(", ")
+            );
         }
         let (layout, config) = (foreign.layout, foreign.config.clone());
         Ok(Self { file, layout, config, foreign: Some(foreign) })
     }
 
-    /// Class names and transform, as far as its files tell them.
+    /// Class names and transform, as far as the files have them.
     pub(crate) fn info(&self) -> ModelInfo {
         self.foreign.as_ref().map_or(self.file.info(), |foreign| &foreign.info).clone()
     }
 
-    /// Reads the parameters: under their native names, for pixels scaled as ours are.
+    /// Reads the parameters under native names, converted to our normalisation.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -93,13 +95,13 @@ impl AnyModel {
     }
 }
 
-/// What is read where this path is named: itself, and the JSON beside a file.
+/// The files read for this path: itself, and the JSON beside it.
 pub(crate) fn files_of(path: &Path) -> [PathBuf; 3] {
     [path.to_owned(), path.with_file_name(CONFIG), path.with_file_name(PREPROCESSOR)]
 }
 
-/// Bytes, several times those of a configuration that names a thousand classes: the parser takes up to a hundred and fifty for
-/// each.
+/// Size limit of a JSON file, several times a configuration with a thousand class names: the parser takes up to 150
+/// bytes for each.
 const LONGEST_DOCUMENT: u64 = 1 << 18;
 
 fn read_if_there(path: &Path) -> Result<Option<String>> {
@@ -112,14 +114,15 @@ fn read_if_there(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// Formats that hold models as well: each with what to do.
+/// Rejects other model formats, each with advice.
 fn refuse_other_formats(path: &Path) -> Result<()> {
     if path.join(WEIGHTS).exists() {
         return Ok(());
     }
     if let Some(index) = index_in(path) {
-        let message = format!("{} lists a model in several files, expected one", index.display());
-        let hint = "join them in Python: from_pretrained(DIR).save_pretrained(OUT, max_shard_size=\"1TB\")";
+        let message =
+            format!("{} lists several model files, expected a single one", index.display());
+        let hint = "merge them in Python: from_pretrained(DIR).save_pretrained(OUT, max_shard_size=\"1TB\")";
         return Err(Failure::new(Exit::File, message).hint(hint));
     }
     if let Some(pickle) = pickle_in(path) {

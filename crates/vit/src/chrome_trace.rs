@@ -1,7 +1,7 @@
-//! `--trace`: the first steps of a run in the format of Chrome's tracing, which Perfetto reads too.
+//! `--trace`: records the first steps of a run in Chrome's trace format, which Perfetto reads too.
 //!
-//! What is traced is kept in memory, is little, and is written at once: the file is whole at any time. A writer that goes
-//! along with the run, such as tracing-chrome's, leaves half a file where the program is ended.
+//! The trace is small, so it is kept in memory and written at once: the file is complete at any time. A writer that
+//! runs along, such as tracing-chrome's, leaves half a file if the program is killed.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -22,22 +22,22 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::failure::Result;
 use crate::outputs::Output;
 
-/// How many steps are traced: enough for all that happens at the first alone to be over.
+/// Number of traced steps: enough to get past one-time work in the first ones.
 pub(crate) const STEPS: usize = 50;
 
-/// A trace being taken. Where it is dropped, since the run has failed, what there is of it is written.
+/// A trace in progress. On drop, after a failed run, it writes what was recorded.
 pub(crate) struct ChromeTrace {
     output: Output,
     is_written: bool,
 }
 
 impl ChromeTrace {
-    /// Traces from now on, for a file that is made at once.
+    /// Starts tracing, and creates the file at once.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the file cannot be written.
     pub(crate) fn begin(mut output: Output) -> Result<Self> {
-        // A pipe's reader gets the trace once.
+        // A pipe gets the trace only once.
         if output.is_file() {
             output.write(Recorder::begun_now().to_json().as_bytes())?;
         }
@@ -46,7 +46,7 @@ impl ChromeTrace {
         Ok(Self { output, is_written: false })
     }
 
-    /// Ends the trace, and writes it where it has not been.
+    /// Ends the trace and writes it, unless that is done already.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -55,7 +55,7 @@ impl ChromeTrace {
         self.write_when_over()
     }
 
-    /// Writes the trace if it is over.
+    /// Writes the trace once it is complete.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -73,20 +73,20 @@ impl Drop for ChromeTrace {
     fn drop(&mut self) {
         enter(Stage::Over);
         if let Err(failure) = self.write_when_over() {
-            // The run's own failure is what the program ends with.
+            // The run's own failure decides the exit code.
             failure.report();
         }
     }
 }
 
-/// What is traced at a time.
+/// The traced phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Nothing yet, or no more.
+    /// Nothing: not started, or complete.
     Over,
-    /// Steps, and an evaluation where one comes between.
+    /// Steps, and evaluations between them.
     Steps,
-    /// No more steps: the first evaluation.
+    /// The first evaluation after the steps.
     Evaluation,
 }
 
@@ -100,13 +100,13 @@ fn stage() -> Stage {
         .unwrap_or(Stage::Over)
 }
 
-/// From now on spans that are not of this stage cost nothing.
+/// Spans of other stages cost nothing from now on.
 fn enter(stage: Stage) {
     STAGE.store(stage as u8, Ordering::Relaxed);
     tracing::callsite::rebuild_interest_cache();
 }
 
-/// What has been traced so far.
+/// The trace recorded so far.
 static RECORDER: Mutex<Option<Recorder>> = Mutex::new(None);
 
 fn recorder() -> MutexGuard<'static, Option<Recorder>> {
@@ -116,7 +116,7 @@ fn recorder() -> MutexGuard<'static, Option<Recorder>> {
 struct Recorder {
     begun: Instant,
     steps: usize,
-    /// Threads are told by the places they have here.
+    /// A thread's index here is its id in the trace.
     threads: Vec<(ThreadId, String)>,
     events: Vec<Value>,
 }
@@ -126,7 +126,7 @@ impl Recorder {
         Self { begun: Instant::now(), steps: 0, threads: Vec::new(), events: Vec::new() }
     }
 
-    /// The place of the current thread.
+    /// The current thread's index.
     fn thread(&mut self) -> usize {
         let current = thread::current();
         let known = self.threads.iter().position(|(id, _)| *id == current.id());
@@ -162,12 +162,12 @@ impl Recorder {
     }
 }
 
-/// What takes the trace, once it is asked for: until then it costs nothing.
+/// The tracing layer that records the trace; it costs nothing until tracing starts.
 pub(crate) fn layer<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
     Recording.with_filter(OfStage)
 }
 
-/// The spans of the trainer that are traced now.
+/// The trainer's spans of the current stage.
 struct OfStage;
 
 impl OfStage {
@@ -201,9 +201,9 @@ impl<S> Filter<S> for OfStage {
 
 struct Recording;
 
-/// Of a span: its fields.
+/// The fields of a span.
 struct Fields(Map<String, Value>);
-/// Of a span: since when a thread is in it.
+/// When the thread entered the span.
 struct Since(Instant);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recording {
@@ -243,7 +243,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recording {
                     enter(Stage::Evaluation);
                 }
             }
-            // Of a run whose first epoch has fewer steps, steps go on.
+            // If the first epoch has fewer steps, continue with the next one's.
             (Stage::Evaluation, "evaluation") => enter(Stage::Over),
             _ => {}
         }

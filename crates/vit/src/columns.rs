@@ -1,17 +1,17 @@
-//! Rows of cells under headings, in columns as wide as the terminal allows.
+//! Tables of text, as wide as the terminal allows.
 
 use crate::terminal::escaped;
 
-/// A name that is cut still has this many characters.
+/// A truncated name keeps at least this many characters.
 const SHORTEST: usize = 12;
 const GAP: usize = 2;
 
-/// The widths of columns, the first with its cells to the left, the others to the right.
+/// Column widths; the first column is left-aligned, the others right-aligned.
 pub(crate) struct Columns(Vec<usize>);
 
 impl Columns {
-    /// Columns of these widths. Where they are too wide together, cells of the first are cut; where that is not enough, the last
-    /// columns are left out: they come in the order of what they tell.
+    /// Columns of these widths. If the table is too wide, the first column is truncated; if that is not enough, the
+    /// last columns are dropped, so they should be the least important.
     pub(crate) fn fitted(mut widths: Vec<usize>, available: Option<usize>) -> Self {
         let available = available.unwrap_or(usize::MAX);
         let least = |widths: &[usize]| {
@@ -31,7 +31,7 @@ impl Columns {
         Self(widths)
     }
 
-    /// A row of cells, whatever they hold.
+    /// A row of cells, escaped for the terminal.
     pub(crate) fn line<S: AsRef<str>>(&self, cells: &[S]) -> String {
         let cells = cells.iter().zip(&self.0).enumerate().map(|(column, (cell, &width))| {
             let cell = escaped(cell.as_ref());
@@ -44,7 +44,7 @@ impl Columns {
     }
 }
 
-/// The lines of a table, its headings first.
+/// The lines of a table, headings first.
 pub(crate) fn table<S: AsRef<str>>(rows: &[Vec<S>], available: Option<usize>) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -55,11 +55,11 @@ pub(crate) fn table<S: AsRef<str>>(rows: &[Vec<S>], available: Option<usize>) ->
     rows.iter().map(|row| columns.line(row)).collect()
 }
 
-/// A text in lines of so many columns, broken at spaces, those behind the first indented.
+/// Wraps a text at spaces; continuation lines are indented.
 pub(crate) fn wrapped(text: &str, indent: usize, available: Option<usize>) -> Vec<String> {
     let available = available.unwrap_or(usize::MAX);
     let mut lines: Vec<String> = Vec::new();
-    // Spaces before the first word are its own.
+    // Leading spaces belong to the first word.
     let mut words = text.trim_start().split(' ');
     let first = words.next().unwrap_or_default();
     let mut line = " ".repeat(text.len() - text.trim_start().len()) + first;
@@ -74,12 +74,12 @@ pub(crate) fn wrapped(text: &str, indent: usize, available: Option<usize>) -> Ve
     lines
 }
 
-/// How many columns of a terminal a text takes, once it is escaped.
+/// The display width of a text after escaping.
 pub(crate) fn width(text: &str) -> usize {
     escaped(text).chars().count()
 }
 
-/// The end of a name tells more than its beginning.
+/// Truncates at the front: the end of a name says more.
 fn cut(text: &str, width: usize) -> String {
     let length = text.chars().count();
     if length <= width {
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_terminal_gets_shorter_names_and_then_fewer_columns() {
+    fn narrow_terminals_get_shorter_names_then_fewer_columns() {
         for width in 22..46 {
             assert!(lines(Some(width)).iter().all(|line| line.chars().count() <= width), "{width}");
         }
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_are_broken_at_spaces() {
+    fn long_lines_are_wrapped_at_spaces() {
         let text = "  shallow: runs/a, runs/b, runs/c";
         assert_eq!(wrapped(text, 4, None), [text]);
         assert_eq!(wrapped(text, 4, Some(24)), ["  shallow: runs/a,", "    runs/b, runs/c"]);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hidden_takes_the_columns_that_it_is_written_in() {
+    fn width_counts_escaped_characters() {
         assert_eq!(width("a\u{1b}b"), 8);
         assert_eq!(table(&[vec!["a\u{1b}b", "1"]], None), ["a\\u{1b}b  1"]);
     }

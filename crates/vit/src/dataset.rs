@@ -1,4 +1,4 @@
-//! Finding the dataset that was asked for, or one to go on with.
+//! Finding and loading datasets.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use vit_data::{
-    Dataset, Examples, HubName, IdxFile, Keeping, Listing, Loaded, Look, Normalization,
+    Dataset, Examples, HubName, IdxFile, Listing, LoadOptions, Loaded, Normalization, PictureStats,
     PictureView, Split,
 };
 use vit_fetch::{Checksum, Event, Options, Presence, Source, data_root, user_mirrors};
@@ -27,61 +27,60 @@ use crate::saved_model::SavedModel;
 use crate::settings::{Asked, DataSettings};
 use crate::{output, outputs};
 
-/// Which dataset, and where it lies.
+/// The dataset, and where named datasets are.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DataArgs {
-    /// mnist, fashion-mnist, cifar10, cifar100, digits, a folder of pictures sorted into classes, of parquet files or of the
-    /// four IDX files, a CSV file with the columns path and label, or a dataset of Hugging Face's hub, with its configuration
-    /// and @REVISION where there are several
+    /// mnist, fashion-mnist, cifar10, cifar100, digits, a folder (pictures sorted into classes, parquet files, or four
+    /// IDX files), a CSV file with the columns path and label, or a dataset of the Hugging Face Hub
     #[arg(long, value_name = "NAME|DIR|FILE.csv|hf:OWNER/NAME", value_parser = path_or_name())]
     pub(crate) dataset: Option<String>,
     #[command(flatten)]
     pub(crate) place: DataPlace,
 }
 
-/// Where named datasets lie, and where they come from.
+/// Folder of named datasets, and the mirrors to download them from.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DataPlace {
-    /// The folder that holds a folder for each named dataset, and in `pictures` what pictures were scaled down to: up to 20 GB,
-    /// of which the least recently used goes first [default: VIT_DATA, else the cache folder]
+    /// Folder with a subfolder for each named dataset, and a cache of scaled-down pictures in `pictures` (at most 20
+    /// GB, least recently used removed first) [default: VIT_DATA, else the cache folder]
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub(crate) data_dir: Option<PathBuf>,
-    /// The address of a folder of the dataset's .gz files, asked first [default: VIT_MIRROR]
+    /// URL of a folder with the dataset's .gz files, tried first [default: VIT_MIRROR]
     #[arg(long, value_name = "URL")]
     pub(crate) mirror: Option<String>,
 }
 
-/// The name of the dataset that is built in.
+/// Name of the built-in dataset.
 pub(crate) const DIGITS: &str = "digits";
-/// How long the hub may take, after every mirror has failed.
+/// Time limit of the hub, after all mirrors have failed.
 const HUB_PATIENCE: Duration = Duration::from_secs(60);
-/// The same where training can go on without MNIST: the network is most likely gone, and someone waits.
+/// The limit if training can continue without MNIST: the network is probably down, and the user is waiting.
 const HUB_PATIENCE_UNASKED: Duration = Duration::from_secs(6);
 
-/// A dataset, and how far it can be trusted.
+/// A loaded dataset and its origin.
 pub(crate) struct Found {
     pub(crate) dataset: Dataset,
     origin: Origin,
-    /// How a picture becomes an image of it, if it is made of pictures.
+    /// Preprocessing of pictures, if it consists of pictures.
     view: Option<PictureView>,
-    /// Pictures that were left out, with what is wrong with each.
+    /// Skipped pictures, each with its error.
     pub(crate) skipped: Vec<(PathBuf, String)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Origin {
-    /// Its bytes are the published ones.
+    /// A published dataset, verified by its digest.
     Verified,
-    /// A folder of the user's, whose structure alone was checked.
+    /// The user's own; only its structure is checked.
     Unverified,
-    /// Drawn by the program because it was asked for.
+    /// Built in, as requested.
     BuiltIn,
-    /// Drawn by the program because MNIST could not be had, and why.
+    /// Built in, because MNIST is not available for this reason.
     InsteadOfMnist(String),
 }
 
 impl fmt::Display for Found {
-    /// The dataset's name, with what there is to say of it.
+    /// The dataset's name and origin.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let remark = match &self.origin {
             Origin::Verified => "verified",
@@ -98,7 +97,7 @@ impl Found {
         Self { dataset, origin, view: None, skipped: Vec::new() }
     }
 
-    /// The images that a model is measured on: the test part, else the validation part.
+    /// The split to evaluate on: test, else validation.
     pub(crate) fn measured(&self) -> (Examples, &'static str) {
         let test = self.dataset.split(Split::Test);
         if test.is_empty() {
@@ -108,17 +107,17 @@ impl Found {
         }
     }
 
-    /// The SHA-256 of all images and labels.
+    /// SHA-256 of all images and labels.
     pub(crate) fn digest(&self) -> Digest {
         let mut hasher = Hasher::new();
         self.dataset.digest(&mut hasher).expect("a digest takes all bytes");
         hasher.finish()
     }
 
-    /// What the file of a model that is trained on it says of classes and pictures.
+    /// Class names and preprocessing for the file of a model trained on it.
     pub(crate) fn info(&self, model: &VitConfig, data: &DataSettings) -> ModelInfo {
         let mut class_names = self.dataset.class_names().to_vec();
-        // A model may know more classes.
+        // A model may have more classes.
         class_names.extend((class_names.len()..model.classes).map(|class| class.to_string()));
         let of_digits = [vit_fetch::MNIST.name, DIGITS].contains(&self.dataset.name());
         let transform = match self.view {
@@ -138,31 +137,31 @@ impl Found {
         ModelInfo { class_names, transform: Some(transform) }
     }
 
-    /// What must be said first and last, where the dataset is not what was hoped for.
+    /// A warning for the start and end of a run on a substitute dataset.
     pub(crate) fn warning(&self) -> Option<String> {
         let Origin::InsteadOfMnist(why) = &self.origin else { return None };
-        Some(format!("{why}: this run is on built-in digits"))
+        Some(format!("{why}; using built-in digits instead"))
     }
 }
 
-/// What a dataset is read for: a model that is there, or settings that take from the data what nobody has set.
+/// The requirements on a dataset: those of an existing model, or settings to be completed from the data.
 #[derive(Debug)]
 pub(crate) struct Wanted {
     pub(crate) model: VitConfig,
     pub(crate) asked: Asked,
     pub(crate) data: DataSettings,
-    /// That of a model on disk, if it has one.
+    /// The transform of a model on disk, if it has one.
     pub(crate) transform: Option<Transform>,
 }
 
 impl Wanted {
-    /// The images and classes of a model that is there.
+    /// The requirements of an existing model.
     pub(crate) fn by(model: &VitConfig) -> Self {
         let (model, data) = (model.clone(), DataSettings::default());
         Self { model, asked: Asked::all(), data, transform: None }
     }
 
-    /// The same of a model on disk: as its run read its dataset, or as its file says.
+    /// The requirements of a model on disk, with its run's or its file's preprocessing.
     pub(crate) fn by_saved(saved: &SavedModel) -> Self {
         let mut data =
             saved.run.as_ref().map_or_else(DataSettings::default, |run| run.data.clone());
@@ -173,17 +172,17 @@ impl Wanted {
         Self { data, transform, ..Self::by(&saved.config) }
     }
 
-    /// How pictures become images: where the settings leave it open, in the colours of the pictures, and small if they are.
+    /// Chooses the view of pictures; where the settings leave it open, by the pictures' colours and size.
     ///
     /// # Errors
-    /// If they are kept smaller than they are seen.
-    fn take_pictures(&mut self, look: Look) -> Result<PictureView> {
+    /// If the stored size would be below the viewed size.
+    fn take_pictures(&mut self, stats: PictureStats) -> Result<PictureView> {
         let small = Preset::Pictures32.config();
-        if !self.asked.model && !self.asked.image && look.shorter_side < SMALL_PICTURE {
+        if !self.asked.model && !self.asked.image && stats.shorter_side < SMALL_PICTURE {
             (self.model.image, self.model.patch) = (small.image, small.patch);
         }
         if !self.asked.channels {
-            self.model.image.channels = look.channels;
+            self.model.image.channels = stats.channels;
         }
         if !self.asked.patch {
             self.model.patch = patch_for(self.model.image, self.model.patch);
@@ -206,10 +205,10 @@ impl Wanted {
         Ok(view)
     }
 
-    /// Takes the images' channels, height and width over where the settings leave them open.
+    /// Completes channels, height and width from the dataset.
     ///
     /// # Errors
-    /// If the settings have others, or no patch fits.
+    /// If the settings have other values, or no patch size fits.
     fn take_shape(&mut self, name: &str, shape: (usize, usize, usize)) -> Result<()> {
         let (channels, height, width) = shape;
         if !self.asked.channels {
@@ -226,7 +225,7 @@ impl Wanted {
         self.model.check().map_err(|error| Failure::from(error).about(name))
     }
 
-    /// Takes the number of classes over where the settings leave it open.
+    /// Completes the number of classes from the dataset.
     ///
     /// # Errors
     /// If the settings have fewer.
@@ -236,14 +235,14 @@ impl Wanted {
         }
         if classes > self.model.classes {
             let message =
-                format!("the model knows {} classes, {name} has {classes}", self.model.classes);
+                format!("the model has {} classes, {name} has {classes}", self.model.classes);
             return Err(unfit(message));
         }
         Ok(())
     }
 }
 
-/// How a picture is seen by a model with this transform.
+/// The view of pictures by this transform.
 pub(crate) fn view_by(transform: &Transform, size: ImageSize) -> PictureView {
     let mut view = PictureView::of_size(size.channels, (size.height, size.width));
     view.stored = transform.stored.unwrap_or(usize::MAX);
@@ -259,7 +258,7 @@ const fn as_in_pictures(interpolation: vit_model::Interpolation) -> vit_pictures
     }
 }
 
-/// The preset's patch where it divides the image, else the largest that does and leaves four in a row at least.
+/// The preset's patch if it divides the image, else the largest that does and gives at least four in a row.
 fn patch_for(image: ImageSize, preset: PatchSize) -> PatchSize {
     let (height, width) = (image.height, image.width);
     if height.is_multiple_of(preset.height) && width.is_multiple_of(preset.width) {
@@ -270,10 +269,10 @@ fn patch_for(image: ImageSize, preset: PatchSize) -> PatchSize {
     PatchSize { height: side, width: side }
 }
 
-/// The dataset of this name, or in this folder, for a model.
+/// Loads the dataset with this name or path for a model.
 ///
 /// # Errors
-/// If there is no such dataset, or it cannot be had, or the model does not take its images.
+/// If there is no such dataset, it cannot be loaded, or it does not suit the model.
 pub(crate) fn named(name: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
     let found = if name == DIGITS {
         built_in(Origin::BuiltIn)?
@@ -286,7 +285,7 @@ pub(crate) fn named(name: &str, place: &DataPlace, wanted: &mut Wanted) -> Resul
     normalized(found, &mut wanted.data)
 }
 
-/// The dataset with the normalisation that is asked for, measured if it is to be.
+/// Applies the requested normalisation, computing it from the images if needed.
 fn normalized(found: Found, data: &mut DataSettings) -> Result<Found> {
     let normalization = match data.normalization() {
         Some(normalization) => normalization,
@@ -300,21 +299,21 @@ fn normalized(found: Found, data: &mut DataSettings) -> Result<Found> {
     Ok(Found { dataset, ..found })
 }
 
-/// The seed that a test part is drawn by: one for all runs, so that they are tested on the same pictures.
+/// Seed of drawn test splits: the same for all runs, so that they are tested on the same pictures.
 const TEST_SEED: u64 = 0;
-/// Pictures whose shorter side is below this are trained on at 32 pixels.
+/// Pictures with a shorter side below this are trained at 32 pixels.
 const SMALL_PICTURE: usize = 48;
-/// The folder of caches in the data folder.
+/// Folder of the picture cache, in the data folder.
 const CACHES: &str = "pictures";
 
-/// Pictures in class folders, in parquet files, or named by a CSV file.
+/// Pictures in class folders, in parquet files, or listed in a CSV file.
 fn pictures(path: &Path, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
     let (name, listing) = list(path, wanted)?;
     advise(&listing, path);
     listed(&name, &listing, place, wanted)
 }
 
-/// What lies there, and its whole path, so that the run can be repeated from anywhere.
+/// Lists the pictures; the absolute path lets the run be repeated from any folder.
 fn list(path: &Path, wanted: &Wanted) -> Result<(String, Listing)> {
     let whole = std::path::absolute(path).map_err(vit_files::Error::io("find", path))?;
     let split = wanted.data.test_split;
@@ -328,18 +327,18 @@ fn list(path: &Path, wanted: &Wanted) -> Result<(String, Listing)> {
     Ok((whole.display().to_string(), listing))
 }
 
-/// Takes over what a dataset on disk tells, without reading more of its pictures than a few; gives its name. Nothing where it
-/// is a named one, whose files need not be there.
+/// Completes the settings from a dataset on disk, decoding only a few pictures; returns its name. `None` for a named
+/// dataset, which may not be downloaded yet.
 ///
 /// # Errors
-/// If it cannot be read, or is not for the model.
-pub(crate) fn look(name: &str, wanted: &mut Wanted) -> Result<Option<String>> {
+/// If it cannot be read, or does not suit the model.
+pub(crate) fn inspect(name: &str, wanted: &mut Wanted) -> Result<Option<String>> {
     if name == DIGITS || Source::named(name).is_some() || HubName::is_meant(name) {
         return Ok(None);
     }
     if is_of_pictures(name) {
         let (name, listing) = list(Path::new(name), wanted)?;
-        wanted.take_pictures(look_at(&listing))?;
+        wanted.take_pictures(inspect_pictures(&listing))?;
         wanted.take_classes(&name, listing.classes.len())?;
         return Ok(Some(name));
     }
@@ -349,17 +348,15 @@ pub(crate) fn look(name: &str, wanted: &mut Wanted) -> Result<Option<String>> {
     Ok(Some(found.dataset.name().to_owned()))
 }
 
-/// What some of the pictures are like.
-fn look_at(listing: &Listing) -> Look {
-    vit_data::look_at(listing).unwrap_or(Look { channels: 3, shorter_side: 64 })
+/// Inspects some of the pictures.
+fn inspect_pictures(listing: &Listing) -> PictureStats {
+    vit_data::inspect_pictures(listing).unwrap_or(PictureStats { channels: 3, shorter_side: 64 })
 }
 
 /// A dataset of the hub.
 fn of_hub(text: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
     let Some(name) = HubName::parse(text) else {
-        let message = format!(
-            "expected hf:OWNER/NAME, hf:OWNER/NAME/CONFIGURATION or either with @REVISION, got {text:?}"
-        );
+        let message = format!("expected hf:OWNER/NAME[/CONFIGURATION][@REVISION], got {text:?}");
         return Err(Failure::new(Exit::Usage, message));
     };
     let bar = Counter::new("files of the hub", None, thousands);
@@ -373,9 +370,9 @@ fn of_hub(text: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
     listed(&files.name, &listing, place, wanted)
 }
 
-/// The pictures of a listing.
+/// Loads the pictures of a listing.
 fn listed(name: &str, listing: &Listing, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
-    let view = wanted.take_pictures(look_at(listing))?;
+    let view = wanted.take_pictures(inspect_pictures(listing))?;
     wanted.model.check()?;
     let folder = if wanted.data.cache {
         Some(data_root(place.data_dir.clone())?.join(CACHES))
@@ -386,25 +383,25 @@ fn listed(name: &str, listing: &Listing, place: &DataPlace, wanted: &mut Wanted)
         outputs::check_outside_of_runs(folder, "--data-dir")?;
     }
     let skip_unreadable = wanted.data.skip_unreadable;
-    let keeping = Keeping { folder: folder.as_deref(), skip_unreadable };
+    let options = LoadOptions { folder: folder.as_deref(), skip_unreadable };
     let count = listing.pictures().count() as u64;
     let bar = Counter::new("reading pictures", Some(count), thousands);
-    let loaded = vit_data::load_pictures(name, listing, view, keeping, &mut |done| {
+    let loaded = vit_data::load_pictures(name, listing, view, options, &mut |done| {
         bar.set("reading pictures", done as u64, Some(count));
         ControlFlow::Continue(())
     });
     drop(bar);
     let Loaded { dataset, skipped, duplicates } = loaded?;
     if !skipped.is_empty() {
-        tracing::warn!("{} of {count} pictures cannot be read and are left out", skipped.len());
+        tracing::warn!("skipped {} of {count} pictures, which cannot be read", skipped.len());
     }
     if duplicates > 0 {
-        tracing::warn!("{duplicates} pictures are both trained on and tested with");
+        tracing::warn!("{duplicates} pictures occur in both the training and the test split");
     }
     Ok(Found { view: Some(view), skipped, ..Found::new(dataset, Origin::Unverified) })
 }
 
-/// What helps where there is little to learn from.
+/// Advice for datasets that are small or unusual.
 fn advise(listing: &Listing, path: &Path) {
     let mut counts = vec![0_usize; listing.classes.len()];
     for listed in &listing.train {
@@ -414,7 +411,7 @@ fn advise(listing: &Listing, path: &Path) {
     let (path, classes) = (path.display(), counts.len());
     if listing.is_test_drawn {
         let (tested, of) = (listing.test.len(), total + listing.test.len());
-        tracing::info!("{path}: {tested} of {of} pictures are drawn for the test");
+        tracing::info!("{path}: drew {tested} of {of} pictures as the test split");
     }
     if total < FEW_PICTURES * classes {
         tracing::warn!(
@@ -436,7 +433,7 @@ fn advise(listing: &Listing, path: &Path) {
     }
 }
 
-/// With fewer pictures a class than this, little is learned.
+/// Below this number of pictures a class, a model learns little from scratch.
 const FEW_PICTURES: usize = 20;
 
 fn in_folder(name: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found> {
@@ -448,19 +445,16 @@ fn in_folder(name: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found
         return pictures(folder, place, wanted);
     }
     if folder.is_dir() {
-        tracing::warn!(
-            "{} is a folder of your own: its structure is checked, its content unverified",
-            folder.display()
-        );
+        tracing::warn!("{} is your own dataset: only its structure is checked", folder.display());
         if vit_data::holds_cifar(folder) {
             let whole =
                 std::path::absolute(folder).map_err(vit_files::Error::io("find", folder))?;
             let dataset = vit_data::load_cifar(folder)?.with_name(whole.display().to_string());
             return Ok(Found::new(dataset, Origin::Unverified));
         }
-        // Before they are unpacked.
+        // Before the files are unpacked.
         wanted.take_shape(name, vit_data::image_shape(folder)?)?;
-        // The whole path and not the folder's name, so that the run can be repeated from anywhere.
+        // The absolute path, so that the run can be repeated from any folder.
         let whole = std::path::absolute(folder).map_err(vit_files::Error::io("find", folder))?;
         let dataset = vit_data::load_dir(folder)?.with_name(whole.display().to_string());
         let known = &vit_fetch::FASHION_MNIST;
@@ -471,15 +465,15 @@ fn in_folder(name: &str, place: &DataPlace, wanted: &mut Wanted) -> Result<Found
         }
         return Ok(Found::new(dataset, Origin::Unverified));
     }
-    let message = format!("no dataset is called {name:?}, and it is no folder either");
+    let message = format!("there is no dataset or folder {name:?}");
     Err(Failure::new(Exit::Data, message)
         .hint("pass mnist, fashion-mnist, cifar10, cifar100, digits, a folder of pictures, of parquet or of the four IDX files, a CSV file, or hf:OWNER/NAME"))
 }
 
-/// Whether a model can be given the images of a dataset, and knows its classes; what it leaves open it takes over.
+/// Checks that a model suits a dataset, completing open settings.
 ///
 /// # Errors
-/// If not: both sizes are named.
+/// If it does not; the error names both sizes.
 pub(crate) fn fit(dataset: &Dataset, wanted: &mut Wanted) -> Result<()> {
     let shape = (dataset.channels(), dataset.height(), dataset.width());
     wanted.take_shape(dataset.name(), shape)?;
@@ -503,10 +497,10 @@ fn unfit(message: String) -> Failure {
         .hint("set [model] image, patch and classes in a file for `vit train --config`")
 }
 
-/// MNIST if it is there or can be fetched, else what is built in.
+/// MNIST if it is present or can be downloaded, else the built-in digits.
 ///
 /// # Errors
-/// If MNIST is there and is not what was published, or cannot be read.
+/// If MNIST is present but damaged or unreadable.
 pub(crate) fn any(place: &DataPlace) -> Result<Found> {
     match mnist_or_why_not(place)? {
         Ok(folder) => load_published(&vit_fetch::MNIST, &folder),
@@ -518,13 +512,13 @@ pub(crate) fn any(place: &DataPlace) -> Result<Found> {
     }
 }
 
-/// The folder that MNIST is in now, or why training goes on without it.
+/// MNIST's folder, or the reason to train without it.
 fn mnist_or_why_not(place: &DataPlace) -> Result<std::result::Result<PathBuf, String>> {
     let source = &vit_fetch::MNIST;
     let unkept = |error: vit_fetch::Error| {
         let why = Failure::from(error);
         tracing::debug!("{why:?}");
-        Ok(Err(format!("MNIST has no place to be kept ({})", why.message())))
+        Ok(Err(format!("MNIST cannot be stored ({})", why.message())))
     };
     let folder = match data_root(place.data_dir.clone()) {
         Ok(root) => source.folder(&root),
@@ -535,7 +529,7 @@ fn mnist_or_why_not(place: &DataPlace) -> Result<std::result::Result<PathBuf, St
     match vit_fetch::verify(source, &folder) {
         Ok(Presence::Verified) => return Ok(Ok(folder)),
         Ok(_) => {}
-        // Files that are there and cannot be read are an error.
+        // Files that exist but cannot be read are an error.
         Err(vit_fetch::Error::Files(error)) if is_of_place(&error, "look for") => {
             return unkept(error.into());
         }
@@ -556,13 +550,13 @@ fn mnist_or_why_not(place: &DataPlace) -> Result<std::result::Result<PathBuf, St
             } else {
                 format!(" (looked in {})", folder.display())
             };
-            Ok(Err(format!("MNIST is neither here nor reachable{deep}")))
+            Ok(Err(format!("MNIST is neither present nor reachable{deep}")))
         }
     }
 }
 
-/// Whether it is the place that is to blame: it may not be written, is none, or is full. `operation` is what was tried, if only
-/// that counts.
+/// Whether the storage location caused the error: not writable, missing or full. `operation` restricts it to one
+/// operation.
 fn is_of_place(error: &vit_files::Error, operation: &str) -> bool {
     let vit_files::Error::Io { operation: tried, source, .. } = error else { return false };
     let place_is_to_blame = matches!(
@@ -579,7 +573,7 @@ fn is_of_place(error: &vit_files::Error, operation: &str) -> bool {
     place_is_to_blame && (operation.is_empty() || operation == *tried)
 }
 
-/// The folder that a dataset is read from; none of what is built in.
+/// The folder a dataset is read from; `None` if it is built in.
 pub(crate) fn folder_of(name: &str, place: &DataPlace) -> Option<PathBuf> {
     match Source::named(name) {
         Some(source) => Some(source.folder(&data_root(place.data_dir.clone()).ok()?)),
@@ -587,10 +581,10 @@ pub(crate) fn folder_of(name: &str, place: &DataPlace) -> Option<PathBuf> {
     }
 }
 
-/// Fetches a named dataset where it is missing, and gives its folder.
+/// Downloads a named dataset if it is missing; returns its folder.
 ///
 /// # Errors
-/// If it cannot be had.
+/// If it cannot be downloaded.
 pub(crate) fn fetch(source: &'static Source, place: &DataPlace) -> Result<PathBuf> {
     let folder = source.folder(&data_root(place.data_dir.clone())?);
     outputs::check_outside_of_runs(&folder, "--data-dir")?;
@@ -607,9 +601,8 @@ pub(crate) fn fetch(source: &'static Source, place: &DataPlace) -> Result<PathBu
     Ok(folder)
 }
 
-/// What to do where a dataset cannot be kept.
-const ANOTHER_PLACE: &str =
-    "make it writable and have room there, or name another folder with --data-dir DIR or VIT_DATA";
+/// Advice if a dataset cannot be stored.
+const ANOTHER_PLACE: &str = "make it writable and free some space, or choose another folder with --data-dir DIR or VIT_DATA";
 
 fn published(source: &'static Source, place: &DataPlace) -> Result<Found> {
     load_published(source, &fetch(source, place)?)
@@ -618,7 +611,7 @@ fn published(source: &'static Source, place: &DataPlace) -> Result<Found> {
 fn load_published(source: &Source, folder: &Path) -> Result<Found> {
     let again = |error| {
         let failure = Failure::from(error);
-        failure.hint(format!("delete it and have it fetched again: `vit fetch {}`", source.name))
+        failure.hint(format!("delete it and download it again: `vit fetch {}`", source.name))
     };
     let loaded = match source.files {
         [archive] => vit_data::load_cifar_archive(&folder.join(format!("{}.gz", archive.name))),
@@ -630,13 +623,13 @@ fn load_published(source: &Source, folder: &Path) -> Result<Found> {
     }
     check_content(&dataset, source)?;
     if source.files.iter().any(|file| matches!(file.sha256, Checksum::Packed(_))) {
-        // What is known by its packed digest alone is checked on disk, before and after it was read.
+        // A dataset known only by its archive's digest is verified on disk, before and after reading.
         vit_fetch::verify(source, folder)?;
     }
     Ok(Found::new(dataset, Origin::Verified))
 }
 
-/// Training and test images of Fashion-MNIST.
+/// Number of images in Fashion-MNIST's training and test split.
 const FASHION_COUNTS: [usize; 2] = [60_000, 10_000];
 
 /// The classes of Fashion-MNIST (arXiv 1708.07747).
@@ -657,7 +650,7 @@ fn built_in(origin: Origin) -> Result<Found> {
     Ok(Found::new(vit_data::digits()?, origin))
 }
 
-/// The mirrors in turn; for MNIST, the hub last of all.
+/// Tries the mirrors in turn; for MNIST, then the hub.
 fn obtain(
     source: &'static Source,
     folder: &Path,
@@ -681,13 +674,13 @@ fn obtain(
             }
         }
         Event::Waiting { folder } => {
-            tracing::info!("another process fetches into {}", folder.display());
+            tracing::info!("another process is downloading into {}", folder.display());
         }
         Event::Installed { file } => tracing::debug!("{file} is verified"),
         _ => {}
     });
     drop(bar);
-    // Where no mirror has it, the error tells of all of them, once.
+    // If all mirrors fail, one error lists them.
     for attempt in failed {
         if fetched.is_ok() {
             tracing::warn!("{attempt}");
@@ -706,7 +699,7 @@ fn obtain(
     fetched.map(|_| ())
 }
 
-/// Takes a dataset from the hub, through candle-datasets, if its bytes are the published ones.
+/// Downloads a dataset from the hub through candle-datasets, and verifies its bytes.
 fn from_hub(
     source: &Source,
     folder: &Path,
@@ -715,27 +708,27 @@ fn from_hub(
 ) -> Result<()> {
     tracing::info!("asking the hub for {}", source.name);
     let (send, receive) = mpsc::channel();
-    // The loader has no time limit of its own; a thread that is late is left behind.
+    // The loader has no time limit; a late thread is abandoned.
     thread::spawn(move || {
-        // Nobody may wait for it any more.
+        // The receiver may be gone.
         let _ = send.send(load());
     });
     let dataset = receive.recv_timeout(patience).map_err(|_| {
-        Failure::new(Exit::Data, format!("the hub gave nothing within {patience:?}"))
+        Failure::new(Exit::Data, format!("the hub did not answer within {patience:?}"))
     })??;
     check_content(&dataset, source)?;
     std::fs::create_dir_all(folder).map_err(vit_files::Error::io("create", folder))?;
-    // Without a lock: whoever else writes here writes the same bytes, and whole.
+    // No lock is needed: every process writes the same complete files.
     for file in IdxFile::ALL {
         write_atomically_with(&folder.join(file.name()), |out| dataset.write_idx(file, out))?;
     }
     Ok(())
 }
 
-/// Whether a dataset in memory is the published one: a file on disk can change between a check and the reading.
+/// Verifies a dataset in memory: a file can change between its verification and its reading.
 ///
 /// # Errors
-/// If the digest of a file made of it is not the known one.
+/// If the digest of a file reconstructed from it is wrong.
 fn check_content(dataset: &Dataset, source: &Source) -> Result<()> {
     for file in IdxFile::ALL {
         let known = source.files.iter().find(|known| known.name == file.name());
@@ -760,7 +753,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_hub_gives_is_refused_unless_it_is_what_was_published() {
+    fn other_data_from_the_hub_are_rejected() {
         let above = tempfile::tempdir().expect("a temporary folder");
         let folder = above.path().join("mnist");
         let load = || Ok(vit_data::digits()?.with_name("mnist"));
@@ -771,18 +764,20 @@ mod tests {
     }
 
     #[test]
-    fn a_hub_that_gives_nothing_is_left_in_time() {
+    fn an_unresponsive_hub_times_out() {
         let folder = Path::new("never-made");
         let load = || loop {
             thread::park();
         };
         let late = from_hub(&vit_fetch::MNIST, folder, Duration::from_millis(10), load);
-        assert!(format!("{:?}", late.expect_err("too late")).contains("nothing within 10ms"));
+        assert!(
+            format!("{:?}", late.expect_err("too late")).contains("did not answer within 10ms")
+        );
         assert!(!folder.exists());
     }
 
     #[test]
-    fn a_dataset_that_changed_after_its_check_is_refused() {
+    fn a_dataset_changed_after_its_check_is_rejected() {
         let dataset = vit_data::digits().expect("digits are built in");
         assert!(check_content(&dataset, &vit_fetch::MNIST).is_err());
     }

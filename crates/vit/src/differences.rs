@@ -1,11 +1,11 @@
-//! In which settings runs differ.
+//! Differences between settings.
 
 use std::collections::BTreeSet;
 
-/// What is said of a setting that is not there.
+/// Shown for a missing setting.
 const ABSENT: &str = "–";
 
-/// Each setting that is not the same everywhere, by its path such as `train.optimizer.lr`, with its value in each.
+/// Each setting that differs, by its path such as `train.optimizer.lr`, with all its values.
 pub(crate) fn differences(settings: &[&toml::Table]) -> Vec<(String, Vec<String>)> {
     let flat: Vec<Vec<(String, String)>> =
         settings.iter().map(|settings| flatten("", settings)).collect();
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_settings_that_differ_are_told() {
+    fn only_differing_settings_are_listed() {
         let a = "preset = 'shallow'\n[train]\nseed = 1\n[train.optimizer]\nlr = 0.1\n";
         let b =
             "preset = 'shallow'\n[train]\nseed = 1\nmax_steps = 4\n[train.optimizer]\nlr = 0.2\n";

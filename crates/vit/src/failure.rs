@@ -1,4 +1,4 @@
-//! What an error means to whoever called: the message, a hint and the exit code. The only place that knows.
+//! Turns errors into messages, hints and exit codes; the only place that does.
 
 use std::error::Error;
 use std::io;
@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use vit_model::OtherFormat;
 
-/// What the program ends with.
+/// Exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// Whoever read our output has seen enough.
+    /// The reader of our stdout closed it.
     ClosedPipe = 0,
     Internal = 1,
     Usage = 2,
@@ -32,23 +32,23 @@ impl From<Exit> for ExitCode {
 pub(crate) struct Failure {
     exit: Exit,
     message: String,
-    /// What the message counts up, a line each.
+    /// Details, printed a line each.
     details: Vec<String>,
     hint: Option<String>,
     divergence: Option<Box<Divergence>>,
 }
 
-/// Where a run's numbers ceased to be finite.
+/// A non-finite number in training.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Divergence {
     pub(crate) step: u64,
     pub(crate) epoch: u64,
-    /// The loss, or which parameter's gradient.
+    /// The loss, or the parameter with that gradient.
     pub(crate) what: String,
     pub(crate) value: f64,
 }
 
-/// A result that a user will see.
+/// A result whose error is shown to the user.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {
@@ -57,37 +57,37 @@ impl Failure {
         Self { exit, message, details, hint: None, divergence: None }
     }
 
-    /// What to try.
+    /// Sets the hint.
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
 
-    /// What there is to try.
+    /// The hint.
     pub(crate) fn advice(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// What the message counts up: each is a line below it.
+    /// Sets the details, each a line below the message.
     pub(crate) fn details(self, details: Vec<String>) -> Self {
         Self { details, ..self }
     }
 
-    /// Says first what the error is about.
+    /// Prefixes the message with its subject.
     pub(crate) fn about(self, what: impl std::fmt::Display) -> Self {
         Self { message: format!("{what}: {}", self.message), ..self }
     }
 
-    /// Of steps that take so many images at once: where a GPU has no room for them, this is what to change.
+    /// Adds the batch size to an out-of-memory error of the GPU.
     pub(crate) fn at_batch_size(self, batch_size: usize) -> Self {
         if self.exit != Exit::Device {
             return self;
         }
         self.about(format!("a batch of {batch_size} images")).hint(
-            "pass a smaller --batch-size; with --accumulate, steps are still of as many images",
+            "pass a smaller --batch-size; --accumulate N keeps the number of images in a step",
         )
     }
 
-    /// What it says on one line, without the hint.
+    /// Message and details on one line, without the hint.
     pub(crate) fn message(&self) -> String {
         match &self.details[..] {
             [] => self.message.clone(),
@@ -95,22 +95,22 @@ impl Failure {
         }
     }
 
-    /// Where numbers ceased to be finite, if that is why.
+    /// The non-finite number, if that is the cause.
     pub(crate) fn divergence(&self) -> Option<&Divergence> {
         self.divergence.as_deref()
     }
 
-    /// Whether it ends the program so.
+    /// Whether it has this exit code.
     pub(crate) fn is(&self, exit: Exit) -> bool {
         self.exit == exit
     }
 
-    /// The same failure with another exit code.
+    /// Changes the exit code.
     pub(crate) fn exit(self, exit: Exit) -> Self {
         Self { exit, ..self }
     }
 
-    /// Prints the failure on stderr.
+    /// Logs the failure to stderr.
     pub(crate) fn log(&self) {
         if self.exit != Exit::ClosedPipe {
             let colon = if self.details.is_empty() { "" } else { ":" };
@@ -124,30 +124,30 @@ impl Failure {
         }
     }
 
-    /// What it ends the program with.
+    /// The exit code.
     pub(crate) const fn code(&self) -> i32 {
         self.exit as i32
     }
 
-    /// Prints the failure on stderr and gives the exit code.
+    /// Logs the failure to stderr; returns the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         self.log();
         self.exit_code()
     }
 
-    /// The same as [`code`](Self::code), for `main`.
+    /// [`code`](Self::code) in the form for `main`.
     pub(crate) fn exit_code(&self) -> ExitCode {
         self.exit.into()
     }
 }
 
-/// The target of log events that are hints.
+/// Log target of hints.
 pub(crate) const HINT: &str = "hint";
 
-/// The target of log events that belong to the error before them.
+/// Log target of details of the previous error.
 pub(crate) const DETAIL: &str = "detail";
 
-/// The error and its causes on one line, without those that it has quoted already.
+/// The error and its causes on one line; a cause that an earlier message already quotes is left out.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |&error| error.source());
     causes.fold(said(error), |said, cause| {
@@ -156,7 +156,7 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     })
 }
 
-/// What an error says, without the backtrace that candle appends where `RUST_BACKTRACE` asks for it.
+/// An error's message, without the backtrace that candle appends under `RUST_BACKTRACE`.
 fn said(error: &(dyn Error + 'static)) -> String {
     let boxed = error.downcast_ref::<Box<candle_core::Error>>().map(|error| &**error);
     match error.downcast_ref().or(boxed) {
@@ -165,22 +165,22 @@ fn said(error: &(dyn Error + 'static)) -> String {
     }
 }
 
-/// What to do where the system does not let a file be written.
-fn mend(error: &(dyn Error + 'static)) -> Option<&'static str> {
+/// Advice if the system refuses to write a file.
+fn disk_hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut causes = std::iter::successors(Some(error), |&error| error.source());
     match causes.find_map(|cause| cause.downcast_ref::<io::Error>())?.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Some("make room there, and try again")
+            Some("free some space, and try again")
         }
         io::ErrorKind::FileTooLarge => Some("raise the limit on the size of files, `ulimit -f`"),
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            Some("choose another place, or have its permissions changed")
+            Some("choose another place, or change its permissions")
         }
         _ => None,
     }
 }
 
-/// The driver's and cuBLAS's names of the error, which candle passes on as text alone.
+/// Names of the error in the driver and in cuBLAS, which candle passes on only as text.
 const OUT_OF_MEMORY: [&str; 2] = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"];
 
 impl From<candle_core::Error> for Failure {
@@ -200,20 +200,18 @@ impl From<candle_core::Error> for Failure {
         let backtrace: Vec<String> = backtrace.lines().map(str::to_owned).collect();
         if OUT_OF_MEMORY.iter().any(|name| said.contains(name)) {
             let message = format!("the GPU has too little free memory: {said}");
-            let hint = "see with `nvidia-smi` who uses it, or pass --device cpu";
+            let hint = "check with `nvidia-smi` what uses it, or pass --device cpu";
             return Self::new(Exit::Device, message).details(backtrace).hint(hint);
         }
         Self::new(Exit::Internal, said).details(backtrace)
     }
 }
 
-/// What to do about a dataset of one's own.
+/// Advice on the user's own dataset.
 fn data_hint(error: &vit_data::Error) -> Option<&'static str> {
     use vit_data::Error;
     Some(match error {
-        Error::Unreadables { .. } => {
-            "mend or remove them, or pass --skip-unreadable to leave them out"
-        }
+        Error::Unreadables { .. } => "repair or remove them, or pass --skip-unreadable",
         Error::NoPictures { .. } => {
             "sort pictures into a folder for each class: CLASS/..., or train/CLASS/... and test/CLASS/..."
         }
@@ -224,7 +222,7 @@ fn data_hint(error: &vit_data::Error) -> Option<&'static str> {
             "pass hf:OWNER/NAME/CONFIGURATION, or the configuration's folder"
         }
         Error::HubDataset { .. } => {
-            "look at its name; without the hub, pass a folder of its parquet files"
+            "check its name; without network, pass a folder with its parquet files"
         }
         Error::EmptyClass { .. } => "put pictures into it, or remove it",
         Error::Classes { got: 0 | 1, .. } => {
@@ -239,9 +237,9 @@ fn data_hint(error: &vit_data::Error) -> Option<&'static str> {
         Error::Absent { .. } => {
             "pass a folder of the four IDX files, or of pictures sorted into classes"
         }
-        Error::Several { .. } => "put each dataset into a folder of its own",
+        Error::Several { .. } => "put each dataset into its own folder",
         Error::GzipEnd { .. } | Error::Truncated { .. } | Error::TrailingBytes { .. } => {
-            "put a whole file in its place"
+            "replace it by a complete file"
         }
         Error::Normalization { .. } => "set --normalize, or mean and std under [data]",
         _ => return None,
@@ -251,13 +249,12 @@ fn data_hint(error: &vit_data::Error) -> Option<&'static str> {
 impl From<vit_data::Error> for Failure {
     fn from(error: vit_data::Error) -> Self {
         if let vit_data::Error::Augment { field, .. } = error {
-            let hint = format!(
-                "it is set by --augment-{field}, or under [augment] in a file for --config"
-            );
+            let hint =
+                format!("set it with --augment-{field}, or under [augment] in the --config file");
             return Self::new(Exit::Usage, chain(&error)).hint(hint);
         }
         if let vit_data::Error::TooPacked { .. } = error {
-            let hint = "if it is sound all the same, unpack it with gunzip";
+            let hint = "if the data are complete, unpack it with gunzip";
             return Self::new(Exit::Data, chain(&error)).hint(hint);
         }
         let error = match error {
@@ -276,7 +273,7 @@ impl From<vit_files::Error> for Failure {
             vit_files::Error::Home { .. } => Exit::Usage,
             _ => Exit::File,
         };
-        Self { hint: mend(&error).map(str::to_owned), ..Self::new(exit, chain(&error)) }
+        Self { hint: disk_hint(&error).map(str::to_owned), ..Self::new(exit, chain(&error)) }
     }
 }
 
@@ -292,7 +289,7 @@ impl From<vit_pictures::Error> for Failure {
 
 impl From<vit_report::Error> for Failure {
     fn from(error: vit_report::Error) -> Self {
-        Self { hint: mend(&error).map(str::to_owned), ..Self::new(Exit::File, chain(&error)) }
+        Self { hint: disk_hint(&error).map(str::to_owned), ..Self::new(Exit::File, chain(&error)) }
     }
 }
 
@@ -325,22 +322,22 @@ impl From<vit_model::Error> for Failure {
             | Error::TooLarge { .. } => (
                 Exit::Usage,
                 Some(
-                    "the model's settings are under [model] in a file for --config, its rates also --dropout",
+                    "set the model under [model] in the --config file, or its dropout with --dropout",
                 ),
             ),
             Error::UnknownPreset { .. } => {
-                (Exit::Usage, Some("leave --preset out to have the default, shallow"))
+                (Exit::Usage, Some("leave out --preset for the default, shallow"))
             }
             Error::Inexpressible { .. } => (
                 Exit::Usage,
                 Some("train a model that the layout can express, or export to another"),
             ),
             Error::Unsupported { .. } | Error::NotAResize { .. } => (Exit::Usage, None),
-            Error::Untold { field, .. } => (
+            Error::Undetermined { field, .. } => (
                 Exit::Usage,
                 match *field {
                     "heads" => Some("pass --heads N"),
-                    "image" => Some("pass --image-size HxW, of the images that it was trained on"),
+                    "image" => Some("pass --image-size HxW, the size of its training images"),
                     _ => None,
                 },
             ),
@@ -348,10 +345,10 @@ impl From<vit_model::Error> for Failure {
             Error::Parameters { .. } => (
                 Exit::File,
                 Some(
-                    "the file is of another model: pass the --preset or --config it was trained with",
+                    "the file contains another model: pass the --preset or --config it was trained with",
                 ),
             ),
-            _ => (Exit::File, mend(&error)),
+            _ => (Exit::File, disk_hint(&error)),
         };
         let hint = hint.map(str::to_owned);
         if let Error::Parameters { layout, problems } = error {
@@ -362,12 +359,12 @@ impl From<vit_model::Error> for Failure {
     }
 }
 
-/// How a safetensors file comes out of another format.
+/// Advice on turning another format into a safetensors file.
 const fn what_to_do(format: OtherFormat) -> &'static str {
     match format {
         OtherFormat::LfsPointer => "fetch the file itself: `git lfs pull`",
         OtherFormat::Onnx => {
-            "`vit info FILE.onnx` shows a graph; elsewhere name the run or safetensors file that it was exported from"
+            "only `vit info FILE.onnx` reads graphs; pass the run or safetensors file that it was exported from"
         }
         OtherFormat::Html => {
             "download the file itself: its address has `resolve` in place of `blob`"
@@ -386,10 +383,9 @@ impl From<vit_onnx::Error> for Failure {
         let (exit, hint) = match error {
             Error::Model(error) => return error.into(),
             Error::Tensor(error) => return error.into(),
-            Error::TooLarge { .. } => (
-                Exit::Usage,
-                Some("export to a layout of safetensors, which has no such limit: --layout timm"),
-            ),
+            Error::TooLarge { .. } => {
+                (Exit::Usage, Some("export safetensors, which has no such limit: --layout timm"))
+            }
             _ => (Exit::File, None),
         };
         Self { hint: hint.map(str::to_owned), ..Self::new(exit, chain(&error)) }
@@ -401,10 +397,10 @@ impl From<vit_run::Error> for Failure {
         use vit_run::Error;
         let (exit, hint) = match &error {
             Error::Exists { .. } => {
-                (Exit::Usage, Some("pass another --run-dir, or none to have one chosen"))
+                (Exit::Usage, Some("pass another --run-dir, or leave it out to get a new one"))
             }
-            Error::InUse { .. } => (Exit::File, Some("wait for it, or end it first")),
-            _ => (Exit::File, mend(&error)),
+            Error::InUse { .. } => (Exit::File, Some("wait until it ends, or stop it")),
+            _ => (Exit::File, disk_hint(&error)),
         };
         Self { hint: hint.map(str::to_owned), ..Self::new(exit, chain(&error)) }
     }
@@ -421,18 +417,17 @@ impl From<vit_train::Error> for Failure {
         let (exit, hint) = match &error {
             Error::Ranks { .. } => (
                 Exit::Usage,
-                Some("start fewer ranks, or raise `shards` under [train] in a file for --config"),
+                Some("start fewer ranks, or raise `shards` under [train] in the --config file"),
             ),
             Error::NoBatch { .. } => (Exit::Usage, Some("pass a smaller --batch-size")),
-            Error::Setting { .. } => (
-                Exit::Usage,
-                Some("it is set by its flag, or under [train] in a file for --config"),
-            ),
+            Error::Setting { .. } => {
+                (Exit::Usage, Some("set it with its flag, or under [train] in the --config file"))
+            }
             Error::MixedOnGpu => {
                 (Exit::Usage, Some("pass --device cpu, or --augment-mixup 0 to train without it"))
             }
             Error::OnGpu { .. } => (Exit::Usage, Some("pass --device cpu")),
-            Error::Unreadable { .. } | Error::State { .. } => (Exit::File, mend(&error)),
+            Error::Unreadable { .. } | Error::State { .. } => (Exit::File, disk_hint(&error)),
             Error::NotFinite { .. } => (Exit::Diverged, Some("try a smaller --lr")),
             _ => (Exit::Internal, None),
         };
@@ -460,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_gpu_is_a_device_that_cannot_be_had() {
+    fn a_full_gpu_is_a_device_error() {
         for failure in [
             Failure::from(out_of_memory()),
             vit_train::Error::from(out_of_memory()).into(),
@@ -472,14 +467,14 @@ mod tests {
     }
 
     #[test]
-    fn mixup_on_a_gpu_is_a_setting_to_change() {
+    fn mixup_on_a_gpu_is_a_usage_error() {
         let failure = Failure::from(vit_train::Error::MixedOnGpu);
         assert!(failure.is(Exit::Usage), "{failure:?}");
         assert!(failure.hint.is_some_and(|hint| hint.contains("--device cpu")));
     }
 
     #[test]
-    fn a_batch_that_is_too_large_for_a_gpu_is_named() {
+    fn a_batch_too_large_for_a_gpu_is_named() {
         let failure = Failure::from(vit_train::Error::from(out_of_memory())).at_batch_size(4096);
         let expected = "a batch of 4096 images: the GPU has too little free memory: ";
         assert!(failure.message.starts_with(expected), "{failure:?}");

@@ -1,4 +1,4 @@
-//! The folder that timm or transformers saved a model in.
+//! Folders in which timm or transformers saved a model.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ pub(crate) const CARD: &str = "README.md";
 pub(crate) const CONFIG: &str = "config.json";
 pub(crate) const PREPROCESSOR: &str = "preprocessor_config.json";
 
-/// Whether this is the folder of a foreign model: a run's has a `config.toml` instead.
+/// Whether the folder has a foreign model. A run directory has a `config.toml` instead.
 pub(crate) fn is_foreign_folder(path: &Path) -> bool {
     let holds = |name: &str| path.join(name).exists();
     path.is_dir()

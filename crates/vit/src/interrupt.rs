@@ -1,5 +1,5 @@
-//! Ctrl-C and SIGTERM: they end the program at once, but for a run that is training. That is asked to save itself and to end, is
-//! left soon whether it has come to it or not, and at once when asked again.
+//! Ctrl-C and SIGTERM. They end the program at once, unless it is training: a run saves itself and ends, within a short
+//! time limit, and at once on a second signal.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,33 +14,34 @@ use crate::terminal::{quoted, stderr};
 
 static TRAINING: AtomicBool = AtomicBool::new(false);
 static ASKED: AtomicBool = AtomicBool::new(false);
-/// The folder of the run.
+/// The run directory.
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-/// What saves a run that is in the middle of a step.
+/// Saves a run in the middle of a step.
 static SAVE: Mutex<Option<Save>> = Mutex::new(None);
-/// Whether all that the run has come to is on the disk.
+/// Whether the run's whole state is on disk.
 static SAFE: AtomicBool = AtomicBool::new(false);
 static TOLD: Mutex<bool> = Mutex::new(false);
-/// How many write files that the program does not leave half done.
+/// Number of threads writing files that must not be left incomplete.
 static WRITING: Mutex<usize> = Mutex::new(0);
 static WRITTEN: Condvar = Condvar::new();
 
-/// What ends a server.
+/// Stops a server.
 static SERVER: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 
-/// Saves what there is to be saved, and says whether there was anything.
+/// Saves the state kept for it; returns whether there was one.
 type Save = Box<dyn Fn() -> Result<bool> + Send>;
 
-/// How long after it was asked to end a run may still take to end by itself.
+/// Time that a run has to end by itself.
 const PATIENCE: Duration = Duration::from_millis(1500);
-/// Launchers pass a signal on that the terminal sends too, and repeat it: of several ranks, within this time it is the same.
+/// With several ranks, signals within this time count as one: launchers pass on a signal that the terminal also sends,
+/// and repeat it.
 const ONE_SIGNAL: Duration = Duration::from_secs(2);
 
 static HAS_OTHERS: AtomicBool = AtomicBool::new(false);
-/// How long the program waits for whoever reads what it says last.
+/// Time limit for the last messages.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// Listens from now on.
+/// Starts listening to signals.
 ///
 /// # Errors
 /// If the system refuses.
@@ -53,7 +54,7 @@ pub(crate) fn listen() -> Result<()> {
             return;
         }
         stderr::hurry();
-        // Who serves and does not train ends once all is answered, or at once when asked again.
+        // A server without training stops after its open requests, or at once on a second signal.
         if is_first && let Some(stop) = SERVER.get() {
             stop();
             if !TRAINING.load(Ordering::SeqCst) {
@@ -74,7 +75,7 @@ pub(crate) fn listen() -> Result<()> {
     outlive_limits()
 }
 
-/// Slurm sends SIGUSR1 some time before a job's limit, where `--signal` asks for it.
+/// Slurm sends SIGUSR1 before a job's time limit, if `--signal` requests it.
 #[cfg(unix)]
 fn listen_to_schedulers(on_signal: impl Fn() + Send + 'static) -> Result<()> {
     let cannot = |error: std::io::Error| {
@@ -91,19 +92,19 @@ fn listen_to_schedulers(_on_signal: impl Fn() + Send + 'static) -> Result<()> {
     Ok(())
 }
 
-/// From now on an asked-for end is one of several ranks.
+/// From now on this process is one of several ranks.
 #[cfg_attr(not(feature = "mpi"), allow(dead_code, reason = "without ranks there is one process"))]
 pub(crate) fn is_one_of_several() {
     HAS_OTHERS.store(true, Ordering::SeqCst);
 }
 
-/// Another rank was asked to end the run.
+/// Another rank was asked to end.
 pub(crate) fn ask() {
     ASKED.store(true, Ordering::SeqCst);
 }
 
-/// A file that reaches the limit set for its size is to be an error of its write, and not the end of the program, which
-/// would leave the file behind.
+/// Makes reaching the file-size limit an error of the write. By default it kills the program, which would leave the
+/// file incomplete.
 #[cfg(unix)]
 fn outlive_limits() -> Result<()> {
     let heard = std::sync::Arc::new(AtomicBool::new(false));
@@ -118,21 +119,21 @@ fn outlive_limits() -> Result<()> {
     Ok(())
 }
 
-/// From now on there is a run that looks at [`asked`] after every step.
+/// From now on a run checks [`asked`] after every step.
 pub(crate) fn training_begins() {
     TRAINING.store(true, Ordering::SeqCst);
 }
 
-/// The run that trains is in this folder, and what [`save_at_once`] does.
+/// Registers the run directory, and the function behind [`save_at_once`].
 pub(crate) fn trains_in(folder: &Path, save: impl Fn() -> Result<bool> + Send + 'static) {
-    // Another run there is not.
+    // There is only one run.
     let _ = FOLDER.set(folder.to_owned());
     *locked(&SAVE) = Some(Box::new(save));
 }
 
-/// From now on there is a server, which this ends.
+/// Registers the function that stops the server.
 pub(crate) fn serves(stop: impl Fn() + Send + Sync + 'static) {
-    // Another server there is not.
+    // There is only one server.
     let _ = SERVER.set(Box::new(stop));
 }
 
@@ -141,8 +142,7 @@ pub(crate) fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
 }
 
-/// Saves what is held ready for that. It is done when the program is asked to end; who holds something ready after that does it
-/// itself.
+/// Saves the kept state. Called when the program is asked to end; a state kept after that must be saved by its owner.
 pub(crate) fn save_at_once() {
     let save = locked(&SAVE);
     match save.as_ref().map_or(Ok(false), |save| save()) {
@@ -152,17 +152,17 @@ pub(crate) fn save_at_once() {
     }
 }
 
-/// All that the run has come to is on the disk, and no more will come.
+/// The run's whole state is on disk, and it has ended.
 pub(crate) fn is_safe() {
     SAFE.store(true, Ordering::SeqCst);
 }
 
-/// The run goes on, and what comes is not saved yet.
+/// The run continues with unsaved state.
 pub(crate) fn is_unsafe() {
     SAFE.store(false, Ordering::SeqCst);
 }
 
-/// Says, once, that the run was interrupted, and how it goes on.
+/// Logs, once, that the run was interrupted and how to resume it.
 pub(crate) fn tell() {
     let Some(folder) = FOLDER.get() else { return };
     let mut told = locked(&TOLD);
@@ -171,20 +171,20 @@ pub(crate) fn tell() {
     }
     let shown = folder.display();
     if SAFE.load(Ordering::SeqCst) {
-        tracing::warn!("interrupted; the model so far is in {shown}");
+        tracing::warn!("interrupted; the run is saved in {shown}");
     } else {
-        tracing::warn!("interrupted in the middle of a step; {shown} is as it was last saved");
+        tracing::warn!("interrupted in the middle of a step; {shown} has the last saved state");
     }
-    tracing::warn!(target: HINT, "go on with `vit train --resume {}`", quoted(folder));
+    tracing::warn!(target: HINT, "continue with `vit train --resume {}`", quoted(folder));
 }
 
-/// Saves what can be saved at once, leaves the run the time to do better, and ends the program, but not while it is [`Writing`].
+/// Saves what it can at once, gives the run some time to do better, and exits, but not during [`Writing`].
 fn leave_soon() {
     let since = Instant::now();
     save_at_once();
     std::thread::sleep(PATIENCE.saturating_sub(since.elapsed()));
     let writing = locked(&WRITING);
-    // Held to the end: nothing else begins.
+    // Kept until the exit, so that no other write begins.
     let _writing =
         WRITTEN.wait_while(writing, |writing| *writing > 0).unwrap_or_else(PoisonError::into_inner);
     briefly(tell);
@@ -193,21 +193,21 @@ fn leave_soon() {
 
 fn leave() -> ! {
     briefly(progress::end);
-    // Last, since a thread that still writes waits from then on.
+    // Done last: threads that still write are blocked afterwards.
     briefly(vit_files::remove_temporaries);
     std::process::exit(Exit::Interrupted as i32);
 }
 
-/// Does what may wait for ever, such as for whoever reads stderr.
+/// Runs something that may block for ever, such as writing to stderr, with a time limit.
 fn briefly(what: fn()) {
     let (done, is_done) = channel();
     let thread = Builder::new().name("last words".to_owned()).spawn(move || {
         what();
-        // Nobody may wait for it any more.
+        // The receiver may be gone.
         let _ = done.send(());
     });
     if thread.is_ok() {
-        // If it is not done by then, it never is.
+        // If it is not done by then, it is blocked.
         let _ = is_done.recv_timeout(LAST_WORDS);
     }
 }
@@ -216,7 +216,7 @@ fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
     what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Until it is dropped, something is being written that an asked-for end waits for; unless it is asked for again.
+/// While it exists, the program's end waits for a write in progress, unless it is asked to end again.
 pub(crate) struct Writing(());
 
 impl Writing {
@@ -233,7 +233,7 @@ impl Drop for Writing {
     }
 }
 
-/// Writes something that an asked-for end waits for.
+/// Runs a write that the program's end waits for.
 pub(crate) fn writing<T>(write: impl FnOnce() -> T) -> T {
     let _writing = Writing::begin();
     write()

@@ -1,4 +1,4 @@
-//! The `vit` command as a library: parses, resolves, composes and prints. What it does is done by the crates below it.
+//! The `vit` command as a library: parses arguments, combines the other crates, and prints.
 
 mod any_model;
 mod args;
@@ -11,6 +11,7 @@ mod dataset;
 mod device;
 mod differences;
 mod failure;
+mod foreign_flags;
 mod foreign_folder;
 mod interrupt;
 mod logging;
@@ -28,19 +29,18 @@ mod served;
 mod settings;
 mod terminal;
 mod threads;
-mod untold;
 mod walk;
 
 use std::process::ExitCode;
 
-/// Runs the program with the arguments that it was started with.
+/// Runs the program with the arguments of this process.
 pub fn run() -> ExitCode {
     candle_threads::leave_unused();
     terminal::tell_panics();
     let cli = cli::usage::parse();
     let is_shared = cli.command.is_for_ranks();
     let mut logging = cli.logging;
-    // Rank 0 speaks for all.
+    // Rank 0 logs for all.
     logging.quiet |= is_shared && ranks::is_follower();
     logging::start(&logging);
     let done = instructions_are_named()
@@ -52,12 +52,12 @@ pub fn run() -> ExitCode {
 fn instructions_are_named() -> failure::Result<()> {
     vit_ops::check_instruction_set().map_err(|error| {
         failure::Failure::new(failure::Exit::Usage, error.to_string())
-            .hint("unset VIT_SIMD to have the best that this machine has")
+            .hint("unset VIT_SIMD to use the machine's best")
     })
 }
 
-/// Parsers that are the program's own, for fuzzing: each asserts what must hold whatever the bytes are, and says whether it takes
-/// them.
+/// The program's own parsers, for fuzzing. Each asserts what must hold for any input, and returns whether it accepts
+/// it.
 #[doc(hidden)]
 pub mod fuzzing {
     pub use crate::pictures::fuzzing::read as picture;

@@ -1,4 +1,4 @@
-//! Log lines on stderr, through tracing.
+//! Logging to stderr, through tracing.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -22,17 +22,17 @@ use crate::failure::{DETAIL, HINT};
 use crate::progress::{self, AboveLines};
 use crate::terminal::{escaped, escaped_in_json, stderr};
 
-/// What goes to stderr.
+/// Logging options.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Logging")]
 pub(crate) struct Logging {
     /// Log only errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Log more; twice for all, libraries too
+    /// Log more; repeat for everything, including libraries
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// How log lines are written
+    /// Format of log lines
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
 }
@@ -45,12 +45,12 @@ pub(crate) enum LogFormat {
 
 static IS_FOR_MACHINES: AtomicBool = AtomicBool::new(false);
 
-/// Whether log lines are JSON: a message is a sentence then.
+/// Whether log lines are JSON, whose messages are sentences.
 pub(crate) fn is_for_machines() -> bool {
     IS_FOR_MACHINES.load(Ordering::Relaxed)
 }
 
-/// Starts logging as the command line says, and progress where a person reads along. `NO_COLOR` turns colours off.
+/// Starts logging as requested, and progress bars in a terminal. `NO_COLOR` turns colours off.
 pub(crate) fn start(options: &Logging) {
     let level = match (options.quiet, options.verbose) {
         (true, _) => LevelFilter::ERROR,
@@ -64,12 +64,12 @@ pub(crate) fn start(options: &Logging) {
     let wanted = filter_fn(move |metadata| {
         *metadata.level() <= level && (is_ours(metadata) || (all && is_fit(metadata)))
     });
-    // How long what takes long has taken is for those who want more than what happens.
+    // Durations of spans are only for verbose logs.
     let spans = if level >= LevelFilter::DEBUG { FmtSpan::CLOSE } else { FmtSpan::NONE };
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(stderr::is_terminal() && !no_color)
         .with_span_events(spans)
-        // They would be told on stderr, with a panic where that is closed.
+        // Internal errors would be printed to stderr, with a panic if that is closed.
         .log_internal_errors(false);
     let lines = match options.log_format {
         LogFormat::Text => {
@@ -86,8 +86,8 @@ pub(crate) fn start(options: &Logging) {
     }
 }
 
-/// Whether one of our crates says it: what a library calls an error, such as a host that does not answer, can be
-/// something that we go on from.
+/// Whether one of our crates logs the event. A library's error, such as an unreachable host, may be one we recover
+/// from.
 fn is_ours(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
     [HINT, DETAIL].contains(&target)
@@ -96,12 +96,12 @@ fn is_ours(metadata: &Metadata<'_>) -> bool {
         || target.starts_with("vit::")
 }
 
-/// Whether a library's line may be shown: of requests as bytes, secrets cannot be taken out.
+/// Whether a library's event may be shown: raw requests can contain secrets.
 fn is_fit(metadata: &Metadata<'_>) -> bool {
     !metadata.target().starts_with("ureq_proto")
 }
 
-/// Lines of JSON, as a terminal may show them.
+/// JSON lines, escaped for terminals.
 struct JsonLines;
 
 impl Write for JsonLines {
@@ -116,7 +116,7 @@ impl Write for JsonLines {
     }
 }
 
-/// `message field=value` as it is: what is hidden in it is escaped once, with all of the line.
+/// `message field=value`, unescaped: the complete line is escaped later.
 struct Fields;
 
 impl<'writer> FormatFields<'writer> for Fields {
@@ -135,7 +135,7 @@ struct FieldVisitor<'writer> {
 
 impl Visit for FieldVisitor<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        // A message has no quotes.
+        // Messages have no quotes.
         match field.name() {
             "message" => self.record_debug(field, &format_args!("{value}")),
             _ => self.record_debug(field, &value),
@@ -151,7 +151,7 @@ impl Visit for FieldVisitor<'_> {
     }
 }
 
-/// `message field=value`, with the level before it where it is not plain information: a person reads it.
+/// `message field=value` for people, with the level in front unless it is info.
 struct Plain;
 
 impl<S, N> FormatEvent<S, N> for Plain
@@ -188,7 +188,7 @@ where
     }
 }
 
-/// The spans that an event is of, from the outermost, as `run:epoch{epoch=1}: `.
+/// The event's spans from the outermost, as `run:epoch{epoch=1}: `.
 fn write_spans<S, N>(context: &FmtContext<'_, S, N>, writer: &mut Writer<'_>) -> fmt::Result
 where
     S: Subscriber + for<'a> LookupSpan<'a>,

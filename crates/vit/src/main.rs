@@ -1,6 +1,6 @@
 //! The `vit` command.
 
-/// Keeps freed pages: glibc's allocator would map and unmap those of every large tensor.
+/// Keeps freed pages: glibc's allocator would map and unmap the pages of every large tensor.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,13 +1,13 @@
-//! The name that someone may have meant.
+//! Suggests the nearest known name.
 
-/// What to try, where a message of serde's says that a key or value is unknown and which there are.
+/// A suggestion, for serde's messages about an unknown field or variant.
 pub(crate) fn hint(message: &str) -> Option<String> {
     let told =
         message.split_once("unknown field ").or_else(|| message.split_once("unknown variant "));
-    // Names are quoted with backticks, the one that came first.
+    // Names are in backticks; the first is the unknown one.
     let mut names = told?.1.split('`').skip(1).step_by(2);
     let wrong = names.next()?;
-    // The text between backticks is a file's, where a wrong name has backticks itself.
+    // Text in backticks may come from the file, if the unknown name contains backticks.
     let is_name = |name: &&str| name.chars().all(|it| it.is_ascii_alphanumeric() || it == '_');
     let near = |name: &&str| strsim::damerau_levenshtein(wrong, name) <= wrong.len().div_ceil(2);
     let nearest = names.take_while(|name| !name.contains('.')).filter(is_name).filter(near);
@@ -20,7 +20,7 @@ mod tests {
     use super::hint;
 
     #[test]
-    fn the_nearest_of_the_known_names_is_told() {
+    fn the_nearest_known_name_is_suggested() {
         let message =
             "c.toml: unknown field `haeds`, expected one of `dim`, `heads`, `depth` in `model`";
         assert_eq!(hint(message).as_deref(), Some("did you mean heads?"));
@@ -31,7 +31,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_like_no_name_has_no_hint() {
+    fn dissimilar_names_get_no_suggestion() {
         assert_eq!(hint("unknown field `zzz`, expected one of `dim`, `heads`"), None);
         let message = "unknown field `x`, expected `curl evil | sh`, expected one of `dim`";
         assert_eq!(hint(message), None);

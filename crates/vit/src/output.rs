@@ -1,4 +1,4 @@
-//! Results on stdout, and how numbers are written.
+//! Printing results to stdout, and formatting numbers.
 
 use std::io::{self, ErrorKind};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::failure::{Exit, Failure, Result};
 use crate::terminal::{escaped, escaped_in_json, stdout};
 
-/// Prints one line, whatever the text holds. A closed stdout is an error that `failure` takes for success.
+/// Prints one line, escaped. A closed stdout is an error that `failure` turns into success.
 ///
 /// # Errors
 /// If stdout cannot be written.
@@ -25,7 +25,7 @@ pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     write(&format!("{}\n", escaped_in_json(&line)))
 }
 
-/// Prints lines of our own, such as a script.
+/// Prints our own text of several lines, such as a script.
 ///
 /// # Errors
 /// If stdout cannot be written.
@@ -38,7 +38,7 @@ fn write(text: &str) -> Result<()> {
     stdout::write(text).map_err(|error| unwritable(&error))
 }
 
-/// A closed stdout is no failure: whoever reads has seen enough.
+/// A closed stdout is not a failure: the reader has seen enough.
 pub(crate) fn unwritable(error: &io::Error) -> Failure {
     let is_closed = error.kind() == ErrorKind::BrokenPipe;
     let exit = if is_closed { Exit::ClosedPipe } else { Exit::File };
@@ -68,7 +68,7 @@ pub(crate) fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-/// Hours, minutes and seconds, as `4:02` or `1:00:00`.
+/// Hours, minutes and seconds, such as `4:02` or `1:00:00`.
 pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_read_as_a_clock() {
+    fn durations_look_like_a_clock() {
         for (seconds, text) in [(0, "0:00"), (242, "4:02"), (3600, "1:00:00"), (90_061, "25:01:01")]
         {
             assert_eq!(duration(Duration::from_secs(seconds)), text);

@@ -1,7 +1,7 @@
-//! Where a command writes what its user names: the one place that decides whether it may, before any work is done.
+//! Output files: the one place that decides, before any work, whether a command may write to a path.
 //!
-//! An output is never a file that the command reads, nor one of a run. A file that exists is replaced only where that was
-//! asked for. Links are followed and stay, pipes and devices are written through.
+//! An output is never a file that the command reads, nor one inside a run directory. An existing file is replaced only
+//! with --force. Symbolic links are followed and kept; pipes and devices are written through.
 
 use std::fs;
 use std::io;
@@ -16,10 +16,10 @@ use crate::output;
 #[cfg(unix)]
 use crate::terminal::stdout;
 
-/// What becomes of a file that lies where an output is to go.
+/// What happens to an existing file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Existing {
-    /// It stays, and the command is refused.
+    /// The file is kept, and the command fails.
     Kept,
     Replaced,
 }
@@ -30,10 +30,10 @@ impl Existing {
     }
 }
 
-/// Whether an output may replace a file.
+/// The flag that allows overwriting.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Force {
-    /// Replace the output if it exists; a file that the command reads, or one of a run, is never replaced
+    /// Overwrite an existing output, but never an input file or a file of a run
     #[arg(long, requires = "output")]
     force: bool,
 }
@@ -48,7 +48,7 @@ impl Force {
 pub(crate) struct Inputs(Vec<FileId>);
 
 impl Inputs {
-    /// These files, and the files in these folders. What cannot be looked at is told by who reads it.
+    /// These files, and the files in these folders. Ignores errors; the command reports them when it reads.
     pub(crate) fn of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
         let mut files = Vec::new();
         for path in paths {
@@ -64,7 +64,7 @@ impl Inputs {
     }
 }
 
-/// The file that stdin comes from, if it is one: any command may read it.
+/// The file behind stdin, if it is one: any command may read it.
 #[cfg(unix)]
 fn stdin() -> Option<FileId> {
     use std::os::fd::AsFd;
@@ -78,20 +78,20 @@ fn stdin() -> Option<FileId> {
     None
 }
 
-/// A file, pipe or device that may be written.
+/// A file, pipe or device that the command may write.
 #[derive(Debug)]
 pub(crate) struct Output {
-    /// As the user names it.
+    /// The user's own spelling.
     path: PathBuf,
     target: Target,
     is_stdout: bool,
 }
 
 impl Output {
-    /// Decides whether a file may be written.
+    /// Checks that a path may be written.
     ///
     /// # Errors
-    /// If not.
+    /// If it may not.
     pub(crate) fn new(path: &Path, inputs: &Inputs, existing: Existing) -> Result<Self> {
         let output = Self::in_any_folder(path, inputs, existing)?;
         if output.is_file()
@@ -102,7 +102,7 @@ impl Output {
         Ok(output)
     }
 
-    /// The same where the folder may be missing.
+    /// Like [`new`](Self::new), but the parent folder may be missing.
     fn in_any_folder(path: &Path, inputs: &Inputs, existing: Existing) -> Result<Self> {
         let target = Target::of(path).map_err(vit_files::Error::io("write", path))?;
         let is_stdout = is_stdout(path);
@@ -113,13 +113,13 @@ impl Output {
         if let Target::File(_) = target
             && FileId::of(path).is_ok_and(|file| inputs.0.contains(&file))
         {
-            return refused("this command reads it".to_owned(), "name another file to write");
+            return refused("this command reads it".to_owned(), "choose another output file");
         }
         if !matches!(target, Target::Device(_))
             && let Some(run) = run_around(target.path())
         {
-            let why = format!("{} is the folder of a run", run.display());
-            return refused(why, "name a file outside of it");
+            let why = format!("{} is a run directory", run.display());
+            return refused(why, "choose a file outside of it");
         }
         match &target {
             Target::Folder(_) => {
@@ -128,7 +128,7 @@ impl Output {
                 return Err(Failure::new(Exit::File, message));
             }
             Target::File(_) if !is_stdout && existing == Existing::Kept => {
-                let hint = "pass --force to replace it, or name another file";
+                let hint = "pass --force to overwrite it, or choose another file";
                 return refused("it exists".to_owned(), hint);
             }
             _ => {}
@@ -137,15 +137,15 @@ impl Output {
         Ok(Self { path: path.to_owned(), target, is_stdout })
     }
 
-    /// Whether it is a regular file, so that it may have to have a name of some kind.
+    /// Whether it is a regular file, and so may need a certain extension.
     pub(crate) fn is_file(&self) -> bool {
         !self.is_stdout && matches!(self.target, Target::File(_) | Target::Absent(_))
     }
 
-    /// Writes it: a file whole or not at all. It may be written again.
+    /// Writes it; a file atomically. May be called again.
     ///
     /// # Errors
-    /// If the system refuses, or a file was made there meanwhile.
+    /// If the system refuses, or the file was created in the meantime.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         if self.is_stdout {
             return write_stdout(bytes).map_err(|error| output::unwritable(&error));
@@ -163,7 +163,7 @@ impl Output {
         }
     }
 
-    /// The error with the name that the user knows.
+    /// The error with the user's own path.
     fn named(&self, error: vit_files::Error) -> Failure {
         match error {
             vit_files::Error::Io { operation, path, source } if path == self.target.path() => {
@@ -174,7 +174,7 @@ impl Output {
     }
 }
 
-/// A folder of files that may be written. It may be missing, and those above it.
+/// A folder of output files; it may not exist yet.
 #[derive(Debug)]
 pub(crate) struct OutputFolder {
     path: PathBuf,
@@ -182,10 +182,10 @@ pub(crate) struct OutputFolder {
 }
 
 impl OutputFolder {
-    /// Decides whether files of these names may be written in a folder.
+    /// Checks that files of these names may be written in a folder.
     ///
     /// # Errors
-    /// If not.
+    /// If they may not.
     pub(crate) fn new(
         path: &Path,
         names: &[&str],
@@ -212,44 +212,40 @@ impl OutputFolder {
     }
 }
 
-/// Refuses a folder in that of a run, as the one of a new run or of data; `flag` names it.
+/// Rejects a new run directory or data folder inside a run directory; `flag` names the option.
 ///
 /// # Errors
-/// If it would lie there.
+/// If it would be inside one.
 pub(crate) fn check_outside_of_runs(path: &Path, flag: &str) -> Result<()> {
-    // A path that leads nowhere is told by who makes the folder.
+    // An invalid path is reported when the folder is created.
     let Ok(target) = Target::of(path) else { return Ok(()) };
     match run_around(target.path()) {
         None => Ok(()),
         Some(run) => {
-            let message = format!(
-                "cannot write {}: {} is the folder of a run",
-                path.display(),
-                run.display()
-            );
+            let message =
+                format!("cannot write {}: {} is a run directory", path.display(), run.display());
             Err(Failure::new(Exit::Usage, message).hint(format!("pass a {flag} outside of it")))
         }
     }
 }
 
-/// The folder of the run or checkpoint that a real path lies in, as seen from the current folder where it lies below it.
+/// The run or checkpoint directory that contains a real path, relative to the current folder if possible.
 fn run_around(path: &Path) -> Option<PathBuf> {
     let is_run = |folder: &&Path| {
         let holds = |name: &str| folder.join(name).exists();
         let parts = [CONFIG, METRICS, ENVIRONMENT, CHECKPOINTS, STATE, TENSORS, LOCK];
-        // A run that lacks a file is one all the same.
+        // A run directory counts even if some files are missing.
         (holds(CONFIG) || holds(METRICS) || holds(STATE))
             && parts.into_iter().filter(|name| holds(name)).count() > 1
     };
-    // The outermost: of a checkpoint, its run.
+    // The outermost: for a checkpoint, its run.
     let run = path.ancestors().skip(1).filter(is_run).last()?;
     let here = std::env::current_dir().and_then(fs::canonicalize).unwrap_or_default();
     let below = run.strip_prefix(here).ok().filter(|below| !below.as_os_str().is_empty());
     Some(below.unwrap_or(run).to_owned())
 }
 
-/// Whether a path leads to stdout, such as `/dev/stdout`: opened anew, a file that stdout goes to would be written from its
-/// beginning again.
+/// Whether a path leads to stdout, such as `/dev/stdout`: opening it anew would overwrite a file from its beginning.
 #[cfg(unix)]
 fn is_stdout(path: &Path) -> bool {
     let stdout = stdout::file().and_then(|stdout| stdout.metadata());

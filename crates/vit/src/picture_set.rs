@@ -1,8 +1,8 @@
-//! What a name of a dataset leads to, where it is pictures in files.
+//! Recognising datasets of picture files.
 
 use std::path::Path;
 
-/// Whether this names pictures in files: a folder that is none of IDX files, a CSV file, or a dataset of the hub.
+/// Whether the name means picture files: a folder without IDX files, a CSV file, or a hub dataset.
 pub(crate) fn is_of_pictures(name: &str) -> bool {
     let path = Path::new(name);
     vit_data::HubName::is_meant(name)
@@ -10,7 +10,7 @@ pub(crate) fn is_of_pictures(name: &str) -> bool {
         || (path.is_dir() && !vit_data::holds_idx(path) && !vit_data::holds_cifar(path))
 }
 
-/// Whether this names a table of pictures.
+/// Whether the path is a CSV file.
 pub(crate) fn is_csv(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"))
 }

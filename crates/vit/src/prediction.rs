@@ -1,30 +1,30 @@
-//! What a model makes of an image.
+//! A model's prediction for an image.
 
 use serde::Serialize;
 use vit_model::ModelInfo;
 
 use crate::failure::{Exit, Failure, Result};
 
-/// What is said of an image.
+/// A prediction.
 #[derive(Serialize)]
 pub(crate) struct Prediction {
     #[serde(flatten)]
     pub(crate) subject: Subject,
     #[serde(flatten)]
     pub(crate) best: Ranked,
-    /// The most probable classes, the first first, where they are asked for.
+    /// The most probable classes, highest first, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) top: Option<Vec<Ranked>>,
-    /// Of each class.
+    /// One for each class.
     pub(crate) probabilities: Vec<f32>,
 }
 
-/// Which image.
+/// The predicted image.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum Subject {
     Picture {
-        /// None over HTTP.
+        /// `None` over HTTP.
         #[serde(skip_serializing_if = "Option::is_none")]
         image: Option<String>,
         inverted: bool,
@@ -38,7 +38,7 @@ pub(crate) enum Subject {
 #[derive(Clone, Serialize)]
 pub(crate) struct Ranked {
     pub(crate) class: usize,
-    /// Where it is another than the number.
+    /// The class's name, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
     pub(crate) probability: f32,
@@ -54,11 +54,11 @@ impl Prediction {
         info: &ModelInfo,
     ) -> Result<Self> {
         if !probabilities.iter().all(|probability| probability.is_finite()) {
-            let message = "the model gives probabilities that are not finite";
+            let message = "the model's probabilities are not finite";
             return Err(Failure::new(Exit::File, message));
         }
         let mut ranked: Vec<usize> = (0..probabilities.len()).collect();
-        // A stable sort, so that the first of equals is the class, as in an evaluation.
+        // A stable sort: ties go to the first class, as in an evaluation.
         ranked.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
         let ranked_as = |class: usize| {
             let name = info.class_names.get(class).filter(|name| **name != class.to_string());
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_are_ranked_and_the_first_of_equals_comes_first() {
+    fn classes_are_ranked_and_ties_go_to_the_first() {
         let prediction = prediction(&[0.2, 0.3, 0.2, 0.3], Some(3)).expect("finite numbers");
         assert_eq!(prediction.best.class, 1);
         let top = prediction.top.expect("asked for");
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_not_finite_are_no_prediction() {
+    fn non_finite_probabilities_are_an_error() {
         assert!(prediction(&[0.5, f32::NAN], None).is_err());
     }
 }

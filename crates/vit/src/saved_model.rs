@@ -1,4 +1,4 @@
-//! Opening what a user names as MODEL: a run folder, or a safetensors file that carries its configuration.
+//! Opens a MODEL argument: a run directory, or a safetensors file with its configuration.
 
 use std::path::Path;
 
@@ -14,42 +14,42 @@ use crate::foreign_folder::is_foreign_folder;
 use crate::settings::Settings;
 use crate::terminal::quoted;
 
-/// A model's file, whose header has been read and checked.
+/// A model file with its header read and checked.
 pub(crate) struct SavedFile {
     pub(crate) file: ModelFile,
     pub(crate) layout: Layout,
     pub(crate) config: VitConfig,
-    /// The run it is of, where it is named by the run's folder.
+    /// The run's settings, if the path is a run directory.
     pub(crate) run: Option<Settings>,
 }
 
-/// A model on disk, read and checked.
+/// A model read from disk.
 pub(crate) struct SavedModel {
     pub(crate) config: VitConfig,
     /// Class names and transform.
     pub(crate) info: ModelInfo,
-    /// Under their native names.
+    /// By native name.
     pub(crate) parameters: Tensors,
-    /// The run it is of, where it is named by the run's folder.
+    /// The run's settings, if the path is a run directory.
     pub(crate) run: Option<Settings>,
 }
 
 impl SavedFile {
-    /// Opens a model's file and checks its tensors against its configuration.
+    /// Opens a model file, and checks its tensors against its configuration.
     ///
     /// # Errors
-    /// If there is no model, or it is another library's, or it is not what its configuration says.
+    /// If there is no model, it is another library's, or it does not match its configuration.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let import = format!("`vit import {} -o OUT.safetensors`", quoted(path));
-        // A file that carries our configuration is ours, whatever lies beside it.
+        // A file with our configuration is ours, whatever is beside it.
         if is_foreign_folder(path) {
             let weights = path.join(MODEL);
             if weights.exists() && ModelFile::open(&weights)?.config().is_some() {
                 return Self::open(&weights);
             }
-            let message = format!("{} is the folder of another library's model", path.display());
+            let message = format!("{} is a folder of another library", path.display());
             return Err(
-                Failure::new(Exit::File, message).hint(format!("take it over first: {import}"))
+                Failure::new(Exit::File, message).hint(format!("import it first: {import}"))
             );
         }
         let is_run = path.is_dir();
@@ -60,16 +60,16 @@ impl SavedFile {
             let failure = Failure::from(error);
             let run = path.parent().unwrap_or(&path);
             let hint = format!(
-                "the run has not ended: name {}, or go on with `vit train --resume {}`",
+                "the run has not ended: pass {}, or continue with `vit train --resume {}`",
                 run.join("checkpoints/last").display(),
                 quoted(run)
             );
             if unfinished { failure.hint(hint) } else { failure }
         })?;
         let Some(config) = file.config().cloned() else {
-            let message = format!("{} carries no configuration", path.display());
+            let message = format!("{} has no configuration", path.display());
             return Err(Failure::new(Exit::File, message).hint(format!(
-                "name a run folder, or take another library's file over first: {import}"
+                "pass a run directory, or import another library's file first: {import}"
             )));
         };
         let about = |error| at_fault(&file, error);
@@ -79,7 +79,7 @@ impl SavedFile {
     }
 }
 
-/// Whatever is wrong with a file, it is the file's fault and not the command line's.
+/// An error of the file, never of the command line.
 fn at_fault(file: &ModelFile, error: vit_model::Error) -> Failure {
     Failure::from(error).exit(Exit::File).about(file.path().display())
 }
@@ -88,7 +88,7 @@ impl SavedModel {
     /// Reads a model.
     ///
     /// # Errors
-    /// As [`SavedFile::open`].
+    /// Same as [`SavedFile::open`].
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let SavedFile { file, layout, config, run } = SavedFile::open(path)?;
         let parameters =
@@ -97,10 +97,10 @@ impl SavedModel {
         Ok(Self { config, info, parameters, run })
     }
 
-    /// The model, for evaluation.
+    /// Builds the model for inference.
     ///
     /// # Errors
-    /// If the device has no room.
+    /// If the device's memory is full.
     pub(crate) fn build(&self, device: &Device) -> Result<VisionTransformer> {
         let parameters = self.parameters.clone().into_iter().collect();
         let vb = VarBuilder::from_tensors(parameters, DType::F32, device);
@@ -108,13 +108,13 @@ impl SavedModel {
     }
 }
 
-/// The probabilities of the classes.
+/// Class probabilities.
 ///
 /// # Shapes
 /// `images` (batch, channels, height, width) -> batch rows of `classes` numbers
 ///
 /// # Errors
-/// If the images are not the model's.
+/// If the images do not suit the model.
 pub(crate) fn probabilities(
     model: &VisionTransformer,
     output: Output,

@@ -1,4 +1,4 @@
-//! The settings of a run: flags over the configuration file over the preset's defaults.
+//! A run's settings: flags override the configuration file, which overrides the preset.
 
 mod change;
 mod data;
@@ -24,22 +24,22 @@ pub(crate) use file::{CUSTOM, Settings};
 use file::{Misread, one_line, parse};
 pub(crate) use finetune::{Finetune, Freeze};
 
-/// Which settings to begin with.
+/// The preset and the configuration file.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SettingsArgs {
-    /// The model: notebook (the seed's code, every quirk of it), shallow, pictures-32, pictures-64, or one of the papers':
-    /// vit-ti16, vit-s16, vit-b16, vit-b32 or vit-l16 [default: shallow, for pictures pictures-64]
+    /// Model: notebook (the seed's code with its quirks), shallow, pictures-32, pictures-64, vit-ti16, vit-s16,
+    /// vit-b16, vit-b32 or vit-l16 [default: shallow; for pictures pictures-64]
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<String>,
-    /// Settings from a TOML file, such as a run's config.toml; flags override them
+    /// TOML file with settings, such as a run's config.toml; flags override it
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub(crate) config: Option<PathBuf>,
 }
 
-/// What of a model was asked for; the data tell the rest.
+/// Parts of the model that the user chose; the dataset determines the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
-    /// Its shape, by a preset or by itself; else it is the default.
+    /// Its shape, by a preset or directly.
     pub(crate) model: bool,
     /// The channels of its images.
     pub(crate) channels: bool,
@@ -50,12 +50,12 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// All of it, as by a model that is there or a run that goes on.
+    /// Everything is fixed, as for an existing model or a resumed run.
     pub(crate) const fn all() -> Self {
         Self { model: true, channels: true, image: true, patch: true, classes: true }
     }
 
-    /// Images and classes as before, and all else, as where training begins with another model.
+    /// Images and classes as before, everything else fixed by the initial model.
     pub(crate) const fn with_another_model(self) -> Self {
         Self { channels: false, image: self.image, classes: false, ..Self::all() }
     }
@@ -76,18 +76,19 @@ impl Asked {
 }
 
 impl Settings {
-    /// The preset and what the configuration file says, checked, before any other flag.
+    /// The checked settings of preset and configuration file, before other flags.
     ///
     /// # Errors
-    /// If the file cannot be read, has an unknown key, or a setting is out of range.
+    /// If the file cannot be read or has an unknown key, or a setting is out of range.
     pub(crate) fn begin(args: &SettingsArgs) -> Result<Self> {
         Ok(Self::begin_explicitly(args, None)?.0)
     }
 
-    /// The same, and what of the model the user asked for. Of pictures, for which this dataset or the file's is asked, another
-    /// preset is the default.
+    /// Like [`begin`](Self::begin), with what the user chose. If this dataset or the file's consists of pictures, the
+    /// default preset is another.
     ///
     /// # Errors
+    /// Same as [`begin`](Self::begin).
     /// As [`begin`](Self::begin).
     pub(crate) fn begin_explicitly(
         args: &SettingsArgs,
@@ -105,8 +106,8 @@ impl Settings {
             && file.contains_key("model")
         {
             let path = path.display();
-            let message = format!("{path} has the model of preset {in_file}, --preset {asked}");
-            return Err(Failure::new(Exit::Usage, message).hint("leave --preset out"));
+            let message = format!("{path} has preset {in_file}, but --preset is {asked}");
+            return Err(Failure::new(Exit::Usage, message).hint("leave out --preset"));
         }
         let name = args.preset.as_deref().or(in_file);
         let dataset = dataset.or_else(|| file.get("dataset").and_then(Value::as_str));
@@ -137,7 +138,7 @@ impl Settings {
         Ok((settings, asked))
     }
 
-    /// Expands the `~` that the paths in a file may begin with.
+    /// Expands a leading `~` in the file's paths.
     fn expand_home(&mut self) -> Result<()> {
         self.dataset = self.dataset.as_deref().map(args::expand).transpose()?;
         let init = &mut self.finetune.init;
@@ -166,15 +167,15 @@ impl Settings {
         self.check_changes()
     }
 
-    /// The settings that [`to_toml`](Self::to_toml) made this text of, in another process.
+    /// Settings that [`to_toml`](Self::to_toml) wrote in another process.
     ///
     /// # Errors
-    /// If it is of another program.
+    /// If another version wrote them.
     pub(crate) fn of_text(text: &str) -> Result<Self> {
         toml::from_str(text).map_err(|error| bad_value(Path::new("the settings of rank 0"), &error))
     }
 
-    /// The settings of the run that lies in this folder.
+    /// The settings of the run in this directory.
     ///
     /// # Errors
     /// If its `config.toml` cannot be read.
@@ -186,13 +187,13 @@ impl Settings {
         settings.map_err(|failure| failure.exit(Exit::File))
     }
 
-    /// The file that repeats the run, for a terminal: hidden characters are written as TOML's escapes.
+    /// The configuration file for display in a terminal: hidden characters become TOML escapes.
     pub(crate) fn to_visible_toml(&self) -> String {
         let mut settings = self.clone();
         let dataset = settings.dataset.take_if(|name| name.contains(is_hidden));
         let is_hidden_path = |path: &mut PathBuf| path.to_string_lossy().contains(is_hidden);
         let init = settings.finetune.init.take_if(is_hidden_path);
-        // Keys stand before all tables, as they may.
+        // Keys come before tables in TOML.
         let dataset = dataset.map(|text| format!("dataset = {}\n", basic(&text)));
         let mut text = dataset.unwrap_or_default() + &settings.to_toml();
         if let Some(init) = init {
@@ -205,7 +206,7 @@ impl Settings {
         text
     }
 
-    /// Whether a file's table, or a flag, sets the model.
+    /// Whether the file or a flag sets the model.
     fn sets_model(args: &SettingsArgs, file: &Table) -> bool {
         args.preset.is_some()
             || file.contains_key("preset")
@@ -221,10 +222,10 @@ fn is_cifar(dataset: &str) -> bool {
     names.contains(&dataset) || vit_data::holds_cifar(Path::new(dataset))
 }
 
-/// The head of the table that fine-tuning is set in.
+/// Header of the fine-tuning table.
 const FINETUNE: &str = "[finetune]\n";
 
-/// A basic string of TOML, with each hidden character as its number.
+/// A TOML basic string with hidden characters escaped.
 fn basic(text: &str) -> String {
     let escaped = text.chars().map(|character| match character {
         '"' | '\\' => format!("\\{character}"),
@@ -234,11 +235,11 @@ fn basic(text: &str) -> String {
     format!("\"{}\"", escaped.collect::<String>())
 }
 
-/// Bytes, ten times those of a file that sets everything: the parser takes up to eight hundred for each.
+/// Size limit in bytes, ten times a file with every setting: the parser takes up to 800 bytes for each.
 const LONGEST: u64 = 1 << 15;
 
 fn read_table(path: &Path, open: impl FnOnce(&Path) -> io::Result<File>) -> Result<Table> {
-    // One's own may be a pipe of the shell's.
+    // The user's file may be a pipe of the shell.
     let text = open(path).and_then(|file| text_of_at_most(LONGEST, file));
     let text = text.map_err(|error| {
         Failure::new(Exit::Usage, format!("cannot read {}: {error}", path.display()))
@@ -258,11 +259,11 @@ fn bad_value(path: &Path, error: &toml::de::Error) -> Failure {
     }
 }
 
-/// Where a key belongs that is unknown where it stands.
+/// The table where an unknown key belongs.
 fn in_another_table(message: &str) -> Option<String> {
     let key = message.split_once("unknown field `")?.1.split('`').next()?;
     let mut settings = Settings::of_preset(Preset::Shallow);
-    // Told only where there is something to tell.
+    // Optional tables appear only when set.
     settings.augment.shift = 1.0;
     let train = &mut settings.train;
     (train.max_steps, train.patience, train.clip) = (Some(1), Some(1), Some(1.0));
@@ -272,7 +273,7 @@ fn in_another_table(message: &str) -> Option<String> {
     Some(format!("it belongs in another table: {place}"))
 }
 
-/// Where a table, or one in it, has this key.
+/// The table, or subtable, that has this key.
 fn place_of(key: &str, table: &Table) -> Option<String> {
     if table.contains_key(key) {
         return Some(key.to_owned());
@@ -287,7 +288,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
 
-    /// Numbers that a file can tell, sound or not.
+    /// Values that a file can express, valid or not.
     fn any_settings() -> impl Strategy<Value = Settings> {
         let counts = [(); 5].map(|()| 0..=i64::MAX as u64);
         let sizes = [(); 4].map(|()| 0..=i64::MAX as usize);
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_a_terminal_shows_are_the_same_settings() {
+    fn displayed_settings_parse_to_the_same_settings() {
         let mut settings = Settings::of_preset(Preset::Shallow);
         for text in ["mnist", "a'\"\\b", "\u{1b}]0;x\u{7}\n'\"\\\u{202e}\u{e0041}\u{7f}"] {
             settings.dataset = Some(text.to_owned());
@@ -337,10 +338,10 @@ mod tests {
         })]
 
         #[test]
-        fn any_settings_are_read_again(settings in any_settings()) {
+        fn any_settings_round_trip(settings in any_settings()) {
             let table = parse(&settings.to_toml()).expect("as written");
             let again: Settings = Value::Table(table).try_into().expect("as written");
-            // Equal numbers have the same bits but for -0, which is left out where 0 is.
+            // Equal floats have equal bits except -0, which is omitted like 0.
             prop_assert_eq!(again, settings);
         }
     }

@@ -1,5 +1,5 @@
-//! The numbers between an image and its class, as docs/book/model.md tells of them: computed step by step from a model's
-//! parameters, apart from the model's own forward pass.
+//! The intermediate numbers between an image and its class, as in docs/book/model.md: computed step by step from a
+//! model's parameters, independently of the model's own forward pass.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -11,22 +11,22 @@ use vit_patch::{PatchEmbedding, patchify};
 use crate::failure::{Exit, Failure, Result};
 use crate::saved_model::SavedModel;
 
-/// Of larger ones, nobody reads the numbers.
+/// Larger models have too many numbers to read.
 const MOST_TOKENS: usize = 80;
 
-/// Whether the steps are those that are shown.
+/// Whether the model has only the steps that are shown.
 pub(crate) fn is_possible(config: &VitConfig) -> bool {
     !config.qk_norm && config.norm == NormPlacement::Pre && config.tokens() <= MOST_TOKENS
 }
 
-/// What one head of one layer computes of an image, and what comes before and after: matrices as rows of numbers.
+/// Intermediate results of one head of one layer, and of the steps before and after it: matrices as rows.
 #[derive(Serialize)]
 pub(crate) struct Walk {
     layer: usize,
     head: usize,
     /// Tokens before the patches.
     prefix: usize,
-    /// The token that the head of the model reads; none where it reads a mean.
+    /// The token that the model's head reads; `None` if it reads a mean.
     read: Option<usize>,
     patches: Rows,
     embedded: Rows,
@@ -40,7 +40,7 @@ pub(crate) struct Walk {
     weights: Rows,
     mixed: Rows,
     pooled: Vec<f32>,
-    /// Of each class, its weights times what is read.
+    /// For each class, its weights times the head's input.
     products: Rows,
     head_bias: Vec<f32>,
     logits: Vec<f32>,
@@ -64,9 +64,9 @@ impl Walk {
         let config = &saved.config;
         if !is_possible(config) {
             let message = format!(
-                "expected a pre-norm model of at most {MOST_TOKENS} tokens without norms of queries and keys"
+                "the steps are shown only for a pre-norm model of at most {MOST_TOKENS} tokens without QK norm"
             );
-            return Err(Failure::new(Exit::Usage, message).hint("leave `walk` out"));
+            return Err(Failure::new(Exit::Usage, message).hint("leave out `walk`"));
         }
         if layer >= config.depth || head >= config.heads {
             let (layers, heads) = (config.depth - 1, config.heads - 1);

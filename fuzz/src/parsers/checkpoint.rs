@@ -1,5 +1,4 @@
-//! Checkpoints whose digests fit, as somebody has them who writes both. The first byte says which of the two files is
-//! another.
+//! Checkpoints with matching digests, as anyone can write them. The first byte says which of the two files is replaced.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +13,14 @@ thread_local! {
     static FOLDER: Scratch = Scratch::new();
 }
 
-/// After one step of nothing.
+/// The state after one step without parameters.
 const RIGHT_STATE: &str = r#"{"format":1,"place":{"step":1,"epoch":1,"step_of_epoch":1,
 "of_epoch":{"loss_sum":2.5,"correct":1,"samples":4},"since_record":{"loss_sum":2.5,"correct":1,"samples":4},
 "best":null},"order":"","metrics":{"bytes":0,"sha256":""},"about":{}}"#;
 /// No tensors.
 const RIGHT_TENSORS: &[u8] = b"\x08\0\0\0\0\0\0\0{}      ";
 
-/// Tensors take no more bytes than their file has.
+/// Property: tensors take no more memory than their file's size.
 pub(super) fn read(bytes: &[u8]) -> bool {
     let Some((&which, bytes)) = bytes.split_first() else { return false };
     let (state, tensors) =

@@ -1,5 +1,5 @@
-//! The JSON beside another library's model. The first byte says whose tensors it lies beside; up to a zero byte it is
-//! `config.json`, from there `preprocessor_config.json`.
+//! The JSON of foreign models. The first byte selects the model; the text up to a zero byte is `config.json`, the rest
+//! `preprocessor_config.json`.
 
 use std::str;
 use std::sync::LazyLock;
@@ -9,7 +9,7 @@ use vit_model::{
     Documents, Foreign, Known, Layout, Pool, Preset, TensorInfo, TensorInfos, VitConfig,
 };
 
-/// Small models with a class token, as timm and transformers have them, and one of the notebook.
+/// Small models with a class token in timm's and transformers' naming, and one of the notebook.
 static MODELS: LazyLock<[TensorInfos; 3]> = LazyLock::new(|| {
     let shallow = Preset::Shallow.config();
     let cls = VitConfig { pool: Pool::Cls, qkv_bias: true, depth: 1, ..shallow.clone() };
@@ -21,7 +21,7 @@ static MODELS: LazyLock<[TensorInfos; 3]> = LazyLock::new(|| {
     })
 });
 
-/// What is described is sound, and its tensors fit.
+/// Property: a described model is valid, and its tensors match.
 pub(super) fn read(bytes: &[u8]) -> bool {
     let Some((&which, bytes)) = bytes.split_first() else { return false };
     let mut texts = bytes.splitn(2, |&byte| byte == 0).map(str::from_utf8);
@@ -30,7 +30,7 @@ pub(super) fn read(bytes: &[u8]) -> bool {
     };
     let infos = &MODELS[usize::from(which) % MODELS.len()];
     let documents = Documents { config: Some(config), preprocessor };
-    // One of them says how many heads, the other leaves it to the JSON.
+    // With and without a given number of heads.
     let mut taken = false;
     for heads in [None, Some(4)] {
         let known = Known { heads, ..Known::default() };

@@ -1,4 +1,4 @@
-//! Folders of IDX files, of which one is another. The first byte says which, and whether it is gzipped.
+//! Folders of IDX files with one file replaced. The first byte says which one, and whether it is gzipped.
 
 use std::io::Read;
 
@@ -26,7 +26,7 @@ const fn right(file: IdxFile) -> &'static [u8] {
     }
 }
 
-/// What is taken is written again to the same bytes.
+/// Property: an accepted dataset is written back to the same bytes.
 pub(super) fn read(bytes: &[u8]) -> bool {
     let Some((&which, bytes)) = bytes.split_first() else { return false };
     let file = IdxFile::ALL[usize::from(which % 4)];

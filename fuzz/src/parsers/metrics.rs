@@ -1,4 +1,4 @@
-//! `metrics.jsonl`, and what reports and comparisons make of it.
+//! `metrics.jsonl`, with the reports made from it.
 
 use serde_json::Value;
 use vit_report::{ComparedRun, Comparison, EventFile, comparison_page, write_csv, write_plots};
@@ -10,7 +10,7 @@ thread_local! {
     static FOLDER: Scratch = Scratch::new();
 }
 
-/// Records are written and read again to the same bits, and whatever numbers they hold can be drawn.
+/// Property: records round-trip bit for bit, and any numbers can be drawn.
 pub(super) fn read(bytes: &[u8]) -> bool {
     FOLDER.with(|folder| {
         folder.write(METRICS, bytes);
@@ -21,12 +21,12 @@ pub(super) fn read(bytes: &[u8]) -> bool {
             }
             let line = serde_json::to_string(&record).expect("a record is plain data");
             let again: Record = serde_json::from_str(&line).expect("what was written");
-            // A number that is none is not equal to itself.
+            // NaN does not equal itself.
             assert_eq!(format!("{again:?}"), format!("{record:?}"));
         });
         let Ok(metrics) = read_metrics(&path) else { return false };
         read.expect("lines that were read at once");
-        // A line of another kind may be no table's.
+        // Lines of other kinds may not fit a table.
         let _ = write_csv(folder.path());
         write_plots(folder.path()).expect("metrics that were read");
         let runs =

@@ -1,7 +1,7 @@
-//! All of ours that reads what somebody else may have written, each with what must hold whatever the bytes are.
+//! All parsers of input from outside, each with its properties for arbitrary bytes.
 //!
-//! The fuzz targets call these functions, and so does an ordinary test, `tests/parsers` of the workspace, with the inputs
-//! that are committed. A panic is a finding; so is too much memory or time, which whoever calls has to look at.
+//! The fuzz targets call these functions, and so does a test, `tests/parsers` of the workspace, with the committed
+//! inputs. A panic is a finding; so is too much memory or time, which the caller checks.
 
 mod checkpoint;
 mod foreign;
@@ -12,10 +12,10 @@ mod safetensors;
 mod scratch;
 mod sums;
 
-/// A parser by the name of its target.
+/// A parser, named like its target.
 pub(crate) struct Parser {
     pub(crate) name: &'static str,
-    /// Has it read bytes, and tells whether it takes them for what they are to be.
+    /// Parses the bytes; returns whether it accepts them.
     pub(crate) read: fn(&[u8]) -> bool,
 }
 

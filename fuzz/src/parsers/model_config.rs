@@ -1,9 +1,9 @@
-//! A model's configuration, as JSON in the metadata of its file.
+//! Model configurations: JSON in the metadata of a model file.
 
 use vit_model::{Layout, Summary, VitConfig};
 
-/// What is taken is written and read again to the same text; what is sound can be summed up, and has parameters in a
-/// layout or a reason why not.
+/// Property: accepted configurations round-trip as text; valid ones have a summary, and each layout gives parameters or
+/// an error.
 pub(super) fn read(bytes: &[u8]) -> bool {
     let Ok(config) = serde_json::from_slice::<VitConfig>(bytes) else { return false };
     let text = serde_json::to_string(&config).expect("a configuration is plain data");
@@ -15,7 +15,7 @@ pub(super) fn read(bytes: &[u8]) -> bool {
             let shapes = parameters.iter().map(|(_, shape)| shape.iter().product::<usize>());
             assert_eq!(summary.parameters(), shapes.sum::<usize>());
             for layout in [Layout::Hf, Layout::Notebook] {
-                // Either will do.
+                // Either result is fine.
                 let _ = layout.parameters(&config);
             }
             true

@@ -1,4 +1,4 @@
-//! Safetensors files: of any layout, with a configuration in the metadata or without.
+//! Safetensors files of any layout, with or without a configuration in the metadata.
 
 use candle_core::Tensor;
 use vit_model::{Documents, Foreign, Known, Layout, ModelFile, Preset, to_bytes};
@@ -11,8 +11,8 @@ thread_local! {
 
 const NAME: &str = "model.safetensors";
 
-/// Tensors take no more bytes than the file has, and are written and read again to the same shapes; a model's fit its
-/// configuration, or are refused.
+/// Property: tensors take no more memory than the file's size and round-trip in shape; a model's tensors match its
+/// configuration or are rejected.
 pub(super) fn read(bytes: &[u8]) -> bool {
     FOLDER.with(|folder| {
         folder.write(NAME, bytes);
@@ -26,14 +26,14 @@ pub(super) fn read(bytes: &[u8]) -> bool {
         }
         if let Ok(foreign) = Foreign::new(file.infos(), Documents::default(), &Known::default()) {
             foreign.config.check().expect("a foreign model's configuration is checked");
-            // It may have no numbers that candle reads.
+            // candle may not support its dtypes.
             let _ = foreign.import(&file);
         }
         let Ok(tensors) = file.tensors() else { return true };
         let size = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
         let held: usize = tensors.values().map(size).sum();
         assert!(held <= bytes.len(), "{held} bytes of tensors in {}", bytes.len());
-        // candle writes fewer types than it reads.
+        // candle writes fewer dtypes than it reads.
         let Ok(again) = to_bytes(&tensors, &Preset::Shallow.config()) else { return true };
         let infos = file.infos().clone();
         drop(file);

@@ -1,4 +1,4 @@
-//! A folder for files that are read by path.
+//! A temporary folder for parsers that read by path.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `SHA256SUMS` of a folder.
+//! The file `SHA256SUMS` of a folder.
 
 use vit_files::{Digest, SUMS, check_folder};
 
@@ -14,7 +14,7 @@ thread_local! {
 
 const FILES: [(&str, &[u8]); 2] = [("a", b"first"), ("b", b"second")];
 
-/// A folder is sound with one text alone.
+/// Property: only one text matches the folder.
 pub(super) fn read(bytes: &[u8]) -> bool {
     FOLDER.with(|folder| {
         folder.write(SUMS, bytes);

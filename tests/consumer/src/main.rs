@@ -1,5 +1,5 @@
-//! Trains an encoder to tell whether a sequence's first symbol comes again, and fails below 95 % on sequences that it
-//! has not seen: a task that no token can solve without attending to the others.
+//! Trains an encoder to detect whether a sequence's first symbol occurs again, and fails below 95 % on unseen
+//! sequences. No token can solve this without attending to the others.
 
 use std::process::ExitCode;
 
@@ -49,7 +49,7 @@ fn accuracy_after_training() -> Result<f32> {
     answers.eq(&labels)?.to_dtype(DType::F32)?.mean_all()?.to_scalar()
 }
 
-/// Symbols and their places, an encoder, and two classes from the first token.
+/// Embeds symbols and positions, encodes, and classifies the first token.
 struct Model {
     symbols: Embedding,
     places: Tensor,
@@ -77,7 +77,7 @@ impl Model {
     }
 }
 
-/// Sequences of symbols, of which half hold the first symbol once more (SplitMix64).
+/// Random sequences, half of which repeat the first symbol once (SplitMix64).
 struct Generator(u64);
 
 impl Generator {

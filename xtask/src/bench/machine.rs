@@ -1,4 +1,4 @@
-//! What was measured on.
+//! The machine that a benchmark ran on.
 
 use std::fmt;
 use std::fs;
@@ -12,11 +12,11 @@ use serde_json::{Map, Value, json};
 use super::measure::{Measurement, Programs};
 use crate::cargo::{root, stdout_of};
 
-/// The machine, and what it ran.
+/// The machine, and the versions of the programs.
 pub(super) struct Machine {
     cpu: String,
     cores: usize,
-    /// Of the minute before: other programs would show in every figure.
+    /// Load average over the last minute: other programs would affect every figure.
     load: Option<f64>,
     seconds: u64,
     vit: String,
@@ -26,7 +26,7 @@ pub(super) struct Machine {
 
 impl Machine {
     /// # Errors
-    /// If `vit` or `rustc` does not tell its version.
+    /// If `vit` or `rustc` does not print its version.
     pub(super) fn look(programs: &Programs) -> Result<Self> {
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -52,7 +52,7 @@ impl Machine {
         })
     }
 
-    /// Ours, and the peers' as they say them.
+    /// Versions of our programs and, from their own output, of the peers.
     pub(super) fn versions(&self, measurements: &[Measurement]) -> Value {
         let ours = json!({ "vit": self.vit, "rustc": self.rustc, "revision": self.revision });
         let mut versions = Map::from_iter(ours.as_object().cloned().unwrap_or_default());
@@ -70,13 +70,13 @@ impl fmt::Display for Machine {
     }
 }
 
-/// The processor, as Linux calls it.
+/// The processor's name on Linux.
 fn cpu(cpuinfo: &str) -> String {
     let line = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
     line.map_or("an unknown CPU", |line| line.trim_start_matches([' ', '\t', ':'])).to_owned()
 }
 
-/// What a command prints.
+/// The output of a command.
 fn said(command: &mut Command) -> Result<String> {
     let said = stdout_of(command.current_dir(root()))?;
     Ok(String::from_utf8(said)?.trim().to_owned())
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_processor_is_called_by_its_name() {
+    fn the_processors_name_is_read() {
         assert_eq!(cpu("vendor_id\t: A\nmodel name\t: AMD EPYC 1\ncores: 2\n"), "AMD EPYC 1");
         assert_eq!(cpu(""), "an unknown CPU");
     }

@@ -1,4 +1,4 @@
-//! One run of a program: what it printed, how long it took, and the memory it had at most.
+//! Runs a program once: its output, duration and peak memory.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,10 +15,11 @@ use wait4::Wait4;
 use super::workloads::{Program, Run};
 use crate::cargo::root;
 
-/// The programs, and what they read.
+/// The programs, with their inputs.
 pub(super) struct Programs {
     vit: PathBuf,
-    /// tests/consumer's, with the README's lines and with the system's allocator, if a row asks.
+    /// tests/consumer's binaries, one with the README's settings and one with the system's allocator, if a row needs
+    /// them.
     speed: Option<[PathBuf; 2]>,
     python: Option<PathBuf>,
     /// The folder that holds `mnist/`.
@@ -26,20 +27,20 @@ pub(super) struct Programs {
     scratch: TempDir,
 }
 
-/// What a run gave.
+/// Results of a run.
 pub(super) struct Measurement {
     pub(super) run: Run,
     round: u32,
-    /// What it printed as JSON, what it left in `metrics.jsonl`, and `wall_ms` and `peak_mb`; of several starts,
-    /// the medians.
+    /// Its JSON output, the last metrics in `metrics.jsonl`, and `wall_ms` and `peak_mb`; medians if it started several
+    /// times.
     pub(super) figures: Map<String, Value>,
 }
 
 impl Programs {
-    /// Makes the model that is measured in evaluation.
+    /// Creates the model that is evaluated.
     ///
     /// # Errors
-    /// If the venv has no Python, or the model cannot be made.
+    /// If the venv has no Python, or the model cannot be created.
     pub(super) fn new(
         built: &Path,
         speed: Option<[PathBuf; 2]>,
@@ -47,10 +48,10 @@ impl Programs {
         data: &Path,
     ) -> Result<Self> {
         let python = venv.map(python_of).transpose()?;
-        // Programs run in the workspace, and not where the user stands.
+        // Programs run in the workspace, not in the user's working directory.
         let data = std::path::absolute(data)?;
         let scratch = tempfile::tempdir()?;
-        // A copy: a build meanwhile changes nothing of what is measured.
+        // A copy, so that a build in the meantime does not change what is measured.
         let vit = scratch.path().join(built.file_name().context("cargo built no file")?);
         fs::copy(built, &vit).with_context(|| format!("cannot copy {}", built.display()))?;
         let programs = Self { vit, speed, python, data, scratch };
@@ -67,7 +68,7 @@ impl Programs {
         self.python.is_some()
     }
 
-    /// Runs a program as often as a round asks for.
+    /// Runs a program as often as one round requires.
     ///
     /// # Errors
     /// If it fails.
@@ -76,7 +77,7 @@ impl Programs {
         Ok(Measurement { run: run.clone(), round, figures: medians(starts) })
     }
 
-    /// What `vit ARGS` prints.
+    /// The output of `vit ARGS`.
     ///
     /// # Errors
     /// If it fails.
@@ -97,7 +98,7 @@ impl Programs {
         let ended = child.wait4()?;
         let wall = begun.elapsed();
         ensure!(ended.status.success(), "{run} failed ({})", ended.status);
-        // Where the scratch folder lies says nothing, and differs from run to run.
+        // The scratch folder's path is irrelevant, and differs from run to run.
         let scratch = self.scratch.path().display().to_string();
         let mut figures = last_line(&printed.replace(&scratch, "scratch"));
         let folder = self.scratch.path().join("run");
@@ -131,7 +132,7 @@ impl Programs {
         Ok(command)
     }
 
-    /// An argument, or the path that it stands for.
+    /// An argument, with placeholders replaced by paths.
     fn place(&self, arg: &str) -> PathBuf {
         match arg {
             "{model}" => self.scratch.path().join("model"),
@@ -154,7 +155,7 @@ impl Measurement {
         Self { run: run.clone(), round, figures }
     }
 
-    /// A figure, if it was measured.
+    /// A figure, if the run has it.
     pub(super) fn figure(&self, field: &str) -> Option<f64> {
         self.figures.get(field)?.as_f64()
     }
@@ -166,13 +167,13 @@ fn python_of(venv: &Path) -> Result<PathBuf> {
     Ok(std::path::absolute(python)?)
 }
 
-/// The object on the last line, if there is one.
+/// The JSON object on the last line, if any.
 fn last_line(text: &str) -> Map<String, Value> {
     let line = text.lines().next_back().unwrap_or_default();
     serde_json::from_str(line).unwrap_or_default()
 }
 
-/// Each number's median over several starts; whatever is no number is the last start's.
+/// The median of each number over several starts; other values are the last start's.
 fn medians(starts: Vec<Map<String, Value>>) -> Map<String, Value> {
     let mut numbers: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let mut figures = Map::new();
@@ -187,10 +188,10 @@ fn medians(starts: Vec<Map<String, Value>>) -> Map<String, Value> {
     figures
 }
 
-/// The middle one, or the mean of the two in the middle.
+/// The middle number, or the mean of the two in the middle.
 ///
 /// # Panics
-/// If there are none.
+/// If there are no numbers.
 pub(super) fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
     let middle = numbers.len() / 2;
@@ -212,14 +213,14 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_is_read_and_no_json_gives_nothing() {
+    fn the_last_line_is_parsed_and_other_text_gives_nothing() {
         assert_eq!(last_line("warning\n{\"a\": 1}\n")["a"], 1);
         assert!(last_line("").is_empty());
         assert!(last_line("{\"a\": 1}\nbye").is_empty());
     }
 
     #[test]
-    fn starts_are_joined_by_their_medians() {
+    fn starts_are_merged_by_their_medians() {
         let start = |ms| last_line(&format!("{{\"wall_ms\": {ms}, \"image\": \"a.png\"}}"));
         let joined = medians(vec![start(7), start(1), start(2)]);
         assert_eq!((&joined["wall_ms"], &joined["image"]), (&json!(2.0), &json!("a.png")));

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: this program and PyTorch in turn, round by round, as one table.
+//! `cargo xtask bench`: runs vit and PyTorch alternately, round by round, and prints one table.
 
 mod machine;
 mod measure;
@@ -19,21 +19,21 @@ use measure::{Measurement, Programs};
 use table::Line;
 use workloads::{Program, Row, Run, rows};
 
-/// Measures vit, and PyTorch beside it, and says what is reached
+/// Measures vit beside PyTorch, and checks the targets
 ///
-/// The peers need Python packages in a venv: without one, vit is measured alone.
+/// PyTorch needs Python packages in a venv; without one, only vit is measured.
 #[derive(Args)]
 pub(crate) struct Bench {
     /// A Python venv with the packages of tests/reference/requirements.txt
     #[arg(long, value_name = "DIR")]
     venv: Option<PathBuf>,
-    /// How often each program is measured; medians count
+    /// Number of rounds, in which each program is measured once; medians count
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Threads of vit; the peers are given one as well, and their better figure counts
+    /// Threads of vit; peers run with as many and with one, and the better figure counts
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
-    /// Only this row of the table; may be given repeatedly
+    /// Only this row of the table; repeat it for more
     #[arg(long, value_name = "ROW")]
     only: Vec<String>,
     /// Write machine, versions, table and every single measurement to this file
@@ -91,7 +91,7 @@ impl Bench {
     }
 }
 
-/// The rows of these names; all, if none is named.
+/// The rows of these names; all rows if there are none.
 fn chosen(rows: Vec<Row>, only: &[String]) -> Result<Vec<Row>> {
     if let Some(unknown) = only.iter().find(|name| rows.iter().all(|row| row.name != **name)) {
         let names: Vec<&str> = rows.iter().map(|row| row.name).collect();
@@ -101,7 +101,7 @@ fn chosen(rows: Vec<Row>, only: &[String]) -> Result<Vec<Row>> {
     Ok(rows.into_iter().filter(wanted).collect())
 }
 
-/// What must be run for these rows, each once a round, with ours and the peers' side by side.
+/// The runs that these rows need, each once a round, with ours next to the peers'.
 fn runs(rows: &[Row], programs: &Programs) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for run in rows.iter().flat_map(Row::contenders).flat_map(|contender| &contender.runs) {

@@ -1,28 +1,28 @@
-//! What the measurements say, row by row.
+//! The results, row by row.
 
 use serde_json::{Value, json};
 
 use super::measure::{Measurement, median};
-use super::workloads::{Better, Contender, Figure, Reach, Row};
+use super::workloads::{Better, Contender, Figure, Row, Target};
 
-/// A row, measured.
+/// A row with its results.
 pub(super) struct Line {
     name: &'static str,
     title: &'static str,
     figure: Figure,
     ours: Best,
-    /// Those that could be run.
+    /// The peers that could run.
     peers: Vec<Best>,
-    reach: String,
-    /// None where a peer is missing.
+    target: String,
+    /// Whether the target is reached; `None` if a peer is missing.
     met: Option<bool>,
 }
 
-/// A contender's best run.
+/// The best run of a program.
 struct Best {
     name: &'static str,
     command: String,
-    /// The median over the rounds.
+    /// Median over the rounds.
     value: f64,
 }
 
@@ -31,9 +31,9 @@ impl Line {
         let best = |contender| Best::of(contender, row.figure, measurements);
         let ours = best(&row.ours).unwrap_or_else(|| panic!("{} was not measured", row.name));
         let peers: Vec<Best> = row.peers.iter().filter_map(best).collect();
-        let met = met(&row.reach, row.figure, &ours, &peers);
-        let reach = in_words(&row.reach, row.figure);
-        Self { name: row.name, title: row.title, figure: row.figure, ours, peers, reach, met }
+        let met = met(&row.target, row.figure, &ours, &peers);
+        let target = in_words(&row.target, row.figure);
+        Self { name: row.name, title: row.title, figure: row.figure, ours, peers, target, met }
     }
 
     pub(super) fn as_json(&self) -> Value {
@@ -48,7 +48,7 @@ impl Line {
             "figure": self.figure.field,
             "ours": self.ours.as_json(),
             "peers": self.peers.iter().map(peer).collect::<Vec<_>>(),
-            "reach": self.reach,
+            "target": self.target,
             "met": self.met,
         })
     }
@@ -65,12 +65,12 @@ impl Line {
             None => "?",
         };
         let ours = show(self.ours.value, self.figure.unit);
-        [self.title.to_owned(), ours, peers.join(", "), self.reach.clone(), met.to_owned()]
+        [self.title.to_owned(), ours, peers.join(", "), self.target.clone(), met.to_owned()]
     }
 }
 
 impl Best {
-    /// None if none of its runs was measured.
+    /// `None` if none of its runs was measured.
     fn of(contender: &Contender, figure: Figure, measurements: &[Measurement]) -> Option<Self> {
         let values = contender.runs.iter().filter_map(|run| {
             let rounds = measurements.iter().filter(|measurement| measurement.run == *run);
@@ -90,7 +90,7 @@ impl Best {
     }
 }
 
-/// How many times as good ours is.
+/// How many times better our value is.
 fn ratio(figure: Figure, ours: &Best, peer: &Best) -> f64 {
     match figure.better {
         Better::Lower => peer.value / ours.value,
@@ -98,35 +98,35 @@ fn ratio(figure: Figure, ours: &Best, peer: &Best) -> f64 {
     }
 }
 
-fn met(reach: &Reach, figure: Figure, ours: &Best, peers: &[Best]) -> Option<bool> {
+fn met(target: &Target, figure: Figure, ours: &Best, peers: &[Best]) -> Option<bool> {
     let ratio = |name| {
         let peer = peers.iter().find(|peer| peer.name == name)?;
         Some(ratio(figure, ours, peer))
     };
-    match *reach {
-        Reach::Below(limit) => Some(ours.value < limit),
-        Reach::Near(name, share) => Some((ratio(name)? - 1.0).abs() <= share),
-        Reach::NoWorse(name, share) => Some(ratio(name)? >= 1.0 - share),
-        Reach::Times(factors) => {
+    match *target {
+        Target::Below(limit) => Some(ours.value < limit),
+        Target::Near(name, share) => Some((ratio(name)? - 1.0).abs() <= share),
+        Target::NoWorse(name, share) => Some(ratio(name)? >= 1.0 - share),
+        Target::Times(factors) => {
             let each = factors.iter().map(|&(name, factor)| Some(ratio(name)? >= factor));
             each.collect::<Option<Vec<bool>>>().map(|each| each.iter().all(|&met| met))
         }
     }
 }
 
-fn in_words(reach: &Reach, figure: Figure) -> String {
-    match *reach {
-        Reach::Below(limit) => format!("under {limit} {}", figure.unit),
-        Reach::Near(name, share) => format!("{name}, up to {:.0} %", 100.0 * share),
-        Reach::NoWorse(name, share) => format!("no worse than {name} by {:.0} %", 100.0 * share),
-        Reach::Times(factors) => {
+fn in_words(target: &Target, figure: Figure) -> String {
+    match *target {
+        Target::Below(limit) => format!("under {limit} {}", figure.unit),
+        Target::Near(name, share) => format!("{name}, up to {:.0} %", 100.0 * share),
+        Target::NoWorse(name, share) => format!("no worse than {name} by {:.0} %", 100.0 * share),
+        Target::Times(factors) => {
             let each = factors.iter().map(|(name, factor)| format!("{factor} x {name}"));
             each.collect::<Vec<_>>().join(", ")
         }
     }
 }
 
-/// A figure with three digits or more, in milliseconds from a thousand microseconds on.
+/// A figure with at least three digits; from 1,000 microseconds on in milliseconds.
 fn show(value: f64, unit: &str) -> String {
     if unit == "us" && value >= 1000.0 {
         return show(value / 1000.0, "ms");
@@ -139,9 +139,9 @@ fn show(value: f64, unit: &str) -> String {
     format!("{value:.decimals$} {unit}")
 }
 
-/// The table in Markdown, its columns aligned.
+/// The table in Markdown, with aligned columns.
 pub(super) fn markdown(lines: &[Line]) -> String {
-    let head = ["workload", "vit", "peers", "reach", "met"].map(str::to_owned);
+    let head = ["workload", "vit", "peers", "target", "met"].map(str::to_owned);
     let rows: Vec<[String; 5]> =
         std::iter::once(head).chain(lines.iter().map(Line::cells)).collect();
     let widths: [usize; 5] = std::array::from_fn(|column| {
@@ -171,16 +171,16 @@ mod tests {
         Figure { field: "images_per_second", unit: "images/s", better: Better::Higher };
 
     #[test]
-    fn more_is_better_of_rates_and_less_of_times() {
+    fn higher_rates_and_lower_times_are_better() {
         assert_eq!(ratio(TIME, &best("vit", 2.0), &best("seed", 10.0)), 5.0);
         assert_eq!(ratio(RATE, &best("vit", 10.0), &best("seed", 2.0)), 5.0);
     }
 
     #[test]
     fn every_factor_must_be_reached() {
-        let reach = Reach::Times(&[("seed", 5.0), ("careful", 3.5)]);
+        let target = Target::Times(&[("seed", 5.0), ("careful", 3.5)]);
         let met = |seed, careful| {
-            met(&reach, TIME, &best("vit", 2.0), &[best("seed", seed), best("careful", careful)])
+            met(&target, TIME, &best("vit", 2.0), &[best("seed", seed), best("careful", careful)])
         };
         assert_eq!(met(10.0, 7.0), Some(true));
         assert_eq!(met(9.9, 7.0), Some(false));
@@ -188,16 +188,16 @@ mod tests {
     }
 
     #[test]
-    fn without_a_peer_nothing_is_said_of_it() {
+    fn a_missing_peer_gives_no_verdict() {
         let ours = best("vit", 49.0);
-        assert_eq!(met(&Reach::Times(&[("seed", 5.0)]), TIME, &ours, &[]), None);
-        assert_eq!(met(&Reach::Below(50.0), TIME, &ours, &[]), Some(true));
+        assert_eq!(met(&Target::Times(&[("seed", 5.0)]), TIME, &ours, &[]), None);
+        assert_eq!(met(&Target::Below(50.0), TIME, &ours, &[]), Some(true));
     }
 
     #[test]
-    fn near_is_near_from_both_sides() {
+    fn near_allows_deviations_both_ways() {
         let met = |ours| {
-            met(&Reach::Near("bench", 0.1), RATE, &best("vit", ours), &[best("bench", 100.0)])
+            met(&Target::Near("bench", 0.1), RATE, &best("vit", ours), &[best("bench", 100.0)])
         };
         assert_eq!(
             [met(89.0), met(91.0), met(109.0), met(111.0)],
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_better_run_of_a_peer_counts_by_its_median() {
+    fn a_peers_best_run_counts_by_its_median() {
         let row = rows(2).into_iter().find(|row| row.name == "train-notebook").unwrap();
         let printed =
             |run: &crate::bench::workloads::Run, ms: f64| Measurement::of(run, 1, "median_ms", ms);

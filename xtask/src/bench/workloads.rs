@@ -1,17 +1,17 @@
-//! The rows of the table: what is measured, against whom, and what is to be reached.
+//! The rows of the table: workloads, peers and targets.
 
 use std::fmt;
 
 /// A row of the table.
 pub(super) struct Row {
-    /// What `--only` calls it.
+    /// Its name for `--only`.
     pub(super) name: &'static str,
     pub(super) title: &'static str,
-    /// The figure that is compared: a field of what the programs print, or one of `measure`'s own.
+    /// The compared figure: a field of the programs' output, or one that `measure` adds.
     pub(super) figure: Figure,
     pub(super) ours: Contender,
     pub(super) peers: Vec<Contender>,
-    pub(super) reach: Reach,
+    pub(super) target: Target,
 }
 
 /// What a row compares.
@@ -28,41 +28,41 @@ pub(super) enum Better {
     Higher,
 }
 
-/// Who is measured. The best of the runs counts, such as the better number of threads.
+/// A program to measure, with alternatives such as other thread counts; the best one counts.
 pub(super) struct Contender {
     pub(super) name: &'static str,
     pub(super) runs: Vec<Run>,
 }
 
-/// A command line. `{model}` is a run folder, `{state}` its parameters in the notebook's layout, `{run}` a folder
-/// that is not there yet.
+/// A command line. Placeholders: `{model}` is a run directory, `{state}` its parameters in the notebook's layout,
+/// `{run}` a directory that does not exist yet.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) program: Program,
     pub(super) args: String,
-    /// How often it is started in a round.
+    /// Starts per round.
     pub(super) starts: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Program {
     Vit,
-    /// tests/consumer's `speed`, with the README's lines.
+    /// tests/consumer's `speed`, with the README's settings.
     Speed,
-    /// The same with the system's allocator.
+    /// The same, with the system's allocator.
     SpeedSystem,
     Python,
 }
 
-/// What a row is to reach.
-pub(super) enum Reach {
-    /// So many times as good as these peers.
+/// The target of a row.
+pub(super) enum Target {
+    /// At least this many times as good as each peer.
     Times(&'static [(&'static str, f64)]),
-    /// Less than this.
+    /// Below this value.
     Below(f64),
-    /// As much as this peer, up to this share.
+    /// Within this share of the peer, either way.
     Near(&'static str, f64),
-    /// At least as good as this peer, up to this share.
+    /// At most this share worse than the peer.
     NoWorse(&'static str, f64),
 }
 
@@ -75,7 +75,7 @@ const PEAK: Figure = Figure { field: "peak_mb", unit: "MB", better: Better::Lowe
 
 const TINY: &str = "--config configs/vit-ti16-224.toml";
 
-/// All rows, with vit on so many threads.
+/// All rows, with vit on this many threads.
 pub(super) fn rows(threads: u16) -> Vec<Row> {
     let bench_train = |preset, threads| {
         vit(format!("bench train --preset {preset} --dataset mnist --threads {threads} --json"))
@@ -94,7 +94,7 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
         peers: ["seed", "careful"]
             .map(|variant| peer(variant, format!("train --variant {variant} --preset {preset}")))
             .into(),
-        reach: Reach::Times(&[("seed", 5.0), ("careful", 3.5)]),
+        target: Target::Times(&[("seed", 5.0), ("careful", 3.5)]),
     };
     let tiny_forward = |name, title, batch_size, iterations| Row {
         name,
@@ -109,7 +109,7 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
                 "timm-forward --batch-size {batch_size} --iterations {iterations} --threads {threads}"
             )),
         )],
-        reach: Reach::Times(&[("timm", 1.0)]),
+        target: Target::Times(&[("timm", 1.0)]),
     };
     vec![
         train_row("train-notebook", "training step, notebook", "notebook"),
@@ -120,7 +120,7 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
             figure: STEP,
             ours: Contender::ours(bench_train("notebook", threads)),
             peers: vec![Contender::of("one thread", bench_train("notebook", 1))],
-            reach: Reach::Times(&[("one thread", 1.8)]),
+            target: Target::Times(&[("one thread", 1.8)]),
         },
         Row {
             name: "eval",
@@ -129,7 +129,7 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
             ours: Contender::ours(vit(format!(
                 "bench eval {{model}} --dataset mnist --threads {threads} --json"
             ))),
-            // In the recipe's batches; then in any, for whoever wants to know what PyTorch can do.
+            // The recipe's batch size, then larger ones, to show what PyTorch can target.
             peers: vec![
                 peer("seed", "eval --variant seed".to_owned()),
                 peer("careful", "eval --variant careful".to_owned()),
@@ -138,7 +138,7 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
                     "eval --variant careful --batch-sizes 250 1000 10000".to_owned(),
                 ),
             ],
-            reach: Reach::Times(&[("seed", 4.0), ("careful", 4.0)]),
+            target: Target::Times(&[("seed", 4.0), ("careful", 4.0)]),
         },
         Row {
             name: "latency",
@@ -150,7 +150,7 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
             peers: ["seed", "careful", "traced"]
                 .map(|variant| peer(variant, format!("latency --variant {variant}")))
                 .into(),
-            reach: Reach::Below(50.0),
+            target: Target::Below(50.0),
         },
         Row {
             name: "start",
@@ -168,7 +168,7 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
                     starts: 3,
                 },
             )],
-            reach: Reach::Below(50.0),
+            target: Target::Below(50.0),
         },
         Row {
             name: "memory",
@@ -176,7 +176,7 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
             figure: PEAK,
             ours: Contender::ours(train(2)),
             peers: vec![Contender::of("PyTorch", peer_run("memory"))],
-            reach: Reach::Below(350.0),
+            target: Target::Below(350.0),
         },
         Row {
             name: "growth",
@@ -184,8 +184,8 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
             figure: PEAK,
             ours: Contender::ours(train(4)),
             peers: vec![Contender::of("2 epochs", train(2))],
-            // Peaks of equal runs differ by up to a tenth.
-            reach: Reach::NoWorse("2 epochs", 0.1),
+            // Peaks of identical runs differ by up to a tenth.
+            target: Target::NoWorse("2 epochs", 0.1),
         },
         Row {
             name: "report",
@@ -193,7 +193,7 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
             figure: RATE,
             ours: Contender::ours(train(2)),
             peers: vec![Contender::of("vit bench train", bench_train("notebook", threads))],
-            reach: Reach::Near("vit bench train", 0.1),
+            target: Target::Near("vit bench train", 0.1),
         },
         tiny_forward("tiny-forward-1", "ViT-Ti/16 forward, batch 1", 1, 50),
         tiny_forward("tiny-forward-8", "ViT-Ti/16 forward, batch 8", 8, 10),
@@ -208,7 +208,7 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
                 "timm",
                 peer_run(format!("timm-train --batch-size 8 --steps 5 --threads {threads}")),
             )],
-            reach: Reach::Times(&[("timm", 1.0)]),
+            target: Target::Times(&[("timm", 1.0)]),
         },
     ]
     .into_iter()
@@ -216,28 +216,28 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
     .collect()
 }
 
-fn times(factors: &'static [(&'static str, f64)]) -> Reach {
-    Reach::Times(factors)
+fn times(factors: &'static [(&'static str, f64)]) -> Target {
+    Target::Times(factors)
 }
 
 const SMALL: &str = "--batch 64 --tokens 64 --dim 128 --depth 4 --heads 4";
 const SMALL_ONE: &str = "--batch 1 --tokens 64 --dim 128 --depth 4 --heads 4";
 const DEEP: &str = "--batch 8 --tokens 196 --dim 192 --depth 12 --heads 3";
 
-/// An encoder in a project of its own, beside PyTorch's.
+/// An encoder in a separate project, beside PyTorch's.
 fn encoder_rows(threads: u16) -> Vec<Row> {
     let run = |program, args: &str| Run { program, args: args.to_owned(), starts: 1 };
-    let row = |name, system, title, args: String, [reach, of_system]: [Reach; 2]| {
+    let row = |name, system, title, args: String, [target, of_system]: [Target; 2]| {
         let peer = format!("tests/reference/encoder_bench.py {args} --threads {threads}");
-        let row = |name, program, reach| Row {
+        let row = |name, program, target| Row {
             name,
             title,
             figure: STEP,
             ours: Contender::of("vit-layers", run(program, &args)),
             peers: vec![Contender::of("PyTorch", run(Program::Python, &peer))],
-            reach,
+            target,
         };
-        [row(name, Program::Speed, reach), row(system, Program::SpeedSystem, of_system)]
+        [row(name, Program::Speed, target), row(system, Program::SpeedSystem, of_system)]
     };
     let beside_unmasked = |name, title, attend: &str, share| Row {
         name,
@@ -251,7 +251,7 @@ fn encoder_rows(threads: u16) -> Vec<Row> {
             "unmasked",
             run(Program::Speed, &format!("train {DEEP} --attend all --steps 10")),
         )],
-        reach: Reach::NoWorse("unmasked", share),
+        target: Target::NoWorse("unmasked", share),
     };
     let mut rows = Vec::new();
     rows.extend(row(
@@ -287,7 +287,7 @@ fn encoder_rows(threads: u16) -> Vec<Row> {
     rows
 }
 
-/// A script of PyTorch's on one thread and on so many.
+/// A PyTorch script on one thread and on `threads`.
 fn at_threads(threads: u16, args: &str) -> Vec<Run> {
     let mut counts = vec![1, threads];
     counts.dedup();
@@ -342,12 +342,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_to_be_reached_names_peers_of_its_row() {
+    fn targets_name_peers_of_their_row() {
         for row in rows(2) {
-            let named: Vec<&str> = match row.reach {
-                Reach::Times(factors) => factors.iter().map(|(peer, _)| *peer).collect(),
-                Reach::Near(peer, _) | Reach::NoWorse(peer, _) => vec![peer],
-                Reach::Below(_) => Vec::new(),
+            let named: Vec<&str> = match row.target {
+                Target::Times(factors) => factors.iter().map(|(peer, _)| *peer).collect(),
+                Target::Near(peer, _) | Target::NoWorse(peer, _) => vec![peer],
+                Target::Below(_) => Vec::new(),
             };
             for name in named {
                 assert!(row.peers.iter().any(|peer| peer.name == name), "{name} in {}", row.name);
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_rows_differ() {
+    fn row_names_are_unique() {
         let mut names: Vec<&str> = rows(2).iter().map(|row| row.name).collect();
         let count = names.len();
         names.sort_unstable();

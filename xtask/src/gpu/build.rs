@@ -1,4 +1,4 @@
-//! How everything is compiled for CUDA.
+//! Compiling for CUDA.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -16,38 +16,38 @@ use super::toolkit::Toolkit;
 use crate::cargo::{cargo, executable, messages, run, target_dir};
 use crate::layering::items;
 
-/// What is compiled for where nobody says it and no GPU tells it: 9.0, an H100 or H200.
+/// Default compute capability without CUDA_COMPUTE_CAP and without a GPU: 9.0, an H100 or H200.
 pub(crate) const COMPUTE_CAP: &str = "90";
-/// Other names that build scripts find a toolkit by, which may be another one.
+/// Other variables with which build scripts find a toolkit, possibly another one.
 const OTHER_NAMES: [&str; 5] =
     ["CUDA_PATH", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR", "CUDARC_CUDA_VERSION", "NVCC"];
-/// Between flags in CARGO_ENCODED_RUSTFLAGS.
+/// Separates flags in CARGO_ENCODED_RUSTFLAGS.
 const SEPARATOR: &str = "\x1f";
 
-/// Which toolkit compiles.
+/// Which toolkit to use.
 #[derive(Clone, Copy)]
 pub(crate) enum Origin {
-    /// The first that is found.
+    /// The first one found.
     Found,
-    /// The kit, which is installed if it is not there.
+    /// The kit, installed if it is missing.
     Kit,
 }
 
 impl Origin {
-    /// As the flag `--kit` says.
+    /// From the flag `--kit`.
     pub(crate) fn of_flag(kit: bool) -> Self {
         if kit { Self::Kit } else { Self::Found }
     }
 }
 
-/// All that a CUDA build takes from outside.
+/// External inputs of a CUDA build.
 pub(crate) struct Cuda {
     toolkit: Toolkit,
     stubs: PathBuf,
     compute_cap: String,
 }
 
-/// The binaries of a CUDA build, and what they were compiled for.
+/// The binaries of a CUDA build, and their target.
 pub(crate) struct Built {
     pub(crate) tests: PathBuf,
     pub(crate) vit: PathBuf,
@@ -59,12 +59,9 @@ impl Cuda {
         Self::prepare_for(compute_cap(), origin)
     }
 
-    /// The same for this compute capability, whatever GPU is here.
+    /// For this compute capability, whatever GPU the machine has.
     pub(crate) fn prepare_for(compute_cap: String, origin: Origin) -> Result<Self> {
-        ensure!(
-            cfg!(target_os = "linux"),
-            "expected Linux to build for CUDA on, got another system"
-        );
+        ensure!(cfg!(target_os = "linux"), "a CUDA build needs Linux, got another system");
         let target = target_dir()?;
         let kit = Kit::under(&target);
         let toolkit = match origin {
@@ -78,16 +75,16 @@ impl Cuda {
         Ok(Self { toolkit, stubs, compute_cap })
     }
 
-    /// The same where the first GPU will do for what is built; where none will, that is said before the long build.
+    /// Checks first that the machine's first GPU can run the build, because the build takes long.
     pub(crate) fn prepare_for_gpu(origin: Origin) -> Result<Self> {
-        // Without any GPU, no toolkit is looked for.
+        // Without any GPU, no toolkit is searched.
         vit_device::gpus()?;
         let cuda = Self::prepare(origin)?;
         vit_device::find(0, &cuda.plan()?)?;
         Ok(cuda)
     }
 
-    /// What is about to be built, as far as that is known before.
+    /// The expected target, as far as it is known before the build.
     fn plan(&self) -> Result<Build> {
         let capability = self.compute_cap.trim_start_matches("sm_").replace('.', "");
         let (major, minor) = self.toolkit.version();
@@ -95,15 +92,15 @@ impl Cuda {
         plan.with_context(|| format!("CUDA_COMPUTE_CAP={}", self.compute_cap))
     }
 
-    /// Builds the program with the settings of every day.
+    /// Builds the program in the release profile.
     pub(crate) fn build_vit(&self) -> Result<PathBuf> {
         executable(&messages(self.cargo("build")?.arg("--bin=vit"))?, "vit")
     }
 
-    /// Builds the tests that need a GPU, and the program beside them, small and fast.
+    /// Builds the GPU tests and the program, small and fast.
     pub(crate) fn build_tests(&self) -> Result<Built> {
         let mut test = self.cargo("test")?;
-        // With a test cargo builds the program that it belongs to.
+        // Cargo also builds the program that a test belongs to.
         let messages =
             messages(test.args(["--test=gpu", "--no-run", "--profile=gpu", "--locked"]))?;
         Ok(Built {
@@ -113,18 +110,18 @@ impl Cuda {
         })
     }
 
-    /// Checks with clippy what is compiled for CUDA alone, where a warning is an error.
+    /// Runs clippy on the CUDA-only code; warnings are errors.
     pub(crate) fn check_code(&self) -> Result<()> {
-        // By the profile of the tests, whose kernels it does not compile again.
+        // In the tests' profile, which avoids recompiling the kernels.
         let targets = ["--bin=vit", "--test=gpu", "--profile=gpu", "--locked"];
         run(self.cargo("clippy")?.args(targets).args(["--", "--deny=warnings"]))
     }
 
     /// This cargo on the program, for CUDA.
     ///
-    /// A feature of cudarc is set by hand, that of loading CUDA's libraries when the program runs: asked for as a
-    /// feature it meets the other one, of linking them, which candle asks for, and cudarc's build script refuses both
-    /// together. With `--target` it gets none of these flags, and knows of one alone.
+    /// The cfg for dynamic loading is passed to cudarc directly. As a feature it would conflict with candle's, which
+    /// links the libraries: cudarc's build script rejects both together. With `--target`, build scripts do not get
+    /// these flags, so it sees only one.
     fn cargo(&self, subcommand: &str) -> Result<Command> {
         let mut command = cargo(subcommand);
         command.args(["--package=vit", "--features=cuda", "--target"]).arg(host()?);
@@ -135,7 +132,7 @@ impl Cuda {
         command.env("PATH", env::join_paths(path)?);
         command.env("CUDA_COMPUTE_CAP", &self.compute_cap);
         if env::var_os("CUDAFORGE_THREADS").is_none() {
-            // It would take half of them.
+            // By default it would use half of them.
             let threads = available_parallelism().map_or(1, usize::from);
             command.env("CUDAFORGE_THREADS", threads.to_string());
         }
@@ -143,7 +140,7 @@ impl Cuda {
         Ok(command)
     }
 
-    /// The user's flags and ours, in the form that allows spaces in a path.
+    /// The user's flags and ours, encoded so that paths may contain spaces.
     fn rustflags(&self) -> OsString {
         let mut stubs = OsString::from("native=");
         stubs.push(&self.stubs);
@@ -156,14 +153,14 @@ impl Cuda {
     }
 }
 
-/// The flags that the user's environment has for rustc, the encoded ones before the plain ones as cargo has it.
+/// rustc flags from the user's environment; encoded ones win over plain ones, as in cargo.
 fn users_flags(encoded: Option<OsString>, plain: Option<String>) -> Option<OsString> {
     let encode =
         |plain: String| plain.split_whitespace().collect::<Vec<_>>().join(SEPARATOR).into();
     encoded.or_else(|| plain.map(encode))
 }
 
-/// What nvcc compiles for: as the user says, else for the first GPU here.
+/// The compute capability: the user's, else that of the first GPU.
 fn compute_cap() -> String {
     let first = || {
         let (major, minor) = vit_device::gpus().ok()?.first()?.compute_capability;
@@ -173,7 +170,7 @@ fn compute_cap() -> String {
     asked.or_else(first).unwrap_or_else(|| COMPUTE_CAP.to_owned())
 }
 
-/// The machine that rustc runs on, by its name of it.
+/// The host's target tuple.
 fn host() -> Result<String> {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(rustc).args(["--print", "host-tuple"]).output();
@@ -182,13 +179,13 @@ fn host() -> Result<String> {
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-/// What the kernels were compiled for, which vit-ops tells in its build script.
+/// The target of the kernels, as vit-ops' build script reports it.
 fn build_of(messages: &[Value]) -> Result<Build> {
     let told = |name: &str| {
         let mut variables = messages.iter().flat_map(|message| items(&message["env"]));
         let variable = variables.find(|variable| variable[0] == name);
         let value = variable.and_then(|variable| variable[1].as_str());
-        value.with_context(|| format!("expected vit-ops to tell {name}, got nothing"))
+        value.with_context(|| format!("expected vit-ops' build script to set {name}, got nothing"))
     };
     Ok(Build::parse(told("VIT_CUDA_ARCHITECTURE")?, told("VIT_CUDA_TOOLKIT")?)?)
 }
@@ -200,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_of_the_user_are_kept_and_the_encoded_ones_win() {
+    fn user_flags_are_kept_and_encoded_ones_win() {
         let plain = || Some("-C  target-cpu=native".to_owned());
         let encoded: OsString = "--cfg\x1fa b".into();
         assert_eq!(users_flags(Some(encoded.clone()), plain()), Some(encoded));
@@ -209,13 +206,16 @@ mod tests {
     }
 
     #[test]
-    fn what_was_built_for_is_what_the_build_script_told() {
+    fn the_build_target_is_the_build_scripts() {
         let variables = [["VIT_CUDA_ARCHITECTURE", "sm_90a"], ["VIT_CUDA_TOOLKIT", "13.0"]];
         let messages = [json!({ "reason": "build-finished" }), json!({ "env": variables })];
         let expected = Build::parse("sm_90a", "13.0").unwrap();
         assert_eq!(build_of(&messages).unwrap(), expected);
 
         let message = build_of(&messages[..1]).unwrap_err().to_string();
-        assert_eq!(message, "expected vit-ops to tell VIT_CUDA_ARCHITECTURE, got nothing");
+        assert_eq!(
+            message,
+            "expected vit-ops' build script to set VIT_CUDA_ARCHITECTURE, got nothing"
+        );
     }
 }

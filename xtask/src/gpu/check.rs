@@ -1,4 +1,4 @@
-//! CI's look at the CUDA build, on a machine that may have no GPU.
+//! CI's check of the CUDA build, with or without a GPU.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,17 +11,17 @@ use super::kit::{Kit, pip_is_there};
 use crate::cargo::{cargo, run, target_dir};
 use crate::failure::NO_DEVICE;
 
-/// Builds the tests with the kit, and tries what can be tried without a GPU.
+/// Builds the tests with the kit, and runs what needs no GPU.
 pub(crate) fn check() -> Result<()> {
     if !cfg!(target_os = "linux") {
-        eprintln!("skipped: the CUDA build is for Linux alone");
+        eprintln!("skipped: the CUDA build needs Linux");
         return Ok(());
     }
     if Kit::under(&target_dir()?).home().is_none() && !pip_is_there() {
-        eprintln!("skipped: no `python3 -m pip`, which alone installs the toolkit");
+        eprintln!("skipped: installing the toolkit needs `python3 -m pip`");
         return Ok(());
     }
-    // What the tests of stub libraries are written for.
+    // The tests of stub libraries expect this compute capability.
     let cuda = Cuda::prepare_for(COMPUTE_CAP.to_owned(), Origin::Kit)?;
     let folder = folder::make(&cuda.build_tests()?)?;
     cuda.check_code()?;
@@ -30,7 +30,7 @@ pub(crate) fn check() -> Result<()> {
     runs_only_on_a_gpu(&folder)
 }
 
-/// Holds the program of the CUDA build to train, on the CPU where there is no GPU.
+/// Checks that the CUDA build trains, on the CPU if there is no GPU.
 fn trains(vit: &Path) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let mut train = Command::new(vit);
@@ -41,21 +41,21 @@ fn trains(vit: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs the tests of this program on machines of stub libraries.
+/// Runs the tests of this program with stub libraries in place of CUDA.
 fn refuses_what_it_cannot_use(vit: &Path) -> Result<()> {
     let mut tests = cargo("test");
-    // Of the whole workspace, as the step of all tests has built them.
+    // On the whole workspace, which the test step has built already.
     tests.args(["--locked", "--workspace", "--test=system", "--", "cuda_build::"]);
     run(tests.env("VIT_CUDA_BINARY", vit))
 }
 
-/// Holds the folder to pass where there is a GPU that it was built for, and to say so where there is none.
+/// Checks that the folder's tests pass on a suitable GPU, and report its absence otherwise.
 fn runs_only_on_a_gpu(folder: &Path) -> Result<()> {
     let usable = vit_device::find(0, &folder::open(folder)?.build).is_ok();
     let expected = if usable { 0 } else { NO_DEVICE };
     let xtask = folder::xtask(folder);
     let mut tests = Command::new(&xtask);
-    // As on another machine, where nothing of the checkout is near.
+    // Outside the checkout, as on another machine.
     tests.args(["test-gpu", "--run"]).arg(folder).current_dir("/");
     let status = tests.status().with_context(|| format!("cannot start {}", xtask.display()))?;
     ensure!(

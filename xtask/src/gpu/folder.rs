@@ -1,4 +1,4 @@
-//! A folder with all that the tests on a GPU need, to be carried to a machine that has neither Rust nor the sources.
+//! A folder with everything the GPU tests need, to copy to a machine without Rust or sources.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -16,14 +16,14 @@ const TESTS: &str = "gpu-tests";
 const VIT: &str = "vit";
 const XTASK: &str = "xtask";
 const FIXTURES: &str = "fixtures";
-/// Those of `tests/fixtures` that tests on a GPU read.
+/// The fixtures that tests on a GPU read.
 const READ: [&str; 3] = ["adam-f64", "agreement", "timm"];
-/// What was built for. Written last, so that a folder without it is not taken for a whole one.
+/// The build's target. Written last, so a folder without it is incomplete.
 const BUILD: &str = "build.json";
-/// What machines are sent without complaint.
+/// Size limit that file transfers accept.
 const MOST_BYTES: u64 = 60 << 20;
 
-/// Puts what was built into a folder under cargo's, in place of what lies there.
+/// Copies a build into a folder under cargo's target folder, replacing an earlier one.
 pub(crate) fn make(built: &Built) -> Result<PathBuf> {
     let folder = target_dir()?.join("gpu-tests");
     fill(&folder, built).with_context(|| folder.display().to_string())?;
@@ -40,7 +40,7 @@ pub(crate) fn make(built: &Built) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The tests of such a folder, wherever it lies.
+/// The tests in such a folder.
 pub(crate) fn open(folder: &Path) -> Result<Tests> {
     let whole = [BUILD, TESTS, VIT, FIXTURES].map(|name| folder.join(name));
     if let Some(missing) = whole.iter().find(|path| !path.exists()) {
@@ -52,7 +52,7 @@ pub(crate) fn open(folder: &Path) -> Result<Tests> {
         let hint = "`cargo xtask test-gpu --build-only` makes one and names it";
         return Err(Hinted::new(message, hint).into());
     }
-    // The tests may run elsewhere than here.
+    // The tests may run in another working directory.
     let folder = fs::canonicalize(folder).with_context(|| folder.display().to_string())?;
     let build = folder.join(BUILD);
     Ok(Tests {
@@ -63,12 +63,12 @@ pub(crate) fn open(folder: &Path) -> Result<Tests> {
     })
 }
 
-/// The program of such a folder.
+/// The program in such a folder.
 pub(crate) fn vit(folder: &Path) -> PathBuf {
     folder.join(VIT)
 }
 
-/// What runs the tests of such a folder.
+/// The xtask binary in such a folder.
 pub(crate) fn xtask(folder: &Path) -> PathBuf {
     folder.join(XTASK)
 }
@@ -106,7 +106,7 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of all files below.
+/// Total size of all files in a folder.
 fn size(folder: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(folder)? {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_can_be_opened_and_says_what_it_was_built_for() {
+    fn folders_can_be_opened_and_name_their_target() {
         let scratch = tempfile::tempdir().unwrap();
         let build = whole(scratch.path());
         let folder = scratch.path().join("gpu-tests");
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_there_before_is_gone() {
+    fn earlier_content_is_removed() {
         let scratch = tempfile::tempdir().unwrap();
         let stray = scratch.path().join("gpu-tests/stray");
         fs::create_dir_all(&stray).unwrap();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_no_build_is_refused_by_what_it_lacks() {
+    fn incomplete_folders_are_rejected_naming_what_is_missing() {
         let scratch = tempfile::tempdir().unwrap();
         let message = |folder: &Path| open(folder).err().unwrap().to_string();
         let said = message(scratch.path());
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_summed_to_the_bottom() {
+    fn sizes_are_summed_recursively() {
         let scratch = tempfile::tempdir().unwrap();
         fs::create_dir(scratch.path().join("below")).unwrap();
         fs::write(scratch.path().join("a"), [0; 3]).unwrap();

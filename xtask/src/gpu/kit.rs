@@ -1,4 +1,4 @@
-//! A CUDA toolkit out of NVIDIA's Python packages: what a build needs, without an installer and without root.
+//! A CUDA toolkit from NVIDIA's Python packages: enough to build, without an installer and without root.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::failure::Hinted;
 
-/// The packages and their versions. Compiler, its parts, runtime and headers are of one release.
+/// The packages and versions. Compiler, its parts, runtime and headers are from one release.
 const PACKAGES: [(&str, &str); 5] = [
     ("nvidia-cuda-nvcc", "13.0.88"),
     ("nvidia-cuda-crt", "13.0.88"),
@@ -17,12 +17,12 @@ const PACKAGES: [(&str, &str); 5] = [
     ("nvidia-cuda-runtime", "13.0.96"),
     ("nvidia-cuda-cccl", "13.0.85"),
 ];
-/// Where the packages of CUDA 13 put the toolkit.
+/// Folder of the toolkit in the packages of CUDA 13.
 const HOME: &str = "nvidia/cu13";
-/// What the kit was asked to hold, so that one of other versions is not taken for it.
+/// The installed versions, to recognise an outdated kit.
 const REQUIREMENTS: &str = "requirements.txt";
 
-/// The kit under a target folder, whether it is there or not.
+/// The kit under a target folder, installed or not.
 pub(crate) struct Kit {
     folder: PathBuf,
 }
@@ -32,13 +32,13 @@ impl Kit {
         Self { folder: target.join("cuda-kit") }
     }
 
-    /// The toolkit's folder, where the kit is there and whole.
+    /// The toolkit's folder, if the kit is complete.
     pub(crate) fn home(&self) -> Option<PathBuf> {
         let held = fs::read_to_string(self.folder.join(REQUIREMENTS)).ok()?;
         (held == requirements()).then(|| self.folder.join(HOME))
     }
 
-    /// The toolkit's folder, after an installation where there is none.
+    /// The toolkit's folder; installs the kit if it is missing.
     pub(crate) fn install(&self) -> Result<PathBuf> {
         if let Some(home) = self.home() {
             return Ok(home);
@@ -46,14 +46,14 @@ impl Kit {
         if !pip_is_there() {
             let hint = "install Python 3 with pip, or a CUDA toolkit and leave --kit out";
             return Err(
-                Hinted::new("a kit needs `python3 -m pip`, which does not run", hint).into()
+                Hinted::new("`--kit` needs `python3 -m pip`, which does not run", hint).into()
             );
         }
         self.download().with_context(|| self.folder.display().to_string())?;
-        self.home().context("the kit was installed, and is not there")
+        self.home().context("expected the kit after its installation, got none")
     }
 
-    /// Installs beside, and renames when all is there: an interrupted installation is no kit.
+    /// Installs elsewhere and renames, so that an interrupted installation does not count.
     fn download(&self) -> Result<()> {
         let target = self.folder.parent().expect("the kit lies in the target folder");
         fs::create_dir_all(target)?;
@@ -69,7 +69,7 @@ impl Kit {
     }
 }
 
-/// Whether a kit can be installed on this machine at all.
+/// Whether this machine can install a kit.
 pub(crate) fn pip_is_there() -> bool {
     let version = pip().arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     version.is_ok_and(|status| status.success())
@@ -81,24 +81,24 @@ fn pip() -> Command {
     pip
 }
 
-#[expect(clippy::disallowed_methods, reason = "what it takes is another program's")]
+#[expect(clippy::disallowed_methods, reason = "its stdout is for another program")]
 fn run_pip(folder: &Path, requirements: &Path) -> Result<()> {
     eprintln!("installing {} Python packages, 104 MB to fetch", PACKAGES.len());
     let mut install = pip();
     install.args(["install", "--no-deps", "--only-binary=:all:", "--no-compile"]);
     install.args(["--disable-pip-version-check", "--root-user-action=ignore"]);
     install.arg("--target").arg(folder).arg("--requirement").arg(requirements);
-    // What pip says is progress, not a result.
+    // pip's output is progress, not a result.
     let status = install.stdout(io::stderr()).status().context("cannot start python3")?;
     if status.success() {
         return Ok(());
     }
     let hint = "look at what pip says above: it needs a registry in reach, and the packages are for Linux alone; \
-        a CUDA toolkit will do as well, without --kit";
+        or install a CUDA toolkit, and leave --kit out";
     Err(Hinted::new(format!("pip failed ({status})"), hint).into())
 }
 
-/// The packages as pip reads them.
+/// The packages as pip requirements.
 fn requirements() -> String {
     PACKAGES.iter().flat_map(|(name, version)| [name, "==", version, "\n"]).collect()
 }
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kit_is_whole_only_with_these_very_versions() {
+    fn a_kit_with_other_versions_is_incomplete() {
         let target = tempfile::tempdir().unwrap();
         let kit = Kit::under(target.path());
         assert_eq!(kit.home(), None);

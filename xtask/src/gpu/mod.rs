@@ -1,4 +1,4 @@
-//! `cargo xtask test-gpu`: the tests that need a GPU, here or in a folder for another machine.
+//! `cargo xtask test-gpu`: runs the GPU tests here, or packs them for another machine.
 
 mod build;
 mod check;
@@ -18,20 +18,19 @@ pub(crate) use build::{Cuda, Origin};
 pub(crate) use check::check;
 use run::Tests;
 
-/// Builds the tests that need an NVIDIA GPU, and runs them
+/// Builds and runs the tests that need an NVIDIA GPU
 ///
-/// nvcc is looked for on the PATH, in CUDA_HOME and CUDA_PATH, in /usr/local and /opt, and in a kit from before.
-/// CUDA_COMPUTE_CAP, such as 90, names the GPU to build for; else it is the first one here. Without a GPU that can be
-/// used, the exit code is 6.
+/// It uses the first CUDA toolkit of: PATH, CUDA_HOME, CUDA_PATH, /usr/local, /opt, an installed kit. CUDA_COMPUTE_CAP,
+/// such as 90, chooses the GPU to build for; default: the first GPU here. Without a usable GPU, the exit code is 6.
 #[derive(Args)]
 pub(crate) struct TestGpu {
-    /// Build with a toolkit out of Python packages, installed under cargo's target folder
+    /// Build with a toolkit from Python packages, installed under cargo's target folder
     #[arg(long)]
     kit: bool,
-    /// Make a folder of tests for a machine that has a GPU, and run none
+    /// Only make a folder of tests, to copy to a machine with a GPU
     #[arg(long, conflicts_with = "args")]
     build_only: bool,
-    /// Run the tests in a folder that --build-only has made; needs no Rust: FOLDER/xtask test-gpu --run FOLDER
+    /// Run the tests in a folder made by --build-only; without Rust: FOLDER/xtask test-gpu --run FOLDER
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["kit", "build_only"])]
     run: Option<PathBuf>,
     /// Arguments of the test binary, such as the name of a test
@@ -54,7 +53,7 @@ impl TestGpu {
     }
 }
 
-/// Builds the tests, where there is a GPU for them.
+/// Builds the tests, if there is a GPU for them.
 fn build(origin: Origin) -> Result<Tests> {
     let built = Cuda::prepare_for_gpu(origin)?.build_tests()?;
     let fixtures = folder::fixtures();

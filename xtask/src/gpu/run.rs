@@ -1,4 +1,4 @@
-//! The tests that need a GPU, run on the one that is here.
+//! Running the GPU tests.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use vit_device::Build;
 
-/// A binary of tests, and what it looks for.
+/// A test binary, and its environment.
 pub(crate) struct Tests {
     pub(crate) binary: PathBuf,
     pub(crate) vit: PathBuf,
@@ -17,9 +17,9 @@ pub(crate) struct Tests {
 }
 
 impl Tests {
-    /// Runs them with these arguments of a test binary, and says on what and how many passed.
+    /// Runs the tests with these arguments, and prints the GPU and how many passed.
     ///
-    /// That none fails is not enough: at least one must have passed.
+    /// At least one must pass.
     pub(crate) fn run(&self, args: &[OsString]) -> Result<()> {
         let gpu = vit_device::find(0, &self.build)?;
         let (major, minor) = self.build.toolkit;
@@ -31,11 +31,11 @@ impl Tests {
         Ok(())
     }
 
-    /// The number of tests that passed, all of what they print passed on.
+    /// Runs the binary, passing its output on; returns the number of passed tests.
     fn start(&self, args: &[OsString]) -> Result<u64> {
         let mut command = Command::new(&self.binary);
         command.env("VIT_FIXTURES", &self.fixtures).env("VIT_BINARY", &self.vit);
-        // One after the other: the test that fills the GPU's memory would starve another.
+        // One after another: the test that fills the GPU's memory would disturb others.
         command.arg("--test-threads=1").args(args).stdout(Stdio::piped());
         let cannot_start = || format!("cannot start {}", self.binary.display());
         let mut tests = command.spawn().with_context(cannot_start)?;
@@ -51,7 +51,7 @@ impl Tests {
     }
 }
 
-/// The number in `test result: ok. 12 passed; 0 failed; ...`.
+/// The number of passed tests in `test result: ok. 12 passed; 0 failed; ...`.
 fn passed_of(line: &str) -> Option<u64> {
     let (counts, _) = line.strip_prefix("test result: ")?.split_once(" passed;")?;
     counts.rsplit(' ').next()?.parse().ok()
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_passed_is_read_from_the_last_line_alone() {
+    fn passed_tests_are_read_from_the_last_line() {
         let line = "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s";
         assert_eq!(passed_of(line), Some(12));
         assert_eq!(passed_of("test result: FAILED. 3 passed; 1 failed; 0 ignored"), Some(3));
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     #[cfg(unix)]
-    fn tests_that_fail_and_tests_that_are_none_are_no_success() {
+    fn failed_tests_and_missing_binaries_are_errors() {
         let tests = |binary: &str| Tests {
             binary: binary.into(),
             vit: "vit".into(),

@@ -1,8 +1,7 @@
-//! What a CUDA build is linked with in place of CUDA's libraries, so that one binary starts everywhere.
+//! Stub libraries to link a CUDA build with, so that one binary starts on every machine.
 //!
-//! candle's bindings load the libraries when the program runs, and yet name them to the linker, which only has to find
-//! something of that name. The runtime library alone is really called, by candle's quantised kernels: its static form
-//! goes into the binary.
+//! candle's bindings load CUDA's libraries at run time, but still name them to the linker, which only has to find files
+//! of these names. Only the runtime library is really called, by candle's quantised kernels; it is linked statically.
 
 use std::fs;
 use std::path::Path;
@@ -11,12 +10,12 @@ use anyhow::{Context, Result};
 
 use super::toolkit::Toolkit;
 
-/// The libraries that are loaded when the program runs.
+/// Libraries that are loaded at run time.
 const LOADED: [&str; 5] = ["cublas", "cublasLt", "cuda", "curand", "nvrtc"];
-/// An archive without members.
+/// An empty archive.
 const EMPTY: &[u8] = b"!<arch>\n";
 
-/// Fills the folder, which must be searched before the toolkit's own libraries.
+/// Writes the stubs into the folder, which the linker must search before the toolkit's libraries.
 pub(crate) fn write(folder: &Path, toolkit: &Toolkit) -> Result<()> {
     let runtime = toolkit.library("libcudart_static.a")?;
     let write = || {
@@ -24,7 +23,7 @@ pub(crate) fn write(folder: &Path, toolkit: &Toolkit) -> Result<()> {
         for name in LOADED {
             fs::write(folder.join(format!("lib{name}.a")), EMPTY)?;
         }
-        // Found as what candle asks for, which is the shared one.
+        // candle asks the linker for the shared `cudart`; under this name it finds the static one.
         fs::copy(&runtime, folder.join("libcudart.a"))
     };
     write().with_context(|| folder.display().to_string())?;

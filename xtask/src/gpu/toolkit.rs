@@ -1,4 +1,4 @@
-//! A CUDA toolkit: where it lies, and whether candle's bindings know its version.
+//! Finding a CUDA toolkit that candle's bindings support.
 
 use std::env::consts::EXE_SUFFIX;
 use std::ffi::OsStr;
@@ -10,24 +10,24 @@ use anyhow::{Context, Result};
 
 use crate::failure::Hinted;
 
-/// What cudarc 0.19, which candle 0.11 computes with, has bindings of.
+/// Supported versions of cudarc 0.19, which candle 0.11 uses.
 const OLDEST: Version = (11, 4);
 const NEWEST: Version = (13, 4);
 
-/// The hint of every error that a kit solves.
+/// Hint for every error that a kit solves.
 const TAKE_THE_KIT: &str =
-    "`--kit` puts a toolkit together from Python packages, under cargo's target folder";
+    "`--kit` installs a toolkit from Python packages, under cargo's target folder";
 
 pub(crate) type Version = (u32, u32);
 
-/// A toolkit of a version that will do.
+/// A toolkit of a supported version.
 pub(crate) struct Toolkit {
     home: PathBuf,
     version: Version,
 }
 
 impl Toolkit {
-    /// The first that is found: of the path, of CUDA_HOME and CUDA_PATH, of the usual places, and the kit last of all.
+    /// The first one on PATH, in CUDA_HOME and CUDA_PATH, in the usual folders, or the kit.
     pub(crate) fn find(kit: Option<PathBuf>) -> Result<Self> {
         let path = env::var_os("PATH").unwrap_or_default();
         let named = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os);
@@ -41,7 +41,7 @@ impl Toolkit {
         Self::at(home)
     }
 
-    /// The one in this folder.
+    /// The toolkit in this folder.
     pub(crate) fn at(home: PathBuf) -> Result<Self> {
         let nvcc = nvcc(&home);
         let output = Command::new(&nvcc).arg("--version").output();
@@ -67,7 +67,7 @@ impl Toolkit {
         self.home.join("bin")
     }
 
-    /// The file of this library.
+    /// Path of a library.
     pub(crate) fn library(&self, file: &str) -> Result<PathBuf> {
         let folders = ["lib64", "lib", "targets/x86_64-linux/lib", "lib/x86_64-linux-gnu"];
         let found = folders.map(|folder| self.home.join(folder).join(file));
@@ -81,17 +81,17 @@ impl Toolkit {
     }
 }
 
-/// The compiler of the toolkit in this folder.
+/// Path of the compiler in a toolkit.
 fn nvcc(home: &Path) -> PathBuf {
     home.join("bin").join(format!("nvcc{EXE_SUFFIX}"))
 }
 
-/// The first of these folders with a compiler in it.
+/// The first of these folders with a compiler.
 fn first(homes: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
     homes.into_iter().find(|home| nvcc(home).is_file())
 }
 
-/// The folders where a toolkit may lie, in the order of search.
+/// Folders that may contain a toolkit, in search order.
 fn places(path: &OsStr, named: Vec<PathBuf>, root: &Path) -> Vec<PathBuf> {
     let on_the_path = env::split_paths(path).filter_map(|bin| home_of(&bin));
     let mut places: Vec<PathBuf> = on_the_path.chain(named).collect();
@@ -102,13 +102,13 @@ fn places(path: &OsStr, named: Vec<PathBuf>, root: &Path) -> Vec<PathBuf> {
     places
 }
 
-/// The toolkit whose compiler this folder holds, which may be a link to where the toolkit is installed.
+/// The toolkit of the compiler in this folder, which may be a link.
 fn home_of(bin: &Path) -> Option<PathBuf> {
     let nvcc = fs::canonicalize(bin.join(format!("nvcc{EXE_SUFFIX}"))).ok()?;
     Some(nvcc.parent()?.parent()?.to_owned())
 }
 
-/// The folders `cuda-13.0` and the like, the newest first.
+/// Folders like `cuda-13.0`, newest first.
 fn versions_in(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut found: Vec<(Version, PathBuf)> = entries
@@ -121,7 +121,7 @@ fn versions_in(folder: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// The release that `nvcc --version` names: `Cuda compilation tools, release 13.0, V13.0.88`.
+/// The release in the output of `nvcc --version`: `Cuda compilation tools, release 13.0, V13.0.88`.
 fn version_of(said: &str) -> Option<Version> {
     let (_, release) = said.split_once("release ")?;
     numbers(release.split(',').next()?)
@@ -156,7 +156,7 @@ mod tests {
         Cuda compilation tools, release 13.0, V13.0.88\n\
         Build cuda_13.0.r13.0/compiler.36424714_0\n";
 
-    /// Puts a compiler into the toolkit of this folder.
+    /// Creates a compiler in this folder.
     fn install(home: &Path) -> PathBuf {
         fs::create_dir_all(home.join("bin")).unwrap();
         fs::write(nvcc(home), "").unwrap();
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_release_is_read_from_what_nvcc_says() {
+    fn the_release_is_read_from_nvccs_output() {
         assert_eq!(version_of(SAID), Some((13, 0)));
         assert_eq!(version_of("release 12.8, V12.8.93"), Some((12, 8)));
         for said in ["", "nvcc: not found", "release 13", "release x.y, V"] {
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_the_bindings_do_not_know_is_named_with_those_that_they_do() {
+    fn unsupported_versions_are_named_with_the_supported_ones() {
         for known in [(11, 4), (12, 0), (12, 9), (13, 4)] {
             check(known, Path::new("cuda")).unwrap();
         }
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_path_comes_first_then_what_is_named_then_the_usual_places_newest_first() {
+    fn path_comes_first_then_variables_then_usual_folders_newest_first() {
         let root = tempfile::tempdir().unwrap();
         let root = fs::canonicalize(root.path()).unwrap();
         let expected = ["mine", "named", "usr/local/cuda", "usr/local/cuda-13.0"];
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_without_a_compiler_is_no_toolkit() {
+    fn folders_without_a_compiler_are_not_toolkits() {
         let root = tempfile::tempdir().unwrap();
         let empty = root.path().join("empty");
         fs::create_dir(&empty).unwrap();
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     #[cfg(unix)]
-    fn a_link_to_the_compiler_leads_to_its_toolkit() {
+    fn links_to_the_compiler_are_followed() {
         let root = tempfile::tempdir().unwrap();
         let root = fs::canonicalize(root.path()).unwrap();
         let home = install(&root.join("cuda"));

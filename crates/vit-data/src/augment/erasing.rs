@@ -1,26 +1,26 @@
-//! Random erasing (Zhong et al., arXiv 1708.04896): a rectangle becomes black.
+//! Random erasing (Zhong et al., arXiv 1708.04896): blacks out a rectangle.
 
 use vit_random::Stream;
 
-/// The share of the image that goes.
+/// Smallest and largest erased share of the area.
 const LEAST: f64 = 0.02;
 const MOST: f64 = 0.2;
-/// The paper's: height over width, or the inverse.
+/// The paper's limit of the aspect ratio; its inverse is the other limit.
 const SLIMMEST: f64 = 0.3;
 
-/// Some rows and columns of an image.
+/// A rectangle of an image, in rows and columns.
 #[derive(Clone, Debug)]
 pub(crate) struct Rectangle {
     top: usize,
     left: usize,
     height: usize,
     width: usize,
-    /// Columns of the image.
+    /// Columns of the whole image.
     columns: usize,
 }
 
 impl Rectangle {
-    /// One within an image of this size (height, width), at least a pixel.
+    /// Draws a rectangle inside an image of this size (height, width), at least one pixel large.
     pub(super) fn drawn((rows, columns): (usize, usize), stream: &mut Stream) -> Self {
         let area = stream.uniform_in(LEAST, MOST) * (rows * columns) as f64;
         let ratio = stream.uniform_in(SLIMMEST.ln(), -SLIMMEST.ln()).exp();
@@ -31,8 +31,8 @@ impl Rectangle {
         Self { top: begin(rows - height), left: begin(columns - width), height, width, columns }
     }
 
-    /// One of this share of an image's area and of its proportions, about any point of it: CutMix's (arXiv 1905.04899). What
-    /// would lie outside is cut off, which may leave nothing.
+    /// CutMix's rectangle (arXiv 1905.04899): this share of the area, the image's aspect ratio, centred on any point.
+    /// It is clipped to the image, which may leave nothing.
     pub(super) fn of_share(
         share: f64,
         (rows, columns): (usize, usize),
@@ -49,12 +49,12 @@ impl Rectangle {
         Self { top, left, height, width, columns }
     }
 
-    /// Its pixels.
+    /// Number of pixels.
     pub(super) const fn area(&self) -> usize {
         self.height * self.width
     }
 
-    /// Copies it from one image to the other, in every channel of so many pixels.
+    /// Copies the rectangle from one image to the other, in every channel of `plane` pixels.
     pub(crate) fn paste(&self, from: &[u8], to: &mut [u8], plane: usize) {
         let channels = to.chunks_exact_mut(plane).zip(from.chunks_exact(plane));
         for (to, from) in channels {

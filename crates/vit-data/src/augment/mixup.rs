@@ -1,5 +1,5 @@
-//! Mixup (Zhang et al., arXiv 1710.09412): an image becomes a mean of itself and another. CutMix (Yun et al., arXiv
-//! 1905.04899): a rectangle of it becomes the other's.
+//! Mixup (Zhang et al., arXiv 1710.09412) blends an image with another. CutMix (Yun et al., arXiv 1905.04899) pastes a
+//! rectangle of the other image.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -8,20 +8,20 @@ use vit_random::Stream;
 
 use super::erasing::Rectangle;
 
-/// What an image is mixed with.
+/// The image to mix with.
 #[derive(Clone, Debug)]
 pub(crate) struct Partner {
-    /// Its index in the set, which may be that of the image itself.
+    /// Index in the dataset; may be the image's own.
     pub(crate) index: u32,
-    /// How much of the result it is.
+    /// Weight of the partner in the result.
     pub(crate) share: f32,
-    /// Where its pixels are, with CutMix; with mixup, everywhere.
+    /// CutMix: the pasted rectangle. `None` is mixup.
     pub(crate) cut: Option<Rectangle>,
 }
 
 impl Partner {
-    /// One of `among`, each as likely as any other, with a share of Beta(`alpha`, `alpha`): for mixup with the first
-    /// `alpha`, for CutMix with the second, where both are above 0 for either as likely.
+    /// Draws a partner uniformly from `among` and its weight from Beta(`alpha`, `alpha`). The first `alpha` is mixup's,
+    /// the second CutMix's; if both are above 0, each is used half the time.
     pub(super) fn drawn(
         [mixup, cutmix]: [f64; 2],
         among: &[u32],
@@ -36,17 +36,17 @@ impl Partner {
             return Self { index, share: share as f32, cut: None };
         }
         let cut = Rectangle::of_share(share, (height, width), stream);
-        // Whole pixels, and what the border cuts off, change the share.
+        // Rounding to pixels and clipping at the border change the share.
         let share = cut.area() as f32 / (height * width) as f32;
         Self { index, share, cut: Some(cut) }
     }
 }
 
-/// The bytes of an image, and perhaps of another that is mixed into it.
+/// The bytes of an image, and of the image mixed into it, if any.
 #[derive(Clone, Copy)]
 pub(crate) struct Source<'a> {
     image: &'a [u8],
-    /// With its share.
+    /// With its weight.
     other: Option<(&'a [u8], f32)>,
 }
 
@@ -59,13 +59,13 @@ impl<'a> Source<'a> {
         Self { other: Some((other, share)), ..self }
     }
 
-    /// One channel, whose images have so many pixels.
+    /// One channel of `pixels` pixels.
     pub(super) fn channel(&self, channel: usize, pixels: usize) -> Self {
         let of = |image: &'a [u8]| &image[channel * pixels..][..pixels];
         Self { image: of(self.image), other: self.other.map(|(other, share)| (of(other), share)) }
     }
 
-    /// Bytes that are 0 where all is black.
+    /// Bytes that are 0 where both images are black.
     pub(super) fn ink(&self) -> Cow<'a, [u8]> {
         match self.other {
             None => Cow::Borrowed(self.image),
@@ -73,7 +73,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Writes the values of these pixels, `values` being those of each byte; exactly black where all is.
+    /// Writes the mixed values of these pixels. `values` maps bytes to values; black in both images stays exactly
+    /// black.
     pub(super) fn write(&self, pixels: Range<usize>, values: &[f32; 256], out: &mut [f32]) {
         for (value, &byte) in out.iter_mut().zip(&self.image[pixels.clone()]) {
             *value = values[usize::from(byte)];
@@ -91,7 +92,7 @@ mod tests {
     use vit_random::{Random, Site};
 
     #[test]
-    fn partners_are_drawn_evenly_and_shares_by_alpha() {
+    fn partners_are_uniform_and_weights_follow_alpha() {
         const COUNT: u32 = 20_000;
         let among = [3, 5, 8, 13];
         let (mut counts, mut shares) = ([0_u32; 4], Vec::new());
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_has_the_share_of_its_pixels_and_both_ways_of_mixing_are_as_likely() {
+    fn cutmix_weight_is_the_pasted_area_and_mixup_is_as_likely() {
         let (height, width) = (8, 12);
         let (mut cuts, mut shares) = (0, 0.0);
         for sample in 0..2000 {
@@ -132,13 +133,13 @@ mod tests {
         }
         // Six standard deviations of a binomial count of mean 1,000.
         assert!((866..1134).contains(&cuts), "{cuts}");
-        // Of a uniform share, less what lies beyond the border.
+        // The mean of a uniform share, less the part clipped at the border.
         let mean = shares / f64::from(cuts);
         assert!((0.2..0.5).contains(&mean), "{mean}");
     }
 
     #[test]
-    fn the_mean_is_each_image_where_the_other_has_no_share() {
+    fn weight_zero_or_one_gives_one_of_the_two_images() {
         let values = std::array::from_fn(|byte| byte as f32 - 1.0);
         let mixed = |share| {
             let mut out = [f32::NAN; 3];
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn ink_is_that_of_both() {
+    fn ink_covers_both_images() {
         let source = Source::of(&[0, 0, 2, 3]);
         assert_eq!(*source.ink(), [0, 0, 2, 3]);
         assert_eq!(*source.mixed(&[0, 4, 0, 1], 0.5).ink(), [0, 4, 2, 3]);

@@ -1,4 +1,4 @@
-//! Training images changed a little, differently in each epoch.
+//! Augmentation: small random changes of the training images, different in each epoch.
 
 mod erasing;
 mod mixup;
@@ -13,65 +13,64 @@ use self::warp::{Affine, Canvas, Elastic};
 use crate::normalization::Table;
 use crate::{Error, Result};
 
-/// How training images are changed: how far at most, each evenly up to there; by default not at all.
+/// Augmentation settings. Each is a maximum, drawn uniformly up to there; the default changes nothing.
 ///
-/// What becomes of an image is a function of (seed, epoch, index) alone. Shift, rotation, scale, shear and elastic
-/// displacement are one bilinear resampling; what comes in from beyond the image is black. Each draws for itself, so
-/// that one more changes nothing of the others. Mixup comes first: both images are then changed alike, as the first would be
-/// alone, which a single resampling of their mean does.
+/// The result is a function of (seed, epoch, index) alone. Shift, rotation, scale, shear and elastic displacement are
+/// one bilinear resampling, with black beyond the border. Each setting has its own random numbers, so enabling one does
+/// not change the others. Mixup comes first: both images then get the first one's changes, computed as one resampling
+/// of their mean.
 ///
-/// PyTorch equivalent: torchvision's `RandomAffine`, `ElasticTransform` and `RandomErasing`, and timm's `Mixup` of mode
-/// `elem`, with other numbers.
+/// PyTorch equivalent: torchvision's `RandomAffine`, `ElasticTransform` and `RandomErasing`, and timm's `Mixup` in mode
+/// `elem`, with other random numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {
-    /// Pixels to each side, and up and down.
+    /// Pixels, horizontally and vertically, either way.
     pub shift: f64,
     /// Degrees, either way.
     pub rotation: f64,
-    /// By how much an image grows, as a share; it shrinks as often, by the inverse.
+    /// Relative enlargement; images shrink as often, by the inverse factor.
     pub scale: f64,
-    /// Degrees that columns lean, either way.
+    /// Degrees, either way.
     pub shear: f64,
-    /// Pixels that the nodes of a grid of 5x5 over the image are displaced; between them bilinearly.
+    /// Maximum displacement, in pixels, of the nodes of a 5x5 grid; bilinear between the nodes.
     pub elastic: f64,
-    /// How probable it is that a rectangle of 2 to 20 % of the image becomes black (arXiv 1708.04896).
+    /// Probability that a rectangle of 2 to 20 % of the image becomes black (arXiv 1708.04896).
     pub erase: f64,
-    /// Mixup (arXiv 1710.09412): each image becomes a mean of itself and another of those that are trained on, with a share
-    /// of Beta(α, α), where this is α; and so does its label. Above 0 and below 1 most images stay nearly what one of
-    /// the two is; at 1 every share is as likely.
+    /// Mixup (arXiv 1710.09412): α of Beta(α, α). Image and label become a weighted mean with those of another training
+    /// image. With α below 1 most weights are near 0 or 1; with α = 1 they are uniform.
     ///
-    /// The paper draws one share a batch, and the other image from the same batch; here both are drawn for each image by
-    /// itself, so that nothing depends on how batches are cut.
+    /// The paper draws one weight a batch and the partners within the batch. Here both are drawn for each image, so the
+    /// result does not depend on the batch size.
     pub mixup: f64,
-    /// CutMix (arXiv 1905.04899): a rectangle of each image becomes that of another, with a share of Beta(α, α) of the area,
-    /// where this is α; labels are mixed by that share. With mixup too, each image gets one of the two.
+    /// CutMix (arXiv 1905.04899): α of Beta(α, α), the share of the area that is pasted from another image; labels are
+    /// mixed by that share. With mixup too, each image gets one of the two.
     #[serde(skip_serializing_if = "is_zero")]
     pub cutmix: f64,
-    /// Random resized crop (torchvision's `RandomResizedCrop`): the least share of a picture's area that is cut out and scaled
-    /// to the image; 0 is none.
+    /// Random resized crop (torchvision's `RandomResizedCrop`): smallest share of the area that is cropped and resized
+    /// to the image; 0 is off.
     #[serde(skip_serializing_if = "is_zero")]
     pub crop_scale: f64,
-    /// How probable it is that left and right are exchanged.
+    /// Probability of a horizontal flip.
     #[serde(skip_serializing_if = "is_zero")]
     pub flip: f64,
-    /// Colour jitter (torchvision's `ColorJitter`): brightness, contrast and saturation change by up to this share, the hue by
-    /// a quarter of it.
+    /// Colour jitter (torchvision's `ColorJitter`): brightness, contrast and saturation change by up to this factor,
+    /// the hue by a quarter of it.
     #[serde(skip_serializing_if = "is_zero")]
     pub jitter: f64,
-    /// A policy of changes beside those.
+    /// Automatic augmentation policy, in addition.
     #[serde(skip_serializing_if = "Policy::is_none")]
     pub policy: Policy,
 }
 
-/// A policy that draws changes of an image by itself.
+/// An automatic augmentation policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
     /// None.
     #[default]
     None,
-    /// TrivialAugment (arXiv 2103.10158): one change of any strength.
+    /// TrivialAugment (arXiv 2103.10158): one random operation of random strength.
     Trivial,
 }
 
@@ -97,7 +96,7 @@ fn is_zero(value: &f64) -> bool {
 }
 
 impl Augment {
-    /// Whether images stay as they are.
+    /// Whether no setting changes images.
     #[must_use]
     pub fn is_none(&self) -> bool {
         *self == Self::default()
@@ -133,29 +132,29 @@ impl Augment {
         [self.shift, self.rotation, self.scale, self.shear, self.elastic] != [0.0; 5]
     }
 
-    /// Whether another view of the picture is drawn.
+    /// Whether training uses random views of the picture: crop, flip, jitter or policy.
     pub(crate) fn views(&self) -> bool {
         [self.crop_scale, self.flip, self.jitter] != [0.0; 3] || self.policy != Policy::None
     }
 
-    /// As vit-pictures has it.
+    /// Defined by vit-pictures.
     pub(crate) fn jitter(&self) -> vit_pictures::Jitter {
         let (brightness, hue) = (self.jitter, self.jitter / 4.0);
         vit_pictures::Jitter { brightness, contrast: brightness, saturation: brightness, hue }
     }
 
-    /// Whether an image becomes something of itself and of another.
+    /// Whether images are mixed with others.
     #[must_use]
     pub fn mixes(&self) -> bool {
         self.mixup > 0.0 || self.cutmix > 0.0
     }
 }
 
-/// Changes images of one size, one after the other, in the same room.
+/// Augments images of one size, reusing its buffers.
 pub(crate) struct Augmenter<'a> {
     augment: &'a Augment,
     random: Random,
-    /// What the model sees of each byte, of which 0 is black: a table a channel.
+    /// Normalised value of each byte, one table per channel; byte 0 is black.
     tables: &'a [Table],
     canvas: Canvas,
 }
@@ -166,7 +165,7 @@ const ERASE: Site = Site::named("augment.erase");
 const MIXUP: Site = Site::named("augment.mixup");
 
 impl<'a> Augmenter<'a> {
-    /// For images of `size` (height, width), in this epoch of a run with this seed: `(seed, epoch)`.
+    /// For images of `size` (height, width); `run` is (seed, epoch).
     pub(crate) fn new(
         augment: &'a Augment,
         (seed, epoch): (u64, u64),
@@ -177,15 +176,14 @@ impl<'a> Augmenter<'a> {
         Self { augment, random, tables, canvas: Canvas::new(size) }
     }
 
-    /// What the image with this index is mixed with: one of `among`, which are not none.
+    /// The partner of the image with this index, from `among`, which must not be empty.
     pub(crate) fn partner(&self, index: u32, among: &[u32]) -> Partner {
         let Augment { mixup, cutmix, .. } = *self.augment;
         let stream = &mut self.random.stream(MIXUP, index);
         Partner::drawn([mixup, cutmix], among, self.canvas.size(), stream)
     }
 
-    /// Appends what becomes of the image with this index in its set: values as the model sees them, channel by channel and
-    /// row by row.
+    /// Appends the augmented image with this index: normalised values, channel by channel and row by row.
     pub(crate) fn append(&mut self, source: Source<'_>, index: u32, out: &mut Vec<f32>) {
         let (height, width) = self.canvas.size();
         let warp = self.augment.moves().then(|| {
@@ -227,7 +225,7 @@ mod tests {
     const BLACK: f32 = -1.0;
     const VALUES: &Table = &crate::normalization::HALF;
 
-    /// A smooth hill in the middle of black.
+    /// A smooth hill on black.
     fn hill() -> Vec<u8> {
         let (height, width) = SIZE;
         let value = |y: usize, x: usize| {
@@ -276,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_in_the_room_before_does_not_matter() {
+    fn earlier_images_do_not_affect_later_ones() {
         let mut augmenter = augmenter(&ALL, 1, 2);
         let mut out = Vec::new();
         augmenter.append(Source::of(&[7; 9 * 12]), 8, &mut Vec::new());
@@ -285,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn each_setting_alone_changes_images_and_zero_none() {
+    fn each_setting_changes_images_and_zero_changes_none() {
         let single = [
             Augment { shift: 2.0, ..Augment::default() },
             Augment { rotation: 30.0, ..Augment::default() },
@@ -299,13 +297,13 @@ mod tests {
             assert!(changed.count() >= 10, "{augment:?}");
         }
         assert_eq!(augmented(&Augment::default(), 1, 1, 0), plain());
-        // Through the resampling too: a strength that is lost in rounding.
+        // Goes through the resampling, with a strength that rounding makes 0.
         let nearly = Augment { rotation: 1e-300, ..Augment::default() };
         assert_eq!(augmented(&nearly, 1, 1, 0), plain());
     }
 
     #[test]
-    fn values_stay_between_black_and_the_brightest() {
+    fn values_stay_within_the_range_of_the_image() {
         let brightest = plain().into_iter().fold(BLACK, f32::max);
         for index in 0..200 {
             for value in augmented(&ALL, 5, 1, index) {
@@ -315,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn rectangles_are_erased_as_often_as_asked_for() {
+    fn rectangles_are_erased_with_the_given_probability() {
         let augment = Augment { erase: 0.25, ..Augment::default() };
         let white = vec![255; 9 * 12];
         let mut augmenter = augmenter(&augment, 1, 1);
@@ -333,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_out_of_range_are_named() {
+    fn out_of_range_settings_are_named() {
         let message = |augment: Augment| augment.check().unwrap_err().to_string();
         assert_eq!(
             message(Augment { erase: 2.0, ..ALL }),

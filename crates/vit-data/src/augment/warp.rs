@@ -6,7 +6,7 @@ use vit_random::Stream;
 
 use super::{Augment, Source};
 
-/// Where a pixel comes from: `source - c = A (target - c) + b`, `c` being the image's centre.
+/// Maps target pixels to source positions: `source - c = A (target - c) + b`, where `c` is the image's centre.
 pub(super) struct Affine {
     /// `A`, row by row, of (x, y).
     matrix: [f32; 4],
@@ -15,7 +15,7 @@ pub(super) struct Affine {
 }
 
 impl Affine {
-    /// The inverse of a shear, then a scale, then a rotation, then a shift, each within its strength.
+    /// Draws the inverse of shear, then scale, then rotation, then shift, each within its maximum.
     pub(super) fn drawn(augment: &Augment, stream: &mut Stream) -> Self {
         let mut within = |most: f64| stream.uniform_in(-most, most);
         let [right, down] = [within(augment.shift), within(augment.shift)];
@@ -34,7 +34,7 @@ impl Affine {
 /// Nodes of the elastic grid along each side.
 const NODES: usize = 5;
 
-/// How far the nodes of a grid over the image are displaced, as (x, y).
+/// Displacements (x, y) of the nodes of a grid over the image.
 pub(super) struct Elastic {
     nodes: [[[f32; 2]; NODES]; NODES],
 }
@@ -50,7 +50,7 @@ impl Elastic {
         Self { nodes }
     }
 
-    /// What a row that lies at `share` of the image's height is displaced by.
+    /// The displacements along a row at `share` of the image's height.
     fn row(&self, share: f32) -> Bend {
         let (node, part) = node_at(share);
         let nodes: [_; NODES] = std::array::from_fn(|column| {
@@ -60,22 +60,22 @@ impl Elastic {
         let steps = std::array::from_fn(|column| difference(nodes[column], nodes[column + 1]));
         let most =
             |side: usize| nodes.iter().fold(0.0, |most: f32, node| most.max(node[side].abs()));
-        // What lies between two nodes may be rounded to a little more than both.
+        // Interpolation may round to slightly more than either node.
         Bend { nodes, steps, reach: [most(0), most(1)].map(|most| 1.001 * most) }
     }
 }
 
-/// How the pixels of one row are displaced.
+/// Displacements along one row.
 struct Bend {
-    /// At the columns of nodes, and from each to the next.
+    /// At the nodes' columns, and the difference to the next node.
     nodes: [[f32; 2]; NODES],
     steps: [[f32; 2]; NODES - 1],
-    /// No pixel is displaced by more, either way.
+    /// Upper bound of the displacement, either way.
     reach: [f32; 2],
 }
 
 impl Bend {
-    /// Adds the displacements at these places of the grid.
+    /// Adds the displacements at these grid positions.
     #[inline(always)]
     fn add(&self, places: &[(usize, f32); LANES], xs: &mut [f32; LANES], ys: &mut [f32; LANES]) {
         for (lane, &(node, part)) in places.iter().enumerate() {
@@ -86,7 +86,7 @@ impl Bend {
     }
 }
 
-/// The node before `share` of the way along a side, and the part of the way to the next.
+/// The node before `share` of a side, and the fraction towards the next.
 fn node_at(share: f32) -> (usize, f32) {
     let at = share * (NODES - 1) as f32;
     let node = (at as usize).min(NODES - 2);
@@ -101,22 +101,22 @@ fn between(from: [f32; 2], step: [f32; 2], part: f32) -> [f32; 2] {
     [from[0] + part * step[0], from[1] + part * step[1]]
 }
 
-/// Room for an image with a black border, so that no pixel asks for what is not there.
+/// Buffers for an image with a black border, so that no read leaves the image.
 pub(super) struct Canvas {
     height: usize,
     width: usize,
     pixels: Vec<f32>,
     ink: Option<Ink>,
-    /// For each column, how far from the middle it lies and its place in the elastic grid; if there are fewer than
-    /// [`LANES`], then the last one's.
+    /// For each column, its distance from the middle and its place in the elastic grid; padded to [`LANES`] with the
+    /// last one.
     from_middle: Vec<f32>,
     in_grid: Vec<(usize, f32)>,
 }
 
-/// Black pixels before the first row and column, and twice as many after the last.
+/// Width of the black border before the first row and column; the border after the last is twice as wide.
 const BORDER: usize = 1;
 
-/// Pixels that are computed side by side.
+/// Pixels computed together.
 const LANES: usize = 8;
 
 impl Canvas {
@@ -138,7 +138,7 @@ impl Canvas {
         (self.height, self.width)
     }
 
-    /// Takes an image in: of each byte its value. Byte 0 is black.
+    /// Loads an image through the table `values`. Byte 0 is black.
     pub(super) fn fill(&mut self, source: Source<'_>, values: &[f32; 256]) {
         self.pixels.fill(values[0]);
         self.ink = Ink::of(&source.ink(), self.width);
@@ -152,7 +152,7 @@ impl Canvas {
         }
     }
 
-    /// Draws the image as it looks from where its pixels come from into `out`, which is black.
+    /// Draws the resampled image into `out`, which must be black.
     pub(super) fn warp(&self, affine: &Affine, elastic: Option<&Elastic>, out: &mut [f32]) {
         let Some(ink) = &self.ink else { return };
         let [a, b, c, d] = affine.matrix;
@@ -173,7 +173,7 @@ impl Canvas {
         }
     }
 
-    /// Computes these columns of a row, and perhaps some beside them.
+    /// Computes these columns of a row, rounded up to whole lanes.
     #[inline(always)]
     fn draw(&self, line: &Line, bend: Option<&Bend>, columns: Range<usize>, row: &mut [f32]) {
         for first in columns.step_by(LANES) {
@@ -190,13 +190,13 @@ impl Canvas {
         }
     }
 
-    /// The values at these places of the image, each between four pixels; beyond the image black.
+    /// Bilinear values at these positions; black beyond the image.
     #[inline(always)]
     fn values(&self, xs: [f32; LANES], ys: [f32; LANES]) -> [f32; LANES] {
         let (columns, rights) = pixels_before(xs, self.width);
         let (rows, downs) = pixels_before(ys, self.height);
         let stride = self.width + 3 * BORDER;
-        // In 32 bits, as the lanes are: side by side too.
+        // Kept in 32 bits, like the lanes, so that this vectorises too.
         let places: [u32; LANES] =
             std::array::from_fn(|lane| rows[lane] * stride as u32 + columns[lane]);
         let mut four = [[0.0; LANES]; 4];
@@ -220,18 +220,18 @@ fn lanes<T>(all: &[T], first: usize) -> &[T; LANES] {
     all[first..].first_chunk().expect("as many as lanes at least")
 }
 
-/// The pixel before each of these places along a side, counted with the border, and the part of the way to the next.
+/// For each position along a side, the pixel before it (counted with the border) and the fraction towards the next.
 #[inline(always)]
 fn pixels_before(places: [f32; LANES], len: usize) -> ([u32; LANES], [f32; LANES]) {
     let last = (len + BORDER) as f32;
     let places = places.map(|place| {
         let place = place + BORDER as f32;
-        // A number that is none is no larger than 0, and so becomes it.
+        // Maps NaN to 0 too.
         let place = if place > 0.0 { place } else { 0.0 };
         if place < last { place } else { last }
     });
-    // Added to this, a number below it is rounded to a whole one, which its last bits then are: what a conversion gives
-    // takes several times as long without the newest instructions.
+    // Adding 2^23 rounds a smaller number to an integer, which is then in the low bits. A conversion is several times
+    // slower without the newest instructions.
     const WHOLE: f32 = (1 << 23) as f32;
     let sums = places.map(|place| place + WHOLE);
     let exceeds: [bool; LANES] = std::array::from_fn(|lane| sums[lane] - WHOLE > places[lane]);
@@ -244,11 +244,11 @@ fn pixels_before(places: [f32; LANES], len: usize) -> ([u32; LANES], [f32; LANES
     (pixels, parts)
 }
 
-/// Where the pixels of a row come from, before they are displaced, as (x, y).
+/// Source positions (x, y) along one row, before elastic displacement.
 struct Line {
-    /// From a pixel to the next.
+    /// From one pixel to the next.
     slope: [f32; 2],
-    /// In the middle of the row.
+    /// At the middle of the row.
     start: [f32; 2],
 }
 
@@ -264,14 +264,16 @@ impl Line {
         [places(0), places(1)]
     }
 
-    /// The columns, which lie so far from the middle, outside of which all is black, displaced by `reach` at most.
+    /// The columns that can reach ink when displaced by `reach`; outside them all is black. `columns` are distances
+    /// from the middle.
     fn inked(&self, columns: &[f32], ink: &Ink, reach: [f32; 2]) -> Range<usize> {
         let (first, last) = self.crossing(ink, reach);
-        // As far as from the first column, a pixel more for what rounding takes away; none is 0.
+        // Distance from the first column, widened by a pixel against rounding; NaN becomes 0.
         let column = |from_middle: f32, more: f32| (from_middle - columns[0] + more) as usize;
         let begin = column(first, -1.0).min(columns.len());
         let end = column(last, 2.0).clamp(begin, columns.len());
-        // Rounding cannot make a place that comes after another one come before it: what its ends miss, all of it does.
+        // Rounding keeps the order of positions: if both ends miss the ink on the same side, so does everything
+        // between.
         let misses = |part: &[f32]| match part {
             [] => true,
             [first, .., last] => self.misses([*first, *last], ink, reach),
@@ -282,7 +284,7 @@ impl Line {
         begin..end
     }
 
-    /// How far from the middle, about, the line enters and leaves what lies within reach of the ink.
+    /// Roughly where, from the middle, the line enters and leaves the reach of the ink.
     fn crossing(&self, ink: &Ink, reach: [f32; 2]) -> (f32, f32) {
         (0..2).fold((f32::NEG_INFINITY, f32::INFINITY), |(first, last), side| {
             let at = |place: f32| (place - self.start[side]) / self.slope[side];
@@ -291,8 +293,7 @@ impl Line {
         })
     }
 
-    /// Whether all between these two, counted from the middle, comes from between black pixels alone. It may be no where
-    /// it is yes.
+    /// Whether every pixel between these two columns reads black only. May be a false negative.
     fn misses(&self, ends: [f32; 2], ink: &Ink, reach: [f32; 2]) -> bool {
         (0..2).any(|side| {
             let places = ends.map(|end| self.place(side, end));
@@ -302,12 +303,12 @@ impl Line {
     }
 }
 
-/// Where the pixels of an image that are not black lie.
+/// Bounding box of the pixels that are not black.
 #[derive(Debug, PartialEq)]
 struct Ink {
     rows: Range<usize>,
     columns: Range<usize>,
-    /// The last column and row before them, and the first after.
+    /// The last column and row before the ink, and the first after it.
     before: [f32; 2],
     after: [f32; 2],
 }
@@ -332,12 +333,12 @@ impl Ink {
     }
 }
 
-/// The middle of a side of so many pixels.
+/// The middle of a side of `len` pixels.
 fn middle(len: usize) -> f32 {
     (len as f32 - 1.0) / 2.0
 }
 
-/// How far along a side a pixel lies.
+/// Relative position of a pixel along a side.
 fn share(at: usize, len: usize) -> f32 {
     at as f32 / (len.max(2) - 1) as f32
 }
@@ -349,7 +350,7 @@ mod tests {
 
     const SIZE: (usize, usize) = (5, 7);
 
-    /// One less than the byte: -1 is black.
+    /// One less than the byte, so black is -1.
     fn values() -> [f32; 256] {
         std::array::from_fn(|byte| byte as f32 - 1.0)
     }
@@ -370,7 +371,7 @@ mod tests {
     const IDENTITY: [f32; 4] = [1.0, 0.0, 0.0, 1.0];
 
     #[test]
-    fn a_whole_shift_moves_pixels_and_half_a_pixel_mixes_them() {
+    fn an_integer_shift_moves_pixels_and_half_a_pixel_averages_them() {
         let at = |image: &[f32], y: usize, x: usize| image[7 * y + x];
         let shifted = warped(&affine(IDENTITY, [1.0, 2.0]), None);
         assert_eq!((at(&shifted, 0, 0), at(&shifted, 2, 5)), (21.0, 46.0));
@@ -382,14 +383,14 @@ mod tests {
     }
 
     #[test]
-    fn half_a_turn_is_the_image_from_its_end() {
+    fn rotation_by_180_degrees_reverses_the_image() {
         let turned = warped(&affine([-1.0, 0.0, 0.0, -1.0], [0.0; 2]), None);
         let mut image = warped(&affine(IDENTITY, [0.0; 2]), None);
         image.reverse();
         assert_eq!(turned, image);
     }
 
-    /// What a single pixel is, computed without its neighbours.
+    /// Reference: a single pixel, computed by itself.
     fn value(image: &[f32], (height, width): (usize, usize), [x, y]: [f32; 2]) -> f32 {
         let within = |at: f32, len: usize| (at + 1.0).clamp(0.0, len as f32 + 1.0);
         let (x, y) = (within(x, width), within(y, height));
@@ -405,7 +406,7 @@ mod tests {
         between(above, below, down)
     }
 
-    /// How far a single pixel is displaced.
+    /// Reference: the displacement of a single pixel.
     fn displacement(elastic: &Elastic, (height, width): (usize, usize), at: usize) -> [f32; 2] {
         let (row, down) = node_at(share(at / width, height));
         let (column, right) = node_at(share(at % width, width));
@@ -417,9 +418,9 @@ mod tests {
         })
     }
 
-    /// Side by side, and with what is black left out.
+    /// Compares the vectorised code, which skips black regions, with the reference.
     #[test]
-    fn pixels_are_to_the_bit_what_each_alone_is() {
+    fn vectorised_pixels_equal_the_reference_bit_for_bit() {
         let values = std::array::from_fn(|byte| byte as f32 / 100.0 - 1.0);
         for size @ (height, width) in [(1, 1), (5, 7), (28, 28), (19, 33)] {
             let mut bytes = vec![0; height * width];
@@ -431,7 +432,7 @@ mod tests {
                 let [a, d] = [(); 2].map(|()| 1.0 + within(strength));
                 let [b, c, right, down] = [(); 4].map(|()| within(strength));
                 let elastic = (sample % 3 > 0).then(|| Elastic::drawn(2.0, &mut stream));
-                // Without ink at first, then with more and more.
+                // The first sample has no ink, the later ones more and more.
                 if sample > 0 {
                     let at = stream.below((height * width) as u32) as usize;
                     bytes[at] = stream.below(256) as u8;
@@ -458,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn ink_is_found_where_it_is() {
+    fn bounding_box_contains_the_ink() {
         let mut image = vec![0; 35];
         assert_eq!(Ink::of(&image, 7), None);
         image[7 + 2] = 1;
@@ -468,9 +469,9 @@ mod tests {
         assert_eq!((ink.rows, ink.columns), (1..4, 2..7));
     }
 
-    /// A line of slope 1 that meets the columns 2..7 of the ink, and rows that the line never reaches.
+    /// A line of slope 1 that crosses columns 2..7 of the ink, with rows that the line never reaches.
     #[test]
-    fn a_line_is_left_out_where_its_places_miss_the_ink() {
+    fn columns_that_miss_the_ink_are_skipped() {
         let ink = Ink { rows: 1..4, columns: 2..7, before: [1.0, 0.0], after: [7.0, 4.0] };
         let columns: Vec<f32> = (0..20).map(|x| x as f32).collect();
         let inked = |y: f32, reach: [f32; 2]| {
@@ -485,15 +486,15 @@ mod tests {
     }
 
     #[test]
-    fn a_grid_displaced_as_one_is_a_shift() {
+    fn equal_displacements_are_a_shift() {
         let elastic = Elastic { nodes: [[[1.0, -1.0]; NODES]; NODES] };
         let shift = affine(IDENTITY, [1.0, -1.0]);
         assert_eq!(warped(&affine(IDENTITY, [0.0; 2]), Some(&elastic)), warped(&shift, None));
     }
 
-    /// Where the image's points go forward, the way back finds them.
+    /// Mapping points forward, then back, is the identity.
     #[test]
-    fn the_way_back_is_the_inverse_of_shear_scale_rotation_and_shift() {
+    fn the_drawn_map_inverts_shear_scale_rotation_and_shift() {
         let augment =
             Augment { shift: 3.0, rotation: 40.0, scale: 0.5, shear: 20.0, ..Augment::default() };
         for sample in 0..20 {

@@ -1,9 +1,9 @@
-//! How the digits are written: strokes of a pen through a few points.
+//! The shapes of the digits: pen strokes through a few points.
 //!
-//! A point is (x, y) in a square of side 1, x to the right and y down. A stroke is a smooth curve
-//! through its points, with a sharp turn at a corner.
+//! A point is (x, y) in the unit square, x to the right and y down. A stroke is a smooth curve through its points, with
+//! a sharp turn at a corner.
 
-/// A point that a stroke goes through.
+/// A point on a stroke.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Knot {
     pub(super) x: f64,
@@ -11,17 +11,17 @@ pub(super) struct Knot {
     pub(super) turn: Turn,
 }
 
-/// How a stroke goes through a point.
+/// How a stroke passes a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     Smooth,
     Sharp,
 }
 
-/// The strokes of one way to write a digit.
+/// The strokes of one variant of a digit.
 pub(super) type Glyph = &'static [&'static [Knot]];
 
-/// The ways to write each digit, each as likely as the others of its digit.
+/// The variants of each digit, equally likely.
 pub(super) const GLYPHS: [&[Glyph]; 10] =
     [ZEROS, ONES, TWOS, THREES, FOURS, FIVES, SIXES, SEVENS, EIGHTS, NINES];
 
@@ -32,7 +32,7 @@ const ZEROS: &[Glyph] = &[
         at(0.54, 0.99), at(0.76, 0.83), at(0.84, 0.52), at(0.76, 0.19), at(0.54, 0.01),
         at(0.36, 0.06),
     ]],
-    // A loop written from the right, that does not quite close.
+    // A loop written from the right, not quite closed.
     &[&[
         at(0.68, 0.08), at(0.44, 0.00), at(0.22, 0.18), at(0.14, 0.50), at(0.24, 0.86),
         at(0.50, 1.00), at(0.74, 0.84), at(0.83, 0.52), at(0.76, 0.24), at(0.60, 0.12),
@@ -40,7 +40,7 @@ const ZEROS: &[Glyph] = &[
 ];
 
 const ONES: &[Glyph] = &[
-    // A bare stroke.
+    // A single stroke.
     &[&[at(0.50, 0.00), at(0.50, 0.50), at(0.50, 1.00)]],
     // With an upstroke.
     &[&[at(0.30, 0.22), corner(0.53, 0.00), at(0.52, 0.50), at(0.51, 1.00)]],
@@ -85,12 +85,12 @@ const FOURS: &[Glyph] = &[
         &[at(0.24, 0.02), at(0.20, 0.30), corner(0.17, 0.56), at(0.50, 0.55), at(0.84, 0.52)],
         &[at(0.72, 0.04), at(0.69, 0.50), at(0.67, 1.00)],
     ],
-    // Closed, in one stroke down, across and, lifted, the stem.
+    // Closed: one stroke down and across, then the stem.
     &[
         &[at(0.62, 0.00), at(0.38, 0.34), corner(0.12, 0.66), at(0.50, 0.65), at(0.90, 0.64)],
         &[at(0.63, 0.00), at(0.63, 0.50), at(0.62, 1.00)],
     ],
-    // In one stroke, rounded, that returns up and goes down the stem.
+    // One rounded stroke that returns up and goes down the stem.
     &[&[
         at(0.26, 0.04), at(0.18, 0.30), at(0.24, 0.50), at(0.48, 0.50), at(0.68, 0.32),
         corner(0.76, 0.04), at(0.72, 0.50), at(0.68, 1.00),
@@ -106,7 +106,7 @@ const FIVES: &[Glyph] = &[
         ],
         &[at(0.28, 0.03), at(0.54, 0.03), at(0.84, 0.01)],
     ],
-    // In one stroke from the right.
+    // One stroke, starting at the right.
     &[&[
         at(0.82, 0.02), at(0.56, 0.03), corner(0.30, 0.05), at(0.27, 0.24), corner(0.24, 0.43),
         at(0.52, 0.42), at(0.73, 0.56), at(0.74, 0.78), at(0.52, 0.98), at(0.18, 0.97),
@@ -175,12 +175,12 @@ const NINES: &[Glyph] = &[
     ]],
 ];
 
-/// A point that the stroke goes through smoothly.
+/// A smooth point.
 const fn at(x: f64, y: f64) -> Knot {
     Knot { x, y, turn: Turn::Smooth }
 }
 
-/// A point where the stroke turns sharply.
+/// A corner.
 const fn corner(x: f64, y: f64) -> Knot {
     Knot { x, y, turn: Turn::Sharp }
 }

@@ -1,11 +1,11 @@
-//! A hand that writes: everything that differs from one drawing of a digit to the next.
+//! Random handwriting: everything that differs between two drawings of a digit.
 
 use vit_random::Stream;
 
 use super::glyphs::{GLYPHS, Knot, Turn};
 use super::raster::{Dot, SIDE};
 
-/// Pieces that a curve between two points is drawn with.
+/// Straight pieces between two points of a curve.
 const PIECES: usize = 6;
 
 /// One writer's hand for one digit.
@@ -18,7 +18,7 @@ impl Hand {
         Self { stream }
     }
 
-    /// The strokes of a digit, in pixels, each a chain of dots that the pen goes along.
+    /// The strokes of a digit in pixels, each a chain of dots.
     pub(super) fn write(&mut self, class: usize) -> Vec<Vec<Dot>> {
         let ways = GLYPHS[class];
         let way = ways[self.stream.below(ways.len() as u32) as usize];
@@ -36,12 +36,12 @@ impl Hand {
         strokes.iter().map(|stroke| pen.trace(stroke)).collect()
     }
 
-    /// The standard deviation of the noise on every pixel, where white is 255.
+    /// Standard deviation of the noise on every pixel; white is 255.
     pub(super) fn noise(&mut self) -> f32 {
         self.stream.uniform_in(2.0, 14.0) as f32
     }
 
-    /// A knot, a little beside where it belongs.
+    /// Moves a knot slightly.
     fn shake(&mut self, knot: Knot) -> Knot {
         const SPREAD: f64 = 0.028;
         Knot {
@@ -51,7 +51,7 @@ impl Hand {
         }
     }
 
-    /// Puts the middle of the drawing near the middle of the image.
+    /// Centres the drawing, roughly.
     fn place(&mut self, strokes: &mut [Vec<Knot>]) {
         const SPREAD: f64 = 0.8;
         let middle = |along: fn(&Knot) -> f64| {
@@ -73,7 +73,7 @@ impl Hand {
     }
 }
 
-/// A bend of the whole square, which lets strokes that meet meet still.
+/// A smooth distortion of the whole square: strokes that meet still meet.
 struct Bend {
     right: f64,
     down: f64,
@@ -90,7 +90,7 @@ impl Bend {
     }
 }
 
-/// Proportions, slant and turn: a linear map of the unit square to pixels.
+/// Proportions, slant and rotation: a linear map from the unit square to pixels.
 struct Pose {
     x: (f64, f64),
     y: (f64, f64),
@@ -100,13 +100,13 @@ impl Pose {
     fn draw(stream: &mut Stream) -> Self {
         let height = stream.uniform_in(16.0, 20.5);
         let width = height * stream.uniform_in(0.7, 1.05);
-        // Most hands slant to the right: the top goes right, where y is small.
+        // Most handwriting slants to the right: the top, where y is small, goes right.
         let slant = 0.12 + 0.17 * bell(stream);
-        // Turned by the angle of this tangent.
+        // Tangent of the rotation angle.
         let tangent = 0.1 * bell(stream);
         let cos = 1.0 / (1.0 + tangent * tangent).sqrt();
         let sin = tangent * cos;
-        // Turn × slant × scale.
+        // Rotation × slant × scale.
         Self {
             x: (cos * width, (-cos * slant - sin) * height),
             y: (sin * width, (-sin * slant + cos) * height),
@@ -118,7 +118,7 @@ impl Pose {
     }
 }
 
-/// A pen, and how firmly it is held from the first to the last point of a stroke.
+/// A pen, and its pressure from the first to the last point of a stroke.
 struct Pen {
     radius: f64,
     fade: f64,
@@ -134,8 +134,8 @@ impl Pen {
         }
     }
 
-    /// The pen's way through the knots, as a Catmull-Rom spline: at each knot the curve goes in the
-    /// direction from the knot before to the knot after.
+    /// The path through the knots, as a Catmull-Rom spline: at each knot the curve has the direction from the knot
+    /// before to the knot after.
     fn trace(&self, knots: &[Knot]) -> Vec<Dot> {
         let mut dots = Vec::with_capacity(PIECES * knots.len());
         let spans = knots.len() - 1;
@@ -162,7 +162,7 @@ impl Pen {
     }
 }
 
-/// Catmull and Rom's cubic between the middle two of four values, `t` of the way.
+/// Catmull-Rom cubic between the middle two of four values, at `t`.
 fn spline([before, from, to, after]: [f64; 4], t: f64) -> f64 {
     let linear = to - before;
     let quadratic = 2.0 * before - 5.0 * from + 4.0 * to - after;
@@ -170,8 +170,8 @@ fn spline([before, from, to, after]: [f64; 4], t: f64) -> f64 {
     from + 0.5 * t * (linear + t * (quadratic + t * cubic))
 }
 
-/// Nearly normal, with mean 0 and standard deviation 1, within ±3.5: a sum of four uniform numbers.
-/// A true normal takes a logarithm and a cosine, and so would not be the same on every machine.
+/// Approximately normal, mean 0 and standard deviation 1, within ±3.5: a sum of four uniform numbers. An exact normal
+/// needs a logarithm and a cosine, which differ between machines.
 fn bell(stream: &mut Stream) -> f64 {
     let sum: f64 = (0..4).map(|_| stream.uniform()).sum();
     // Four uniform numbers have a variance of 4/12.

@@ -1,9 +1,8 @@
 //! The embedded dataset: handwritten-looking digits, drawn by the program.
 //!
-//! It is there where no file and no network is, so that a newcomer's first command trains
-//! something. The bytes are the same on every machine: drawing uses only +, -, ×, ÷ and the square
-//! root, which IEEE 754 rounds alike everywhere, and no sine or exponential, which each libm rounds
-//! in its own way.
+//! It needs no file and no network, so a newcomer's first command always trains something. The bytes are the same on
+//! every machine: drawing uses only +, -, ×, ÷ and the square root, which IEEE 754 rounds alike everywhere; sine and
+//! exponential differ between libms.
 
 // Points side by side, not one a line.
 #[rustfmt::skip]
@@ -19,7 +18,7 @@ use crate::error::Result;
 use hand::Hand;
 use raster::Canvas;
 
-/// Fixed, and not the seed of a training run: the dataset is always the same one.
+/// Fixed, and unrelated to a run's seed: the dataset is always the same.
 const SEED: u64 = 0x6469_6769_7473;
 const HAND: Site = Site::named("digits.hand");
 const NOISE: Site = Site::named("digits.noise");
@@ -29,16 +28,15 @@ const CLASSES: usize = 10;
 const TRAIN: u32 = 10_000;
 const TEST: u32 = 2_000;
 
-/// Draws the embedded dataset, `digits`: 10,000 training and 2,000 test images of 28x28 px, white
-/// on black, a tenth of each class, the classes in turn (sample `i` is a drawing of `i % 10`).
+/// Draws the embedded dataset, `digits`: 10,000 training and 2,000 test images of 28x28 px, white on black, balanced,
+/// the classes in turn (sample `i` is a drawing of `i % 10`).
 ///
-/// Every class has several ways to be written, drawn with random slant, turn, proportions, shift,
-/// curvature, pen and noise. The classes are about as hard to tell apart as MNIST's: the nearest
-/// class mean is right for 82.5 % of the test images, the nearest training image for 97.5 %
-/// (MNIST: 82.0 and about 97).
+/// Every class has several variants, drawn with random slant, rotation, proportions, shift, curvature, pen and noise.
+/// The difficulty is about MNIST's: the nearest class mean is right for 82.5 % of the test images, the nearest training
+/// image for 97.5 % (MNIST: 82.0 and about 97).
 ///
 /// # Errors
-/// Only those of making a tensor.
+/// Only if a tensor cannot be made.
 pub fn digits() -> Result<Dataset> {
     let train = draw_split(Split::Train, TRAIN);
     let test = draw_split(Split::Test, TEST);
@@ -48,7 +46,7 @@ pub fn digits() -> Result<Dataset> {
 
 /// The pixels and the labels of one split.
 fn draw_split(split: Split, count: u32) -> (Vec<u8>, Vec<u32>) {
-    // The splits are two steps of one source, so that no test image is a training image.
+    // The splits use different steps of one source, so no test image is a training image.
     let random = Random::new(SEED).at_step(match split {
         Split::Train | Split::Validation => 0,
         Split::Test => 1,
@@ -88,9 +86,9 @@ mod tests {
         }
     }
 
-    /// The bytes that every machine must draw: results on `digits` are comparable while they stay.
+    /// Results on `digits` are comparable only while these bytes stay.
     #[test]
-    fn the_bytes_are_these_for_ever() {
+    fn the_bytes_never_change() {
         let dataset = digits().unwrap();
         let mut hash = Sha256::new();
         for file in IdxFile::ALL {

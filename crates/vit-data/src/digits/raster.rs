@@ -1,25 +1,25 @@
-//! A small grey image to draw on with a round pen.
+//! A small grey image, drawn on with a round pen.
 
 use vit_random::Stream;
 
 /// Height and width of the image.
 pub(super) const SIDE: usize = 28;
 
-/// Over how many pixels the edge of a stroke goes from light to dark.
+/// Width in pixels of a stroke's soft edge.
 const EDGE: f32 = 1.2;
 
-/// A point of a pen's way, in pixels from the image's upper left corner.
+/// A point on the pen's path, in pixels from the upper left corner.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dot {
     pub(super) x: f32,
     pub(super) y: f32,
-    /// The pen's.
+    /// Radius of the pen.
     pub(super) radius: f32,
-    /// How light the pen draws; 255 is white.
+    /// Brightness of the stroke; 255 is white.
     pub(super) light: f32,
 }
 
-/// An image that is being drawn.
+/// The image being drawn.
 pub(super) struct Canvas {
     light: [f32; SIDE * SIDE],
 }
@@ -37,7 +37,7 @@ impl Canvas {
         }
     }
 
-    /// Appends the image as bytes to `out`, with nearly normal noise of this standard deviation.
+    /// Appends the image as bytes to `out`, with approximately normal noise of this standard deviation.
     pub(super) fn develop(&self, noise: f32, stream: &mut Stream, out: &mut Vec<u8>) {
         // The sum of four uniform bytes has a variance of 4 · (256² - 1) / 12.
         const UNIT: f32 = 1.0 / 147.800_54;
@@ -46,20 +46,20 @@ impl Canvas {
         out.extend(self.light.iter().zip(bits).map(|(&light, bits)| {
             let sum: u32 = bits.to_le_bytes().into_iter().map(u32::from).sum();
             let grain = (sum as f32 - 510.0) * UNIT;
-            // The conversion saturates, at black too.
+            // The conversion saturates.
             (light + noise * grain + 0.5) as u8
         }));
     }
 
-    /// Draws a straight piece: each pixel by its distance to it.
+    /// Draws a straight piece: each pixel by its distance from it.
     fn draw_piece(&mut self, from: Dot, to: Dot) {
         let reach = from.radius.max(to.radius) + EDGE / 2.0;
         let (right, down) = (to.x - from.x, to.y - from.y);
-        // Of a piece without length every point is its beginning.
+        // On a piece without length every point is its start.
         let length_squared = (right * right + down * down).max(f32::MIN_POSITIVE);
         for row in pixels(from.y.min(to.y) - reach, from.y.max(to.y) + reach) {
             for column in pixels(from.x.min(to.x) - reach, from.x.max(to.x) + reach) {
-                // From the piece's beginning to the pixel's middle.
+                // From the start of the piece to the pixel's centre.
                 let (x, y) = (column as f32 + 0.5 - from.x, row as f32 + 0.5 - from.y);
                 let along = ((x * right + y * down) / length_squared).clamp(0.0, 1.0);
                 let (x, y) = (x - along * right, y - along * down);
@@ -76,7 +76,7 @@ impl Canvas {
     }
 }
 
-/// The pixels whose middle lies between two places, within the image.
+/// The pixels with their centre in this interval, within the image.
 fn pixels(low: f32, high: f32) -> std::ops::Range<usize> {
     // The conversions saturate at 0.
     let low = (low + 0.5) as usize;

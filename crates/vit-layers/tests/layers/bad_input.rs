@@ -173,7 +173,7 @@ fn invalid_layer_settings_are_named() -> Result<()> {
     let want = "tail: expected xs of shape (batch, ...), got a scalar";
     assert_says(Dropout::new(0.5, &vb)?.forward(&scalar, train), want);
     assert_says(DropPath::new(0.5, &vb)?.forward(&scalar, train), want);
-    let want = "attention weights: expected those of a block at least, got none";
+    let want = "attention weights: expected the weights of at least one block, got none";
     assert_says(AttentionWeights::from_layers(Vec::new()).map(drop), want);
     Ok(())
 }

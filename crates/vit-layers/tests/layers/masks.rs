@@ -117,7 +117,7 @@ fn nan_in_padding_does_not_spread() -> Result<()> {
 }
 
 #[test]
-fn causal_pass_does_not_look_ahead() -> Result<()> {
+fn causal_pass_does_not_see_later_tokens() -> Result<()> {
     for (label, cfg) in configs() {
         let (_, encoder) = encoder(&cfg)?;
         for mode in [Mode::Eval, Mode::Train(Random::new(1).at_step(1))] {

@@ -53,13 +53,13 @@ fn of_transformers(preprocessor: &Value) -> Transform {
 
 /// timm scales the shorter side to the size over `crop_pct` and takes a centre crop.
 fn of_timm(about: &Value, config: &VitConfig) -> Option<Transform> {
-    let told = about.get("pretrained_cfg")?;
-    let share = told.get("crop_pct").and_then(Value::as_f64).unwrap_or(0.875);
-    let interpolation = match told.get("interpolation").and_then(Value::as_str) {
+    let info_of = about.get("pretrained_cfg")?;
+    let share = info_of.get("crop_pct").and_then(Value::as_f64).unwrap_or(0.875);
+    let interpolation = match info_of.get("interpolation").and_then(Value::as_str) {
         Some("bilinear") => Interpolation::Bilinear,
         _ => Interpolation::Bicubic,
     };
-    let fit = match told.get("crop_mode").and_then(Value::as_str) {
+    let fit = match info_of.get("crop_mode").and_then(Value::as_str) {
         Some("squash") => Fit::Stretch,
         Some("border") => Fit::Pad,
         _ => Fit::Crop,
@@ -75,14 +75,14 @@ mod tests {
     use super::*;
     use crate::Preset;
 
-    fn told(layout: Layout, config: &str, preprocessor: Option<&str>) -> ModelInfo {
+    fn info_of(layout: Layout, config: &str, preprocessor: Option<&str>) -> ModelInfo {
         let documents = Documents { config: Some(config), preprocessor };
         info(layout, documents, &VitConfig { classes: 2, ..Preset::VitTi16.config() })
     }
 
     #[test]
     fn class_names_are_sorted_by_number() {
-        let names = |json: &str| told(Layout::Hf, json, None).class_names;
+        let names = |json: &str| info_of(Layout::Hf, json, None).class_names;
         assert_eq!(names(r#"{"id2label": {"1": "dog", "0": "cat"}}"#), ["cat", "dog"]);
         assert_eq!(names(r#"{"label_names": ["cat", "dog"]}"#), ["cat", "dog"]);
         for unusable in [
@@ -97,11 +97,12 @@ mod tests {
 
     #[test]
     fn transforms_follow_their_libraries() {
-        let of_hf = told(Layout::Hf, "{}", Some(r#"{"resample": 2}"#)).transform.expect("told");
+        let of_hf =
+            info_of(Layout::Hf, "{}", Some(r#"{"resample": 2}"#)).transform.expect("info_of");
         assert_eq!((of_hf.fit, of_hf.interpolation), (Fit::Stretch, Interpolation::Bilinear));
         let json = r#"{"pretrained_cfg": {"crop_pct": 0.9, "interpolation": "bicubic"}}"#;
-        let of_timm = told(Layout::Timm, json, None).transform.expect("told");
+        let of_timm = info_of(Layout::Timm, json, None).transform.expect("info_of");
         assert_eq!((of_timm.fit, of_timm.resize), (Fit::Crop, Some(248)));
-        assert_eq!(told(Layout::Timm, "{}", None).transform, None);
+        assert_eq!(info_of(Layout::Timm, "{}", None).transform, None);
     }
 }

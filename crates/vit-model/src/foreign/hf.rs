@@ -1,4 +1,4 @@
-//! transformers' `ViTConfig`, as the JSON that lies beside a model's tensors, and what names and shapes tell without it.
+//! transformers' `ViTConfig`: its JSON, or what names and shapes show without it.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -12,17 +12,17 @@ use crate::{DropoutConfig, Error, Layout, ModelInfo, TensorInfos, VitConfig};
 
 const CONFIG: &str = "config.json";
 
-/// The text of the `config.json` of a model that [`Layout::Hf`] can express.
+/// The `config.json` of a model that [`Layout::Hf`] can express.
 ///
-/// Classes go by the names that `info` has, else by their numbers.
-/// `hidden_dropout_prob`, which in transformers is the rate of three places, is the feed-forward's.
+/// Classes get `info`'s names, else their numbers. `hidden_dropout_prob`, which transformers applies in three places,
+/// is the feed-forward's rate.
 #[must_use]
 pub fn hf_config_json(config: &VitConfig, info: &ModelInfo) -> String {
     format!("{:#}\n", hf_config(config, info))
 }
 
-/// The same of what [`grey_as_colour`](crate::grey_as_colour) has made of a grey model: says so, in a field that transformers
-/// keeps and passes over, for the import.
+/// The `config.json` for a grey model converted by [`grey_as_colour`](crate::grey_as_colour). It records the conversion
+/// for the import, in a field that transformers keeps but ignores.
 #[must_use]
 pub fn hf_config_json_of_grey(config: &VitConfig, info: &ModelInfo) -> String {
     let mut value = hf_config(config, info);
@@ -62,7 +62,7 @@ fn side(height: usize, width: usize) -> Value {
     if height == width { json!(height) } else { json!([height, width]) }
 }
 
-/// What is read of `ViTConfig`; what a file leaves out is transformers' default.
+/// The fields of `ViTConfig` that matter; missing ones have transformers' defaults.
 #[derive(Deserialize)]
 #[serde(default)]
 struct Config {
@@ -83,7 +83,7 @@ struct Config {
     num_labels: Option<usize>,
     problem_type: Option<String>,
     id2label: Option<Map<String, Value>>,
-    /// Ours, which transformers keeps: see [`hf_config_json_of_grey`].
+    /// Our own field: see [`hf_config_json_of_grey`].
     vit_grey: bool,
 }
 
@@ -130,14 +130,14 @@ impl Side {
     }
 }
 
-/// Whether this is a `config.json` of transformers: timm's has an `architecture` instead.
+/// Whether this is transformers' `config.json`; timm's has an `architecture` instead.
 pub(super) fn is_hf(json: &str) -> Result<bool, Error> {
     let document = |source| Error::Document { document: CONFIG, source };
     let value: Value = serde_json::from_str(json).map_err(document)?;
     Ok(value.get("model_type").is_some())
 }
 
-/// A folder that transformers saved.
+/// Describes a folder that transformers saved.
 pub(super) fn described(
     infos: &TensorInfos,
     json: &str,
@@ -165,7 +165,7 @@ pub(super) fn described(
     })
 }
 
-/// A file without its folder.
+/// Describes a file without its folder.
 pub(super) fn by_shapes(
     infos: &TensorInfos,
     preprocessor: Option<&str>,
@@ -211,7 +211,7 @@ pub(super) fn by_shapes(
     })
 }
 
-/// Parameters that only other classes than `ViTForImageClassification` have.
+/// Rejects parameters that `ViTForImageClassification` does not have.
 fn refuse(shapes: &Shapes<'_>) -> Result<(), Error> {
     shapes.refuse(&[
         ("pooler.", "pooler", "present", "ViTForImageClassification, which has none"),
@@ -241,7 +241,7 @@ impl Config {
         if let Some(width) =
             self.head_dim.filter(|width| width.checked_mul(heads) != Some(self.hidden_size))
         {
-            let expected = "hidden_size / num_attention_heads, as version 4 has it";
+            let expected = "hidden_size / num_attention_heads, as in version 4";
             return Err(shapes.unsupported("head_dim", &width.to_string(), expected));
         }
         let ((height, width), patch) = (self.image_size.pair(), self.patch_size.pair());
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn configurations_round_trip() {
         let rectangular = rectangular();
         let same = DropoutConfig { embedding: 0.125, ..rectangular.dropout };
         let papers = Preset::all()[4..].iter().map(|preset| preset.config());
@@ -316,12 +316,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_its_folder_is_known_by_its_shapes() {
+    fn a_file_without_its_folder_is_recognised_by_its_shapes() {
         let config = VitConfig { layer_norm_eps: EPS, ..vit() };
         let by = |infos: &TensorInfos| Foreign::new(infos, Documents::default(), &Known::default());
         let foreign = by(&infos(&config)).expect("a published model");
         assert_eq!((&foreign.config, foreign.assumed.len()), (&config, 4));
-        // Under the names that transformers has in memory since 5.9.
+        // Under the names that transformers uses in memory since 5.9.
         let renamed = |name: &String| {
             [
                 ("encoder.layer.", "layers."),
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_folder_leaves_out_is_transformers_default() {
+    fn missing_fields_have_transformers_defaults() {
         let config = VitConfig { classes: 2, ..Preset::VitB16.config() };
         let foreign = read(&config, r#"{"model_type": "vit", "id2label": null}"#, Some("{}"));
         let foreign = foreign.expect("a model of the default size");
@@ -349,36 +349,36 @@ mod tests {
     }
 
     #[test]
-    fn what_ours_does_not_compute_is_refused_by_name() {
+    fn unsupported_settings_are_rejected_by_name() {
         let config = vit();
         for (from, to, refused) in [
-            ("\"vit\"", "\"deit\"", "model_type = deit of the hf layout, expected vit"),
+            ("\"vit\"", "\"deit\"", "model_type = deit in the hf layout, expected vit"),
             (
                 "\"gelu\"",
                 "\"gelu_new\"",
-                "hidden_act = gelu_new of the hf layout, expected gelu or relu",
+                "hidden_act = gelu_new in the hf layout, expected gelu or relu",
             ),
-            ("{", "{\"head_dim\": 32,", "head_dim = 32 of the hf layout, expected hidden_size"),
+            ("{", "{\"head_dim\": 32,", "head_dim = 32 in the hf layout, expected hidden_size"),
         ] {
             let json = hf_config_json(&config, &ModelInfo::default()).replacen(from, to, 1);
             let error = read(&config, &json, None).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("cannot take over {refused}")), "{error}");
+            assert!(error.starts_with(&format!("unsupported {refused}")), "{error}");
         }
         let mut infos = infos(&config);
         infos.insert("vit.pooler.dense.bias".to_owned(), infos["classifier.bias"].clone());
         let error = Foreign::new(&infos, Documents::default(), &Known::default()).unwrap_err();
-        assert!(error.to_string().starts_with("cannot take over pooler = present"), "{error}");
+        assert!(error.to_string().starts_with("unsupported pooler = present"), "{error}");
         for scaling in [r#"{"image_std": 0}"#, r#"{"image_mean": [0.1, 0.2]}"#] {
             let error =
                 read(&config, &hf_config_json(&config, &ModelInfo::default()), Some(scaling))
                     .unwrap_err();
-            assert!(error.to_string().starts_with("cannot take over mean and std = "), "{error}");
+            assert!(error.to_string().starts_with("unsupported mean and std = "), "{error}");
         }
         let json = hf_config_json(&config, &ModelInfo::default())
             .replace("\"hidden_size\": 192", "\"hidden_size\": []");
         for broken in [json.as_str(), "{", ""] {
             let error = read(&config, broken, None).unwrap_err().to_string();
-            assert_eq!(error, "cannot understand config.json", "{broken}");
+            assert_eq!(error, "cannot parse config.json", "{broken}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Models of other libraries: what their files say of themselves, as our configuration.
+//! Models of other libraries, described by our configuration.
 //!
-//! Shapes tell most of it. What they do not tell (how many heads, which epsilon, how pixels are scaled) stands in the
-//! JSON beside the tensors, where there is any; else the caller says it, or it is assumed, and what was assumed is told.
+//! Shapes determine most of it. The rest (number of heads, epsilon, normalisation) comes from the JSON beside the
+//! tensors, else from the caller, else it is assumed and reported.
 
 mod beside;
 mod hf;
@@ -24,7 +24,7 @@ use vit_layers::Activation;
 use crate::grey::colour_as_grey;
 use crate::{Error, Layout, ModelFile, ModelInfo, Pool, TensorInfos, Tensors, VitConfig};
 
-/// A model of another library, described in our words.
+/// A model of another library, described by our configuration.
 ///
 /// ```no_run
 /// use vit_model::{Documents, Foreign, Known, ModelFile};
@@ -41,53 +41,53 @@ use crate::{Error, Layout, ModelFile, ModelInfo, Pool, TensorInfos, Tensors, Vit
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Foreign {
-    /// Whose names its parameters go by.
+    /// The naming of its parameters.
     pub layout: Layout,
-    /// Its configuration; rates of training that it does not tell are zero.
+    /// Its configuration; dropout rates that its files lack are zero.
     pub config: VitConfig,
-    /// How its pixels are scaled.
+    /// Its normalisation of pixels.
     pub normalization: Normalization,
-    /// The names of its classes and its transform, for pixels that the import has scaled as ours are.
+    /// Class names and transform, for inputs normalised like ours, as the import makes them.
     pub info: ModelInfo,
-    /// What nothing told, as `field = value`.
+    /// The assumed settings, as `field = value`.
     pub assumed: Vec<String>,
-    /// Whether its files hold a grey model of ours in three channels, of which the import makes one again.
+    /// Whether the files hold one of our grey models converted to three channels, which the import converts back.
     pub grey: bool,
 }
 
 /// The text of the JSON files beside the tensors.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Documents<'a> {
-    /// `config.json`, of transformers or of timm.
+    /// transformers' or timm's `config.json`.
     pub config: Option<&'a str>,
-    /// `preprocessor_config.json`, of transformers.
+    /// transformers' `preprocessor_config.json`.
     pub preprocessor: Option<&'a str>,
 }
 
-/// What the caller says of a model. It goes before what its files say.
+/// Settings given by the caller, which override the model's files.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Known {
     /// Attention heads.
     pub heads: Option<usize>,
-    /// The height and width of images: a grid of as many patches as there are positions is taken for the one that
-    /// they were learned on. Without it, and without JSON, that is a square.
+    /// Height and width of the images. If their grid has as many patches as the model has positions, positions keep
+    /// this grid. Without it and without JSON, the grid is a square.
     pub image: Option<(usize, usize)>,
     /// Added to the variance in layer norms.
     pub layer_norm_eps: Option<f64>,
-    /// How pixels are scaled.
+    /// Normalisation of pixels.
     pub normalization: Option<Normalization>,
-    /// Which token the head reads, of a model of timm's: with a class token that one, else the mean of all patches.
+    /// For timm models, the head's input. Default: the class token if there is one, else the mean of all patches.
     pub pool: Option<Pool>,
-    /// The function of the feed-forwards.
+    /// Activation of the feed-forwards.
     pub activation: Option<Activation>,
 }
 
 impl Foreign {
-    /// Describes a model by its tensors' names and shapes, and by what else is known.
+    /// Describes a model by its tensors' names and shapes, the JSON files and the given settings.
     ///
     /// # Errors
-    /// If the names are of no known layout, the model computes what ours does not, something cannot be told, or the
-    /// tensors are not those of the configuration.
+    /// If the names belong to no known layout, the model computes something unsupported, a setting cannot be
+    /// determined, or the tensors do not match the configuration.
     pub fn new(
         infos: &TensorInfos,
         documents: Documents<'_>,
@@ -130,7 +130,7 @@ impl Foreign {
         }
     }
 
-    /// The parameters under their native names, in `f32`, for pixels scaled as ours are.
+    /// The parameters in `f32` under native names, converted to our normalisation.
     ///
     /// # Errors
     /// If a tensor cannot be read.
@@ -153,12 +153,12 @@ impl Foreign {
     }
 }
 
-/// Takes down what is assumed.
+/// Records assumed settings.
 #[derive(Debug, Default)]
 struct Assumptions(Vec<String>);
 
 impl Assumptions {
-    /// The epsilon of layer norms, which is one in nearly all models of a library.
+    /// Epsilon of layer norms; nearly all models of a library share it.
     fn layer_norm_eps(&mut self, known: Option<f64>, of_library: f64) -> f64 {
         known.unwrap_or_else(|| {
             self.0.push(format!("layer_norm_eps = {of_library:e}"));
@@ -166,7 +166,7 @@ impl Assumptions {
         })
     }
 
-    /// Which token the head reads.
+    /// The head's input.
     fn pool(&mut self, known: Option<Pool>, likely: Pool) -> Pool {
         known.unwrap_or_else(|| {
             self.0.push(format!("pool = {}", if likely == Pool::Cls { "cls" } else { "mean" }));
@@ -174,7 +174,7 @@ impl Assumptions {
         })
     }
 
-    /// The function of the feed-forwards, which is one in nearly all models.
+    /// Activation of the feed-forwards; nearly all models share it.
     fn activation(&mut self, known: Option<Activation>) -> Activation {
         known.unwrap_or_else(|| {
             self.0.push("activation = gelu".to_owned());
@@ -182,24 +182,26 @@ impl Assumptions {
         })
     }
 
-    /// The heads of a model whose heads have this width together.
+    /// Number of heads, from the width of all heads together.
     fn heads(&mut self, width: usize, known: Option<usize>) -> Result<usize, Error> {
-        /// ViT-SO400M, ViT-H, ViT-g and ViT-G have 16, and every other that is published has heads of 64.
+        /// ViT-SO400M, ViT-H, ViT-g and ViT-G have 16 heads; all other published models have heads of width 64.
         const SIXTEEN: [usize; 4] = [1152, 1280, 1408, 1664];
         let heads = match known {
             Some(heads) => return Ok(heads),
             None if SIXTEEN.contains(&width) => 16,
             None if width.is_multiple_of(64) => width / 64,
             None => {
-                let reason = format!("heads of 64 do not make up a width of {width}");
-                return Err(Error::Untold { field: "heads", reason });
+                let reason = format!(
+                    "a width of {width} is not a multiple of 64, the usual width of a head"
+                );
+                return Err(Error::Undetermined { field: "heads", reason });
             }
         };
         self.0.push(format!("heads = {heads}"));
         Ok(heads)
     }
 
-    /// How pixels are scaled.
+    /// Normalisation of pixels.
     fn normalization(&mut self, known: Option<Normalization>) -> Normalization {
         known.unwrap_or_else(|| {
             self.0.push("pixels = (x - 0.5) / 0.5".to_owned());
@@ -213,7 +215,7 @@ mod tests {
     use super::*;
     use crate::{Preset, TensorInfo};
 
-    /// An empty tensor takes no bytes, whatever its other sizes are, so that a file can say them.
+    /// An empty tensor takes no bytes whatever its other dimensions, so a file can announce any.
     #[test]
     fn shapes_out_of_reach_are_an_error() {
         let shallow = Preset::Shallow.config();

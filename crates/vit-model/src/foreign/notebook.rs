@@ -1,5 +1,5 @@
-//! The notebook's `state_dict`, which carries no configuration: its names and shapes tell all but the notebook's own
-//! habits.
+//! The notebook's `state_dict`, which has no configuration: names and shapes determine everything but the notebook's
+//! fixed settings.
 
 use vit_patch::{ImageSize, PatchSize, Position};
 
@@ -14,7 +14,7 @@ pub(super) fn described(infos: &TensorInfos, known: &Known) -> Result<Foreign, E
     let [classes, _] = shapes.of("vit_head.weight")?;
     let [mlp_dim, _] = shapes.of("blocks.0.ffwd.net.0.weight")?;
     let (channels, patch) = square_patch(pixels)?;
-    // Which of the two it is shows in how it knows positions; the other quirks come with it.
+    // The position parameters identify the preset; the other quirks come with it.
     let (preset, image) = if shapes.has("pos_embedding.weight") {
         let image = known.image.unwrap_or((28, 28));
         (Preset::Notebook, image)
@@ -26,7 +26,7 @@ pub(super) fn described(infos: &TensorInfos, known: &Known) -> Result<Foreign, E
     if of_preset.position == Position::PatchLinear && known.image.is_none() {
         assumed.0.push("image = 28x28".to_owned());
     }
-    assumed.0.push(format!("all else as in the preset {}", preset.name()));
+    assumed.0.push(format!("everything else as in the preset {}", preset.name()));
     let config = VitConfig {
         image: ImageSize { height: image.0, width: image.1, channels },
         patch,
@@ -49,15 +49,15 @@ pub(super) fn described(infos: &TensorInfos, known: &Known) -> Result<Foreign, E
     })
 }
 
-/// The channels and the size of a patch of so many numbers.
+/// Channels and size of a patch with this many numbers.
 fn square_patch(pixels: usize) -> Result<(usize, PatchSize), Error> {
     let of = |channels| {
         let side = root(pixels / channels).filter(|_| pixels.is_multiple_of(channels))?;
         Some((channels, PatchSize { height: side, width: side }))
     };
-    of(1).or_else(|| of(3)).ok_or_else(|| Error::Untold {
+    of(1).or_else(|| of(3)).ok_or_else(|| Error::Undetermined {
         field: "patch",
-        reason: format!("{pixels} numbers are no square in 1 or 3 channels"),
+        reason: format!("{pixels} numbers are not a square patch of 1 or 3 channels"),
     })
 }
 
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn both_presets_are_told_apart() {
+    fn both_presets_are_recognised() {
         for preset in [Preset::Notebook, Preset::Shallow] {
             let config = VitConfig { depth: 2, heads: 2, classes: 7, ..preset.config() };
             let foreign = Foreign::new(&infos(&config), <_>::default(), &Known::default());
@@ -86,10 +86,12 @@ mod tests {
     }
 
     #[test]
-    fn patches_are_grey_where_that_makes_a_square() {
+    fn patches_are_grey_if_that_gives_a_square() {
         let side = |side| PatchSize { height: side, width: side };
         assert_eq!(square_patch(49).ok(), Some((1, side(7))));
         assert_eq!(square_patch(48).ok(), Some((3, side(4))));
-        assert!(square_patch(50).unwrap_err().to_string().starts_with("cannot tell patch: 50 "));
+        assert!(
+            square_patch(50).unwrap_err().to_string().starts_with("cannot determine patch: 50 ")
+        );
     }
 }

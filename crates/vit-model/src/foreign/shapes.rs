@@ -74,10 +74,12 @@ pub(super) fn grid(
         }
     }
     let reason = match known {
-        None => format!("{rows} positions with {prefix} before the patches' are no square"),
-        Some(patches) => format!("{rows} positions are not those of {patches} patches"),
+        None => {
+            format!("{rows} positions, {prefix} of them before the patches, do not form a square")
+        }
+        Some(patches) => format!("{rows} positions do not match {patches} patches"),
     };
-    Err(Error::Untold { field: "image", reason })
+    Err(Error::Undetermined { field: "image", reason })
 }
 
 /// The integer square root of a perfect square.
@@ -108,7 +110,7 @@ mod tests {
         assert_eq!(told(261, 5), Ok(((256, 128), Tokens)));
         assert_eq!(
             told(7, 1),
-            Err("cannot tell image: 7 positions with 1 before the patches' are no square"
+            Err("cannot determine image: 7 positions, 1 of them before the patches, do not form a square"
                 .to_owned())
         );
     }
@@ -121,6 +123,6 @@ mod tests {
         // A square keeps its size and can be resampled later.
         assert_eq!(grid(10, 1, PATCH, image).ok(), Some(((48, 24), PositionRows::Tokens)));
         let error = grid(8, 1, PATCH, image).unwrap_err().to_string();
-        assert_eq!(error, "cannot tell image: 8 positions are not those of 6 patches");
+        assert_eq!(error, "cannot determine image: 8 positions do not match 6 patches");
     }
 }

@@ -1,4 +1,4 @@
-//! timm's `VisionTransformer`: what its parameters' names and shapes tell.
+//! timm's `VisionTransformer`, described by the names and shapes of its parameters.
 
 use serde_json::Value;
 use vit_patch::{ImageSize, PatchSize};
@@ -8,12 +8,12 @@ use super::timm_config::{Document, Pretrained};
 use super::{Assumptions, Foreign, Known, Normalization};
 use crate::{Error, Layout, ModelInfo, Pool, TensorInfos, VitConfig};
 
-/// What every timm `vit_*` has but those that are refused.
+/// Epsilon of every supported timm `vit_*`.
 pub(super) const EPS: f64 = 1e-6;
-/// What layer scale begins with in most models that have it; where training goes on, it makes no difference.
+/// Usual initial value of layer scale; it does not matter once trained.
 const LAYER_SCALE: f64 = 1e-5;
 
-/// Parameters of models that compute something else: a part of the name, timm's argument, its value, what is expected.
+/// Signs of unsupported models: part of a parameter's name, timm's argument, its value, the expected value.
 const SIGNS: [(&str, &str, &str, &str); 12] = [
     ("dist_token", "dist_token", "present", "a class token alone"),
     ("head_dist.", "head_dist", "present", "one head"),
@@ -36,20 +36,21 @@ pub(super) fn described(
 ) -> Result<Foreign, Error> {
     let shapes = Shapes { infos, layout: Layout::Timm };
     let document = |source| Error::Document { document: "config.json", source };
-    let told: Option<Document> = json.map(serde_json::from_str).transpose().map_err(document)?;
+    let describe: Option<Document> =
+        json.map(serde_json::from_str).transpose().map_err(document)?;
     let mut known = known.clone();
     let mut assumed = Assumptions::default();
     let mut layer_scale = LAYER_SCALE;
-    if let Some(told) = told {
-        told.check(&shapes)?;
-        known.activation = known.activation.or(Some(told.activation(&shapes)?));
-        known.pool = known.pool.or(told.pool());
+    if let Some(describe) = describe {
+        describe.check(&shapes)?;
+        known.activation = known.activation.or(Some(describe.activation(&shapes)?));
+        known.pool = known.pool.or(describe.pool());
         layer_scale =
-            told.model_args.get("init_values").and_then(Value::as_f64).unwrap_or(layer_scale);
-        known.heads = known.heads.or_else(|| told.heads());
-        known.image = told.image().or(known.image);
-        known.layer_norm_eps = known.layer_norm_eps.or(Some(told.layer_norm_eps()));
-        let Pretrained { mean, std, .. } = told.pretrained_cfg;
+            describe.model_args.get("init_values").and_then(Value::as_f64).unwrap_or(layer_scale);
+        known.heads = known.heads.or_else(|| describe.heads());
+        known.image = describe.image().or(known.image);
+        known.layer_norm_eps = known.layer_norm_eps.or(Some(describe.layer_norm_eps()));
+        let Pretrained { mean, std, .. } = describe.pretrained_cfg;
         let scaled = mean.zip(std).map(|(mean, std)| Normalization { mean, std });
         known.normalization = known.normalization.or(scaled);
     }
@@ -100,11 +101,11 @@ fn by_shapes(
     let [classes, _] = shapes.of("head.weight")?;
     let qk_norm = shapes.has("blocks.0.attn.q_norm.weight");
     let heads = match (known.heads, qk_norm) {
-        // The norms of queries and keys are as wide as a head.
+        // QK norms have the width of a head.
         (None, true) => heads_dim / shapes.of::<1>("blocks.0.attn.q_norm.weight")?[0].max(1),
         (heads, _) => assumed.heads(heads_dim, heads)?,
     };
-    // A class token whose features nobody reads is none that ours has.
+    // Our models have no class token that the head does not read.
     let pool = assumed.pool(known.pool, if class_token { Pool::Cls } else { Pool::Mean });
     match (pool, class_token) {
         (Pool::Cls, true) | (Pool::Mean, false) => {}
@@ -149,14 +150,14 @@ mod tests {
         parameters.into_iter().map(|(name, shape)| (name, info(shape))).collect()
     }
 
-    fn told(config: &VitConfig, known: &Known) -> Result<Foreign, Error> {
+    fn describe(config: &VitConfig, known: &Known) -> Result<Foreign, Error> {
         Foreign::new(&infos(config), Documents::default(), known)
     }
 
     #[test]
-    fn the_papers_models_are_known_by_their_shapes() {
+    fn the_papers_models_are_recognised_by_their_shapes() {
         for preset in &Preset::all()[4..] {
-            let foreign = told(&preset.config(), &Known::default()).expect("a published model");
+            let foreign = describe(&preset.config(), &Known::default()).expect("a published model");
             assert_eq!(foreign.config, preset.config());
             let heads = format!("heads = {}", preset.config().heads);
             let rest = [
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_after_the_paper_is_told_by_shapes_too() {
+    fn later_features_are_recognised_by_shapes() {
         let config = VitConfig {
             image: ImageSize { height: 64, width: 64, channels: 1 },
             registers: 4,
@@ -182,27 +183,30 @@ mod tests {
             qkv_bias: false,
             ..Preset::VitTi16.config()
         };
-        assert_eq!(told(&config, &Known::default()).expect("a timm model").config, config);
+        assert_eq!(describe(&config, &Known::default()).expect("a timm model").config, config);
         let pooled = VitConfig { pool: Pool::Mean, registers: 0, ..Preset::VitTi16.config() };
-        assert_eq!(told(&pooled, &Known::default()).expect("a gap model").config, pooled);
+        assert_eq!(describe(&pooled, &Known::default()).expect("a gap model").config, pooled);
     }
 
     #[test]
-    fn what_shapes_do_not_tell_is_the_callers_word() {
+    fn callers_settings_complete_the_shapes() {
         let config = VitConfig { dim: 40, heads: 5, mlp_dim: 80, ..Preset::VitTi16.config() };
-        let error = told(&config, &Known::default()).unwrap_err().to_string();
-        assert_eq!(error, "cannot tell heads: heads of 64 do not make up a width of 40");
+        let error = describe(&config, &Known::default()).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "cannot determine heads: a width of 40 is not a multiple of 64, the usual width of a head"
+        );
         let known = Known { heads: Some(5), layer_norm_eps: Some(1e-5), ..Known::default() };
-        let foreign = told(&config, &known).expect("a timm model");
+        let foreign = describe(&config, &known).expect("a timm model");
         assert_eq!(foreign.config, VitConfig { layer_norm_eps: 1e-5, ..config.clone() });
         let known = Known { heads: Some(3), ..Known::default() };
-        assert!(told(&config, &known).is_err(), "3 heads do not divide 40");
+        assert!(describe(&config, &known).is_err(), "3 heads do not divide 40");
         let wide = VitConfig { dim: 1280, heads: 16, mlp_dim: 5120, ..config };
-        assert_eq!(told(&wide, &Known::default()).expect("ViT-H").config.heads, 16);
+        assert_eq!(describe(&wide, &Known::default()).expect("ViT-H").config.heads, 16);
     }
 
     #[test]
-    fn a_folder_of_timms_says_the_rest() {
+    fn a_timm_folder_completes_the_shapes() {
         let config = VitConfig {
             image: ImageSize { height: 32, width: 64, channels: 3 },
             dim: 40,
@@ -231,14 +235,14 @@ mod tests {
         for (args, refused) in [
             (
                 json!({"act_layer": "silu"}),
-                "act_layer = silu of the timm layout, expected gelu or relu",
+                "act_layer = silu in the timm layout, expected gelu or relu",
             ),
-            (json!({"norm_layer": "rmsnorm"}), "norm_layer = \"rmsnorm\" of the timm layout"),
-            (json!({"global_pool": "avg"}), "global_pool = avg of the timm layout, expected token"),
+            (json!({"norm_layer": "rmsnorm"}), "norm_layer = \"rmsnorm\" in the timm layout"),
+            (json!({"global_pool": "avg"}), "global_pool = avg in the timm layout, expected token"),
             (json!({"pool_include_prefix": true}), "pool_include_prefix = true"),
         ] {
             let error = read(&document(args)).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("cannot take over {refused}")), "{error}");
+            assert!(error.starts_with(&format!("unsupported {refused}")), "{error}");
         }
         for (architecture, refused) in [
             ("eva02_base_patch14_224", "architecture = eva02_base_patch14_224"),
@@ -247,14 +251,14 @@ mod tests {
         ] {
             let json = document(json!({})).replace("vit_base_patch16_224", architecture);
             let error = read(&json).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("cannot take over {refused}")), "{error}");
+            assert!(error.starts_with(&format!("unsupported {refused}")), "{error}");
         }
         let error = read("{\"architecture\": 3}").unwrap_err().to_string();
-        assert_eq!(error, "cannot understand config.json");
+        assert_eq!(error, "cannot parse config.json");
     }
 
     #[test]
-    fn parameters_of_other_models_are_refused_by_the_argument_that_brings_them() {
+    fn parameters_of_unsupported_models_are_rejected_with_their_timm_argument() {
         let config = Preset::VitTi16.config();
         for (name, refused) in [
             ("dist_token", "dist_token = present"),
@@ -268,7 +272,7 @@ mod tests {
             infos.insert(name.to_owned(), infos["norm.weight"].clone());
             let error = Foreign::new(&infos, Documents::default(), &Known::default());
             let error = error.unwrap_err().to_string();
-            let expected = format!("cannot take over {refused} of the timm layout, expected ");
+            let expected = format!("unsupported {refused} in the timm layout, expected ");
             assert!(error.starts_with(&expected), "{error}");
         }
         for (name, refused) in
@@ -278,7 +282,7 @@ mod tests {
             infos.remove(name);
             let error = Foreign::new(&infos, Documents::default(), &Known::default());
             let error = error.unwrap_err().to_string();
-            assert!(error.starts_with(&format!("cannot take over {refused} ")), "{error}");
+            assert!(error.starts_with(&format!("unsupported {refused} ")), "{error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! timm's `config.json`: the architecture, the arguments of its model, and how images were scaled.
+//! timm's `config.json`: the architecture, its arguments, and the preprocessing.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -8,17 +8,16 @@ use vit_patch::PositionRows;
 use super::shapes::Shapes;
 use crate::{Error, Fit, Interpolation, Layout, ModelInfo, Pool, Transform, VitConfig};
 
-/// An architecture that all else is said beside, for each eps of layer norms that one has. The latter's other quirk, a norm
-/// before the first block, is turned off.
+/// For each epsilon of the layer norms, an architecture that has it; arguments override everything else. The second one
+/// also has a norm before the first block, which is turned off.
 const ARCHITECTURE_BY_EPS: [(f64, &str); 2] =
     [(1e-6, "vit_base_patch16_224"), (1e-5, "vit_base_patch16_clip_224")];
 
-/// The text of the `config.json` with which timm's `create_model("local-dir:FOLDER", pretrained=True)` opens a folder whose
+/// The `config.json` with which timm's `create_model("local-dir:FOLDER", pretrained=True)` opens a folder whose
 /// `model.safetensors` has the names of [`Layout::Timm`].
 ///
 /// # Errors
-/// If timm has no such model. Heads of a width of their own have names in timm's layout, and no argument that asks for them; and
-/// layer norms have an eps of 1e-6 or 1e-5.
+/// If timm has no such model: it has no argument for a custom head width, and only epsilons of 1e-6 and 1e-5.
 pub fn timm_config_json(config: &VitConfig, info: &ModelInfo) -> Result<String, Error> {
     Layout::Timm.check_expressible(config)?;
     let refused = |field, value: String, expected| {
@@ -94,14 +93,14 @@ pub fn timm_config_json(config: &VitConfig, info: &ModelInfo) -> Result<String, 
     Ok(format!("{value:#}\n"))
 }
 
-/// What timm multiplies `dim` by, and cuts to a whole number.
+/// The ratio that gives `mlp_dim` when timm multiplies `dim` by it and truncates.
 fn ratio(dim: usize, mlp_dim: usize) -> f64 {
     let of = |mlp_dim: f64| mlp_dim / dim as f64;
     let exact = of(mlp_dim as f64);
     if (dim as f64 * exact) as usize == mlp_dim { exact } else { of(mlp_dim as f64 + 0.5) }
 }
 
-/// What timm divides the side by, and cuts to a whole number, for what the shorter side is scaled to.
+/// The `crop_pct` that gives `resize` when timm divides the side by it and truncates.
 fn share(side: usize, resize: Option<usize>) -> f64 {
     let Some(resize) = resize else { return 1.0 };
     let of = |resize: f64| side as f64 / resize;
@@ -109,7 +108,7 @@ fn share(side: usize, resize: Option<usize>) -> f64 {
     if (side as f64 / exact) as usize == resize { exact } else { of(resize as f64 + 0.5) }
 }
 
-/// What is read of it.
+/// The fields of `config.json` that matter.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Document {
@@ -119,7 +118,7 @@ pub(super) struct Document {
     pub(super) pretrained_cfg: Pretrained,
 }
 
-/// How its images were.
+/// The preprocessing.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Pretrained {
@@ -128,7 +127,7 @@ pub(super) struct Pretrained {
     pub(super) std: Option<Vec<f64>>,
 }
 
-/// Architectures whose parameters have the names and shapes of others, and which compute something else.
+/// Architectures with the parameter names and shapes of others that compute something unsupported.
 const ARCHITECTURES: [(&str, &str, &str, &str); 7] = [
     ("quickgelu", "act_layer", "quick_gelu", "gelu or relu"),
     ("base_patch32_siglip", "act_layer", "gelu_tanh", "gelu or relu"),
@@ -139,7 +138,7 @@ const ARCHITECTURES: [(&str, &str, &str, &str); 7] = [
     ("_rpn_", "block_fn", "ResPostBlock", "Block"),
 ];
 
-/// Parts of the names of architectures whose heads have another width than 64 and than their embedding's width tells.
+/// Parts of the names of architectures whose head width is neither 64 nor determined by the embedding width.
 const HEADS: [(&str, usize); 5] = [
     ("vit_base_patch16_gap_", 16),
     ("test_vit2", 2),
@@ -148,8 +147,8 @@ const HEADS: [(&str, usize); 5] = [
     ("test_vit", 2),
 ];
 
-/// Arguments of a model that its parameters tell as well, or that are of training alone.
-const HEEDED_ELSEWHERE: [&str; 25] = [
+/// Arguments that the parameters also show, or that only matter in training.
+const HANDLED_ELSEWHERE: [&str; 25] = [
     "attn_drop_rate",
     "class_token",
     "depth",
@@ -178,7 +177,7 @@ const HEEDED_ELSEWHERE: [&str; 25] = [
 ];
 
 impl Document {
-    /// Refuses what ours does not compute and the parameters do not show.
+    /// Rejects unsupported settings that the parameters do not show.
     pub(super) fn check(&self, shapes: &Shapes<'_>) -> Result<(), Error> {
         let family = ["vit_", "deit", "flexivit_", "test_vit"];
         if !family.iter().any(|family| self.architecture.starts_with(family)) {
@@ -209,8 +208,9 @@ impl Document {
                 }
                 _ => false,
             };
-            let heeded = HEEDED_ELSEWHERE.contains(&name.as_str()) || own.contains(&name.as_str());
-            if !heeded && !harmless {
+            let handled =
+                HANDLED_ELSEWHERE.contains(&name.as_str()) || own.contains(&name.as_str());
+            if !handled && !harmless {
                 let expected = "timm's default";
                 return Err(shapes.unsupported(name, &value.to_string(), expected));
             }
@@ -218,7 +218,7 @@ impl Document {
         Ok(())
     }
 
-    /// The function of the feed-forwards.
+    /// Activation of the feed-forwards.
     pub(super) fn activation(&self, shapes: &Shapes<'_>) -> Result<Activation, Error> {
         match self.model_args.get("act_layer") {
             None | Some(Value::Null) => Ok(Activation::Gelu),
@@ -229,13 +229,13 @@ impl Document {
         }
     }
 
-    /// Added to the variance in layer norms.
+    /// Epsilon of the layer norms.
     pub(super) fn layer_norm_eps(&self) -> f64 {
         let known = ARCHITECTURE_BY_EPS.iter().find(|(_, name)| *name == self.architecture);
         known.map_or(super::timm::EPS, |&(eps, _)| eps)
     }
 
-    /// Attention heads: those of the arguments, or of an architecture whose heads are not 64 wide.
+    /// Number of heads, from the arguments or from an architecture with an unusual head width.
     pub(super) fn heads(&self) -> Option<usize> {
         let of_architecture = || {
             let known = HEADS.iter().find(|(part, _)| self.architecture.contains(part));
@@ -244,7 +244,7 @@ impl Document {
         self.number("num_heads").or_else(of_architecture)
     }
 
-    /// Which token the head reads, where it is told.
+    /// The head's input, if the arguments set it.
     pub(super) fn pool(&self) -> Option<Pool> {
         let pool = self.model_args.get("global_pool").and_then(Value::as_str);
         match pool.or(self.global_pool.as_deref()) {
@@ -254,12 +254,12 @@ impl Document {
         }
     }
 
-    /// An argument of the model that is a whole number.
+    /// An integer argument of the model.
     fn number(&self, name: &str) -> Option<usize> {
         self.model_args.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok())
     }
 
-    /// The height and width of images.
+    /// Height and width of the images.
     pub(super) fn image(&self) -> Option<(usize, usize)> {
         let sides = self.model_args.get("img_size").and_then(Value::as_array);
         let sides: Option<Vec<usize>> =
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_for_timm_is_read_again() {
+    fn timm_configurations_round_trip() {
         let info = ModelInfo {
             class_names: (0..10).map(|class| format!("class {class}")).collect(),
             transform: Some(Transform { resize: Some(37), ..Transform::of(Fit::Crop) }),
@@ -320,20 +320,23 @@ mod tests {
     }
 
     #[test]
-    fn what_timm_has_no_argument_for_is_refused_by_name() {
-        let told = |config| {
+    fn settings_without_a_timm_argument_are_rejected_by_name() {
+        let refusal = |config| {
             let error = timm_config_json(&config, &ModelInfo::default()).unwrap_err().to_string();
             error.replace("the timm layout cannot express ", "")
         };
         let eps = VitConfig { layer_norm_eps: 1e-12, ..class_token() };
-        assert_eq!(told(eps), "layer_norm_eps = 1e-12, expected 1e-6 or 1e-5 in a folder for timm");
+        assert_eq!(
+            refusal(eps),
+            "layer_norm_eps = 1e-12, expected 1e-6 or 1e-5 in a folder for timm"
+        );
         let heads = VitConfig { head_dim: Some(5), ..class_token() };
-        assert_eq!(told(heads), "head_dim = 5, expected dim / heads in a folder for timm");
-        assert_eq!(told(Preset::Shallow.config()), "pool = first, expected cls or mean");
+        assert_eq!(refusal(heads), "head_dim = 5, expected dim / heads in a folder for timm");
+        assert_eq!(refusal(Preset::Shallow.config()), "pool = first, expected cls or mean");
     }
 
     #[test]
-    fn whole_numbers_survive_timms_rounding() {
+    fn integers_survive_timms_rounding() {
         for dim in 1..200 {
             for other in 1..400 {
                 assert_eq!((dim as f64 * ratio(dim, other)) as usize, other);

@@ -85,8 +85,8 @@ mod tests {
     #[track_caller]
     fn refused(layout: Layout, config: &VitConfig) -> String {
         let error = layout.check_expressible(config).unwrap_err().to_string();
-        let told = error.strip_prefix(&format!("the {layout} layout cannot express "));
-        told.expect("what cannot be expressed").to_owned()
+        let message = error.strip_prefix(&format!("the {layout} layout cannot express "));
+        message.expect("what cannot be expressed").to_owned()
     }
 
     #[test]

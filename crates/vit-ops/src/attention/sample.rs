@@ -3,7 +3,7 @@
 use crate::lanes::{HALF, Lanes};
 use crate::slices::{LANES, copy};
 
-/// Cost of a score besides the products, an exponential, in multiply-adds for [`parallel`](crate::parallel).
+/// Cost of a score's exponential in multiply-adds for [`parallel`](crate::parallel).
 const SCORE_COST: usize = 32;
 
 /// The sizes of one sample.

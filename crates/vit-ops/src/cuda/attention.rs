@@ -28,23 +28,23 @@ const SHARED: usize = 96 << 10;
 /// Whether a head fits into a block's shared memory on the GPU of `xs`.
 pub(crate) fn suits(shape: AttentionShape, xs: &Tensor) -> Result<bool> {
     let most = shared_at_most(&device_of(xs)?)?.min(SHARED);
-    Ok(shared_numbers(shape, Way::Back) * size_of::<f32>() <= most)
+    Ok(shared_numbers(shape, Direction::Backward) * size_of::<f32>() <= most)
 }
 
 #[derive(Clone, Copy)]
-enum Way {
-    Forth,
-    Back,
+enum Direction {
+    Forward,
+    Backward,
 }
 
 /// Numbers in a block's shared memory: padded rows of queries, keys and values, and weights; in the backward pass also
 /// the gradient's rows, the weights' gradients and their masks.
-fn shared_numbers(shape: AttentionShape, way: Way) -> usize {
+fn shared_numbers(shape: AttentionShape, direction: Direction) -> usize {
     let (sample, width) = (shape.sample, shape.sample.head_dim + 1);
     let weights = sample.queries * sample.tokens;
-    match way {
-        Way::Forth => (sample.queries + 2 * sample.tokens) * width + weights,
-        Way::Back => (2 * sample.queries + 2 * sample.tokens) * width + 3 * weights,
+    match direction {
+        Direction::Forward => (sample.queries + 2 * sample.tokens) * width + weights,
+        Direction::Backward => (2 * sample.queries + 2 * sample.tokens) * width + 3 * weights,
     }
 }
 
@@ -127,10 +127,10 @@ struct Attention {
 
 impl Attention {
     /// One block per head and sample.
-    fn grid(&self, way: Way) -> Grid {
+    fn grid(&self, direction: Direction) -> Grid {
         let sample = self.shape.sample;
         let threads = (sample.queries * sample.tokens).next_multiple_of(32).clamp(64, 256);
-        let shared = shared_numbers(self.shape, way) * size_of::<f32>();
+        let shared = shared_numbers(self.shape, direction) * size_of::<f32>();
         Grid::blocks(sample.heads * self.shape.batch, 1).of(threads as u32, 1).sharing(shared)
     }
 
@@ -151,7 +151,7 @@ impl Attention {
             .value(self.layout)
             .value(self.drawn.draw)
             .pointer(self.drawn.clock)
-            .launch(self.grid(Way::Forth))?;
+            .launch(self.grid(Direction::Forward))?;
         Ok(output(ys, device, (batch, sample.queries, sample.dim())))
     }
 
@@ -175,7 +175,7 @@ impl Attention {
             .value(self.layout)
             .value(self.drawn.draw)
             .pointer(self.drawn.clock)
-            .launch(self.grid(Way::Back))
+            .launch(self.grid(Direction::Backward))
     }
 }
 

@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result,
 
 use super::dropout::Drawn;
 use super::launch::{Grid, begin, device_of, elements, held, kernel, not_on_cpu, room, tensor};
-use super::products::{self, Then};
+use super::products::{self, Epilogue};
 use super::tape::{apply2, apply3};
 use crate::{Activation, DropRate};
 use vit_random::{Random, Site};
@@ -74,14 +74,15 @@ impl Linear {
         let (device, len) = (&xs.0.device, shape.elem_count());
         let kept = self.keeps_inputs.then(|| room::<f32>(device, len)).transpose()?;
         let bias = bias.map(|(bias, layout)| elements::<f32>(bias, layout)).transpose()?;
-        let then = Then {
+        let epilogue = Epilogue {
             bias: bias.as_ref().map_or(0, |bias| begin(bias, device)),
             inputs: kept.as_ref().map_or(0, |kept| begin(kept, device)),
             activation: number(self.activation),
             sample_len: self.drawn.map_or(0, |_| len / shape.dims()[0]) as u32,
         };
         let drawn = self.drawn.unwrap_or_else(Drawn::nothing);
-        let ys = products::forward(xs, weight, (len / outputs, inputs, outputs), (then, drawn))?;
+        let ys =
+            products::forward(xs, weight, (len / outputs, inputs, outputs), (epilogue, drawn))?;
         if let Some(kept) = kept {
             // An operation runs forward once; its value lives in the graph until the backward pass.
             let _ = self.inputs.set(tensor(kept, device, len));

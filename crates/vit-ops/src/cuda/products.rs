@@ -8,11 +8,11 @@ use candle_core::{CudaStorage, Layout, Result, Shape, Tensor};
 use super::dropout::Drawn;
 use super::launch::{ByValue, Grid, device_of, elements, held, kernel, room, tensor};
 
-/// What follows a product: addresses of the bias and of memory for the activation's inputs, or null; the activation's
+/// Epilogue of a product: addresses of the bias and of memory for the activation's inputs, or null; the activation's
 /// number; and the numbers per sample, or 0 without dropout.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct Then {
+pub(super) struct Epilogue {
     pub(super) bias: u64,
     pub(super) inputs: u64,
     pub(super) activation: u32,
@@ -21,9 +21,9 @@ pub(super) struct Then {
 
 #[expect(unsafe_code, reason = "the kernels' declaration is the same")]
 // SAFETY: two pointers and two unsigned numbers in the kernels' order.
-unsafe impl ByValue for Then {}
+unsafe impl ByValue for Epilogue {}
 
-impl Then {
+impl Epilogue {
     const fn is_nothing(self) -> bool {
         self.bias == 0 && self.inputs == 0 && self.activation == 0 && self.sample_len == 0
     }
@@ -51,7 +51,7 @@ pub(super) fn forward(
     (xs, xs_layout): (&CudaStorage, &Layout),
     (weight, weight_layout): (&CudaStorage, &Layout),
     (rows, inputs, outputs): (usize, usize, usize),
-    (then, drawn): (Then, Drawn),
+    (epilogue, drawn): (Epilogue, Drawn),
 ) -> Result<CudaStorage> {
     let (device, len) = (xs.device.clone(), rows * outputs);
     if is_small(rows, inputs, outputs) {
@@ -63,7 +63,7 @@ pub(super) fn forward(
             .count(rows)
             .count(inputs)
             .count(outputs)
-            .value(then)
+            .value(epilogue)
             .value(drawn.draw)
             .pointer(drawn.clock)
             .launch(small_grid(rows, outputs))?;
@@ -72,12 +72,12 @@ pub(super) fn forward(
     let matrix = Layout::contiguous_with_offset((rows, inputs), xs_layout.start_offset());
     let transposed = weight_layout.transpose(0, 1)?;
     let mut ys = xs.matmul(weight, (1, rows, outputs, inputs), &matrix, &transposed)?;
-    if !then.is_nothing() {
+    if !epilogue.is_nothing() {
         kernel!(&device, LINEAR, "finish")
             .write(ys.as_cuda_slice_mut::<f32>()?)
             .long(len)
             .count(outputs)
-            .value(then)
+            .value(epilogue)
             .value(drawn.draw)
             .pointer(drawn.clock)
             .launch(Grid::each(len))?;

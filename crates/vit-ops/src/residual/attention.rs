@@ -15,13 +15,13 @@ use crate::attention::op::{self, BiasShape, Form};
 use crate::attention::sample::{SampleShape, Samples};
 use crate::buffer::Buffer;
 use crate::many::Parameters;
-use crate::rotary::Turns;
+use crate::rotary::Rotations;
 use crate::{Attend, Queries};
 
 pub(super) struct Attention {
     norm: Option<Norm>,
     qkv: Map,
-    rotary: Option<Turns>,
+    rotary: Option<Rotations>,
     queries: Queries,
     form: Form,
     bias: Option<(usize, BiasShape)>,
@@ -71,7 +71,8 @@ impl Attention {
         let proj = Map::new(&branch.proj, qkv.outputs / 3, list)?;
         list.check_width("attention", proj.outputs)?;
         let bias = attend.bias.zip(bias).map(|(bias, shape)| (list.add(bias), shape));
-        let rotary = branch.rotary.map(|rotary| rotary.turns(rows.padded, head_dim)).transpose()?;
+        let rotary =
+            branch.rotary.map(|rotary| rotary.rotations(rows.padded, head_dim)).transpose()?;
         Ok(Self {
             norm,
             qkv,
@@ -107,8 +108,8 @@ impl Attention {
         let normalised = norm.as_ref().map_or(xs, |kept| &kept.ys);
         let mut qkv = Buffer::dirty(rows.count() * self.qkv.outputs);
         self.qkv.forward(normalised, parameters, &mut qkv);
-        if let Some(turns) = &self.rotary {
-            turns.forward(&mut qkv, self.qkv.outputs, &rows.lengths, 2 * self.heads());
+        if let Some(rotations) = &self.rotary {
+            rotations.forward(&mut qkv, self.qkv.outputs, &rows.lengths, 2 * self.heads());
         }
         let out = self.out(rows);
         let mut attended = Buffer::dirty(out.count() * self.proj.inputs);
@@ -157,8 +158,8 @@ impl Attention {
         if let Some(place) = place {
             gradients[place] = of_bias;
         }
-        if let Some(turns) = &self.rotary {
-            turns.backward(&mut of_qkv, self.qkv.outputs, &rows.lengths, 2 * self.heads());
+        if let Some(rotations) = &self.rotary {
+            rotations.backward(&mut of_qkv, self.qkv.outputs, &rows.lengths, 2 * self.heads());
         }
         let normalised = kept.norm.as_ref().map_or(xs, |kept| &kept.ys);
         self.qkv.of_parameters(normalised, &of_qkv, parameters, gradients);

@@ -1,16 +1,15 @@
-//! A library's panic as a value.
+//! Turning a library's panic into a value.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 thread_local! {
-    /// Whether this thread's panics are somebody's answer, and not to be told on stderr.
+    /// Whether panics on this thread are caught, and so not reported on stderr.
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What `answer` gives, or None where it panics, of which nothing is then said. What it changes must not be used after
-/// a panic.
+/// The result of `answer`, or `None` if it panics, without output. Do not use anything it was changing after a panic.
 pub(super) fn guarded<T>(answer: impl FnOnce() -> T) -> Option<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -32,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_no_answer_and_the_next_call_works() {
+    fn a_panic_gives_none_and_the_next_call_works() {
         assert_eq!(guarded(|| -> u8 { panic!("a bug of a library") }), None);
         assert_eq!(guarded(|| 7), Some(7));
     }

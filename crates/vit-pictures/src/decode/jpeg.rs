@@ -1,4 +1,4 @@
-//! JPEG, at the scale at which it is used: of eight pixels in a row the decoder makes 8, 4, 2 or 1.
+//! JPEG, decoded at a reduced scale: the decoder makes 8, 4, 2 or 1 pixels of eight in a row.
 //!
 //! `jpeg-decoder` decodes every form; whole pictures of the common forms come from `libjpeg-turbo-rs`, which is
 //! faster and what libjpeg-turbo makes of them to the bit ([`is_common`]).
@@ -16,14 +16,15 @@ use crate::shrunk::{Kind, Rows, Shrinking, Shrunk};
 use crate::upright::{check_form, check_size};
 use crate::{DecodeOptions, Error};
 
-/// What a progressive picture may take: all its coefficients are kept until the last scan is read.
+/// Memory limit of a progressive picture: all its coefficients are kept until the last scan.
 const MOST_BYTES: u64 = 32 << 20;
-/// Of a coefficient.
+/// Size of one coefficient.
 const BYTES: u64 = 2;
 
-/// A scan may cost as much time as all others, in ten bytes. Encoders make ten; this is what other libraries take.
+/// A scan of ten bytes can take as long as the whole picture. Encoders write about ten scans; other libraries allow
+/// this many.
 const MOST_SCANS: usize = 100;
-/// Colour profiles, of which the decoder keeps a copy. They have a few megabytes at most.
+/// Limit of colour profiles, which the decoder copies; real ones have a few megabytes at most.
 const MOST_PROFILES: usize = 8 << 20;
 
 /// Markers (ITU-T T.81, table B.1).
@@ -35,23 +36,23 @@ const JFIF: u8 = 0xE0;
 const PROFILE: u8 = 0xE2;
 const ADOBE: u8 = 0xEE;
 
-/// Decodes a JPEG picture into the means of squares of pixels, so that its longest side is no less than `least`.
+/// Decodes a JPEG picture into means of squares of pixels, with the longest side at least `least`.
 ///
 /// # Errors
-/// If it is too large, or not whole.
+/// If it is too large or incomplete.
 pub(super) fn shrink(bytes: &[u8], least: u32) -> Result<Shrunk, Error> {
     let opened = Opened::new(bytes)?;
     let (size, format) = (opened.size, opened.info.pixel_format);
-    // The smallest whose longest side is no less.
+    // The smallest scale whose longest side is at least `least`.
     let decoded = opened.decode((least, least))?;
     let pixels = shrunk(&decoded.pixels, decoded.size, format, least);
     Ok(Shrunk { size, pixels, orientation: decoded.orientation })
 }
 
-/// Decodes a JPEG picture at the smallest scale whose shorter side is no less than asked for.
+/// Decodes a JPEG picture at the smallest scale that keeps the requested shorter side.
 ///
 /// # Errors
-/// If it is too large, or not whole.
+/// If it is too large or incomplete.
 pub(super) fn decode_raw(bytes: &[u8], options: &DecodeOptions) -> Result<Raw, Error> {
     let opened = Opened::new(bytes)?;
     let (width, height) = opened.size;
@@ -71,7 +72,7 @@ pub(super) fn decode_raw(bytes: &[u8], options: &DecodeOptions) -> Result<Raw, E
     let mut raw = opened.decode((across, down))?;
     if format == PixelFormat::CMYK32 {
         let pixels = &mut raw.pixels;
-        // Pillow's `cmyk2rgb`: each ink lets through what it does not cover, and black of that.
+        // Pillow's `cmyk2rgb`: each channel is the light that its ink and black let through.
         for at in 0..pixels.len() / 4 {
             let black = u32::from(255 - pixels[4 * at + 3]);
             for channel in 0..3 {
@@ -85,7 +86,7 @@ pub(super) fn decode_raw(bytes: &[u8], options: &DecodeOptions) -> Result<Raw, E
     Ok(raw)
 }
 
-/// A picture whose headers are read and checked.
+/// A picture with its headers read and checked.
 struct Opened<'a> {
     decoder: Decoder<&'a [u8]>,
     info: ImageInfo,
@@ -119,7 +120,7 @@ impl<'a> Opened<'a> {
         Ok(Self { decoder, info, size, segments })
     }
 
-    /// The picture at the smallest scale that is as long as one of these sides; CMYK has 4 samples.
+    /// Decodes at the smallest scale with one side at least this long; CMYK has 4 samples a pixel.
     fn decode(mut self, least: (u32, u32)) -> Result<Raw, Error> {
         if self.info.pixel_format == PixelFormat::RGB24 && self.segments.is_adobe_rgb() {
             self.decoder.set_color_transform(ColorTransform::RGB);
@@ -134,18 +135,19 @@ impl<'a> Opened<'a> {
 }
 
 thread_local! {
-    /// One thread for each that decodes.
+    /// A pool of one thread for each thread that decodes.
     static THREAD: Result<ThreadPool, ThreadPoolBuildError> =
         ThreadPoolBuilder::new().num_threads(1).build();
 }
 
-/// The decoder would use a thread for each core, each of which takes memory: what it takes is not to depend on the machine.
+/// Runs on one thread. The decoder would use one for each core, and its memory would depend on the machine.
 fn on_one_thread<T: Send>(decode: impl FnOnce() -> T + Send) -> Result<T, Error> {
     THREAD.with(|pool| {
         let pool = pool.as_ref().map_err(|error| Error::Undecodable(error.to_string().into()))?;
-        // A thread of the caller's own pool would begin other work while it waits, and so decode any number at once.
+        // Waiting in the caller's own pool would start other work on this thread, and so decode any number of pictures
+        // at once.
         let decoded = thread::scope(|scope| {
-            // A panic there is told there.
+            // The panic is caught on that thread.
             scope.spawn(|| pool.install(|| guarded(decode))).join()
         });
         decoded.ok().flatten().ok_or(Error::DecoderFails)
@@ -193,7 +195,7 @@ fn shrunk(bytes: &[u8], size: (u32, u32), format: PixelFormat, least: u32) -> Sh
     for (y, row) in (0..).zip(rows) {
         if format == PixelFormat::CMYK32 {
             let light = row.chunks_exact(4).flat_map(|ink| {
-                // Each ink lets through what it does not cover, and black of that.
+                // Each channel is the light that its ink and black let through.
                 let [through @ .., black] = [0, 1, 2, 3].map(|at| u16::from(255 - ink[at]));
                 through.map(|through: u16| through * black)
             });
@@ -205,15 +207,15 @@ fn shrunk(bytes: &[u8], size: (u32, u32), format: PixelFormat, least: u32) -> Sh
     pixels
 }
 
-/// Where the file ends by its own word.
+/// Where the file ends, by its markers.
 pub(super) fn end(bytes: &[u8]) -> Option<usize> {
     let behind = Segments(bytes).find(|(marker, _)| *marker == END)?.1;
     Some(bytes.len() - behind.len())
 }
 
-/// What has few bytes for its size is no picture of that size.
+/// Rejects a file with too few bytes for its size.
 fn check_length(bytes: &[u8], (width, height): (u32, u32)) -> Result<(), Error> {
-    // Each block of 8x8 pixels takes a bit or more.
+    // Each block of 8x8 pixels takes at least one bit.
     let blocks = u64::from(width.div_ceil(8)) * u64::from(height.div_ceil(8));
     if blocks > 8 * bytes.len() as u64 {
         return Err(Error::TooShort { length: bytes.len() as u64, width, height });
@@ -221,17 +223,17 @@ fn check_length(bytes: &[u8], (width, height): (u32, u32)) -> Result<(), Error> 
     Ok(())
 }
 
-/// What the segments of a file say, in one pass over it.
+/// A summary of a file's segments, from one pass.
 #[derive(Default)]
 struct Summary<'a> {
     scans: usize,
-    /// Bytes.
+    /// Their bytes.
     profiles: usize,
     has_end: bool,
     has_jfif: bool,
-    /// Of Adobe's marker.
+    /// From Adobe's marker.
     transform: Option<u8>,
-    /// The first of its kind.
+    /// The first one.
     baseline: Option<&'a [u8]>,
     progressive: Option<&'a [u8]>,
 }
@@ -245,7 +247,7 @@ impl<'a> Summary<'a> {
                 PROFILE => found.profiles += length(segment),
                 END => found.has_end = true,
                 JFIF => found.has_jfif |= segment.get(2..6) == Some(b"JFIF"),
-                // Behind the length and the name come a version and two flags, of two bytes each, and the transform.
+                // After the length and the name come a version and two flags, of two bytes each, then the transform.
                 ADOBE if segment.get(2..7) == Some(b"Adobe") => {
                     found.transform = found.transform.or(segment.get(13).copied());
                 }
@@ -259,7 +261,7 @@ impl<'a> Summary<'a> {
         found
     }
 
-    /// Refuses what lacks its end, and what would be decoded for ever or kept without a bound.
+    /// Rejects a file without an end, with too many scans, or with too large profiles.
     fn check(&self, info: ImageInfo) -> Result<(), Error> {
         let Self { scans, profiles, .. } = self;
         if !self.has_end {
@@ -281,24 +283,23 @@ impl<'a> Summary<'a> {
         Ok(())
     }
 
-    /// Whether an Adobe marker says that red, green and blue are what they are: the decoder goes by the components' names first.
-    /// JFIF knows no such pictures.
+    /// Whether an Adobe marker declares RGB. The decoder prefers the components' names; JFIF has no RGB pictures.
     fn is_adobe_rgb(&self) -> bool {
         !self.has_jfif && self.transform == Some(0)
     }
 }
 
-/// The most pixels of a progressive picture, for which its coefficients are kept, and those of one component once more if it lacks
-/// some of its scans.
+/// Most pixels of a progressive picture: its coefficients are kept, and those of one component twice if some of its
+/// scans are missing.
 fn most_progressive(frame: Option<&[u8]>, info: ImageInfo) -> u64 {
-    // Of a frame that is not found, as many as there can be.
+    // If no frame is found, assumes the worst case.
     let most = (info.pixel_format.pixel_bytes() as u64, 1);
     let (samples, pixels) = frame.and_then(|frame| sampling(frame, info)).unwrap_or(most);
     MOST_BYTES * pixels / (BYTES * (samples + pixels))
 }
 
-/// How many samples there are for so many pixels, if this is the frame of that picture: a component may have fewer than pixels,
-/// across and down.
+/// Number of samples and of pixels, as a ratio, if this is the picture's frame: a component may be subsampled in both
+/// directions.
 fn sampling(frame: &[u8], info: ImageInfo) -> Option<(u64, u64)> {
     let factors = components(frame, info)?.iter();
     let factors: Vec<[u64; 2]> =
@@ -309,19 +310,19 @@ fn sampling(frame: &[u8], info: ImageInfo) -> Option<(u64, u64)> {
     (pixels > 0).then_some((samples, pixels))
 }
 
-/// Of each component its name, its samples across and down, and its table, if this is the frame of that picture.
+/// Name, sampling factors and table of each component, if this is the picture's frame.
 fn components(frame: &[u8], info: ImageInfo) -> Option<&[[u8; 3]]> {
-    // Two bytes of length, then the precision, lines, samples in a line, and number of components.
+    // Two bytes of length, then precision, lines, samples in a line, and the number of components.
     let (&[_, _, _, high, low, left, right, count], rest) = frame.split_first_chunk()?;
-    // A file made to mislead may have another frame behind this one.
+    // A crafted file may have another frame after this one.
     let is_the_same = [high, low] == info.height.to_be_bytes()
         && [left, right] == info.width.to_be_bytes()
         && usize::from(count) == info.pixel_format.pixel_bytes();
     rest.as_chunks().0.get(..count.into()).filter(|_| is_the_same)
 }
 
-/// The segments of a file up to its end: the marker of each, and all that follows it. What is between them, such as the bits of a
-/// scan, in which FF stands before zeros and restarts alone, is passed over.
+/// The segments of a file up to its end: each marker with all that follows it. Skips entropy-coded data, where FF
+/// precedes only zeros and restart markers.
 struct Segments<'a>(&'a [u8]);
 
 impl<'a> Iterator for Segments<'a> {
@@ -332,7 +333,7 @@ impl<'a> Iterator for Segments<'a> {
             let at = memchr(0xFF, self.0)?;
             let (&marker, behind) = self.0[at + 1..].split_first()?;
             match marker {
-                // Filling, or markers that stand alone.
+                // Padding, or markers without a segment.
                 0x00 | 0x01 | 0xD0..=0xD8 => self.0 = behind,
                 0xFF => self.0 = &self.0[at + 1..],
                 END => {
@@ -348,7 +349,7 @@ impl<'a> Iterator for Segments<'a> {
     }
 }
 
-/// That of a segment, which it begins with; itself counts.
+/// Length of a segment, from its first bytes, including them.
 fn length(segment: &[u8]) -> usize {
     segment.first_chunk().map_or(0, |two| usize::from(u16::from_be_bytes(*two)))
 }
@@ -358,7 +359,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_is_what_follows_all_segments() {
+    fn the_end_follows_all_segments() {
         let ends = |bytes: &[u8]| Segments(bytes).any(|(marker, _)| marker == END);
         let thumbnail = [0xFF, 0xE1, 0, 6, 0xFF, 0xDA, 0xFF, 0xD9];
         let scan = [0xFF, 0xDA, 0, 2, 1, 0xFF, 0, 0xD9];
@@ -370,14 +371,14 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_end_does_not_count() {
+    fn bytes_after_the_end_are_ignored() {
         let twice = [0xFF, 0xDA, 0, 2, 1, 0xFF, 0xD9, 0xFF, 0xDA, 0, 2, 0xFF, 0xD9];
         let markers: Vec<u8> = Segments(&twice).map(|(marker, _)| marker).collect();
         assert_eq!(markers, [START_OF_SCAN, END]);
     }
 
     #[test]
-    fn a_progressive_picture_may_have_as_many_pixels_as_its_sampling_leaves_room_for() {
+    fn subsampling_raises_the_pixel_limit_of_progressive_pictures() {
         let info = ImageInfo {
             width: 16,
             height: 8,
@@ -401,7 +402,7 @@ mod tests {
         ] {
             assert_eq!(most_progressive(&frame(factors), info), most, "{factors:?}");
         }
-        // Of another size, cut, or none at all.
+        // A header with another size, a truncated one, and none.
         let other = ImageInfo { width: 17, ..info };
         assert_eq!(most_progressive(&frame([0x22, 0x11, 0x11]), other), all);
         assert_eq!(most_progressive(&frame([0x22, 0x11, 0x11])[..18], info), all);

@@ -1,4 +1,4 @@
-//! A file's bytes as a picture that stands upright. What the file announces is checked before it costs memory.
+//! Decodes a file into an upright picture. Announced sizes are checked before memory is allocated.
 
 mod guarded;
 mod jpeg;
@@ -19,15 +19,15 @@ use crate::{DecodeOptions, Error, Picture, Shrunk};
 use guarded::guarded;
 use raw::Raw;
 
-/// Decodes a PNG, JPEG, WebP, GIF (its first frame) or BMP picture, told apart by content.
+/// Decodes a PNG, JPEG, WebP, GIF (first frame) or BMP picture, detected by content.
 ///
-/// The picture stands upright by its EXIF orientation. Transparency is laid over [`DecodeOptions::background`], 16 bits
-/// are rounded to 8, palettes and CMYK become RGB. Colour profiles are ignored, as Pillow does.
+/// The EXIF orientation is applied. Transparent pixels are blended over [`DecodeOptions::background`], 16 bits are
+/// rounded to 8, palettes and CMYK become RGB. Colour profiles are ignored, as in Pillow.
 ///
 /// Pillow equivalent: `ImageOps.exif_transpose(Image.open(file)).convert("RGB")`, without transparency.
 ///
 /// # Errors
-/// If the bytes are no such picture, not whole, or too large for the options.
+/// If the bytes are not such a picture, incomplete, or too large for the options.
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, Error> {
     let form = form(bytes)?;
     let decoded = guarded(|| match form {
@@ -38,7 +38,7 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, Error> {
     let Raw { pixels, samples, size, orientation } = decoded.unwrap_or(Err(Error::DecoderFails))?;
     let own = if samples < 3 { 1 } else { 3 };
     let channels = options.channels.unwrap_or(own);
-    // Grey over a colour is a colour.
+    // Grey blended over a colour has colour.
     let flat_in = if samples == 2 && channels == 3 { 3 } else { own };
     let pixels = raw::flatten(pixels, samples, flat_in, options.background);
     let (width, height) = size;
@@ -61,10 +61,10 @@ pub fn decode_file(path: &Path, options: &DecodeOptions) -> Result<Picture, Erro
     picture.map_err(|source| Error::File { path: path.to_owned(), source: source.into() })
 }
 
-/// The longest file that is read: several times what a camera makes.
+/// Size limit of a file: several times what a camera writes.
 pub const MOST_BYTES: u64 = 64 << 20;
 
-/// A picture file's bytes. No more memory is taken than it has bytes.
+/// The bytes of a picture file. Allocates no more than the file's size.
 ///
 /// # Errors
 /// If it cannot be read or is longer than 64 MiB.
@@ -78,11 +78,11 @@ pub fn file_bytes(file: File) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// Decodes a picture to planes of numbers; one whose longest side is `least` or more is shrunk to no less than that while it
-/// is decoded, so that its noise averages out.
+/// Decodes a picture to planes of numbers. If its longest side is above `least`, it is averaged down while it is
+/// decoded, to no less than `least`, which reduces noise.
 ///
 /// # Errors
-/// If the bytes are no picture, not whole, or too large.
+/// If the bytes are not a picture, incomplete, or too large.
 pub fn shrink(bytes: &[u8], least: u32) -> Result<Shrunk, Error> {
     let form = form(bytes)?;
     let decoded = guarded(|| match form {
@@ -93,7 +93,7 @@ pub fn shrink(bytes: &[u8], least: u32) -> Result<Shrunk, Error> {
     decoded.unwrap_or(Err(Error::DecoderFails))
 }
 
-/// By content: a name can lie.
+/// By content; names can be wrong.
 fn form(bytes: &[u8]) -> Result<ImageFormat, Error> {
     use ImageFormat::{Bmp, Gif, Jpeg, Png, WebP};
     match ::image::guess_format(bytes) {
@@ -110,11 +110,11 @@ mod tests {
     use ::image::metadata::Orientation;
     use std::{fs, io};
 
-    /// What Pillow makes of a JPEG file lies beside it as PNG, in the folder that `tests/reference/picture_fixtures.py` writes.
+    /// `tests/reference/picture_fixtures.py` stores Pillow's result beside each JPEG file, as PNG.
     #[test]
-    fn jpeg_of_every_form_is_what_libjpeg_makes_of_it() {
+    fn jpeg_of_every_form_decodes_as_in_libjpeg() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/jpeg");
-        // As large as it is, and at half of that.
+        // At full and at half scale.
         for (least, shrunk, bound) in [(256, (93, 61), 0.03), (40, (47, 31), 0.04)] {
             for name in ["444", "422", "420", "progressive", "restarts", "grey", "cmyk"] {
                 let planes = |end: &str| {
@@ -135,9 +135,9 @@ mod tests {
         }
     }
 
-    /// By Adobe's marker, where the names of the components say otherwise and there is no JFIF.
+    /// Declared by Adobe's marker, against the names of the components and without JFIF.
     #[test]
-    fn red_green_and_blue_are_what_they_are() {
+    fn adobe_marker_declares_rgb() {
         let path = "../../tests/fixtures/jpeg/444.jpg";
         let whole = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("a fixture");
         let jfif = whole.windows(2).position(|pair| pair == [0xFF, 0xE0]).expect("JFIF");
@@ -150,13 +150,13 @@ mod tests {
         let as_before = shrink(&whole, 256).expect("a picture").planes(3);
         assert_eq!(adobe(1), as_before);
         let [red, blue] = [&adobe(0)[0], &adobe(0)[2]];
-        // What was light is red, and what was little colour is half of green and blue.
+        // Luma becomes red, and chroma near its middle becomes half of green and blue.
         let mean = |plane: &Plane| plane.iter().sum::<f32>() / plane.len() as f32;
         assert!(mean(red) > 0.5 && (mean(blue) - 0.5).abs() < 0.1, "{}", mean(blue));
     }
 
     #[test]
-    fn a_picture_is_turned_as_image_turns_it() {
+    fn orientation_matches_the_image_crate() {
         let (width, height) = (3, 2);
         let bytes: Vec<u8> = (0..6).collect();
         let picture = ::image::GrayImage::from_raw(width, height, bytes.clone()).expect("3 by 2");
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_too_long_is_not_read() {
+    fn too_long_files_are_not_read() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(MOST_BYTES).unwrap();
         let bytes = file_bytes(file.try_clone().unwrap()).unwrap();
@@ -202,11 +202,11 @@ mod tests {
     ];
 
     #[test]
-    fn a_picture_that_is_cut_is_an_error_at_any_length() {
+    fn truncation_at_any_length_is_an_error() {
         for name in FORMS {
             let whole = fixture(name);
             assert!(decode(&whole, &DecodeOptions::default()).is_ok(), "{name}");
-            // A first frame, and bytes of filling at the end, may be whole without what follows.
+            // A first frame, or all but some padding at the end, may be complete.
             let end = if name.ends_with("gif") { whole.len() / 4 } else { whole.len() - 2 };
             for length in (0..end).step_by(7) {
                 let cut = decode(&whole[..length], &DecodeOptions::default());
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_changed_are_never_a_panic() {
+    fn changed_bytes_never_panic() {
         for name in FORMS {
             let whole = fixture(name);
             for at in (0..whole.len()).step_by(whole.len() / 150 + 1) {
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_file_under_a_pictures_name_is_named() {
+    fn a_text_file_with_a_pictures_extension_is_an_error_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("text.png");
         fs::write(&path, "no picture").unwrap();
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_that_announces_thirty_thousand_rows_and_columns_is_refused() {
+    fn a_header_of_30000_by_30000_pixels_is_rejected() {
         let side = 30_000_u16;
         let (big, little) = (side.to_be_bytes(), side.to_le_bytes());
         let mut png = fixture("views/rgba.png");
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_of_one_pixel_is_one_in_every_format() {
+    fn one_pixel_decodes_in_every_format() {
         let pixel = ::image::DynamicImage::from(::image::RgbImage::from_pixel(1, 1, Rgb([90; 3])));
         for form in [
             ImageFormat::Png,
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_may_come_smaller_down_to_what_is_asked_for() {
+    fn large_pictures_are_reduced_but_not_below_the_requested_side() {
         let size = (400, 640);
         let large = ::image::DynamicImage::from(::image::RgbImage::from_fn(640, 400, |x, y| {
             Rgb([(x / 4) as u8, (y / 2) as u8, 100])
@@ -304,7 +304,7 @@ mod tests {
             let options = DecodeOptions { at_least, ..DecodeOptions::default() };
             assert_eq!(decode(&jpeg, &options).unwrap().size(), expected, "{at_least:?}");
         }
-        // A quarter of the pixels in each direction is within bounds.
+        // Within the limit at a quarter of each side.
         let png = encoded(&large, ImageFormat::Png);
         let bounded = DecodeOptions { most_pixels: 200_000, ..DecodeOptions::default() };
         let error = decode(&png, &bounded).unwrap_err();
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn grey_over_a_colour_is_that_colour_where_it_is_transparent() {
+    fn transparent_grey_shows_the_background_colour() {
         let clear = ::image::GrayAlphaImage::from_pixel(2, 1, ::image::LumaA([9, 0]));
         let png = encoded(&clear.into(), ImageFormat::Png);
         let background = Background([200, 30, 90]);

@@ -1,4 +1,4 @@
-//! WebP, GIF and BMP, decoded whole.
+//! WebP, GIF and BMP, decoded at full size.
 
 use std::io::Cursor;
 
@@ -11,15 +11,15 @@ use super::raw::Raw;
 use crate::Error;
 use crate::upright::{check_form, check_size};
 
-/// Bytes of all that a decoder takes: with up to 6 a pixel, room for the pictures that [`MOST_PIXELS`] lets through.
+/// Memory limit of a decoder: up to 6 bytes a pixel for [`MOST_PIXELS`].
 const MOST_BYTES: u64 = 48 << 20;
-/// 8 Mi: they are not shrunk while they are decoded.
+/// 8 Mi: these formats are not reduced while they are decoded.
 const MOST_PIXELS: u64 = 8 << 20;
 
 /// Decodes the first frame.
 ///
 /// # Errors
-/// If it is too large, or not whole.
+/// If it is too large or incomplete.
 pub(super) fn decode(bytes: &[u8], form: ImageFormat, most_pixels: u64) -> Result<Raw, Error> {
     let reader = Cursor::new(bytes);
     match form {

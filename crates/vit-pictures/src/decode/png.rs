@@ -1,4 +1,4 @@
-//! PNG, row after row.
+//! PNG, row by row.
 
 use std::io::Cursor;
 
@@ -10,10 +10,10 @@ use crate::shrunk::{Kind, Rows, Shrinking, Shrunk};
 use crate::upright::{check_form, check_size};
 use crate::{DecodeOptions, Error};
 
-/// What may be kept of the file beside its pixels, such as EXIF data.
+/// Size limit of data other than pixels, such as EXIF.
 const MOST_BYTES: usize = 8 << 20;
 
-/// The pixels that come together: the first of their columns and rows, and the steps to the next ones.
+/// An interlacing pass: its first column and row, and the steps between its columns and rows.
 struct Pass {
     first: (u32, u32),
     step: (u32, u32),
@@ -23,9 +23,9 @@ const fn pass(first: (u32, u32), step: (u32, u32)) -> Pass {
     Pass { first, step }
 }
 
-/// A picture that is not interlaced.
+/// Not interlaced.
 const ALL: [Pass; 1] = [pass((0, 0), (1, 1))];
-/// PNG specification, third edition, 8.
+/// PNG specification, third edition, section 8.
 const ADAM7: [Pass; 7] = [
     pass((0, 0), (8, 8)),
     pass((4, 0), (8, 8)),
@@ -36,20 +36,20 @@ const ADAM7: [Pass; 7] = [
     pass((0, 1), (1, 2)),
 ];
 
-/// Decodes a PNG picture into the means of squares of pixels, so that its longest side is no less than `least`.
+/// Decodes a PNG picture into means of squares of pixels, with the longest side at least `least`.
 ///
 /// # Errors
-/// If it is too large, or not whole.
+/// If it is too large or incomplete.
 pub(super) fn shrink(bytes: &[u8], least: u32) -> Result<Shrunk, Error> {
     let Read { pixels, size, orientation } =
         decode(bytes, |size, kind| Ok(Shrinking::new(size, kind, least)))?;
     Ok(Shrunk { size, pixels, orientation })
 }
 
-/// Decodes a PNG picture, shrunk only if it would not fit otherwise.
+/// Decodes a PNG picture, reduced only if it exceeds the limits otherwise.
 ///
 /// # Errors
-/// If it is too large, or not whole.
+/// If it is too large or incomplete.
 pub(super) fn decode_raw(bytes: &[u8], options: &DecodeOptions) -> Result<Raw, Error> {
     let most = options.most_pixels;
     let Read { pixels, size, orientation } = decode(bytes, |size, kind| {
@@ -91,15 +91,15 @@ impl Rows for Pixels {
     }
 }
 
-/// A picture as it lies in its file.
+/// A picture in the orientation of its file.
 struct Read<R> {
     pixels: R,
-    /// Width and height, in the file.
+    /// Width and height in the file.
     size: (u32, u32),
     orientation: Option<Orientation>,
 }
 
-/// Decodes a PNG picture, which lies as it does in the file, row after row.
+/// Decodes a PNG picture row by row, in the orientation of its file.
 fn decode<R: Rows>(
     bytes: &[u8],
     rows_of: impl FnOnce((u32, u32), Kind) -> Result<R, Error>,
@@ -119,7 +119,7 @@ fn decode<R: Rows>(
     for Pass { first, step } in passes {
         let columns = || (first.0..size.0).step_by(step.0 as usize);
         let rows = (first.1..size.1).step_by(step.1 as usize);
-        // A pass without columns has no rows.
+        // A pass without columns has no rows in the file.
         for y in rows.filter(|_| first.0 < size.0) {
             let Some(row) = reader.next_row()? else { return Err(Error::CutOff) };
             if is_wide {
@@ -134,7 +134,7 @@ fn decode<R: Rows>(
             }
         }
     }
-    // What is left belongs to no pixel, and is to be whole.
+    // The rest has no pixels, but must be complete.
     reader.next_row()?;
     let exif = reader.info().exif_metadata.as_deref();
     let orientation = exif.and_then(Orientation::from_exif_chunk);

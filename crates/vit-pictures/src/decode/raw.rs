@@ -1,4 +1,4 @@
-//! Pixels as a decoder gives them: bytes with or without transparency.
+//! Pixels from a decoder: bytes, with or without opacity.
 
 use ::image::metadata::Orientation;
 
@@ -6,13 +6,13 @@ use crate::Background;
 use crate::picture::luma;
 use crate::shrunk::{Kind, Rows, Shrinking, Shrunk};
 
-/// Interleaved bytes of 1 (grey), 2 (with opacity), 3 (RGB) or 4 (with opacity) samples a pixel.
+/// Interleaved bytes of 1 (grey), 2 (grey, opacity), 3 (RGB) or 4 (RGB, opacity) samples a pixel.
 pub(super) struct Raw {
     pub(super) pixels: Vec<u8>,
     pub(super) samples: usize,
-    /// Width and height, in the file.
+    /// Width and height in the file.
     pub(super) size: (u32, u32),
-    /// How it is to be turned.
+    /// Orientation still to be applied.
     pub(super) orientation: Option<Orientation>,
 }
 
@@ -28,7 +28,7 @@ impl Raw {
     }
 }
 
-/// Rows as they come, each sample rounded to a byte.
+/// Collects whole rows, each sample rounded to a byte.
 pub(super) struct Whole {
     pub(super) pixels: Vec<u8>,
     pub(super) kind: Kind,
@@ -63,7 +63,7 @@ impl Rows for Whole {
     }
 }
 
-/// Lays pixels over the background, as 1 (grey) or 3 channels.
+/// Blends pixels over the background, giving 1 (grey) or 3 channels.
 pub(super) fn flatten(
     mut pixels: Vec<u8>,
     samples: usize,

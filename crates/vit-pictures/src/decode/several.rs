@@ -1,10 +1,10 @@
-//! Where a picture file ends: several can come one after the other, as on a pipe.
+//! Finding the end of a picture file, for several files in one stream.
 
 use ::image::ImageFormat;
 
 use super::{form, jpeg};
 
-/// The length of the first of several picture files, one directly after the other; of one, and of anything else, all bytes.
+/// Length of the first of several concatenated picture files; all bytes for a single file or anything else.
 #[must_use]
 pub fn length_of_first(bytes: &[u8]) -> usize {
     let end = match form(bytes) {
@@ -24,7 +24,7 @@ fn number(bytes: &[u8], at: usize) -> Option<usize> {
     Some(u32::from_le_bytes(*four) as usize)
 }
 
-/// Chunks of a length, a name, so many bytes and a sum.
+/// Chunks: a length, a name, the data, a checksum.
 fn png(bytes: &[u8]) -> Option<usize> {
     let mut at = 8;
     loop {
@@ -36,7 +36,7 @@ fn png(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Blocks of known lengths, each followed by smaller ones up to an empty one.
+/// Blocks of known length, each followed by sub-blocks up to an empty one.
 fn gif(bytes: &[u8]) -> Option<usize> {
     let table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) };
     let mut at = 13 + table(*bytes.get(10)?);
@@ -77,7 +77,7 @@ mod tests {
             for second in &pictures {
                 assert_eq!(length_of_first(&[&first[..], second].concat()), first.len());
             }
-            // What is no picture belongs to the one before it.
+            // Junk belongs to the picture before it.
             assert_eq!(length_of_first(&[&first[..], b"junk"].concat()), first.len() + 4);
             for end in 0..first.len().min(400) {
                 assert_eq!(length_of_first(&first[..end]), end);

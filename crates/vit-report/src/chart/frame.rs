@@ -1,13 +1,13 @@
-//! What stands around a chart's lines: title, grid, ticks, labels and legend.
+//! Everything around a chart's lines: title, grid, ticks, labels and legend.
 
 use super::scale::Scale;
 use super::thin::Pixel;
 use super::{Axis, Series};
 
-/// What the parts of a chart look like.
+/// The charts' style sheet.
 pub(crate) const STYLE: &str = include_str!("style.css");
 
-/// How large a figure is, in pixels, and how much of it is around the grid.
+/// Layout of a figure, in pixels.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size {
     width: f64,
@@ -17,15 +17,15 @@ pub(super) struct Size {
     right: f64,
     top: f64,
     bottom: f64,
-    /// How far the labels of the axes stand from the figure's left side and bottom.
+    /// Distance of the axis labels from the figure's left side and bottom.
     labels: f64,
-    /// At most so many ticks, and one more, on an axis.
+    /// Largest number of tick intervals on an axis.
     x_ticks: usize,
     y_ticks: usize,
 }
 
 impl Size {
-    /// A file of its own, with title and legend above the grid.
+    /// A standalone file, with title and legend above the grid.
     pub(super) const FILE: Self = Self {
         width: 720.0,
         height: 400.0,
@@ -37,8 +37,8 @@ impl Size {
         x_ticks: 10,
         y_ticks: 6,
     };
-    /// A part of a page, which has a title of its own: no wider than a phone, so that its letters stay as large as
-    /// those around it.
+    /// A part of a page, which shows the title itself. No wider than a phone, so that its text is as large as the
+    /// page's.
     pub(super) const PART: Self = Self {
         width: 380.0,
         height: 240.0,
@@ -52,10 +52,10 @@ impl Size {
     };
 }
 
-/// Room between the grid's sides and the first and last point.
+/// Distance from the grid's sides to the first and last point.
 const INSET: f64 = 12.0;
 
-/// The place of everything in a chart.
+/// Maps data to positions in the figure.
 pub(super) struct Frame<'a> {
     size: Size,
     x_axis: &'a Axis,
@@ -65,7 +65,7 @@ pub(super) struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// A frame that these points fit into.
+    /// A frame that fits these points.
     pub(super) fn around<'p, Points: Iterator<Item = &'p (f64, f64)>>(
         size: Size,
         x_axis: &'a Axis,
@@ -77,14 +77,14 @@ impl<'a> Frame<'a> {
         Self { size, x_axis, y_axis, x, y }
     }
 
-    /// Where a point lies in the figure.
+    /// Position of a point in the figure.
     pub(super) fn pixel(&self, (x, y): (f64, f64)) -> Pixel {
         let Size { top, bottom, .. } = self.size;
         let (left, right) = (self.size.left + INSET, self.size.right - INSET);
         (left + self.x.position(x) * (right - left), bottom + self.y.position(y) * (top - bottom))
     }
 
-    /// The beginning of a file, up to where lines are drawn.
+    /// Opening of a standalone file, up to the lines.
     pub(super) fn open(&self, title: &str) -> String {
         let Size { width, height, left, .. } = self.size;
         [
@@ -101,7 +101,7 @@ impl<'a> Frame<'a> {
         .concat()
     }
 
-    /// The same of a part of a page, which brings the style and shows the title.
+    /// Opening of a part of a page, which supplies style and title.
     pub(super) fn open_part(&self, title: &str) -> String {
         let Size { width, height, left, right, top, bottom, .. } = self.size;
         let x = self.x_axis.label;
@@ -119,7 +119,7 @@ impl<'a> Frame<'a> {
         let middle = (left + right) / 2.0;
         let (x_label, y_label) = (self.x_axis.label, self.y_axis.label);
         let (x_place, y_place) = (height - self.size.labels, (top + bottom) / 2.0);
-        // Its letters rise to the left of where it stands.
+        // Rotated letters rise to the left of their baseline.
         let y_left = self.size.labels + 4.0;
         [
             self.y.ticks().into_iter().map(|tick| self.y_tick(tick)).collect(),
@@ -135,7 +135,7 @@ impl<'a> Frame<'a> {
         .concat()
     }
 
-    /// The legend's entry of the series drawn as number `at`: the last drawn stands rightmost.
+    /// The legend entry of the series drawn as number `at`; the last drawn is rightmost.
     pub(super) fn legend(&self, at: usize, series: &Series) -> String {
         const PITCH: f64 = 88.0;
         let left = self.size.right - 2.0 * PITCH + at as f64 * PITCH;
@@ -147,7 +147,7 @@ impl<'a> Frame<'a> {
         )
     }
 
-    /// A line across the grid, and the value that it stands for.
+    /// A horizontal grid line and its value.
     fn y_tick(&self, tick: f64) -> String {
         let y = self.pixel((0.0, tick)).1;
         let Size { left, right: end, .. } = self.size;
@@ -158,7 +158,7 @@ impl<'a> Frame<'a> {
         )
     }
 
-    /// A line down the grid where settings changed.
+    /// A vertical line that marks a change of settings.
     pub(super) fn change(&self, at: f64) -> String {
         let x = self.pixel((at, 0.0)).0;
         let Size { top, bottom, .. } = self.size;
@@ -169,7 +169,7 @@ impl<'a> Frame<'a> {
         )
     }
 
-    /// A line down the grid, and the value that it stands for.
+    /// A vertical grid line and its value.
     fn x_tick(&self, tick: f64) -> String {
         let x = self.pixel((tick, 0.0)).0;
         let Size { top, bottom, .. } = self.size;

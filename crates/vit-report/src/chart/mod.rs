@@ -1,4 +1,4 @@
-//! Line charts as SVG, light or dark as the viewer's screen is.
+//! Line charts as SVG, light or dark like the viewer's screen.
 
 mod frame;
 mod scale;
@@ -14,19 +14,19 @@ use crate::escape::escape;
 pub(crate) use frame::STYLE;
 pub(crate) use scale::Ticks;
 
-/// A line chart. Its texts are the program's own, and so need no escaping; but the names of series that are parts of a
-/// page, which `figure` escapes.
+/// A line chart. Its texts are the program's own and need no escaping, except the names of series in a page, which
+/// `figure` escapes.
 pub(crate) struct Chart {
     pub(crate) title: &'static str,
     pub(crate) x: Axis,
     pub(crate) y: Axis,
-    /// The later is drawn over the earlier.
+    /// Later series are drawn over earlier ones.
     pub(crate) series: Vec<Series>,
-    /// Where on the x axis settings changed; drawn where there are points on both sides.
+    /// Positions on the x axis where settings changed; drawn only between points.
     pub(crate) changes: Vec<f64>,
 }
 
-/// What an axis shows.
+/// Label and ticks of an axis.
 pub(crate) struct Axis {
     pub(crate) label: &'static str,
     pub(crate) ticks: Ticks,
@@ -38,16 +38,16 @@ pub(crate) struct Series {
     pub(crate) colour: Colour,
     pub(crate) stroke: Stroke,
     pub(crate) marks: Marks,
-    /// (x, y), by rising x. What is not finite is left out.
+    /// (x, y), sorted by x. Non-finite points are skipped.
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// A series' colour, for light and dark.
+/// A series' colour, with a light and a dark variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Colour {
     Blue,
     Red,
-    /// Grey, for what is only there to compare with.
+    /// Grey, for a series shown only for comparison.
     Muted,
     Orange,
     Green,
@@ -56,7 +56,7 @@ pub(crate) enum Colour {
     Teal,
 }
 
-/// How a series' line is drawn, where colours alone do not tell lines apart.
+/// A line's dash pattern, for when colours alone are not enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stroke {
     Solid,
@@ -64,37 +64,37 @@ pub(crate) enum Stroke {
     Dotted,
 }
 
-/// Where a reader finds what the colours of a figure mean.
+/// Where the legend goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Legend {
-    /// Above the figure, where it has several lines.
+    /// Above the figure, if it has several lines.
     Above,
     /// Once for all figures of a page.
     Elsewhere,
 }
 
-/// How a series' points are marked.
+/// Markers of a series' points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Marks {
-    /// A line; a point alone is a dot.
+    /// A line; a single point is a dot.
     Line,
     /// A line with a round dot on every point.
     LineAndDots,
 }
 
-/// So many numbers of a line at most are told to a script.
+/// Most values per line that the page's script receives.
 const MOST_VALUES: usize = 800;
 
-/// Six digits, which is more than a reader wants.
+/// Six digits, more than anyone reads.
 fn rounded(value: f64) -> f64 {
     format!("{value:.5e}").parse().unwrap_or(value)
 }
 
-/// Values beyond this are left out as infinities are: their differences would not be numbers.
+/// Larger values are skipped like infinities: their differences would not be finite.
 const LARGEST: f64 = 1e100;
 
 impl Chart {
-    /// The chart as a whole SVG document; `None` if it has no point.
+    /// The chart as an SVG file; `None` if it has no point.
     pub(crate) fn svg(mut self) -> Option<String> {
         self.leave_out_the_undrawable();
         let frame = self.frame(Size::FILE)?;
@@ -105,11 +105,11 @@ impl Chart {
         Some([frame.open(self.title), self.lines(&frame), entries, "</svg>\n".to_owned()].concat())
     }
 
-    /// The chart as a part of a page, under its title; `None` if it has no point.
+    /// The chart as a part of a page, with its title; `None` if it has no point.
     pub(crate) fn figure(mut self, legend: Legend) -> Option<String> {
         self.leave_out_the_undrawable();
         let frame = self.frame(Size::PART)?;
-        // What is drawn last, and so above, is named first.
+        // The last drawn series is on top, and comes first in the legend.
         let legend: String = match (legend, &self.series[..]) {
             (Legend::Elsewhere, _) | (_, [_]) => String::new(),
             (Legend::Above, several) => several.iter().rev().map(Series::entry).collect(),
@@ -129,7 +129,7 @@ impl Chart {
         self.series.iter().map(|series| series.svg(&series.pixels(frame))).collect()
     }
 
-    /// A line down the grid wherever settings changed.
+    /// A vertical line for each change of settings.
     fn changes(&self, frame: &Frame) -> String {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let is_inside =
@@ -137,7 +137,7 @@ impl Chart {
         self.changes.iter().filter(is_inside).map(|&change| frame.change(change)).collect()
     }
 
-    /// Where there is a point, a frame around all of them.
+    /// A frame around all points; `None` without points.
     fn frame(&self, size: Size) -> Option<Frame<'_>> {
         let points = || self.series.iter().flat_map(|series| &series.points);
         points().next()?;
@@ -154,7 +154,7 @@ impl Chart {
 }
 
 impl Series {
-    /// What its colour means, in a legend.
+    /// Its legend entry.
     pub(crate) fn entry(&self) -> String {
         let name = escape(&self.name);
         format!(
@@ -167,10 +167,10 @@ impl Series {
         self.points.iter().map(|&at| frame.pixel(at)).collect()
     }
 
-    /// The line as a part of a page, with its name and numbers, which the page's script shows.
+    /// The line as a part of a page, with name and values for the page's script.
     fn part(&self, frame: &Frame) -> String {
         let stride = self.points.len().div_ceil(MOST_VALUES).max(1);
-        // The last of each stretch, so that the newest is among them.
+        // Keeps the last of each stretch, so that the newest point is included.
         let values = self.points.rchunks(stride).rev().filter_map(<[_]>::last);
         let values: Vec<String> = values.map(|(x, y)| format!("{x},{}", rounded(*y))).collect();
         format!(
@@ -181,7 +181,7 @@ impl Series {
         )
     }
 
-    /// The classes of its line, which the style sheets know.
+    /// The CSS classes of its line.
     fn classes(&self) -> String {
         let colour = self.colour.class();
         match self.stroke {
@@ -191,7 +191,7 @@ impl Series {
         }
     }
 
-    /// The line, and its dots.
+    /// The line and its dots.
     fn svg(&self, points: &[Pixel]) -> String {
         let colour = self.colour.class();
         let line: Vec<String> =
@@ -212,7 +212,7 @@ impl Series {
 }
 
 impl Colour {
-    /// The class that style.css knows it by.
+    /// Its CSS class.
     fn class(self) -> &'static str {
         match self {
             Self::Blue => "blue",
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(count(&svg, "<title>A title</title>"), 1);
         assert_eq!(count(&svg, ">across</text>"), 1);
         assert_eq!(count(&svg, ">up</text>"), 1);
-        // Three across, seven up.
+        // Three vertical and seven horizontal lines.
         assert_eq!(count(&svg, "class=\"grid\""), 10);
         assert_eq!(count(&svg, "<circle"), 3);
         assert_eq!(line(&svg), [(84.0, 344.0), (384.0, 200.0), (684.0, 56.0)]);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_is_left_out() {
+    fn non_finite_points_are_skipped() {
         let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX];
         let points = odd.into_iter().chain([1.0, 2.0]).enumerate();
         let points = points.map(|(at, value)| (at as f64, value)).collect();
@@ -304,20 +304,20 @@ mod tests {
     }
 
     #[test]
-    fn a_chart_without_a_point_is_none() {
+    fn a_chart_without_points_is_none() {
         assert!(chart(Vec::new(), Marks::Line).svg().is_none());
         assert!(chart(vec![(1.0, f64::NAN)], Marks::Line).svg().is_none());
     }
 
     #[test]
-    fn many_points_are_thinned_but_for_their_extremes() {
+    fn thinning_keeps_the_extremes() {
         let mut points: Vec<_> = (0..20_000).map(|x| (f64::from(x), f64::from(x % 10))).collect();
         points[12_345].1 = 100.0;
         let svg = chart(points, Marks::Line).svg().unwrap();
         let line = line(&svg);
-        // Four in each of the 601 columns of pixels.
+        // Four in each of the 601 pixel columns.
         assert!(line.len() <= 4 * 601, "{} points", line.len());
-        // The top of the grid, where 100 lies.
+        // The top of the grid, at value 100.
         assert_eq!(line.iter().filter(|point| point.1 == 56.0).count(), 1);
         assert!(svg.len() < 50_000, "{} bytes", svg.len());
     }

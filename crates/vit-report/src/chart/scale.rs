@@ -1,51 +1,51 @@
-//! Where an axis begins and ends, and which of its values are named.
+//! The range and ticks of an axis.
 
-/// Which values of an axis may be named.
+/// Values that an axis may have ticks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ticks {
-    /// Whole numbers, as of epochs.
+    /// Whole numbers, such as epochs.
     Whole,
     /// Any round numbers.
     Any,
 }
 
-/// What an axis spans, with its ticks.
+/// The range of an axis, with its ticks.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Scale {
     low: f64,
     high: f64,
-    /// The distance of two ticks: 1, 2 or 5 times a power of ten.
+    /// Distance between ticks: 1, 2 or 5 times a power of ten.
     step: f64,
 }
 
 impl Scale {
-    /// A scale that spans the values and no more.
+    /// A scale from the smallest to the largest value.
     pub(super) fn tight(values: impl Iterator<Item = f64>, count: usize, ticks: Ticks) -> Self {
         let (low, high) = span(values);
         Self { low, high, step: step(high - low, count, ticks) }
     }
 
-    /// A scale that spans the values and ends at ticks.
+    /// A scale that covers the values and ends at ticks.
     pub(super) fn round(values: impl Iterator<Item = f64>, count: usize, ticks: Ticks) -> Self {
         let Self { low, high, step } = Self::tight(values, count, ticks);
         Self { low: (low / step).floor() * step, high: (high / step).ceil() * step, step }
     }
 
-    /// Where a value lies, from 0 at the low end to 1 at the high end.
+    /// Relative position of a value: 0 at the low end, 1 at the high end.
     pub(super) fn position(&self, value: f64) -> f64 {
         (value - self.low) / (self.high - self.low)
     }
 
     /// The ticks, low to high.
     pub(super) fn ticks(&self) -> Vec<f64> {
-        // A little more than the ends, for quotients that are not quite whole.
+        // Slightly beyond the ends, for quotients that rounding makes fractional.
         let first = (self.low / self.step - SLACK).ceil();
         let last = (self.high / self.step + SLACK).floor();
-        // Multiples of the step, not sums, which would gather errors. Adding 0 makes -0 a 0.
+        // Multiples of the step; repeated addition would accumulate errors. Adding 0 turns -0 into 0.
         (0..=(last - first) as usize).map(|at| (first + at as f64) * self.step + 0.0).collect()
     }
 
-    /// A tick as text, with as many digits as tell it from its neighbours.
+    /// A tick as text, with just enough digits to differ from its neighbours.
     pub(super) fn name(&self, tick: f64) -> String {
         let largest = self.low.abs().max(self.high.abs());
         let decimals = if largest >= 1e6 || self.step < 1e-4 {
@@ -60,12 +60,12 @@ impl Scale {
 
 const SLACK: f64 = 1e-6;
 
-/// The smallest and the largest value, made to differ.
+/// The smallest and the largest value, adjusted to differ.
 fn span(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) =
         values.fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)));
     let largest = low.abs().max(high.abs());
-    // Closer than this, the ticks would not differ in an f64 either.
+    // Any closer, and the ticks would be equal in an f64.
     if high - low > 1e-9 * largest {
         return (low, high);
     }
@@ -73,7 +73,7 @@ fn span(values: impl Iterator<Item = f64>) -> (f64, f64) {
     (low - margin, high + margin)
 }
 
-/// The round step that gives `count` ticks or fewer.
+/// The round step that gives at most `count` ticks.
 fn step(span: f64, count: usize, ticks: Ticks) -> f64 {
     let least = span / count as f64;
     let decade = 10_f64.powi(least.log10().floor() as i32);
@@ -86,7 +86,7 @@ fn step(span: f64, count: usize, ticks: Ticks) -> f64 {
     }
 }
 
-/// Puts commas between the thousands of a number below a million: `12,500`.
+/// Separates the thousands of a number below a million by commas: `12,500`.
 fn group_thousands(number: &str) -> String {
     let end = number.find('.').unwrap_or(number.len());
     match end.checked_sub(3).map(|at| number.split_at(at)) {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_ticks_are_whole_and_lie_within() {
+    fn whole_ticks_are_whole_and_inside() {
         assert_eq!(names(&tight(&[1.0, 3.0])), ["1", "2", "3"]);
         assert_eq!(
             names(&tight(&[1.0, 20.0])),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn round_scales_hold_their_values_between_two_ticks() {
+    fn round_scales_cover_their_values() {
         for values in
             [[0.1, 0.30000000000000004], [3.0, 3.0], [-7.2, 1e9], [0.0, 0.0], [1e100, -1e100]]
         {

@@ -1,10 +1,10 @@
-//! Leaving out points of a line that nobody could see.
+//! Dropping points that would not change the drawing.
 
 /// A point of the figure, in pixels.
 pub(super) type Pixel = (f64, f64);
 
-/// The line's points, but of those in one column of pixels only the first, the lowest, the highest
-/// and the last: the line covers the same pixels as with all of them.
+/// Thins a line: in each pixel column keeps only the first, lowest, highest and last point, which cover the same
+/// pixels.
 pub(super) fn thin(points: &[Pixel]) -> Vec<Pixel> {
     let mut kept = Vec::new();
     for column in points.chunk_by(|a, b| a.0.floor() == b.0.floor()) {
@@ -30,7 +30,7 @@ mod tests {
     }
 
     #[test]
-    fn points_that_can_be_told_apart_are_all_kept() {
+    fn points_in_different_columns_are_all_kept() {
         let points: Vec<Pixel> = (0..50).map(|at| (f64::from(at), f64::from(at % 7))).collect();
         assert_eq!(thin(&points), points);
         assert_eq!(thin(&points[..1]), points[..1]);

@@ -1,4 +1,4 @@
-//! Which class is taken for which, how each does, and the worst mistakes.
+//! Confusion matrix, metrics by class, and the worst mistakes.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use serde_json::Value;
 use super::{Mistake, Names, Tested, WORST};
 use crate::page::{percent, section, thousands};
 
-/// A matrix of more classes could not be read.
+/// A larger matrix would be unreadable.
 const MATRIX_CLASSES: usize = 16;
-/// So many of the most frequent confusions are listed.
+/// Number of most frequent confusions listed.
 const CONFUSIONS: usize = 8;
-/// Names of so many letters stand above the columns of a matrix.
+/// Longest class names that serve as column headings of the matrix.
 const SHORT_NAME: usize = 3;
 
 pub(super) fn sections(tested: &Tested, names: Names<'_>) -> String {
@@ -37,14 +37,14 @@ pub(super) fn sections(tested: &Tested, names: Names<'_>) -> String {
     .concat()
 }
 
-/// Without an image, tables would be full of nothing.
+/// Without images the tables would be empty.
 fn sections_if(seen: usize, content: String) -> String {
     if seen == 0 { String::new() } else { content }
 }
 
-/// A row for each label, a column for each prediction, each cell as strong as its share of the row.
+/// A row for each label, a column for each prediction; a cell's shade is its share of the row.
 fn matrix(counts: &[BTreeMap<usize, usize>], names: Names<'_>) -> String {
-    // Columns as narrow as their numbers; the name of each stands at its row.
+    // Columns are as narrow as their numbers; full names are in the rows.
     let is_short = (0..counts.len()).all(|class| names.of(class).chars().count() <= SHORT_NAME);
     let head = |class: usize| if is_short { names.of(class) } else { class.to_string() };
     let head: String = (0..counts.len())
@@ -59,11 +59,11 @@ fn matrix(counts: &[BTreeMap<usize, usize>], names: Names<'_>) -> String {
                 _ if label == prediction => "right",
                 _ => "wrong",
             };
-            // The root, so that a rare confusion is seen beside what is right.
+            // The square root keeps rare confusions visible beside correct predictions.
             let share = (count as f64 / whole.max(1) as f64).sqrt();
             format!(
                 "<td class=\"{class}\" style=\"--share:{share:.3}\" data-cell=\"{label} {prediction}\" \
-                 title=\"{} taken for {}: {count}\">{count}</td>",
+                 title=\"{} classified as {}: {count}\">{count}</td>",
                 names.of(label),
                 names.of(prediction)
             )
@@ -78,7 +78,7 @@ fn matrix(counts: &[BTreeMap<usize, usize>], names: Names<'_>) -> String {
     )
 }
 
-/// The most frequent confusions in a sentence.
+/// The most frequent confusions as a sentence.
 fn confusions(counts: &[BTreeMap<usize, usize>], names: Names<'_>) -> String {
     let mut wrong: Vec<(usize, usize, usize)> = counts
         .iter()
@@ -86,7 +86,7 @@ fn confusions(counts: &[BTreeMap<usize, usize>], names: Names<'_>) -> String {
         .flat_map(|(label, row)| row.iter().map(move |(&to, &count)| (count, label, to)))
         .filter(|&(_, label, to)| label != to)
         .collect();
-    // A stable sort: equals stay in the order of their labels.
+    // A stable sort: ties stay in the order of their labels.
     wrong.sort_by_key(|&(count, ..)| std::cmp::Reverse(count));
     let listed: Vec<String> = wrong
         .iter()
@@ -136,33 +136,33 @@ fn mistakes(mistakes: &[Mistake], names: Names<'_>) -> String {
         let Mistake { index, picture, label, prediction: (class, probability) } = mistake;
         let [label, class] = [label, class].map(|&class| names.of(class));
         format!(
-            "<figure><img src=\"{}\" alt=\"a {label}\"><figcaption><b>{label}</b>, taken for <b>{class}</b><br>\
+            "<figure><img src=\"{}\" alt=\"a {label}\"><figcaption><b>{label}</b>, predicted <b>{class}</b><br>\
              <span class=\"quiet\">{:.1} %<br>no. {index}</span></figcaption></figure>\n",
             picture.address(),
             100.0 * probability
         )
     });
     format!(
-        "<p class=\"quiet\">Those for whose label the model had the least probability; below each, the \
-         probability of what it said instead and the image's place in the test set.</p>\n\
+        "<p class=\"quiet\">The images whose true label got the lowest probability. Below each: the probability of \
+         the predicted class and the image's index in the test set.</p>\n\
          <div class=\"pictures\">\n{}</div>\n",
         each.collect::<String>()
     )
 }
 
-/// As JSON.
+/// As a JSON number.
 fn number(probability: f32) -> String {
     serde_json::to_string(&probability).expect("a number")
 }
 
-/// All mistakes that are known with their pictures, for the page's script and for `vit serve`.
+/// All mistakes with known pictures, for the page's script and for `vit serve`.
 fn data(mistakes: &[Mistake]) -> String {
     if mistakes.is_empty() {
         return String::new();
     }
     let each = mistakes.iter().map(|mistake| {
         let Mistake { index, picture, label, prediction: (class, probability) } = mistake;
-        // In this order, and nothing that could end the script.
+        // In this field order, without anything that could end the script element.
         format!(
             "{{\"label\":{label},\"class\":{class},\"index\":{index},\"probability\":{},\"png\":{}}}",
             number(*probability),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn confusions_are_listed_by_how_often() {
+    fn confusions_are_listed_by_frequency() {
         let text = confusions(&sparse(&[[9, 1, 0], [3, 9, 1], [0, 0, 9]]), NUMBERS);
         assert_eq!(
             text,
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_that_no_image_has_is_a_dash() {
+    fn a_class_without_images_shows_a_dash() {
         let table = classes(&sparse(&[[2, 0], [0, 0]]), NUMBERS);
         assert!(table.contains("<td>1</td><td>0</td>") && table.contains("<td>–</td><td>–</td>"));
         assert!(!table.contains("NaN"));

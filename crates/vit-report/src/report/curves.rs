@@ -1,27 +1,31 @@
-//! How training went: the last figures, and all of them as curves.
+//! The course of training: the last metrics, and all of them as curves.
 
 use vit_run::{EpochMetrics, Metrics};
 
 use crate::chart::{Axis, Chart, Colour, Legend, Marks, Series, Stroke, Ticks};
 use crate::page::{percent, thousands};
 
-/// A number that the file has.
-pub(crate) fn told(number: f64) -> Option<f64> {
+/// A finite number; `None` for NaN, which stands for a missing one.
+pub(crate) fn finite(number: f64) -> Option<f64> {
     Some(number).filter(|number| !number.is_nan())
 }
 
-/// The last epoch's figures.
+/// The last epoch's metrics.
 pub(super) fn facts(metrics: &Metrics) -> Vec<(String, String)> {
     let Some(last) = metrics.epochs.last() else { return Vec::new() };
-    let seconds: f64 =
-        metrics.epochs.iter().map(|epoch| epoch.seconds).filter(|told| told.is_finite()).sum();
+    let seconds: f64 = metrics
+        .epochs
+        .iter()
+        .map(|epoch| epoch.seconds)
+        .filter(|seconds| seconds.is_finite())
+        .sum();
     let facts = [
         ("test accuracy", last.test_accuracy.map(percent)),
         ("validation accuracy", last.val_accuracy.map(percent)),
         ("training accuracy", Some(percent(last.train_accuracy))),
         ("epochs", Some(last.epoch.to_string())),
         ("time", (seconds > 0.0).then(|| duration(seconds))),
-        ("images a second", told(last.images_per_second).map(|speed| thousands(speed as usize))),
+        ("images a second", finite(last.images_per_second).map(|speed| thousands(speed as usize))),
     ];
     facts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
@@ -35,8 +39,8 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// Accuracy and loss by epoch, of all parts of the dataset in one chart each; then loss and learning rate by step, with the
-/// steps after which settings changed.
+/// Accuracy and loss by epoch, one chart each with all splits; then loss and learning rate by step, which mark changes
+/// of settings.
 pub(super) fn charts(metrics: &Metrics, changed_after: &[u64]) -> String {
     let by_step = |title, label, series| {
         let changes = changed_after.iter().map(|&step| step as f64).collect();
@@ -60,7 +64,7 @@ pub(super) fn charts(metrics: &Metrics, changed_after: &[u64]) -> String {
             "Loss",
             "loss",
             vec![
-                line("training", Colour::Blue, &|epoch| told(epoch.train_loss)),
+                line("training", Colour::Blue, &|epoch| finite(epoch.train_loss)),
                 line("validation", Colour::Orange, &|epoch| epoch.val_loss),
                 line("test", Colour::Green, &|epoch| epoch.test_loss),
             ],
@@ -86,7 +90,7 @@ pub(super) fn charts(metrics: &Metrics, changed_after: &[u64]) -> String {
             colour: Colour::Purple,
             stroke: Stroke::Solid,
             marks: Marks::Line,
-            points: steps().filter_map(|step| Some((step.step as f64, told(step.lr)?))).collect(),
+            points: steps().filter_map(|step| Some((step.step as f64, finite(step.lr)?))).collect(),
         },
     ));
     let figures: String =
@@ -94,7 +98,7 @@ pub(super) fn charts(metrics: &Metrics, changed_after: &[u64]) -> String {
     if figures.is_empty() { figures } else { format!("<div class=\"charts\">\n{figures}</div>\n") }
 }
 
-/// A value of every epoch that has it.
+/// One metric of every epoch that has it.
 pub(crate) fn of_epochs(
     metrics: &Metrics,
     value: impl Fn(&EpochMetrics) -> Option<f64>,
@@ -102,7 +106,7 @@ pub(crate) fn of_epochs(
     metrics.epochs.iter().filter_map(|epoch| Some((epoch.epoch as f64, value(epoch)?))).collect()
 }
 
-/// A line with dots where they do not run into one another.
+/// A line, with dots unless they would overlap.
 fn line(name: &'static str, colour: Colour, points: Vec<(f64, f64)>) -> Series {
     let marks = if points.len() <= 30 { Marks::LineAndDots } else { Marks::Line };
     Series { name: name.into(), colour, stroke: Stroke::Solid, marks, points }
@@ -145,7 +149,7 @@ mod tests {
         let titles: Vec<&str> =
             charts.split("<b>").skip(1).map(|rest| rest.split('<').next().unwrap()).collect();
         assert_eq!(titles, ["Accuracy", "Loss"]);
-        // No epoch told a loss in training, or of the test.
+        // No epoch has a training loss or test metrics.
         assert_eq!(charts.matches("class=\"series\"").count(), 3);
     }
 
@@ -159,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_as_fine_as_they_are_short() {
+    fn shorter_durations_have_finer_units() {
         assert_eq!(duration(3.21), "3.2 s");
         assert_eq!(duration(75.0), "1 min 15 s");
         assert_eq!(duration(7_500.0), "2 h 5 min");

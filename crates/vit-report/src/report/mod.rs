@@ -1,11 +1,11 @@
-//! `report.html`: all that there is to see of a run, in one file.
+//! `report.html`: a complete report of a run in one file.
 
 mod classes;
 mod curves;
 mod models;
 mod places;
 
-pub(crate) use curves::{by_epoch, of_epochs, told};
+pub(crate) use curves::{by_epoch, finite, of_epochs};
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,87 +18,87 @@ use crate::escape::escape;
 use crate::page::{jumps, page, section};
 use crate::picture::Picture;
 
-/// What a report shows beside what lies in the run folder. What is not known is left empty, and not shown.
+/// The content of a report beyond the files of the run directory. Empty parts are not shown.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What was trained on what, above all.
+    /// Model and dataset.
     pub title: String,
-    /// What a reader must know first: that the run was interrupted, say.
+    /// Notices at the top, for instance that the run was interrupted.
     pub notes: Vec<String>,
     /// The steps after which settings changed.
     pub changed_after: Vec<u64>,
-    /// Names and values: the dataset, the number of parameters.
+    /// Names and values, such as the dataset and the number of parameters.
     pub facts: Vec<(String, String)>,
-    /// The name of each class, by its number; a class without one goes by its number.
+    /// Names of the classes; a class without one is shown by its number.
     pub class_names: Vec<String>,
-    /// How the model does on images whose labels are known.
+    /// Results on labelled images.
     pub tested: Option<Tested>,
-    /// The learned table of positions.
+    /// Similarities of the learned position table.
     pub positions: Option<Positions>,
-    /// What the model attends to in some images.
+    /// Attention maps of some images.
     pub attention: Vec<Attention>,
-    /// Names and values of what the run took place on.
+    /// Names and values of the run's environment.
     pub environment: Vec<(String, String)>,
 }
 
-/// So many mistakes are shown at once.
+/// Number of mistakes shown at first.
 pub const WORST: usize = 24;
 
-/// How the model does on images whose labels are known.
+/// Results on labelled images.
 #[derive(Clone, Debug)]
 pub struct Tested {
-    /// How many there are in all; those looked at are the confusion's sum.
+    /// Number of available images; the confusion's sum is the number evaluated.
     pub available: usize,
     /// `counts[label][prediction]`
     pub confusion: Vec<BTreeMap<usize, usize>>,
-    /// Images that were not recognised, the worst first. The first [`WORST`] are shown, all others where their cell of the
-    /// confusion is asked for.
+    /// Misclassified images, worst first. The first [`WORST`] are shown, the others when their confusion cell is
+    /// selected.
     pub mistakes: Vec<Mistake>,
 }
 
-/// An image that was taken for another class.
+/// A misclassified image.
 #[derive(Clone, Debug)]
 pub struct Mistake {
-    /// Its place in the test set, from 0.
+    /// Index in the test set, from 0.
     pub index: usize,
     /// The image.
     pub picture: Picture,
-    /// The class that is right.
+    /// The true class.
     pub label: usize,
-    /// The class it was taken for, and its probability.
+    /// The predicted class and its probability.
     pub prediction: (usize, f32),
 }
 
-/// How alike the vectors of a learned table of positions are.
+/// Similarities of a learned position table.
 #[derive(Clone, Debug)]
 pub struct Positions {
     /// Rows and columns of the grid of patches.
     pub grid: (usize, usize),
-    /// `similarities[a][b]`: the cosine of the vectors of patches `a` and `b`, row by row.
+    /// `similarities[a][b]`: cosine similarity of the vectors of patches `a` and `b`, row by row.
     pub similarities: Vec<Vec<f32>>,
 }
 
-/// What the model attends to in an image.
+/// Attention maps of an image.
 #[derive(Clone, Debug)]
 pub struct Attention {
     /// The image.
     pub picture: Picture,
-    /// The class that is right, where it is known.
+    /// The true class, if known.
     pub label: Option<usize>,
-    /// The class it was taken for, and its probability.
+    /// The predicted class and its probability.
     pub prediction: (usize, f32),
     /// Rows and columns of the grid of patches.
     pub grid: (usize, usize),
-    /// `layers[layer][head][patch]`: how much the token that is read attends to each patch.
+    /// `layers[layer][head][patch]`: attention weight from the token that the head reads to each patch.
     pub layers: Vec<Vec<Vec<f32>>>,
-    /// How much of each patch reaches the token that is read, through all layers.
+    /// Attention rollout: how much of each patch reaches that token through all layers.
     pub rollout: Vec<f32>,
 }
 
-/// Writes `report.html` into a run folder, from its `metrics.jsonl`, its `config.toml` and what the caller knows, and
-/// tells its path. One that is there is replaced.
+/// Writes `report.html` into a run directory, from `metrics.jsonl`, `config.toml` and `report`; returns its path.
+/// Replaces an existing file.
 ///
-/// The page asks for nothing from outside: a reader can be sent the file.
+/// The page loads nothing from outside, so you can send the file to others.
 ///
 /// # Errors
 /// If the metrics or the configuration cannot be read, or the page cannot be written.
@@ -146,7 +146,7 @@ impl Names<'_> {
     }
 }
 
-/// Names and values at a glance.
+/// Names and values as tiles.
 fn tiles(facts: impl Iterator<Item = (String, String)>) -> String {
     let tile = |(name, value): (String, String)| {
         format!("<div><dt>{}</dt><dd>{}</dd></div>\n", escape(&name), escape(&value))
@@ -154,7 +154,7 @@ fn tiles(facts: impl Iterator<Item = (String, String)>) -> String {
     format!("<dl class=\"tiles\">\n{}</dl>\n", facts.map(tile).collect::<String>())
 }
 
-/// Names and values, a row each.
+/// Names and values as rows.
 fn table(rows: &[(String, String)]) -> String {
     if rows.is_empty() {
         return String::new();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_not_shown() {
+    fn empty_parts_are_not_shown() {
         let run = run();
         let report = Report { title: "a & b".to_owned(), ..Report::default() };
         let path = write_report(run.path(), &report).unwrap();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn no_path_of_the_users_disk_is_told() {
+    fn absolute_paths_are_hidden() {
         let run = run();
         let config = "dataset = \"/home/me/my data/cats\"\ninit = 'C:\\x\\y'\nname = 'a/b'\n";
         fs::write(run.path().join(CONFIG), config).unwrap();
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_known_is_shown() {
+    fn complete_reports_show_everything() {
         let mistake = Mistake { index: 7, picture: picture(), label: 1, prediction: (0, 0.75) };
         let attention = Attention {
             picture: picture(),
@@ -248,7 +248,7 @@ mod tests {
             "first 8 of 9 test images",
             "66.67 %",
             "80.00 %",
-            "<b>1</b>, taken for <b>&lt;zero&gt;</b>",
+            "<b>1</b>, predicted <b>&lt;zero&gt;</b>",
             "-0.50",
             ">cores<",
         ] {

@@ -1,9 +1,9 @@
-//! What the model attends to, and what it knows of places.
+//! Attention maps and position similarities.
 
 use super::{Attention, Names, Positions};
-use crate::picture::{Picture, of_largest, translucent, veil};
+use crate::picture::{Picture, of_largest, overlay, translucent};
 
-/// The ends and the middle of the colours of similarities: -1, -0.5, 0, 0.5, 1; page.css has the same.
+/// Colours of the similarities -1, -0.5, 0, 0.5 and 1; page.css has the same.
 const SIMILARITIES: [[f32; 3]; 5] = [
     [33.0, 102.0, 172.0],
     [146.0, 197.0, 222.0],
@@ -18,17 +18,16 @@ pub(super) fn attention(samples: &[Attention], names: Names<'_>) -> String {
         return String::new();
     }
     format!(
-        "<p class=\"quiet\">Where the token that the head reads looks: a row for each layer, a column for each \
-         head, then their mean, each map scaled to its largest weight. The rollout multiplies the layers' means and \
-         so follows what reaches the token from the patches of the image \
-         (Abnar and Zuidema, 2020).</p>\n<div class=\"samples\">\n{}</div>\n",
+        "<p class=\"quiet\">Attention weights of the token that the head reads: a row for each layer, a column for \
+         each head, then their mean, each map scaled to its largest weight. The rollout multiplies the layers' means: \
+         it shows how much of each patch reaches that token (Abnar and Zuidema, 2020).</p>\n<div class=\"samples\">\n{}</div>\n",
         samples.iter().map(|each| sample(each, names)).collect::<String>()
     )
 }
 
 fn sample(sample: &Attention, names: Names<'_>) -> String {
     let map = |weights: &[f32], name: &str| {
-        let pixels: Vec<[u8; 4]> = of_largest(weights).into_iter().map(veil).collect();
+        let pixels: Vec<[u8; 4]> = of_largest(weights).into_iter().map(overlay).collect();
         let (rows, columns) = sample.grid;
         let address = translucent((columns, rows), &pixels);
         format!(
@@ -52,7 +51,7 @@ fn sample(sample: &Attention, names: Names<'_>) -> String {
     let label = sample.label.map(|label| format!("{}, ", names.of(label))).unwrap_or_default();
     let class = names.of(class);
     format!(
-        "<div class=\"sample\" style=\"--image:url({})\">\n<h3>{label}taken for {class} ({:.1} %)</h3>\n\
+        "<div class=\"sample\" style=\"--image:url({})\">\n<h3>{label}predicted {class} ({:.1} %)</h3>\n\
          <div class=\"maps\"><table>\n<tr><th></th>{head}<th>mean</th></tr>\n{layers}\
          <tr><td>rollout</td>{rollout}</tr>\n</table></div>\n</div>\n",
         sample.picture.address(),
@@ -60,7 +59,7 @@ fn sample(sample: &Attention, names: Names<'_>) -> String {
     )
 }
 
-/// Of all heads.
+/// Mean over all heads.
 fn mean(heads: &[Vec<f32>]) -> Vec<f32> {
     let patches = heads.first().map_or(0, Vec::len);
     (0..patches)
@@ -68,7 +67,8 @@ fn mean(heads: &[Vec<f32>]) -> Vec<f32> {
         .collect()
 }
 
-/// The grid of patches, where each is a small grid of its similarities with all (ViT, arXiv 2010.11929, figure 7).
+/// The grid of patches; each cell is a small grid of its similarities with all patches (ViT, arXiv 2010.11929, figure
+/// 7).
 pub(super) fn positions(positions: &Positions) -> String {
     let Positions { grid: (rows, columns), similarities } = positions;
     // A line between any two small grids.
@@ -88,20 +88,20 @@ pub(super) fn positions(positions: &Positions) -> String {
     let (least, most) =
         others.fold((f32::MAX, f32::MIN), |(low, high), x| (low.min(x), high.max(x)));
     let range = if least <= most {
-        format!(" Of two different positions: from {least:.2} to {most:.2}.")
+        format!(" Different positions: {least:.2} to {most:.2}.")
     } else {
         String::new()
     };
     format!(
-        "<p class=\"quiet\">Cosine similarity of each position's learned vector with that of each other: in the \
-         place of a patch, a small map of the whole image.{range}</p>\n\
+        "<p class=\"quiet\">Cosine similarity of the position embeddings. Each cell is a position, and shows a small map \
+         of its similarity with all positions.{range}</p>\n\
          <img class=\"positions\" src=\"{}\" alt=\"similarities of {rows}x{columns} positions\">\n\
          <div class=\"scale\">−1 <i></i> 1</div>\n",
         translucent((width, height), &pixels)
     )
 }
 
-/// Between the two colours that a similarity from -1 to 1 lies between.
+/// Interpolates the colours for a similarity from -1 to 1.
 fn colour(similarity: f32) -> [u8; 3] {
     let last = SIMILARITIES.len() - 1;
     let place = (similarity.clamp(-1.0, 1.0) + 1.0) / 2.0 * last as f32;
@@ -115,16 +115,17 @@ fn colour(similarity: f32) -> [u8; 3] {
 }
 
 impl Attention {
-    /// The image under a veil of the rollout, enlarged `scale` times.
+    /// The image under an overlay of the rollout, enlarged `scale` times.
     #[must_use]
     pub fn rollout_over_image(&self, scale: usize) -> Picture {
         let (rows, columns) = self.grid;
-        let veils: Vec<[u8; 4]> = of_largest(&self.rollout).into_iter().map(veil).collect();
+        let overlays: Vec<[u8; 4]> = of_largest(&self.rollout).into_iter().map(overlay).collect();
         let (width, height) = (self.picture.width() * scale, self.picture.height() * scale);
         let pixels = (0..width * height).map(|at| {
             let (x, y) = (at % width, at / width);
             let under = self.picture.pixel(x / scale, y / scale);
-            let [colour @ .., opacity] = veils[y * rows / height * columns + x * columns / width];
+            let [colour @ .., opacity] =
+                overlays[y * rows / height * columns + x * columns / width];
             let part = f32::from(opacity) / 255.0;
             let over = |channel: usize| {
                 let (from, to) = (f32::from(under[channel]), f32::from(colour[channel]));
@@ -141,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn similarities_go_from_blue_over_white_to_red() {
+    fn similarity_colours_go_from_blue_over_white_to_red() {
         assert_eq!(colour(-1.0), [33, 102, 172]);
         assert_eq!(colour(0.0), [247, 247, 247]);
         assert_eq!(colour(1.0), [178, 24, 43]);
@@ -149,8 +150,8 @@ mod tests {
     }
 
     #[test]
-    fn one_position_has_none_to_be_like() {
+    fn a_single_position_has_no_range() {
         let text = positions(&Positions { grid: (1, 1), similarities: vec![vec![1.0]] });
-        assert!(!text.contains("Of two different"), "{text}");
+        assert!(!text.contains("Different positions"), "{text}");
     }
 }

@@ -1,10 +1,10 @@
-//! Places on the user's disk, of which a report that is sent on tells the last name alone.
+//! Hiding paths: a report may be sent to others, so it shows only the last component of absolute paths.
 
 /// The absolute paths in a run's settings.
 pub(super) struct Places(Vec<(String, String)>);
 
 impl Places {
-    /// Those among the texts in quotes.
+    /// The absolute paths among the quoted strings.
     pub(super) fn of(config: &str) -> Self {
         let quoted = config.lines().flat_map(|line| {
             let quote = line.find(['"', '\'']).and_then(|at| line[at..].chars().next());
@@ -14,18 +14,18 @@ impl Places {
             .filter(|text| is_absolute(text))
             .map(|text| (text.to_owned(), last(text)))
             .collect();
-        // A place within another goes first.
+        // A path inside another is replaced first.
         places.sort_by_key(|(place, _)| std::cmp::Reverse(place.len()));
         Self(places)
     }
 
-    /// The text with the last name of each place.
+    /// The text with each path replaced by its last component.
     pub(super) fn hidden(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, (place, name)| text.replace(place, name))
     }
 }
 
-/// On any system.
+/// On any operating system.
 fn is_absolute(text: &str) -> bool {
     let bytes = text.as_bytes();
     text.starts_with(['/', '\\'])

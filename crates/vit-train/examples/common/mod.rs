@@ -1,4 +1,4 @@
-//! What the examples share: the digits that `vit-data` draws, and a small model of two layers.
+//! Shared by the examples: vit-data's built-in digits, and a small model of two layers.
 
 #![allow(dead_code, reason = "no example uses all of it")]
 
@@ -47,7 +47,7 @@ impl Data for Digits {
     }
 }
 
-/// A trunk of one layer, and a head: (batch, pixels) -> (batch, classes).
+/// One hidden layer (the trunk) and a head: (batch, pixels) -> (batch, classes).
 pub(crate) fn trunk_and_head(width: usize, vb: &VarBuilder) -> Result<impl Model + use<>> {
     let trunk = Linear::new(PIXELS, width, Bias::Yes, &vb.pp("trunk"))?;
     let head = Linear::new(width, CLASSES, Bias::Yes, &vb.pp("head"))?;

@@ -1,8 +1,8 @@
-//! Batches prepared ahead: a thread that finds no shard of this batch left prepares one of the next.
+//! Prefetching of batches: a thread that finds no shard of the current batch left prepares one of the next.
 //!
-//! The queue holds the shards of one batch. Shards of the batch in work come first, so preparing takes the time in which
-//! threads would wait for the last of them; no thread does nothing else. What a batch is depends on epoch and indices
-//! alone, so it does not matter who prepares it, or when.
+//! The queue holds the shards of one batch. Shards of the current batch come first, so prefetching uses time in which
+//! threads would wait for the last of them; it needs no thread of its own. A batch depends on epoch and indices alone,
+//! so it does not matter which thread prepares it, or when.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use tracing::{Span, trace_span};
 
 use crate::{Batch, Data, Error};
 
-/// The batches of the shards that come next, and how long training has waited for such.
+/// The prefetched shards, and the time training has waited for batches.
 #[derive(Default)]
 pub(super) struct Ahead {
     next: Vec<Prepared>,
@@ -23,15 +23,15 @@ pub(super) struct Ahead {
 /// A shard of a step.
 #[derive(Debug)]
 pub(super) struct Piece {
-    /// Which of the step's shards.
+    /// Its number within the step.
     pub(super) shard: usize,
-    /// Its first sample, among the step's.
+    /// Its first sample within the step.
     pub(super) first: usize,
-    /// Its samples in the data.
+    /// Its samples' indices in the data.
     pub(super) indices: Vec<u32>,
 }
 
-/// A piece's batch, which is an error only if it is used.
+/// A prefetched batch. An error counts only if the batch is used.
 struct Prepared {
     epoch: u64,
     indices: Vec<u32>,
@@ -39,20 +39,20 @@ struct Prepared {
 }
 
 impl Ahead {
-    /// Forgets what was prepared: the data may have changed.
+    /// Drops everything prefetched: the data may have changed.
     pub(super) fn clear(&mut self) {
         self.next.clear();
     }
 
-    /// For how long all threads together had nothing to compute before a batch was ready, by their number.
+    /// Time that threads had nothing to compute before a batch was ready, averaged over the threads.
     pub(super) fn take_waited(&mut self) -> Duration {
         std::mem::take(&mut self.waited)
     }
 
-    /// Computes the shards `now`, begun in order, and prepares those of `next` meanwhile.
+    /// Computes the shards `now`, started in order, and prefetches those of `next`.
     ///
     /// # Errors
-    /// The first of the shards'.
+    /// The first shard's error.
     pub(super) fn shards<T: Send>(
         &mut self,
         (data, epoch): (&dyn Data, u64),
@@ -121,7 +121,7 @@ mod tests {
     use crate::cpu::shards::shards;
     use std::ops::Range;
 
-    /// Indices as inputs, and which of them were asked for; one may be broken.
+    /// Indices as inputs; records which were requested. One of them may be broken.
     #[derive(Default)]
     struct Indices {
         asked: Mutex<Vec<u32>>,
@@ -151,7 +151,7 @@ mod tests {
         }
     }
 
-    /// The samples that the shards of each batch in turn were given, on three threads.
+    /// The samples that each batch's shards received, on three threads.
     fn run(data: &Indices, batches: &[(&[u32], &[u32])]) -> Result<Vec<Vec<u32>>, Error> {
         let pool = crate::threads::thread_pool(3)?;
         pool.install(|| {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn each_batch_is_made_once_and_is_that_of_its_step() {
+    fn each_batch_is_made_once_for_its_own_step() {
         let samples: Vec<u32> = (0..30).rev().collect();
         let (a, b, c) = (&samples[..12], &samples[12..23], &samples[23..]);
         let data = Indices::default();
@@ -186,14 +186,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_prepared_for_another_batch_is_not_used() {
+    fn prefetched_samples_of_another_batch_are_not_used() {
         let data = Indices::default();
         let given = run(&data, &[(&[1, 2], &[3, 4]), (&[3, 5], &[])]).expect("sound samples");
         assert_eq!(given, [[1, 2], [3, 5]]);
     }
 
     #[test]
-    fn a_batch_that_cannot_be_made_is_an_error_of_its_own_step() {
+    fn a_failing_batch_is_an_error_only_in_its_own_step() {
         let data = Indices { broken: Some(4), ..Indices::default() };
         assert!(run(&data, &[(&[1, 2], &[3, 4])]).is_ok());
         let error = run(&data, &[(&[1, 2], &[3, 4]), (&[3, 4], &[])]).expect_err("4 is broken");

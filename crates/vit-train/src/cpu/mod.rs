@@ -1,4 +1,4 @@
-//! Steps in shards: a batch is cut at borders that neither threads nor ranks set, each shard computed on one thread, and their
+//! Steps in shards: a batch is divided independently of threads and ranks, each shard computed by one thread, and the
 //! gradients added along a fixed tree.
 
 mod ahead;
@@ -29,14 +29,14 @@ use crate::{Batch, Data, Error, Optimizer, Scores, clip_gradients};
 pub(crate) struct CpuBackend {
     optimizer: Optimizer,
     ahead: Ahead,
-    /// How shards and parameters are divided, where there are several ranks.
+    /// The division of shards and parameters among several ranks.
     slices: Option<Slices>,
-    /// Whether it was said that frozen parameters cost time.
+    /// Whether the warning that frozen parameters cost time was logged.
     has_warned: bool,
 }
 
 impl CpuBackend {
-    /// A backend that has taken no step.
+    /// A backend before its first step.
     ///
     /// # Errors
     /// If a setting is out of range.
@@ -49,7 +49,7 @@ impl CpuBackend {
         Ok(Self { optimizer, ahead: Ahead::default(), slices, has_warned: false })
     }
 
-    /// What the shards of a step have come to together.
+    /// Adds up the results of a step's shards.
     fn sums(&mut self, task: &Task, step: &StepToTake<'_>, all: &[Done]) -> Result<Sums, Error> {
         if !self.has_warned && all.iter().any(|shard| shard.computes_frozen) {
             self.has_warned = true;
@@ -99,7 +99,7 @@ impl CpuBackend {
         Ok(Taken { sums, ends })
     }
 
-    /// Moves all parameters by the gradient of a step.
+    /// Updates all parameters with the gradient of a step.
     fn update(
         &mut self,
         task: &Task,
@@ -121,8 +121,8 @@ impl CpuBackend {
     }
 }
 
-/// Computes these shards of a step: gives what each has come to, and has `tree` sum up their gradients. Prepares the next step's
-/// meanwhile.
+/// Computes these shards of a step, while `tree` adds up their gradients; returns each shard's result. Prefetches the
+/// next step's shards.
 fn train(
     ahead: &mut Ahead,
     (task, step, data): (&Task, &StepToTake<'_>, &dyn Data),
@@ -139,7 +139,7 @@ fn train(
         Some(Piece { shard, first: first + start, indices })
     };
     let now = range.clone().filter_map(|shard| piece(step.samples, shard)).collect();
-    // Of accumulated batches the first: more would take memory and gain nothing.
+    // Only the first of the accumulated batches: more would cost memory without being faster.
     let next = range.take(of_batch.len()).filter_map(|shard| piece(step.next, shard)).collect();
     ahead.shards((data, step.epoch), now, next, |piece: &Piece, batch: &Batch| {
         let mode = Mode::Train(random.from_sample(piece.first as u32));

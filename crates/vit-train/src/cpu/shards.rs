@@ -1,5 +1,5 @@
-//! The pieces of a batch that are computed each on one thread. Their borders depend on the batch's size and the
-//! number of shards, never on threads.
+//! Shards: the pieces of a batch that one thread each computes. Their borders depend on the batch size and the number
+//! of shards, never on threads.
 
 use std::ops::Range;
 
@@ -11,22 +11,22 @@ use crate::backend::Task;
 use crate::loss::scalar;
 use crate::{Batch, Error, gradients};
 
-/// The shards of a batch, in order: as equal as can be, none empty.
+/// The shards of a batch, in order; sizes differ by at most one, and none is empty.
 pub(super) fn shards(batch: usize, count: usize) -> Vec<Range<usize>> {
     let count = count.min(batch);
     (0..count).map(|index| index * batch / count..(index + 1) * batch / count).collect()
 }
 
-/// What a shard has come to.
+/// The result of a shard.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Done {
     pub(super) loss_sum: f64,
     pub(super) correct: usize,
-    /// Whether frozen parameters had a gradient computed, which is lost time.
+    /// Whether gradients of frozen parameters were computed, which wastes time.
     pub(super) computes_frozen: bool,
 }
 
-/// Runs one shard forward and backward: what it has come to, and its gradients in the order of the trained parameters.
+/// Runs one shard forward and backward: its result, and its gradients in the order of the trained parameters.
 ///
 /// # Errors
 /// If a tensor operation fails, or a parameter has no gradient.

@@ -1,5 +1,5 @@
-//! A step by several ranks: each adds the partial sums of all ranks for its slice of the parameters, moves that slice, and gives
-//! it to the others. The optimiser's moments are divided alike (ZeRO, arXiv 1910.02054, stage 1).
+//! A step on several ranks: each rank adds all ranks' partial sums for its slice of the parameters, updates that slice,
+//! and sends it to the others. The optimiser's moments are divided the same way (ZeRO, arXiv 1910.02054, stage 1).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use crate::collective::{number_of, words_of};
 use crate::gradients::{CHUNK, PARAMETERS_AT_ONCE, clip_to, norm_of, squares_of};
 use crate::{Collective, Error, Optimizer};
 
-/// Which rank computes which shards, and which moves which elements. All ranks compute the same of it.
+/// Assignment of shards and of parameter elements to ranks; every rank computes the same assignment.
 pub(super) struct Slices {
     ranks: Arc<dyn Collective>,
-    /// Where each parameter begins, all of them being one after the other; then the end.
+    /// Offset of each parameter in their concatenation, then the total.
     starts: Vec<usize>,
-    /// Where each rank's slice begins; then the end. A border of a slice is one of a chunk.
+    /// Offset of each rank's slice, then the total. Borders of slices are borders of chunks.
     borders: Vec<usize>,
-    /// What is sent and received, kept from step to step.
+    /// Buffers reused from step to step.
     send: Vec<u32>,
     receive: Vec<u32>,
 }
@@ -34,10 +34,10 @@ pub(super) struct Slices {
 const OF_SHARD: usize = 4;
 
 impl Slices {
-    /// Of this task, among these ranks.
+    /// The assignment of this task to these ranks.
     ///
     /// # Errors
-    /// If the parameters are no `f32` on the CPU.
+    /// If the parameters are not `f32` on the CPU.
     pub(super) fn new(task: &Task) -> Result<Self, Error> {
         let ranks = Arc::clone(&task.ranks);
         let other = task.trained.iter().find(|(_, var)| !is_f32_on_cpu(var));
@@ -61,7 +61,7 @@ impl Slices {
         let size = ranks.size();
         let border = |rank: usize| {
             let wanted = total * rank / size;
-            // The nearest, the first of equals.
+            // The nearest border; ties go to the first.
             let border = chunks.iter().min_by_key(|border| border.abs_diff(wanted));
             *border.expect("there is at least the end")
         };
@@ -69,13 +69,13 @@ impl Slices {
         Ok(Self { ranks, starts, borders, send: Vec::new(), receive: Vec::new() })
     }
 
-    /// The shards of a rank.
+    /// The shards that a rank computes.
     pub(super) fn shards_of(&self, rank: usize, shards: usize) -> Range<usize> {
         let size = self.ranks.size();
         rank * shards / size..(rank + 1) * shards / size
     }
 
-    /// The shards of this rank.
+    /// The shards that this rank computes.
     pub(super) fn shards(&self, shards: usize) -> Range<usize> {
         self.shards_of(self.ranks.rank(), shards)
     }
@@ -88,7 +88,7 @@ impl Slices {
         self.slice(self.ranks.rank())
     }
 
-    /// The elements of each parameter that lie in a slice.
+    /// The range of each parameter inside a slice.
     fn parts(&self, slice: Range<usize>) -> impl Iterator<Item = Range<usize>> {
         let (start, end) = (slice.start, slice.end);
         self.starts.windows(2).map(move |of| {
@@ -97,7 +97,7 @@ impl Slices {
         })
     }
 
-    /// An optimiser of this rank's slice.
+    /// An optimiser for this rank's slice.
     pub(super) fn optimizer(&self, optimizer: Optimizer) -> Optimizer {
         optimizer.of_parts(self.parts(self.mine()).collect())
     }
@@ -106,8 +106,8 @@ impl Slices {
         (0..self.ranks.size()).map(words).collect()
     }
 
-    /// Tells all ranks what this one's shards have come to, sums `scale` times the gradient over all shards for this rank's slice,
-    /// and learns whether any rank wants to end the run.
+    /// Exchanges the results of all shards, sums `scale` times the gradient over all shards for this rank's slice, and
+    /// learns whether any rank wants to stop.
     pub(super) fn exchange(
         &mut self,
         (shards, scale): (usize, f64),
@@ -179,10 +179,10 @@ impl Slices {
         Ok((all, total, ends))
     }
 
-    /// Moves all parameters by the gradient of this rank's slice and those of the others.
+    /// Updates all parameters: this rank's slice with its gradient, the others with their ranks' results.
     ///
     /// # Errors
-    /// If an entry of a gradient is not finite on any rank.
+    /// If a gradient is not finite on any rank.
     pub(super) fn update(
         &mut self,
         task: &Task,
@@ -201,7 +201,7 @@ impl Slices {
             optimizer.set_lr(step.lr);
             optimizer.step(&gradients)?;
         }
-        // Where, from 1 on, and what; then the slice.
+        // Position (from 1) and value of a non-finite entry, then the slice.
         let value = not_finite.map_or(0.0, |at| f64::from(gradient[at]));
         let at = not_finite.map_or(0, |at| (mine.start + at + 1) as u64);
         let mut send = std::mem::take(&mut self.send);
@@ -231,7 +231,7 @@ impl Slices {
         }
     }
 
-    /// Gives the parameters their values on every rank, or finds the first entry of a gradient that is not finite.
+    /// Copies the values of all ranks into the parameters, or finds the first non-finite gradient entry.
     fn take_in(&self, task: &Task, all: &[u32]) -> TensorResult<Option<(usize, f64)>> {
         let mut slices = Vec::with_capacity(self.ranks.size());
         let mut rest = all;
@@ -253,7 +253,7 @@ impl Slices {
         Ok(None)
     }
 
-    /// A slice as a tensor for each parameter: of its shape if it is whole, else of rank 1.
+    /// A slice as one tensor for each parameter: in its shape if it is complete, else flat.
     fn as_tensors(&self, task: &Task, slice: &[f32]) -> TensorResult<Vec<Tensor>> {
         let mut rest = slice;
         let each = task.trained.iter().zip(self.parts(self.mine())).map(|((_, var), part)| {
@@ -268,7 +268,7 @@ impl Slices {
         each.collect()
     }
 
-    /// The norm of the gradient over all ranks.
+    /// Norm of the gradient over all ranks.
     fn norm(&self, gradient: &[f32]) -> f64 {
         let squares = |slice: &Range<usize>| self.chunks(slice).len();
         let counts = self.counts(|rank| 2 * squares(&self.slice(rank)));
@@ -284,7 +284,7 @@ impl Slices {
         norm_of(all.chunks_exact(2).map(|words| number_of([words[0], words[1]])))
     }
 
-    /// The lengths of a slice's chunks.
+    /// Lengths of a slice's chunks.
     fn chunks(&self, slice: &Range<usize>) -> Vec<usize> {
         let of = |part: Range<usize>| {
             let end = part.end;
@@ -293,7 +293,7 @@ impl Slices {
         self.parts(slice.clone()).flat_map(of).collect()
     }
 
-    /// The moments of all slices on rank 0, each kind in the order of the parameters; elsewhere none.
+    /// The moments of all slices on rank 0, each kind in the order of the parameters; empty on other ranks.
     pub(super) fn moments(
         &self,
         task: &Task,
@@ -325,14 +325,14 @@ impl Slices {
     }
 }
 
-/// Words before a slice of parameters.
+/// Words before each slice.
 const HEAD: usize = 4;
 
 fn is_f32_on_cpu(var: &Var) -> bool {
     var.device().is_cpu() && var.dtype() == DType::F32
 }
 
-/// What a parameter, which begins at `start`, gets from all slices.
+/// Writes the values of all slices into the parameter that begins at `start`.
 struct Values<'a> {
     start: usize,
     slices: &'a [(Range<usize>, &'a [u32])],

@@ -1,4 +1,4 @@
-//! The gradient of a batch out of the gradients of its shards.
+//! Summing the gradients of a batch's shards.
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
@@ -8,7 +8,7 @@ use crate::gradients::PARAMETERS_AT_ONCE;
 /// The gradient of a parameter over a whole batch.
 pub(crate) struct Summed {
     pub(crate) total: Tensor,
-    /// An entry that is no finite number, if there is one; of another device or dtype, the sum of the squares then.
+    /// A non-finite entry, if any. On another device or dtype, the sum of squares instead.
     pub(crate) not_finite: Option<f64>,
 }
 
@@ -17,7 +17,7 @@ pub(super) fn add(left: &[Tensor], right: &[Tensor]) -> Result<Vec<Tensor>> {
     left.iter().zip(right).map(|(left, right)| sum_one(&[left, right], 1.0)).collect()
 }
 
-/// `scale * (left + right)` for each parameter of the two halves of a batch, or `scale * whole` if there is one piece.
+/// `scale * (left + right)` for each parameter of a batch's two halves, or `scale * whole` for a single piece.
 pub(super) fn scaled_sum(pieces: &[Vec<Tensor>], scale: f64) -> Result<Vec<Summed>> {
     let parameters = pieces.first().map_or(0, Vec::len);
     let each = (0..parameters).into_par_iter().with_min_len(PARAMETERS_AT_ONCE).map(|index| {
@@ -40,7 +40,7 @@ fn sum_one(pieces: &[&Tensor], scale: f64) -> Result<Tensor> {
     if scale == 1.0 { Ok(total) } else { total * scale }
 }
 
-/// The same in one pass without a tensor for every operation.
+/// The same in one pass, without a tensor for each operation.
 fn sum_on_cpu(pieces: &[&Tensor], scale: f32) -> Result<Tensor> {
     let total = match pieces {
         [left, right] => {
@@ -60,7 +60,7 @@ fn sum_on_cpu(pieces: &[&Tensor], scale: f32) -> Result<Tensor> {
     Tensor::from_vec::<_, f32>(total, pieces[0].shape(), pieces[0].device())
 }
 
-/// The numbers of a contiguous tensor of `f32` on the CPU.
+/// The values of a contiguous `f32` tensor on the CPU.
 pub(super) fn values_of<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => Ok(&values[start..end]),
@@ -75,7 +75,7 @@ fn not_finite(gradient: &Tensor) -> Result<Option<f64>> {
         (&*storage, layout.contiguous_offsets())
     {
         let values = &values[start..end];
-        // Without leaving early, so that many are looked at at once.
+        // No early exit, so that the loop vectorises.
         let all = values.iter().fold(true, |all, value| all & value.is_finite());
         let first = || values.iter().find(|value| !value.is_finite());
         return Ok(if all { None } else { first().map(|&value| f64::from(value)) });
@@ -90,7 +90,7 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn sums_are_scaled_and_the_same_in_both_forms() -> Result<()> {
+    fn fused_and_composed_sums_are_equal_and_scaled() -> Result<()> {
         let shard = |values: [f64; 3], dtype| {
             Ok::<_, candle_core::Error>(vec![Tensor::new(&values, &Device::Cpu)?.to_dtype(dtype)?])
         };
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_not_finite_is_found() -> Result<()> {
+    fn non_finite_entries_are_found() -> Result<()> {
         for dtype in [DType::F32, DType::F64] {
             let shard = Tensor::new(&[1.0, f64::INFINITY, 3.0], &Device::Cpu)?.to_dtype(dtype)?;
             assert_eq!(scaled_sum(&[vec![shard]], 0.5)?[0].not_finite, Some(f64::INFINITY));

@@ -1,20 +1,20 @@
-//! The binary tree that sums over a step's shards follow. It depends on the number of shards alone, so neither the threads nor
-//! the ranks that compute them show in a sum's bits.
+//! The binary tree along which a step's shards are summed. It depends on the number of shards alone, so the number of
+//! threads or ranks does not change the bits.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-/// A node: the shards below it.
+/// A node: the range of shards below it.
 type Node = Range<usize>;
 
-/// Where a node of several shards is divided: its left child has as many shards as the largest power of two below their
-/// number. So shards that are added up as they come, as a binary counter does, follow the tree whatever their number.
+/// Splits a node: the left child has as many shards as the largest power of two below the node's. Adding shards as they
+/// arrive, like a binary counter, follows this tree for any number of shards.
 fn middle(node: &Node) -> usize {
     node.start + (1 << (node.len() - 1).ilog2())
 }
 
-/// The largest nodes of the tree over `0..shards` that lie within a range, in order.
+/// The largest nodes of the tree over `0..shards` inside a range, in order.
 pub(super) fn nodes(shards: usize, within: &Range<usize>) -> Vec<Node> {
     fn collect(node: Node, within: &Range<usize>, found: &mut Vec<Node>) {
         if node.end <= within.start || within.end <= node.start {
@@ -35,7 +35,7 @@ pub(super) fn nodes(shards: usize, within: &Range<usize>) -> Vec<Node> {
     found
 }
 
-/// The other child of a node's parent, and the parent; none of the root.
+/// The sibling and the parent of a node; `None` for the root.
 fn sibling(shards: usize, node: &Node) -> Option<(Node, Node)> {
     let mut parent = 0..shards;
     while parent != *node {
@@ -50,30 +50,30 @@ fn sibling(shards: usize, node: &Node) -> Option<(Node, Node)> {
     None
 }
 
-/// Partial sums, each merged with its sibling by whichever thread brings the second of the two. So no more wait than the
-/// tree is deep for each thread.
+/// Partial sums. The thread that brings the second of two siblings merges them, so at most the tree's depth of sums
+/// wait for each thread.
 pub(super) struct Sums<T> {
     shards: usize,
-    /// Whether the root's children stay apart, for a last sum that scales them too.
+    /// Keeps the root's children apart, for a last sum that also scales.
     keeps_two: bool,
     waiting: Mutex<BTreeMap<usize, (Node, T)>>,
 }
 
 impl<T> Sums<T> {
-    /// Of a tree over so many shards.
+    /// For a tree over this many shards.
     pub(super) fn new(shards: usize) -> Self {
         Self { shards, keeps_two: false, waiting: Mutex::default() }
     }
 
-    /// The same, but the last addition is left to be made.
+    /// Like [`new`](Self::new), but leaves the last addition to the caller.
     pub(super) fn but_the_last(shards: usize) -> Self {
         Self { keeps_two: true, ..Self::new(shards) }
     }
 
-    /// Takes the sum of a node in.
+    /// Adds the sum of a node.
     ///
     /// # Errors
-    /// That of `merge`, which adds a right child to a left one.
+    /// If `merge` fails, which adds a right child to a left one.
     pub(super) fn add<E>(
         &self,
         mut node: Node,
@@ -101,7 +101,7 @@ impl<T> Sums<T> {
         }
     }
 
-    /// What has not been merged, in the order of shards.
+    /// The unmerged sums, in the order of shards.
     pub(super) fn finish(self) -> Vec<T> {
         let waiting = self.waiting.into_inner().unwrap_or_else(PoisonError::into_inner);
         waiting.into_values().map(|(_, sum)| sum).collect()
@@ -119,7 +119,7 @@ mod tests {
         Ok(format!("({left}{right})"))
     }
 
-    /// A tree as it is written.
+    /// The tree as nested parentheses.
     fn written(shards: usize) -> String {
         let sums = Sums::new(shards);
         for shard in 0..shards {
@@ -129,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn the_tree_is_that_of_a_binary_counter() {
+    fn the_tree_follows_a_binary_counter() {
         assert_eq!(written(1), "0");
         assert_eq!(written(4), "((01)(23))");
         assert_eq!(written(7), "(((01)(23))((45)6))");
     }
 
     #[test]
-    fn the_order_in_which_shards_come_does_not_show() {
+    fn the_order_of_arrival_does_not_change_the_sum() {
         for shards in 1..20_usize {
             for step in (1..shards).filter(|step| !shards.is_multiple_of(*step)) {
                 let sums = Sums::new(shards);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_of_ranges_make_the_same_tree() {
+    fn sums_of_ranges_merge_to_the_same_tree() {
         for shards in 1..20_usize {
             for parts in 1..=shards {
                 let sums = Sums::new(shards);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_addition_can_be_left_to_be_made() {
+    fn the_last_addition_can_be_left_to_the_caller() {
         let sums = Sums::but_the_last(6);
         for shard in [3, 5, 0, 4, 1, 2] {
             let Ok(()) = sums.add(shard..shard + 1, shard.to_string(), merge);

@@ -1,7 +1,7 @@
-//! Steps on a GPU: the first is run and recorded as a CUDA graph, the others repeat it with one launch each.
+//! Steps on a GPU: the first is recorded as a CUDA graph, and each further step is a single launch of it.
 //!
-//! A batch is one shard there. Nothing waits for a step: what it gives is added up on the GPU, and taken when it is asked
-//! for. Where a loss or a gradient is not finite, parameters stay what they were before that step.
+//! A batch is one shard. No step waits for the GPU: losses and correct answers accumulate there until they are
+//! requested. After a non-finite loss or gradient the parameters stay as before that step.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -16,49 +16,49 @@ use crate::optimizer::Update;
 use crate::sums::Sums;
 use crate::{Batch, Bytes, Data, Error, OptimizerKind, Scores, gradients};
 
-/// Takes steps on the thread that it is called on.
+/// Takes steps on its caller's thread.
 pub(crate) struct GpuBackend {
     device: Device,
     clock: Clock,
     step: Step,
     samples: Samples,
-    /// How a step is taken again.
+    /// How the next step runs.
     replay: Replay,
-    /// Steps whose numbers have not been taken.
+    /// Steps whose results have not been fetched.
     untaken: usize,
-    /// For how long batches were made, whatever the GPU did meanwhile.
+    /// Time spent on making batches, whatever the GPU did meanwhile.
     waited: Duration,
 }
 
-/// How a step is taken again.
+/// How a step runs.
 enum Replay {
-    /// Each step launches its kernels.
+    /// Launch every kernel.
     Never,
-    /// The next step is recorded.
+    /// Record the step.
     Next,
-    /// By one launch.
+    /// Launch the recorded graph.
     Graph(Graph),
 }
 
-/// What a step reads: it must lie where it lay when the step was recorded.
+/// Inputs of a step; their addresses must stay those of the recorded step.
 enum Samples {
     /// All images, and the order of an epoch.
     Resident { examples: Examples, order: Tensor },
-    /// The batches of a step, put there before each.
+    /// The batches of a step, copied before each.
     Copied(Vec<Batch>),
 }
 
 impl GpuBackend {
-    /// Whether it takes the steps: all that is trained is `f32` on a GPU of NVIDIA's.
+    /// Whether this backend suits the task: all trained parameters are `f32` on an NVIDIA GPU.
     pub(crate) fn suits(task: &Task) -> bool {
         task.trained.iter().all(|(_, var)| var.device().is_cuda() && var.dtype() == DType::F32)
     }
 
-    /// A backend that has taken no step. It records the first one only where the contract of
-    /// [`TrainerBuilder::record_steps`](crate::TrainerBuilder::record_steps) holds.
+    /// A backend before its first step. It records a graph only under the contract of
+    /// [`TrainerBuilder::record_steps`](crate::TrainerBuilder::record_steps).
     ///
     /// # Errors
-    /// If a setting is not for a GPU, or it has no room.
+    /// If a GPU does not support a setting, or its memory is full.
     pub(crate) fn new(task: &Task, records_steps: bool) -> Result<Self, Error> {
         if task.config.optimizer.kind == OptimizerKind::Sgd {
             return Err(Error::OnGpu { expected: "adam or adamw", got: "sgd" });
@@ -78,7 +78,7 @@ impl GpuBackend {
 }
 
 impl StepBackend for GpuBackend {
-    /// What is recorded belongs to the thread that recorded it.
+    /// A recorded graph belongs to the thread that recorded it.
     fn is_pooled(&self) -> bool {
         false
     }
@@ -88,7 +88,7 @@ impl StepBackend for GpuBackend {
         let steps = data.order(1).len() / of_step;
         self.step.make_room(steps)?;
         self.samples = Samples::of(data, steps * of_step, &self.device)?;
-        // What was recorded before read other memory.
+        // The recorded graph reads the old memory.
         if let Replay::Graph(_) = self.replay {
             self.replay = Replay::Next;
         }
@@ -150,7 +150,7 @@ impl StepBackend for GpuBackend {
             Replay::Graph(graph) => {
                 #[expect(
                     unsafe_code,
-                    reason = "what a step reads is known here and to the trainer's caller"
+                    reason = "only this module and the trainer's caller know what a step reads"
                 )]
                 // SAFETY: the step reads and writes
                 // - clock, moments and samples, which are fields beside the graph: `begin_run`, which replaces samples and
@@ -203,7 +203,7 @@ impl StepBackend for GpuBackend {
     }
 
     fn resume(&mut self, task: &Task, _step: u64, moments: Vec<Vec<Tensor>>) -> Result<(), Error> {
-        // The graph reads the moments of before.
+        // The graph reads the old moments.
         if let Replay::Graph(_) = self.replay {
             self.replay = Replay::Next;
         }
@@ -223,7 +223,8 @@ impl StepBackend for GpuBackend {
         len: usize,
         batch: EvaluateBatch<'_>,
     ) -> TensorResult<Vec<Option<Scores>>> {
-        // A pass that records nothing takes less memory than a step of as many samples, for each block after the first.
+        // A forward pass alone takes less memory than a training step of as many samples: activations of earlier blocks
+        // are freed.
         let at_once = 1000.min(4 * task.config.batch_size);
         let indices: Vec<u32> = (0..len as u32).collect();
         let mut parts = Vec::new();
@@ -239,7 +240,7 @@ impl StepBackend for GpuBackend {
     }
 }
 
-/// The end of steps on the trained parameters, without moments yet.
+/// The optimiser's part of a step, with moments at zero.
 fn step_of(task: &Task, device: &Device) -> TensorResult<Step> {
     let averages = |index: usize| {
         task.averages.as_ref().map(|averages| averages.parameters()[index].1.clone())
@@ -254,7 +255,7 @@ fn step_of(task: &Task, device: &Device) -> TensorResult<Step> {
     Step::new(device, slots.collect())
 }
 
-/// The different pairs of learning-rate scale and weight decay, and which of them each trained parameter has.
+/// The distinct pairs of learning-rate scale and weight decay, and the pair of each trained parameter.
 fn rows(task: &Task) -> (Vec<(f64, f64)>, Vec<usize>) {
     let mut rows = Vec::new();
     let row_of = task.trained.iter().zip(&task.groups).map(|((_, var), group)| {
@@ -268,7 +269,7 @@ fn rows(task: &Task) -> (Vec<(f64, f64)>, Vec<usize>) {
     (rows, row_of)
 }
 
-/// The numbers of a step, as the kernels take them.
+/// A step's hyperparameters in the kernels' form.
 fn update(update: &Update, average_share: f64) -> AdamUpdate {
     let Update::Adam(adam) = update else { unreachable!("no other optimiser has such a backend") };
     let adam = adam.map(|x| x as f32);
@@ -285,10 +286,10 @@ fn update(update: &Update, average_share: f64) -> AdamUpdate {
     }
 }
 
-/// Puts batches where those of the step before lie.
+/// Copies batches to the addresses of the previous step's.
 fn copy(to: &mut Vec<Batch>, from: Vec<Batch>) -> TensorResult<()> {
     if to.is_empty() {
-        // Copies: who gave a batch may give parts of the same tensors again.
+        // Copied, because the data may return views of the same tensors again.
         let copy = |Batch { inputs, targets }| {
             let targets = targets.iter().map(Tensor::copy).collect::<TensorResult<_>>()?;
             Ok(Batch::with_targets(inputs.copy()?, targets))
@@ -300,7 +301,7 @@ fn copy(to: &mut Vec<Batch>, from: Vec<Batch>) -> TensorResult<()> {
         to.inputs.slice_set(&from.inputs, 0, 0)?;
         if to.targets.len() != from.targets.len() {
             let (want, got) = (to.targets.len(), from.targets.len());
-            candle_core::bail!("expected {want} targets, as in the first batch, got {got}");
+            candle_core::bail!("expected {want} targets as in the first batch, got {got}");
         }
         for (to, from) in to.targets.iter().zip(&from.targets) {
             to.slice_set(from, 0, 0)?;
@@ -309,7 +310,7 @@ fn copy(to: &mut Vec<Batch>, from: Vec<Batch>) -> TensorResult<()> {
     Ok(())
 }
 
-/// All that a step computes, its batches one after the other.
+/// Everything that a step computes, batch after batch.
 fn whole_step(
     task: &Task,
     samples: &Samples,
@@ -317,7 +318,7 @@ fn whole_step(
 ) -> Result<(), Error> {
     let Task { config, model, loss, trained, .. } = task;
     let of_step = config.samples_of_step();
-    // The clock says which step it is.
+    // The GPU's clock counts the steps.
     let random = Random::new(config.seed).at_step(0);
     let mut total: Option<(Tensor, Vec<Tensor>)> = None;
     let mut counted = Vec::new();
@@ -356,7 +357,7 @@ fn whole_step(
 }
 
 impl Samples {
-    /// Those of epochs of at most `count` samples.
+    /// The samples of epochs of at most `count` samples.
     fn of(data: &dyn Data, count: usize, device: &Device) -> TensorResult<Self> {
         let Some(Bytes { pixels, labels, table, shape }) = data.train_bytes() else {
             return Ok(Self::Copied(Vec::new()));
@@ -365,12 +366,12 @@ impl Samples {
             Ok(examples) => {
                 Ok(Self::Resident { examples, order: Tensor::zeros(count, DType::U32, device)? })
             }
-            // There may be memory for batches where there is none for all.
+            // A batch may fit where all images do not.
             Err(_) => Ok(Self::Copied(Vec::new())),
         }
     }
 
-    /// A batch of a step.
+    /// Batch `index` of a step.
     fn batch(&self, index: usize, range: Range<usize>, of_step: usize) -> TensorResult<Batch> {
         match self {
             Self::Copied(batches) => Ok(batches[index].clone()),

@@ -1,10 +1,11 @@
-//! The optimiser's settings.
+//! Optimiser settings.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// The optimiser's settings. Fields may be added: begin with a constructor, `OptimizerConfig { eps, ..OptimizerConfig::adam(lr) }`.
+/// Optimiser settings. Fields may be added, so start from a constructor: `OptimizerConfig { eps,
+/// ..OptimizerConfig::adam(lr) }`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimizerConfig {
@@ -12,24 +13,24 @@ pub struct OptimizerConfig {
     pub kind: OptimizerKind,
     /// Learning rate.
     pub lr: f64,
-    /// Decay of the first moment, of Adam and AdamW.
+    /// Adam, AdamW: decay of the first moment. Default: 0.9.
     #[serde(default = "beta1")]
     pub beta1: f64,
-    /// Decay of the second moment, of Adam and AdamW.
+    /// Adam, AdamW: decay of the second moment. Default: 0.999.
     #[serde(default = "beta2")]
     pub beta2: f64,
-    /// Added to the root of the second moment, of Adam and AdamW.
+    /// Adam, AdamW: added to the root of the second moment. Default: 1e-8.
     #[serde(default = "eps")]
     pub eps: f64,
-    /// How much of the last update goes into the next one, of SGD.
+    /// SGD: momentum, from 0 below 1. Default: 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub momentum: f64,
-    /// Whether the gradient is taken ahead of the momentum (Nesterov), of SGD.
+    /// SGD: Nesterov momentum. Default: off.
     #[serde(default, skip_serializing_if = "is_false")]
     pub nesterov: bool,
-    /// Weight decay, `λ`.
+    /// Weight decay, `λ`. Default: 0.
     pub weight_decay: f64,
-    /// Which parameters it acts on, where their [`Group`](crate::Group) has none of its own.
+    /// The parameters that have weight decay, unless their [`Group`](crate::Group) sets its own. Default: all.
     #[serde(default, skip_serializing_if = "Decay::is_all")]
     pub decay: Decay,
 }
@@ -58,14 +59,14 @@ const fn is_false(value: &bool) -> bool {
     !*value
 }
 
-/// Which parameters weight decay acts on.
+/// The parameters that have weight decay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decay {
-    /// All, as PyTorch does with one group.
+    /// All parameters, like PyTorch with one group.
     #[default]
     All,
-    /// Those of rank 2 or more: no norm, bias or scale.
+    /// Parameters with two or more dimensions: no biases, norms or layer scales.
     Matrices,
 }
 
@@ -75,17 +76,17 @@ impl Decay {
     }
 }
 
-/// How a gradient moves a parameter.
+/// The update rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
-    /// Adam (Kingma, Ba, arXiv 1412.6980), its weight decay on the gradient: `g = g + λ p`. PyTorch equivalent:
+    /// Adam (Kingma, Ba, arXiv 1412.6980), with weight decay added to the gradient: `g = g + λ p`. PyTorch equivalent:
     /// `torch.optim.Adam`.
     Adam,
-    /// Adam with weight decay on the parameter: `p = p - lr λ p` (Loshchilov, Hutter, arXiv 1711.05101). PyTorch
-    /// equivalent: `torch.optim.AdamW`.
+    /// Adam with decoupled weight decay: `p = p - lr λ p` (Loshchilov, Hutter, arXiv 1711.05101). PyTorch equivalent:
+    /// `torch.optim.AdamW`.
     AdamW,
-    /// Stochastic gradient descent with momentum, its weight decay on the gradient. PyTorch equivalent:
+    /// Stochastic gradient descent with momentum, and weight decay added to the gradient. PyTorch equivalent:
     /// `torch.optim.SGD`.
     Sgd,
 }
@@ -119,7 +120,7 @@ impl OptimizerConfig {
         Self { kind: OptimizerKind::Sgd, momentum, ..Self::adam(lr) }
     }
 
-    /// How many tensors the optimiser remembers for each parameter.
+    /// Number of tensors the optimiser keeps for each parameter.
     pub(crate) fn moments(&self) -> usize {
         match self.kind {
             OptimizerKind::Adam | OptimizerKind::AdamW => 2,

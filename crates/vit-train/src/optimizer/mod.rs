@@ -1,4 +1,4 @@
-//! Adam, AdamW and SGD with momentum, to PyTorch's formulas.
+//! Adam, AdamW and SGD with momentum, by PyTorch's formulas.
 
 mod config;
 mod update;
@@ -14,7 +14,7 @@ use self::update::{InPlace, composed};
 use crate::gradients::PARAMETERS_AT_ONCE;
 use crate::{Error, Group, NamedVars};
 
-/// Parameters with their moments.
+/// Parameters with the optimiser's moments.
 ///
 /// With gradient `g` at step `t`, Adam is `m = m + (1 - β₁)(g - m)`, `v = β₂ v + (1 - β₂) g²`,
 /// `p = p - lr / (1 - β₁ᵗ) · m / (sqrt(v) / sqrt(1 - β₂ᵗ) + eps)`. SGD is `b = μ b + g`, `p = p - lr b`, or with Nesterov's
@@ -45,18 +45,18 @@ pub struct Optimizer {
     slots: Vec<Slot>,
 }
 
-/// A parameter, its settings and its moments.
+/// A parameter with its settings and moments.
 #[derive(Debug)]
 struct Slot {
     var: Var,
-    /// The elements that are moved; the moments are of these.
+    /// The range of elements to update; the moments cover only these.
     part: Range<usize>,
     group: Group,
-    /// None before the first step.
+    /// `None` before the first step.
     moments: Option<Moments>,
 }
 
-/// As many as the update rule remembers, where they are used.
+/// One tensor for each moment of the update rule, in the form its arithmetic uses.
 #[derive(Debug)]
 enum Moments {
     F32(Vec<Vec<f32>>),
@@ -65,7 +65,7 @@ enum Moments {
 }
 
 impl Optimizer {
-    /// An optimiser that has taken no step.
+    /// An optimiser before its first step.
     ///
     /// # Errors
     /// If a setting is out of range.
@@ -76,7 +76,7 @@ impl Optimizer {
         Self::with_groups(config, parameters, |_, _| Group::new())
     }
 
-    /// The same, with a [`Group`] for each parameter by its name and value.
+    /// Like [`new`](Self::new), with a [`Group`] for each parameter chosen from its name and value.
     ///
     /// # Errors
     /// If a setting is out of range.
@@ -89,7 +89,7 @@ impl Optimizer {
         Self::of(config, parameters, &groups)
     }
 
-    /// The same, with the groups in the order of the parameters.
+    /// Like [`new`](Self::new), with the groups in the order of the parameters.
     pub(crate) fn of(
         config: OptimizerConfig,
         parameters: &NamedVars,
@@ -107,8 +107,8 @@ impl Optimizer {
         Ok(Self { config, step: 0, slots: slots.collect() })
     }
 
-    /// The same, which moves of each parameter these elements alone: [`step`](Self::step) takes their gradients, of rank 1, and
-    /// [`moments`](Self::moments) gives their moments.
+    /// Restricts the optimiser to these elements of each parameter: [`step`](Self::step) then takes their gradients as
+    /// flat tensors, and [`moments`](Self::moments) returns their moments.
     pub(crate) fn of_parts(mut self, parts: Vec<Range<usize>>) -> Self {
         for (slot, part) in self.slots.iter_mut().zip(parts) {
             slot.part = part;
@@ -116,14 +116,14 @@ impl Optimizer {
         self
     }
 
-    /// The moments, each in the order given to [`new`](Self::new), on the CPU: of Adam the first and the second, of SGD the
-    /// momentum if it has any; none before the first step. With the number of steps they are all that an optimiser
-    /// remembers.
+    /// The moments on the CPU, each kind in the parameters' order: for Adam the first and second, for SGD the momentum
+    /// if it has any; empty before the first step. Together with the number of steps they are the optimiser's whole
+    /// state.
     ///
     /// PyTorch equivalent: `exp_avg` and `exp_avg_sq`, or `momentum_buffer`, of `optimizer.state_dict()`.
     ///
     /// # Errors
-    /// If they cannot be read from their device.
+    /// If they cannot be copied from their device.
     pub fn moments(&self) -> Result<Vec<Vec<Tensor>>> {
         let mut all = vec![Vec::with_capacity(self.slots.len()); self.config.moments()];
         for slot in &self.slots {
@@ -142,12 +142,12 @@ impl Optimizer {
         Ok(all)
     }
 
-    /// Goes on after so many steps with their moments, as [`moments`](Self::moments) gave them.
+    /// Continues after `step` steps with the result of [`moments`](Self::moments).
     ///
     /// PyTorch equivalent: `optimizer.load_state_dict()`.
     ///
     /// # Errors
-    /// If there are not as many as the update rule and the parameters want, or one has another shape.
+    /// If the number of moments does not match the update rule and the parameters, or one has another shape.
     pub fn resume(&mut self, step: u64, moments: &[Vec<Tensor>]) -> Result<()> {
         self.step = step;
         if moments.is_empty() {
@@ -168,22 +168,22 @@ impl Optimizer {
         Ok(())
     }
 
-    /// The learning rate of the next step, before the scale of a group.
+    /// The learning rate of the next step, before a group's scale.
     #[must_use]
     pub const fn lr(&self) -> f64 {
         self.config.lr
     }
 
-    /// Sets the learning rate of the next step and those after it.
+    /// Sets the learning rate from the next step on.
     pub const fn set_lr(&mut self, lr: f64) {
         self.config.lr = lr;
     }
 
-    /// Moves each parameter by its gradient; both are in the order given to [`new`](Self::new). Those of frozen parameters
-    /// are not used.
+    /// Updates each parameter with its gradient; both are in the order given to [`new`](Self::new). Gradients of frozen
+    /// parameters are ignored.
     ///
     /// # Errors
-    /// If there are not as many gradients as parameters, or a gradient has another shape.
+    /// If the numbers of gradients and parameters differ, or a gradient has another shape.
     pub fn step(&mut self, gradients: &[Tensor]) -> Result<()> {
         if gradients.len() != self.slots.len() {
             bail!("optimiser: expected {} gradients, got {}", self.slots.len(), gradients.len());
@@ -201,7 +201,7 @@ impl Optimizer {
     }
 }
 
-/// What is to be computed with slices and what with tensors.
+/// Chooses between the arithmetic on slices and on tensors.
 macro_rules! by_storage {
     ($var:expr, $f32:expr, $f64:expr, $other:expr) => {{
         let (storage, _) = $var.storage_and_layout();
@@ -224,7 +224,7 @@ impl Moments {
         ))
     }
 
-    /// Those of a parameter, given as tensors on any device.
+    /// A parameter's moments, given as tensors on any device.
     fn of(slot: &Slot, moments: &[&Tensor]) -> Result<Self> {
         let Slot { var, part, .. } = slot;
         let moments = moments.iter().map(|moment| {
@@ -267,7 +267,7 @@ impl Slot {
         self.part.len() == self.var.elem_count()
     }
 
-    /// Of its gradient and its moments.
+    /// Shape of the gradient and the moments.
     fn shape(&self) -> Shape {
         if self.is_whole() { self.var.shape().clone() } else { self.part.len().into() }
     }
@@ -281,7 +281,7 @@ impl Slot {
         if self.moments.is_none() {
             self.moments = Some(Moments::zeros(self, config.moments())?);
         }
-        let moments = self.moments.as_mut().expect("they are made above");
+        let moments = self.moments.as_mut().expect("set above");
         let gradient = (gradient, self.part.start);
         match moments {
             Moments::F32(moments) => {
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn an_optimiser_goes_on_from_its_moments_to_the_bit() -> std::result::Result<(), Error> {
+    fn resuming_from_moments_is_bit_identical() -> std::result::Result<(), Error> {
         for (dtype, config) in [DType::F32, DType::F64, DType::BF16]
             .into_iter()
             .flat_map(|dtype| kinds().map(|config| (dtype, config)))
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_of_other_parameters_are_refused() -> std::result::Result<(), Error> {
+    fn moments_of_other_parameters_are_rejected() -> std::result::Result<(), Error> {
         let parameters = parameters(DType::F32)?;
         let mut optimizer = Optimizer::new(OptimizerConfig::adam(0.1), &parameters)?;
         let mut refused =
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_out_of_range_are_named() {
+    fn out_of_range_settings_are_named() {
         let message = |config: OptimizerConfig| config.check().unwrap_err().to_string();
         assert_eq!(message(OptimizerConfig::adam(-1.0)), "expected lr of at least 0, got -1");
         assert_eq!(message(OptimizerConfig::adam(f64::NAN)), "expected lr of at least 0, got NaN");

@@ -1,4 +1,4 @@
-//! One step's arithmetic: in one pass over slices on the CPU, out of tensor operations elsewhere.
+//! The arithmetic of one step: one pass over slices on the CPU, tensor operations elsewhere.
 
 use std::cell::RefCell;
 
@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor, bail}
 
 use super::{OptimizerConfig, OptimizerKind};
 
-/// The numbers of one step for one group, as PyTorch rounds them: computed in `f64`, then cast.
+/// One step's numbers for one group, rounded like PyTorch's: computed in `f64`, then cast.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Update<T = f64> {
     Adam(Adam<T>),
@@ -25,7 +25,7 @@ pub(crate) struct Adam<T> {
     /// `sqrt(1 - β₂ᵗ)`
     pub(crate) second_correction: T,
     pub(crate) eps: T,
-    /// What is added to the gradient for each unit of the parameter.
+    /// Weight decay added to the gradient: `λ`, or 0 for AdamW.
     pub(crate) gradient_decay: T,
     /// `1 - lr λ`
     pub(crate) shrink: T,
@@ -34,14 +34,14 @@ pub(crate) struct Adam<T> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sgd<T> {
     lr: T,
-    /// `μ`; without it nothing is remembered.
+    /// `μ`; at 0 no momentum is kept.
     momentum: T,
     nesterov: bool,
     gradient_decay: T,
 }
 
 impl Update {
-    /// Of step `step`, from 1, at this learning rate and weight decay.
+    /// For step `step`, from 1, with this learning rate and weight decay.
     pub(crate) fn new(config: &OptimizerConfig, step: u64, lr: f64, weight_decay: f64) -> Self {
         let OptimizerConfig { kind, beta1, beta2, eps, momentum, nesterov, .. } = *config;
         let (gradient_decay, shrink) = match kind {
@@ -92,11 +92,11 @@ impl Adam<f64> {
     }
 }
 
-/// One pass over a parameter, its gradient and its moments on the CPU.
+/// Updates a parameter, its gradient and its moments in one pass on the CPU.
 pub(super) struct InPlace<'a, T> {
     update: Update<T>,
     gradient: &'a Tensor,
-    /// Which element of the parameter the gradient's first is of.
+    /// Index of the parameter element that the first gradient element belongs to.
     first: usize,
     moments: RefCell<&'a mut [Vec<T>]>,
 }
@@ -111,7 +111,7 @@ impl<'a, T> InPlace<'a, T> {
     }
 }
 
-/// `f32` and `f64` differ in nothing but their name.
+/// The same code for `f32` and `f64`.
 macro_rules! in_place {
     ($float:ty, $variant:ident) => {
         impl InplaceOp1 for InPlace<'_, $float> {
@@ -179,7 +179,7 @@ pub(super) mod composed {
     use super::Update;
     use candle_core::Var;
 
-    /// The same step out of candle's tensor operations, for other devices and dtypes.
+    /// The same step in candle's tensor operations, for other devices and dtypes.
     pub(in crate::optimizer) fn step(
         var: &Var,
         gradient: &Tensor,

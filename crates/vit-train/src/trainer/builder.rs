@@ -1,4 +1,4 @@
-//! The parts of a trainer, put together.
+//! Building a trainer from its parts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::{
     Alone, Collective, CrossEntropy, Error, Group, Loss, Model, NamedVars, TrainConfig, model,
 };
 
-/// The parts of a trainer: a loss, parameter groups, threads, and at last the model.
+/// Builds a trainer: set loss, parameter groups and threads, then give it the model.
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
@@ -46,13 +46,14 @@ pub struct TrainerBuilder {
 }
 
 impl Trainer {
-    /// Puts a trainer together.
+    /// Starts building a trainer.
     pub fn builder(config: TrainConfig) -> TrainerBuilder {
         TrainerBuilder::new(config)
     }
 
-    /// A trainer of `parameters`, which `model` uses, on so many threads; on a GPU, on the thread that calls
-    /// [`run`](Self::run). Such a device is one of `vit_ops::cuda::open`. [`builder`](Self::builder) takes other parts.
+    /// A trainer of `parameters`, which `model` uses, on this many threads. On a GPU, opened with
+    /// `vit_ops::cuda::open`, it runs on the thread that calls [`run`](Self::run). [`builder`](Self::builder) offers
+    /// more settings.
     ///
     /// # Errors
     /// If there are no parameters, a setting is out of range, or the threads cannot be started.
@@ -73,52 +74,49 @@ impl TrainerBuilder {
         Self { config, threads: 1, loss: None, groups, records_steps: false, ranks }
     }
 
-    /// Computes shards on so many threads, at least one. Default: 1. They change no bit.
+    /// Number of threads that compute shards, at least one. Default: 1. Does not change any bit.
     pub fn threads(self, threads: usize) -> Self {
         Self { threads, ..self }
     }
 
-    /// Trains with this loss. Default: [`CrossEntropy`], with the configuration's `label_smoothing`.
+    /// Sets the loss. Default: [`CrossEntropy`] with the configuration's `label_smoothing`.
     pub fn loss(self, loss: impl Loss + 'static) -> Self {
         Self { loss: Some(Arc::new(loss)), ..self }
     }
 
-    /// Trains together with these ranks, at most one for each of the
-    /// [shards of a step](TrainConfig::shards_of_step). Default: alone. They change no bit.
+    /// Trains on several ranks, at most one for each of the [shards of a step](TrainConfig::shards_of_step). Default:
+    /// one process. Does not change any bit.
     ///
-    /// All ranks need the same configuration, model, parameters and data. Only rank 0's [`Observer`](crate::Observer) steers
-    /// the run and gets states to save. A rank whose run fails with an error that the others do not have must
-    /// [`abort`](Collective::abort) them.
+    /// All ranks need the same configuration, model, parameters and data. Only rank 0's [`Observer`](crate::Observer)
+    /// steers the run and receives states to save. A rank that fails with an error of its own must
+    /// [`abort`](Collective::abort) the others.
     pub fn ranks(self, ranks: Arc<dyn Collective>) -> Self {
         Self { ranks, ..self }
     }
 
-    /// Puts each parameter into a group, by its name and value. Default: all in [`Group::new`].
+    /// Chooses each parameter's group from its name and value. Default: all in [`Group::new`].
     pub fn groups(self, groups: impl Fn(&str, &Tensor) -> Group + Send + Sync + 'static) -> Self {
         Self { groups: Arc::new(groups), ..self }
     }
 
-    /// Records the first step on a GPU as a CUDA graph, and repeats it with one launch a step: a small model trains many
-    /// times as fast. Without this, and on a CPU, each step calls the model.
+    /// On a GPU, records the first step as a CUDA graph and replays it with one launch a step, which trains a small
+    /// model many times as fast. Without it, and on a CPU, each step calls the model.
     ///
     /// # Safety
     /// In training, the model and the loss
-    /// - compute what depends on their arguments and the trained parameters alone, and launch the same each time;
-    /// - hold every other tensor that they read for as long as the trainer lives, and never put another in its place.
+    /// - compute only from their arguments and the trained parameters, and launch the same kernels each time;
+    /// - keep every other tensor that they read for as long as the trainer lives, and never replace it.
     ///
-    /// While a trainer runs, no other thread uses its device, and its parameters are set by nobody else.
-    #[allow(
-        unsafe_code,
-        reason = "the contract of a recorded graph: what it reads stays where it lay"
-    )]
+    /// While a trainer runs, no other thread uses its device, and nothing else sets its parameters.
+    #[allow(unsafe_code, reason = "a recorded graph needs its inputs to stay at their addresses")]
     pub unsafe fn record_steps(self) -> Self {
         Self { records_steps: true, ..self }
     }
 
-    /// Builds the model from the variables of `vb`, and trains all that it asks for.
+    /// Builds the model from the variables of `vb` and trains all of them.
     ///
-    /// `new` is called twice, for two views of the same variables: evaluation records nothing for a backward pass, and in
-    /// training none is computed for [frozen](Group::frozen) parameters.
+    /// `new` is called twice, for two views of the same variables: the evaluation view records no graph, and the
+    /// training view computes no backward pass for [frozen](Group::frozen) parameters.
     ///
     /// ```
     /// use candle_core::{DType, Device, Tensor};
@@ -162,8 +160,8 @@ impl TrainerBuilder {
     /// ```
     ///
     /// # Errors
-    /// If the model cannot be built, it asks for what is no variable, nothing is to be trained, a setting is out of range, or
-    /// the threads cannot be started.
+    /// If the model cannot be built, a parameter is not a variable, there is nothing to train, a setting is out of
+    /// range, or the threads cannot be started.
     pub fn build<M: Model + 'static>(
         self,
         vb: &VarBuilder<'static>,
@@ -174,11 +172,11 @@ impl TrainerBuilder {
         self.finish(built)
     }
 
-    /// Trains these parameters, which `model` uses. Its evaluation records what a backward pass would need, and the backward
-    /// pass of frozen parameters is computed, unless the model sees to it: [`build`](Self::build) does.
+    /// Trains these parameters, which `model` uses. Unlike with [`build`](Self::build), evaluation records a graph, and
+    /// frozen parameters cost a backward pass, unless the model avoids both itself.
     ///
     /// # Errors
-    /// If nothing is to be trained, a setting is out of range, or the threads cannot be started.
+    /// If there is nothing to train, a setting is out of range, or the threads cannot be started.
     pub fn model(
         self,
         model: impl Model + 'static,
@@ -232,7 +230,7 @@ impl TrainerBuilder {
     }
 }
 
-/// How steps are taken where the parameters are.
+/// The backend for the parameters' device.
 fn backend(task: &Task, records_steps: bool) -> Result<Box<dyn StepBackend>, Error> {
     #[cfg(feature = "cuda")]
     if crate::gpu::GpuBackend::suits(task) && task.ranks.size() == 1 {

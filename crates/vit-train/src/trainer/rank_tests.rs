@@ -1,4 +1,4 @@
-//! Several ranks train to the bits of one.
+//! Training on several ranks is bit-identical to training on one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use super::*;
 use crate::collective::tests::Threads;
 use crate::{Collective, Group, Model, OptimizerConfig, Schedule, ScheduleKind};
 
-/// Points on a line, labelled by their side of zero, and moved a little by epoch and index in training.
+/// Points on a line, labelled by their sign, and augmented by epoch and index in training.
 struct Points;
 
 fn points(indices: &[u32], moved: impl Fn(u32) -> f32) -> TensorResult<Batch> {
@@ -48,7 +48,7 @@ impl Data for Points {
     }
 }
 
-/// With every part of a recipe: three epochs of five steps, each of two batches of seven in shards of one or two.
+/// Uses every setting: three epochs of five steps, each of two batches of seven in shards of one or two.
 fn recipe() -> TrainConfig {
     TrainConfig {
         batch_size: 7,
@@ -65,7 +65,7 @@ fn recipe() -> TrainConfig {
     }
 }
 
-/// Two layers with dropout between; the slices of ranks divide each.
+/// Two layers with dropout between; the borders of ranks' slices lie inside both.
 fn model(vb: &VarBuilder) -> TensorResult<impl Model + use<>> {
     let init = Init::Uniform { lo: -0.1, up: 0.1 };
     let trunk = vb.pp("trunk").get_with_hints((4500, 1), "weight", init)?;
@@ -82,17 +82,17 @@ fn model(vb: &VarBuilder) -> TensorResult<impl Model + use<>> {
     })
 }
 
-/// What the observer of a rank does and has heard.
+/// An observer that acts on one rank and records its calls.
 #[derive(Default)]
 struct Heard {
     records: Vec<Record>,
-    /// Where the state is kept.
+    /// Where to keep the state.
     at: Option<Checkpoint>,
     state: Option<TrainState>,
-    /// Asked so often, it wants the run to end.
+    /// Requests the end of the run when it is asked for the nth time.
     ends_after: Option<usize>,
     asked: Arc<AtomicUsize>,
-    /// Multiplies the learning rate by this after step 3, and asks for an evaluation.
+    /// Multiplies the learning rate by this after step 3, and requests an evaluation.
     steers: Option<f64>,
     evaluations: usize,
 }
@@ -133,7 +133,7 @@ impl Observer for Heard {
     }
 }
 
-/// The bits of a rank's parameters and weights, and what its observer has heard.
+/// The bits of a rank's parameters and weights, and its observer.
 type Trained = (Vec<Vec<u32>>, Heard);
 
 fn bits(vars: &NamedVars) -> Vec<Vec<u32>> {
@@ -144,7 +144,7 @@ fn bits(vars: &NamedVars) -> Vec<Vec<u32>> {
     vars.iter().map(|(_, var)| bits(var)).collect()
 }
 
-/// Trains on the ranks that `collectives` are, each on so many threads.
+/// Trains on these ranks with this many threads each.
 fn train(
     config: &TrainConfig,
     (ranks, threads): (usize, usize),
@@ -178,7 +178,7 @@ fn train(
     })
 }
 
-/// The same, where all succeed and all have the same parameters: those, and what rank 0 has heard.
+/// Like [`train`], checking that all ranks succeed with the same parameters; returns those and rank 0's observer.
 fn trained(
     config: &TrainConfig,
     on: (usize, usize),
@@ -243,7 +243,7 @@ fn ranks_and_threads_do_not_change_a_bit() -> Result<(), Error> {
 }
 
 #[test]
-fn a_run_resumes_on_any_number_of_ranks_to_the_same_bits() -> Result<(), Error> {
+fn resuming_on_any_number_of_ranks_is_bit_identical() -> Result<(), Error> {
     let config = recipe();
     for at in [
         Checkpoint::Step { step: 7, is_last: false },
@@ -261,10 +261,10 @@ fn a_run_resumes_on_any_number_of_ranks_to_the_same_bits() -> Result<(), Error> 
 }
 
 #[test]
-fn any_rank_ends_the_run_after_the_same_step_on_all() -> Result<(), Error> {
+fn any_rank_can_end_the_run_on_all_ranks_after_the_same_step() -> Result<(), Error> {
     let config = recipe();
     let (whole, _) = trained(&config, (1, 1), None, |_| Heard::default())?;
-    // In a step, within the evaluation of an epoch or behind it.
+    // During a step, during an epoch's evaluation, or after it.
     for (ender, after) in [(0, 3), (1, 2), (2, 5), (2, 6), (1, 7)] {
         let ending =
             |rank| Heard { ends_after: (rank == ender).then_some(after), ..Heard::default() };
@@ -279,7 +279,7 @@ fn any_rank_ends_the_run_after_the_same_step_on_all() -> Result<(), Error> {
 }
 
 #[test]
-fn rank_0_steers_and_no_other_does() -> Result<(), Error> {
+fn only_rank_0_steers() -> Result<(), Error> {
     let steering = |steers: Option<f64>, rank| Heard {
         steers: if rank == 0 { steers } else { Some(0.0) },
         ..Heard::default()
@@ -292,8 +292,8 @@ fn rank_0_steers_and_no_other_does() -> Result<(), Error> {
 }
 
 #[test]
-fn what_is_not_finite_is_the_same_error_on_every_rank() {
-    // The loss of step 2, and a gradient that is infinite where the loss is not.
+fn a_non_finite_value_is_the_same_error_on_every_rank() {
+    // The loss of step 2, and a gradient that overflows while the loss is finite.
     let large = OptimizerConfig::sgd(1e38, 0.0);
     let config = TrainConfig { clip: None, ema: None, optimizer: large, ..recipe() };
     let config = TrainConfig { schedule: Schedule::default(), ..config };
@@ -309,7 +309,7 @@ fn what_is_not_finite_is_the_same_error_on_every_rank() {
 }
 
 #[test]
-fn more_ranks_than_shards_are_refused() {
+fn more_ranks_than_shards_are_rejected() {
     let config = TrainConfig { accumulate: 1, shards: 2, ..recipe() };
     for error in train(&config, (3, 1), None, |_| Heard::default()) {
         let error = error.err().expect("an error").to_string();

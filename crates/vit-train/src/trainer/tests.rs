@@ -1,4 +1,4 @@
-//! What holds the loop.
+//! Tests of the training loop.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,7 +9,7 @@ use candle_nn::{Init, VarBuilder};
 use vit_layers::Parameters;
 use vit_ops::Mode;
 
-/// Points on a line, labelled by their side of zero.
+/// Points on a line, labelled by their sign.
 struct Line;
 
 fn line(indices: &[u32]) -> TensorResult<Batch> {
@@ -61,7 +61,7 @@ impl Observer for Vec<Record> {
     }
 }
 
-/// The same points, each mixed with the next one as far as `share` says for its index.
+/// The same points, each mixed with the next one by the weight `share` of its index.
 struct MixedLine {
     share: fn(u32) -> f32,
 }
@@ -110,7 +110,7 @@ fn run_on(
     Ok((weight.flatten_all()?.to_vec1()?, records))
 }
 
-/// What an observer hears, in order.
+/// Records an observer's calls in order.
 #[derive(Default)]
 struct Calls(Vec<String>);
 
@@ -138,9 +138,9 @@ impl Observer for Calls {
     }
 }
 
-/// Who holds a step up until something is on the disk holds up its record too.
+/// An observer that blocks a step until data is on disk also delays its record.
 #[test]
-fn a_step_is_told_of_before_its_record_and_that_before_its_checkpoint() -> Result<(), Error> {
+fn after_step_comes_before_record_and_record_before_checkpoint() -> Result<(), Error> {
     let weight = Var::new(&[[0.1_f32], [-0.2]], &Device::Cpu)?;
     let (parameters, tracked) =
         (vec![("w".to_owned(), weight.clone())], weight.as_tensor().clone());
@@ -199,7 +199,7 @@ fn an_observer_ends_the_run_with_its_epoch() -> Result<(), Error> {
 }
 
 #[test]
-fn a_loss_that_is_not_finite_stops_the_run() {
+fn a_non_finite_loss_stops_the_run() {
     let weight = Var::new(&[[f32::NAN], [0.0]], &Device::Cpu).expect("a small tensor");
     let tracked = weight.as_tensor().clone();
     let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
@@ -209,14 +209,14 @@ fn a_loss_that_is_not_finite_stops_the_run() {
 }
 
 #[test]
-fn a_last_update_that_is_not_finite_is_found() {
+fn a_non_finite_last_update_is_found() {
     let optimizer = OptimizerConfig::adam(f64::from(f32::MAX));
     let error = run(TrainConfig { max_steps: Some(1), optimizer, ..config() }, 1).unwrap_err();
     assert!(error.to_string().contains("expected a finite test loss"), "{error}");
 }
 
 #[test]
-fn a_parameter_that_the_loss_does_not_reach_stops_the_run() {
+fn a_parameter_without_gradient_stops_the_run() {
     let weight = Var::new(&[[0.1_f32], [0.0]], &Device::Cpu).expect("a small tensor");
     let tracked = weight.as_tensor().clone();
     let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
@@ -228,12 +228,12 @@ fn a_parameter_that_the_loss_does_not_reach_stops_the_run() {
 }
 
 #[test]
-fn fewer_samples_than_a_batch_are_refused() {
+fn fewer_samples_than_a_batch_are_rejected() {
     let error = run(TrainConfig { batch_size: 51, ..config() }, 1).unwrap_err().to_string();
     assert_eq!(error, "expected at least one batch of 51 training samples, got 50 samples");
 }
 
-/// All that a recipe can have, but for accumulation.
+/// Uses every setting except accumulation.
 fn recipe() -> TrainConfig {
     TrainConfig {
         label_smoothing: 0.1,
@@ -245,7 +245,7 @@ fn recipe() -> TrainConfig {
 }
 
 #[test]
-fn threads_do_not_change_a_bit_of_a_recipe() -> Result<(), Error> {
+fn threads_do_not_change_a_bit_with_every_setting() -> Result<(), Error> {
     let recipe = TrainConfig { accumulate: 2, ..recipe() };
     let (one, _) = run(recipe.clone(), 1)?;
     for threads in [2, 4] {
@@ -267,7 +267,7 @@ fn losses(records: &[Record]) -> Vec<f64> {
 const HALF_MIXED: MixedLine = MixedLine { share: |index| (index % 7) as f32 / 6.0 };
 
 #[test]
-fn accumulated_batches_are_one_large_batch_to_the_bit() -> Result<(), Error> {
+fn accumulated_batches_are_bit_identical_to_one_large_batch() -> Result<(), Error> {
     let large = TrainConfig { batch_size: 16, shards: 6, ..recipe() };
     let parts = TrainConfig { batch_size: 8, shards: 3, accumulate: 2, ..recipe() };
     for data in [&Line as &dyn Data, &HALF_MIXED] {
@@ -280,7 +280,7 @@ fn accumulated_batches_are_one_large_batch_to_the_bit() -> Result<(), Error> {
 }
 
 #[test]
-fn mixed_samples_train_to_the_same_bits_on_any_number_of_threads() -> Result<(), Error> {
+fn threads_do_not_change_a_bit_with_mixed_samples() -> Result<(), Error> {
     let (one, _) = run_on(&HALF_MIXED, recipe(), 1)?;
     for threads in [2, 4] {
         assert_eq!(run_on(&HALF_MIXED, recipe(), threads)?.0, one);
@@ -289,9 +289,9 @@ fn mixed_samples_train_to_the_same_bits_on_any_number_of_threads() -> Result<(),
     Ok(())
 }
 
-/// By another way of computing the loss: to rounding, not to the bit.
+/// The loss is computed differently, so they agree to rounding, not bit for bit.
 #[test]
-fn samples_with_nothing_mixed_in_train_as_those_that_are_not_mixed() -> Result<(), Error> {
+fn mixing_with_weight_zero_trains_like_unmixed_samples() -> Result<(), Error> {
     let [(want, plain), (got, mixed)] =
         [run(recipe(), 1)?, run_on(&MixedLine { share: |_| 0.0 }, recipe(), 1)?];
     for (got, want) in got.iter().zip(&want) {
@@ -304,7 +304,7 @@ fn samples_with_nothing_mixed_in_train_as_those_that_are_not_mixed() -> Result<(
 }
 
 #[test]
-fn recorded_rates_are_the_schedules_over_the_whole_run() -> Result<(), Error> {
+fn recorded_rates_follow_the_schedule_over_the_whole_run() -> Result<(), Error> {
     let rates = |config: TrainConfig| -> Result<Vec<(u64, f64)>, Error> {
         let (_, records) = run(TrainConfig { log_every: 1, ..config }, 1)?;
         let rate = |record| match record {
@@ -314,7 +314,7 @@ fn recorded_rates_are_the_schedules_over_the_whole_run() -> Result<(), Error> {
         Ok(records.into_iter().filter_map(rate).collect())
     };
     let schedule = recipe().schedule;
-    // Three epochs of six steps, or as many as there are to be.
+    // Three epochs of six steps, or fewer by `max_steps`.
     for (max_steps, steps) in [(None, 18), (Some(7), 7)] {
         let got = rates(TrainConfig { max_steps, ..recipe() })?;
         let want = (1..=steps).map(|step| (step, schedule.lr(0.1, step, steps)));
@@ -324,7 +324,7 @@ fn recorded_rates_are_the_schedules_over_the_whole_run() -> Result<(), Error> {
 }
 
 #[test]
-fn the_average_is_evaluated_and_training_does_not_see_it() -> Result<(), Error> {
+fn the_average_is_evaluated_but_does_not_affect_training() -> Result<(), Error> {
     let with = |ema| run(TrainConfig { ema, ..config() }, 1);
     let tests = |records: &[Record]| -> Vec<(f64, f64)> {
         let epoch = |record: &Record| match record {
@@ -341,13 +341,13 @@ fn the_average_is_evaluated_and_training_does_not_see_it() -> Result<(), Error> 
         assert_eq!(plain.0, averaged.0);
         assert_ne!(plain.1, averaged.1);
     }
-    // Without decay the average is what was trained last.
+    // With decay 0 the average is the last step's parameters.
     assert_eq!(tests(&with(Some(0.0))?.1), tests(&plain));
     Ok(())
 }
 
 #[test]
-fn settings_of_a_recipe_out_of_range_are_named() {
+fn out_of_range_settings_are_named() {
     let message = |config: TrainConfig| config.check().unwrap_err().to_string();
     for (config, expected) in [
         (TrainConfig { accumulate: 0, ..config() }, "expected accumulate of at least 1, got 0"),
@@ -362,12 +362,12 @@ fn settings_of_a_recipe_out_of_range_are_named() {
     }
 }
 
-/// Keeps the state at one of the places where a run can be taken up again, and ends the run there or goes on.
+/// Keeps the state at one checkpoint, and ends the run there or continues.
 struct Keeper {
     at: Checkpoint,
     state: Option<TrainState>,
     records: Vec<Record>,
-    /// Records before the state.
+    /// Number of records before the state.
     told: usize,
 }
 
@@ -390,7 +390,8 @@ impl Observer for Keeper {
     }
 }
 
-/// Trains a model of dropout, from the beginning or a state; gives it, the records, and the state at `at`.
+/// Trains a model with dropout, from the beginning or a state; returns its weights, and its observer with the records
+/// and the state at `at`.
 fn kept(
     config: &TrainConfig,
     resumed: Option<&TrainState>,
@@ -432,7 +433,7 @@ fn timeless(records: &[Record]) -> Vec<Record> {
 }
 
 #[test]
-fn a_run_goes_on_from_any_step_to_the_same_bits() -> Result<(), Error> {
+fn resuming_at_any_step_is_bit_identical() -> Result<(), Error> {
     let schedule = Schedule { kind: ScheduleKind::Cosine, ..Schedule::default() };
     let config = TrainConfig {
         ema: Some(0.9),
@@ -444,12 +445,12 @@ fn a_run_goes_on_from_any_step_to_the_same_bits() -> Result<(), Error> {
     };
     let sgd = OptimizerConfig::sgd(0.1, 0.9);
     for optimizer in [config.optimizer, sgd, OptimizerConfig { momentum: 0.0, ..sgd }] {
-        goes_on_from_any_step(&TrainConfig { optimizer, ..config.clone() })?;
+        assert_resuming_is_bit_identical(&TrainConfig { optimizer, ..config.clone() })?;
     }
     Ok(())
 }
 
-fn goes_on_from_any_step(config: &TrainConfig) -> Result<(), Error> {
+fn assert_resuming_is_bit_identical(config: &TrainConfig) -> Result<(), Error> {
     let never = Checkpoint::Step { step: 0, is_last: false };
     let (whole, all) = kept(config, None, never)?;
     let places = (1..=18).map(|step| match step {
@@ -467,14 +468,14 @@ fn goes_on_from_any_step(config: &TrainConfig) -> Result<(), Error> {
     Ok(())
 }
 
-/// Ends a run with a step, or once it was asked so often whether it is to end; keeps the state that it is given there.
+/// Ends a run at a step, or after being asked a number of times; keeps the state it receives there.
 struct Ender {
     step: u64,
     after: usize,
     asked: Arc<AtomicUsize>,
     state: Option<TrainState>,
     records: Vec<Record>,
-    /// Records before the state.
+    /// Number of records before the state.
     told: usize,
 }
 
@@ -515,7 +516,7 @@ impl Observer for Ender {
     }
 }
 
-/// Trains with a moving average, from the beginning or a state; gives what is trained and what is kept.
+/// Trains with an EMA, from the beginning or a state; returns parameters, averages and the observer.
 fn averaged(
     max_steps: u64,
     resumed: Option<&TrainState>,
@@ -534,16 +535,16 @@ fn averaged(
     Ok(([values(&weight)?, values(&trainer.weights()[0].1)?], ender))
 }
 
-/// With a step of any place in its epoch or the last of all, in an evaluation, or behind it.
+/// Ends at a step anywhere in an epoch, at the last step, during an evaluation, or after it.
 #[test]
-fn a_run_that_is_ended_anywhere_goes_on_to_the_same_bits_and_records() -> Result<(), Error> {
-    // The last epoch, of six steps as all are, has two or all.
+fn ending_and_resuming_anywhere_gives_the_same_bits_and_records() -> Result<(), Error> {
+    // The last epoch has two of its six steps, or all.
     for max_steps in [14, 18] {
         let (whole, all) = averaged(max_steps, None, Ender::new(0, usize::MAX))?;
         let asked = all.asked.load(Ordering::Relaxed);
         assert!(asked >= 5, "asked {asked} times");
         let with_steps = (1..=max_steps).map(|step| (step, usize::MAX));
-        // What is asked last is whether a run ends that has ended.
+        // The last question comes after the end of the run.
         for (step, after) in with_steps.chain((0..asked).map(|after| (0, after))) {
             let (_, first) = averaged(max_steps, None, Ender::new(step, after))?;
             let state = first.state.unwrap_or_else(|| panic!("no state: {step}, {after}"));
@@ -557,7 +558,7 @@ fn a_run_that_is_ended_anywhere_goes_on_to_the_same_bits_and_records() -> Result
 }
 
 #[test]
-fn a_state_of_another_run_is_refused() -> Result<(), Error> {
+fn a_state_of_another_run_is_rejected() -> Result<(), Error> {
     let at = Checkpoint::Step { step: 2, is_last: false };
     let state = kept(&config(), None, at)?.1.state.expect("two steps were taken");
     let refused = |config: &TrainConfig, state: &TrainState| match kept(config, Some(state), at) {
@@ -572,14 +573,14 @@ fn a_state_of_another_run_is_refused() -> Result<(), Error> {
     assert!(refused(&config(), &other).starts_with("samples of epoch 1 in an order of SHA-256 "));
     let mut other = state.clone();
     other.parameters.insert("v".to_owned(), Tensor::new(&[1.0_f32], &Device::Cpu)?);
-    assert_eq!(refused(&config(), &other), "nothing of v where there is to be a parameter; one");
+    assert_eq!(refused(&config(), &other), "no parameter v; one");
     let mut other = state;
     other.parameters.clear();
-    assert_eq!(refused(&config(), &other), "a parameter of w of shape [2, 1]; none");
+    assert_eq!(refused(&config(), &other), "parameter w of shape [2, 1]; none");
     Ok(())
 }
 
-/// Two layers, of which the first is the trunk.
+/// Two layers; the first is the trunk.
 fn two_layers(vb: &VarBuilder) -> TensorResult<impl Model + use<>> {
     let init = Init::Uniform { lo: -1.0, up: 1.0 };
     let trunk = vb.pp("trunk").get_with_hints((4, 1), "weight", init)?;
@@ -594,7 +595,7 @@ fn freeze_trunk(name: &str, _: &Tensor) -> Group {
 }
 
 #[test]
-fn evaluation_and_frozen_parameters_record_nothing_for_a_backward_pass() -> Result<(), Error> {
+fn evaluation_and_frozen_parameters_record_no_graph() -> Result<(), Error> {
     let parameters = Parameters::seeded(1);
     let vb = || parameters.builder(DType::F32, &Device::Cpu);
     let build = |vb: VarBuilder<'static>| two_layers(&vb);
@@ -615,7 +616,7 @@ fn evaluation_and_frozen_parameters_record_nothing_for_a_backward_pass() -> Resu
 }
 
 #[test]
-fn frozen_parameters_stay_and_are_in_checkpoints() -> Result<(), Error> {
+fn frozen_parameters_do_not_change_and_are_in_checkpoints() -> Result<(), Error> {
     let parameters = Parameters::seeded(1);
     for config in [config(), TrainConfig { ema: Some(0.9), ..config() }] {
         let vb = parameters.builder(DType::F32, &Device::Cpu);
@@ -635,7 +636,7 @@ fn frozen_parameters_stay_and_are_in_checkpoints() -> Result<(), Error> {
         }
         assert!(state.moments.iter().all(|moments| moments.keys().eq(["head.weight"])));
         let whole = state::values(trainer.weights())?;
-        // Of another beginning, which the state replaces.
+        // Other initial values, which the state replaces.
         let vb = Parameters::seeded(2).builder(DType::F32, &Device::Cpu);
         let builder = Trainer::builder(config).groups(freeze_trunk);
         let mut trainer = builder.build(&vb, |vb| two_layers(&vb))?;
@@ -650,7 +651,7 @@ fn frozen_parameters_stay_and_are_in_checkpoints() -> Result<(), Error> {
 }
 
 #[test]
-fn two_layers_on_one_path_of_a_built_model_are_an_error() {
+fn two_layers_with_one_parameter_path_are_an_error() {
     let vb = Parameters::seeded(1).builder(DType::F32, &Device::Cpu);
     let twice = |vb: VarBuilder<'static>| {
         let _trunk = two_layers(&vb)?;
@@ -662,7 +663,7 @@ fn two_layers_on_one_path_of_a_built_model_are_an_error() {
 }
 
 #[test]
-fn a_built_model_trains_to_the_bits_of_one_that_is_given() -> Result<(), Error> {
+fn built_and_given_models_train_bit_identically() -> Result<(), Error> {
     let parameters = Parameters::seeded(3);
     let vb = parameters.builder(DType::F32, &Device::Cpu);
     let mut built = Trainer::builder(recipe()).build(&vb, |vb| two_layers(&vb))?;
@@ -698,7 +699,7 @@ fn nothing_to_train_is_an_error() -> Result<(), Error> {
     Ok(())
 }
 
-/// Halves the rate after step 4, asks for evaluations, and looks at what they see.
+/// Halves the rate after step 4, requests evaluations, and records their results.
 #[derive(Default)]
 struct Steering {
     evaluations: Vec<(u64, f64)>,
@@ -760,7 +761,7 @@ fn an_observer_sets_the_rate_and_evaluates_the_average_when_it_asks() -> Result<
     };
     let mut whole = Steering::default();
     trainer()?.run(&Line, &mut whole)?;
-    // Epochs of six steps: in the middle of the first, at the end of the second, and the last.
+    // Epochs of six steps: requested in the middle of the first and at the end of the second, and the last.
     let steps: Vec<u64> = whole.evaluations.iter().map(|(step, _)| *step).collect();
     assert_eq!(steps, [5, 12, 18]);
     let mut tested = Vec::new();
@@ -772,7 +773,7 @@ fn an_observer_sets_the_rate_and_evaluates_the_average_when_it_asks() -> Result<
         }
     }
     assert_eq!(tested, [None, Some(whole.evaluations[1].1), Some(whole.evaluations[2].1)]);
-    // A run goes on with the rate that was set.
+    // A resumed run keeps the rate that was set.
     let state = whole.state.expect("eight steps were taken");
     assert_eq!(state.progress.lr_scale, 0.5);
     let mut rest = Steering::default();
@@ -792,7 +793,7 @@ impl Loss for Squares {
     }
 }
 
-/// Numbers, and three times each.
+/// Numbers, and three times each as the target.
 struct Regression;
 
 impl Data for Regression {
@@ -812,7 +813,7 @@ impl Data for Regression {
 }
 
 #[test]
-fn targets_and_loss_may_be_any() -> Result<(), Error> {
+fn custom_targets_and_losses_train() -> Result<(), Error> {
     let weight = Var::new(&[[0.0_f32]], &Device::Cpu)?;
     let tracked = weight.as_tensor().clone();
     let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);

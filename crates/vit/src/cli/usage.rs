@@ -1,4 +1,4 @@
-//! Reading the command line, and telling what is wrong with it.
+//! Parsing the command line, and reporting errors in it.
 
 use std::env;
 use std::ffi::OsString;
@@ -11,7 +11,7 @@ use super::{Cli, program};
 use crate::ranks;
 use crate::terminal::escaped;
 
-/// What the program was started with; if that is wrong, this says so and ends the program.
+/// Parses the program's arguments; on an error, prints it and exits.
 pub(crate) fn parse() -> Cli {
     let args: Vec<OsString> = env::args_os().collect();
     parsed(&args).unwrap_or_else(|error| {
@@ -25,11 +25,11 @@ fn parsed(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> clap::
     Cli::from_arg_matches(&matches)
 }
 
-/// What to do instead of resuming with other settings.
-const TIP: &str = "this setting holds for a whole run; to train its weights further with another, begin a new run with \
+/// Advice for settings that do not go with --resume.
+const TIP: &str = "a resumed run keeps this setting; to change it, start a new run from its weights with \
                    `vit train --init RUN`";
 
-/// With a tip where a flag was given that a resumed run has from its folder.
+/// Adds the advice if a setting was combined with --resume.
 fn with_tip(mut error: clap::Error) -> clap::Error {
     let is_resume = matches!(
         error.get(ContextKind::InvalidArg),
@@ -41,13 +41,13 @@ fn with_tip(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// The same error as a terminal may show it. Errors quote arguments between colours of their own, so that it is made of escaped
-/// arguments rather than escaped itself.
+/// The same error, safe to print in a terminal. Its message contains colour codes and quoted arguments, so it is built
+/// again from escaped arguments instead of being escaped itself.
 fn shown(error: &clap::Error, args: &[OsString]) -> clap::Error {
     let visible = |arg: &OsString| escaped(&redacted(&arg.to_string_lossy())).into_owned();
     match parsed(args.iter().map(visible)) {
         Err(again) if again.kind() == error.kind() => again,
-        // Bytes that are no UTF-8, which escaped ones are.
+        // Escaping would hide the invalid UTF-8.
         _ if error.kind() == ErrorKind::InvalidUtf8 => {
             let message = "expected arguments in UTF-8, got other bytes";
             program().error(ErrorKind::InvalidUtf8, message)
@@ -60,7 +60,7 @@ fn shown(error: &clap::Error, args: &[OsString]) -> clap::Error {
 mod tests {
     use super::*;
 
-    fn told(words: &[&str]) -> String {
+    fn message(words: &[&str]) -> String {
         let args: Vec<OsString> = ["vit"].iter().chain(words).map(OsString::from).collect();
         let error = parsed(&args).expect_err("wrong on purpose");
         shown(&error, &args).to_string()
@@ -75,16 +75,16 @@ mod tests {
             &["eval", "run", "\u{1b}[2J\nhint: x"],
             &["completions", "\u{1b}[2J\nhint: x"],
         ] {
-            let told = told(words);
-            assert!(told.contains("\\u{1b}[2J\\nhint: x"), "{told}");
-            assert!(!told.contains("\nhint"), "{told}");
+            let message = message(words);
+            assert!(message.contains("\\u{1b}[2J\\nhint: x"), "{message}");
+            assert!(!message.contains("\nhint"), "{message}");
         }
     }
 
     #[test]
-    fn usage_errors_tell_no_secrets() {
-        let told = told(&["fetch", "mnist", "http://user:SECRET@host/?token=SECRET"]);
-        assert!(told.contains("'http://...@host/?...'"), "{told}");
-        assert!(!told.contains("SECRET"), "{told}");
+    fn usage_errors_hide_secrets() {
+        let message = message(&["fetch", "mnist", "http://user:SECRET@host/?token=SECRET"]);
+        assert!(message.contains("'http://...@host/?...'"), "{message}");
+        assert!(!message.contains("SECRET"), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! `vit compare`: several runs side by side.
+//! `vit compare`: compares runs.
 
 use std::path::{Path, PathBuf};
 
@@ -15,13 +15,13 @@ use crate::outputs::{Force, Inputs, Output};
 use crate::settings::Settings;
 use crate::terminal::stdout;
 
-/// Compares runs: how each ended, the best first, and which settings differ
+/// Compares runs: results, best first, and the settings that differ
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Run folders
+    /// Run directories
     #[arg(value_name = "RUN", required = true, value_parser = path())]
     pub(crate) runs: Vec<PathBuf>,
-    /// An HTML page to write, with the curves over one another
+    /// HTML page to write, with all curves
     #[arg(short, long, value_name = "HTML", value_parser = path())]
     pub(crate) output: Option<PathBuf>,
     #[command(flatten)]
@@ -32,15 +32,15 @@ pub(crate) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    // What a shell makes of `runs/*` has files among the runs, such as the page of the last time.
+    // The pattern `runs/*` also matches files, such as an earlier page.
     let (files, folders): (Vec<&Path>, Vec<&Path>) =
         args.runs.iter().map(PathBuf::as_path).partition(|path| path.is_file());
-    // Nor is `runs/last` another run where the shell names all.
+    // The link `runs/last` is not another run.
     let is_linked =
         |path: &Path| path.is_symlink() && folders.iter().any(|other| is_same(other, path));
     let folders: Vec<&Path> = folders.iter().copied().filter(|path| !is_linked(path)).collect();
     for file in files {
-        tracing::warn!("{} is left out: expected a run folder, got a file", file.display());
+        tracing::warn!("skipping {}: expected a run directory, got a file", file.display());
     }
     let output = args
         .output
@@ -52,16 +52,16 @@ pub(super) fn run(args: &Args) -> Result<()> {
     for folder in folders {
         match Run::open(folder) {
             Err(failure) if !is_alone && folder.is_dir() => {
-                tracing::warn!("{} is left out: {}", folder.display(), failure.message());
+                tracing::warn!("skipping {}: {}", folder.display(), failure.message());
             }
             opened => runs.extend(opened?),
         }
     }
-    // The best first; of equals, in the order of their names on the command line.
+    // Best first; ties in the order of the command line.
     runs.sort_by(|a, b| b.accuracy().total_cmp(&a.accuracy()));
     if runs.is_empty() {
-        let message = "expected a run that has trained an epoch, got none";
-        return Err(Failure::new(Exit::File, message).hint("name run folders, such as runs/*"));
+        let message = "expected at least one run with a completed epoch, got none";
+        return Err(Failure::new(Exit::File, message).hint("pass run directories, such as runs/*"));
     }
     if let Some(mut output) = output {
         let compared = runs.iter().map(|run| vit_report::ComparedRun {
@@ -91,7 +91,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Whether one of two different paths leads to what the other names.
+/// Whether two different paths lead to the same place.
 fn is_same(path: &Path, link: &Path) -> bool {
     path != link
         && path
@@ -100,7 +100,7 @@ fn is_same(path: &Path, link: &Path) -> bool {
             .is_some_and(|path| link.canonicalize().is_ok_and(|link| link == path))
 }
 
-/// The same table for a terminal that it is too wide for: below each setting its values, each with the runs that have it.
+/// The table for narrow terminals: below each setting its values, each with the runs that have it.
 fn by_value(differences: &[Vec<String>], width: Option<usize>) -> Vec<String> {
     let [heading, settings @ ..] = differences else { return Vec::new() };
     let of_setting = |row: &Vec<String>| {
@@ -119,7 +119,7 @@ fn by_value(differences: &[Vec<String>], width: Option<usize>) -> Vec<String> {
     settings.iter().flat_map(of_setting).collect()
 }
 
-/// What is known of one run.
+/// A run to compare.
 struct Run {
     name: String,
     settings: toml::Table,
@@ -127,29 +127,29 @@ struct Run {
 }
 
 impl Run {
-    /// None, with a warning, where it has no epoch yet.
+    /// Opens a run; `None`, after a warning, if it has no epoch yet.
     fn open(path: &Path) -> Result<Option<Self>> {
         let settings = Settings::of_run(path)?;
         let settings = settings.to_toml().parse().expect("settings are plain data");
         let metrics = read_metrics(&path.join(METRICS))?;
         if metrics.epochs.is_empty() {
-            tracing::warn!("{} is left out: it has trained no epoch yet", path.display());
+            tracing::warn!("skipping {}: it has no completed epoch yet", path.display());
             return Ok(None);
         }
         Ok(Some(Self { name: path.display().to_string(), settings, metrics }))
     }
 
     fn last(&self) -> &EpochMetrics {
-        self.metrics.epochs.last().expect("a run without an epoch is left out")
+        self.metrics.epochs.last().expect("runs without an epoch are skipped")
     }
 
-    /// That runs are sorted by: on the validation images, where there are some.
+    /// The accuracy to sort by: validation if there is one, else test.
     fn accuracy(&self) -> f64 {
         let last = self.last();
         last.val_accuracy.or(last.test_accuracy).unwrap_or(f64::NEG_INFINITY)
     }
 
-    /// Of all epochs, where each tells it.
+    /// Total time, if every epoch has it.
     fn seconds(&self) -> Option<f64> {
         let seconds: f64 = self.metrics.epochs.iter().map(|epoch| epoch.seconds).sum();
         Some(seconds).filter(|seconds| seconds.is_finite())
@@ -172,8 +172,7 @@ impl Run {
     }
 }
 
-/// Headings, then a row for each run: how each ended, what is told last the first to go in a narrow terminal. A column that no
-/// run has is left out.
+/// Headings, then a row for each run, least important columns last. Drops columns that are empty for all runs.
 fn table(runs: &[Run]) -> Vec<Vec<String>> {
     let share = |value: Option<f64>| value.map(percent);
     let columns: Vec<(&str, Vec<Option<String>>)> = [
@@ -194,7 +193,7 @@ fn table(runs: &[Run]) -> Vec<Vec<String>> {
     rows(&columns)
 }
 
-/// A heading, then a row for each setting that is not the same in all runs.
+/// A heading, then a row for each setting that differs between runs.
 fn different_settings(runs: &[Run]) -> Vec<Vec<String>> {
     let settings: Vec<&toml::Table> = runs.iter().map(|run| &run.settings).collect();
     let heading = std::iter::once("setting".to_owned());
@@ -204,7 +203,7 @@ fn different_settings(runs: &[Run]) -> Vec<Vec<String>> {
     std::iter::once(heading).chain(rows).collect()
 }
 
-/// Columns as rows, the headings first.
+/// Transposes columns to rows, headings first.
 fn rows(columns: &[(&str, Vec<Option<String>>)]) -> Vec<Vec<String>> {
     let heading = columns.iter().map(|(name, _)| (*name).to_owned()).collect();
     let runs = columns.first().map_or(0, |(_, cells)| cells.len());
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_terminal_has_the_runs_of_each_value() {
+    fn narrow_terminals_list_the_runs_of_each_value() {
         let runs = [("a", "x = 1\ny = 2"), ("b", "x = 1\ny = 3"), ("c", "x = 4\ny = 2")];
         let runs = runs.map(|(name, settings)| run(name, settings, None));
         let expected = ["x", "  1: a, b", "  4: c", "y", "  2: a, c", "  3: b"];
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_that_no_run_has_are_left_out() {
+    fn empty_columns_are_dropped() {
         let table = table(&[run("a", "", Some(0.25)), run("b", "", None)]);
         assert_eq!(table[0], ["run", "test", "train", "epochs"]);
         assert_eq!(table[1], ["a", "25.00 %", "50.00 %", "3"]);

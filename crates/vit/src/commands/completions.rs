@@ -1,9 +1,9 @@
-//! `vit completions`: what a shell needs to complete a command line.
+//! `vit completions`: shell completions.
 
 use crate::failure::Result;
 use crate::output;
 
-/// Prints a script that completes commands and flags in a shell
+/// Prints a completion script for a shell
 #[derive(Debug, clap::Args)]
 #[command(after_help = COMPLETED)]
 pub(crate) struct Args {

@@ -1,4 +1,4 @@
-//! `vit config`: the settings that a run would have, with what a dataset on disk tells.
+//! `vit config`: prints the settings of a run, completed from a dataset on disk.
 
 use super::train;
 use crate::failure::Result;

@@ -1,4 +1,4 @@
-//! `vit eval`: accuracy, each class, and which is taken for which.
+//! `vit eval`: accuracy, metrics by class, and confusions.
 
 use std::path::PathBuf;
 
@@ -19,11 +19,11 @@ use crate::saved_model::SavedModel;
 use crate::terminal::stdout;
 use crate::threads::threads_on;
 
-/// Measures a model on a dataset's test images
+/// Measures a model's accuracy on a dataset
 #[derive(Debug, clap::Args)]
 #[command(after_help = MEASURED_ON)]
 pub(crate) struct Args {
-    /// A run folder, or a safetensors file that carries its configuration
+    /// A run directory, or a safetensors file from vit
     #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
     #[command(flatten)]
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     /// Threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
+    /// Device: cpu, cuda or cuda:N; auto is a usable GPU, else the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: Device,
     /// Print the result as JSON
@@ -40,7 +40,7 @@ pub(crate) struct Args {
 }
 
 const MEASURED_ON: &str = "\
-Without --dataset, the one that the run was trained on is used; for a file, MNIST.";
+Without --dataset, a run is tested on its own dataset, a file on MNIST.";
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let device = args.device.open()?;
@@ -51,7 +51,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let model = saved.build(&device)?;
     let (test, split) = found.measured();
     if test.is_empty() {
-        let message = format!("{} has no test part to measure on", found.dataset.name());
+        let message = format!("{} has no test split", found.dataset.name());
         return Err(Failure::new(Exit::Data, message));
     }
     let bar = Counter::new("testing", Some(test.len() as u64), thousands);
@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let evaluation = evaluation?;
     if !evaluation.loss().is_finite() {
         let loss = evaluation.loss();
-        tracing::warn!("the loss is {loss}: the model's numbers are too large, or none");
+        tracing::warn!("the loss is {loss}: the model's outputs are too large or not finite");
     }
     let confusion = evaluation.confusion(saved.config.classes);
     let names = names(&saved.info, &found, saved.config.classes);
@@ -79,7 +79,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     print((&found, split), &evaluation, &confusion, &names)
 }
 
-/// Those of the model, else of the dataset.
+/// Class names of the model, else of the dataset.
 fn names(info: &ModelInfo, found: &Found, classes: usize) -> Vec<String> {
     if info.class_names.is_empty() {
         let class_names = found.dataset.class_names().to_vec();
@@ -88,36 +88,36 @@ fn names(info: &ModelInfo, found: &Found, classes: usize) -> Vec<String> {
     info.all_names(classes)
 }
 
-/// The mean recall of the classes that have a sample; not a number if none has.
+/// Macro average of recall, over classes with samples; NaN if there are none.
 fn macro_recall(classes: &[Class]) -> f64 {
     let recalls = || classes.iter().filter(|class| class.samples > 0).map(|class| class.recall);
     recalls().sum::<f64>() / recalls().count() as f64
 }
 
-/// The most frequent confusions: how often, the label, what it was taken for.
+/// The most frequent confusions: (count, label, prediction).
 fn worst_pairs(confusion: &Confusion) -> Vec<(usize, usize, usize)> {
     let mut pairs: Vec<_> = cells(confusion).filter(|&(_, a, b)| a != b).collect();
-    // A stable sort: equals stay in the order of their labels.
+    // A stable sort: ties stay in the order of their labels.
     pairs.sort_by_key(|&(count, ..)| std::cmp::Reverse(count));
     pairs.truncate(WORST_PAIRS);
     pairs
 }
 
-/// How often, the label, what it was taken for.
+/// The off-diagonal cells: (count, label, prediction).
 fn cells(confusion: &Confusion) -> impl Iterator<Item = (usize, usize, usize)> {
     let rows = confusion.counts.iter().enumerate();
     rows.flat_map(|(label, row)| row.iter().map(move |(&to, &count)| (count, label, to)))
 }
 
-/// As JSON, a matrix of more classes is a list of what occurs.
+/// In JSON, a matrix of more classes is a list of its non-zero cells.
 const JSON_MATRIX_CLASSES: usize = 1000;
-/// A matrix of more classes could not be read; their most frequent confusions can.
+/// A larger matrix would be unreadable; the most frequent confusions are listed instead.
 const MATRIX_CLASSES: usize = 20;
 const WORST_PAIRS: usize = 10;
-/// With more classes than this, top-5 accuracy says something.
+/// Top-5 accuracy is shown for more classes than this.
 const TOP_5: usize = 10;
 
-/// What is told of one class.
+/// Metrics of one class.
 struct Class {
     samples: usize,
     predicted: usize,
@@ -199,7 +199,7 @@ fn print(
     output::line(format!("recall    {} (macro average)", percent(macro_recall(&classes))))?;
     output::line(format!("loss      {:.4}", evaluation.loss()))?;
     output::line("")?;
-    // A class without a sample has no recall, one that is never predicted no precision.
+    // Recall needs samples of the class, precision needs predictions of it.
     let share = |of: usize, share: f64| if of == 0 { "–".to_owned() } else { percent(share) };
     let headings = ["class", "recall", "precision", "samples", "correct"];
     let mut rows = vec![headings.map(str::to_owned).to_vec()];
@@ -213,7 +213,7 @@ fn print(
     let matrix = matrix(confusion, names);
     let width = stdout::width().unwrap_or(usize::MAX);
     if classes.len() > MATRIX_CLASSES || matrix.iter().any(|line| columns::width(line) > width) {
-        output::line("most often taken for another:")?;
+        output::line("most frequent confusions:")?;
         for (count, label, prediction) in worst_pairs(confusion) {
             output::line(format!("{count:>7}  {} as {}", names[label], names[prediction]))?;
         }
@@ -223,7 +223,7 @@ fn print(
     matrix.iter().try_for_each(output::line)
 }
 
-/// A row for each label, a column for each prediction, under its name where all are short.
+/// A row for each label, a column for each prediction, with names as headings if all are short.
 fn matrix(confusion: &Confusion, names: &[String]) -> Vec<String> {
     let length = |name: &String| name.chars().count();
     let most = cells(confusion).map(|(count, ..)| count).max();

@@ -1,4 +1,4 @@
-//! `vit explain`: a picture of what a model makes of an image.
+//! `vit explain`: draws an explanation of a prediction.
 
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,11 @@ use crate::pictures::{self, Preparation};
 use crate::report;
 use crate::saved_model::SavedModel;
 
-/// Draws what a model makes of a picture: the probabilities, and what they rest on
+/// Draws why a model classifies a picture as it does
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXPLAINED)]
 pub(crate) struct Args {
-    /// A run folder, or a safetensors file that carries its configuration
+    /// A run directory, or a safetensors file from vit
     #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
     /// A picture (PNG, JPEG, WebP, GIF or BMP), or - for stdin
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) force: Force,
-    /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
+    /// Device: cpu, cuda or cuda:N; auto is a usable GPU, else the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: Device,
 }
@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let got = args.output.display();
         return Err(Failure::new(
             Exit::Usage,
-            format!("expected a name that ends in .png, got {got}"),
+            format!("expected an output file that ends in .png, got {got}"),
         ));
     }
     let device = args.device.open()?;
@@ -61,7 +61,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let picture = as_picture(&image, saved.config.image, byte)?;
     let (attention, probabilities) = report::attention(&model, &saved.config, &image, picture)?;
     if !probabilities.iter().all(|probability| probability.is_finite()) {
-        let message = "the model gives probabilities that are not finite";
+        let message = "the model's probabilities are not finite";
         return Err(Failure::new(Exit::File, message).about(args.model.display()));
     }
     let names = saved.info.all_names(saved.config.classes);
@@ -73,7 +73,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     output::line(format!("picture      {}", args.output.display()))
 }
 
-/// What the model sees of a picture.
+/// The model's input for the first picture.
 fn first_of(
     path: &Path,
     preparation: &Preparation,
@@ -87,14 +87,14 @@ fn first_of(
     Ok(preparation.see(&picture.bytes, &picture.name, device)?.image)
 }
 
-/// The image as the model sees it, in bytes again.
+/// The model's input, converted back to bytes.
 ///
 /// # Shapes
 /// `image` (1, channels, height, width)
 fn as_picture(image: &Tensor, size: ImageSize, byte: impl Fn(usize, f32) -> u8) -> Result<Picture> {
     let values = image.flatten_all()?.to_vec1::<f32>()?;
     let plane = size.height * size.width;
-    // Of a grey image, the one channel thrice.
+    // A grey channel is used three times.
     let value = |channel: usize, at: usize| byte(channel, values[channel * plane + at]);
     let pixel = |at: usize| [0, 1, 2].map(|number| value(number % size.channels, at));
     Ok(Picture::rgb(size.width, size.height, (0..plane).map(pixel).collect()))
@@ -106,7 +106,7 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn what_the_model_sees_is_what_is_shown() -> Result<()> {
+    fn the_models_input_is_shown() -> Result<()> {
         let scaled = |byte: u8| (f32::from(byte) / 255.0 - 0.5) / 0.5;
         let size = |channels| ImageSize { height: 1, width: 2, channels };
         let bytes = [0, 255, 3, 4, 127, 200].map(scaled);

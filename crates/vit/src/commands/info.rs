@@ -1,4 +1,4 @@
-//! `vit info`: what a model is made of.
+//! `vit info`: describes a model.
 
 use std::path::{Path, PathBuf};
 
@@ -11,27 +11,27 @@ use crate::any_model::AnyModel;
 use crate::args::path;
 use crate::columns;
 use crate::failure::{Exit, Failure, Result};
+use crate::foreign_flags::ForeignFlags;
 use crate::output::{self, thousands};
 use crate::terminal::stdout;
-use crate::untold::Untold;
 
-/// Shows a model: its configuration, the parameters and the multiply-adds of each part
+/// Shows a model's configuration, and the parameters and multiply-adds of each part
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A run folder, a safetensors file of any layout, an ONNX graph that `vit export` wrote, or a folder that timm or
-    /// transformers saved
+    /// A run directory, a safetensors file of any layout, an ONNX graph from `vit export`, or a folder saved by timm or
+    /// transformers
     #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
     /// Print as JSON
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) untold: Untold,
+    pub(crate) foreign_flags: ForeignFlags,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
     if args.model.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx")) {
-        let graph = graph(&args.model, &args.untold.known())?;
+        let graph = graph(&args.model, &args.foreign_flags.known())?;
         let Description { input, opset, ir_version, producer, .. } = &graph;
         let by =
             if producer.is_empty() { String::new() } else { format!(", written by {producer}") };
@@ -49,18 +49,18 @@ pub(super) fn run(args: &Args) -> Result<()> {
             json!({"layout": "onnx", "onnx": beside}),
         );
     }
-    let model = AnyModel::open(&args.model, &args.untold.known())?;
-    let config = args.untold.at_asked_size(&model.config);
+    let model = AnyModel::open(&args.model, &args.foreign_flags.known())?;
+    let config = args.foreign_flags.at_asked_size(&model.config);
     let layout = format!("{} layout", model.layout);
     show(args, (model.file.path(), &layout), &config, json!({"layout": model.layout.to_string()}))
 }
 
-/// What an ONNX graph of ours says of itself.
+/// Describes an ONNX graph exported by vit.
 fn graph(path: &Path, known: &Known) -> Result<Description> {
     let about = |failure: Failure| failure.about(path.display());
     if *known != Known::default() {
-        let failure = Failure::new(Exit::Usage, "an ONNX graph carries its configuration");
-        return Err(about(failure.hint("leave out what foreign files may not tell")));
+        let failure = Failure::new(Exit::Usage, "an ONNX graph has its own configuration");
+        return Err(about(failure.hint("leave out the flags that describe foreign files")));
     }
     let read = |error| Failure::new(Exit::File, format!("cannot read {}: {error}", path.display()));
     let file = open_file(path).map_err(read)?;

@@ -1,4 +1,4 @@
-//! `vit man`: the help of every command as a man page.
+//! `vit man`: man pages of all commands.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,10 @@ use crate::failure::{Exit, Failure, Result};
 use crate::output;
 use crate::outputs::{Force, Inputs, OutputFolder};
 
-/// Writes the man pages, one for each command
+/// Writes man pages, one for each command
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The folder to write them into, such as ~/.local/share/man/man1
+    /// Folder to write to, such as ~/.local/share/man/man1
     #[arg(short, long, value_name = "DIR", value_parser = path())]
     pub(crate) output: PathBuf,
     #[command(flatten)]
@@ -38,7 +38,7 @@ pub(super) fn run(args: &Args, program: Command) -> Result<()> {
     output::line(args.output.display())
 }
 
-/// A page for a command and each that it has.
+/// A page for the command and each of its subcommands.
 fn collect(command: &Command, pages: &mut Vec<Man>) {
     for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
         collect(command, pages);

@@ -1,4 +1,4 @@
-//! What each command does: a file each.
+//! The commands, one file each.
 
 mod bench;
 mod compare;
@@ -22,22 +22,22 @@ use clap::Subcommand;
 
 use crate::failure::Result;
 
-/// A command and its arguments.
+/// A command with its arguments.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Train(Box<train::Args>),
     #[command(about = CONFIG, after_help = CONFIGURED)]
     Config(Box<train::Args>),
-    Eval(eval::Args),
+    Fetch(fetch::Args),
     Predict(predict::Args),
     Explain(explain::Args),
     Serve(serve::Args),
+    Eval(eval::Args),
     Info(info::Args),
     Compare(compare::Args),
     Verify(verify::Args),
     Export(export::Args),
     Import(import::Args),
-    Fetch(fetch::Args),
     #[command(subcommand)]
     Bench(bench::Bench),
     Completions(completions::Args),
@@ -45,22 +45,21 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether several ranks run it together.
+    /// Whether it runs on several ranks.
     pub(crate) const fn is_for_ranks(&self) -> bool {
         matches!(self, Self::Train(_) | Self::Bench(bench::Bench::Train(_)))
     }
 }
 
-const CONFIG: &str =
-    "Prints the settings that `vit train` would take with the same flags, and touches no data";
+const CONFIG: &str = "Prints the settings that `vit train` would use with the same flags";
 
 const CONFIGURED: &str = "\
-The output is a file for `vit train --config`. Flags that set no numbers, such as --threads and --run-dir, are not in it.";
+The output is a configuration file for `vit train --config`. It leaves out flags that do not affect the result, such as --threads and --run-dir.";
 
 /// Runs a command of a program with this command line.
 ///
 /// # Errors
-/// Whatever it fails with.
+/// The command's error.
 pub(crate) fn run(command: Command, program: clap::Command) -> Result<ExitCode> {
     match command {
         Command::Train(args) => return train::run(&args),

@@ -1,4 +1,4 @@
-//! `vit predict`: a line for each image.
+//! `vit predict`: classifies pictures.
 
 mod csv;
 
@@ -19,7 +19,7 @@ use crate::saved_model::{SavedModel, probabilities};
 use crate::terminal::stdout;
 use crate::{dataset, output};
 
-/// Classifies pictures, or a dataset's images: a table in a terminal, else a line of JSON for each
+/// Classifies pictures or a dataset's images; prints a table in a terminal, else JSON lines
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = pictures::HELP,
@@ -27,29 +27,29 @@ use crate::{dataset, output};
     group = clap::ArgGroup::new("fitted").arg("fit").conflicts_with("dataset"),
 )]
 pub(crate) struct Args {
-    /// A run folder, or a safetensors file that carries its configuration
+    /// A run directory, or a safetensors file from vit
     #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
-    /// Pictures (PNG, JPEG, WebP, GIF or BMP), folders of them, or - for one or several on stdin, unless --dataset is given
+    /// Pictures (PNG, JPEG, WebP, GIF or BMP), folders of them, or - for one or more on stdin
     #[arg(value_name = "IMAGE", required_unless_present = "dataset", conflicts_with = "dataset", value_parser = path())]
     pub(crate) images: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) pictures: pictures::Args,
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Which images of the dataset
+    /// Split of the dataset
     #[arg(long, requires = "dataset", default_value = "test")]
     pub(crate) split: SplitName,
-    /// Add the K most probable classes, the first first
+    /// Also print the K most probable classes, highest first
     #[arg(long, value_name = "K", conflicts_with = "csv", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) top_k: Option<u16>,
-    /// Print JSON in a terminal, too
+    /// Print JSON also in a terminal
     #[arg(long, conflicts_with = "csv")]
     pub(crate) json: bool,
-    /// Print CSV: a heading, then a row for each image with the probability of each class
+    /// Print CSV: a heading, then a row for each image with the probability of every class
     #[arg(long)]
     pub(crate) csv: bool,
-    /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
+    /// Device: cpu, cuda or cuda:N; auto is a usable GPU, else the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: Device,
 }
@@ -106,7 +106,7 @@ fn names(saved: &SavedModel) -> Vec<String> {
     saved.info.all_names(saved.config.classes)
 }
 
-/// The pictures that an argument names, or why there are none.
+/// The pictures that an argument names, or the error.
 fn expanded(path: &Path) -> Vec<Result<PathBuf>> {
     match expand(path) {
         Ok(paths) => paths.into_iter().map(Ok).collect(),
@@ -114,7 +114,7 @@ fn expanded(path: &Path) -> Vec<Result<PathBuf>> {
     }
 }
 
-/// Predicts each picture, also behind one that cannot be read: what is wrong is said at once, and again at the end.
+/// Predicts all readable pictures. Errors are reported as they occur, and again at the end.
 fn each_picture(
     paths: Vec<Result<PathBuf>>,
     mut predict: impl FnMut(&NamedPicture) -> Result<()>,
@@ -146,7 +146,7 @@ fn each_picture(
     Ok(())
 }
 
-/// How predictions are printed.
+/// Output format of predictions.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     Table,
@@ -164,17 +164,17 @@ impl Form {
     }
 }
 
-/// Prints predictions one after the other.
+/// Prints predictions one by one.
 struct Printer {
     form: Form,
-    /// Of a table, once its headings are printed.
+    /// The table's columns, once its headings are printed.
     columns: Option<Columns>,
-    /// Of the classes.
+    /// Names of the classes.
     names: Vec<String>,
 }
 
 impl Printer {
-    /// `longest` is the width of the longest name of an image, as far as it is known.
+    /// `longest` is the width of the longest image name, as far as known.
     fn print(&mut self, prediction: &Prediction, longest: usize) -> Result<()> {
         let is_first = self.columns.is_none();
         match self.form {

@@ -1,4 +1,4 @@
-//! `vit train`: settings, dataset, model and trainer, put together.
+//! `vit train`: puts settings, dataset, model and trainer together.
 
 mod args;
 mod augmentation;
@@ -139,12 +139,12 @@ fn resume(args: &Args, path: &Path, ranks: &Ranks) -> Result<ExitCode> {
     let state = resumed.checkpoint.as_ref().map(|(_, saved)| &saved.state);
     set_up.go_on_from(state, ranks)?;
     if is_changed && last_step(&set_up) <= steps {
-        let message = format!("{} has taken {steps} steps, and none is left", path.display());
+        let message = format!("{} is complete: it has taken all {steps} steps", path.display());
         return Err(
             Failure::new(Exit::Usage, message).hint("pass a larger --epochs or --max-steps")
         );
     }
-    // All checks have passed: from here on the folder changes.
+    // All checks have passed; from here on the directory changes.
     let metrics = resumed.repair(&folder)?;
     if is_changed {
         let text = set_up.settings.to_toml();
@@ -157,18 +157,18 @@ fn resume(args: &Args, path: &Path, ranks: &Ranks) -> Result<ExitCode> {
         Some((checkpoint, mut saved)) => {
             if saved.about.insert(BITS.0.to_owned(), BITS.1.into()) != Some(BITS.1.into()) {
                 tracing::warn!(
-                    "{} is of a vit that adds gradients in another order: the run goes on to other bits than it would have there",
+                    "{} was written by a vit that adds gradients in another order: the result will differ in its last bits",
                     checkpoint.display()
                 );
             }
-            // Of a run that had ended, it may be all that is missing.
+            // If the run had ended, only this may be missing.
             let (weights, model) = (saved.state.weights(), &set_up.settings.model);
             vit_model::write_with(&folder.model(), weights, model, &set_up.info)?;
-            tracing::info!("going on from {}", checkpoint.display());
+            tracing::info!("resuming from {}", checkpoint.display());
             saved.about
         }
         None => {
-            tracing::info!("{} has no checkpoint yet: beginning again", path.display());
+            tracing::info!("{} has no checkpoint yet: starting again", path.display());
             about(&environment)
         }
     };
@@ -182,7 +182,7 @@ fn resume(args: &Args, path: &Path, ranks: &Ranks) -> Result<ExitCode> {
     train(args, set_up, ranks, folder, begun)
 }
 
-/// What a rank does that is not the first in resuming a run: rank 0 reads it, and tells the others.
+/// Resuming on ranks other than 0: rank 0 reads the run and sends it to the others.
 fn follow_resumed(args: &Args, ranks: &Ranks) -> Result<ExitCode> {
     let device = ranks.device(args.device)?;
     let settings = Settings::of_text(&ranks.told_by_first(""))?;
@@ -196,7 +196,7 @@ fn follow_resumed(args: &Args, ranks: &Ranks) -> Result<ExitCode> {
     follow(set_up, ranks)
 }
 
-/// Trains on a rank that is not the first, and leaves nothing behind.
+/// Trains on a rank other than 0, writing nothing.
 fn follow(mut set_up: SetUp, ranks: &Ranks) -> Result<ExitCode> {
     interrupt::training_begins();
     set_up.cache_features()?;
@@ -205,7 +205,7 @@ fn follow(mut set_up: SetUp, ranks: &Ranks) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What all ranks must have the same of, before there are data.
+/// Settings that all ranks must share, compared before data are loaded.
 fn ranks_table(settings: &Settings) -> Table {
     let program = [
         ("vit", env!("CARGO_PKG_VERSION")),
@@ -216,7 +216,7 @@ fn ranks_table(settings: &Settings) -> Table {
     program.into_iter().chain(settings.to_table()).collect()
 }
 
-/// TensorBoard's events of all that has been recorded.
+/// Rewrites TensorBoard's events from everything recorded.
 fn written_again(events: &Path, folder: &RunFolder) -> Result<EventFile> {
     let mut events = EventFile::replace(events)?;
     let mut written = Ok(());
@@ -229,18 +229,18 @@ fn written_again(events: &Path, folder: &RunFolder) -> Result<EventFile> {
     Ok(events)
 }
 
-/// What a run has when its first step, or the first after it was taken up again, is taken.
+/// A run's state before its first step, or its first step after a resume.
 struct Begun {
     environment: Environment,
     metrics: MetricsFile,
     events: Option<EventFile>,
     about: Map<String, Value>,
     trace: Option<ChromeTrace>,
-    /// For who watches.
+    /// For the live server.
     listener: Option<TcpListener>,
 }
 
-/// What every checkpoint says of a run that begins on this.
+/// Metadata for every checkpoint of this run.
 fn about(environment: &Environment) -> Map<String, Value> {
     let facts = ["vit", "device", resume::DATASET].into_iter();
     let facts = facts.filter_map(|name| Some((name.to_owned(), environment.0.get(name)?.clone())));
@@ -298,7 +298,7 @@ fn train(
         plan: None,
     };
     let trained = in_phases(&mut set_up.trainer, &mut set_up.images, (settings, ranks), &mut run);
-    // A checkpoint that is being written is finished, whatever else has happened.
+    // A checkpoint being written is completed in any case.
     let saved = run.saver.finish();
     if let Err(failure) = trained {
         if let Err(unsaved) = saved {
@@ -310,7 +310,7 @@ fn train(
         let written = interrupt::writing(write)?.display().to_string();
         let resume = format!("`vit train --resume {}`", quoted(folder.path()));
         return Err(failure.hint(format!(
-            "try a smaller --lr; {written} says on which images, and {resume} comes to them again"
+            "try a smaller --lr; {written} lists the images of that step, and {resume} repeats it"
         )));
     }
     saved?;
@@ -318,7 +318,7 @@ fn train(
     if interrupt::asked() {
         interrupt::tell();
     }
-    // Before the report, which the end may come before.
+    // Before the report, in case the program is ended before it.
     let traced = run.trace.take().map(|trace| interrupt::writing(|| trace.finish()));
     run.bars.doing("writing the report");
     interrupt::writing(|| {
@@ -344,12 +344,12 @@ fn train(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Who follows a run whose settings change in its course.
+/// Follows a run whose settings change at certain steps.
 trait Phases: Observer<Error = Failure> {
-    /// A phase begins, after whose last step settings change, unless the run ends there by itself.
+    /// Called when a phase begins; after step `change` settings change, unless the run ends earlier.
     fn begin(&mut self, change: Option<u64>);
 
-    /// It has ended, and the run goes on.
+    /// Called when a phase has ended and the run continues.
     fn end(&mut self) -> Result<()>;
 }
 
@@ -365,7 +365,7 @@ impl Phases for Run<'_> {
     }
 }
 
-/// A rank that is not the first.
+/// A rank other than 0.
 struct Follower;
 
 impl Phases for Follower {
@@ -384,7 +384,7 @@ impl Observer for Follower {
     }
 }
 
-/// Trains, with each change of the settings from its step on.
+/// Trains in phases, each with its own settings.
 fn in_phases(
     trainer: &mut Trainer,
     images: &mut Images,
@@ -410,28 +410,28 @@ fn in_phases(
     }
 }
 
-/// A warm-up that never ends is most likely a slip.
+/// A warm-up that never ends is most likely a mistake.
 fn warn_of_warmup(set_up: &SetUp) {
     let steps = last_step(set_up);
     if let Some(warmup) = set_up.settings.train.schedule.warmup.filter(|&warmup| warmup >= steps) {
         tracing::warn!(
-            "the warm-up takes {warmup} steps and the run {steps}: the learning rate never reaches --lr"
+            "the warm-up of {warmup} steps is longer than the run of {steps}: the learning rate never reaches --lr"
         );
     }
 }
 
-/// The step that a run ends with by itself.
+/// The step at which a run ends by itself.
 fn end_of(settings: &Settings, images: &Images) -> u64 {
     let steps = settings.train.epochs.saturating_mul(images.steps_of_epoch(settings));
     settings.train.max_steps.map_or(steps, |last| last.min(steps))
 }
 
-/// The same with all changes.
+/// Like [`end_of`], with all changes of settings.
 fn last_step(set_up: &SetUp) -> u64 {
     end_of(&set_up.settings.after(u64::MAX), &set_up.images)
 }
 
-/// Before anything is fetched or read: nothing is lost by saying so at once.
+/// Checked before anything is downloaded or read.
 fn refuse_existing(run_dir: Option<&Path>) -> Result<()> {
     match run_dir {
         Some(path) if fs::symlink_metadata(path).is_ok() => {
@@ -442,7 +442,7 @@ fn refuse_existing(run_dir: Option<&Path>) -> Result<()> {
     }
 }
 
-/// The file of `--trace`, which is none that is read.
+/// The output of `--trace`, which must not be an input file.
 fn trace_of(args: &Args, settings: &Settings) -> Result<Option<Output>> {
     let Some(path) = &args.trace else { return Ok(None) };
     let dataset = settings.dataset.as_deref().unwrap_or(vit_fetch::MNIST.name);
@@ -456,10 +456,10 @@ fn events_folder(folder: &RunFolder) -> std::path::PathBuf {
     folder.path().join(EVENTS)
 }
 
-/// The folder of runs that are not told where to go.
+/// Default folder of runs.
 const RUNS: &str = "runs";
 
-/// With settings, and beside them what does not set the numbers but is asked when they differ.
+/// With settings, and information that does not affect the result but helps to explain differences.
 fn make_folder(
     run_dir: Option<&Path>,
     settings: &Settings,
@@ -488,7 +488,7 @@ fn make_folder(
     Ok(folder)
 }
 
-/// The pictures that were left out, a line each.
+/// Lists the skipped pictures, one a line.
 fn write_skipped(folder: &RunFolder, found: &Found) -> Result<()> {
     if found.skipped.is_empty() {
         return Ok(());
@@ -498,7 +498,7 @@ fn write_skipped(folder: &RunFolder, found: &Found) -> Result<()> {
     Ok(vit_files::write_atomically(&folder.path().join(SKIPPED), text.as_bytes())?)
 }
 
-/// The page of the run, from what it has left in its folder.
+/// Writes the run's report from the files in its directory.
 fn write_report(
     folder: &RunFolder,
     set_up: &SetUp,
@@ -511,7 +511,7 @@ fn write_report(
     report.notes.extend(changes.iter().map(ToString::to_string));
     report.changed_after = changes.iter().map(|change| change.from_step).collect();
     if interrupt::asked() {
-        report.notes.insert(0, "The run was interrupted: this is what it had come to.".to_owned());
+        report.notes.insert(0, "The run was interrupted; this is its state so far.".to_owned());
     }
     interrupt::writing(|| vit_report::write_report(folder.path(), &report))?;
     Ok(())

@@ -1,4 +1,4 @@
-//! `vit verify`: whether a run folder holds what was written, and its first steps can be taken again to the same bits.
+//! `vit verify`: checks a run directory's files, and that repeating its first steps gives the same bits.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::ranks::Ranks;
 use crate::settings::{Asked, Settings};
 use crate::{device, output};
 
-/// What was found of a part of a run.
+/// The result of checking one part of a run.
 #[derive(Serialize)]
 struct Finding {
     part: String,
@@ -39,13 +39,13 @@ impl Finding {
     }
 }
 
-/// Checks a run folder, and whether its first steps give the same parameters again
+/// Verifies a run's files, and that repeating its first steps gives the same bits
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A run folder
+    /// A run directory
     #[arg(value_parser = path())]
     pub(crate) run: PathBuf,
-    /// Check the files alone, and train nothing
+    /// Only verify files; train nothing
     #[arg(long)]
     pub(crate) files_only: bool,
     #[command(flatten)]
@@ -53,7 +53,7 @@ pub(crate) struct Args {
     /// Threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
+    /// Device: cpu, cuda or cuda:N; auto is a usable GPU, else the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: Device,
     /// Print the result as JSON
@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let run = &run_of(&args.run)?;
     let settings = Settings::of_run(run)?;
     let lock = run.join(LOCK);
-    // Nobody trains where there is no lock, or in a folder that cannot be written.
+    // No lock file, or a read-only directory, means that nobody is training there.
     if fs::symlink_metadata(&lock).is_ok() {
         match FileLock::try_acquire(&lock) {
             Ok(None) => return Err(vit_run::Error::InUse { path: run.clone() }.into()),
@@ -86,7 +86,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         let found = checked.map(|saved| {
             newest.get_or_insert(saved);
             whole.push(path.clone());
-            "as it was written"
+            "unchanged"
         });
         findings.push(Finding::of(part, found));
     }
@@ -124,45 +124,44 @@ fn tell(args: &Args, findings: &[Finding]) -> Result<ExitCode> {
     if unsound == 0 {
         return Ok(ExitCode::SUCCESS);
     }
-    let message =
-        format!("{}: {unsound} of {} parts are unsound", args.run.display(), findings.len());
+    let message = format!("{}: {unsound} of {} checks failed", args.run.display(), findings.len());
     Err(Failure::new(Exit::File, message))
 }
 
-/// Whether the metrics begin with what they were at the newest checkpoint.
+/// Checks that the metrics begin as at the newest checkpoint.
 fn metrics(run: &Path, newest: &SavedState) -> Result<&'static str> {
     newest.metrics.check(&run.join(METRICS))?;
-    Ok("as they were at the newest checkpoint")
+    Ok("unchanged since the newest checkpoint")
 }
 
-/// Whether the run's model is that of a checkpoint: of the newest, unless the program was ended before it was written.
+/// Checks that the run's model is a checkpoint's: the newest one's, unless the program ended before writing it.
 fn model(run: &Path, whole: &[PathBuf], most_bytes: u64) -> Result<String> {
     let path = run.join(MODEL);
     if !path.exists() {
-        return Ok("not written yet: `vit train --resume` does so".to_owned());
+        return Ok("not written yet: `vit train --resume` writes it".to_owned());
     }
     let got = digest_of(&path, most_bytes)?;
     for (age, checkpoint) in whole.iter().enumerate() {
         if Digest::of_file(&checkpoint.join(MODEL))? == got {
             let name = checkpoint.file_name().unwrap_or_default().display();
             let of = if age == 0 { "the newest checkpoint".to_owned() } else { name.to_string() };
-            return Ok(format!("that of {of}"));
+            return Ok(format!("equal to {of}"));
         }
     }
-    Err(Failure::new(Exit::File, format!("that of no checkpoint: SHA-256 {got}")))
+    Err(Failure::new(Exit::File, format!("equal to no checkpoint: SHA-256 {got}")))
 }
 
-/// Whether the best epoch's weights are those of when the newest checkpoint was written. Where the run came to a better epoch after
-/// that, they are of that one, or of another that a model can be read from: there is no digest of it yet.
+/// Checks that the best epoch's weights are those recorded in the newest checkpoint. If the run reached a better epoch
+/// after that, no digest is recorded yet, so any readable model passes.
 fn best(run: &Path, newest: &SavedState, digest: &Value, most_bytes: u64) -> Result<&'static str> {
     let path = run.join(vit_run::BEST);
     let got = digest_of(&path, most_bytes)?.to_string();
     if *digest == got {
-        return Ok("as it was at the newest checkpoint");
+        return Ok("unchanged since the newest checkpoint");
     }
     let best = Best::of(&read_metrics(&run.join(METRICS))?.epochs);
     if best.epoch() != newest.state.progress.best.epoch() && ModelFile::open(&path).is_ok() {
-        return Ok("of an epoch after the newest checkpoint: `vit train --resume` makes it anew");
+        return Ok("newer than the newest checkpoint: `vit train --resume` writes it again");
     }
     Err(Failure::new(
         Exit::File,
@@ -170,7 +169,7 @@ fn best(run: &Path, newest: &SavedState, digest: &Value, most_bytes: u64) -> Res
     ))
 }
 
-/// The digest of a model's file, if that is no longer than one of this run.
+/// The digest of a model file, if its size is within this run's limit.
 fn digest_of(path: &Path, most_bytes: u64) -> Result<Digest> {
     let file = open_file(path).map_err(vit_files::Error::io("open", path))?;
     let length = file.metadata().map_err(vit_files::Error::io("read", path))?.len();
@@ -181,44 +180,47 @@ fn digest_of(path: &Path, most_bytes: u64) -> Result<Digest> {
     Ok(Digest::of_file(path)?)
 }
 
-/// Takes the first steps again. What prevents that is an error; another outcome is an unsound part.
+/// Repeats the run's first steps. An error means that it could not; a failed check is returned as a finding.
 fn first_steps(args: &Args, settings: Settings, newest: &SavedState) -> Result<Result<String>> {
     let prefix = newest.about.get("prefix");
     let known = prefix.and_then(|prefix| {
         Some((prefix["steps"].as_u64()?, prefix["parameters"].as_str()?.to_owned()))
     });
     let Some((steps, expected)) = known else {
-        return Ok(Ok("no digest of them was recorded".to_owned()));
+        return Ok(Ok("not checked: the run recorded no digest of them".to_owned()));
     };
     if newest.about.get(BITS.0) != Some(&BITS.1.into()) {
-        return Ok(Ok("taken by a vit whose sums have another order; not taken again".to_owned()));
+        return Ok(Ok(
+            "not checked: an older vit, which adds in another order, took them".to_owned()
+        ));
     }
     let device = args.device.open()?;
     let here = device::name(&device);
     if newest.about.get("device").is_some_and(|there| *there != here) {
         let there = &newest.about["device"];
-        return Ok(Ok(format!("taken on {there}; not taken again on {here:?}")));
+        return Ok(Ok(format!("not checked: they were taken on {there}, this is {here:?}")));
     }
     let check = |found: &Found| check_dataset(newest, &found.digest());
     let on = (args.threads, &Ranks::alone());
     let mut set_up = SetUp::new((settings, Asked::all()), &args.place, device, on, &check)?;
     set_up.initialise()?;
-    // As the run did: features of another batch have other last bits.
+    // Like the run did: features computed in other batches would differ in their last bits.
     set_up.cache_features()?;
     let mut first = FirstSteps { steps, state: None };
     set_up.trainer.run(&set_up.images, &mut first)?;
     let state = first.state.ok_or_else(|| {
-        Failure::new(Exit::File, format!("expected {steps} steps, and the run ended before"))
+        Failure::new(Exit::File, format!("expected {steps} steps, but the run ended earlier"))
     })?;
     let got = digest(&state, &set_up.settings)?;
     if got == expected {
-        return Ok(Ok(format!("{steps} taken again, to the same bits")));
+        return Ok(Ok(format!("{steps} steps repeated, bit-identical")));
     }
-    let message = format!("expected parameters of SHA-256 {expected} after {steps}, got {got}");
+    let message =
+        format!("expected parameters of SHA-256 {expected} after {steps} steps, got {got}");
     Ok(Err(Failure::new(Exit::File, message)))
 }
 
-/// Keeps the state after some steps, and ends there.
+/// Keeps the state after `steps` steps, and ends the run there.
 struct FirstSteps {
     steps: u64,
     state: Option<TrainState>,

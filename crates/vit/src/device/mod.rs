@@ -1,4 +1,4 @@
-//! Where to compute.
+//! The device to compute on.
 
 #[cfg_attr(not(feature = "cuda"), path = "without_cuda.rs")]
 mod cuda;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use crate::failure::Result;
 
-/// What `--device` asks for.
+/// A value of `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Device {
     Auto,
@@ -33,11 +33,10 @@ impl FromStr for Device {
 }
 
 impl Device {
-    /// candle's device. Where it is left to us, that is a GPU if this program can use one, and a line of the log says
-    /// which, or why none.
+    /// Opens candle's device. For `auto`, logs which GPU is used, or why none is.
     ///
     /// # Errors
-    /// If a GPU is asked for by name and cannot be had.
+    /// If a GPU was requested explicitly and is not usable.
     pub(crate) fn open(self) -> Result<candle_core::Device> {
         match self {
             Self::Auto => cuda::open_any(),
@@ -47,7 +46,7 @@ impl Device {
     }
 }
 
-/// What a device is called: `cpu`, or a GPU's number and name.
+/// A device's name: `cpu`, or a GPU's number and name.
 pub(crate) fn name(device: &candle_core::Device) -> String {
     match device.location() {
         candle_core::DeviceLocation::Cuda { gpu_id } => cuda::name(gpu_id),
@@ -60,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_read_from_their_names() {
+    fn devices_are_parsed_from_their_names() {
         assert_eq!("auto".parse(), Ok(Device::Auto));
         assert_eq!("cuda:3".parse(), Ok(Device::Cuda(3)));
         for wrong in ["", "gpu", "cuda:", "cuda:x", "CPU"] {

@@ -1,4 +1,4 @@
-//! Without the feature `cuda` there is only the CPU.
+//! Without the feature `cuda`, only the CPU.
 
 use candle_core::Device;
 

@@ -1,16 +1,16 @@
-//! How pictures are made like the images that a model was trained on, as the command line says it.
+//! The flags that control how pictures become model inputs.
 
 use clap::ValueEnum;
 
-/// How pictures are made like the images that a model was trained on.
+/// Preprocessing of pictures.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
-    /// Whether to make dark light and light dark; auto does it to dark strokes on a light background, for a model of digits,
-    /// and warns where it has to guess
+    /// Exchange dark and light; auto does so for dark strokes on a light background if the model reads digits, and
+    /// warns if it has to guess
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(crate) invert: Invert,
-    /// How a picture is brought to the model's size, also if it has that size [default: as the model's file says: mnist for
-    /// digits, crop for pictures, else stretch; a picture of the model's size is taken as it is]
+    /// How a picture gets the model's size [default: by the model's file; else mnist for digits, crop for pictures,
+    /// stretch otherwise, and none if it has that size]
     #[arg(long, value_name = "HOW")]
     pub(crate) fit: Option<Fit>,
 }

@@ -1,39 +1,40 @@
-//! How far each pixel is from the background there.
+//! Separating strokes from their background.
 
 use vit_pictures::Plane;
 
-/// Cells along the longer side of the grid that the background is known on.
+/// Cells of the background grid along the picture's longer side.
 const CELLS: u32 = 40;
-/// A cell's background is the median of the cells this near, every third: a digit covers less than half of them.
+/// A cell's background is the median over every third cell within this distance; a digit covers less than half of them.
 const REACH: usize = 15;
 const STEP: usize = 3;
-/// Contrast is a share of the range that the background leaves, or of this much.
+/// Contrast is relative to the range above the background, but at least to this.
 const LEAST_RANGE: f32 = 0.3;
 
-/// Whether strokes are darker than their background, as ink is, or lighter, as chalk is.
+/// Whether strokes are darker than the background, like ink, or lighter, like chalk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
     Dark,
     Light,
 }
 
-/// A picture's background: a range of brightness for each cell of a grid.
+/// A picture's background: a brightness range for each cell of a grid.
 pub(super) struct Background {
     cell: usize,
     low: Grid,
     high: Grid,
 }
 
-/// How far pixels stand out to one side, as a share of what the background leaves.
+/// How far pixels stand out in one direction, relative to the range the background leaves.
 pub(super) struct Contrast {
     pub(super) plane: Plane,
-    /// The standard deviation of the noise, in the same unit.
+    /// Standard deviation of the noise, in the same unit.
     pub(super) noise: f32,
 }
 
 impl Background {
-    /// Takes the median over a wide window, so that strokes do not count, after levelling an even slope of the light. A cell's
-    /// range is that of the medians around it: at a shadow's edge, nothing between light and shadow stands out.
+    /// Estimates the background by the median over a wide window, which ignores strokes, after removing a linear slope
+    /// of the light. A cell's range covers the medians around it, so nothing between light and shadow stands out at a
+    /// shadow's edge.
     pub(super) fn of(plane: &Plane) -> Self {
         let cell = plane.width().max(plane.height()).div_ceil(CELLS) as usize;
         let medians = Grid::means(plane, cell).medians();
@@ -56,19 +57,19 @@ impl Background {
                 let of = |value: &f32| (sign * (value - end) / range).max(0.0);
                 contrast.extend(pixels.iter().map(of));
             }
-            // A sample of the pixels, on other columns in each row.
+            // A sample of the pixels, in other columns of each row.
             for x in (4 * y % 7..row.len()).step_by(7).filter(|&x| x > 0) {
                 steps.push((row[x] - row[x - 1]).abs() / ranges[x / self.cell].1);
             }
         }
         let (width, height) = plane.dimensions();
         let plane = Plane::from_raw(width, height, contrast).expect("a number for each pixel");
-        // Of normal noise, the median step between neighbours is 0.95 deviations.
+        // For normal noise, the median step between neighbours is 0.95 standard deviations.
         Contrast { plane, noise: 1.05 * median(&mut steps) }
     }
 }
 
-/// A number for each cell.
+/// One number for each cell.
 struct Grid {
     width: usize,
     height: usize,
@@ -90,7 +91,7 @@ impl Grid {
         Self { width, height, values: sums.into_iter().map(|(sum, count)| sum / count).collect() }
     }
 
-    /// Shows every `step`th of the cells within this reach of one, with how many columns and rows away they are.
+    /// Calls `show` with every `step`th cell within this distance, and its column and row offsets.
     fn around(&self, at: usize, reach: usize, step: usize, mut show: impl FnMut(f32, f32, f32)) {
         let (x, y) = (at % self.width, at / self.width);
         let inside = |at: usize, end: usize| {
@@ -107,7 +108,7 @@ impl Grid {
     }
 
     fn medians(&self) -> Self {
-        // The median step between neighbours is the light's slope: edges of shadows and strokes are few.
+        // The median step between neighbours is the light's slope: few steps cross edges.
         let slope = |step: usize, is_inside: &dyn Fn(usize) -> bool| {
             let pairs = self.values.iter().zip(&self.values[step..]).enumerate();
             let pairs = pairs.filter(|(at, _)| is_inside(*at));
@@ -137,7 +138,7 @@ impl Grid {
     }
 }
 
-/// Zero where there are none.
+/// The median; 0 without values.
 fn median(values: &mut [f32]) -> f32 {
     match values.len() / 2 {
         0 => values.first().copied().unwrap_or(0.0),
@@ -151,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    /// An upright stroke of contrast 0.5 on what `light` gives.
+    /// A vertical stroke of contrast 0.5 under this light.
     fn stroke(light: impl Fn(u32) -> f32) -> Plane {
         Plane::from_fn(200, 160, |x, y| {
             let is_ink = (70..80).contains(&x) && (30..130).contains(&y);
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn ink_has_the_same_contrast_in_any_light() {
+    fn contrast_is_the_same_in_any_light() {
         let lights: [fn(u32) -> f32; 3] =
             [|_| 0.9, |x| 0.5 + 0.002 * x as f32, |x| if x < 100 { 0.9 } else { 0.4 }];
         for light in lights {
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_is_its_standard_deviation() {
+    fn noise_equals_its_standard_deviation() {
         let mut state = 1_u32;
         let mut uniform = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -1,19 +1,20 @@
-//! Picture files, up to what a model is given.
+//! Fuzzing of picture files, up to the model's input.
 
 use vit_pictures::{DecodeOptions, Error, EvalView, Interpolation, Plane, decode, shrink};
 
 use super::placement;
 use super::strokes::Strokes;
 
-/// The size of MNIST's images.
+/// MNIST's image size.
 const SIZE: (u32, u32) = (28, 28);
-/// To which large pictures are shrunk first.
+/// Working size of large pictures.
 const LEAST: u32 = 256;
 
 const VIEW: EvalView =
     EvalView { resize: 32, crop: (28, 28), interpolation: Interpolation::Bicubic };
 
-/// Reads a picture, and says whether it is one: a refusal says the truth, and a picture becomes finite numbers of the model's size, however it is fitted.
+/// Reads a picture, and returns whether it is one. Errors must be truthful, and every fit must give finite numbers of
+/// the model's size.
 pub fn read(bytes: &[u8]) -> bool {
     let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
     let picture = match shrink(bytes, LEAST) {
@@ -40,7 +41,7 @@ pub fn read(bytes: &[u8]) -> bool {
         Err(Error::Format | Error::CutOff | Error::DecoderFails) => return false,
         Err(error) => panic!("a refusal of another kind: {error}"),
     };
-    // What is trained on; a picture may be too large for that.
+    // The training decoder, whose limits may be lower.
     if let Ok(picture) = decode(bytes, &DecodeOptions::default()) {
         assert_eq!(VIEW.apply(&picture).size(), VIEW.crop);
     }

@@ -1,19 +1,19 @@
-//! Pixels that stand out: the parts that they make, and the lines among them.
+//! Foreground pixels: their connected parts, and lines among them.
 
 use std::ops::RangeInclusive;
 
 use vit_pictures::Plane;
 
-/// A line covers this share of a length.
+/// A line covers at least this share of its length.
 const SPAN: f32 = 0.95;
-/// How far a line bends, as a share of its length; and how steep it is, in steps of `SLOPE`.
+/// Largest bend of a line, as a share of its length, and largest slope, in steps of `SLOPE`.
 const BENT: f32 = 0.008;
 const SLOPE: f32 = 0.02;
 const SLOPES: [f32; 7] = [0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0];
-/// A box's sides are this near to its bounds, as a share of its length.
+/// Largest distance of a box's sides from its bounds: its length divided by this.
 const MARGIN: usize = 10;
 
-/// Which pixels stand out.
+/// The foreground pixels.
 #[derive(Clone)]
 pub(super) struct Mask {
     pub(super) width: usize,
@@ -21,15 +21,15 @@ pub(super) struct Mask {
     set: Vec<bool>,
 }
 
-/// Pixels that are joined by sides or corners.
+/// Connected pixels, diagonally too.
 pub(super) struct Part {
     pub(super) pixels: Vec<usize>,
     pub(super) bounds: Bounds,
-    /// The sum of their values.
+    /// Sum of their values.
     pub(super) amount: f32,
 }
 
-/// A rectangle of pixels, its ends included.
+/// A rectangle of pixels, ends included.
 #[derive(Clone, Copy)]
 pub(super) struct Bounds {
     left: usize,
@@ -38,7 +38,7 @@ pub(super) struct Bounds {
     bottom: usize,
 }
 
-/// A nearly level line, by its rows in the middle, with those that it bends to.
+/// A nearly horizontal line: its middle row, with the rows it may bend to.
 struct Line {
     rows: RangeInclusive<usize>,
     slope: f32,
@@ -54,7 +54,7 @@ impl Mask {
         Bounds { left: 0, top: 0, right: self.width - 1, bottom: self.height - 1 }
     }
 
-    /// The parts, with how much of a plane's values they have.
+    /// The connected parts, with the sum of the plane's values in each.
     pub(super) fn parts(&self, plane: &Plane) -> Vec<Part> {
         let mut left = self.set.clone();
         let mut parts = Vec::new();
@@ -82,7 +82,7 @@ impl Mask {
         parts
     }
 
-    /// Removes lines and bars from one border of the picture to the other, but for where strokes cross them.
+    /// Removes lines and bars that run from border to border, except where strokes cross them.
     pub(super) fn remove_rules(&mut self) {
         self.remove_lines(Self::is_rule);
     }
@@ -98,8 +98,8 @@ impl Mask {
         *self = turned.transposed();
     }
 
-    /// Whether a line reaches both ends, and lies on the border with all of its length or not at all: the bar of a seven that is
-    /// cut out closely does not.
+    /// Whether a line reaches both borders, and lies on a border either completely or not at all: the bar of a tightly
+    /// cropped seven does not.
     fn is_rule(&self, line: &Line) -> bool {
         let reaches = |x: usize| {
             let shift = self.shift(line.slope, x);
@@ -114,7 +114,7 @@ impl Mask {
         reaches(0) && reaches(self.width - 1) && is_clear(0) && is_clear(self.height - 1)
     }
 
-    /// Removes the sides of a box that has these bounds and something in it.
+    /// Removes the sides of a box with these bounds, if it contains something.
     pub(super) fn remove_box(&mut self, bounds: Bounds) {
         let mut inner = self.cropped(bounds);
         let is_framed = |mask: &Self| {
@@ -152,7 +152,7 @@ impl Mask {
         Self { width: self.height, height: self.width, set }
     }
 
-    /// The nearly level lines from the left end to the right.
+    /// The nearly horizontal lines from the left to the right end.
     fn lines(&self) -> Vec<Line> {
         let least = (SPAN * self.width as f32).ceil() as usize;
         let mut columns = vec![false; self.width];
@@ -162,7 +162,7 @@ impl Mask {
         if columns.iter().filter(|&&any| any).count() < least {
             return Vec::new();
         }
-        // Whether anything is set within reach above or below.
+        // Whether a pixel within reach above or below is set.
         let mut near = vec![false; self.set.len()];
         for (y, near) in near.chunks_mut(self.width).enumerate() {
             for y in self.rows_around(y) {
@@ -194,18 +194,18 @@ impl Mask {
         lines
     }
 
-    /// How far below its middle a line is at this column.
+    /// Vertical offset of a line at this column.
     fn shift(&self, slope: f32, x: usize) -> isize {
         (slope * (x as f32 - 0.5 * self.width as f32)).round() as isize
     }
 
-    /// As far as a line bends.
+    /// The rows a line may bend to.
     fn rows_around(&self, y: usize) -> RangeInclusive<usize> {
         let reach = (BENT * self.width as f32).ceil() as usize;
         y.saturating_sub(reach)..=(y + reach).min(self.height - 1)
     }
 
-    /// Removes each line's runs of pixels in columns, unless they are much longer than most: strokes cross there.
+    /// Removes each line's vertical runs of pixels, unless they are much longer than most, where strokes cross.
     fn remove(&mut self, lines: &[Line]) {
         for line in lines {
             let mut runs: Vec<(usize, RangeInclusive<usize>)> = Vec::new();
@@ -221,7 +221,7 @@ impl Mask {
                     y = bottom + 1;
                 }
             }
-            // Less is what another line has left of it.
+            // Fewer are the rest of another line.
             if runs.len() <= self.width / 2 {
                 continue;
             }
@@ -237,7 +237,7 @@ impl Mask {
 }
 
 impl Bounds {
-    /// Of a pixel, in rows of this width.
+    /// A single pixel's bounds, in rows of this width.
     fn of(at: usize, width: usize) -> Self {
         let (x, y) = (at % width, at / width);
         Self { left: x, top: y, right: x, bottom: y }
@@ -259,7 +259,7 @@ impl Bounds {
         self.width().min(self.height())
     }
 
-    /// The smallest that holds both.
+    /// The smallest rectangle that contains both.
     pub(super) fn and(self, other: Self) -> Self {
         Self {
             left: self.left.min(other.left),

@@ -1,4 +1,4 @@
-//! Picture files as a model's input.
+//! Turning picture files into model inputs.
 
 mod args;
 mod background;
@@ -21,50 +21,49 @@ use background::Tone;
 pub(crate) use source::{NamedPicture, expand, read};
 use strokes::Strokes;
 
-/// A picture shrinks to no less than this before anything else is done with it, so that its noise averages out.
+/// Large pictures are first averaged down to no less than this, which reduces noise.
 const WORKING_SIDE: u32 = 256;
 
-/// How pictures are made like the images that a model was trained on.
+/// The preprocessing of pictures for a model.
 pub(crate) struct Preparation {
     size: ImageSize,
     invert: Invert,
     fit: Fit,
-    /// Whether a picture of the model's own size is fitted, too.
+    /// Whether pictures of the model's size are fitted too.
     fits_all: bool,
-    /// What is seen of a picture that is cropped.
+    /// The view of cropped pictures.
     view: PictureView,
-    /// Whether the model knows light strokes on a dark ground.
+    /// Whether the model was trained on light strokes on a dark background.
     knows_strokes: bool,
-    /// What is subtracted from a channel and what it is divided by: one number, or one for each.
+    /// Mean and deviation: one number, or one a channel.
     mean: Vec<f64>,
     std: Vec<f64>,
 }
 
-/// A picture as the model sees it.
+/// A model input from a picture.
 pub(crate) struct Seen {
-    /// (1, channels, height, width), scaled as the model knows pixels.
+    /// (1, channels, height, width), normalised.
     pub(crate) image: Tensor,
     pub(crate) inverted: bool,
 }
 
-/// A picture as the model sees it, and how it became that.
+/// A model input and how it was made.
 pub(crate) struct Prepared {
-    /// Channel by channel and row by row, scaled as the model knows pixels.
+    /// Channel by channel and row by row, normalised.
     pub(crate) values: Vec<f32>,
     pub(crate) inverted: bool,
-    /// What was done, in words; nothing where the picture was taken as it is.
+    /// A description of the changes; empty if there were none.
     pub(crate) done: String,
-    /// What makes the result doubtful.
+    /// A warning about a doubtful result.
     pub(crate) doubt: Option<&'static str>,
 }
 
-const BLANK: &str = "no strokes stand out from the background: the class means nothing";
-const GUESS: &str =
-    "could be dark strokes or light ones: --invert always takes the dark, --invert never the light";
+const BLANK: &str = "no strokes stand out from the background: the prediction is meaningless";
+const GUESS: &str = "the strokes may be the dark or the light parts: --invert always takes the dark, --invert never the light";
 
 impl Preparation {
     /// # Errors
-    /// If the model wants channels that pictures have not, or is to be given strokes in colour.
+    /// If the model's number of channels is not 1 or 3, or it needs strokes in colour.
     pub(crate) fn new(args: &Args, saved: &SavedModel) -> Result<Self> {
         let size = saved.config.image;
         if ![1, 3].contains(&size.channels) {
@@ -79,7 +78,7 @@ impl Preparation {
         let transform = saved.info.transform.clone();
         let of_digits = match &transform {
             Some(transform) => transform.fit == vit_model::Fit::Mnist,
-            // A file of an earlier version does not tell what it was trained on: as for `vit eval`, MNIST.
+            // A file of an earlier version does not record its dataset; assume MNIST, like `vit eval`.
             None => {
                 let of_run = saved.run.as_ref().and_then(|run| run.dataset.as_deref());
                 of_run.is_none_or(|name| [vit_fetch::MNIST.name, DIGITS].contains(&name))
@@ -108,10 +107,10 @@ impl Preparation {
         Ok(Self { size, invert: args.invert, fit, fits_all, view, knows_strokes, mean, std })
     }
 
-    /// Makes what the model sees out of the bytes of a picture file, and tells under this name how.
+    /// Converts a picture file to a model input, and logs how, under this name.
     ///
     /// # Errors
-    /// If they are no picture.
+    /// If it is not a picture.
     pub(crate) fn see(&self, bytes: &[u8], name: &str, device: &Device) -> Result<Seen> {
         let prepared = self.prepare(bytes).map_err(|failure| failure.about(name))?;
         if let Some(doubt) = prepared.doubt {
@@ -125,10 +124,10 @@ impl Preparation {
         Ok(Seen { image, inverted: prepared.inverted })
     }
 
-    /// Makes what the model sees out of the bytes of a picture file.
+    /// Converts a picture file to a model input.
     ///
     /// # Errors
-    /// If they are no picture.
+    /// If it is not a picture.
     pub(crate) fn prepare(&self, bytes: &[u8]) -> Result<Prepared> {
         if self.fit == Fit::Crop {
             return self.prepare_cropped(bytes);
@@ -195,7 +194,7 @@ impl Preparation {
         Ok(Prepared { values: self.scaled(&planes), inverted, done, doubt })
     }
 
-    /// The same for a model of pictures: what an evaluation sees of the file.
+    /// For models of pictures: the evaluation view.
     fn prepare_cropped(&self, bytes: &[u8]) -> Result<Prepared> {
         let picture = decode(bytes, &self.view.decoding())?;
         let seen = self.view.eval.apply(&self.view.store(picture));
@@ -215,13 +214,13 @@ impl Preparation {
         Ok(Prepared { values, inverted, done: String::new(), doubt: None })
     }
 
-    /// What a value that a model sees in a channel was as a byte.
+    /// The byte that an input value stands for.
     pub(crate) fn byte(&self, channel: usize, value: f32) -> u8 {
         let of = |numbers: &[f64]| numbers[channel % numbers.len()] as f32;
         (255.0 * (of(&self.std) * value + of(&self.mean))).round() as u8
     }
 
-    /// Channel by channel, as the model knows pixels.
+    /// Normalised, channel by channel.
     fn scaled(&self, planes: &[Plane]) -> Vec<f32> {
         let of = |numbers: &[f64], channel: usize| numbers[channel % numbers.len()] as f32;
         let channel = |(channel, plane): (usize, &Plane)| {
@@ -232,7 +231,7 @@ impl Preparation {
     }
 }
 
-/// Dark as light, and light as dark.
+/// Exchanges dark and light.
 fn invert(plane: &mut Plane) {
     plane.iter_mut().for_each(|value| *value = 1.0 - *value);
 }

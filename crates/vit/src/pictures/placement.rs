@@ -1,23 +1,23 @@
-//! A plane in a model's size: strokes placed as MNIST's digits are, or the whole of it.
+//! Fitting a plane to a model's size: strokes placed like MNIST's digits, or the whole picture.
 
 use image::Luma;
 use image::imageops::{self, FilterType};
 use vit_pictures::Plane;
 
-/// How long the longest side of a digit is, of the image's 28 pixels: MNIST's are scaled to 20x20, and then moved so that
-/// their centre of mass is in the middle (<https://yann.lecun.com/exdb/mnist/>).
+/// Longest side of a digit relative to the image: MNIST scales digits to 20x20 of 28 pixels, and moves their centre of
+/// mass to the middle (<https://yann.lecun.com/exdb/mnist/>).
 const DIGIT: f64 = 20.0 / 28.0;
-/// Strokes are made wider at so many times the model's size.
+/// Strokes are widened at this multiple of the model's size.
 const FINER: u32 = 4;
-/// How wide a stroke is at least, of an image's 28 pixels. Nine of ten of MNIST's are 1.6 to 3.4 wide.
+/// Smallest width of a stroke, relative to the image. Nine in ten MNIST digits have widths of 1.6 to 3.4 of 28 pixels.
 const WIDTH: f32 = 2.0 / 28.0;
 
-/// Places strokes on nothing as MNIST's are placed. Fine strokes are widened, and the lightest pixel becomes 1: they would
-/// fade when they are scaled down.
+/// Places strokes like MNIST's. Thin strokes are widened, and the lightest pixel becomes 1, because scaling down would
+/// make them fade.
 pub(super) fn as_mnist(ink: &Plane, (width, height): (u32, u32)) -> Plane {
     let bounds = Bounds::of(ink);
     let longest = f64::from(bounds.width().max(bounds.height()));
-    // Of the picture, what becomes one pixel.
+    // Picture pixels per output pixel.
     let scale = longest / (DIGIT * f64::from(width.min(height)));
     let across = (scale * f64::from(width)).round().max(1.0) as u32;
     let down = (scale * f64::from(height)).round().max(1.0) as u32;
@@ -38,7 +38,7 @@ pub(super) fn as_mnist(ink: &Plane, (width, height): (u32, u32)) -> Plane {
     placed
 }
 
-/// Strokes that are at least this wide on average.
+/// Widens strokes to at least this mean width.
 fn widened(ink: Plane, least: f32) -> Plane {
     let reach = 0.5 * (least - stroke_width(&ink));
     if reach <= 0.5 {
@@ -59,7 +59,7 @@ fn widened(ink: Plane, least: f32) -> Plane {
     })
 }
 
-/// The area of strokes over half of their outline, which is the sum of the gradient's length.
+/// Mean stroke width: area over half the outline, which is the integral of the gradient's length.
 pub(super) fn stroke_width(ink: &Plane) -> f32 {
     let (mut area, mut outline) = (0.0, f32::MIN_POSITIVE);
     for (x, y, pixel) in ink.enumerate_pixels() {
@@ -71,14 +71,13 @@ pub(super) fn stroke_width(ink: &Plane) -> f32 {
     2.0 * area / outline
 }
 
-/// Where a window of `length` begins that has `centre` in its middle, or, where the strokes would not be whole in it,
-/// as near to that as they are.
+/// Start of a window of `length` centred on `centre`, moved as little as needed to contain all strokes.
 fn first(centre: f64, length: u32, begin: u32, end: u32) -> i64 {
     let wanted = (centre - 0.5 * f64::from(length)).round() as i64;
     wanted.max(i64::from(end) - i64::from(length)).min(i64::from(begin))
 }
 
-/// The smallest rectangle with all ink, its ends excluded.
+/// The smallest rectangle with all ink, ends excluded.
 struct Bounds {
     left: u32,
     right: u32,
@@ -107,7 +106,7 @@ impl Bounds {
     }
 }
 
-/// In pixels from the corner.
+/// Centre of mass, in pixels from the corner.
 fn centre_of_mass(ink: &Plane) -> (f64, f64) {
     let (mut mass, mut sum_x, mut sum_y) = (0.0, 0.0, 0.0);
     for (x, y, pixel) in ink.enumerate_pixels() {
@@ -119,7 +118,7 @@ fn centre_of_mass(ink: &Plane) -> (f64, f64) {
     (sum_x / mass, sum_y / mass)
 }
 
-/// In its own proportions, in the middle, on what its border is like.
+/// Keeps proportions, centred, padded with the colour of the border.
 pub(super) fn padded(plane: &Plane, (width, height): (u32, u32)) -> Plane {
     let (from_width, from_height) = (f64::from(plane.width()), f64::from(plane.height()));
     let scale = (f64::from(width) / from_width).min(f64::from(height) / from_height);
@@ -141,7 +140,7 @@ fn border_median(plane: &Plane) -> f32 {
     *values.select_nth_unstable_by(middle, f32::total_cmp).1
 }
 
-/// In whatever proportions.
+/// Stretches each side independently.
 pub(super) fn stretched(plane: &Plane, (width, height): (u32, u32)) -> Plane {
     imageops::resize(plane, width, height, FilterType::Triangle)
 }
@@ -155,8 +154,8 @@ mod tests {
     }
 
     #[test]
-    fn strokes_are_twenty_long_with_their_centre_of_mass_in_the_middle() {
-        // An L: its mass is low and to the left.
+    fn strokes_are_20_px_long_with_centred_mass() {
+        // An L, whose centre of mass is low and to the left.
         let is_ink = |x: u32, y: u32| {
             (100..300).contains(&y) && ((20..50).contains(&x) || (20..120).contains(&x) && y >= 270)
         };
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn strokes_stay_whole_where_their_mass_is_at_one_end() {
+    fn strokes_with_off_centre_mass_are_not_clipped() {
         // A large block, and a thin stroke far to its right.
         let is_ink = |x: u32, y: u32| x < 40 && y < 40 || x < 200 && y == 20;
         let placed = as_mnist(&drawn((200, 40), is_ink), (28, 28));

@@ -1,4 +1,4 @@
-//! Where pictures come from: files, folders, stdin.
+//! Reading pictures from files, folders and stdin.
 
 use std::fs;
 use std::io::{self, IsTerminal, Read, Seek};
@@ -9,13 +9,13 @@ use vit_pictures::{Error, MOST_BYTES, file_bytes};
 
 use crate::failure::{Exit, Failure, Result};
 
-/// What stands for stdin on the command line.
+/// Stands for stdin on the command line.
 const STDIN: &str = "-";
 
-/// The pictures that an argument names: itself, or those of the folder in the order of their names.
+/// The pictures that an argument means: the file itself, or the pictures in the folder, sorted by name.
 ///
 /// # Errors
-/// If it is a folder that cannot be read, or has no pictures.
+/// If it is a folder that cannot be read or has no pictures.
 pub(crate) fn expand(path: &Path) -> Result<Vec<PathBuf>> {
     if path == Path::new(STDIN) || !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -28,17 +28,20 @@ pub(crate) fn expand(path: &Path) -> Result<Vec<PathBuf>> {
     if pictures.is_empty() {
         let message = format!("no pictures in {}", path.display());
         return Err(Failure::new(Exit::Data, message)
-            .hint("a folder's pictures end in .png, .jpg, .jpeg, .jpe, .jfif, .webp, .gif or .bmp; folders in it are left out"));
+            .hint("it takes files that end in .png, .jpg, .jpeg, .jpe, .jfif, .webp, .gif or .bmp, not subfolders"));
     }
     pictures.sort();
     if !others.is_empty() {
         let (count, of) = (others.len(), pictures.len() + others.len());
-        tracing::info!("{}: {count} of {of} entries are no pictures, skipped", path.display());
+        tracing::info!(
+            "{}: skipped {count} of {of} entries, which are not pictures",
+            path.display()
+        );
     }
     Ok(pictures)
 }
 
-/// By its name, as a folder's other files are not opened. Hidden ones are the system's, such as `._1.png`.
+/// By extension, because other files in a folder are not opened. Hidden files, such as `._1.png`, belong to the system.
 fn is_named_as_picture(path: &Path) -> bool {
     let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     let end = path.extension().map(|end| end.to_string_lossy().to_lowercase());
@@ -47,13 +50,13 @@ fn is_named_as_picture(path: &Path) -> bool {
 
 const ENDS: [&str; 8] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp"];
 
-/// A picture's bytes, and how to call it.
+/// A picture's bytes and display name.
 pub(crate) struct NamedPicture {
     pub(crate) name: String,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// The picture of a file, or those that come one after the other on stdin.
+/// The picture in a file, or all concatenated pictures on stdin.
 ///
 /// # Errors
 /// If it cannot be read, or is too long.
@@ -78,7 +81,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<NamedPicture>> {
     }
 }
 
-/// What the file holds, or stdin.
+/// The content of the file, or of stdin.
 ///
 /// # Errors
 /// If it cannot be read, or is too long.
@@ -89,7 +92,7 @@ fn bytes(path: &Path) -> Result<Vec<u8>> {
             let message = "expected a picture on stdin, which is a terminal";
             return Err(Failure::new(Exit::Usage, message).hint("vit predict MODEL - < digit.png"));
         }
-        // Its length is not known before its end.
+        // Its length is unknown until its end.
         tempfile::tempfile().and_then(|mut file| {
             io::copy(&mut stdin.lock().take(MOST_BYTES + 1), &mut file)?;
             file.rewind()?;
@@ -98,7 +101,7 @@ fn bytes(path: &Path) -> Result<Vec<u8>> {
     } else if path.is_dir() {
         let failure = Failure::new(Exit::Usage, "expected one picture, got a folder");
         return Err(failure
-            .hint("name one of its pictures; vit predict takes folders")
+            .hint("pass one of its pictures; `vit predict` takes folders")
             .about(path.display()));
     } else {
         open_file(path)
@@ -119,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_picture_is_told_by_the_end_of_its_name() {
+    fn pictures_are_recognised_by_extension() {
         for name in ["a.png", "in/b.JPG", "c.d.jpeg", "e.webp", "f.jfif", "g.JPE"] {
             assert!(is_named_as_picture(Path::new(name)), "{name}");
         }

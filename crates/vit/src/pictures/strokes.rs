@@ -1,38 +1,38 @@
-//! The strokes of a digit, without what else stands out from the background: rules, frames, bars, specks.
+//! Finding a digit's strokes among rules, frames, bars and specks.
 
 use vit_pictures::Plane;
 
 use super::background::{Background, Contrast, Tone};
 use super::mask::{Bounds, Mask, Part};
 
-/// Strokes have at least this contrast, and this many standard deviations of the noise.
+/// Smallest contrast of strokes, and in standard deviations of the noise.
 const FAINTEST: f32 = 0.08;
 const ABOVE_NOISE: f32 = 5.0;
-/// The share of the strokes' own contrast that is cut off: blurred skirts, what JPEG leaves around them.
+/// Share of the strokes' contrast that is subtracted, to remove blurred edges and JPEG artefacts.
 const CUT: f32 = 0.25;
-/// A digit's longer side, as a share of the picture's, at least.
+/// Smallest longer side of a digit, as a share of the picture's.
 const SHORTEST: f32 = 0.03;
-/// A part with a smaller share of the main part's ink is a speck.
+/// Parts with less than this share of the main part's ink are specks.
 const SPECK: f32 = 0.04;
-/// Parts belong to a digit up to this distance, as a share of the main part's longer side.
+/// Parts within this distance belong to the digit, as a share of the main part's longer side.
 const NEAR: f32 = 0.25;
-/// Strokes that reach the picture's border count for this much when tones are compared: they may be the edge of a shadow.
+/// Weight of strokes at the picture's border when tones are compared: they may be the edge of a shadow.
 const AT_BORDER: f32 = 0.25;
-/// Below this share of the ink of both tones, the one that has more is a guess.
+/// If the stronger tone has less than this share of all ink, the choice is a guess.
 const SURE: f32 = 0.6;
 
-/// Strokes on nothing.
+/// Strokes on an empty background.
 pub(super) struct Strokes {
-    /// 0 where there is none, 1 where it is full.
+    /// 0 for background, 1 for full ink.
     pub(super) ink: Plane,
     pub(super) tone: Tone,
-    /// Whether strokes of the other tone could have been meant.
+    /// Whether the other tone may have been meant.
     pub(super) is_guess: bool,
     amount: f32,
 }
 
 impl Strokes {
-    /// The strokes of this tone, or of the one that has more of them; none where nothing stands out.
+    /// The strokes of this tone, or of the tone with more ink; `None` if nothing stands out.
     pub(super) fn find(plane: &Plane, tone: Option<Tone>) -> Option<Self> {
         let background = Background::of(plane);
         let of = |tone| Self::of_tone(&background.contrast(plane, tone), tone);
@@ -60,7 +60,7 @@ impl Strokes {
                 without.remove_box(part.bounds);
             }
         }
-        // A bar from end to end may be all there is: a one.
+        // A bar from border to border may be the only stroke: a one.
         let main = |mask: &Mask| main_parts(mask.parts(plane), mask.bounds(), shortest);
         let parts = main(&without).or_else(|| main(&all))?;
         let pixels: Vec<usize> = parts.iter().flat_map(|part| &part.pixels).copied().collect();
@@ -79,8 +79,8 @@ impl Strokes {
     }
 }
 
-/// The part with most ink and those near it. Parts at the picture's border are left out where there are others: the edge of
-/// a table, a finger.
+/// The part with the most ink, and those near it. Prefers parts away from the picture's border, where the edge of a
+/// table or a finger may be.
 fn main_parts(mut parts: Vec<Part>, whole: Bounds, shortest: usize) -> Option<Vec<Part>> {
     parts.retain(|part| part.bounds.longer_side() >= shortest);
     let most = parts.iter().map(|part| part.amount).fold(0.0, f32::max);
@@ -110,7 +110,7 @@ mod tests {
 
     type IsInk = fn(u32, u32) -> bool;
 
-    /// A seven of strokes this wide, in the middle of a page of 200x240.
+    /// A seven with strokes of this width, on a page of 200x240.
     fn seven(x: u32, y: u32, wide: u32) -> bool {
         let on_bar = (60..140).contains(&x) && (50..50 + wide).contains(&y);
         let on_stem = (50..190).contains(&y) && (x + (y - 50) / 2).abs_diff(138) < wide;
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn ink_and_chalk_are_told_apart_whatever_their_width() {
+    fn ink_and_chalk_are_distinguished_at_any_width() {
         for wide in [1, 3, 10, 20] {
             let drawn = |paper, ink| page(paper, ink, |x, y| seven(x, y, wide));
             let [dark, light] = [(0.9, 0.2), (0.2, 0.9)]
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn strokes_of_both_tones_are_a_guess() {
+    fn strokes_of_both_tones_give_a_guess() {
         let both = Plane::from_fn(200, 200, |x, y| {
             let is_stroke = (60..140).contains(&y);
             Luma([match x {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_frames_bars_and_specks_are_no_strokes() {
+    fn rules_frames_bars_and_specks_are_removed() {
         let clean = Strokes::find(&page(0.9, 0.1, |x, y| seven(x, y, 8)), None).expect("strokes");
         let beside: [(&str, IsInk); 7] = [
             ("a frame at the border", |x, y| x < 2 || y < 2 || x >= 198 || y >= 238),
@@ -178,8 +178,8 @@ mod tests {
     }
 
     #[test]
-    fn a_seven_that_is_cut_out_closely_keeps_its_bar() {
-        // By hand, a bar is a little bent.
+    fn a_tightly_cropped_seven_keeps_its_bar() {
+        // A hand-drawn bar is slightly bent.
         let bent = |x: u32, y: u32| seven(x, (y + 50).saturating_sub(x.saturating_sub(60) / 16), 8);
         let close = Plane::from_fn(82, 146, |x, y| Luma([if bent(x + 59, y) { 0.1 } else { 0.9 }]));
         let found = Strokes::find(&close, None).expect("strokes");
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_alone_is_a_one_and_a_box_alone_a_zero() {
+    fn a_single_bar_is_a_one_and_a_single_box_a_zero() {
         let shapes: [IsInk; 2] = [
             |x, _| (95..105).contains(&x),
             |x, y| {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_stands_out_of_blank_paper() {
+    fn blank_paper_has_no_strokes() {
         let blank =
             Plane::from_fn(90, 60, |x, y| Luma([0.4 + x as f32 / 180.0 + y as f32 / 600.0]));
         assert!(Strokes::find(&blank, None).is_none());

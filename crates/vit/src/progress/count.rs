@@ -1,11 +1,11 @@
-//! A line for what is counted: bytes that are fetched, images that are evaluated.
+//! Progress of something counted: bytes downloaded, images evaluated.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::line::Line;
 use super::screen::{Shown, show};
 
-/// A bar of how many are done, until it is dropped.
+/// A progress bar for a count, until dropped.
 pub(crate) struct Counter {
     count: Arc<Mutex<Count>>,
     _shown: Shown,
@@ -14,13 +14,13 @@ pub(crate) struct Counter {
 struct Count {
     name: String,
     done: u64,
-    /// None where it is not known.
+    /// The total; `None` if unknown.
     of: Option<u64>,
     written: fn(u64) -> String,
 }
 
 impl Counter {
-    /// `written` is how a number is written.
+    /// `written` formats a number.
     pub(crate) fn new(name: &str, of: Option<u64>, written: fn(u64) -> String) -> Self {
         let count = Count { name: name.to_owned(), done: 0, of, written };
         let count = Arc::new(Mutex::new(count));
@@ -29,12 +29,12 @@ impl Counter {
         Self { count, _shown: shown }
     }
 
-    /// So many more are done.
+    /// Adds to the count.
     pub(crate) fn add(&self, more: u64) {
         locked(&self.count).done += more;
     }
 
-    /// So many are done of that which has this name.
+    /// Sets name, count and total.
     pub(crate) fn set(&self, name: &str, done: u64, of: Option<u64>) {
         let mut count = locked(&self.count);
         name.clone_into(&mut count.name);
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_whole_that_is_not_known_has_no_bar() {
+    fn an_unknown_total_has_no_bar() {
         let mut count =
             Count { name: "file".to_owned(), done: 3, of: Some(4), written: |n| n.to_string() };
         let line = count.line();

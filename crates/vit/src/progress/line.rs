@@ -1,12 +1,12 @@
-//! A line of progress, in the columns that there are.
+//! A progress line, fitted to the terminal's width.
 
 use std::borrow::Cow;
 
 use crate::terminal::escaped;
 
-/// What comes between the parts of a line.
+/// Gap between the parts of a line.
 const GAP: &str = "  ";
-/// A bar that is shorter says nothing.
+/// Shorter bars are useless.
 const SHORTEST_BAR: usize = 8;
 
 /// How lines are drawn.
@@ -15,18 +15,18 @@ pub(crate) struct Style {
     pub(crate) colours: bool,
 }
 
-/// A name, a bar, and what else is known.
+/// Name, bar and details.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Line {
     pub(crate) name: String,
-    /// How much is done, from 0 to 1; none where that is not known.
+    /// Share done, from 0 to 1; `None` if unknown.
     pub(crate) done: Option<f64>,
-    /// The most telling first: where there is no room for all, the last go first.
+    /// Most important first: the last ones are dropped if the line is too long.
     pub(crate) details: Vec<String>,
 }
 
 impl Line {
-    /// The line in at most so many columns.
+    /// The line in at most `columns` columns.
     pub(super) fn fitted(&self, columns: usize, style: Style) -> String {
         let name = escaped(&self.name);
         let shown: Vec<Cow<'_, str>> = self.details.iter().map(|text| escaped(text)).collect();
@@ -48,7 +48,7 @@ impl Line {
     }
 }
 
-/// A bar of so many columns.
+/// A bar of this many columns.
 fn drawn(done: f64, columns: usize, style: Style) -> String {
     let full = (done.clamp(0.0, 1.0) * columns as f64) as usize;
     let (full, rest) = ("━".repeat(full), "─".repeat(columns - full));
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_details_go_where_there_is_no_room() {
+    fn the_last_details_are_dropped_first() {
         assert_eq!(
             line(Some(0.5)).fitted(58, PLAIN),
             "epoch  ━━━━━━──────  loss 0.5000, 90.00 %, 41,203 images/s"
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_is_longer_than_there_is_room_for() {
+    fn lines_never_exceed_the_width() {
         for columns in 0..100 {
             for done in [None, Some(0.0), Some(0.3), Some(1.0), Some(f64::NAN)] {
                 assert!(line(done).fitted(columns, PLAIN).chars().count() <= columns);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_files_are_escaped() {
+    fn file_names_are_escaped() {
         let line = Line { name: "a\r\u{1b}[2Jb".to_owned(), ..line(None) };
         assert_eq!(
             line.fitted(80, PLAIN),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_change_no_column() {
+    fn colours_do_not_change_the_width() {
         let coloured = line(Some(0.5)).fitted(60, Style { colours: true });
         let plain = coloured.replace("\x1b[36m", "").replace("\x1b[2m", "").replace("\x1b[0m", "");
         assert_eq!(plain, line(Some(0.5)).fitted(60, PLAIN));

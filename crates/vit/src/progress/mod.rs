@@ -1,4 +1,4 @@
-//! How far a command has come, at the foot of the terminal.
+//! Progress, shown at the bottom of the terminal.
 
 mod count;
 mod line;

@@ -1,8 +1,8 @@
-//! Lines at the foot of the terminal that say how far a command has come, where stderr is a terminal.
+//! Progress lines at the bottom of the terminal, if stderr is one.
 //!
-//! They are drawn by a thread of their own, so that who computes only leaves numbers for it, and so that they are right
-//! soon after the terminal's size has changed. The cursor waits at their start: whatever a terminal makes of them when it is
-//! resized then lies behind it, and is cleared by the next drawing.
+//! A separate thread draws them, so computing threads only update numbers, and a change of the terminal's size shows
+//! quickly. The cursor stays at their start: whatever a resize does to the lines is then behind it, and the next
+//! drawing clears it.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,31 +12,31 @@ use std::time::Duration;
 use super::line::{Line, Style};
 use crate::terminal::stderr;
 
-/// Between two drawings.
+/// Time between drawings.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Clears the lines: the first, then all that follows it. Not all at once, which tmux takes at the top of the screen for a
-/// wish to keep them in its history.
+/// Clears the lines: the first one, then the rest. Not in one sequence, which makes tmux keep them in its history at
+/// the top of the screen.
 const CLEAR: &str = "\r\x1b[K\x1b[C\x1b[J\r";
 
-/// Who holds it writes to stderr alone.
+/// Its lock serialises writing to stderr.
 static SCREEN: Mutex<Screen> = Mutex::new(Screen { style: None, shown: None });
 
 struct Screen {
-    /// None where nothing is to be drawn.
+    /// `None` if nothing may be drawn.
     style: Option<Style>,
-    /// What is being shown.
+    /// The lines on screen.
     shown: Option<Source>,
 }
 
-/// The lines as they are now.
+/// Returns the current lines.
 type Source = Arc<dyn Fn() -> Vec<Line> + Send + Sync>;
 
 fn screen() -> MutexGuard<'static, Screen> {
     SCREEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From now on what is shown is drawn, if stderr is a terminal that can move its cursor.
+/// Enables drawing, if stderr is a terminal that can move its cursor.
 pub(crate) fn allow(style: Style) {
     let is_dumb = std::env::var_os("TERM").is_some_and(|name| name == "dumb");
     if stderr::is_terminal() && !is_dumb {
@@ -44,7 +44,7 @@ pub(crate) fn allow(style: Style) {
     }
 }
 
-/// Clears what is shown, for good: the program is about to end.
+/// Clears the lines for good, before the program ends.
 pub(crate) fn end() {
     let mut screen = screen();
     screen.style = None;
@@ -53,7 +53,7 @@ pub(crate) fn end() {
     }
 }
 
-/// Shows these lines until what it gives is dropped; in place of those that are being shown.
+/// Shows these lines, in place of earlier ones, until the result is dropped.
 pub(crate) fn show(lines: impl Fn() -> Vec<Line> + Send + Sync + 'static) -> Shown {
     let mut screen = screen();
     if screen.style.is_none() {
@@ -67,10 +67,10 @@ pub(crate) fn show(lines: impl Fn() -> Vec<Line> + Send + Sync + 'static) -> Sho
     Shown { source: Some(source), drawer: drawer.ok() }
 }
 
-/// Lines that are being shown.
+/// Lines on screen.
 pub(crate) struct Shown {
     source: Option<Source>,
-    /// None also where the system has no thread for it: then they are drawn with log lines alone.
+    /// `None` also if no thread could start: then lines are drawn only with log lines.
     drawer: Option<JoinHandle<()>>,
 }
 
@@ -85,13 +85,13 @@ impl Drop for Shown {
         drop(screen);
         if let Some(drawer) = self.drawer.take() {
             drawer.thread().unpark();
-            // It draws, and gives nothing.
+            // Its result is empty.
             let _ = drawer.join();
         }
     }
 }
 
-/// Draws until something else is shown, or nothing.
+/// Draws until other lines, or none, are shown.
 fn draw(source: &Source) {
     loop {
         let screen = screen();
@@ -109,12 +109,12 @@ impl Screen {
         self.shown.as_ref().is_some_and(|shown| Arc::ptr_eq(shown, source))
     }
 
-    /// What draws the lines over those that are there.
+    /// The text that redraws the lines.
     fn drawing(&self) -> String {
         let (Some(style), Some(source)) = (self.style, &self.shown) else { return String::new() };
         let lines = source();
         let (width, height) = stderr::size().unwrap_or((80, 24));
-        // The last column stays free, where terminals differ in when they wrap; and one row, for the cursor.
+        // Keeps the last column free, because terminals differ in wrapping, and one row for the cursor.
         let lines = lines.iter().take(usize::from(height).saturating_sub(1));
         let texts = lines.map(|line| line.fitted(usize::from(width).saturating_sub(1), style));
         let texts: Vec<String> = texts.collect();
@@ -126,12 +126,12 @@ impl Screen {
     }
 }
 
-/// Of a terminal that has gone there is nobody left to tell.
+/// Errors are ignored: the terminal may be gone.
 fn write(text: &str) {
     let _ = stderr::write(text.as_bytes());
 }
 
-/// Stderr, for whole log lines: they go above the lines that are being shown.
+/// A writer for complete log lines, which appear above the progress lines.
 pub(crate) struct AboveLines;
 
 impl Write for AboveLines {

@@ -1,4 +1,4 @@
-//! What the token that the head reads attends to.
+//! Attention maps of the token that the head reads.
 
 use candle_core::{DType, Device, Tensor};
 use vit_data::Examples;
@@ -10,9 +10,9 @@ use vit_train::argmax;
 use super::image::picture_of;
 use crate::failure::Result;
 
-/// So many images are shown, each of another class.
+/// Number of images, each of another class.
 const SAMPLES: usize = 6;
-/// And where a model has more maps than this for each image, fewer.
+/// Above this number of maps for each image, show fewer images.
 const MANY_MAPS: usize = 48;
 const SAMPLES_OF_MANY_MAPS: usize = 2;
 
@@ -39,13 +39,13 @@ pub(super) fn of_samples(
     each.collect()
 }
 
-/// What the model attends to in one image, and the probabilities of the classes.
+/// Attention maps of one image, and its class probabilities.
 ///
 /// # Shapes
 /// `image` (1, channels, height, width)
 ///
 /// # Errors
-/// If the image is not the model's.
+/// If the image does not suit the model.
 pub(crate) fn attention(
     model: &VisionTransformer,
     config: &VitConfig,
@@ -71,7 +71,7 @@ pub(crate) fn attention(
     Ok((Attention { picture, label: None, prediction, grid, layers, rollout }, probabilities))
 }
 
-/// What the token that the head reads attends to, of the patches; where it reads the mean of all patches, theirs.
+/// Attention from the token that the head reads to each patch; from all patches on average if it reads their mean.
 ///
 /// # Shapes
 /// `weights` (tokens, tokens) -> one for each patch

@@ -1,9 +1,9 @@
-//! Images of a dataset as pictures on the page.
+//! Images of a dataset as pictures in a report.
 
 use vit_data::Examples;
 use vit_report::Picture;
 
-/// An image of a dataset, from its bytes channel by channel.
+/// An image of a dataset as a picture.
 pub(super) fn picture_of(examples: &Examples, index: usize) -> candle_core::Result<Picture> {
     let (channels, height, width) = examples.shape();
     let (bytes, plane) = (examples.image(index)?, height * width);

@@ -1,4 +1,4 @@
-//! The report of a run: its saved model looked at once more, with the images that it was tested on.
+//! The content of a run's report: its model, evaluated on test images.
 
 mod attention;
 mod image;
@@ -17,16 +17,16 @@ use crate::output::thousands;
 use crate::saved_model::SavedModel;
 use crate::settings::Settings;
 
-/// How much may be computed for a report, in multiply-adds: some seconds on a core. The presets for MNIST are far below
-/// it; of a large model, fewer images are looked at, and the report says how many.
+/// Limit of multiply-adds for a report: some seconds on one core. MNIST presets are far below it; for a large model
+/// fewer images are evaluated, and the report states how many.
 const EFFORT: u64 = 60_000_000_000;
-/// However large the model is.
+/// Smallest number of images, however large the model.
 const FEWEST_IMAGES: u64 = 16;
 
-/// What there is to say of a run that goes on, without a look at its model.
+/// The report of a run in progress, without evaluating its model.
 ///
 /// # Errors
-/// If the model's settings are wrong.
+/// If the model's settings are invalid.
 pub(crate) fn so_far(
     settings: &Settings,
     found: &Found,
@@ -34,7 +34,7 @@ pub(crate) fn so_far(
     environment: Vec<(String, String)>,
 ) -> Result<Report> {
     let summary = Summary::of(&settings.model)?;
-    let goes_on = "The run goes on: this is what it has come to.".to_owned();
+    let goes_on = "The run is still in progress.".to_owned();
     Ok(Report {
         notes: std::iter::once(goes_on).chain(found.warning()).collect(),
         class_names: info.all_names(settings.model.classes),
@@ -55,10 +55,10 @@ fn of_run(preset: &str, found: &Found, summary: &Summary) -> Report {
     }
 }
 
-/// What is to be said of the model in a run folder.
+/// The report of the model in a run directory.
 ///
 /// # Errors
-/// If there is no model, or it fails.
+/// If there is no model, or evaluating it fails.
 pub(crate) fn look_at(
     saved: &SavedModel,
     found: &Found,
@@ -80,7 +80,7 @@ pub(crate) fn look_at(
     })
 }
 
-/// The cosines between the rows of a learned table, those of patches alone.
+/// Cosine similarities between the patches' rows of a learned position table.
 fn positions(saved: &SavedModel) -> Result<Option<Positions>> {
     let config = &saved.config;
     let (Position::Learned, Some(table)) = (config.position, saved.parameters.get("pos_embed"))
@@ -92,7 +92,7 @@ fn positions(saved: &SavedModel) -> Result<Option<Positions>> {
     let patches = grid.0 * grid.1;
     let table = table.narrow(0, table.dim(0)? - patches, patches)?;
     let norms = table.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
-    // A row of zeros is like none.
+    // A row of zeros has similarity 0.
     let unit = table.broadcast_div(&norms.maximum(f64::from(f32::MIN_POSITIVE))?)?;
     let similarities = cosines(&unit)?.to_vec2()?;
     Ok(Some(Positions { grid, similarities }))

@@ -1,4 +1,4 @@
-//! Confusion and mistakes on the test images.
+//! Confusion matrix and mistakes on the test images.
 
 use candle_core::{DType, Device};
 use vit_data::Examples;
@@ -11,14 +11,14 @@ use super::image::picture_of;
 use crate::failure::Result;
 use crate::saved_model::probabilities;
 
-/// Beyond the worst, so many mistakes are kept for each cell of the confusion.
+/// Mistakes kept for each cell of the confusion matrix, beyond the worst ones.
 const OF_CELL: usize = 6;
-/// And no more than have so many pixels together: a report is one file.
+/// Limit of all their pixels: a report is a single file.
 const PIXELS: usize = 600_000;
-/// Of so many mistakes the worst are sought: a model that has learned nothing makes little else.
+/// Mistakes searched for the worst: an untrained model makes little else.
 const LOOKED_AT: usize = 2_000;
 
-/// Looks at the first `seen` images.
+/// Evaluates the first `seen` images.
 pub(super) fn tested(
     model: &VisionTransformer,
     config: &VitConfig,
@@ -45,7 +45,7 @@ pub(super) fn tested(
     })
 }
 
-/// Those of the images whose label is least probable, the least first.
+/// The images whose true label got the lowest probability, lowest first.
 fn worst(
     model: &VisionTransformer,
     config: &VitConfig,

@@ -1,4 +1,4 @@
-//! Settings that change in the course of a run: the tables `[[changes]]`.
+//! Settings that change during a run: the tables `[[changes]]`.
 
 use std::fmt;
 
@@ -6,12 +6,11 @@ use serde::{Deserialize, Serialize};
 use vit_data::Augment;
 use vit_train::Schedule;
 
-/// What a run that was resumed with other settings is trained with from a step on. The schedule stays a function of the step
-/// over the whole run.
+/// A change of settings when a run is resumed. The schedule remains a function of the step over the whole run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Change {
-    /// Steps that were taken before.
+    /// Steps completed before the change.
     pub(crate) from_step: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) epochs: Option<u64>,
@@ -21,10 +20,10 @@ pub(crate) struct Change {
     pub(crate) patience: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) lr: Option<f64>,
-    /// The whole table.
+    /// Replaces the whole table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) schedule: Option<Schedule>,
-    /// The whole table.
+    /// Replaces the whole table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) augment: Option<Augment>,
 }
@@ -36,6 +35,6 @@ impl fmt::Display for Change {
         table.remove("from_step");
         let settings = table.iter().map(|(name, value)| format!("{name} = {value}"));
         let settings = settings.collect::<Vec<_>>().join(", ");
-        write!(f, "After step {}, the run was trained further with {settings}.", self.from_step)
+        write!(f, "Trained with {settings} after step {}.", self.from_step)
     }
 }

@@ -10,24 +10,22 @@ use crate::failure::{Exit, Failure, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DataSettings {
-    /// The share of each class that is drawn for the test, where a folder or a CSV file has no test part.
+    /// Share of each class drawn as the test split, if a folder or CSV file has none.
     pub(crate) test_split: f64,
-    /// Whether pictures that cannot be read are left out.
+    /// Whether to skip pictures that cannot be read.
     pub(crate) skip_unreadable: bool,
-    /// Whether pictures are scaled down once, into a cache; else they are decoded whenever they are asked for.
+    /// Whether to cache scaled-down pictures; otherwise pictures are decoded on every access.
     pub(crate) cache: bool,
-    /// What the shorter side of a picture is scaled down to once, in pixels: 1.5 times the longer side of the images where it
-    /// is not set.
+    /// Shorter side of stored pictures, in pixels. Default: 1.5 times the longer side of the images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) resize: Option<usize>,
-    /// The share of the shorter side that an evaluation sees, in the middle: timm's `crop_pct`.
+    /// Share of the shorter side that an evaluation uses, centred: timm's `crop_pct`.
     pub(crate) crop: f64,
-    /// How pictures are scaled: bilinear or bicubic.
+    /// Interpolation: bilinear or bicubic.
     pub(crate) interpolation: Interpolation,
-    /// What is subtracted from pixels in [0, 1]: one number, or one for each channel. Empty where the dataset's is to be
-    /// measured.
+    /// Mean of pixels in [0, 1]: one number, or one a channel. Empty until it is computed from the dataset.
     pub(crate) mean: Vec<f64>,
-    /// What they are then divided by.
+    /// Standard deviation: one number, or one a channel.
     pub(crate) std: Vec<f64>,
 }
 
@@ -70,7 +68,7 @@ impl DataSettings {
         Ok(())
     }
 
-    /// What pixels are normalised by, if that is known.
+    /// The normalisation of pixels, if known.
     pub(crate) fn normalization(&self) -> Option<Normalization> {
         let Self { mean, std, .. } = self.clone();
         (!mean.is_empty()).then_some(Normalization { mean, std })

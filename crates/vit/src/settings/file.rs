@@ -1,4 +1,4 @@
-//! What a settings file holds, from its text and to it.
+//! The content of a settings file, and its conversion from and to text.
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -10,42 +10,42 @@ use super::change::Change;
 use super::data::DataSettings;
 use super::finetune::Finetune;
 
-/// All that sets the numbers of a run: `config.toml` in its folder.
+/// All settings that affect a run's result: `config.toml` in its directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// The preset that the rest began as, or [`CUSTOM`].
+    /// The preset behind the defaults, or [`CUSTOM`].
     pub(crate) preset: String,
-    /// The dataset; none where it is still to be chosen.
+    /// The dataset; `None` if it is not chosen yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dataset: Option<String>,
-    /// Whether each epoch has an order of its own.
+    /// Whether each epoch has its own order.
     pub(crate) shuffle: bool,
-    /// The share of the training images that is held out, for choices to be made by.
+    /// Share of the training images held out for validation.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) val_split: f64,
-    /// What the parameters begin as, and which are trained.
+    /// Initial and frozen parameters.
     #[serde(default, skip_serializing_if = "Finetune::is_none")]
     pub(crate) finetune: Finetune,
     /// How the dataset is read.
     #[serde(default, skip_serializing_if = "DataSettings::is_default")]
     pub(crate) data: DataSettings,
-    /// How training images are changed.
+    /// Augmentation.
     #[serde(default, skip_serializing_if = "Augment::is_none")]
     pub(crate) augment: Augment,
-    /// How training goes.
+    /// Training settings.
     pub(crate) train: TrainConfig,
-    /// What is trained.
+    /// The model.
     pub(crate) model: VitConfig,
-    /// What changes in the course of the run, in order.
+    /// Changes during the run, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) changes: Vec<Change>,
 }
 
-/// The preset of a model that began as another one, and is none of those with a name.
+/// The preset of a model that started from another one and matches no named preset.
 pub(crate) const CUSTOM: &str = "custom";
 
-/// Pieces that a batch is cut into: of 2, 4 and 8 the fastest on two cores (docs/decisions/0008).
+/// Shards of a batch: of 2, 4 and 8 the fastest on two cores (docs/decisions/0008).
 const SHARDS: usize = 4;
 
 impl Settings {
@@ -69,7 +69,7 @@ impl Settings {
         .with_recipe_of(preset)
     }
 
-    /// For presets of pictures, a recipe that small sets of them are trained with.
+    /// For picture presets, a recipe that suits small datasets.
     fn with_recipe_of(mut self, preset: Preset) -> Self {
         if !matches!(preset, Preset::Pictures32 | Preset::Pictures64) {
             return self;
@@ -88,28 +88,28 @@ impl Settings {
         self
     }
 
-    /// These, with the entries of a file in the place of theirs.
+    /// Overrides these settings with a file's.
     ///
     /// # Errors
-    /// If a key is unknown, or a value of another type.
+    /// If a key is unknown, or a value has the wrong type.
     pub(super) fn merged_with(&self, file: Table) -> Result<Self, toml::de::Error> {
         let mut merged = self.to_table();
         merge(&mut merged, file);
         Value::Table(merged).try_into()
     }
 
-    /// The same as a table.
+    /// The settings as a table.
     pub(crate) fn to_table(&self) -> Table {
         Table::try_from(self).expect("settings are plain data")
     }
 
-    /// The file that repeats the run.
+    /// The configuration file, which repeats the run.
     pub(crate) fn to_toml(&self) -> String {
         toml::to_string(self).expect("settings are plain data")
     }
 }
 
-/// A text that is no TOML.
+/// A text that is not TOML.
 #[derive(Debug)]
 pub(super) struct Misread {
     /// From 1.
@@ -117,10 +117,10 @@ pub(super) struct Misread {
     pub(super) message: String,
 }
 
-/// A settings file's text as a table.
+/// Parses the text of a settings file.
 ///
 /// # Errors
-/// If it is no TOML.
+/// If it is not TOML.
 pub(super) fn parse(text: &str) -> Result<Table, Misread> {
     let table = text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -130,7 +130,7 @@ pub(super) fn parse(text: &str) -> Result<Table, Misread> {
     Ok(with_data_in_place(with_init_in_finetune(table)))
 }
 
-/// `[data]` may have the dataset too, and the size of the images, which is the model's.
+/// Moves the dataset and the image size, which `[data]` may contain, to their own places.
 fn with_data_in_place(mut table: Table) -> Table {
     let Some(Value::Table(data)) = table.get_mut("data") else { return table };
     let (dataset, size) = (data.remove("dataset"), data.remove("image_size"));
@@ -153,7 +153,7 @@ fn with_data_in_place(mut table: Table) -> Table {
     table
 }
 
-/// Files of before 0.2 have `init` outside of the table that it is in now.
+/// Moves `init` into its table; files before version 0.2 have it outside.
 fn with_init_in_finetune(mut table: Table) -> Table {
     if let Some(init @ Value::String(_)) = table.get("init").cloned() {
         let finetune = table.entry("finetune").or_insert_with(|| Value::Table(Table::new()));
@@ -167,7 +167,7 @@ fn with_init_in_finetune(mut table: Table) -> Table {
     table
 }
 
-/// A message of the parser's, without the lines it draws.
+/// The parser's message, without the excerpt it draws.
 pub(super) fn one_line(text: &str) -> String {
     text.lines().collect::<Vec<_>>().join(" ")
 }
@@ -176,12 +176,12 @@ const fn is_zero(value: &f64) -> bool {
     *value == 0.0
 }
 
-/// Puts the entries of `over` in the place of those of `base`, table by table.
+/// Overrides entries of `base` with those of `over`, table by table.
 fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
-            // A whole number where a fraction is meant, such as `lr = 1`.
+            // An integer for a float, such as `lr = 1`.
             (Some(Value::Float(base)), Value::Integer(over)) => *base = over as f64,
             (_, value) => {
                 base.insert(key, value);

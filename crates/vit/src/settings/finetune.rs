@@ -1,4 +1,4 @@
-//! How a run uses the parameters that it begins with.
+//! The table `[finetune]`: initial and frozen parameters.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,16 +13,16 @@ use crate::failure::{Exit, Failure, Result};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Finetune {
-    /// The model that the parameters begin as.
+    /// The model to start from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) init: Option<PathBuf>,
-    /// Whether its head is left out, also where it would fit.
+    /// Whether to drop its head even if it fits.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) new_head: bool,
-    /// What is not trained.
+    /// The frozen parameters.
     #[serde(skip_serializing_if = "Freeze::is_none")]
     pub(crate) freeze: Freeze,
-    /// What the learning rate of each layer below the head is multiplied by, once more with each.
+    /// Layer-wise learning-rate decay: each layer below the head multiplies the rate by this once more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) layer_decay: Option<f64>,
 }
@@ -33,13 +33,13 @@ pub(crate) struct Finetune {
 pub(crate) enum Freeze {
     #[default]
     None,
-    /// The embedding, and so many blocks from the bottom.
+    /// The embedding, and this many blocks from the bottom.
     Blocks(usize),
-    /// All but the head.
+    /// Everything but the head.
     All,
 }
 
-/// A number or a word of TOML.
+/// A number or word in TOML.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum FreezeInFile {
@@ -52,7 +52,7 @@ impl Finetune {
         *self == Self::default()
     }
 
-    /// Checks the ranges, for a model.
+    /// Checks the settings for a model.
     ///
     /// # Errors
     /// If a setting is out of range.
@@ -67,7 +67,7 @@ impl Finetune {
         {
             let depth = model.depth;
             return usage(format!(
-                "expected freeze of at most {depth} blocks, which the model has, got {blocks}"
+                "expected freeze of at most {depth}, the model's number of blocks, got {blocks}"
             ));
         }
         match self.layer_decay {
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_frozen_is_a_word_or_a_number() {
+    fn freeze_is_a_word_or_a_number() {
         for (text, freeze) in [
             ("freeze = \"all\"\n", Freeze::All),
             ("freeze = 3\n", Freeze::Blocks(3)),

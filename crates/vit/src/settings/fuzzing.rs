@@ -1,4 +1,4 @@
-//! Settings files, as the program reads them.
+//! Fuzzing of settings files.
 
 use std::str;
 
@@ -8,7 +8,8 @@ use vit_model::{Preset, VitConfig};
 use super::file::{Misread, Settings, one_line, parse};
 use crate::nearest;
 
-/// Reads settings, and says whether they are taken: errors are a line and name a place; settings that are taken are written and read again to the same text.
+/// Reads settings, and returns whether they are valid. Errors must be one line and name a place; valid settings must
+/// round-trip.
 pub fn read(bytes: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(bytes) else { return false };
     let table = match parse(text) {
@@ -31,7 +32,7 @@ pub fn read(bytes: &[u8]) -> bool {
             Err(error) => {
                 let message = one_line(&error.to_string());
                 assert!(!message.contains('\n'), "{message:?}");
-                // Any name will do.
+                // Any name is acceptable.
                 let _ = nearest::hint(&message);
             }
         }

@@ -1,11 +1,11 @@
-//! The settings of each step of a run, where they change in its course.
+//! The settings at each step of a run, with its changes applied.
 
 use super::change::Change;
 use super::file::Settings;
 use crate::failure::{Exit, Failure, Result};
 
 impl Change {
-    /// What makes the one of the other, where they differ in what may change.
+    /// The change between two settings, in the fields that may change.
     fn between(from_step: u64, now: &Settings, new: &Settings) -> Self {
         let (old, train) = (&now.train, &new.train);
         let is_new = |is_new: bool| is_new.then_some(());
@@ -32,7 +32,7 @@ impl Change {
 }
 
 impl Settings {
-    /// The settings of the step that comes after so many.
+    /// The settings of the step after `steps` steps.
     pub(crate) fn after(&self, steps: u64) -> Self {
         let mut settings = Self { changes: Vec::new(), ..self.clone() };
         let changes = self.changes.iter().filter(|change| change.from_step <= steps);
@@ -40,7 +40,7 @@ impl Settings {
         settings
     }
 
-    /// The same without what changes after so many steps or more.
+    /// The settings without changes after `steps` steps or later.
     pub(crate) fn before(&self, steps: u64) -> Self {
         let mut settings = self.clone();
         settings.changes.retain(|change| change.from_step < steps);
@@ -53,15 +53,15 @@ impl Settings {
         changed.chain([&self.augment]).any(|augment| !augment.is_none())
     }
 
-    /// The next step, beyond so many, that a change comes after.
+    /// The step of the next change after `steps` steps.
     pub(crate) fn next_change(&self, steps: u64) -> Option<u64> {
         self.changes.iter().map(|change| change.from_step).find(|&from| from > steps)
     }
 
-    /// These, and from a step on what `new` says.
+    /// The settings with a change to `new` after `from_step` steps.
     ///
     /// # Errors
-    /// If that cannot be.
+    /// If the change is not allowed.
     pub(crate) fn changed(&self, from_step: u64, new: &Self) -> Result<Self> {
         let mut changed = self.before(from_step);
         let change = Change::between(from_step, &changed.after(from_step), new);
@@ -72,17 +72,17 @@ impl Settings {
         Ok(changed)
     }
 
-    /// Checks what changes.
+    /// Checks all changes.
     ///
     /// # Errors
-    /// If the changes are in no order, or a setting is out of range.
+    /// If they are out of order, or a setting is out of range.
     pub(super) fn check_changes(&self) -> Result<()> {
         let usage = |message| Err(Failure::new(Exit::Usage, message));
         if let Some(pair) = self.changes.windows(2).find(|two| two[0].from_step >= two[1].from_step)
         {
             let [before, after] = [pair[0].from_step, pair[1].from_step];
             return usage(format!(
-                "expected changes with a from_step above that of the one before, {before}, got {after}"
+                "expected changes in ascending order, with a from_step above {before}, got {after}"
             ));
         }
         for change in &self.changes {
@@ -91,7 +91,7 @@ impl Settings {
             after.check().map_err(|failure| failure.about(format!("from step {from} on")))?;
             if before.augment.mixes() != after.augment.mixes() {
                 return usage(format!(
-                    "from step {from} on: mixup cannot begin or end in the course of a run: its loss is another"
+                    "from step {from} on: mixup cannot be turned on or off during a run, because it changes the loss"
                 ));
             }
             let warmup = change.schedule.and_then(|schedule| schedule.warmup);
@@ -113,7 +113,7 @@ mod tests {
     use vit_model::Preset;
 
     #[test]
-    fn changes_hold_from_their_step_on() {
+    fn changes_apply_from_their_step_on() {
         let base = Settings::of_preset(Preset::Shallow);
         let mut new = base.clone();
         new.train.epochs = 30;
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_past_or_out_of_order_is_refused() {
+    fn past_and_unordered_changes_are_rejected() {
         let base = Settings::of_preset(Preset::Shallow);
         let refused = |settings: &Settings| settings.check().expect_err("a fault").message();
         let mut new = base.clone();
@@ -149,10 +149,10 @@ mod tests {
         assert_eq!(past, "expected a warm-up of more than the 100 steps that were taken, got 100");
         let mut twice = base.clone();
         twice.changes = [5, 5].map(|from_step| Change { from_step, ..Change::default() }).to_vec();
-        assert!(refused(&twice).contains("above that of the one before, 5, got 5"));
+        assert!(refused(&twice).contains("a from_step above 5, got 5"));
         let mut mixed = base.clone();
         mixed.augment.mixup = 0.2;
         let mixup = base.changed(5, &mixed).expect_err("another loss").message();
-        assert!(mixup.contains("mixup cannot begin or end"), "{mixup}");
+        assert!(mixup.contains("mixup cannot be turned on or off"), "{mixup}");
     }
 }

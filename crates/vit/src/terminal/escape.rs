@@ -1,11 +1,10 @@
-//! Characters that a terminal acts on or hides, written out.
+//! Escaping characters that a terminal interprets or hides.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Whether a terminal acts on this character instead of showing it, or shows nothing that a reader could see: control
-/// characters; marks of direction, line and paragraph separators, joiners and other signs without width; and the one that
-/// stands for bytes that are no UTF-8.
+/// Whether a terminal interprets this character or shows nothing for it: control characters, direction marks, line and
+/// paragraph separators, joiners and other zero-width characters, and the replacement character for invalid UTF-8.
 pub(crate) fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -23,12 +22,12 @@ pub(crate) fn is_hidden(character: char) -> bool {
         )
 }
 
-/// The text on one line, with each hidden character as `\n`, `\u{1b}` or the like.
+/// The text on one line, with hidden characters escaped as `\n`, `\u{1b}` or the like.
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     replaced(text, is_hidden, |out, character| out.extend(character.escape_default()))
 }
 
-/// The same of a line of JSON, which stays JSON of the same meaning: hidden characters that it may hold are in its texts.
+/// The same for a line of JSON, whose meaning does not change: hidden characters occur only in its strings.
 pub(crate) fn escaped_in_json(line: &str) -> Cow<'_, str> {
     let is_hidden = |character| character != '\n' && is_hidden(character);
     replaced(line, is_hidden, |out, character| {
@@ -63,7 +62,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn hidden_characters_are_written_out() {
+    fn hidden_characters_are_escaped() {
         for (text, expected) in [
             ("x\nhint: run\r", "x\\nhint: run\\r"),
             ("\u{1b}]0;PWNED\u{7}\u{9b}31m\u{7f}", "\\u{1b}]0;PWNED\\u{7}\\u{9b}31m\\u{7f}"),
@@ -78,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_stays() {
+    fn visible_characters_are_unchanged() {
         for text in ["", "runs/ünïcode-模型/c:\\x 'y' \"z\"", "–·✓é\u{301}"] {
             assert!(matches!(escaped(text), Cow::Borrowed(same) if same == text));
         }
@@ -93,7 +92,7 @@ mod tests {
         }
 
         #[test]
-        fn escaped_json_says_the_same(text in any::<String>(), marks in "[\u{7f}-\u{9f}\u{200b}-\u{206f}\u{e0041}]*") {
+        fn escaped_json_has_the_same_meaning(text in any::<String>(), marks in "[\u{7f}-\u{9f}\u{200b}-\u{206f}\u{e0041}]*") {
             let value = serde_json::json!({ "name": text + &marks });
             let line = escaped_in_json(&value.to_string()).into_owned();
             prop_assert!(!line.contains(is_hidden));

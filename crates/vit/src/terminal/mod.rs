@@ -1,8 +1,8 @@
-//! What the program writes to a terminal, and the one place that writes it.
+//! Everything the program writes to a terminal.
 //!
-//! A file, a server or an argument can hold characters that move the cursor, recolour or rename the terminal, reorder text,
-//! or begin a line that looks like ours. So a message is one line, and [`escaped`] whole before it is written; lines of
-//! ours are several messages. Commands in hints are [`quoted`] for a shell.
+//! Text from files, servers or arguments may contain characters that move the cursor, change colours or the title,
+//! reorder text, or start a line that looks like ours. So each message is one line, [`escaped`] as a whole before it is
+//! written; our own multi-line texts are several messages. Commands in hints are [`quoted`] for a shell.
 
 mod escape;
 mod panics;

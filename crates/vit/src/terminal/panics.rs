@@ -1,4 +1,4 @@
-//! Panics, which can quote anything, told as every other message is.
+//! Reports panics, which may quote anything, like other messages.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic;
@@ -7,31 +7,31 @@ use std::thread;
 
 use super::{escaped, stderr};
 
-/// Whose panics they are, where several processes share a terminal.
+/// Names this process if several share a terminal.
 static OWNER: OnceLock<String> = OnceLock::new();
 
-/// Says of each panic from now on whose it is.
+/// Adds this name to every panic message.
 #[cfg_attr(not(feature = "mpi"), allow(dead_code, reason = "without ranks there is one process"))]
 pub(crate) fn call_panics_those_of(owner: &str) {
-    // It does not change.
+    // It is set only once.
     let _ = OWNER.set(owner.to_owned());
 }
 
-/// From now on a panic is told here, with a backtrace where `RUST_BACKTRACE` asks for it.
+/// Installs the panic hook; it prints a backtrace under `RUST_BACKTRACE`.
 pub(crate) fn tell_panics() {
     panic::set_hook(Box::new(|info| {
         let thread = thread::current();
         let place = info.location().map_or_else(String::new, ToString::to_string);
         let message = info.payload_as_str().unwrap_or("a value that is no text");
-        stderr::write_at_once(&told(thread.name(), &place, message, &Backtrace::capture()));
+        stderr::write_at_once(&message_of(thread.name(), &place, message, &Backtrace::capture()));
     }));
 }
 
-fn told(thread: Option<&str>, place: &str, message: &str, backtrace: &Backtrace) -> String {
+fn message_of(thread: Option<&str>, place: &str, message: &str, backtrace: &Backtrace) -> String {
     let thread = thread.unwrap_or("without a name");
     let owner = OWNER.get().map_or_else(String::new, |owner| format!("{owner}: "));
     let mut lines = vec![format!("error: {owner}thread {thread} panicked at {place}: {message}")];
-    lines.push("hint: this is an error of the program: report it, with the command".to_owned());
+    lines.push("hint: this is a bug in vit; please report it with the command".to_owned());
     if backtrace.status() == BacktraceStatus::Captured {
         lines.extend(backtrace.to_string().lines().map(str::to_owned));
     }
@@ -43,11 +43,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_a_line_and_a_hint_whatever_it_quotes() {
+    fn any_panic_message_becomes_one_line_and_a_hint() {
         let message = "index of x\nhint: run\u{1b}[2J";
-        let told = told(Some("saver"), "src/x.rs:1:2", message, &Backtrace::disabled());
+        let message_of = message_of(Some("saver"), "src/x.rs:1:2", message, &Backtrace::disabled());
         let expected = "error: thread saver panicked at src/x.rs:1:2: index of x\\nhint: run\\u{1b}[2J\n\
-                        hint: this is an error of the program: report it, with the command\n";
-        assert_eq!(told, expected);
+                        hint: this is a bug in vit; please report it with the command\n";
+        assert_eq!(message_of, expected);
     }
 }

@@ -1,12 +1,12 @@
-//! Paths within commands that a user may copy into a shell.
+//! Quoting paths in commands that users may copy into a shell.
 
 use std::fmt::Write;
 use std::path::Path;
 
 use super::is_hidden;
 
-/// The path as one word of a POSIX shell, which no flag looks like; in `$'...'`, which bash, zsh and ksh read, where it holds
-/// what a terminal does not show or what is no UTF-8.
+/// Quotes a path as one word of a POSIX shell that cannot be taken for a flag. Hidden characters and invalid UTF-8 use
+/// `$'...'`, which bash, zsh and ksh understand.
 pub(crate) fn quoted(path: &Path) -> String {
     let is_like_a_flag = path.as_os_str().as_encoded_bytes().starts_with(b"-");
     let path = if is_like_a_flag { &Path::new(".").join(path) } else { path };
@@ -17,7 +17,7 @@ pub(crate) fn quoted(path: &Path) -> String {
     }
 }
 
-/// Whether the character means nothing to a shell, anywhere in a word.
+/// Whether the character has no special meaning in a shell.
 fn is_plain(character: char) -> bool {
     character.is_alphanumeric() || "/._-+:,@%".contains(character)
 }
@@ -51,14 +51,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_that_means_nothing_to_a_shell_stays_as_it_is() {
+    fn plain_paths_are_not_quoted() {
         for path in ["run", "runs/mnist-shallow-1", "/a/b.c:1,2@3%+", "Läufe/1"] {
             assert_eq!(quoted(Path::new(path)), path);
         }
     }
 
     #[test]
-    fn a_path_is_quoted_for_a_shell() {
+    fn special_paths_are_quoted() {
         for (path, expected) in [
             ("a b; touch X", "'a b; touch X'"),
             ("it's", r"'it'\''s'"),
@@ -75,7 +75,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn shells_read_back_what_was_quoted() {
+    fn shells_read_back_quoted_paths() {
         use std::ffi::OsStr;
         use std::os::unix::ffi::OsStrExt;
         use std::process::Command;

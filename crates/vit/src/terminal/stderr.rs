@@ -1,5 +1,5 @@
-//! Stderr, which whoever reads it may stop to read without closing it. A program that goes on waits for them, as any does; one
-//! that is to end does not.
+//! Stderr, whose reader may stop reading without closing it. Normally the program waits for the reader; when it is
+//! about to end, it does not.
 
 use std::io::{self, IsTerminal, Stderr, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,14 +8,14 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
 
-/// Between two looks whether the program is to end.
+/// Interval for checking whether the program is about to end.
 const PAUSE: Duration = Duration::from_millis(50);
 
 static HURRIES: AtomicBool = AtomicBool::new(false);
 /// Started with the first text.
 static WRITER: Mutex<Option<Writer>> = Mutex::new(None);
 
-/// From now on what cannot be written soon is dropped: the program is to end.
+/// From now on drops what cannot be written soon, because the program is about to end.
 pub(crate) fn hurry() {
     HURRIES.store(true, Ordering::SeqCst);
 }
@@ -25,24 +25,24 @@ fn stderr() -> Stderr {
     io::stderr()
 }
 
-/// Whether a terminal shows it.
+/// Whether stderr is a terminal.
 pub(crate) fn is_terminal() -> bool {
     stderr().is_terminal()
 }
 
-/// The columns and rows of the terminal, where there is one.
+/// Columns and rows of the terminal, if it is one.
 pub(crate) fn size() -> Option<(u16, u16)> {
     let (width, height) = terminal_size::terminal_size_of(stderr())?;
     Some((width.0, height.0))
 }
 
-/// Writes without waiting for what is being written, which a panic may have left behind.
+/// Writes without waiting for text in progress, which a panic may have interrupted.
 pub(super) fn write_at_once(text: &str) {
-    // There is nobody left to tell.
+    // There is nobody left to report an error to.
     let _ = stderr().write_all(text.as_bytes());
 }
 
-/// Writes, and waits for who reads as long as the program does not [`hurry`]. What is not ours is escaped already.
+/// Writes, waiting for the reader until [`hurry`] is called. Foreign text must be escaped already.
 pub(crate) fn write(text: &[u8]) -> io::Result<()> {
     let mut writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
     if writer.is_none() {
@@ -54,11 +54,12 @@ pub(crate) fn write(text: &[u8]) -> io::Result<()> {
     }
 }
 
-/// A thread that writes: it alone is held up where nobody reads. Whether a terminal takes a whole line cannot be asked.
+/// A writer thread: only it blocks when nobody reads. Nothing can tell in advance whether a terminal will accept a
+/// whole line.
 struct Writer {
     texts: Sender<Vec<u8>>,
     written: Receiver<io::Result<()>>,
-    /// Whether it has a text that it has not written.
+    /// Whether it is still writing a text.
     is_busy: bool,
 }
 
@@ -77,7 +78,7 @@ impl Writer {
     }
 
     fn write(&mut self, text: &[u8]) -> io::Result<()> {
-        // One more pause for who is slow, and none for who did not read what came before.
+        // One more pause for a slow reader, none for one that ignored the previous text.
         let patience = if HURRIES.load(Ordering::SeqCst) { Duration::ZERO } else { PAUSE };
         self.wait(patience)?;
         if self.is_busy || self.texts.send(text.to_vec()).is_err() {
@@ -87,7 +88,7 @@ impl Writer {
         self.wait(PAUSE)
     }
 
-    /// Waits until it has written what it has, or nobody will read that soon.
+    /// Waits until the text is written, or the time is over.
     fn wait(&mut self, patience: Duration) -> io::Result<()> {
         while self.is_busy {
             match self.written.recv_timeout(patience) {

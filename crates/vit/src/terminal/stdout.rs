@@ -1,8 +1,8 @@
-//! Stdout, for bytes that hold nothing that a terminal should not see; [`output`](crate::output) makes them.
+//! Stdout, for text that is safe for a terminal; [`output`](crate::output) prepares it.
 
 use std::io::{self, IsTerminal, Write};
 
-/// Writes all of it.
+/// Writes the text completely.
 ///
 /// # Errors
 /// If stdout cannot be written.
@@ -11,25 +11,25 @@ pub(crate) fn write(text: &str) -> io::Result<()> {
     io::stdout().write_all(text.as_bytes())
 }
 
-/// Whether a terminal shows it.
-#[expect(clippy::disallowed_methods, reason = "it is only asked")]
+/// Whether stdout is a terminal.
+#[expect(clippy::disallowed_methods, reason = "nothing is written")]
 pub(crate) fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// The columns of the terminal, where there is one.
-#[expect(clippy::disallowed_methods, reason = "it is only asked")]
+/// The terminal's columns, if it is one.
+#[expect(clippy::disallowed_methods, reason = "nothing is written")]
 pub(crate) fn width() -> Option<usize> {
     let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
     Some(width.0.into())
 }
 
-/// The file behind it, for an output whose path leads there: its bytes are the user's to send to a terminal.
+/// The file behind stdout, for an output whose path leads there: the user decided to send its bytes to the terminal.
 ///
 /// # Errors
-/// If it is closed.
+/// If stdout is closed.
 #[cfg(unix)]
-#[expect(clippy::disallowed_methods, reason = "for bytes that are no text")]
+#[expect(clippy::disallowed_methods, reason = "for binary output")]
 pub(crate) fn file() -> io::Result<std::fs::File> {
     use std::os::fd::AsFd;
     Ok(io::stdout().as_fd().try_clone_to_owned()?.into())

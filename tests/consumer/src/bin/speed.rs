@@ -1,4 +1,4 @@
-//! Times an encoder in training and inference, as one JSON object: what `cargo xtask bench` compares with PyTorch.
+//! Times an encoder in training and inference and prints JSON; `cargo xtask bench` compares it with PyTorch.
 //!
 //! `speed train|infer --batch N --tokens N --dim N --depth N --heads N [--attend all|padded|causal|bias] [--steps N]
 //! [--dtype f32|f64|f16|bf16]`
@@ -69,12 +69,12 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Half to all of the tokens, as the peer has it.
+/// Half to all of the tokens, like the PyTorch script.
 fn lengths(batch: usize, tokens: usize) -> Vec<usize> {
     (0..batch).map(|sample| tokens - (sample * 37) % (tokens / 2 + 1)).collect()
 }
 
-/// `--name value` pairs, behind what is to be done.
+/// `--name value` pairs after the subcommand.
 struct Args(Vec<String>);
 
 impl Args {

@@ -1,4 +1,4 @@
-//! `vit bench eval`: what `vit eval` does once all is loaded, timed.
+//! `vit bench eval`: times an evaluation, without loading.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use crate::failure::Result;
 use crate::output::{self, thousands};
 use crate::threads::threads;
 
-/// Times what `vit eval` does once model and images are loaded
+/// Times an evaluation, without loading model and images
 #[derive(Debug, clap::Args)]
 #[command(after_help = NOISE)]
 pub(crate) struct Args {
@@ -23,13 +23,13 @@ pub(crate) struct Args {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Images of noise
+    /// Number of noise images
     #[arg(long, value_name = "N", default_value = "1000", conflicts_with = "dataset", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) images: u32,
     /// Threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Evaluations to time; one more goes before
+    /// Number of timed evaluations; one more runs first
     #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
     /// Print the result as JSON

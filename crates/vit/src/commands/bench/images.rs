@@ -1,4 +1,4 @@
-//! The images that are measured on.
+//! Images for benchmarks.
 
 use candle_core::{DType, Device};
 use vit_data::{Augment, Examples, Split};
@@ -10,24 +10,24 @@ use crate::commands::train::batch_of;
 use crate::dataset::{self, DataArgs, Wanted};
 use crate::failure::{Exit, Failure, Result};
 
-/// What is measured without a dataset.
+/// Help on noise images.
 pub(super) const NOISE: &str = "\
-Without --dataset, images of noise in the model's size are taken.";
+Without --dataset, it uses images of noise in the model's size.";
 
-/// A byte a value; no benchmark needs more.
+/// Limit in bytes, one for each value; no benchmark needs more.
 const MOST_NOISE: usize = 4_000_000_000;
 
-/// A dataset's images, or noise in the size of the model's, given as a dataset's are.
+/// A dataset's images, or noise in the model's image size with the same interface.
 pub(super) struct Images {
     pub(super) name: String,
     examples: Examples,
 }
 
 impl Images {
-    /// The split of the dataset that is asked for, else so much noise.
+    /// Loads the given split of the dataset, else makes `count` images of noise.
     ///
     /// # Errors
-    /// If the dataset cannot be had, or is not for such a model.
+    /// If the dataset cannot be loaded, or does not suit the model.
     pub(super) fn load(
         args: &DataArgs,
         split: Split,
@@ -40,10 +40,10 @@ impl Images {
         Ok(Self { name: found.to_string(), examples })
     }
 
-    /// So many images of noise.
+    /// Makes `count` images of noise.
     ///
     /// # Errors
-    /// If they would not fit into memory.
+    /// If they exceed the limit.
     pub(super) fn noise(count: usize, config: &VitConfig) -> Result<Self> {
         let size = config.image;
         let bytes = [size.channels, size.height, size.width];
@@ -66,7 +66,7 @@ impl Images {
         self.examples.len()
     }
 
-    /// The images of these indices.
+    /// The images with these indices.
     ///
     /// # Errors
     /// If an index is out of range.
@@ -74,7 +74,7 @@ impl Images {
         self.augmented_batch(indices, &[], &Augment::default(), (0, 0))
     }
 
-    /// The same, changed as they are in this epoch of a run with this seed, and mixed with some `among` these.
+    /// The augmented images with these indices; `among` are possible partners for mixing.
     ///
     /// # Errors
     /// If an index is out of range.

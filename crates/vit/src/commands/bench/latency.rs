@@ -1,4 +1,4 @@
-//! `vit bench latency`: one forward pass at a time.
+//! `vit bench latency`: times single forward passes.
 
 use std::num::NonZero;
 use std::time::Instant;
@@ -14,21 +14,21 @@ use crate::failure::Result;
 use crate::output;
 use crate::threads::threads;
 
-/// One pass in so many is made before the clock starts.
+/// One warm-up pass for this many timed passes.
 const WARM_UP: u32 = 10;
 
-/// Times a forward pass of a loaded model, as `vit predict` makes it
+/// Times forward passes of a loaded model, as in `vit predict`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Images in a pass
+    /// Batch size
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch_size: u32,
-    /// Threads that large operations are split over [default: all cores]
+    /// Threads for large operations [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Passes to time; a tenth as many go before
+    /// Number of timed passes; a tenth as many run first
     #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) iterations: u32,
     /// Print the result as JSON
@@ -38,7 +38,7 @@ pub(crate) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let threads = NonZero::new(threads(args.threads)).unwrap_or(NonZero::<usize>::MIN);
-    assert!(vit_ops::set_threads(threads), "the first operation is still to come");
+    assert!(vit_ops::set_threads(threads), "no operation has run yet");
     let model = Model::open(&args.model)?;
     let batch_size = args.batch_size;
     let images = Images::noise(batch_size as usize, &model.config)?;

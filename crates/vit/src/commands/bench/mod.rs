@@ -1,4 +1,4 @@
-//! `vit bench`: how long training, evaluation and a forward pass take, a file each.
+//! `vit bench`: times training, evaluation and forward passes, one file each.
 
 mod eval;
 mod images;

@@ -1,4 +1,4 @@
-//! The model that is measured in evaluation.
+//! The model to benchmark.
 
 use std::path::PathBuf;
 
@@ -11,17 +11,17 @@ use crate::failure::Result;
 use crate::saved_model::SavedModel;
 use crate::settings::{Settings, SettingsArgs};
 
-/// Which model: one on disk, or a new one.
+/// A model on disk, or a new one.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ModelArgs {
-    /// A run folder, or a safetensors file that carries its configuration [default: a new model]
+    /// A run directory, or a safetensors file from vit [default: a new model]
     #[arg(conflicts_with_all = ["preset", "config"], value_parser = path())]
     pub(crate) model: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
 }
 
-/// A model without gradients, and what results call it.
+/// A model for inference, and its name in results.
 pub(super) struct Model {
     pub(super) name: String,
     pub(super) config: VitConfig,
@@ -29,10 +29,10 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// The model on disk, else a new one of the settings.
+    /// Opens the model on disk, else makes a new one from the settings.
     ///
     /// # Errors
-    /// If it cannot be read, or the settings are wrong.
+    /// If it cannot be read, or the settings are invalid.
     pub(super) fn open(args: &ModelArgs) -> Result<Self> {
         if let Some(path) = &args.model {
             let saved = SavedModel::open(path)?;
@@ -46,7 +46,7 @@ impl Model {
     }
 }
 
-/// The configuration file, which may be far from the preset that it began as; else the preset.
+/// The configuration file if there is one, because it may differ a lot from its preset; else the preset.
 pub(super) fn name(args: &SettingsArgs, settings: &Settings) -> String {
     let file = args.config.as_ref().map(|path| path.display().to_string());
     file.unwrap_or_else(|| settings.preset.clone())

@@ -1,12 +1,12 @@
-//! How long pieces of equal work took.
+//! Statistics of repeated timings.
 
 use std::time::Duration;
 
-/// The times of pieces of equal work, the shortest first.
+/// Sorted times of repetitions.
 pub(super) struct Times(Vec<Duration>);
 
 impl Times {
-    /// Of at least one.
+    /// From at least one time.
     pub(super) fn new(mut times: Vec<Duration>) -> Self {
         assert!(!times.is_empty(), "a benchmark times something");
         times.sort_unstable();
@@ -17,17 +17,17 @@ impl Times {
         self.quantile(0.5)
     }
 
-    /// The time that one piece in ten beats.
+    /// The 10th percentile.
     pub(super) fn p10(&self) -> Duration {
         self.quantile(0.1)
     }
 
-    /// The time that nine pieces in ten beat.
+    /// The 90th percentile.
     pub(super) fn p90(&self) -> Duration {
         self.quantile(0.9)
     }
 
-    /// Between the two nearest, in proportion, as NumPy's `quantile` does.
+    /// Interpolates linearly, like NumPy's `quantile`.
     fn quantile(&self, share: f64) -> Duration {
         let at = share * (self.0.len() - 1) as f64;
         let (below, above) = (self.0[at.floor() as usize], self.0[at.ceil() as usize]);
@@ -35,7 +35,7 @@ impl Times {
     }
 }
 
-/// How many a second, where so many take this time.
+/// Repetitions per second, for `count` in this time.
 pub(super) fn rate(count: usize, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64()
 }

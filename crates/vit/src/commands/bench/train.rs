@@ -1,4 +1,4 @@
-//! `vit bench train`: the steps that `vit train` takes, timed.
+//! `vit bench train`: times training steps.
 
 use std::time::{Duration, Instant};
 
@@ -20,10 +20,10 @@ use crate::ranks::Ranks;
 use crate::settings::{Settings, SettingsArgs};
 use crate::threads::threads;
 
-/// Batches in an epoch of noise: several, so that no batch lies in the nearest cache from the step before.
+/// Batches in an epoch of noise: enough that a step's batch is no longer in the nearest cache.
 const BATCHES_OF_NOISE: usize = 16;
 
-/// Times the steps that `vit train` takes; leaves nothing behind
+/// Times training steps, as in `vit train`; writes nothing
 #[derive(Debug, clap::Args)]
 #[command(after_help = NOISE)]
 pub(crate) struct Args {
@@ -31,16 +31,16 @@ pub(crate) struct Args {
     pub(crate) settings: SettingsArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Images in a step [default: 64]
+    /// Batch size [default: 64]
     #[arg(long, value_name = "N")]
     pub(crate) batch_size: Option<usize>,
     /// Threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Steps to time
+    /// Number of timed steps
     #[arg(long, value_name = "N", default_value = "300", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) steps: u32,
-    /// Steps before them that are not timed
+    /// Number of untimed steps before them
     #[arg(long, value_name = "N", default_value = "50")]
     pub(crate) warmup: u32,
     /// Print the result as JSON
@@ -97,7 +97,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     output::line(format!("threads   {threads}"))
 }
 
-/// Those of a run that ends after the last step to be timed.
+/// Settings of a run that ends with the last timed step.
 fn settings(args: &Args) -> Result<Settings> {
     let mut settings = Settings::begin(&args.settings)?;
     if let Some(batch_size) = args.batch_size {
@@ -109,10 +109,10 @@ fn settings(args: &Args) -> Result<Settings> {
     Ok(settings)
 }
 
-/// Training images without test images, so that epochs end without an evaluation.
+/// Training images only, so epochs end without an evaluation.
 struct TrainingAlone<'a> {
     images: &'a Images,
-    /// Their indices.
+    /// Indices of all images.
     all: Vec<u32>,
     seed: u64,
     augment: Augment,
@@ -136,7 +136,7 @@ impl Data for TrainingAlone<'_> {
     }
 }
 
-/// Takes the time from the end of a step to that of the next; an epoch's end is left out.
+/// Times steps from end to end; leaves out the end of an epoch.
 struct Stopwatch {
     warmup: u64,
     begun: Instant,

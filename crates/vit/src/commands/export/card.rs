@@ -1,4 +1,4 @@
-//! The model card: `README.md` of a folder for timm or transformers, as the Hugging Face hub shows it.
+//! The model card: `README.md` of a folder for timm or transformers, as shown on the Hugging Face Hub.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -11,10 +11,10 @@ use crate::output::{percent, thousands};
 use crate::saved_model::SavedModel;
 use crate::settings::Settings;
 
-/// Names that are listed; of more, the first.
+/// Most class names listed.
 const MOST_NAMES: usize = 100;
 
-/// The text of a model's card.
+/// A model's card.
 ///
 /// # Errors
 /// If the run's metrics cannot be read.
@@ -98,18 +98,18 @@ fn usage(model: &SavedModel, layout: Layout) -> String {
     text
 }
 
-/// The dataset by its name: a folder's path is its owner's alone.
+/// The dataset's name; a folder's full path is private.
 fn data(run: Option<&Settings>) -> String {
     let text = match run.and_then(|run| run.dataset.as_deref()) {
         Some(dataset) => format!("Trained on `{}`.", plain(&last_part(dataset))),
-        None => "The file that this was exported from does not say.".to_owned(),
+        None => "Unknown: the exported file does not record it.".to_owned(),
     };
     format!("## Data\n\n{text}")
 }
 
 fn figures(last: Option<&EpochMetrics>) -> String {
     let Some(epoch) = last else {
-        return "## Figures\n\nThe file that this was exported from does not say.".to_owned();
+        return "## Figures\n\nUnknown: the exported file does not record them.".to_owned();
     };
     let mut text = format!(
         "## Figures\n\nAfter epoch {}:\n\n| images | loss | top-1 accuracy |\n|---|---|---|\n",
@@ -125,18 +125,18 @@ fn figures(last: Option<&EpochMetrics>) -> String {
                 .expect("a string has room");
         }
     }
-    text + "\nTraining figures are taken in training mode, over the epoch."
+    text + "\nTraining figures are measured in training mode, over the epoch."
 }
 
 fn recipe(run: Option<&Settings>) -> String {
     let Some(run) = run else {
-        return "## Recipe\n\nThe file that this was exported from does not say.".to_owned();
+        return "## Recipe\n\nUnknown: the exported file does not record it.".to_owned();
     };
     let mut run = run.clone();
     run.dataset = run.dataset.map(|dataset| last_part(&dataset));
     run.finetune.init = run.finetune.init.and_then(|path| Some(path.file_name()?.into()));
     format!(
-        "## Recipe\n\n`vit train --config config.toml` with this file trains it again:\n\n```toml\n{}```",
+        "## Recipe\n\nThis `config.toml` repeats the training with `vit train --config config.toml`:\n\n```toml\n{}```",
         run.to_visible_toml()
     )
 }
@@ -145,7 +145,7 @@ fn last_part(path: &str) -> String {
     Path::new(path).file_name().map_or(path.into(), |name| name.to_string_lossy().into_owned())
 }
 
-/// A name within a line of Markdown's code.
+/// A name inside a line of Markdown code.
 fn plain(name: &str) -> String {
     name.chars()
         .map(|letter| if letter.is_control() || letter == '`' { ' ' } else { letter })

@@ -1,4 +1,4 @@
-//! `vit export`: a model for another library, or as an ONNX graph.
+//! `vit export`: converts a model for another library, or to an ONNX graph.
 
 mod card;
 
@@ -17,25 +17,24 @@ use crate::output;
 use crate::outputs::{Force, Inputs, Output, OutputFolder};
 use crate::saved_model::{SavedFile, SavedModel};
 
-/// The files of a folder that transformers opens.
+/// Files of a folder for transformers.
 const HF_FILES: [&str; 4] = [WEIGHTS, CONFIG, PREPROCESSOR, CARD];
-/// The files of a folder that timm opens.
+/// Files of a folder for timm.
 const TIMM_FILES: [&str; 3] = [WEIGHTS, CONFIG, CARD];
 
-/// Writes a model for another library, or as an ONNX graph
+/// Exports a model for another library, or as an ONNX graph
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A run folder, or a safetensors file that carries its configuration
+    /// A run directory, or a safetensors file from vit
     #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
-    /// What to write: parameters under the names of timm, Hugging Face transformers or the seed's notebook, or an ONNX
-    /// graph
+    /// Format: parameters under the names of timm, Hugging Face transformers or the seed's notebook, or an ONNX graph
     #[arg(long)]
     pub(crate) layout: LayoutName,
-    /// The file to write. For hf a folder; for timm too, where PATH exists as one or ends in /
+    /// File to write; a folder for hf, and for timm if PATH is a folder or ends in /
     #[arg(short, long, value_name = "PATH", value_parser = path())]
     pub(crate) output: PathBuf,
-    /// What an ONNX graph takes: normalised floats, or pixels as bytes, which it normalises itself [default: float]
+    /// Input of an ONNX graph: normalised floats, or pixel bytes that the graph normalises [default: float]
     #[arg(long, value_name = "KIND")]
     pub(crate) input: Option<InputName>,
     #[command(flatten)]
@@ -58,8 +57,8 @@ pub(crate) enum InputName {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     if args.input.is_some() && args.layout != LayoutName::Onnx {
-        let message = "--input is for ONNX graphs, expected --layout onnx";
-        return Err(Failure::new(Exit::Usage, message).hint("leave --input out"));
+        let message = "--input needs --layout onnx";
+        return Err(Failure::new(Exit::Usage, message).hint("leave out --input"));
     }
     match args.layout {
         LayoutName::Timm if is_folder(&args.output) => timm_folder(args)?,
@@ -87,7 +86,7 @@ fn folder(args: &Args, files: &[&str]) -> Result<OutputFolder> {
     OutputFolder::new(&args.output, files, &inputs(args), args.force.existing())
 }
 
-/// The model, once it is known, before its parameters are read, that it can be written.
+/// Opens the model, and checks before reading parameters that it can be exported.
 fn open(args: &Args, check: impl Fn(&VitConfig, &ModelInfo) -> Result<()>) -> Result<SavedModel> {
     let saved = SavedFile::open(&args.model)?;
     check(&saved.config, saved.file.info())?;
@@ -95,7 +94,7 @@ fn open(args: &Args, check: impl Fn(&VitConfig, &ModelInfo) -> Result<()>) -> Re
     SavedModel::open(&args.model)
 }
 
-/// Writes a file of parameters.
+/// Writes a parameter file.
 fn parameters(args: &Args, layout: Layout) -> Result<()> {
     let mut output = file(args)?;
     let model = open(args, |config, _| Ok(layout.check_expressible(config)?))?;
@@ -119,7 +118,7 @@ fn timm_folder(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Writes a folder for transformers, which reads every picture in colour.
+/// Writes a folder for transformers, which reads all pictures in colour.
 fn hf_folder(args: &Args) -> Result<()> {
     let folder = folder(args, &HF_FILES)?;
     let model = open(args, |config, _| Ok(Layout::Hf.check_expressible(config)?))?;
@@ -138,7 +137,9 @@ fn hf_folder(args: &Args) -> Result<()> {
         card::of(&model, &args.model, &args.output, Layout::Hf)?.as_bytes(),
     ])?;
     if is_grey {
-        tracing::info!("a grey model in three channels: weights times 0.299, 0.587 and 0.114");
+        tracing::info!(
+            "converted a grey model to three channels: weights times 0.299, 0.587 and 0.114"
+        );
     }
     log_count(&tensors, Layout::Hf);
     Ok(())

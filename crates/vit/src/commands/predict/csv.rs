@@ -24,7 +24,7 @@ pub(super) fn cells(prediction: &Prediction, names: &[String]) -> Vec<String> {
     subject.into_iter().chain(class).chain(all).collect()
 }
 
-/// A row, with quotes around what holds a comma or a quote. What breaks lines is written out when it is printed.
+/// A row; cells with a comma or quote are quoted. Line breaks are escaped when printed.
 pub(super) fn row(cells: &[String]) -> String {
     let quoted = cells.iter().map(|cell| match cell.contains([',', '"']) {
         true => format!("\"{}\"", cell.replace('"', "\"\"")),

@@ -1,4 +1,4 @@
-//! The arguments of `vit train`, and the settings that they ask for.
+//! The arguments of `vit train`, and the settings they give.
 
 use std::path::PathBuf;
 
@@ -16,8 +16,8 @@ use crate::failure::Result;
 use crate::outputs::Existing;
 use crate::settings::{Asked, Settings, SettingsArgs};
 
-/// The flags that go with --resume: those that set no number, and settings that may change in the course of a run. All others a
-/// resumed run has from its folder.
+/// Flags that are allowed with --resume: those that do not affect the result, and settings that may change during a
+/// run. All other settings come from the run directory.
 const WITH_RESUME: [&str; 32] = [
     "data_dir",
     "mirror",
@@ -53,7 +53,7 @@ const WITH_RESUME: [&str; 32] = [
     "augment_policy",
 ];
 
-/// The command with each setting in conflict with --resume.
+/// Makes every other setting conflict with --resume.
 pub(crate) fn without_settings_beside_resume(train: clap::Command) -> clap::Command {
     let settings: Vec<clap::Id> = train
         .get_arguments()
@@ -64,9 +64,9 @@ pub(crate) fn without_settings_beside_resume(train: clap::Command) -> clap::Comm
 }
 
 const TRAINED_ON: &str = "\
-Without --dataset, MNIST is used if it is there or can be fetched, else the digits that are built in.";
+Without --dataset, it trains on MNIST if that is present or can be downloaded, else on built-in digits.";
 
-/// Trains a model and leaves a run folder behind
+/// Trains a model and writes a run directory
 #[derive(Debug, clap::Args)]
 #[command(after_help = TRAINED_ON)]
 pub(crate) struct Args {
@@ -77,59 +77,59 @@ pub(crate) struct Args {
     /// Passes over the training images [default: 20]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) epochs: Option<u64>,
-    /// End after this many steps
+    /// Stop after this many steps
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) max_steps: Option<u64>,
-    /// Images in a step [default: 64]
+    /// Batch size [default: 64]
     #[arg(long, value_name = "N")]
     pub(crate) batch_size: Option<usize>,
     /// Learning rate [default: 0.0003]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) lr: Option<f64>,
-    /// Dropout of attention weights, projections and feed-forwards [default: the preset's, of shallow 0.2]
+    /// Dropout on attention weights, projections and feed-forwards, 0 to 1 [default: the preset's; shallow: 0.2]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) dropout: Option<f64>,
-    /// Seed of everything random [default: 0]
+    /// Seed of all random numbers [default: 0]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) seed: Option<u64>,
-    /// Threads; the result does not depend on it [default: all cores]
+    /// Threads; does not affect the result [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Where to compute: cpu, cuda or cuda:N; auto is a GPU that this program can use, else the CPU
+    /// Device: cpu, cuda or cuda:N; auto is a usable GPU, else the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: Device,
-    /// Take the training images in the order of their file
+    /// Do not shuffle the training images
     #[arg(long)]
     pub(crate) no_shuffle: bool,
-    /// Record the mean loss of every N steps [default: 100]
+    /// Record the mean loss every N steps [default: 100]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) log_every: Option<u64>,
     /// Save a checkpoint every N steps, or every N seconds as `30s` [default: after each epoch]
     #[arg(long, value_name = "N|Ns")]
     pub(crate) save_every: Option<SaveEvery>,
-    /// Keep so many checkpoints, the newest
+    /// Number of checkpoints to keep
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) keep: u16,
-    /// Go on with the run in this folder, from its newest checkpoint and with its settings; --epochs, --max-steps, --lr, the
-    /// schedule and augmentation may be others from there on
+    /// Resume the run in this directory from its newest checkpoint. Only --epochs, --max-steps, --lr, the schedule and
+    /// augmentation may change
     #[arg(long, value_name = "RUN", value_parser = path())]
     pub(crate) resume: Option<PathBuf>,
-    /// The folder to leave behind, which must not exist [default: runs/DATASET-PRESET-N]
+    /// Run directory to create [default: runs/DATASET-PRESET-N]
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub(crate) run_dir: Option<PathBuf>,
-    /// Write the metrics as a TensorBoard event file too, into `tensorboard` in the run folder
+    /// Also write the metrics as TensorBoard events, to `tensorboard` in the run directory
     #[arg(long)]
     pub(crate) tensorboard: bool,
-    /// Show the run in a browser while it trains: curves, and what the model makes of a drawing. ADDR is as that of `vit serve`
-    /// [default: 127.0.0.1 and a free port]
+    /// Show the run in a browser while it trains: curves, and predictions for drawings. ADDR is ADDRESS:PORT or a port
+    /// of 127.0.0.1 [default: 127.0.0.1 and a free port]
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:0")]
     pub(crate) serve: Option<Listen>,
     #[command(flatten)]
     pub(crate) access: Access,
-    /// Trace the first 50 steps and the evaluation after them into this file, for Perfetto or Chrome's tracing
+    /// Write a trace of the first 50 steps and the next evaluation to this file, for Perfetto or Chrome's tracing
     #[arg(long, value_name = "FILE.json", value_parser = path())]
     pub(crate) trace: Option<PathBuf>,
-    /// Replace the file of --trace if it exists
+    /// Overwrite an existing --trace file
     #[arg(long, requires = "trace")]
     force: bool,
     /// Print the result as JSON
@@ -146,10 +146,10 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// The settings that they and the configuration file ask for, checked.
+    /// The checked settings from configuration file and flags.
     ///
     /// # Errors
-    /// If the file cannot be read, has an unknown key, or a setting is out of range.
+    /// If the file cannot be read or has an unknown key, or a setting is out of range.
     pub(crate) fn resolve(&self) -> Result<(Settings, Asked)> {
         let (mut settings, asked) =
             Settings::begin_explicitly(&self.settings, self.data.dataset.as_deref())?;
@@ -163,10 +163,10 @@ impl Args {
         Ok((settings, asked))
     }
 
-    /// The settings of a run that is resumed after so many steps.
+    /// The settings of a run resumed after `steps` steps.
     ///
     /// # Errors
-    /// If it cannot be trained further with what is asked for.
+    /// If the run cannot continue with these flags.
     pub(crate) fn resume(&self, settings: &Settings, steps: u64) -> Result<Settings> {
         let mut new = settings.after(steps);
         self.override_settings(&mut new);
@@ -194,7 +194,7 @@ impl Args {
         }
     }
 
-    /// Whether --trace may replace a file.
+    /// Whether --trace may overwrite a file.
     pub(crate) const fn existing(&self) -> Existing {
         Existing::of_flag(self.force)
     }
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_go_before_the_file_and_the_file_before_the_preset() {
+    fn flags_override_the_file_and_the_file_overrides_the_preset() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("c.toml");
         std::fs::write(&path, "preset = 'notebook'\n[train]\nepochs = 3\nseed = 5\n[train.optimizer]\nlr = 1\n[model]\ndepth = 2\n")
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_s_own_file_repeats_its_settings() {
+    fn a_runs_own_file_repeats_its_settings() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let first = train("--preset notebook --lr 0.01 --no-shuffle --max-steps 3").resolve();
         let first = first.expect("sound settings").0;
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_augmentation_go_before_the_file_one_by_one() {
+    fn augmentation_flags_override_the_file_one_by_one() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("c.toml");
         std::fs::write(&path, "[augment]\nshift = 2\nshear = 3.0\n").expect("a writable folder");
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn the_flags_of_a_recipe_are_in_the_file_that_repeats_it() {
+    fn recipe_flags_are_in_the_file_that_repeats_the_run() {
         let words = "--schedule one-cycle --warmup 30 --min-lr 0.00001 --weight-decay 0.05 --clip 1 \
                      --accumulate 2 --label-smoothing 0.1 --ema 0.99";
         let settings = train(words).resolve().expect("sound settings").0;

@@ -1,47 +1,47 @@
-//! The flags of `vit train` that change training images.
+//! The augmentation flags of `vit train`.
 
 use clap::{Args, ValueEnum};
 use vit_data::{Augment, Policy};
 
-/// How training images are changed, anew in each epoch: the fields of [`vit_data::Augment`].
+/// Random changes of the training images, different in each epoch: the fields of [`vit_data::Augment`].
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Augmentation")]
 pub(crate) struct Augmentation {
-    /// Move training images by up to PX pixels to each side, and up and down [default: 0]
+    /// Shift by up to PX pixels, horizontally and vertically [default: 0]
     #[arg(long, value_name = "PX", allow_negative_numbers = true)]
     pub(crate) augment_shift: Option<f64>,
-    /// Turn them by up to this, either way [default: 0]
+    /// Rotate by up to this, either way [default: 0]
     #[arg(long, value_name = "DEGREES", allow_negative_numbers = true)]
     pub(crate) augment_rotation: Option<f64>,
-    /// Enlarge them by up to this share, or shrink them by its inverse [default: 0]
+    /// Scale up by up to this share, or down by the inverse [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_scale: Option<f64>,
-    /// Lean their columns by up to this, either way [default: 0]
+    /// Shear by up to this, either way [default: 0]
     #[arg(long, value_name = "DEGREES", allow_negative_numbers = true)]
     pub(crate) augment_shear: Option<f64>,
-    /// Bend them: a grid of 5x5 nodes is displaced by up to PX pixels [default: 0]
+    /// Elastic displacement: move the nodes of a 5x5 grid by up to PX pixels [default: 0]
     #[arg(long, value_name = "PX", allow_negative_numbers = true)]
     pub(crate) augment_elastic: Option<f64>,
-    /// How probable it is that a rectangle of 2 to 20 % of an image becomes black [default: 0]
+    /// Random erasing: probability that a rectangle of 2 to 20 % of the image becomes black [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_erase: Option<f64>,
-    /// Mix each with another, and their labels too, by a share of Beta(F, F), such as 0.2; on the CPU alone [default: 0]
+    /// Mixup: mix each image and label with another's; weights follow Beta(F, F), such as 0.2; CPU only [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_mixup: Option<f64>,
-    /// CutMix: a rectangle of each becomes another image's, of a share of Beta(F, F), such as 1; on the CPU alone [default: 0]
+    /// CutMix: paste a rectangle of another image; its area follows Beta(F, F), such as 1; CPU only [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_cutmix: Option<f64>,
-    /// Cut out a random part of each picture, of at least this share of its area, such as 0.35; 0 is none [default: the
-    /// preset's]
+    /// Random resized crop: smallest share of the area, such as 0.35; 0 is off [default: the preset's]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_crop_scale: Option<f64>,
-    /// How probable it is that left and right are exchanged [default: the preset's]
+    /// Probability of a horizontal flip [default: the preset's]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_flip: Option<f64>,
-    /// Change brightness, contrast and saturation by up to this share, and the hue by a quarter of it [default: 0]
+    /// Colour jitter: change brightness, contrast and saturation by up to this factor, the hue by a quarter of it
+    /// [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_jitter: Option<f64>,
-    /// A policy that draws changes by itself: trivial is TrivialAugment [default: none]
+    /// Automatic augmentation; trivial is TrivialAugment [default: none]
     #[arg(long, value_name = "NAME")]
     pub(crate) augment_policy: Option<PolicyName>,
 }

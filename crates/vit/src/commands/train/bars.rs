@@ -1,4 +1,4 @@
-//! How far a run has come, for a person who waits for it.
+//! Progress bars of a run.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use vit_train::Progress;
 use crate::output::{duration, percent, thousands};
 use crate::progress::{self, Line, Shown};
 
-/// A bar of the run and one of its epoch, until they are dropped.
+/// A bar for the run and one for its epoch, until dropped.
 pub(super) struct Bars {
     state: Arc<Mutex<State>>,
     _shown: Shown,
@@ -17,18 +17,18 @@ pub(super) struct Bars {
 struct State {
     epochs: u64,
     samples_of_step: usize,
-    /// When the run began, and with how many steps behind it.
+    /// Start of the run, and the steps before it.
     begun: Option<(Instant, u64)>,
-    /// The same of the epoch.
+    /// Start of the epoch, and the steps before it.
     epoch_begun: Option<(Instant, u64)>,
-    /// After the last step.
+    /// Progress after the last step.
     last: Option<(Progress, Instant)>,
-    /// What goes on instead of steps.
+    /// The activity between steps.
     doing: Option<&'static str>,
 }
 
 impl Bars {
-    /// Of a run of so many epochs, each of whose steps takes so many samples.
+    /// For a run of `epochs` epochs with `samples_of_step` samples a step.
     pub(super) fn new(epochs: u64, samples_of_step: usize) -> Self {
         let state = State {
             epochs,
@@ -47,7 +47,7 @@ impl Bars {
     pub(super) fn step(&self, progress: &Progress) {
         let now = Instant::now();
         let mut state = locked(&self.state);
-        // The first step is left out of every rate: it also loads and records what the others find there.
+        // Rates leave out the first step, which also does one-time work.
         if state.begun.is_none() {
             state.begun = Some((now, progress.step));
         }
@@ -58,7 +58,7 @@ impl Bars {
         state.doing = None;
     }
 
-    /// What goes on from now until the next step.
+    /// Sets the activity until the next step.
     pub(super) fn doing(&self, what: &'static str) {
         locked(&self.state).doing = Some(what);
     }
@@ -99,7 +99,7 @@ impl State {
         vec![line("run  ", share(of_run), run), line("epoch", share(of_epoch), epoch)]
     }
 
-    /// Over the epoch so far.
+    /// Throughput over the epoch so far.
     fn images_per_second(&self, last: &Progress, at: Instant) -> Option<String> {
         let (begun, first) = self.epoch_begun?;
         let images = step_count(last.step_of_epoch, first)? * self.samples_of_step as f64;
@@ -108,7 +108,7 @@ impl State {
     }
 }
 
-/// Steps after the first, if there are any.
+/// Number of steps after the first, if any.
 fn step_count(step: u64, first: u64) -> Option<f64> {
     (step > first).then(|| (step - first) as f64)
 }
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_say_what_is_known() {
+    fn lines_show_what_is_known() {
         let begun = Instant::now();
         let mut state = State {
             epochs: 2,

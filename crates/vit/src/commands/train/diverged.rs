@@ -1,4 +1,4 @@
-//! What is written down of a run whose numbers ceased to be finite.
+//! The record of a run that diverged.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use vit_train::Data;
 use super::set_up::SetUp;
 use crate::failure::{Divergence, Result};
 
-/// Writes `diverged.json`: where it happened, and on which samples. Training that is taken up again meets the same.
+/// Writes `diverged.json`: the step, the value and the step's samples. A resumed run meets the same step.
 pub(super) fn write(
     folder: &RunFolder,
     divergence: &Divergence,

@@ -1,4 +1,4 @@
-//! `env.json`: what a run takes place on.
+//! `env.json`: the environment of a run.
 
 use std::time::SystemTime;
 
@@ -9,7 +9,7 @@ use vit_run::Environment;
 use super::set_up::SetUp;
 use crate::device;
 
-/// What a reader wants to know who sees another speed, or other last bits. Nothing that tells whose machine it is.
+/// Facts that explain differences in speed or last bits. Nothing that identifies the machine's owner.
 pub(super) fn of_this_machine(set_up: &SetUp) -> Environment {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let begun = DateTime::<Utc>::from(SystemTime::now());
@@ -30,7 +30,7 @@ pub(super) fn of_this_machine(set_up: &SetUp) -> Environment {
     Environment(known.map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
-/// The processor's name, where Linux tells it.
+/// The processor's name, on Linux.
 fn processor() -> Option<String> {
     let known = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = known.lines().find(|line| line.starts_with("model name"))?;

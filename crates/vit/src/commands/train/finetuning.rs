@@ -1,4 +1,4 @@
-//! The flags of `vit train` that say what a run begins with, and what of it is trained.
+//! The fine-tuning flags of `vit train`.
 
 use std::path::PathBuf;
 
@@ -7,21 +7,21 @@ use clap::Args;
 use crate::args::path;
 use crate::settings::{Finetune, Freeze};
 
-/// Fine-tuning: training that begins with the parameters of a model.
+/// Fine-tuning: training that starts from another model's parameters.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Fine-tuning")]
 pub(crate) struct Finetuning {
-    /// Begin with the parameters of a model: a run, a checkpoint, a safetensors file, or the folder that timm or transformers
-    /// saved it in. It sets the shape; where the dataset has other classes, the head is new
+    /// Start from a model: a run, a checkpoint, a safetensors file, or a folder saved by timm or transformers. It sets
+    /// the shape; if the dataset has other classes, the head is new
     #[arg(long, value_name = "MODEL", value_parser = path())]
     pub(crate) init: Option<PathBuf>,
-    /// Begin with a new head, also where the one of --init would fit
+    /// Start with a new head, even if the model's would fit
     #[arg(long)]
     new_head: bool,
-    /// Keep these parameters as they are: none, the embedding and the first N blocks, or all but the head [default: none]
+    /// Freeze parameters: none, the embedding and the first N blocks, or all but the head [default: none]
     #[arg(long, value_name = "none|N|all")]
     freeze: Option<Freeze>,
-    /// Multiply the learning rate by F for each layer below the head, such as 0.75 [default: 1]
+    /// Layer-wise learning-rate decay: multiply the rate by F for each layer below the head, such as 0.75 [default: 1]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     layer_decay: Option<f64>,
 }

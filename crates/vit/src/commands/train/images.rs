@@ -1,4 +1,4 @@
-//! The images that are trained on, held out and tested with.
+//! The training, validation and test images of a run.
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use vit_data::{Augment, Augmented, Examples, Order, Split, hold_out};
@@ -12,7 +12,7 @@ use crate::output::thousands;
 use crate::progress::Counter;
 use crate::settings::Settings;
 
-/// Images with what stands in their place, where the head alone is trained.
+/// Images, or their features if only the head is trained.
 struct Part {
     examples: Examples,
     /// (images, dim)
@@ -35,7 +35,7 @@ impl Part {
         Ok(Batch::new(features.index_select(&indices, 0)?, Tensor::new(labels, device)?))
     }
 
-    /// What the head of this model reads of each image.
+    /// Computes the head's input for each image.
     fn cache(&mut self, model: &VisionTransformer, device: &Device, count: &Counter) -> Result<()> {
         let all: Vec<u32> = (0..self.examples.len() as u32).collect();
         let mut features = Vec::new();
@@ -51,12 +51,12 @@ impl Part {
     }
 }
 
-/// The dataset as the trainer sees it.
+/// The dataset in the trainer's interface.
 pub(crate) struct Images {
-    /// Of which some are trained on, and the others may be held out.
+    /// Some are trained on; the others may be held out.
     training: Part,
     trained: Vec<u32>,
-    /// What choices are made by: the dataset's own validation part, or none where images are held out of the training part.
+    /// The dataset's own validation split; `None` if images are held out of the training split instead.
     validation: Option<Part>,
     held_out: Vec<u32>,
     test: Part,
@@ -91,15 +91,15 @@ impl Images {
         }
     }
 
-    /// Augments from now on as these settings say.
+    /// Changes the augmentation from now on.
     pub(super) fn set_augment(&mut self, augment: Augment) {
         self.augment = augment;
     }
 
-    /// Puts what the head of a frozen model reads in the place of every image.
+    /// Replaces every image by the head's input from a frozen model.
     ///
     /// # Errors
-    /// If an image cannot be read, or the device has no room.
+    /// If an image cannot be read, or the device's memory is full.
     pub(super) fn cache_features(&mut self, model: &VisionTransformer) -> Result<()> {
         let Self { training, validation, test, device, .. } = self;
         let parts = || [Some(&*training), validation.as_ref(), Some(&*test)].into_iter().flatten();
@@ -109,12 +109,12 @@ impl Images {
         parts.into_iter().flatten().try_for_each(|part| part.cache(model, device, &count))
     }
 
-    /// Steps of an epoch.
+    /// Steps in an epoch.
     pub(super) fn steps_of_epoch(&self, settings: &Settings) -> u64 {
         (self.trained.len() / settings.train.samples_of_step()) as u64
     }
 
-    /// Before a folder is made: the trainer would refuse the same, and leave it behind.
+    /// Checked before the run directory is created; the trainer would fail later and leave it behind.
     pub(super) fn check(&self, settings: &Settings) -> Result<()> {
         let (samples, batch_size) = (self.trained.len(), settings.train.samples_of_step());
         if samples < batch_size {
@@ -125,15 +125,16 @@ impl Images {
         }
         if settings.val_split > 0.0 && self.trained.len() == self.training.examples.len() {
             let (share, images) = (settings.val_split, self.training.examples.len());
-            let message =
-                format!("expected val_split to hold out an image, got {share} of {images}");
+            let message = format!(
+                "expected val_split to hold out at least one image, got {share} of {images}"
+            );
             return Err(Failure::new(Exit::Usage, message));
         }
         Ok(())
     }
 }
 
-/// As the trainer takes it.
+/// In the trainer's form.
 pub(crate) fn batch_of(augmented: Augmented) -> Batch {
     let Augmented { images, labels, mixed } = augmented;
     let mixed = mixed.into_iter().flat_map(|vit_data::Mixed { labels, shares }| [labels, shares]);

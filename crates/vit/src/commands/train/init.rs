@@ -1,4 +1,4 @@
-//! The model that a run begins with.
+//! The model that a run starts from.
 
 use std::path::Path;
 
@@ -11,8 +11,7 @@ use crate::any_model::AnyModel;
 use crate::failure::{Exit, Failure, Result};
 use crate::settings::{CUSTOM, Settings};
 
-/// Opens the model that a run begins with. A file that says nothing of its model is of `asked`, if there is one and it fits, or
-/// has what its shapes do not tell from there.
+/// Opens the model to start from. `asked` supplies what a file without a configuration does not determine, if it fits.
 fn open(path: &Path, asked: Option<&VitConfig>) -> Result<AnyModel> {
     let Some(config) = asked.filter(|_| path.is_file()) else {
         return AnyModel::open(path, &Known::default());
@@ -30,15 +29,14 @@ fn open(path: &Path, asked: Option<&VitConfig>) -> Result<AnyModel> {
     AnyModel::open(path, &Known { heads, layer_norm_eps, ..Known::default() })
 }
 
-/// Takes the shape of the model over from the one that the run begins with, if it begins with one and `is_asked` does not say
-/// that the settings' is asked for.
+/// Takes the model's shape from the initial model, unless `is_asked` says that the user chose another.
 ///
 /// # Errors
-/// If there is no such model, or it is another than what is asked for.
+/// If there is no such model, or its shape conflicts with the user's choice.
 pub(super) fn take_model(settings: &mut Settings, is_asked: bool) -> Result<()> {
     let Some(path) = &settings.finetune.init else {
         if settings.finetune.new_head {
-            let message = "expected new_head only with a model to begin with";
+            let message = "--new-head needs a model to start from";
             return Err(Failure::new(Exit::Usage, message).hint("pass --init MODEL"));
         }
         return Ok(());
@@ -58,10 +56,10 @@ pub(super) fn take_model(settings: &mut Settings, is_asked: bool) -> Result<()> 
     Ok(())
 }
 
-/// Gives the parameters the values of the model that they are to begin as, if there is one.
+/// Sets the parameters to the initial model's, if there is one.
 ///
 /// # Errors
-/// If it cannot be read, or is of another model.
+/// If it cannot be read, or is another model.
 pub(super) fn initialise(
     settings: &Settings,
     info: &ModelInfo,
@@ -83,7 +81,7 @@ pub(super) fn initialise(
             var.set(&value.to_dtype(var.dtype())?.to_device(var.device())?)?;
         }
     }
-    tracing::info!("began with {} ({} layout)", path.display(), model.layout);
+    tracing::info!("started from {} ({} layout)", path.display(), model.layout);
     if !values.contains_key("head.weight") {
         let (new, old) = (settings.model.classes, model.config.classes);
         tracing::info!("the head is new: {new} classes, {} has {old}", path.display());
@@ -91,7 +89,7 @@ pub(super) fn initialise(
     Ok(())
 }
 
-/// A head for as many other things would be trained from what it knows of the wrong ones.
+/// A head for the same number of other classes would start from wrong associations.
 fn check_names(path: &Path, theirs: &ModelInfo, ours: &ModelInfo) -> Result<()> {
     let (theirs, ours) = (&theirs.class_names, &ours.class_names);
     if theirs.is_empty() || ours.is_empty() || theirs == ours {
@@ -100,7 +98,7 @@ fn check_names(path: &Path, theirs: &ModelInfo, ours: &ModelInfo) -> Result<()> 
     let other = theirs.iter().zip(ours).position(|(theirs, ours)| theirs != ours);
     let class = other.unwrap_or_default();
     let message = format!(
-        "{}: class {class} is {:?}, that of the dataset is {:?}",
+        "{}: class {class} is {:?}, but the dataset's is {:?}",
         path.display(),
         theirs[class],
         ours[class]

@@ -1,4 +1,4 @@
-//! A run that is watched in a browser while it trains.
+//! Serving a run while it trains.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::saved_model::SavedModel;
 use crate::served::{self, Served};
 use crate::settings::Settings;
 
-/// So often the model is shown anew to who watches. What a copy of the weights costs is far below a hundredth of that.
+/// How often watchers see the current weights. Copying them takes far less than a hundredth of that.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// The server of a run, until it is dropped.
+/// The server of a run, until dropped.
 pub(super) struct Live {
     live: vit_serve::Live,
     stop: Stop,
@@ -31,9 +31,9 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// Serves the run in a folder, on a thread of its own.
+    /// Starts serving the run in its directory, on a separate thread.
     ///
-    /// # Errors
+    /// If the system refuses.
     /// If the system refuses.
     pub(super) fn begin(
         (listener, access): (TcpListener, &Access),
@@ -41,7 +41,7 @@ impl Live {
         (settings, info): (&Settings, &ModelInfo),
     ) -> Result<Self> {
         let subject = Subject::Run(folder.path().to_owned());
-        // Training has the cores.
+        // Training needs the cores.
         let limits = Limits { threads: 1, ..Limits::default() };
         let server: Server = serve::server(listener, (subject, served::load()), access, limits)?;
         let (live, stop) = (server.live(), server.stop());
@@ -50,17 +50,17 @@ impl Live {
         interrupt::serves(move || on_signal.stop());
         let serve = move || {
             if let Err(error) = server.run() {
-                tracing::warn!("the run is no longer served: {error}");
+                tracing::warn!("stopped serving the run: {error}");
             }
         };
         std::thread::Builder::new().name("server".to_owned()).spawn(serve).map_err(|error| {
-            Failure::new(Exit::Internal, format!("cannot start a thread that serves: {error}"))
+            Failure::new(Exit::Internal, format!("cannot start the server's thread: {error}"))
         })?;
         let folder = Arc::clone(folder);
         Ok(Self { live, stop, folder, settings: settings.clone(), info: info.clone(), shown: None })
     }
 
-    /// Shows the weights as they are, where somebody watches, and from time to time.
+    /// Publishes the current weights from time to time, if anyone is watching.
     ///
     /// # Errors
     /// If they cannot be copied.
@@ -91,7 +91,7 @@ impl Live {
             Ok(model) => live.publish(folder.path(), Arc::new(model)),
             Err(failure) => tracing::debug!("not shown: {}", failure.message()),
         };
-        // Where no thread can be had, it is shown another time.
+        // Without a thread, it is published next time.
         drop(std::thread::Builder::new().name("show".to_owned()).spawn(publish));
         Ok(())
     }

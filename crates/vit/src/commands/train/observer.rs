@@ -1,4 +1,4 @@
-//! What is done with a run as it goes: metrics and checkpoints are written, epochs are told of, Ctrl-C is heard.
+//! Follows a run: writes metrics and checkpoints, prints epochs, and reacts to Ctrl-C.
 
 use std::time::{Duration, Instant};
 
@@ -18,52 +18,52 @@ use crate::failure::{Failure, Result};
 use crate::interrupt::{self, Writing, writing};
 use crate::settings::Settings;
 
-/// Checkpoints carry the digest of the parameters after so many steps, or the last one of a shorter run: `vit verify`
-/// takes them again.
+/// Checkpoints record the digest of the parameters after this many steps, or after the last step of a shorter run; `vit
+/// verify` repeats them.
 const PREFIX: u64 = 10;
 
-/// A step that takes longer may not be done when the program has to end: what came before it is held ready. It takes no more
-/// time, beside such a step, than a copy of parameters and moments does.
+/// After a slow step, the state before the next one is kept ready for saving: the program may have to end before that
+/// step does. Copying it takes little time beside such a step.
 const SLOW: Duration = Duration::from_millis(500);
 
-/// Less often than that, a report costs nothing to speak of.
+/// At this interval reports cost next to nothing.
 const BETWEEN_REPORTS: Duration = Duration::from_secs(5);
 
-/// A run that goes on.
+/// A run in progress.
 pub(super) struct Run<'a> {
     pub(super) folder: &'a RunFolder,
     pub(super) settings: &'a Settings,
     pub(super) info: &'a ModelInfo,
     pub(super) table: Table,
-    /// The step after which settings change, if the run does not end there by itself.
+    /// The step after which settings change, unless the run ends there.
     pub(super) change: Option<u64>,
-    /// The weights that are evaluated and saved.
+    /// The weights to evaluate and save.
     pub(super) weights: NamedVars,
     pub(super) saver: Saver,
     pub(super) metrics: MetricsFile,
-    /// The same for TensorBoard, where it is asked for.
+    /// TensorBoard's events, if requested.
     pub(super) events: Option<EventFile>,
-    /// What every checkpoint says of the run.
+    /// Metadata of the run for every checkpoint.
     pub(super) about: Map<String, Value>,
     pub(super) trace: Option<ChromeTrace>,
     pub(super) bars: Bars,
-    /// What the report says while the run goes on.
+    /// The report's content while the run is in progress.
     pub(super) so_far: vit_report::Report,
-    /// When that and the table were written last.
+    /// When report and table were last written.
     pub(super) shown: Option<Instant>,
-    /// A server that shows the run.
+    /// The live server.
     pub(super) live: Option<Live>,
-    /// Since when there has been nothing but the next step.
+    /// When the current step began.
     pub(super) since: Instant,
     /// Whether the last step was slow.
     pub(super) is_slow: bool,
-    /// From a step that is done to its checkpoint: the end waits for that.
+    /// Blocks the program's end between a completed step and its checkpoint.
     pub(super) step: Option<Writing>,
-    /// What is done with the state that comes next.
+    /// What to do with the next state.
     pub(super) plan: Option<Plan>,
 }
 
-/// What is done with a state.
+/// What to do with a state.
 #[derive(Clone, Copy)]
 pub(super) struct Plan {
     is_prefix: bool,
@@ -72,7 +72,7 @@ pub(super) struct Plan {
 }
 
 impl Run<'_> {
-    /// Writes the report and the table of what there is so far, at the first epoch and then from time to time.
+    /// Writes report and table, after the first epoch and then at intervals.
     fn show(&mut self) {
         if self.shown.is_some_and(|shown| shown.elapsed() < BETWEEN_REPORTS) {
             return;
@@ -81,14 +81,14 @@ impl Run<'_> {
             vit_report::write_csv(self.folder.path())?;
             vit_report::write_report(self.folder.path(), &self.so_far)
         };
-        // They are written again in the end, where it is told if they cannot be.
+        // They are written again at the end, with errors reported.
         if let Err(error) = writing(write) {
             tracing::debug!("no report yet: {error}");
         }
         self.shown = Some(Instant::now());
     }
 
-    /// What `vit verify` finds again, once as many steps were taken.
+    /// Records the digest that `vit verify` checks, once enough steps are taken.
     fn note_prefix(&mut self, step: u64, state: &TrainState) -> Result<()> {
         let prefix = json!({ "steps": step, "parameters": digest(state, self.settings)? });
         self.about.insert("prefix".to_owned(), prefix);
@@ -96,14 +96,14 @@ impl Run<'_> {
     }
 }
 
-/// Under what a checkpoint says which order of sums its numbers come from, and the order of this program: a tree over shards.
-/// Those before were added one after the other, and say nothing.
+/// Checkpoint key and current value of the order of summation: a tree over shards. Earlier versions summed
+/// sequentially, and have no such key.
 pub(crate) const BITS: (&str, u64) = ("bits", 2);
 
-/// Under what a checkpoint has the SHA-256 of the best epoch's weights so far.
+/// Checkpoint key of the best epoch's weights, by SHA-256.
 pub(crate) const BEST: &str = "best";
 
-/// The SHA-256 of the parameters that are trained, as the bytes of a model's file.
+/// SHA-256 of the trained parameters, as in a model file.
 pub(crate) fn digest(state: &TrainState, settings: &Settings) -> Result<String> {
     let bytes = vit_model::to_bytes(&state.parameters, &settings.model)?;
     Ok(Digest::of_bytes(&bytes).to_string())
@@ -113,7 +113,7 @@ impl Observer for Run<'_> {
     type Error = Failure;
 
     fn record(&mut self, record: &Record) -> Result<()> {
-        // An epoch in whose course settings change goes on.
+        // An epoch in which settings change continues afterwards.
         if matches!(record, Record::Epoch(epoch) if self.change == Some(epoch.step)) {
             return Ok(());
         }
@@ -173,13 +173,13 @@ impl Observer for Run<'_> {
         at: Checkpoint,
         state: &mut dyn FnMut() -> std::result::Result<TrainState, vit_train::Error>,
     ) -> Result<()> {
-        let plan = self.plan.take().expect("it was asked whether it wants the state");
+        let plan = self.plan.take().expect("wants_state was called before");
         let Plan { is_prefix, is_due, is_held } = plan;
         if !is_held {
             self.saver.hold(None);
         }
         if is_prefix || is_due || is_held {
-            // The end may come while it is copied and be waited for until it is written.
+            // The program may be asked to end during the copy, and then waits for the checkpoint.
             let is_end = interrupt::asked() && at.is_last();
             let writing = (is_end || is_held).then(Writing::begin);
             let state = state()?;
@@ -217,8 +217,8 @@ impl Observer for Run<'_> {
         if let Some(live) = &mut self.live {
             live.show(&self.weights)?;
         }
-        // Until what came before this step is on the disk, it is not taken for done: an interval is all that can be lost.
-        // One that waits for a slow disk is still to be saved.
+        // A completed step counts only once the checkpoint before it is on disk, so at most one interval is lost. A
+        // checkpoint that waits for a slow disk is still saved.
         self.step = Some(Writing::begin());
         self.saver.keep()?;
         if interrupt::asked() || self.change == Some(step.step()) {

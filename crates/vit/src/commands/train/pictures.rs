@@ -1,26 +1,26 @@
-//! The flags of `vit train` that say how pictures become images.
+//! The picture flags of `vit train`.
 
 use clap::{Args, ValueEnum};
 use vit_data::Normalization;
 
+use crate::foreign_flags::Size;
 use crate::settings::{Asked, Settings};
-use crate::untold::Size;
 
-/// How pictures become images.
+/// Conversion of pictures to images.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Pictures")]
 pub(crate) struct PicturesArgs {
-    /// Size of the images that pictures are scaled and cropped to [default: the preset's; without one, 64, or 32 where the
-    /// pictures are small]
+    /// Size of the images that pictures are resized and cropped to [default: the preset's; without one 64, or 32 for
+    /// small pictures]
     #[arg(long, value_name = "N|HxW")]
     image_size: Option<Size>,
-    /// Share of each class that is drawn for the test, where a folder or CSV file has no test part [default: 0.2]
+    /// Share of each class for a test split, if the folder or CSV file has none [default: 0.2]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     test_split: Option<f64>,
-    /// What pixels are normalised by: half is from -1 to 1, imagenet and dataset are means and deviations [default: half]
+    /// Normalisation of pixels: half is to [-1, 1], imagenet and dataset are means and deviations [default: half]
     #[arg(long, value_name = "HOW")]
     normalize: Option<Normalize>,
-    /// Leave out pictures that cannot be read: `skipped.txt` in the run folder lists them
+    /// Skip pictures that cannot be read; `skipped.txt` in the run directory lists them
     #[arg(long)]
     skip_unreadable: bool,
 }
@@ -45,7 +45,7 @@ impl PicturesArgs {
             None => return asked,
             Some(Normalize::Half) => Normalization::half(),
             Some(Normalize::Imagenet) => Normalization::imagenet(),
-            // Measured once the dataset is there.
+            // Computed once the dataset is loaded.
             Some(Normalize::Dataset) => Normalization { mean: Vec::new(), std: Vec::new() },
         };
         (data.mean, data.std) = (normalization.mean, normalization.std);

@@ -1,4 +1,4 @@
-//! The flags of `vit train` that make a recipe.
+//! The recipe flags of `vit train`.
 
 use clap::{Args, ValueEnum};
 use vit_train::{Decay, OptimizerConfig, OptimizerKind, ScheduleKind};
@@ -6,38 +6,38 @@ use vit_train::{Decay, OptimizerConfig, OptimizerKind, ScheduleKind};
 use crate::args::whole_number;
 use crate::settings::Settings;
 
-/// How training goes beyond the seed's recipe.
+/// Training beyond the seed's recipe.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Recipe")]
 pub(crate) struct Recipe {
-    /// What the learning rate does after its warm-up [default: constant]
+    /// Learning-rate schedule after the warm-up [default: constant]
     #[arg(long, value_name = "NAME")]
     pub(crate) schedule: Option<ScheduleName>,
-    /// Steps over which the learning rate rises [default: 0; of one-cycle, three tenths of the run]
+    /// Warm-up steps [default: 0; for one-cycle three tenths of the run]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) warmup: Option<u64>,
-    /// What the learning rate falls to [default: 0; of one-cycle, --lr over 250,000]
+    /// Final learning rate of a schedule [default: 0; for one-cycle --lr / 250000]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) min_lr: Option<f64>,
-    /// AdamW with this decay of matrices: not of norms, biases, positions and the class token
+    /// Use AdamW with this weight decay on matrices: not on norms, biases, position embeddings and class token
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) weight_decay: Option<f64>,
-    /// Cut the norm of all gradients together down to this
+    /// Gradient clipping: largest norm of all gradients together
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) clip: Option<f64>,
-    /// Batches whose gradients are added up for a step [default: 1]
+    /// Accumulate the gradients of N batches for a step [default: 1]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) accumulate: Option<u64>,
-    /// Spread this share of each label over all classes [default: 0]
+    /// Label smoothing: spread this share of each label over all classes [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) label_smoothing: Option<f64>,
-    /// Evaluate and keep a moving average of the weights, with this decay, such as 0.999
+    /// Evaluate and save an exponential moving average of the weights with this decay, such as 0.999
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) ema: Option<f64>,
-    /// Hold this share of the training images out, and choose by them: the best weights are kept too [default: 0]
+    /// Hold out this share of the training images for validation, and keep the best epoch's weights [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) val_split: Option<f64>,
-    /// End after N epochs without one that is better on the images held out
+    /// Early stopping: stop after N epochs without a better validation accuracy
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) patience: Option<u64>,
 }
@@ -66,7 +66,7 @@ impl Recipe {
 pub(crate) enum ScheduleName {
     Constant,
     Cosine,
-    // As files have it.
+    // As in configuration files.
     #[value(alias = "one_cycle")]
     OneCycle,
 }

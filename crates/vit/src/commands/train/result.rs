@@ -1,4 +1,4 @@
-//! What is printed of a run that has ended.
+//! The printed result of a run.
 
 use serde_json::json;
 use vit_run::{REPORT, RunFolder, read_metrics};
@@ -9,7 +9,7 @@ use crate::output::{self, percent};
 use crate::settings::Settings;
 use crate::terminal::quoted;
 
-/// What to do with it.
+/// Prints the next commands.
 pub(super) fn tell_next(folder: &RunFolder) {
     let run = quoted(folder.path());
     tracing::info!("next:");
@@ -68,5 +68,5 @@ pub(super) fn print(
             folder.best().display()
         ))?;
     }
-    output::line(format!("run folder      {}", folder.path().display()))
+    output::line(format!("run directory   {}", folder.path().display()))
 }

@@ -1,4 +1,5 @@
-//! Resuming a run: which checkpoint, whether it is of this run, and what is damaged. Nothing is changed before all is checked.
+//! Resuming a run: finds its checkpoint, and checks that it belongs to the run and is undamaged. Nothing changes before
+//! all checks pass.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -20,7 +21,7 @@ use crate::failure::{Exit, Failure, Result};
 use crate::settings::Settings;
 use crate::terminal::quoted;
 
-/// The folder of the run that a path names: itself, or the one above if it is the run's newest checkpoint.
+/// The run directory for a path: itself, or its parent run if the path is the newest checkpoint.
 ///
 /// # Errors
 /// If it is another checkpoint.
@@ -38,15 +39,15 @@ pub(crate) fn run_of(path: &Path) -> Result<PathBuf> {
         return Ok(path.to_owned());
     }
     let (shown, init) = (path.display(), path.join(MODEL));
-    let init = format!("`vit train --init {}` begins a new run with its weights", quoted(&init));
+    let init = format!("`vit train --init {}` starts a new run from its weights", quoted(&init));
     let named = fs::canonicalize(path).map_err(vit_files::Error::io("read", path))?;
     let run_above = |path: &Path| {
         let above = path.parent().filter(|above| above.ends_with(CHECKPOINTS))?;
         above.parent().filter(|run| !run.as_os_str().is_empty()).map(Path::to_owned)
     };
-    // As the user wrote it, if that says it.
+    // The user's own spelling, if possible.
     let Some(run) = run_above(path).or_else(|| run_above(&named)) else {
-        let message = format!("expected a run folder, got a checkpoint outside of one: {shown}");
+        let message = format!("expected a run directory, got a checkpoint outside of one: {shown}");
         return Err(Failure::new(Exit::Usage, message).hint(init));
     };
     let newest = newest_checkpoints(&run)?.into_iter().next();
@@ -64,23 +65,23 @@ pub(crate) fn run_of(path: &Path) -> Result<PathBuf> {
     Ok(run)
 }
 
-/// What a run goes on from.
+/// The point at which a run resumes.
 pub(crate) struct Resumed {
-    /// None where the run has no checkpoint yet.
+    /// `None` if the run has no checkpoint yet.
     pub(crate) checkpoint: Option<(PathBuf, SavedState)>,
-    /// Newer checkpoints than that, which are damaged.
+    /// Newer checkpoints, which are damaged.
     damaged: Vec<PathBuf>,
-    /// What `metrics.jsonl` is held to: less than the checkpoint says where the file is damaged.
+    /// The verified part of `metrics.jsonl`; less than the checkpoint's if the file is damaged.
     metrics: MetricsMark,
     are_metrics_damaged: bool,
 }
 
 impl Resumed {
-    /// Finds the newest checkpoint that is whole, and how much of the metrics is. Changes nothing.
+    /// Finds the newest undamaged checkpoint, and the verified part of the metrics. Changes nothing.
     ///
     /// # Errors
-    /// If there are checkpoints and none is whole, one cannot be read now, or the newest that is whole is of other settings
-    /// or another version.
+    /// If all checkpoints are damaged, one cannot be read, or the newest undamaged one has other settings or another
+    /// version.
     pub(crate) fn find(folder: &RunFolder, settings: &Settings) -> Result<Self> {
         let most_bytes = most_bytes(settings)?;
         let read = |path: &Path| SavedState::read(path, most_bytes);
@@ -99,8 +100,7 @@ impl Resumed {
                 Err(error) if error.is_damage() => {
                     let failure = Failure::from(error);
                     if checkpoints.peek().is_none() {
-                        let hint =
-                            "no checkpoint of this run is whole; train again into another folder";
+                        let hint = "all checkpoints of this run are damaged; train again in another directory";
                         return Err(failure.hint(hint));
                     }
                     tracing::warn!("{}; trying the checkpoint before", failure.message());
@@ -111,8 +111,8 @@ impl Resumed {
         }
         if folder.model().exists() {
             let (run, model) = (folder.path().display(), folder.model());
-            let message = format!("{run} has a model and no checkpoint to resume from");
-            let hint = format!("`vit train --init {}` begins with it", quoted(&model));
+            let message = format!("{run} has a model but no checkpoint to resume from");
+            let hint = format!("`vit train --init {}` starts a new run from it", quoted(&model));
             return Err(Failure::new(Exit::File, message).hint(hint));
         }
         let metrics = MetricsMark::default();
@@ -120,12 +120,12 @@ impl Resumed {
         Ok(Self { checkpoint: None, damaged, metrics, are_metrics_damaged })
     }
 
-    /// Steps that were taken before.
+    /// Steps completed before.
     pub(crate) fn steps(&self) -> u64 {
         self.checkpoint.as_ref().map_or(0, |(_, saved)| saved.state.progress.step)
     }
 
-    /// Makes the run's folder one to go on in: sets aside what is damaged. To be called once all checks have passed.
+    /// Prepares the run directory: sets damaged files aside. Call it only after all checks have passed.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -141,7 +141,8 @@ impl Resumed {
         Ok(MetricsFile::open_at(&folder.metrics(), &self.metrics)?)
     }
 
-    /// Keeps of damaged metrics what is left, and has the checkpoint vouch for that: the one before it is set aside whole.
+    /// Rebuilds damaged metrics from what is left, and updates the checkpoint's record of them; the earlier checkpoint
+    /// is set aside.
     fn rebuild_metrics(&mut self, folder: &RunFolder) -> Result<()> {
         let path = folder.metrics();
         let Rebuilt { aside, mark } = MetricsFile::rebuild(&path, &self.metrics, self.steps())?;
@@ -150,7 +151,7 @@ impl Resumed {
             |aside| format!("damaged and is now {}", aside.display()),
         );
         tracing::warn!(
-            "{} was {was}; the run goes on with {} bytes of it, of which {} are verified",
+            "{} was {was}; {} bytes of it are kept, {} of them verified",
             path.display(),
             mark.bytes,
             self.metrics.bytes
@@ -169,8 +170,8 @@ impl Resumed {
     }
 }
 
-/// The longest beginning of the metrics that a checkpoint vouches for, the newest first; whether it is less than the newest
-/// does.
+/// The longest prefix of the metrics that a checkpoint verifies, newest first; and whether it is shorter than the
+/// newest checkpoint's.
 fn sound_metrics(
     path: &Path,
     newest: &MetricsMark,
@@ -198,37 +199,37 @@ fn is_damaged(mark: &MetricsMark, metrics: &Path) -> Result<bool> {
     }
 }
 
-/// The bytes that a file of a run's checkpoint has at most.
+/// Size limit of a checkpoint's files.
 ///
 /// # Errors
-/// If the settings are of no model.
+/// If the settings are invalid.
 pub(crate) fn most_bytes(settings: &Settings) -> Result<u64> {
     Ok(most_bytes_of(Summary::of(&settings.model)?.parameters() as u64))
 }
 
-/// Of the environment: the digest of all images and labels.
+/// Key in `env.json`: the digest of all images and labels.
 pub(super) const DATASET: &str = "dataset_sha256";
 
-/// Whether the dataset is the one that the run was trained on so far.
+/// Checks that the dataset is the one the run was trained on.
 ///
 /// # Errors
-/// If not.
+/// If it has changed.
 pub(crate) fn check_dataset(saved: &SavedState, got: &Digest) -> Result<()> {
     let expected = saved.about.get(DATASET).and_then(Value::as_str).unwrap_or("none");
     if expected == got.to_string() {
         return Ok(());
     }
-    let message = format!("the dataset is not what it was: expected SHA-256 {expected}, got {got}");
-    Err(Failure::new(Exit::Data, message).hint("put back the images that the run began with"))
+    let message = format!("the dataset has changed: expected SHA-256 {expected}, got {got}");
+    Err(Failure::new(Exit::Data, message).hint("restore the images that the run started with"))
 }
 
-/// Whether a checkpoint, which carries the settings that it was trained with, is of these, and its parameters of their model:
-/// it is asked before there is a model, which may be of any size.
+/// Checks that a checkpoint, which contains its settings, matches these settings and their model. Done before a model
+/// is built, because the settings could ask for any size.
 ///
 /// # Errors
-/// If not: each difference is named.
+/// If it does not match; the error names each difference.
 pub(crate) fn check_settings(path: &Path, saved: &SavedState, settings: &Settings) -> Result<()> {
-    // What changes from there on need not be in it yet.
+    // Later changes need not be in it yet.
     let step = saved.state.progress.step;
     let of_checkpoint = Settings::of_run(path)?.before(step).to_table();
     let different = differences(&[&of_checkpoint, &settings.before(step).to_table()]);
@@ -237,19 +238,19 @@ pub(crate) fn check_settings(path: &Path, saved: &SavedState, settings: &Setting
     }
     let different: Vec<String> = different
         .into_iter()
-        .map(|(name, values)| format!("{name} {} there, {} in config.toml", values[0], values[1]))
+        .map(|(name, values)| format!("{name} is {}, but {} in config.toml", values[0], values[1]))
         .collect();
-    let message = format!("{} is of other settings: {}", path.display(), different.join("; "));
-    Err(Failure::new(Exit::File, message).hint("put back the config.toml of the run"))
+    let message = format!("{} has other settings: {}", path.display(), different.join("; "));
+    Err(Failure::new(Exit::File, message).hint("restore the run's original config.toml"))
 }
 
-/// Whether parameters, averages and moments are of the settings' model.
+/// Checks that parameters, averages and moments match the settings' model.
 fn check_tensors(path: &Path, saved: &SavedState, settings: &Settings) -> Result<()> {
     let TrainState { parameters, averages, moments, .. } = &saved.state;
     let moments = moments.iter().map(|moments| ("moments", moments));
     let averages = averages.iter().map(|averages| ("averages", averages));
     for (what, tensors) in [("parameters", parameters)].into_iter().chain(averages).chain(moments) {
-        // Frozen parameters have neither averages nor moments; the trainer knows which these are.
+        // Frozen parameters have no averages or moments; only the trainer knows which they are.
         let mut whole = parameters.clone();
         whole.extend(tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
         Layout::Timm.import(&whole, &settings.model).map_err(|error| {
@@ -258,17 +259,17 @@ fn check_tensors(path: &Path, saved: &SavedState, settings: &Settings) -> Result
                 other => vec![other.to_string()],
             };
             let path = path.display();
-            let message = format!("the {what} of {path} are not of its settings");
+            let message = format!("the {what} of {path} do not match its settings");
             Failure::new(Exit::File, message)
                 .details(problems)
-                .hint("it was changed, and its digests with it: go on from a copy that was not")
+                .hint("it was changed together with its digests: resume from an unchanged copy")
         })?;
     }
     Ok(())
 }
 
-/// What the run goes on with here; a warning where that is not what it began with. An `env.json` that is missing or no JSON is
-/// written anew.
+/// The environment to resume in; warns of differences from the original. Rewrites an `env.json` that is missing or
+/// malformed.
 ///
 /// # Errors
 /// If it cannot be read or written.
@@ -283,7 +284,7 @@ pub(super) fn environment(folder: &RunFolder, set_up: &SetUp) -> Result<Environm
             let text = |value: Option<&Value>| value.unwrap_or(&Value::Null).to_string();
             let (began, here) = (text(began.0.get(name)), text(here.0.get(name)));
             tracing::warn!(
-                "the run began with {name} {began} and goes on with {here}: last bits may differ"
+                "the run started with {name} {began} and resumes with {here}: last bits may differ"
             );
         }
     }

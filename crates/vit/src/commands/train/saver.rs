@@ -1,4 +1,4 @@
-//! Checkpoints, written on a thread of their own, beside the step that comes next.
+//! Saves checkpoints on a separate thread, while the next step runs.
 
 use std::fs::OpenOptions;
 use std::str::FromStr;
@@ -17,7 +17,7 @@ use crate::interrupt::{self, Writing, writing};
 use crate::settings::Settings;
 use crate::terminal::quoted;
 
-/// How often the model is saved.
+/// When checkpoints are saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SaveEvery {
     Steps(u64),
@@ -45,29 +45,29 @@ impl FromStr for SaveEvery {
 pub(super) struct Saver {
     target: Arc<Target>,
     every: Option<SaveEvery>,
-    /// When it was saved last.
+    /// When it was last saved.
     saved: Instant,
-    /// What is being written.
+    /// The save in progress.
     pending: Option<JoinHandle<Result<()>>>,
-    /// Hears that its checkpoint is on the disk; the run's model and what is removed come after that.
+    /// Signals that the checkpoint is on disk; writing the run's model and pruning come after that.
     kept: Option<Receiver<()>>,
 }
 
-/// Where a checkpoint goes, and what goes into each.
+/// Where checkpoints go, and their fixed content.
 struct Target {
     folder: Arc<RunFolder>,
     settings: String,
     model: VitConfig,
     info: ModelInfo,
     keep: usize,
-    /// The step of the newest checkpoint that this process has written; who holds it writes.
+    /// The step of the newest checkpoint from this process; its lock serialises writing.
     newest: Mutex<u64>,
-    /// What is to be saved if the program has to end before the next step is done.
+    /// The state to save if the program has to end before the next step is done.
     held: Mutex<Option<SavedState>>,
 }
 
 impl Saver {
-    /// Saves as often as asked for, else after each epoch, and keeps the newest.
+    /// Saves at this interval, by default after each epoch, and keeps the newest checkpoints.
     pub(super) fn new(
         folder: Arc<RunFolder>,
         (settings, info): (&Settings, &ModelInfo),
@@ -80,7 +80,7 @@ impl Saver {
         Self { target, every, saved: Instant::now(), pending: None, kept: None }
     }
 
-    /// Whether the run is to be saved here.
+    /// Whether to save at this point.
     pub(super) fn is_due(&self, at: Checkpoint) -> bool {
         let is_due = match self.every {
             None => matches!(at, Checkpoint::Epoch { .. }),
@@ -92,10 +92,10 @@ impl Saver {
         is_due || at.is_last()
     }
 
-    /// Begins to write a checkpoint, once the one before has been written.
+    /// Starts writing a checkpoint, after the previous one is written.
     ///
     /// # Errors
-    /// That of the one before.
+    /// If the previous one failed.
     pub(super) fn save(&mut self, state: SavedState, is_last: bool) -> Result<()> {
         self.finish()?;
         self.saved = Instant::now();
@@ -105,41 +105,44 @@ impl Saver {
         let (keeps, kept) = channel();
         let write = move || {
             let _writing = writing;
-            // Nobody may wait for it.
+            // The receiver may be gone.
             let written = target.write(&state, || {
                 let _ = keeps.send(());
             });
-            // Said while the end still waits for it.
+            // Logged while the program's end still waits for it.
             if is_last && written.is_ok() {
                 interrupt::is_safe();
             }
             written.map_err(|failure| unwritable(&target.folder, failure))
         };
         let thread = thread.spawn(write).map_err(|error| {
-            Failure::new(Exit::Internal, format!("cannot start a thread that saves: {error}"))
+            Failure::new(
+                Exit::Internal,
+                format!("cannot start the thread that saves checkpoints: {error}"),
+            )
         })?;
         (self.pending, self.kept) = (Some(thread), Some(kept));
         Ok(())
     }
 
-    /// Waits until the checkpoint that is being written is on the disk.
+    /// Waits until the checkpoint in progress is on disk.
     ///
     /// # Errors
     /// If it could not be written.
     pub(super) fn keep(&mut self) -> Result<()> {
         match self.kept.take().map(|kept| kept.recv()) {
-            // It ended before.
+            // The thread ended earlier, with an error.
             Some(Err(_)) => self.finish(),
             _ => Ok(()),
         }
     }
 
-    /// Keeps a state, or none, to be saved by [`what_saves_at_once`](Self::what_saves_at_once).
+    /// Keeps a state for [`what_saves_at_once`](Self::what_saves_at_once), or drops the kept one.
     pub(super) fn hold(&self, state: Option<SavedState>) {
         *locked(&self.target.held) = state;
     }
 
-    /// Saves the state that is held when it is called, on any thread, and says whether there was one.
+    /// Returns a function that saves the kept state, from any thread, and returns whether there was one.
     pub(super) fn what_saves_at_once(&self) -> impl Fn() -> Result<bool> + Send + 'static {
         let target = Arc::clone(&self.target);
         move || {
@@ -149,10 +152,10 @@ impl Saver {
         }
     }
 
-    /// Waits until all is written.
+    /// Waits for all writing.
     ///
     /// # Errors
-    /// If it could not be.
+    /// If it failed.
     pub(super) fn finish(&mut self) -> Result<()> {
         match self.pending.take().map(JoinHandle::join) {
             None => Ok(()),
@@ -163,7 +166,7 @@ impl Saver {
 }
 
 impl Target {
-    /// Writes a checkpoint, and says when it is kept.
+    /// Writes a checkpoint; calls `kept` once it is on disk.
     fn write(&self, state: &SavedState, kept: impl FnOnce()) -> Result<()> {
         let mut newest = locked(&self.newest);
         let step = state.state.progress.step;
@@ -171,14 +174,14 @@ impl Target {
             return Ok(());
         }
         let (folder, metrics) = (&self.folder, self.folder.metrics());
-        // What the checkpoint says of the metrics must hold after a power cut too.
+        // The checkpoint's record of the metrics must also hold after a power failure.
         let synced = OpenOptions::new().write(true).open(&metrics).and_then(|file| file.sync_all());
         synced.map_err(vit_files::Error::io("sync", &metrics))?;
         let model = vit_model::to_bytes_with(state.state.weights(), &self.model, &self.info)?;
         let files = [(CONFIG, self.settings.as_bytes()), (MODEL, model.as_slice())];
         let path = state.write(folder, &files)?;
         kept();
-        // Whenever this ends, the run's model is that of a checkpoint.
+        // At any time, the run's model equals the model in a checkpoint.
         write_atomically(&folder.model(), &model)?;
         folder.point_last_to(&path)?;
         folder.prune_checkpoints(self.keep)?;
@@ -187,16 +190,16 @@ impl Target {
     }
 }
 
-/// A file of a run that cannot be written ends it; it is said how it goes on.
+/// Adds advice on how to continue to the error of a file that cannot be written.
 pub(super) fn unwritable(folder: &RunFolder, failure: Failure) -> Failure {
     if !failure.is(Exit::File) {
         return failure;
     }
     failure.hint(if folder.path().exists() {
-        format!("once it can be written, go on with `vit train --resume {}`", quoted(folder.path()))
+        format!("once it is writable, continue with `vit train --resume {}`", quoted(folder.path()))
     } else {
         let shown = folder.path().display();
-        format!("{shown} is gone: if it was moved, go on there with `vit train --resume`")
+        format!("{shown} is gone: if it was moved, continue there with `vit train --resume`")
     })
 }
 
@@ -209,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn saving_is_by_steps_or_seconds() {
+    fn save_every_takes_steps_or_seconds() {
         assert_eq!("20".parse(), Ok(SaveEvery::Steps(20)));
         assert_eq!("30s".parse(), Ok(SaveEvery::Seconds(30)));
         for wrong in ["", "0", "s", "-1", "1m", "0s"] {

@@ -1,4 +1,4 @@
-//! What a run needs before its first step: the dataset, the parameters, the trainer.
+//! Everything a run needs before its first step: dataset, parameters, trainer.
 
 use std::sync::Arc;
 
@@ -19,12 +19,12 @@ use crate::ranks::Ranks;
 use crate::settings::{Asked, Finetune, Freeze, Settings};
 use crate::threads::threads_on;
 
-/// A run that has taken no step.
+/// A run before its first step.
 pub(crate) struct SetUp {
     /// With the dataset's name.
     pub(crate) settings: Settings,
     pub(crate) found: Found,
-    /// What the model's file says of classes and pictures.
+    /// Class names and preprocessing for the model file.
     pub(crate) info: ModelInfo,
     pub(crate) images: Images,
     pub(crate) parameters: Parameters,
@@ -34,11 +34,11 @@ pub(crate) struct SetUp {
 }
 
 impl SetUp {
-    /// Finds the dataset, whose images and classes are those of the model where nobody asked for others, and makes a new model
-    /// and its trainer. Before there is a model, which may be large, `check` is asked.
+    /// Loads the dataset, completes the settings from it where the user left them open, and builds the model and
+    /// trainer. Calls `check` before building the model, which may be large.
     ///
     /// # Errors
-    /// If the dataset cannot be had or is not for this model, the settings are out of range, or `check` fails.
+    /// If the dataset cannot be loaded or does not suit the model, a setting is out of range, or `check` fails.
     pub(crate) fn new(
         (mut settings, asked): (Settings, Asked),
         place: &DataPlace,
@@ -65,18 +65,18 @@ impl SetUp {
         Ok(Self { settings, found, info, images, parameters, trainer, device, threads })
     }
 
-    /// Gives the parameters the values of the model that they are to begin as, if there is one.
+    /// Sets the parameters to the initial model's, if there is one.
     ///
     /// # Errors
-    /// If it cannot be read, or is of another model.
+    /// If it cannot be read, or is another model.
     pub(crate) fn initialise(&self) -> Result<()> {
         init::initialise(&self.settings, &self.info, &self.parameters)
     }
 
-    /// Goes on from a state that rank 0 has, or begins where it has none.
+    /// Resumes from a state that rank 0 has, or starts from the beginning without one.
     ///
     /// # Errors
-    /// If it is of another model, or ranks have other data.
+    /// If it belongs to another model, or ranks have different data.
     pub(crate) fn go_on_from(&mut self, state: Option<&TrainState>, ranks: &Ranks) -> Result<()> {
         let told = if ranks.are_several() {
             TrainState::broadcast(state, &*ranks.collective())?
@@ -93,7 +93,7 @@ impl SetUp {
     /// Checks that all ranks train the same parameters on the same data.
     ///
     /// # Errors
-    /// If not: what differs is named.
+    /// If they do not; the error names the difference.
     pub(crate) fn agree(&self, ranks: &Ranks) -> Result<()> {
         if !ranks.are_several() {
             return Ok(());
@@ -110,11 +110,10 @@ impl SetUp {
         ranks.agree(&table)
     }
 
-    /// Computes what the head reads of every image, once for all epochs, where the head alone is trained and images are not
-    /// augmented.
+    /// If only the head is trained and images are not augmented, computes its input for every image once.
     ///
     /// # Errors
-    /// If the device has no room, or an image cannot be read.
+    /// If the device's memory is full, or an image cannot be read.
     pub(crate) fn cache_features(&mut self) -> Result<()> {
         let settings = &self.settings;
         if settings.finetune.freeze != Freeze::All {
@@ -123,7 +122,7 @@ impl SetUp {
         if settings.augments() {
             tracing::info!(
                 "augmented images pass the frozen layers in every epoch; without augmentation, such as with \
-                 --augment-crop-scale 0 --augment-flip 0, they pass once"
+                 --augment-crop-scale 0 --augment-flip 0, they pass through it only once"
             );
             return Ok(());
         }
@@ -134,10 +133,10 @@ impl SetUp {
     }
 }
 
-/// Takes over what a dataset of this name has left open, or told.
+/// Completes the settings from a dataset of this name.
 ///
 /// # Errors
-/// If no model is of these settings.
+/// If the settings then describe no valid model.
 fn take_over(settings: &mut Settings, wanted: Wanted, dataset: &str) -> Result<()> {
     settings.model = wanted.model;
     settings.data = wanted.data;
@@ -153,27 +152,25 @@ fn take_over(settings: &mut Settings, wanted: Wanted, dataset: &str) -> Result<(
     Ok(())
 }
 
-/// Settings with what a dataset on disk tells: those that a run on it would have. No picture is decoded but to see what they are
-/// like, and nothing is fetched.
+/// Completes settings from a dataset on disk, as a run would. Decodes only a few pictures, and downloads nothing.
 ///
 /// # Errors
-/// If the dataset cannot be read, or is not for this model.
+/// If the dataset cannot be read, or does not suit the model.
 pub(crate) fn with_dataset(mut settings: Settings, asked: Asked) -> Result<Settings> {
     let Some(name) = settings.dataset.clone() else { return Ok(settings) };
     let (model, data) = (settings.model.clone(), settings.data.clone());
     let mut wanted = Wanted { model, asked, data, transform: None };
-    if let Some(name) = dataset::look(&name, &mut wanted)? {
+    if let Some(name) = dataset::inspect(&name, &mut wanted)? {
         take_over(&mut settings, wanted, &name)?;
     }
     Ok(settings)
 }
 
-/// A model's parameters of rank 2 or more that weight decay leaves alone where it acts on matrices: they are no weights of a
-/// product.
+/// Parameters with two or more dimensions that are no matrices, and so have no weight decay.
 const NO_DECAY: [&str; 3] = ["cls_token", "pos_embed", "reg_token"];
 
-/// The layer of a parameter, from the bottom: 0 for the embedding, one for each block, the last one's with the norm behind it,
-/// and one for the head.
+/// A parameter's layer, from the bottom: 0 for the embedding, then one for each block (the last with the final norm),
+/// then the head.
 ///
 /// timm equivalent: the groups of `param_groups_layer_decay`.
 fn layer_of(name: &str, depth: usize) -> usize {
@@ -186,7 +183,7 @@ fn layer_of(name: &str, depth: usize) -> usize {
     }
 }
 
-/// How a parameter is trained: not at all, or at a rate that falls with its depth.
+/// A parameter's group: frozen, or with a learning rate that falls with its depth.
 fn group_of(name: &str, depth: usize, finetune: &Finetune) -> Group {
     let (layer, head) = (layer_of(name, depth), depth + 1);
     let is_frozen = match finetune.freeze {
@@ -201,10 +198,10 @@ fn group_of(name: &str, depth: usize, finetune: &Finetune) -> Group {
     Group::new().with_lr_scale(finetune.layer_decay.map_or(1.0, |decay| decay.powi(below_head)))
 }
 
-/// A trainer of a new model, whose variables are made in `parameters`.
+/// A trainer of a new model, with its variables in `parameters`.
 ///
 /// # Errors
-/// If the settings are out of range, or the threads cannot be started.
+/// If a setting is out of range, or the threads cannot be started.
 pub(crate) fn trainer(
     settings: &Settings,
     parameters: &Parameters,
@@ -227,14 +224,14 @@ pub(crate) fn trainer(
     };
     let trainer = Trainer::builder(train.clone()).threads(threads).ranks(ranks);
     let trainer = trainer.groups(groups).loss(loss);
-    #[expect(unsafe_code, reason = "what this model reads is known here")]
-    // SAFETY: a Vision Transformer computes the same operations each time, of its images, its parameters and constants that
-    // its layers hold and never replace; the losses hold no tensor. The trainer's thread alone uses the device until the run
-    // has ended: what saves and draws meanwhile works on copies on the CPU.
+    #[expect(unsafe_code, reason = "this module knows what the model reads")]
+    // SAFETY: a Vision Transformer runs the same operations each time, on its images, its parameters and constants that
+    // its layers hold and never replace; the losses hold no tensor. Only the trainer's thread uses the device until the
+    // run ends: saving and drawing work on copies on the CPU.
     let trainer = unsafe { trainer.record_steps() };
     Ok(trainer.build(&parameters.builder(DType::F32, device), |vb| {
         let model = VisionTransformer::new(model, &vb)?;
-        // Of images, or of the features that a frozen trunk has made of them once; dropout is none of a frozen trunk's.
+        // Takes images, or precomputed features of a frozen trunk, to which its dropout does not apply.
         Ok(move |inputs: &Tensor, mode: Mode| match (inputs.rank(), trains_head_alone) {
             (2, _) => model.forward_head(inputs),
             (_, true) => model.forward_head(&model.forward_pooled(inputs, Mode::Eval)?),
@@ -247,7 +244,7 @@ pub(crate) fn trainer(
 mod tests {
     use super::*;
 
-    /// As timm's `param_groups_layer_decay` gives for a ViT of two blocks.
+    /// The values that timm's `param_groups_layer_decay` gives for a ViT of two blocks.
     #[test]
     fn rates_fall_from_the_head_down() {
         let finetune = Finetune { layer_decay: Some(0.5), ..Finetune::default() };

@@ -1,4 +1,4 @@
-//! What is told of epochs: rows of a table for a person, a sentence each for a machine.
+//! Reports epochs: as table rows in a terminal, as sentences in JSON logs.
 
 use vit_run::EpochMetrics;
 
@@ -8,13 +8,13 @@ use crate::logging;
 use crate::output::{percent, thousands};
 use crate::terminal::stderr;
 
-/// Epochs as they end.
+/// The table of epochs.
 pub(super) struct Table {
-    /// Of the whole run, as far as is known.
+    /// Epochs of the whole run, as far as known.
     epochs: u64,
-    /// Once the headings are told.
+    /// Set once the headings are printed.
     columns: Option<Columns>,
-    /// Whether the epoch that comes next is the best so far on the validation images.
+    /// Whether the next epoch is the best so far on the validation split.
     is_best: bool,
 }
 
@@ -23,7 +23,7 @@ impl Table {
         Self { epochs, columns: None, is_best: false }
     }
 
-    /// Marks the epoch that is told next.
+    /// Marks the next epoch as the best.
     pub(super) const fn mark(&mut self) {
         self.is_best = true;
     }
@@ -48,12 +48,12 @@ impl Table {
             tracing::info!("{}", columns.line(&cells));
         }
         if interrupt::asked() {
-            tracing::info!("epoch {} is told up to step {}", epoch.epoch, epoch.step);
+            tracing::info!("epoch {} covers the steps up to {}", epoch.epoch, epoch.step);
         }
     }
 }
 
-/// Room for the largest cells of a column, of which there is one.
+/// Width of a column's widest possible cell.
 fn least_width(heading: &str, cell: &str) -> usize {
     let least = match heading {
         "images/s" => "1,000,000".len(),
@@ -65,13 +65,12 @@ fn least_width(heading: &str, cell: &str) -> usize {
     least.max(heading.len()).max(cell.chars().count())
 }
 
-/// Headings and cells, the first ones for the narrowest terminal. An accuracy on the validation images that is the best so far
-/// has a star.
+/// Headings and cells, most important first. The best validation accuracy so far has a star.
 fn cells(epoch: &EpochMetrics, epochs: u64, is_best: bool) -> Vec<(&'static str, String)> {
     let loss = |loss: f64| format!("{loss:.4}");
     let star = if is_best { "*" } else { " " };
     let speed = epoch.images_per_second as u64;
-    // As wide in the first row as in the last.
+    // The first row is as wide as the last.
     let width = epochs.to_string().len();
     let cells = [
         ("epoch", Some(format!("{:>width$}/{epochs}", epoch.epoch))),
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_terminal_keeps_what_an_epoch_is_judged_by() {
+    fn narrow_terminals_keep_the_accuracies() {
         let lines = lines(Some(40));
         assert_eq!(lines[0], "epoch     loss     train        val");
         assert_eq!(lines[1], " 9/10   0.1235   97.50 %   97.50 %*");

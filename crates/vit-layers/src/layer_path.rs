@@ -10,40 +10,40 @@ use crate::{ConfigError, Pass};
 
 /// The path of a layer's parameters, such as `blocks.0.attn`, or the layer's kind if it has no path.
 #[derive(Clone, Debug)]
-pub(crate) struct Place(Arc<str>);
+pub(crate) struct LayerPath(Arc<str>);
 
-impl fmt::Display for Place {
+impl fmt::Display for LayerPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl Place {
-    /// The place of `vb`'s parameters.
+impl LayerPath {
+    /// The path of the layer built from `vb`.
     pub(crate) fn of(kind: &str, vb: &VarBuilder) -> Self {
         let path = vb.prefix();
         Self(if path.is_empty() { kind.into() } else { path.into() })
     }
 
-    /// The same, and checks that the parameters' dtype is one that candle computes in.
+    /// Like [`of`](Self::of), and checks that the parameters' dtype is one that candle computes in.
     pub(crate) fn with_parameters(kind: &str, vb: &VarBuilder) -> Result<Self> {
-        let place = Self::of(kind, vb);
+        let path = Self::of(kind, vb);
         match vb.dtype() {
-            DType::F64 | DType::F32 | DType::F16 | DType::BF16 => Ok(place),
-            got => bail!("{place}: expected parameters of F64, F32, F16 or BF16, got {got:?}"),
+            DType::F64 | DType::F32 | DType::F16 | DType::BF16 => Ok(path),
+            got => bail!("{path}: expected parameters of F64, F32, F16 or BF16, got {got:?}"),
         }
     }
 
-    /// The same for a layer whose configuration check gave this result.
+    /// Like [`with_parameters`](Self::with_parameters), with the result of the configuration's check.
     pub(crate) fn configured(
         kind: &str,
         checked: std::result::Result<(), ConfigError>,
         vb: &VarBuilder,
     ) -> Result<Self> {
-        let place = Self::with_parameters(kind, vb)?;
+        let path = Self::with_parameters(kind, vb)?;
         match checked {
-            Ok(()) => Ok(place),
-            Err(error) => bail!("{place}: {error}"),
+            Ok(()) => Ok(path),
+            Err(error) => bail!("{path}: {error}"),
         }
     }
 

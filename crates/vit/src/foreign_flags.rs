@@ -1,4 +1,4 @@
-//! Arguments that say what a foreign file may not.
+//! Flags that complete the description of a foreign model.
 
 use std::str::FromStr;
 
@@ -6,33 +6,33 @@ use clap::Args;
 use vit_model::{Known, Layout, Normalization, VitConfig};
 use vit_patch::Resampling;
 
-/// What a foreign file may leave untold.
+/// Settings that a foreign file may lack.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "What foreign files may not tell")]
-pub(crate) struct Untold {
-    /// Attention heads [default: the folder's, else heads of 64]
+#[command(next_help_heading = "Settings that foreign files may lack")]
+pub(crate) struct ForeignFlags {
+    /// Attention heads [default: the folder's, else width / 64]
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
-    /// Size of the images; positions learned at another size are resampled
+    /// Image size in pixels; positions learned at another size are resampled
     #[arg(long, value_name = "N|HxW")]
     image_size: Option<Size>,
-    /// How positions are resampled for --image-size: as timm does (antialiased) or as transformers does (hf) [default: as the
-    /// library that the model is of; of ours, as timm]
+    /// How positions are resampled for --image-size: like timm (antialiased) or like transformers (hf) [default: like
+    /// the model's library; for ours like timm]
     #[arg(long, value_name = "LIBRARY")]
     resample: Option<Resample>,
-    /// Added to the variance in layer norms [default: the folder's, else its library's]
+    /// Epsilon of layer norms [default: the folder's, else its library's]
     #[arg(long, value_name = "F")]
     layer_norm_eps: Option<f64>,
-    /// What is subtracted from each channel of pixels in [0, 1] [default: the folder's, else 0.5]
+    /// Mean of each channel, for pixels in [0, 1] [default: the folder's, else 0.5]
     #[arg(long, value_name = "F,...", value_delimiter = ',', requires = "std")]
     mean: Vec<f64>,
-    /// What each channel is then divided by [default: the folder's, else 0.5]
+    /// Standard deviation of each channel [default: the folder's, else 0.5]
     #[arg(long, value_name = "F,...", value_delimiter = ',', requires = "mean")]
     std: Vec<f64>,
 }
 
-impl Untold {
-    /// What was told.
+impl ForeignFlags {
+    /// The given settings.
     pub(crate) fn known(&self) -> Known {
         let scaling = Normalization { mean: self.mean.clone(), std: self.std.clone() };
         Known {
@@ -44,17 +44,17 @@ impl Untold {
         }
     }
 
-    /// How positions are resampled, in words too: by default as the library does whose layout a model has.
+    /// How positions are resampled, with a description; by default like the library of the model's layout.
     pub(crate) fn resampling(&self, layout: Layout) -> (Resampling, &'static str) {
         match (self.resample, layout) {
-            (Some(Resample::Hf), _) => (Resampling::Hf, "as transformers does"),
-            (Some(Resample::Timm), _) => (Resampling::Timm, "as timm does"),
-            (None, Layout::Hf) => (Resampling::Hf, "assumed: as transformers does, --resample hf"),
-            (None, _) => (Resampling::Timm, "assumed: as timm does, --resample timm"),
+            (Some(Resample::Hf), _) => (Resampling::Hf, "like transformers"),
+            (Some(Resample::Timm), _) => (Resampling::Timm, "like timm"),
+            (None, Layout::Hf) => (Resampling::Hf, "assumed: like transformers, --resample hf"),
+            (None, _) => (Resampling::Timm, "assumed: like timm, --resample timm"),
         }
     }
 
-    /// The same model for images of the size that was asked for, if one was.
+    /// The model at the requested image size, if one was given.
     pub(crate) fn at_asked_size(&self, config: &VitConfig) -> VitConfig {
         match self.image_size {
             Some(Size { height, width }) => config.clone().at_image_size(height, width),
@@ -63,14 +63,14 @@ impl Untold {
     }
 }
 
-/// A library that resamples positions.
+/// The library whose resampling is used.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Resample {
     Timm,
     Hf,
 }
 
-/// Of an image, in pixels.
+/// Image size in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) height: usize,
@@ -84,10 +84,7 @@ impl FromStr for Size {
         let (height, width) = text.split_once('x').unwrap_or((text, text));
         match (height.parse(), width.parse()) {
             (Ok(height), Ok(width)) if height > 0 && width > 0 => Ok(Self { height, width }),
-            _ => {
-                Err("expected a side such as 224, or a height and a width such as 224x160"
-                    .to_owned())
-            }
+            _ => Err("expected a side such as 224, or height and width such as 224x160".to_owned()),
         }
     }
 }
