@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::{result, sandbox};
+use super::{outcome, sandbox};
 use crate::support::Outcome;
 
 /// Ranks on as many nodes.
@@ -81,5 +81,5 @@ fn four_nodes_over_tcp_train_to_the_bits_of_one_process() {
     .concat();
     let output = sandbox.command_by("mpirun", &line, &format!("{words} nodes")).output().unwrap();
     Outcome::of(&output).succeeded();
-    assert!(result(&sandbox, "nodes") == result(&sandbox, "alone"));
+    assert!(outcome(&sandbox, "nodes") == outcome(&sandbox, "alone"));
 }

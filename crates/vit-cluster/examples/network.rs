@@ -26,7 +26,7 @@ fn main() -> Result<(), Error> {
         let mut broadcasts = Vec::with_capacity(ROUNDS);
         for _ in 0..ROUNDS {
             let begun = Instant::now();
-            ranks.exchange(&send, &counts, &mut receive, &counts);
+            ranks.exchange((&send, &counts), (&mut receive, &counts));
             exchanges.push(begun.elapsed());
             let begun = Instant::now();
             ranks.gather(&mine, &mut receive, &counts);

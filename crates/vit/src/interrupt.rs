@@ -37,6 +37,10 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const ONE_SIGNAL: Duration = Duration::from_secs(2);
 
 static HAS_OTHERS: AtomicBool = AtomicBool::new(false);
+/// A rank that is not the first waits longer: rank 0 may still write the checkpoint, and the launcher would take a rank that
+/// leaves for one that fails. Once rank 0 has left, the launcher ends the others.
+const PATIENCE_WITH_RANK_0: Duration = Duration::from_secs(30);
+static FOLLOWS: AtomicBool = AtomicBool::new(false);
 /// How long the program waits for whoever reads what it says last.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -91,10 +95,11 @@ fn listen_to_schedulers(_on_signal: impl Fn() + Send + 'static) -> Result<()> {
     Ok(())
 }
 
-/// From now on an asked-for end is one of several ranks.
+/// From now on this process ends as one of several, with this rank.
 #[cfg_attr(not(feature = "mpi"), allow(dead_code, reason = "without ranks there is one process"))]
-pub(crate) fn is_one_of_several() {
+pub(crate) fn is_rank(rank: usize) {
     HAS_OTHERS.store(true, Ordering::SeqCst);
+    FOLLOWS.store(rank > 0, Ordering::SeqCst);
 }
 
 /// Another rank was asked to end the run.
@@ -182,7 +187,8 @@ pub(crate) fn tell() {
 fn leave_soon() {
     let since = Instant::now();
     save_at_once();
-    std::thread::sleep(PATIENCE.saturating_sub(since.elapsed()));
+    let patience = if FOLLOWS.load(Ordering::SeqCst) { PATIENCE_WITH_RANK_0 } else { PATIENCE };
+    std::thread::sleep(patience.saturating_sub(since.elapsed()));
     let writing = locked(&WRITING);
     // Held to the end: nothing else begins.
     let _writing =

@@ -146,7 +146,7 @@ impl Slices {
         });
         let mut receive = std::mem::take(&mut self.receive);
         receive.resize(receive_counts.iter().sum(), 0);
-        self.ranks.exchange(&send, &send_counts, &mut receive, &receive_counts);
+        self.ranks.exchange((&send, &send_counts), (&mut receive, &receive_counts));
 
         let mut ends = false;
         let mut all = Vec::with_capacity(shards);
@@ -312,7 +312,7 @@ impl Slices {
             let receive_counts =
                 self.counts(|from| if is_root { self.slice(from).len() } else { 0 });
             let mut whole = vec![0; receive_counts.iter().sum()];
-            self.ranks.exchange(&send, &send_counts, &mut whole, &receive_counts);
+            self.ranks.exchange((&send, &send_counts), (&mut whole, &receive_counts));
             if is_root {
                 let values: Vec<f32> = whole.into_iter().map(f32::from_bits).collect();
                 let each = task.trained.iter().zip(self.starts.windows(2)).map(|((_, var), of)| {

@@ -1,5 +1,6 @@
 //! `vit bench`: how long training, evaluation and a forward pass take, a file each.
 
+mod communication;
 mod eval;
 mod images;
 mod latency;
