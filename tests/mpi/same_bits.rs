@@ -74,6 +74,14 @@ fn rank_0_alone_speaks() {
     assert!(three.stderr.contains(&format!("3 ranks of {threads},")), "{}", three.stderr);
 }
 
+#[test]
+fn a_benchmark_on_ranks_tells_how_long_they_wait() {
+    let words = "-q bench train --batch-size 8 --steps 20 --warmup 2 --threads 1 --json";
+    let result = on_ranks(&sandbox(), 2, words).succeeded().json();
+    let [waits, step] = ["communication_ms", "median_ms"].map(|key| result[key].as_f64().unwrap());
+    assert!(result["ranks"] == 2 && 0.0 < waits && waits < step, "{result}");
+}
+
 /// MPI that is initialised fails for want of this transport.
 #[test]
 fn without_a_launcher_mpi_is_not_initialised() {

@@ -17,8 +17,8 @@ use crate::differences::differences;
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt;
 
-/// How long a rank waits before it reports a failure: where rank 0 has the same, it speaks for all, and the launcher signals them
-/// within 2 s.
+/// How long a rank waits before it reports a failure. If rank 0 has the same, it reports it, and the launcher ends the others
+/// before: after 2 s, with the flags that the book names.
 const RANK_0_FIRST: Duration = Duration::from_secs(3);
 
 static LAUNCH: OnceLock<Option<Launch>> = OnceLock::new();
