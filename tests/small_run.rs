@@ -3,6 +3,7 @@
 use std::fs;
 
 use serde_json::Value;
+use vit_files::Digest;
 
 use crate::idx_folder::IdxFolder;
 use crate::support::{Sandbox, timeless};
@@ -46,21 +47,22 @@ pub(crate) fn sandbox() -> Sandbox {
     sandbox
 }
 
-/// The result of a run, but for times.
+/// The result of a run, but for times: digests of its files, and its metrics.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Trained {
-    pub(crate) model: Vec<u8>,
-    best: Vec<u8>,
+    pub(crate) model: Digest,
+    pub(crate) best: Digest,
     /// Parameters, averages and moments.
-    state: Vec<u8>,
+    state: Digest,
     pub(crate) metrics: Vec<Value>,
 }
 
 pub(crate) fn outcome(sandbox: &Sandbox, run: &str) -> Trained {
+    let digest = |name: &str| Digest::of_bytes(&sandbox.read(&format!("{run}/{name}")));
     Trained {
-        model: sandbox.read(&format!("{run}/model.safetensors")),
-        best: sandbox.read(&format!("{run}/best.safetensors")),
-        state: sandbox.read(&format!("{run}/checkpoints/last/state.safetensors")),
+        model: digest("model.safetensors"),
+        best: digest("best.safetensors"),
+        state: digest("checkpoints/last/state.safetensors"),
         metrics: timeless(&sandbox.read(&format!("{run}/metrics.jsonl"))),
     }
 }

@@ -84,5 +84,5 @@ fn four_nodes_over_tcp_train_to_the_bits_of_one_process() {
     .concat();
     let output = sandbox.command_by("mpirun", &line, &format!("{words} nodes")).output().unwrap();
     Outcome::of(&output).succeeded();
-    assert!(outcome(&sandbox, "nodes") == outcome(&sandbox, "alone"));
+    assert_eq!(outcome(&sandbox, "nodes"), outcome(&sandbox, "alone"));
 }

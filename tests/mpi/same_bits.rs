@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::thread;
 
-use super::{SETTINGS, mpirun, on_ranks, outcome, sandbox, uninterrupted};
+use super::{SETTINGS, mpirun, on_ranks, outcome, sandbox};
 use crate::support::{Outcome, Sandbox};
 
 #[test]
@@ -28,8 +28,11 @@ fn ranks_and_threads_do_not_change_a_bit() {
         for (ranks, threads) in launches {
             let run = format!("{name}-{ranks}-{threads}");
             on_ranks(&sandbox, ranks, &format!("{} --threads {threads}", words(&run))).succeeded();
-            let trained = outcome(&sandbox, &run);
-            assert!(trained == alone, "{ranks} ranks of {threads} threads, {name}: other bits");
+            assert_eq!(
+                outcome(&sandbox, &run),
+                alone,
+                "{ranks} ranks of {threads} threads, {name}"
+            );
         }
     }
 }
@@ -39,15 +42,15 @@ fn a_run_resumes_on_any_number_of_ranks_to_the_same_bits() {
     let sandbox = sandbox();
     // The number of steps sets any other schedule.
     sandbox.write("small.toml", SETTINGS.replace("'one-cycle'", "'constant'"));
-    let whole = uninterrupted(&sandbox);
-    let some = "-q train --config small.toml --save-every 4 --max-steps 14 --run-dir run";
-    on_ranks(&sandbox, 3, some).succeeded();
-    for (ranks, until) in [(2, 21), (4, 27)] {
-        on_ranks(&sandbox, ranks, &format!("-q train --resume run --max-steps {until}"))
-            .succeeded();
+    for (ranks, until) in [(3, 14), (2, 21), (4, 27), (1, 40)] {
+        for (run, ranks) in [("alone", 1), ("run", ranks)] {
+            let resumes = sandbox.path(run).exists();
+            let words = if resumes { "--resume" } else { "--config small.toml --run-dir" };
+            let words = format!("-q train {words} {run} --max-steps {until}");
+            on_ranks(&sandbox, ranks, &words).succeeded();
+        }
+        assert_eq!(outcome(&sandbox, "run"), outcome(&sandbox, "alone"), "after {until} steps");
     }
-    sandbox.run("-q train --resume run --max-steps 40").succeeded();
-    assert_eq!(outcome(&sandbox, "run").model, whole.model);
     sandbox.run("-q verify run").succeeded();
 }
 

@@ -43,8 +43,7 @@ fn an_interrupted_run_resumes_on_another_number_of_ranks_to_the_same_bits() {
     signal(running.child().id(), "USR1");
     running.end();
     on_ranks(&sandbox, 2, "-q train --resume run").succeeded();
-    let trained = outcome(&sandbox, "run");
-    assert!(trained.model == whole.model && trained.metrics == whole.metrics);
+    assert_eq!(outcome(&sandbox, "run"), whole);
 }
 
 /// The launcher takes a rank that leaves early for one that fails, and ends rank 0 with it.
