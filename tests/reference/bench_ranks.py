@@ -1,4 +1,4 @@
-"""Time `vit` on two ranks beside one process and beside PyTorch's DistributedDataParallel, and fit a model of many ranks to it.
+"""Time `vit` on two ranks beside one process and beside PyTorch's DistributedDataParallel, and model many ranks after it.
 
     cargo build --workspace --features vit/mpi --bin vit --example network
     python tests/reference/bench_ranks.py --target target/debug --json FILE
@@ -8,6 +8,7 @@ its row is left out.
 """
 
 import argparse
+import bisect
 import importlib.util
 import json
 import math
@@ -82,27 +83,27 @@ def median_of(rounds, *keys):
 
 
 class Network:
-    """Latency and time a word of each collective, from two messages of different lengths between two ranks."""
+    """Milliseconds of each collective between two ranks, by the parameters that they share."""
 
     def __init__(self, rounds):
-        def at(parameters, what):
-            return 1e-3 * median_of(rounds, str(parameters), what)
+        self.sizes = sorted(int(size) for size in rounds[0])
+        self.times = {
+            what: [1e-3 * median_of(rounds, str(size), what) for size in self.sizes] for what in ["exchange", "gather", "broadcast"]
+        }
 
-        self.latency, self.word = {}, {}
-        for what in ["exchange", "gather"]:
-            short, long = at(1, what), at(1_000_000, what)
-            self.latency[what] = short
-            # Two ranks: half of the parameters cross, each way.
-            self.word[what] = (long - short) / 500_000
-        self.broadcast = at(1, "broadcast")
+    def at(self, what, parameters):
+        """On the line through the two nearest sizes."""
+        times = self.times[what]
+        above = min(max(bisect.bisect(self.sizes, parameters), 1), len(self.sizes) - 1)
+        share = (parameters - self.sizes[above - 1]) / (self.sizes[above] - self.sizes[above - 1])
+        return times[above - 1] + share * (times[above] - times[above - 1])
 
     def step(self, parameters, ranks):
-        """Milliseconds: with each other rank one message, in turn; then a broadcast along a tree."""
+        """Each rank sends every other, one after the other, the message that two ranks send that share as much; a broadcast is a tree."""
         if ranks == 1:
             return 0.0
-        words = parameters * (ranks - 1) / ranks
-        sums = (self.latency[what] * (ranks - 1) + self.word[what] * words for what in self.latency)
-        return sum(sums) + self.broadcast * math.ceil(math.log2(ranks))
+        messages = (ranks - 1) * sum(self.at(what, 2 * parameters / ranks) for what in ["exchange", "gather"])
+        return messages + self.times["broadcast"][0] * math.ceil(math.log2(ranks))
 
 
 def processor():
@@ -129,9 +130,10 @@ def report(rounds, base):
     print(f"| shallow, 2 ranks over TCP | {tcp:.3f} | {waits / tcp:.1%} waiting | reach 15 % |\n")
 
     net = Network([a["network"] for a in rounds])
-    print(f"latency of exchange {1e3 * net.latency['exchange']:.0f} us, of gather {1e3 * net.latency['gather']:.0f} us, ", end="")
-    rate = {what: 4e-6 / word for what, word in net.word.items()}
-    print(f"broadcast {1e3 * net.broadcast:.0f} us; {rate['exchange']:.1f} and {rate['gather']:.1f} GB/s\n")
+    print("| parameters | exchange, us | gather, us |\n|---:|---:|---:|")
+    for at, size in enumerate(net.sizes):
+        print(f"| {size:,} | {1e3 * net.times['exchange'][at]:.0f} | {1e3 * net.times['gather'][at]:.0f} |")
+    print(f"\nbroadcast: {1e3 * net.times['broadcast'][0]:.0f} us\n")
     # A step takes so much, and so much an image.
     one, few = of("shallow, 1 thread"), of("shallow, 1 thread, 16 images")
     image = (one - few) / 48
