@@ -165,15 +165,13 @@ impl Slices {
             for node in nodes(shards, &its) {
                 let (words, after) = rest.split_at(len);
                 rest = after;
-                let sum: Vec<f32> = words.iter().map(|&word| f32::from_bits(word)).collect();
-                tree.add(node, sum, |mut left, right| {
-                    left.iter_mut().zip(&right).for_each(|(left, right)| *left += right);
-                    TensorResult::Ok(left)
+                tree.add(node, Partial::Received(words), |left, right| {
+                    TensorResult::Ok(Partial::Sum(left.plus(right)))
                 })?;
             }
         }
+        let mut total = tree.finish().pop().map(Partial::into_values).unwrap_or_default();
         (self.send, self.receive) = (send, receive);
-        let mut total = tree.finish().pop().unwrap_or_default();
         let scale = scale as f32;
         total.iter_mut().for_each(|value| *value *= scale);
         Ok((all, total, ends))
@@ -322,6 +320,36 @@ impl Slices {
             }
         }
         Ok(all)
+    }
+}
+
+/// A partial sum of a slice: as it came, so that it is read but once, or added up here.
+enum Partial<'a> {
+    Received(&'a [u32]),
+    Sum(Vec<f32>),
+}
+
+impl Partial<'_> {
+    fn into_values(self) -> Vec<f32> {
+        match self {
+            Self::Received(words) => words.iter().map(|&word| f32::from_bits(word)).collect(),
+            Self::Sum(values) => values,
+        }
+    }
+
+    fn plus(self, right: Partial<'_>) -> Vec<f32> {
+        let mut left = self.into_values();
+        match right {
+            Partial::Received(words) => {
+                left.iter_mut()
+                    .zip(words)
+                    .for_each(|(left, &right)| *left += f32::from_bits(right));
+            }
+            Partial::Sum(values) => {
+                left.iter_mut().zip(&values).for_each(|(left, right)| *left += right);
+            }
+        }
+        left
     }
 }
 
