@@ -25,8 +25,8 @@ HERE = Path(__file__).parent
 LAUNCH = ["mpirun", "--allow-run-as-root", "--bind-to", "none", "-n", "2"]
 # Between machines there is no shared memory.
 TCP = ["--mca", "pml", "ob1", "--mca", "btl", "self,tcp"]
-SHALLOW = ["--preset", "shallow", "--steps", "600", "--warmup", "50"]
-TINY = ["--config", str(HERE.parent.parent / "configs/vit-ti16-224.toml"), "--batch-size", "16", "--steps", "6", "--warmup", "1"]
+SHALLOW = ["--preset", "shallow", "--steps", "300", "--warmup", "50"]
+TINY = ["--config", str(HERE.parent.parent / "configs/vit-ti16-224.toml"), "--batch-size", "16", "--steps", "3", "--warmup", "1"]
 BASE = ["--preset", "vit-b16", "--steps", "2", "--warmup", "1"]
 PARAMETERS = {"shallow": 40_330, "ViT-B/16": 86_567_656}
 
@@ -156,7 +156,7 @@ def report(rounds, base):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", required=True, type=Path, help="the folder of the built programs")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path, help="write every measurement to this file")
     args = parser.parse_args()
     target = args.target.resolve()
