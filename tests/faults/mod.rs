@@ -22,7 +22,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::small_run::{
-    Dice, SETTINGS, assert_checkpoints_are_whole, checkpoints, outcome, sandbox, times,
+    Dice, SETTINGS, Trained, assert_checkpoints_are_whole, checkpoints, outcome, sandbox, times,
     uninterrupted,
 };
 use crate::support::Sandbox;
