@@ -76,9 +76,9 @@ fn lives(process: u32) -> bool {
     status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
 }
 
+/// Sends a signal to a process, which may have ended by itself.
 fn signal(process: u32, name: &str) {
-    let status = Command::new("kill").args(["-s", name, &process.to_string()]).status();
-    assert!(status.unwrap().success());
+    Command::new("kill").args(["-s", name, &process.to_string()]).status().unwrap();
 }
 
 fn has_metrics(folder: &Path) -> bool {
