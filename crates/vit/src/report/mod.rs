@@ -34,7 +34,7 @@ pub(crate) fn so_far(
     environment: Vec<(String, String)>,
 ) -> Result<Report> {
     let summary = Summary::of(&settings.model)?;
-    let goes_on = "The run goes on: this is what it has come to.".to_owned();
+    let goes_on = "The run had not ended when this was written. If it was killed, `vit train --resume RUN` continues it.".to_owned();
     Ok(Report {
         notes: std::iter::once(goes_on).chain(found.warning()).collect(),
         class_names: info.all_names(settings.model.classes),
