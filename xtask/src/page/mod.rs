@@ -205,7 +205,8 @@ impl Page {
 fn watch(chromium: &str, vit: &Path, run: &Path) -> Result<()> {
     let words = ["train", "--dataset", "digits", "--epochs", "100000", "--serve", "--run-dir"];
     let mut command = Command::new(vit);
-    let child = command.args(words).arg(run).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let child =
+        command.args(words).arg(run).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let mut server = Server { child, address: String::new() };
     let mut lines = BufReader::new(server.child.stderr.take().context("it is piped")?).lines();
     while server.address.is_empty() {

@@ -183,13 +183,15 @@ impl Usual {
         let count = |x: usize, y: usize| self.counts[y * (self.width + STEP) + x];
         let [all, above, before, both] =
             [count(right, bottom), count(right, top), count(left, bottom), count(left, top)];
-        let [lower, higher] = [0, 1].map(|of| (all[of] + both[of] - above[of] - before[of]) as usize);
+        let [lower, higher] =
+            [0, 1].map(|of| (all[of] + both[of] - above[of] - before[of]) as usize);
         let cells = ((right - left) / STEP) * ((bottom - top) / STEP);
         (lower <= cells / 2 && cells - higher > cells / 2).then_some(self.value)
     }
 }
 
-const _: () = assert!(REACH.is_multiple_of(STEP), "the cells around one are on its own columns and rows");
+const _: () =
+    assert!(REACH.is_multiple_of(STEP), "the cells around one are on its own columns and rows");
 
 /// Zero where there are none.
 fn median(values: &mut [f32]) -> f32 {
