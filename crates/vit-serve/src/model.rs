@@ -18,7 +18,7 @@ pub trait Model: Send + Sync {
     /// If it is no picture, or not one for this model.
     fn see(&self, input: Input<'_>, ask: &Ask) -> Result<Seen, Problem>;
 
-    /// The probabilities of the classes, for each image.
+    /// The probabilities of the classes, for each image. Those of one do not depend on the others.
     ///
     /// # Errors
     /// If the model fails.
