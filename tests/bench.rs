@@ -40,9 +40,10 @@ fn training_can_be_timed_on_noise_and_on_a_dataset() {
         assert_times(&result, "ms");
         assert_rate(&result, 4);
         assert_eq!((&result["workload"], &result["images"]), (&"train".into(), &images.into()));
-        for (key, value) in [("batch_size", 4), ("threads", 2), ("steps", 6)] {
+        for (key, value) in [("batch_size", 4), ("ranks", 1), ("threads", 2), ("steps", 6)] {
             assert_eq!(result[key], value, "{key}");
         }
+        assert_eq!(result["communication_ms"], 0.0);
         assert_eq!(result["model"], "notebook");
     }
 }

@@ -13,6 +13,7 @@ mod machine;
 mod memory;
 mod png_file;
 mod running;
+mod small_run;
 mod support;
 
 mod agreement;

@@ -7,7 +7,7 @@ use super::{Dice, checkpoints, copy, outcome, sandbox, times, uninterrupted};
 use crate::support::Sandbox;
 
 /// A run with its last three checkpoints: after 32, 36 and 40 steps.
-fn trained() -> (Sandbox, super::Outcome) {
+fn trained() -> (Sandbox, super::Trained) {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
     assert_eq!(checkpoints(&sandbox, "whole"), [32, 36, 40]);

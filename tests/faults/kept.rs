@@ -30,7 +30,7 @@ fn files_below(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// A finished run in `whole` with its outcome. It has checkpoints after 32, 36 and 40 steps.
-fn trained() -> (Sandbox, super::Outcome) {
+fn trained() -> (Sandbox, super::Trained) {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
     (sandbox, whole)

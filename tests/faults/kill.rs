@@ -6,7 +6,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use super::{Dice, SETTINGS, checkpoints, outcome, sandbox, times, uninterrupted};
+use super::{
+    Dice, SETTINGS, assert_checkpoints_are_whole, checkpoints, outcome, sandbox, times,
+    uninterrupted,
+};
 use crate::support::{Sandbox, json_lines};
 
 /// Steps between two checkpoints.
@@ -60,17 +63,9 @@ fn assert_little_is_lost(sandbox: &Sandbox) {
     let Ok(text) = fs::read_to_string(metrics) else { return };
     let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
     let last = json_lines(whole).last().map_or(0, |record| record["step"].as_u64().unwrap());
-    let checkpoints = checkpoints(sandbox, "run");
-    let newest = checkpoints.last().copied().unwrap_or(0);
+    let newest = checkpoints(sandbox, "run").last().copied().unwrap_or(0);
     assert!(last <= newest + EVERY, "recorded step {last}, checkpoint {newest}");
-    if newest > 0 {
-        let found = sandbox.run("verify run --files-only --json");
-        let found: Vec<serde_json::Value> = serde_json::from_str(&found.stdout).unwrap();
-        for part in found {
-            let is_checkpoint = part["part"].as_str().unwrap().starts_with("checkpoints/");
-            assert!(!is_checkpoint || part["sound"] == true, "{part}");
-        }
-    }
+    assert_checkpoints_are_whole(sandbox);
 }
 
 /// A run with a checkpoint but no model yet: the hint names what to use.

@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{
-    SETTINGS, Trained, errors, has_metrics, lives, mpirun, on_ranks, process_of, result, sandbox,
-    scripted, signal, times, uninterrupted,
+    Dice, SETTINGS, assert_checkpoints_are_whole, checkpoints, errors, has_metrics, lives, mpirun,
+    on_ranks, outcome, process_of, sandbox, scripted, signal, times, uninterrupted,
 };
 use crate::running::Running;
 use crate::support::{Outcome, Sandbox};
@@ -14,47 +14,23 @@ use crate::support::{Outcome, Sandbox};
 /// How soon all ranks must have ended.
 const SOON: Duration = Duration::from_secs(10);
 
-/// Numbers that look random (xorshift64).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
-
 #[track_caller]
 fn assert_all_ended(sandbox: &Sandbox, ranks: usize) {
     for rank in 0..ranks {
-        let process = process_of(sandbox, rank).unwrap();
-        assert!(!lives(process), "rank {rank} lives");
+        // One that was ended before it began has noted no process.
+        assert!(!process_of(sandbox, rank).is_some_and(lives), "rank {rank} lives");
     }
 }
 
-#[track_caller]
-fn assert_checkpoints_are_whole(sandbox: &Sandbox) {
-    if !sandbox.path("run/checkpoints/last").exists() {
-        return;
-    }
-    let found = sandbox.run("verify run --files-only --json");
-    let found: Vec<serde_json::Value> = serde_json::from_str(&found.stdout).unwrap();
-    for part in found {
-        let is_checkpoint = part["part"].as_str().unwrap().starts_with("checkpoints/");
-        assert!(!is_checkpoint || part["sound"] == true, "{part}");
-    }
-}
-
-/// A random rank is killed at a random time, and the run resumed on another number of ranks, until it ends by itself.
+/// A random rank is killed at a random time, and the run resumed on another number of ranks; after enough deaths it may end.
 #[test]
 fn a_run_of_which_ranks_are_killed_ends_in_the_same_bits() {
     let sandbox = sandbox();
-    let whole: Trained = uninterrupted(&sandbox);
+    let whole = uninterrupted(&sandbox);
     let mut dice = Dice(11);
     let (mut deaths, mut runs) = (0, 0);
-    while deaths < times(4, 50) || runs == 0 {
+    loop {
+        let is_last = deaths >= times(4, 50);
         let ranks = 2 + dice.below(3) as usize;
         let new = !sandbox.path("run").exists();
         let words = if new { "--config small.toml --run-dir run" } else { "--resume run" };
@@ -63,17 +39,23 @@ fn a_run_of_which_ranks_are_killed_ends_in_the_same_bits() {
         }
         let words = format!("-q train {words} --save-every 3 --threads 1");
         let running = Running::start(&mut mpirun(&sandbox, ranks, &words));
-        let killed = dice.below(ranks as u64) as usize;
-        thread::sleep(Duration::from_millis(300 + dice.below(1800)));
-        let process = process_of(&sandbox, killed).filter(|&process| lives(process));
-        if let Some(process) = process {
-            signal(process, "KILL");
+        let (killed, after) = (dice.below(ranks as u64) as usize, 300 + dice.below(1800));
+        let mut process = None;
+        if !is_last {
+            thread::sleep(Duration::from_millis(after));
+            process = process_of(&sandbox, killed).filter(|&process| lives(process));
+            if let Some(process) = process {
+                signal(process, "KILL");
+            }
         }
         let begun = Instant::now();
         let ended = running.end();
         if ended.code == Some(0) {
-            assert_eq!(result(&sandbox, "run"), whole, "after {deaths} deaths");
+            assert_eq!(outcome(&sandbox, "run"), whole, "after {deaths} deaths");
             runs += 1;
+            if is_last {
+                break;
+            }
             fs::remove_dir_all(sandbox.path("run")).unwrap();
             continue;
         }
@@ -112,22 +94,36 @@ fn a_full_disk_ends_all_ranks_and_the_run_goes_on_from_its_last_checkpoint() {
     assert_all_ended(&sandbox, 3);
     assert_checkpoints_are_whole(&sandbox);
     on_ranks(&sandbox, 2, resume).succeeded();
-    assert_eq!(result(&sandbox, "run").model, whole.model);
+    assert_eq!(outcome(&sandbox, "run").model, whole.model);
 }
 
+/// The learning rate rises until the loss is not finite: after some steps, not at once.
 #[test]
-fn a_loss_that_is_not_finite_ends_all_ranks_with_one_message() {
+fn a_loss_that_is_not_finite_ends_all_ranks_with_one_message_after_the_last_good_checkpoint() {
     let sandbox = sandbox();
-    let begun = Instant::now();
-    let words = "-q train --config small.toml --lr 1e30 --run-dir run";
-    let alone = sandbox.run(&words.replace("run-dir run", "run-dir alone"));
-    let ended = on_ranks(&sandbox, 3, words);
-    assert_eq!((ended.code, alone.code), (Some(5), Some(5)), "{}{}", ended.stderr, alone.stderr);
-    assert!(begun.elapsed() < 2 * SOON);
-    assert_eq!(errors(&ended), errors(&alone), "{}", ended.stderr);
-    assert_all_ended(&sandbox, 3);
+    let rising = SETTINGS.replace("'one-cycle'", "'constant'\nwarmup = 1000000");
+    sandbox.write("small.toml", rising.replace("lr = 1e-3", "lr = 1e14"));
+    let words = "-q train --config small.toml --save-every 1 --run-dir";
+    let alone = sandbox.run(&format!("{words} alone"));
+    let expected: Vec<String> = errors(&alone).iter().map(|line| line.to_string()).collect();
     let told = |run: &str| sandbox.read(&format!("{run}/diverged.json"));
-    assert_eq!(told("run"), told("alone"));
+    for (ranks, words) in
+        [(3, &*format!("{words} run")), (2, "-q train --resume run --save-every 1")]
+    {
+        let mut running = Running::start(&mut mpirun(&sandbox, ranks, words));
+        running.wait_until(|| sandbox.path("run/diverged.json").exists());
+        let begun = Instant::now();
+        let ended = running.end();
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+        assert_eq!((ended.code, alone.code), (Some(5), Some(5)), "{}", ended.stderr);
+        assert_eq!(errors(&ended), expected, "{}", ended.stderr);
+        assert_all_ended(&sandbox, ranks);
+        assert!(told("run") == told("alone"));
+        assert!(!checkpoints(&sandbox, "run").is_empty());
+        assert_eq!(checkpoints(&sandbox, "run"), checkpoints(&sandbox, "alone"));
+        assert_checkpoints_are_whole(&sandbox);
+        fs::remove_file(sandbox.path("run/diverged.json")).unwrap();
+    }
 }
 
 /// What one rank cannot read is its own error: it names the rank and its host.

@@ -1,4 +1,7 @@
-//! Launches that cannot train what was asked for end before the first step.
+//! Launches that cannot train as asked end before the first step; one that wastes cores is warned.
+
+use std::process::Command;
+use std::thread;
 
 use super::{errors, on_ranks, sandbox, scripted};
 use crate::idx_folder::IdxFolder;
@@ -59,4 +62,48 @@ fn usage_errors_are_told_once() {
         assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
         assert_eq!(errors(&outcome).len(), 1, "{}", outcome.stderr);
     }
+}
+
+/// As Open MPI binds ranks unless it is told otherwise.
+#[test]
+fn ranks_bound_to_one_core_are_warned_of() {
+    let cores = thread::available_parallelism().unwrap();
+    if cores.get() < 2 {
+        eprintln!("left out: a single core is all that a rank can have");
+        return;
+    }
+    let sandbox = sandbox();
+    let bound = "exec taskset -c 0 \"$0\" \"$@\"";
+    let words = "train --config small.toml --max-steps 2 --run-dir run";
+    let outcome = Outcome::of(&scripted(&sandbox, 2, bound, words).output().unwrap()).succeeded();
+    let warnings = outcome.stderr.lines().filter(|line| line.starts_with("warning: rank "));
+    let warnings: Vec<&str> = warnings.collect();
+    assert_eq!(warnings.len(), 1, "{}", outcome.stderr);
+    assert!(warnings[0].starts_with("warning: rank 0 on "), "{warnings:?}");
+    assert!(warnings[0].contains(" may use 1 of "), "{warnings:?}");
+    assert!(outcome.stderr.contains("hint: pass `--bind-to none` to mpirun"), "{}", outcome.stderr);
+}
+
+/// An MPI that grants less than is asked for, as one does that was built without threads.
+const SERIALIZED: &str = "\
+#include <mpi.h>
+int MPI_Init_thread(int *argc, char ***argv, int required, int *provided) {
+  return PMPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, provided);
+}
+";
+
+#[test]
+fn an_mpi_without_threads_is_refused() {
+    let sandbox = sandbox();
+    sandbox.write("serialized.c", SERIALIZED);
+    let mut compiler = Command::new("mpicc");
+    compiler.args(["-shared", "-fPIC", "serialized.c", "-o", "serialized.so"]);
+    assert!(compiler.current_dir(sandbox.path("")).status().unwrap().success());
+    let preloaded = "LD_PRELOAD=$PWD/serialized.so exec \"$0\" \"$@\"";
+    let outcome = Outcome::of(&scripted(&sandbox, 2, preloaded, WORDS).output().unwrap());
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    let expected =
+        "error: expected an MPI that any thread may call (MPI_THREAD_MULTIPLE), got Serialized";
+    assert_eq!(errors(&outcome), [expected], "{}", outcome.stderr);
+    assert!(!sandbox.path("run").exists());
 }

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::{result, sandbox};
+use super::{outcome, sandbox};
 use crate::support::Outcome;
 
 /// Ranks on as many nodes.
@@ -62,9 +62,12 @@ fn four_nodes_over_tcp_train_to_the_bits_of_one_process() {
     let sandbox = sandbox();
     let words = "-q train --config small.toml --save-every 4 --run-dir";
     sandbox.run(&format!("{words} alone")).succeeded();
-    // What mpirun takes for ssh.
+    // What mpirun takes for ssh. The nodes share their files: in one folder, their daemons would overwrite each other's.
     let agent = format!(
-        "#!/bin/sh\nhost=$1; shift\nexec ip netns exec {}n${{host##*.}} sh -c \"$*\"\n",
+        "#!/bin/sh
+        node=${{1##*.}}; shift
+        export TMPDIR=$PWD/node$node; mkdir -p $TMPDIR
+        exec ip netns exec {}n$node sh -c \"$*\"\n",
         network.0
     );
     sandbox.write("agent", agent);
@@ -81,5 +84,5 @@ fn four_nodes_over_tcp_train_to_the_bits_of_one_process() {
     .concat();
     let output = sandbox.command_by("mpirun", &line, &format!("{words} nodes")).output().unwrap();
     Outcome::of(&output).succeeded();
-    assert!(result(&sandbox, "nodes") == result(&sandbox, "alone"));
+    assert_eq!(outcome(&sandbox, "nodes"), outcome(&sandbox, "alone"));
 }

@@ -1,8 +1,9 @@
 //! A run that is asked to end saves after one step on all ranks, and leaves.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{has_metrics, mpirun, on_ranks, process_of, result, sandbox, signal, uninterrupted};
+use super::{has_metrics, mpirun, on_ranks, outcome, process_of, sandbox, signal, uninterrupted};
 use crate::running::Running;
 
 /// To the launcher, which passes it on; to one rank, which tells the others.
@@ -42,6 +43,23 @@ fn an_interrupted_run_resumes_on_another_number_of_ranks_to_the_same_bits() {
     signal(running.child().id(), "USR1");
     running.end();
     on_ranks(&sandbox, 2, "-q train --resume run").succeeded();
-    let trained = result(&sandbox, "run");
-    assert!(trained.model == whole.model && trained.metrics == whole.metrics);
+    assert_eq!(outcome(&sandbox, "run"), whole);
+}
+
+/// The launcher takes a rank that leaves early for one that fails, and ends rank 0 with it.
+#[test]
+fn other_ranks_wait_while_rank_0_takes_its_time_to_save() {
+    let sandbox = sandbox();
+    let words = "train --config small.toml --epochs 4000 --save-every 100000 --run-dir run";
+    let mut running = Running::start(&mut mpirun(&sandbox, 3, words));
+    running.wait_until(|| has_metrics(&sandbox.path("run")));
+    let first = process_of(&sandbox, 0).unwrap();
+    signal(first, "STOP");
+    signal(running.child().id(), "USR1");
+    // Longer than a process alone waits for its step.
+    thread::sleep(Duration::from_secs(4));
+    signal(first, "CONT");
+    let ended = running.end();
+    assert!(ended.stderr.contains("interrupted; the model so far"), "{}", ended.stderr);
+    sandbox.run("-q verify run").succeeded();
 }

@@ -49,7 +49,7 @@ struct Entry {
 }
 
 impl Step {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Fmt,
         Self::Layering,
         Self::Deny,
@@ -62,6 +62,7 @@ impl Step {
         Self::Api(Api::COMPARE),
         Self::Consumer,
         Self::Package,
+        Self::TestMpi,
         Self::GpuBuild,
     ];
 
@@ -154,7 +155,7 @@ impl Step {
             Self::TestMpi => Entry {
                 name: "test-mpi",
                 check: mpi::test,
-                when_it_fails: "run the failed test alone with `cargo test -p vit --features mpi --test mpi NAME`",
+                when_it_fails: "run the failed test alone with `cargo test --workspace --features vit/mpi --test mpi NAME`",
             },
             Self::GpuBuild => Entry {
                 name: "gpu-build",

@@ -87,11 +87,10 @@ pub(crate) fn test() -> Result<()> {
         );
         return Ok(());
     }
-    let targets = ["--locked", "-p", "vit", "-p", "vit-cluster", "--features=mpi"];
-    run(cargo("clippy")
-        .args(targets)
-        .args(["--lib", "--bins", "--test=mpi"])
-        .args(["--", "-Dwarnings"]))?;
+    let targets = ["--lib", "--bins", "--test=mpi", "--example=network"];
+    run(cargo("clippy").args(WITH_MPI).args(targets).args(["--", "--deny=warnings"]))?;
+    // What a panic does is tested beside the code that meets it.
+    run(cargo("test").args(WITH_MPI).args(["--lib", "over_mpi"]))?;
     run(&mut tests())
 }
 
@@ -100,11 +99,13 @@ pub(crate) fn soak(filter: &str) -> Result<()> {
     run(tests().args([filter, "--nocapture"]).env("VIT_SOAK", "1"))
 }
 
+/// The whole workspace, since for a part of it cargo would compile dependencies again, with fewer features.
+const WITH_MPI: [&str; 3] = ["--locked", "--workspace", "--features=vit/mpi"];
+
 fn tests() -> Command {
     let mut tests = cargo("test");
-    // One after the other: each keeps all cores busy.
-    tests.args(["--locked", "-p", "vit", "--features=mpi", "--lib", "--test=mpi"]);
-    tests.args(["--", "--test-threads=1"]);
+    // Some tests wait for seconds while Open MPI ends ranks. More tests at once would be late for their limits.
+    tests.args(WITH_MPI).args(["--test=mpi", "--", "--test-threads=2", "--show-output"]);
     tests
 }
 

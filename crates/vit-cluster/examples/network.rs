@@ -1,6 +1,8 @@
 //! Measures the collectives of a training step, for the model in `docs/book/cluster.md`:
 //! `mpirun -n 2 target/release/examples/network`. Rank 0 prints a line for each number of parameters.
 
+#![allow(clippy::print_stdout, reason = "an example")]
+
 use std::time::{Duration, Instant};
 
 use vit_cluster::{Error, Launch, World};
@@ -26,7 +28,7 @@ fn main() -> Result<(), Error> {
         let mut broadcasts = Vec::with_capacity(ROUNDS);
         for _ in 0..ROUNDS {
             let begun = Instant::now();
-            ranks.exchange(&send, &counts, &mut receive, &counts);
+            ranks.exchange((&send, &counts), (&mut receive, &counts));
             exchanges.push(begun.elapsed());
             let begun = Instant::now();
             ranks.gather(&mine, &mut receive, &counts);

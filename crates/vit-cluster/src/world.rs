@@ -106,17 +106,11 @@ impl Collective for World {
         self.size
     }
 
-    fn exchange(
-        &self,
-        send: &[u32],
-        send_counts: &[usize],
-        receive: &mut [u32],
-        receive_counts: &[usize],
-    ) {
-        let (counts, starts) = counts_and_starts(send_counts);
-        let send = Partition::new(send, counts, starts);
-        let (counts, starts) = counts_and_starts(receive_counts);
-        let mut receive = PartitionMut::new(receive, counts, starts);
+    fn exchange(&self, send: (&[u32], &[usize]), receive: (&mut [u32], &[usize])) {
+        let (counts, starts) = counts_and_starts(send.1);
+        let send = Partition::new(send.0, counts, starts);
+        let (counts, starts) = counts_and_starts(receive.1);
+        let mut receive = PartitionMut::new(receive.0, counts, starts);
         SimpleCommunicator::world().all_to_all_varcount_into(&send, &mut receive);
     }
 

@@ -19,16 +19,10 @@ pub trait Collective: Send + Sync {
     fn size(&self) -> usize;
 
     /// Sends each rank its part of `send`, and receives every rank's part for this one. Parts are concatenated in rank
-    /// order, with the lengths `send_counts` and `receive_counts`.
+    /// order; each slice comes with the lengths of its parts.
     ///
     /// MPI equivalent: `MPI_Alltoallv`.
-    fn exchange(
-        &self,
-        send: &[u32],
-        send_counts: &[usize],
-        receive: &mut [u32],
-        receive_counts: &[usize],
-    );
+    fn exchange(&self, send: (&[u32], &[usize]), receive: (&mut [u32], &[usize]));
 
     /// Gathers the words of all ranks on every rank, concatenated in rank order with these lengths.
     ///
@@ -64,7 +58,7 @@ impl Collective for Alone {
         1
     }
 
-    fn exchange(&self, send: &[u32], _: &[usize], receive: &mut [u32], _: &[usize]) {
+    fn exchange(&self, (send, _): (&[u32], &[usize]), (receive, _): (&mut [u32], &[usize])) {
         receive.copy_from_slice(send);
     }
 
@@ -184,19 +178,13 @@ pub(crate) mod tests {
             self.shared.sent.len()
         }
 
-        fn exchange(
-            &self,
-            send: &[u32],
-            send_counts: &[usize],
-            receive: &mut [u32],
-            receive_counts: &[usize],
-        ) {
+        fn exchange(&self, send: (&[u32], &[usize]), receive: (&mut [u32], &[usize])) {
             let of =
                 |rank: usize| self.shared.sent[rank].lock().unwrap_or_else(PoisonError::into_inner);
-            *of(self.rank) = (send.to_vec(), send_counts.to_vec());
+            *of(self.rank) = (send.0.to_vec(), send.1.to_vec());
             self.barrier();
-            let mut rest = receive;
-            for (rank, &count) in receive_counts.iter().enumerate() {
+            let (mut rest, counts) = receive;
+            for (rank, &count) in counts.iter().enumerate() {
                 let (sent, counts) = &*of(rank);
                 let start = counts[..self.rank].iter().sum::<usize>();
                 assert_eq!(counts[self.rank], count);
@@ -210,7 +198,7 @@ pub(crate) mod tests {
 
         fn gather(&self, mine: &[u32], all: &mut [u32], counts: &[usize]) {
             let send = mine.repeat(self.size());
-            self.exchange(&send, &vec![mine.len(); self.size()], all, counts);
+            self.exchange((&send, &vec![mine.len(); self.size()]), (all, counts));
         }
 
         fn broadcast(&self, words: &mut [u32]) {
@@ -222,7 +210,7 @@ pub(crate) mod tests {
             };
             let mut from = vec![0; self.size()];
             from[0] = len;
-            self.exchange(&send, &counts, words, &from);
+            self.exchange((&send, &counts), (words, &from));
         }
 
         fn barrier(&self) {

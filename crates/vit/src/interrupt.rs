@@ -38,6 +38,10 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const ONE_SIGNAL: Duration = Duration::from_secs(2);
 
 static HAS_OTHERS: AtomicBool = AtomicBool::new(false);
+/// Other ranks than 0 wait longer: rank 0 may still write the checkpoint, and the launcher treats an exiting rank as failed.
+/// After rank 0 exits, the launcher ends the others.
+const PATIENCE_WITH_RANK_0: Duration = Duration::from_secs(30);
+static FOLLOWS: AtomicBool = AtomicBool::new(false);
 /// Time limit for the last messages.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -92,10 +96,11 @@ fn listen_to_schedulers(_on_signal: impl Fn() + Send + 'static) -> Result<()> {
     Ok(())
 }
 
-/// From now on this process is one of several ranks.
+/// From now on this process is this rank of several.
 #[cfg_attr(not(feature = "mpi"), allow(dead_code, reason = "without ranks there is one process"))]
-pub(crate) fn is_one_of_several() {
+pub(crate) fn is_rank(rank: usize) {
     HAS_OTHERS.store(true, Ordering::SeqCst);
+    FOLLOWS.store(rank > 0, Ordering::SeqCst);
 }
 
 /// Another rank was asked to end.
@@ -182,7 +187,8 @@ pub(crate) fn tell() {
 fn leave_soon() {
     let since = Instant::now();
     save_at_once();
-    std::thread::sleep(PATIENCE.saturating_sub(since.elapsed()));
+    let patience = if FOLLOWS.load(Ordering::SeqCst) { PATIENCE_WITH_RANK_0 } else { PATIENCE };
+    std::thread::sleep(patience.saturating_sub(since.elapsed()));
     let writing = locked(&WRITING);
     // Kept until the exit, so that no other write begins.
     let _writing =

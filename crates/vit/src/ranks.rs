@@ -17,8 +17,8 @@ use crate::differences::differences;
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt;
 
-/// How long a rank waits before it reports a failure: where rank 0 has the same, it speaks for all, and the launcher signals them
-/// within 2 s.
+/// How long a rank waits before it reports a failure. If rank 0 has the same, it reports it, and the launcher ends the others
+/// before: after 2 s, with the flags that the book names.
 const RANK_0_FIRST: Duration = Duration::from_secs(3);
 
 static LAUNCH: OnceLock<Option<Launch>> = OnceLock::new();
@@ -96,7 +96,7 @@ impl Place {
         let cores = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
         let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
         let cores = cores.unwrap_or_default().trim().to_owned();
-        Self { host: host(), cores, cores_of_node: count(&online) }
+        Self { host: host(), cores, cores_of_node: numbers(&online).len() }
     }
 
     fn to_text(&self) -> String {
@@ -111,22 +111,24 @@ impl Place {
     }
 }
 
-/// How many numbers a list such as `0-3,8` has.
-fn count(list: &str) -> usize {
+/// The numbers of a list such as `0-3,8`.
+fn numbers(list: &str) -> BTreeSet<usize> {
     let each = list.trim().split(',').filter_map(|range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
-        Some(last.parse::<usize>().ok()? + 1 - first.parse::<usize>().ok()?)
+        Some(first.parse().ok()?..=last.parse().ok()?)
     });
-    each.sum()
+    each.flatten().collect()
 }
 
-/// The first rank that is bound to one core where its node has more for it, as launchers do where nobody asks for more.
+/// The first rank that is bound to one core while its node has cores that no rank may use: launchers bind so by default.
 fn bound(places: &[Place]) -> Option<(usize, &Place)> {
-    let on_node = |host: &str| places.iter().filter(|place| place.host == host).count();
-    places
-        .iter()
-        .enumerate()
-        .find(|(_, place)| count(&place.cores) == 1 && place.cores_of_node > on_node(&place.host))
+    let used = |host: &str| {
+        let on_node = places.iter().filter(|place| place.host == host);
+        on_node.flat_map(|place| numbers(&place.cores)).collect::<BTreeSet<_>>().len()
+    };
+    let is_bound =
+        |place: &Place| numbers(&place.cores).len() == 1 && used(&place.host) < place.cores_of_node;
+    places.iter().enumerate().find(|(_, place)| is_bound(place))
 }
 
 impl Ranks {
@@ -303,7 +305,7 @@ fn world(launch: &Launch) -> Result<World> {
         };
         Failure::new(Exit::Usage, error.to_string()).hint(hint)
     })?;
-    interrupt::is_one_of_several();
+    interrupt::is_rank(world.rank());
     crate::terminal::call_panics_those_of(&name_of(world.rank()));
     let told = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -334,14 +336,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_of_cores_are_counted() {
-        assert_eq!(count("0-3,8\n"), 5);
-        assert_eq!(count("7"), 1);
-        assert_eq!(count(""), 0);
+    fn lists_of_cores_are_read() {
+        assert!(numbers("0-3,8\n").into_iter().eq([0, 1, 2, 3, 8]));
+        assert!(numbers("7").into_iter().eq([7]));
+        assert!(numbers("").is_empty());
     }
 
     #[test]
-    fn a_rank_that_is_bound_to_one_core_of_many_is_found() {
+    fn a_rank_bound_to_one_core_is_found_where_cores_are_left_over() {
         let place = |host: &str, cores: &str, cores_of_node| Place {
             host: host.to_owned(),
             cores: cores.to_owned(),
@@ -349,8 +351,11 @@ mod tests {
         };
         let free = [place("a", "0-7", 8), place("a", "0-7", 8)];
         assert_eq!(bound(&free), None);
-        // There is no more than one core for each.
+        // Every core is used.
         assert_eq!(bound(&[place("a", "0", 2), place("a", "1", 2)]), None);
+        // Two ranks share a core, and one is idle.
+        let shared = [place("a", "0", 2), place("a", "0", 2)];
+        assert_eq!(bound(&shared).map(|(rank, _)| rank), Some(0));
         let places = [&free[..], &[place("b", "3", 8)]].concat();
         assert_eq!(bound(&places).map(|(rank, _)| rank), Some(2));
     }

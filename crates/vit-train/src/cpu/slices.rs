@@ -146,7 +146,7 @@ impl Slices {
         });
         let mut receive = std::mem::take(&mut self.receive);
         receive.resize(receive_counts.iter().sum(), 0);
-        self.ranks.exchange(&send, &send_counts, &mut receive, &receive_counts);
+        self.ranks.exchange((&send, &send_counts), (&mut receive, &receive_counts));
 
         let mut ends = false;
         let mut all = Vec::with_capacity(shards);
@@ -165,15 +165,13 @@ impl Slices {
             for node in nodes(shards, &its) {
                 let (words, after) = rest.split_at(len);
                 rest = after;
-                let sum: Vec<f32> = words.iter().map(|&word| f32::from_bits(word)).collect();
-                tree.add(node, sum, |mut left, right| {
-                    left.iter_mut().zip(&right).for_each(|(left, right)| *left += right);
-                    TensorResult::Ok(left)
+                tree.add(node, Partial::Received(words), |left, right| {
+                    TensorResult::Ok(Partial::Sum(left.plus(right)))
                 })?;
             }
         }
+        let mut total = tree.finish().pop().map(Partial::into_values).unwrap_or_default();
         (self.send, self.receive) = (send, receive);
-        let mut total = tree.finish().pop().unwrap_or_default();
         let scale = scale as f32;
         total.iter_mut().for_each(|value| *value *= scale);
         Ok((all, total, ends))
@@ -312,7 +310,7 @@ impl Slices {
             let receive_counts =
                 self.counts(|from| if is_root { self.slice(from).len() } else { 0 });
             let mut whole = vec![0; receive_counts.iter().sum()];
-            self.ranks.exchange(&send, &send_counts, &mut whole, &receive_counts);
+            self.ranks.exchange((&send, &send_counts), (&mut whole, &receive_counts));
             if is_root {
                 let values: Vec<f32> = whole.into_iter().map(f32::from_bits).collect();
                 let each = task.trained.iter().zip(self.starts.windows(2)).map(|((_, var), of)| {
@@ -322,6 +320,36 @@ impl Slices {
             }
         }
         Ok(all)
+    }
+}
+
+/// A partial sum of a slice: as received, so that it is read only once, or computed here.
+enum Partial<'a> {
+    Received(&'a [u32]),
+    Sum(Vec<f32>),
+}
+
+impl Partial<'_> {
+    fn into_values(self) -> Vec<f32> {
+        match self {
+            Self::Received(words) => words.iter().map(|&word| f32::from_bits(word)).collect(),
+            Self::Sum(values) => values,
+        }
+    }
+
+    fn plus(self, right: Partial<'_>) -> Vec<f32> {
+        let mut left = self.into_values();
+        match right {
+            Partial::Received(words) => {
+                left.iter_mut()
+                    .zip(words)
+                    .for_each(|(left, &right)| *left += f32::from_bits(right));
+            }
+            Partial::Sum(values) => {
+                left.iter_mut().zip(&values).for_each(|(left, right)| *left += right);
+            }
+        }
+        left
     }
 }
 

@@ -1,5 +1,6 @@
 //! `vit bench`: times training, evaluation and forward passes, one file each.
 
+mod communication;
 mod eval;
 mod images;
 mod latency;

@@ -1,5 +1,6 @@
 //! `vit bench train`: times training steps.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
@@ -9,6 +10,7 @@ use vit_layers::Parameters;
 use vit_model::Summary;
 use vit_train::{AfterStep, Batch, Checkpoint, Data, Observer, Record};
 
+use super::communication::Timed;
 use super::images::{Images, NOISE};
 use super::model;
 use super::times::{Times, milliseconds, rate};
@@ -57,7 +59,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let name = model::name(&args.settings, &settings);
     let threads = threads(ranks.threads(args.threads));
     let parameters = Parameters::seeded(settings.train.seed);
-    let on = (&Device::Cpu, threads, ranks.collective());
+    let timed = Arc::new(Timed::new(ranks.collective()));
+    let on = (&Device::Cpu, threads, Arc::clone(&timed) as _);
     let mut trainer = trainer(&settings, &parameters, on)?;
     tracing::info!("timing {} steps of {name} on {}", args.steps, images.name);
     let data = TrainingAlone {
@@ -66,15 +69,16 @@ pub(super) fn run(args: &Args) -> Result<()> {
         seed: settings.train.seed,
         augment: settings.augment,
     };
-    let mut stopwatch = Stopwatch::new(args.warmup);
+    let mut stopwatch = Stopwatch::new(args.warmup, timed);
     trainer.run(&data, &mut stopwatch)?;
-    let is_first = ranks.is_first();
+    let (is_first, size) = (ranks.is_first(), ranks.collective().size());
     ranks.leave();
     if !is_first {
         return Ok(());
     }
 
     let times = Times::new(stopwatch.times);
+    let communication = milliseconds(Times::new(stopwatch.communication).median());
     let images_per_second = rate(batch_size, times.median());
     let [median, p10, p90] = [times.median(), times.p10(), times.p90()].map(milliseconds);
     if args.json {
@@ -84,7 +88,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
             "parameters": Summary::of(&settings.model)?.parameters(),
             "images": images.name,
             "batch_size": batch_size,
+            "ranks": size,
             "threads": threads,
+            "communication_ms": communication,
             "steps": args.steps,
             "median_ms": median,
             "p10_ms": p10,
@@ -94,6 +100,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     output::line(format!("a step    {median:.3} ms, p10 {p10:.3}, p90 {p90:.3}"))?;
     output::line(format!("images/s  {}", thousands(images_per_second as u64)))?;
+    if size > 1 {
+        output::line(format!(
+            "ranks     {size}, waiting for each other {communication:.3} ms of a step"
+        ))?;
+    }
     output::line(format!("threads   {threads}"))
 }
 
@@ -139,13 +150,16 @@ impl Data for TrainingAlone<'_> {
 /// Times steps from end to end; leaves out the end of an epoch.
 struct Stopwatch {
     warmup: u64,
+    ranks: Arc<Timed>,
     begun: Instant,
     times: Vec<Duration>,
+    communication: Vec<Duration>,
 }
 
 impl Stopwatch {
-    fn new(warmup: u32) -> Self {
-        Self { warmup: warmup.into(), begun: Instant::now(), times: Vec::new() }
+    fn new(warmup: u32, ranks: Arc<Timed>) -> Self {
+        let (times, communication) = (Vec::new(), Vec::new());
+        Self { warmup: warmup.into(), ranks, begun: Instant::now(), times, communication }
     }
 }
 
@@ -155,6 +169,7 @@ impl Observer for Stopwatch {
     fn record(&mut self, record: &Record) -> Result<()> {
         if matches!(record, Record::Epoch(_)) {
             self.begun = Instant::now();
+            self.ranks.take_spent();
         }
         Ok(())
     }
@@ -164,9 +179,10 @@ impl Observer for Stopwatch {
     }
 
     fn after_step(&mut self, step: &mut AfterStep<'_>) -> Result<()> {
-        let now = Instant::now();
+        let (now, communication) = (Instant::now(), self.ranks.take_spent());
         if step.step() > self.warmup {
             self.times.push(now - self.begun);
+            self.communication.push(communication);
         }
         self.begun = now;
         Ok(())
