@@ -100,6 +100,14 @@ fn request(method: &str, path: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
+/// A request for a prediction after which the connection stays open.
+fn keeps_open(picture: &[u8]) -> Vec<u8> {
+    let length = picture.len();
+    let head =
+        format!("POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+    [head.as_bytes(), picture].concat()
+}
+
 /// An answer, read to its end.
 #[derive(Debug)]
 struct Answer {
@@ -496,16 +504,44 @@ fn too_many_connections_are_told_to_come_later() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_does_not_grow_with_requests() {
+    const CLIENTS: usize = 4;
+    let served = Served::digits();
+    let kept = keeps_open(&pictures()[0]);
+    let send = |count: usize| {
+        std::thread::scope(|scope| {
+            for _ in 0..CLIENTS {
+                scope.spawn(|| {
+                    let mut stream = served.connect();
+                    for _ in 0..count / CLIENTS {
+                        stream.write_all(&kept).unwrap();
+                        assert_eq!(Answer::read(&mut stream).status, 200);
+                    }
+                });
+            }
+        });
+    };
+    let memory = || -> u64 {
+        let metrics = String::from_utf8(served.get("/metrics").body).unwrap();
+        let name = "process_resident_memory_bytes ";
+        metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap().parse().unwrap()
+    };
+    send(2000);
+    let before = memory();
+    send(if is_soak() { 1_000_000 } else { 6000 });
+    let after = memory();
+    // A byte a request would be a megabyte after a million.
+    assert!(after < before + (2 << 20), "{before} bytes, then {after}");
+}
+
 /// Clients that send one request after the other on a connection, and SIGTERM in the midst of it.
 #[test]
 fn sigterm_answers_what_was_taken() {
     let mut served = Served::digits();
     let picture = &pictures()[0];
-    let whole = request("POST", "/v1/predict", &[], picture);
-    let text = String::from_utf8_lossy(&whole).into_owned();
-    assert!(text.contains("Connection: close\r\n"));
-    let head = text.split("\r\n\r\n").next().unwrap().replace("Connection: close\r\n", "");
-    let kept = [format!("{head}\r\n\r\n").as_bytes(), picture].concat();
+    let kept = keeps_open(picture);
     let id = served.running.child().id().to_string();
     let (answered, lost) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let told = Arc::new(AtomicBool::new(false));
@@ -584,6 +620,51 @@ fn what_cannot_be_served_is_told_with_a_hint() {
     );
     sandbox.write("text.safetensors", "text");
     sandbox.refuses(4, "serve text.safetensors");
+}
+
+#[test]
+fn a_model_whose_weights_have_another_shape_is_refused_with_a_hint() {
+    let sandbox = trained();
+    let model = sandbox.read("run/model.safetensors");
+    // Of as many bytes, so that the rest of the file stays where it is.
+    let (from, to) = (br#"\"mlp_dim\":128"#, br#"\"mlp_dim\":256"#);
+    let at = model.windows(from.len()).position(|window| window == from).unwrap();
+    let changed = [&model[..at], to, &model[at + to.len()..]].concat();
+    sandbox.write("other.safetensors", changed);
+    let refused = sandbox.run("serve other.safetensors");
+    assert_eq!(refused.code, Some(4), "{}", refused.stderr);
+    let shapes = "blocks.0.mlp.fc1.weight: expected shape [256, 32], got [128, 32]";
+    assert!(refused.stderr.contains(shapes), "{}", refused.stderr);
+    assert!(refused.stderr.contains("hint: the file is of another model"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_token_without_a_server_is_refused() {
+    let sandbox = Sandbox::new();
+    let refused = sandbox.run("train --dataset digits --token a-secret-token");
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.stderr.contains("--serve"), "{}", refused.stderr);
+    let mut command = sandbox.command("train --dataset digits --max-steps 2 --run-dir run");
+    let trained = Running::start(command.env("VIT_TOKEN", "a-secret-token")).end();
+    assert_eq!(trained.code, Some(0), "it is for other servers: {}", trained.stderr);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_run_is_shown_as_stopped() {
+    let sandbox = Sandbox::new();
+    let words = "train --dataset digits --epochs 100000 --save-every 20 --run-dir runs/killed";
+    let mut training = Running::start(&mut sandbox.command(words));
+    let saved =
+        ["model.safetensors", "report.html"].map(|name| sandbox.path("runs/killed").join(name));
+    training.wait_until(|| saved.iter().all(|path| path.exists()));
+    let served = Served::of(sandbox, "serve runs");
+    assert_eq!(served.get("/v1/runs").json()[0]["state"], "running");
+    training.child().kill().unwrap();
+    training.end();
+    assert_eq!(served.get("/v1/runs").json()[0]["state"], "stopped");
+    let report = served.get("/runs/killed/report.html");
+    assert!(String::from_utf8(report.body).unwrap().contains("If it was killed"));
 }
 
 #[test]
@@ -701,7 +782,9 @@ fn a_run_that_is_watched_has_the_bits_of_one_that_is_not() {
 
 #[test]
 fn the_page_is_small_and_asks_for_nothing_else() {
-    let served = Served::digits();
+    let sandbox = trained();
+    std::fs::rename(sandbox.path("run"), sandbox.path("<!--<script>")).unwrap();
+    let served = Served::of(sandbox, "serve <!--<script>");
     let page = served.get("/");
     let text = String::from_utf8(page.body.clone()).unwrap();
     let mut bytes = page.body.len();
@@ -713,4 +796,10 @@ fn the_page_is_small_and_asks_for_nothing_else() {
     }
     assert!(bytes < 150_000, "{bytes} bytes");
     assert!(!text.contains("http:") && !text.contains("https:") && !text.contains("style="));
+    // What it would ask for first is in it, and no name ends the script that holds it.
+    let start = text.split_once("id=\"start\">").unwrap().1.split_once("</script>").unwrap().0;
+    let start: Value = serde_json::from_str(start).unwrap();
+    assert_eq!(start["model"]["name"], "<!--<script>");
+    assert_eq!(start["model"], served.get("/v1/model").json());
+    assert_eq!(start["mistakes"], served.get("/v1/mistakes").json());
 }

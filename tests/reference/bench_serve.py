@@ -1,10 +1,10 @@
 """Compare `vit serve` with FastAPI on uvicorn, with the same model and picture: latency, requests/s, memory.
 
-    python tests/reference/bench_serve.py --vit target/debug/vit --run RUN [--requests 1000000]
+    python tests/reference/bench_serve.py --vit target/debug/vit --run RUN [--requests 1000000] [--epochs 6]
 
 The peer is a typical service: FastAPI, uvloop, httptools, two workers, one torch thread each, Pillow for the PNG, and the model of
 `shallow_model.py` with the run's parameters. It needs `fastapi`, `uvicorn[standard]`, `torch`, `safetensors`, `pillow`, and Debian's
-`wrk`. The same clients measure both, one after the other, on the same machine.
+`wrk`. Both servers run at the same time; the same client on the same machine loads them in turn. Results are medians of the rounds.
 """
 
 import argparse
@@ -12,12 +12,13 @@ import http.client
 import json
 import os
 import re
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
 from pathlib import Path
 
 APP = '''
@@ -65,46 +66,23 @@ wrk.headers["Content-Type"] = "image/png"
 '''
 
 
-def one_client(port: int, picture: bytes, seconds: float) -> list[float]:
-    """Microseconds of each request, sent one after another on a connection."""
-    head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(picture)}\r\n\r\n"
-    request = head.encode() + picture
-    stream = socket.create_connection(("127.0.0.1", port))
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    times, begun = [], time.perf_counter()
-    while time.perf_counter() - begun < seconds:
-        since = time.perf_counter()
-        stream.sendall(request)
-        answer = b""
-        while b"\r\n\r\n" not in answer:
-            answer += stream.recv(65536)
-        length = int(re.search(rb"(?i)content-length: (\d+)", answer)[1])
-        missing = length - (len(answer) - answer.index(b"\r\n\r\n") - 4)
-        while missing > 0:
-            missing -= len(stream.recv(missing))
-        times.append(1e6 * (time.perf_counter() - since))
-        assert answer.startswith(b"HTTP/1.1 200")
-    return times[len(times) // 10 :]
-
-
 def wrk(port: int, script: str, connections: int, seconds: int) -> dict:
-    """wrk's result: requests/s and the latencies under that load."""
+    """wrk's result: requests/s, and latencies in milliseconds under that load."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script, f"http://127.0.0.1:{port}/v1/predict"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1])
-    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", said)
-    p99 = float(p99[1]) * {"us": 1e-3, "ms": 1, "s": 1e3}[p99[2]]
-    assert "Non-2xx" not in said, said
-    return {"requests_per_second": rate, "p99_ms": p99}
+    assert "Non-2xx" not in said and "Socket errors" not in said, said
+    units = {"us": 1e-3, "ms": 1, "s": 1e3}
+    of = {share: re.search(rf"{share}%\s+([\d.]+)(us|ms|s)", said) for share in (50, 99)}
+    p50, p99 = (float(found[1]) * units[found[2]] for found in of.values())
+    return {"rate": float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]), "p50": p50, "p99": p99}
 
 
-def at_half(port: int, script: str, folder: str, seconds: int, rate: float) -> dict:
+def at_half(port: int, script: str, rate: float, seconds: int) -> dict:
     """wrk at about half of a rate: each of 32 connections waits whole milliseconds between an answer and the next request."""
     pause = max(1, round(1e3 * 32 / (rate / 2)))
-    paced = Path(folder) / "paced.lua"
+    paced = Path(script).with_name("paced.lua")
     paced.write_text(Path(script).read_text() + f"function delay() return {pause} end\n")
-    load = wrk(port, str(paced), 32, seconds)
-    return {"half": load["requests_per_second"], "p99_at_half_ms": load["p99_ms"]}
+    return wrk(port, str(paced), 32, seconds)
 
 
 def memory(pids: list[int]) -> float:
@@ -125,17 +103,11 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def measure(name: str, process: subprocess.Popen, port: int, arguments, picture: Path, script: str) -> dict:
-    bytes_ = picture.read_bytes()
-    one_client(port, bytes_, 1)
-    rounds = [statistics.median(one_client(port, bytes_, arguments.seconds)) for _ in range(3)]
-    result = {"p50_us": statistics.median(rounds)}
-    load = wrk(port, script, 32, arguments.seconds)
-    result |= load
-    result |= at_half(port, script, str(Path(script).parent), arguments.seconds, load["requests_per_second"])
-    result["memory_mb"] = memory(children(process.pid))
-    print(name, json.dumps(result), flush=True)
-    return result
+def measure(port: int, script: str, seconds: int) -> dict:
+    one = wrk(port, script, 1, seconds)
+    many = wrk(port, script, 32, seconds)
+    half = at_half(port, script, many["rate"], seconds)
+    return {"p50_ms": one["p50"], "requests_per_second": many["rate"], "half_rate": half["rate"], "p99_ms_at_half": half["p99"]}
 
 
 def wait_for(port: int) -> None:
@@ -150,42 +122,96 @@ def wait_for(port: int) -> None:
     sys.exit("the server does not start")
 
 
+def serve(arguments, folder: str, script: str) -> dict:
+    environment = os.environ | {"MODEL": str(arguments.run.resolve() / "model.safetensors")}
+    command = [sys.executable, "-m", "uvicorn", "app:app", "--workers", "2", "--loop", "uvloop", "--http", "httptools",
+               "--port", "8321", "--no-access-log", "--log-level", "warning"]
+    ours = subprocess.Popen([arguments.vit, "serve", arguments.run], stdout=subprocess.PIPE, text=True)
+    peer = subprocess.Popen(command, cwd=folder, env=environment)
+    try:
+        servers = {"vit serve": (ours, int(re.search(r":(\d+)/", ours.stdout.readline())[1])), "FastAPI": (peer, 8321)}
+        wait_for(8321)
+        time.sleep(3)
+        for _, port in servers.values():
+            wrk(port, script, 4, 2)
+        rounds = {name: [] for name in servers}
+        for _ in range(arguments.rounds):
+            for name, (_, port) in servers.items():
+                rounds[name].append(measure(port, script, arguments.seconds))
+                print(name, json.dumps(rounds[name][-1]), flush=True)
+        results = {name: {key: statistics.median(each[key] for each in of) for key in of[0]} for name, of in rounds.items()}
+        for name, (process, _) in servers.items():
+            results[name]["memory_mb"] = memory(children(process.pid))
+        if arguments.requests:
+            port, rate = servers["vit serve"][1], results["vit serve"]["requests_per_second"]
+            wrk(port, script, 32, max(1, round(arguments.requests / rate)))
+            results["vit serve"] |= {"requests": arguments.requests, "memory_later_mb": memory([ours.pid])}
+    finally:
+        for process in (ours, peer):
+            process.terminate()
+            process.wait()
+    ours, peer = results["vit serve"], results["FastAPI"]
+    print(f"p50 {peer['p50_ms'] / ours['p50_ms']:.1f} x, requests a second {ours['requests_per_second'] / peer['requests_per_second']:.1f} x")
+    return results
+
+
+def watch(address: str) -> None:
+    """Reads a run's events as a page does, to their end."""
+    try:
+        for _ in urllib.request.urlopen(address + "v1/events"):
+            pass
+    except OSError:
+        pass
+
+
+def train(arguments, folder: Path, kind: str) -> float:
+    """Median images/s of the epochs after the first."""
+    command = [arguments.vit, "train", "--dataset", "mnist", "--epochs", str(arguments.epochs), "--run-dir", folder]
+    if kind == "alone":
+        subprocess.run(command, check=True, capture_output=True)
+    else:
+        run = subprocess.Popen([*command, "--serve"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for line in run.stderr:
+            found = re.search(r"watch the run at (\S+)", line)
+            if found and kind == "watched":
+                threading.Thread(target=watch, args=[found[1]], daemon=True).start()
+        assert run.wait() == 0
+    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return statistics.median(each["images_per_second"] for each in records if each["kind"] == "epoch" and each["epoch"] > 1)
+
+
+def train_served(arguments, folder: str) -> dict:
+    rates = {kind: [] for kind in ("alone", "served", "watched")}
+    for turn in range(arguments.rounds):
+        for kind, of in rates.items():
+            of.append(train(arguments, Path(folder) / f"{kind}-{turn}", kind))
+    results = {kind: statistics.median(of) for kind, of in rates.items()}
+    for kind in ("served", "watched"):
+        print(f"vit train --serve, {kind}: {100 * (1 - results[kind] / results['alone']):.1f} % slower; {rates}")
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vit", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True, help="a run of `shallow`")
-    parser.add_argument("--picture", type=Path, default=Path("docs/pictures/digit.png"))
-    parser.add_argument("--seconds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=0, help="measure the memory after this many requests")
+    parser.add_argument("--picture", type=Path, default=Path("docs/pictures/digit.png"), help="of 28x28 pixels")
+    parser.add_argument("--seconds", type=int, default=5, help="of each load")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=0, help="measure the memory again after this many requests")
+    parser.add_argument("--epochs", type=int, default=0, help="also compare `vit train --serve` with `vit train`, for this many epochs of MNIST")
+    parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
-    results = {}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "app.py").write_text(APP)
-        script = str(Path(folder) / "post.lua")
-        Path(script).write_text(SCRIPT % arguments.picture.resolve())
-        ours = subprocess.Popen([arguments.vit, "serve", arguments.run], stdout=subprocess.PIPE, text=True)
-        port = int(re.search(r":(\d+)/", ours.stdout.readline())[1])
-        results["vit"] = measure("vit serve", ours, port, arguments, arguments.picture, script)
-        if arguments.requests:
-            rate = results["vit"]["requests_per_second"]
-            wrk(port, script, 32, max(1, int(arguments.requests / rate)))
-            results["vit"]["memory_later_mb"] = memory([ours.pid])
-            print("after", arguments.requests, "requests:", results["vit"]["memory_later_mb"], "MB", flush=True)
-        ours.terminate()
-        ours.wait()
-        environment = os.environ | {"MODEL": str(arguments.run.resolve() / "model.safetensors")}
-        command = [sys.executable, "-m", "uvicorn", "app:app", "--workers", "2", "--loop", "uvloop", "--http", "httptools",
-                   "--port", "8321", "--no-access-log", "--log-level", "warning"]
-        peer = subprocess.Popen(command, cwd=folder, env=environment)
-        try:
-            wait_for(8321)
-            time.sleep(3)
-            results["fastapi"] = measure("FastAPI", peer, 8321, arguments, arguments.picture, script)
-        finally:
-            peer.terminate()
-            peer.wait()
-    ours, peer = results["vit"], results["fastapi"]
-    print(f"p50 {peer['p50_us'] / ours['p50_us']:.1f} x, requests a second {ours['requests_per_second'] / peer['requests_per_second']:.1f} x")
+        script = Path(folder) / "post.lua"
+        script.write_text(SCRIPT % arguments.picture.resolve())
+        results = serve(arguments, folder, str(script))
+        if arguments.epochs:
+            results["train"] = train_served(arguments, folder)
+    print(json.dumps(results, indent=1))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

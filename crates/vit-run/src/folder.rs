@@ -3,11 +3,16 @@
 use std::fs::{self, FileType};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use vit_files::FileLock;
 
 use crate::Error;
 use crate::names::{BEST, LAST, LOCK, METRICS, MODEL, NEW_LAST, OLD_CHECKPOINT};
+
+/// Time to wait for the lock; a check whether a run is in use holds it for much less.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// A run directory, locked against other training processes.
 #[derive(Debug)]
@@ -104,9 +109,28 @@ impl RunFolder {
     }
 
     fn locked(path: &Path) -> Result<Self, Error> {
-        let lock = FileLock::try_acquire(&path.join(LOCK))?;
-        let lock = lock.ok_or_else(|| Error::InUse { path: path.to_owned() })?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        let begun = Instant::now();
+        loop {
+            if let Some(lock) = FileLock::try_acquire(&path.join(LOCK))? {
+                return Ok(Self { path: path.to_owned(), _lock: lock });
+            }
+            // A check whether the run is in use holds its lock briefly.
+            if begun.elapsed() > MOMENT {
+                return Err(Error::InUse { path: path.to_owned() });
+            }
+            thread::sleep(MOMENT / 20);
+        }
+    }
+
+    /// Whether a process trains in this folder. `None` if unknown: the folder is not writable, or its file system has no
+    /// locks.
+    #[must_use]
+    pub fn is_in_use(path: &Path) -> Option<bool> {
+        let lock = path.join(LOCK);
+        if fs::symlink_metadata(&lock).is_err() {
+            return Some(false);
+        }
+        FileLock::try_acquire(&lock).ok().map(|lock| lock.is_none())
     }
 
     /// The directory's path.
@@ -203,7 +227,9 @@ mod tests {
         let path = above.path().join("run");
         let held = RunFolder::create(&path, &[]).expect("a writable folder");
         assert!(matches!(RunFolder::open(&path).unwrap_err(), Error::InUse { .. }));
+        assert_eq!(RunFolder::is_in_use(&path), Some(true));
         drop(held);
+        assert_eq!(RunFolder::is_in_use(&path), Some(false));
         fs::write(path.join(".tmp-vit-aB3xyz"), b"half").expect("a writable folder");
         fs::create_dir_all(path.join(".tmp-vit-step-000007/c")).expect("a writable folder");
         fs::create_dir_all(path.join(".tmp-work")).expect("a writable folder");
@@ -218,6 +244,21 @@ mod tests {
         assert!(path.join(".tmp-work").exists(), "it is another program's");
         drop(held);
         assert!(matches!(RunFolder::open(&above.path().join("no")), Err(Error::File(_))));
+    }
+
+    #[test]
+    fn checking_whether_a_run_is_in_use_does_not_prevent_resuming() {
+        let above = tempfile::tempdir().expect("a temporary folder");
+        let path = above.path().join("run");
+        drop(RunFolder::create(&path, &[]).expect("a writable folder"));
+        let look = FileLock::try_acquire(&path.join(LOCK)).expect("a lock").expect("it is free");
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(MOMENT / 4);
+                drop(look);
+            });
+            drop(RunFolder::open(&path).expect("it is free in a moment"));
+        });
     }
 
     #[cfg(unix)]

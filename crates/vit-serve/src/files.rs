@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::http::Response;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
+use serde_json::Value;
 use vit_files::{open_file, text_of_at_most};
 use vit_run::{METRICS, REPORT, TABLE};
 
@@ -13,6 +14,9 @@ use crate::Problem;
 
 /// A report of a large run has some megabytes.
 const MOST_BYTES: u64 = 64 << 20;
+
+/// So many of its mistakes are shown.
+const MOST_MISTAKES: usize = 15;
 
 /// The report's worst mistakes stand between these.
 const BEGIN: &str = r#"<script type="application/json" id="mistakes">"#;
@@ -32,13 +36,15 @@ pub(crate) fn of_run(run: &Path, name: &str) -> Result<Response<Body>, Problem> 
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
 }
 
-/// The JSON of test images that the model gets wrong, from the run's report.
-pub(crate) fn mistakes(run: &Path) -> Option<String> {
+/// The worst of the test images that the model gets wrong, from the run's report.
+pub(crate) fn mistakes(run: &Path) -> Option<Vec<Value>> {
     let report = text(&run.join(REPORT))?;
     let (_, rest) = report.split_once(BEGIN)?;
     let (found, _) = rest.split_once(END)?;
     // A stranger's report may hold anything there.
-    serde_json::from_str::<serde::de::IgnoredAny>(found).is_ok().then(|| found.to_owned())
+    let mut found: Vec<Value> = serde_json::from_str(found).ok()?;
+    found.truncate(MOST_MISTAKES);
+    Some(found)
 }
 
 pub(crate) fn text(path: &Path) -> Option<String> {

@@ -12,6 +12,7 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
+use serde_json::Value;
 
 use crate::guard::COOKIE_NAME;
 use crate::query::{Query, decoded};
@@ -21,8 +22,7 @@ use crate::{Problem, events, files, predict};
 type At = State<Arc<Shared>>;
 
 /// What the pages are made of: their address, their type and themselves.
-const PAGES: [(&str, &str, &str); 7] = [
-    ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
+const PAGES: [(&str, &str, &str); 6] = [
     ("/style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
     ("/app.js", SCRIPT, include_str!("page/app.js")),
     ("/draw.js", SCRIPT, include_str!("page/draw.js")),
@@ -31,6 +31,9 @@ const PAGES: [(&str, &str, &str); 7] = [
     ("/runs.js", SCRIPT, include_str!("page/runs.js")),
 ];
 const SCRIPT: &str = "text/javascript; charset=utf-8";
+const INDEX: &str = include_str!("page/index.html");
+/// Where the page has what it would ask for first.
+const START: &str = r#"<script type="application/json" id="start">"#;
 
 /// Our own files alone, and nothing may show them in a frame or send a form.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
@@ -41,6 +44,7 @@ const REPORT_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; sty
 
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     let mut router = Router::new()
+        .route("/", get(index))
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(metrics))
         .route("/v1/model", get(model))
@@ -52,14 +56,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/events", get(events))
         .route("/runs/{name}/{file}", get(file));
     for (path, kind, text) in PAGES {
-        let page = move |State(shared): At, uri: Uri| async move {
-            match uri.query() {
-                Some(query) if path == "/" => keep_token(&shared, query),
-                _ => {
-                    Ok(([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")], text).into_response())
-                }
-            }
-        };
+        let page = async move || ([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")], text);
         router = router.route(path, get(page));
     }
     let lost = async |uri: Uri| {
@@ -78,7 +75,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
 
 /// What a route is counted as: one of a few names, whatever strangers ask for.
 pub(crate) fn name_of(path: &str) -> &'static str {
-    const KNOWN: [&str; 8] = [
+    const KNOWN: [&str; 9] = [
+        "/",
         "/healthz",
         "/metrics",
         "/v1/model",
@@ -128,6 +126,33 @@ fn keep_token(shared: &Shared, query: &str) -> Result<Response<Body>, Problem> {
     Ok(response)
 }
 
+/// The page, with the model and its mistakes in it: two questions fewer before it can be used.
+async fn index(State(shared): At, uri: Uri) -> Result<Response<Body>, Problem> {
+    if let Some(query) = uri.query() {
+        return keep_token(&shared, query);
+    }
+    let (above, below) = INDEX.split_once(START).expect("the page has a place for it");
+    let start = match shared.models.get(None).await {
+        Ok(model) => {
+            let start = blocking(move || {
+                let mistakes = mistakes_of(&shared, None);
+                Ok(serde_json::json!({ "model": model.about(), "mistakes": mistakes }).to_string())
+            });
+            // No name in it ends the script.
+            start.await?.replace('<', "\\u003c")
+        }
+        // The page asks again.
+        Err(_) => String::new(),
+    };
+    let kind = "text/html; charset=utf-8";
+    Ok(([(CONTENT_TYPE, kind)], [above, START, &start, below].concat()).into_response())
+}
+
+fn mistakes_of(shared: &Shared, run: Option<&str>) -> Vec<Value> {
+    let folder = shared.models.folder_of(run);
+    folder.and_then(|run| files::mistakes(&run)).unwrap_or_default()
+}
+
 async fn metrics(State(shared): At) -> impl IntoResponse {
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(CONTENT_TYPE, kind)], shared.counts.to_text(shared.batches.waiting()))
@@ -157,12 +182,7 @@ async fn run(State(shared): At, Path(name): Path<String>) -> Result<Response<Bod
 
 async fn mistakes(State(shared): At, uri: Uri) -> Result<Response<Body>, Problem> {
     let query = Query::parse(uri.query().unwrap_or_default())?;
-    blocking(move || {
-        let found = shared.models.folder_of(query.run.as_deref());
-        let found = found.and_then(|run| files::mistakes(&run)).unwrap_or_else(|| "[]".to_owned());
-        Ok(([(CONTENT_TYPE, "application/json")], found).into_response())
-    })
-    .await
+    blocking(move || Ok(json(&mistakes_of(&shared, query.run.as_deref())))).await
 }
 
 async fn file(
@@ -183,9 +203,9 @@ async fn events(State(shared): At, uri: Uri) -> Result<Response<Body>, Problem> 
 }
 
 /// Does what reads files on a thread that may wait.
-async fn blocking(
-    work: impl FnOnce() -> Result<Response<Body>, Problem> + Send + 'static,
-) -> Result<Response<Body>, Problem> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
     let failed = |_| Problem::new(500, "the program failed on this request");
     tokio::task::spawn_blocking(work).await.map_err(failed)?
 }

@@ -9,14 +9,15 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use vit_run::{
-    CONFIG, ENVIRONMENT, EpochMetrics, LAST, METRICS, MODEL, Metrics, REPORT, read_metrics,
+    CONFIG, ENVIRONMENT, EpochMetrics, LAST, METRICS, MODEL, Metrics, REPORT, RunFolder,
+    read_metrics,
 };
 
 use crate::Problem;
 use crate::files::text;
 use crate::models::is_run;
 
-/// A run that has written nothing for so long has stopped.
+/// Where the lock of a run cannot be asked, a run that has written nothing for so long has stopped.
 const SILENCE: Duration = Duration::from_secs(120);
 /// Of so many steps at most the losses are given, evenly.
 const MOST_POINTS: usize = 1000;
@@ -151,11 +152,13 @@ impl Runs {
         summary.changed = stamp.1.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs_f64();
         summary.has_model = folder.join(MODEL).is_file();
         summary.has_report = folder.join(REPORT).is_file();
-        let patience = summary.last.as_ref().map_or(0.0, |epoch| 3.0 * epoch.seconds);
-        let patience = SILENCE.max(Duration::try_from_secs_f64(patience).unwrap_or_default());
+        let is_heard = || {
+            let patience = summary.last.as_ref().map_or(0.0, |epoch| 3.0 * epoch.seconds);
+            idle < SILENCE.max(Duration::try_from_secs_f64(patience).unwrap_or_default())
+        };
         summary.state = match () {
             () if summary.is_finished() => "finished",
-            () if idle < patience => "running",
+            () if RunFolder::is_in_use(&folder).unwrap_or_else(is_heard) => "running",
             () => "stopped",
         };
         summary.seconds_left = summary.time_left(idle.as_secs_f64());

@@ -231,7 +231,9 @@ impl Model for Served {
         ask: &Ask,
         what: &Explain,
     ) -> std::result::Result<Vec<u8>, Problem> {
-        let explained = self.explained(seen, ask, what).map_err(|failure| problem(&failure))?;
+        let explain = || self.explained(seen, ask, what);
+        let explained = if self.is_quick { vit_ops::serial(explain) } else { explain() };
+        let explained = explained.map_err(|failure| problem(&failure))?;
         Ok(serde_json::to_vec(&explained).expect("plain data"))
     }
 }

@@ -24,6 +24,9 @@ pub(crate) struct Page {
     /// A run to show instead of a short one on the built-in digits
     #[arg(long, value_name = "RUN")]
     run: Option<PathBuf>,
+    /// A program to take instead of building one
+    #[arg(long, value_name = "FILE")]
+    vit: Option<PathBuf>,
 }
 
 /// Nothing that the page does takes as long, on a slow machine.
@@ -40,7 +43,7 @@ const SCREENS: [Screen; 4] = [
 ];
 
 impl Page {
-    pub(crate) const CHECK: Self = Self { screenshots: None, run: None };
+    pub(crate) const CHECK: Self = Self { screenshots: None, run: None, vit: None };
 
     /// As a step of CI.
     pub(crate) fn check() -> Result<()> {
@@ -52,7 +55,7 @@ impl Page {
             eprintln!("skipped: neither chromium nor google-chrome is installed");
             return Ok(());
         };
-        let vit = build_vit()?;
+        let vit = self.vit.clone().map_or_else(build_vit, Ok)?;
         let scratch = tempfile::tempdir()?;
         let run = match &self.run {
             Some(run) => run.clone(),
@@ -90,6 +93,7 @@ impl Page {
                 "{screen}: expected no request to elsewhere, got {outside:?}"
             );
         }
+        watch(chromium, &vit, &scratch.path().join("runs/watched"))?;
         ensure!(!latencies.is_empty(), "expected canvases to follow the pointer");
         latencies.sort_by(f64::total_cmp);
         let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
@@ -195,6 +199,38 @@ impl Page {
         let path = folder.join(format!("{name}-{}-{scheme}.png", screen.width));
         std::fs::write(&path, browser.screenshot()?).with_context(|| path.display().to_string())
     }
+}
+
+/// A drawing on the page of a run is classified again as it trains, and its attention forms.
+fn watch(chromium: &str, vit: &Path, run: &Path) -> Result<()> {
+    let words = ["train", "--dataset", "digits", "--epochs", "100000", "--serve", "--run-dir"];
+    let mut command = Command::new(vit);
+    let child =
+        command.args(words).arg(run).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut server = Server { child, address: String::new() };
+    let mut lines = BufReader::new(server.child.stderr.take().context("it is piped")?).lines();
+    while server.address.is_empty() {
+        let line = lines.next().context("vit train --serve ended")??;
+        if let Some((_, address)) = line.split_once("watch the run at ") {
+            address.trim().clone_into(&mut server.address);
+        }
+    }
+    // Else it waits at last for somebody who reads what it says.
+    std::thread::spawn(move || lines.for_each(drop));
+    let mut browser = Browser::start(chromium, SCREENS[0])?;
+    browser.open(&server.address)?;
+    browser.until("document.documentElement.dataset.ready")?;
+    browser.value("document.getElementById('clear').click()")?;
+    draw(&mut browser)?;
+    browser.value(
+        "window.forms = new Set(); new MutationObserver(() => forms.add(document.querySelector('#maps canvas').weights.join())) \
+         .observe(document.documentElement, { attributes: true, attributeFilter: ['data-shown'] })",
+    )?;
+    browser.until("forms.size > 3").context("the attention of a drawing forms as a run trains")?;
+    browser.value("location.hash = '#runs'")?;
+    browser.until("document.querySelector('.state').textContent === 'running'")?;
+    eprintln!("vit train --serve: passed");
+    Ok(())
 }
 
 /// Times from the last pointer event to the canvas that shows it.

@@ -42,8 +42,7 @@ async function look() {
     again = false;
     const { body, type, query } = subject();
     const parameters = new URLSearchParams(query);
-    if (model.answers_all_patches) parameters.set("patch", "all");
-    else if (patch !== null) parameters.set("patch", patch);
+    if (patch !== null) parameters.set("patch", model.answers_all_patches ? "all" : patch);
     if (model.walks && current() === "walk") parameters.set("walk", walk.which());
     const begun = performance.now();
     try {
@@ -94,14 +93,14 @@ function pointed(which) {
   if (which === patch) return;
   patch = which;
   if (!answer) return;
-  if (model.answers_all_patches || patch === null) maps.show(model, answer, patch);
+  if (answer.of_patches || patch === null) maps.show(model, answer, patch);
   else look();
 }
 
 function drawn() {
   $("pad-hint").hidden = true;
   marked(null);
-  subject = () => ({ body: pad.json(), type: "application/json", query: { invert: "never" } });
+  subject = () => ({ body: pad.file(), type: "image/bmp", query: { invert: "never" } });
   look();
 }
 
@@ -121,11 +120,11 @@ function bytes(base64) {
   return Uint8Array.from(text, letter => letter.charCodeAt(0));
 }
 
-async function mistakes() {
-  const list = await ask("/v1/mistakes").catch(() => []);
+async function mistakes(known) {
+  const list = known ?? await ask("/v1/mistakes").catch(() => []);
   const place = $("mistake-list");
   place.replaceChildren();
-  for (const { label, class: taken, index, png } of list.slice(0, 15)) {
+  for (const { label, class: taken, index, png } of list) {
     const button = document.createElement("button");
     const image = new Image();
     image.src = `data:image/png;base64,${png}`;
@@ -146,9 +145,10 @@ async function mistakes() {
   return place.firstElementChild;
 }
 
-async function begin() {
-  try { model = await ask("/v1/model"); } catch (error) {
+async function begin(known) {
+  try { model = known?.model ?? await ask("/v1/model"); } catch (error) {
     tell(error);
+    runs.begin();
     setTimeout(begin, 2000);
     return;
   }
@@ -161,11 +161,12 @@ async function begin() {
   maps.build(model);
   walk.build(model);
   document.querySelector('a[href="#walk"]').hidden = !model.walks;
-  const first = await mistakes();
+  const first = await mistakes(known?.mistakes);
   if (subject) look();
   else if (first) first.click();
   else if (model.draws) pad.example();
   document.documentElement.dataset.ready = performance.now().toFixed(0);
+  runs.begin();
 }
 
 function current() {
@@ -210,5 +211,6 @@ const runs = new Runs(() => ask("/v1/model").then(newer => {
   if (same) look(); else begin();
 }).catch(() => {}));
 
-begin();
 turn();
+// The page comes with what it would ask for first.
+begin(JSON.parse($("start").textContent || "null"));

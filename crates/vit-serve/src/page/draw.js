@@ -15,6 +15,8 @@ export class Pad {
     canvas.onpointerdown = event => {
       if (event.button) return;
       canvas.setPointerCapture(event.pointerId);
+      // It stays where it is during a stroke, and asking again would lay the page out at each move.
+      this.box = canvas.getBoundingClientRect();
       this.strokes.push([this.place(event)]);
       this.stroke();
     };
@@ -28,8 +30,8 @@ export class Pad {
   }
 
   place(event) {
-    const box = this.canvas.getBoundingClientRect();
-    return [(event.clientX - box.left) / box.width * SIDE, (event.clientY - box.top) / box.height * SIDE];
+    const { left, top, width, height } = this.box;
+    return [(event.clientX - left) / width * SIDE, (event.clientY - top) / height * SIDE];
   }
 
   stroke() { this.paint(); this.changed(); }
@@ -103,17 +105,31 @@ export class Pad {
     this.stroke();
   }
 
-  json() {
+  /// The drawing as a BMP file of grey pixels.
+  file() {
     const pen = this.pen;
     if (pen) { this.pen = null; this.paint(); }
     const { data } = this.context.getImageData(0, 0, SIDE, SIDE);
     if (pen) { this.pen = pen; this.paint(); }
-    const rows = [];
-    for (let y = 0; y < SIDE; y++) {
-      const row = new Array(SIDE);
-      for (let x = 0; x < SIDE; x++) row[x] = data[4 * (y * SIDE + x)];
-      rows.push(row);
+    // The lowest row comes first.
+    for (let y = 0, to = HEAD.length; y < SIDE; y++) {
+      for (let from = 4 * SIDE * (SIDE - 1 - y), end = from + 4 * SIDE; from < end; from += 4) FILE[to++] = data[from];
     }
-    return JSON.stringify({ pixels: rows });
+    return FILE;
   }
 }
+
+/// A file's header, the picture's, and a palette of greys.
+const HEAD = (() => {
+  const head = new DataView(new ArrayBuffer(14 + 40 + 4 * 256)), size = head.byteLength + SIDE * SIDE;
+  head.setUint16(0, 0x424d);
+  for (const [at, value] of [[2, size], [10, head.byteLength], [14, 40], [18, SIDE], [22, SIDE], [34, SIDE * SIDE], [46, 256]]) {
+    head.setUint32(at, value, true);
+  }
+  head.setUint16(26, 1, true);
+  head.setUint16(28, 8, true);
+  for (let grey = 0; grey < 256; grey++) head.setUint32(54 + 4 * grey, grey * 0x010101, true);
+  return new Uint8Array(head.buffer);
+})();
+const FILE = new Uint8Array(HEAD.length + SIDE * SIDE);
+FILE.set(HEAD);

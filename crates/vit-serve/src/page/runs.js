@@ -89,12 +89,13 @@ export class Runs {
     this.newer = newer;
     this.list = [];
     this.shown = new Map();
-    this.begin();
   }
 
-  async begin() {
+  begin() { this.begun ??= this.follow(); }
+
+  async follow() {
     await this.refresh();
-    if (!this.list.length) { setTimeout(() => this.begin(), 5000); return; }
+    if (!this.list.length) { setTimeout(() => this.follow(), 5000); return; }
     $("to-runs").hidden = false;
     const [newest] = this.list;
     await this.toggle(newest.name, true);
@@ -228,6 +229,7 @@ export class Runs {
       links.lastChild.remove();
       const settings = flat(run.settings).map(([name, value]) => `${name} = ${value}`).join("\n");
       const environment = flat(run.environment).map(([name, value]) => `${name} = ${value}`).join("\n");
+      if (known.state === "stopped") links.append(" · It has stopped: vit train --resume continues it.");
       details.append(links, element("pre", settings), element("pre", environment));
       return details;
     }));

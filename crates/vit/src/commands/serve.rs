@@ -43,11 +43,14 @@ impl FromStr for Listen {
     }
 }
 
+/// The variable that a token may be in.
+pub(crate) const TOKEN: &str = "VIT_TOKEN";
+
 /// Who may ask.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Access {
     /// Answer only requests that know this token, as `Authorization: Bearer TOKEN`; the page opens as /?token=TOKEN
-    #[arg(long, value_name = "TOKEN", env = "VIT_TOKEN", hide_env_values = true, value_parser = token)]
+    #[arg(long, value_name = "TOKEN", env = TOKEN, hide_env_values = true, value_parser = token)]
     pub(crate) token: Option<String>,
 }
 

@@ -34,9 +34,9 @@ pub(crate) fn so_far(
     environment: Vec<(String, String)>,
 ) -> Result<Report> {
     let summary = Summary::of(&settings.model)?;
-    let goes_on = "The run is still in progress.".to_owned();
+    let in_progress = "The run had not ended when this was written. If it was killed, `vit train --resume RUN` continues it.".to_owned();
     Ok(Report {
-        notes: std::iter::once(goes_on).chain(found.warning()).collect(),
+        notes: std::iter::once(in_progress).chain(found.warning()).collect(),
         class_names: info.all_names(settings.model.classes),
         environment,
         ..of_run(&settings.preset, found, &summary)

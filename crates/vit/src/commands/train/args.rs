@@ -9,7 +9,7 @@ use super::pictures::PicturesArgs;
 use super::recipe::Recipe;
 use super::saver::SaveEvery;
 use crate::args::{path, whole_number};
-use crate::commands::serve::{Access, Listen};
+use crate::commands::serve::{Access, Listen, TOKEN};
 use crate::dataset::DataArgs;
 use crate::device::Device;
 use crate::failure::Result;
@@ -60,7 +60,12 @@ pub(crate) fn without_settings_beside_resume(train: clap::Command) -> clap::Comm
         .map(|flag| flag.get_id().clone())
         .filter(|id| !WITH_RESUME.contains(&id.as_str()))
         .collect();
-    train.mut_arg("resume", |resume| resume.conflicts_with_all(settings))
+    let train = train.mut_arg("resume", |resume| resume.conflicts_with_all(settings));
+    // One in the environment may be there for other servers.
+    if std::env::var_os(TOKEN).is_some() {
+        return train;
+    }
+    train.mut_arg("token", |token| token.requires("serve"))
 }
 
 const TRAINED_ON: &str = "\
