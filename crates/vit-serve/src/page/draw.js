@@ -1,6 +1,6 @@
-// The drawing pad: light strokes on black, as MNIST's are.
+// The drawing pad: light strokes on black, as in MNIST.
 
-/// Pixels of a side, and of the pen.
+/// Width of the pad and of the pen, in pixels.
 const SIDE = 112, PEN = 9.5;
 
 export class Pad {
@@ -52,7 +52,7 @@ export class Pad {
     for (const points of strokes) {
       context.beginPath();
       context.moveTo(...points[0]);
-      // A point alone is a dot.
+      // A single point becomes a dot.
       for (const point of points.length > 1 ? points.slice(1) : points) context.lineTo(...point);
       context.stroke();
     }
@@ -63,7 +63,7 @@ export class Pad {
     }
   }
 
-  /// By keyboard: arrows move the pen, space puts it down or lifts it.
+  /// Arrow keys move the pen; space puts it down or lifts it.
   key(event) {
     const by = { ArrowLeft: [-4, 0], ArrowRight: [4, 0], ArrowUp: [0, -4], ArrowDown: [0, 4] }[event.key];
     if (!by && event.key !== " ") return;
@@ -79,7 +79,7 @@ export class Pad {
     this.paint();
   }
 
-  /// A picture to draw on.
+  /// Puts a picture on the pad, to draw over.
   put(picture) {
     this.strokes = [];
     this.picture = picture;
@@ -99,7 +99,7 @@ export class Pad {
     if (this.strokes.length || this.picture) this.changed();
   }
 
-  /// A seven.
+  /// Draws a seven.
   example() {
     this.strokes = [[[34, 32], [78, 32], [66, 54], [56, 82]]];
     this.stroke();
