@@ -17,12 +17,12 @@ const SOON: Duration = Duration::from_secs(10);
 #[track_caller]
 fn assert_all_ended(sandbox: &Sandbox, ranks: usize) {
     for rank in 0..ranks {
-        // One that was ended before it began has noted no process.
+        // A rank that ended before its start has no recorded process.
         assert!(!process_of(sandbox, rank).is_some_and(lives), "rank {rank} lives");
     }
 }
 
-/// A random rank is killed at a random time, and the run resumed on another number of ranks; after enough deaths it may end.
+/// Kills a random rank at a random time and resumes the run on another number of ranks; after enough kills lets it finish.
 #[test]
 fn killing_ranks_and_resuming_is_bit_identical() {
     let sandbox = sandbox();
@@ -99,7 +99,7 @@ fn a_full_disk_ends_all_ranks_and_the_run_resumes() {
 
 /// The learning rate rises until the loss is not finite: after some steps, not at once.
 #[test]
-fn a_loss_that_is_not_finite_ends_all_ranks_with_one_message_after_the_last_good_checkpoint() {
+fn a_non_finite_loss_ends_all_ranks_with_one_message_and_keeps_the_last_good_checkpoint() {
     let sandbox = sandbox();
     let rising = SETTINGS.replace("'one-cycle'", "'constant'\nwarmup = 1000000");
     sandbox.write("small.toml", rising.replace("lr = 1e-3", "lr = 1e14"));

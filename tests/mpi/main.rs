@@ -1,6 +1,6 @@
 //! Real launches of one to four ranks over MPI, built and run by `cargo xtask test-mpi`.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
+#![allow(clippy::unwrap_used, reason = "a panicking helper fails its test")]
 
 #[path = "../idx_folder.rs"]
 mod idx_folder;

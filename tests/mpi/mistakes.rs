@@ -1,4 +1,4 @@
-//! Launches that cannot train as asked end before the first step; one that wastes cores is warned.
+//! Wrong launches end before the first step; one that wastes cores gives a warning.
 
 use std::process::Command;
 use std::thread;
@@ -64,12 +64,12 @@ fn usage_errors_are_printed_once() {
     }
 }
 
-/// As Open MPI binds ranks unless it is told otherwise.
+/// Open MPI's default binding.
 #[test]
-fn ranks_bound_to_one_core_are_warned_of() {
+fn ranks_bound_to_one_core_give_a_warning() {
     let cores = thread::available_parallelism().unwrap();
     if cores.get() < 2 {
-        eprintln!("left out: a single core is all that a rank can have");
+        eprintln!("skipped: this machine has only one core");
         return;
     }
     let sandbox = sandbox();
@@ -84,7 +84,7 @@ fn ranks_bound_to_one_core_are_warned_of() {
     assert!(outcome.stderr.contains("hint: pass `--bind-to none` to mpirun"), "{}", outcome.stderr);
 }
 
-/// An MPI that grants less than is asked for, as one does that was built without threads.
+/// An MPI that grants a lower thread level than requested, like one built without threads.
 const SERIALIZED: &str = "\
 #include <mpi.h>
 int MPI_Init_thread(int *argc, char ***argv, int required, int *provided) {
@@ -93,7 +93,7 @@ int MPI_Init_thread(int *argc, char ***argv, int required, int *provided) {
 ";
 
 #[test]
-fn an_mpi_without_threads_is_refused() {
+fn an_mpi_without_threads_is_rejected() {
     let sandbox = sandbox();
     sandbox.write("serialized.c", SERIALIZED);
     let mut compiler = Command::new("mpicc");

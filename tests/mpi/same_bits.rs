@@ -11,7 +11,7 @@ fn ranks_and_threads_do_not_change_a_bit() {
     let sandbox = sandbox();
     let sgd = SETTINGS.replace("'adamw'", "'sgd'\nmomentum = 0.9").replace("ema = 0.9\n", "");
     sandbox.write("sgd.toml", sgd);
-    // Ten shards of one or two images in a step, which no number of ranks here divides evenly.
+    // Ten shards of one or two images per step; no number of ranks here divides ten evenly.
     let uneven =
         SETTINGS.replace("batch_size = 9\n", "batch_size = 9\naccumulate = 2\nshards = 5\n");
     sandbox.write("uneven.toml", uneven);
@@ -78,7 +78,7 @@ fn only_rank_0_prints() {
 }
 
 #[test]
-fn a_benchmark_on_ranks_tells_how_long_they_wait() {
+fn a_benchmark_on_ranks_reports_waiting_time() {
     let words = "-q bench train --batch-size 8 --steps 20 --warmup 2 --threads 1 --json";
     let result = on_ranks(&sandbox(), 2, words).succeeded().json();
     let [waits, step] = ["communication_ms", "median_ms"].map(|key| result[key].as_f64().unwrap());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{has_metrics, mpirun, on_ranks, outcome, process_of, sandbox, signal, uninterrupted};
 use crate::running::Running;
 
-/// To the launcher, which passes it on, or to one rank, which informs the others.
+/// Signals the launcher, which forwards it, or one rank, which informs the others.
 #[test]
 fn a_signal_to_launcher_or_rank_saves_and_ends_all_ranks() {
     let sandbox = sandbox();
@@ -46,9 +46,9 @@ fn an_interrupted_run_resumes_bit_identically_on_another_number_of_ranks() {
     assert_eq!(outcome(&sandbox, "run"), whole);
 }
 
-/// The launcher takes a rank that leaves early for one that fails, and ends rank 0 with it.
+/// The launcher treats a rank that exits early as failed, and ends rank 0 too.
 #[test]
-fn other_ranks_wait_while_rank_0_takes_its_time_to_save() {
+fn other_ranks_wait_while_rank_0_saves() {
     let sandbox = sandbox();
     let words = "train --config small.toml --epochs 4000 --save-every 100000 --run-dir run";
     let mut running = Running::start(&mut mpirun(&sandbox, 3, words));
@@ -56,7 +56,7 @@ fn other_ranks_wait_while_rank_0_takes_its_time_to_save() {
     let first = process_of(&sandbox, 0).unwrap();
     signal(first, "STOP");
     signal(running.child().id(), "USR1");
-    // Longer than a process alone waits for its step.
+    // Longer than a single process waits for its step.
     thread::sleep(Duration::from_secs(4));
     signal(first, "CONT");
     let ended = running.end();

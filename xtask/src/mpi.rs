@@ -56,7 +56,7 @@ fn launch(
     let mut command = Command::new("mpirun");
     command.args(["-n", &ranks.to_string()]);
     if version.contains("Open MPI") {
-        // Bound to a single core, a rank's threads would share it; and a rank needs time to save when it is ended.
+        // Without binding, a rank's threads use several cores. The timeout leaves time to save after a signal.
         command.args(["--bind-to", "none", "--mca", "odls_base_sigkill_timeout", "2"]);
         command.arg("--oversubscribe");
         if is_root() {
@@ -89,7 +89,7 @@ pub(crate) fn test() -> Result<()> {
     }
     let targets = ["--lib", "--bins", "--test=mpi", "--example=network"];
     run(cargo("clippy").args(WITH_MPI).args(targets).args(["--", "--deny=warnings"]))?;
-    // What a panic does is tested beside the code that meets it.
+    // Panics are tested in `ranks.rs`.
     run(cargo("test").args(WITH_MPI).args(["--lib", "over_mpi"]))?;
     run(&mut tests())
 }
@@ -104,7 +104,7 @@ const WITH_MPI: [&str; 3] = ["--locked", "--workspace", "--features=vit/mpi"];
 
 fn tests() -> Command {
     let mut tests = cargo("test");
-    // Some tests wait for seconds while Open MPI ends ranks. More tests at once would be late for their limits.
+    // Some tests wait for seconds while Open MPI ends ranks; more parallel tests would exceed their time limits.
     tests.args(WITH_MPI).args(["--test=mpi", "--", "--test-threads=2", "--show-output"]);
     tests
 }

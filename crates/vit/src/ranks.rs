@@ -17,8 +17,8 @@ use crate::differences::differences;
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt;
 
-/// How long a rank waits before it reports a failure. If rank 0 has the same, it reports it, and the launcher ends the others
-/// before: after 2 s, with the flags that the book names.
+/// Time a rank waits before it reports a failure. If rank 0 has the same failure, it reports first, and the launcher ends
+/// the others within 2 s, with the flags in the book.
 const RANK_0_FIRST: Duration = Duration::from_secs(3);
 
 static LAUNCH: OnceLock<Option<Launch>> = OnceLock::new();
@@ -120,7 +120,7 @@ fn numbers(list: &str) -> BTreeSet<usize> {
     each.flatten().collect()
 }
 
-/// The first rank that is bound to one core while its node has cores that no rank may use: launchers bind so by default.
+/// The first rank bound to one core while its node has unused cores, which is the default of launchers.
 fn bound(places: &[Place]) -> Option<(usize, &Place)> {
     let used = |host: &str| {
         let on_node = places.iter().filter(|place| place.host == host);
@@ -339,14 +339,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_of_cores_are_read() {
+    fn lists_of_cores_are_parsed() {
         assert!(numbers("0-3,8\n").into_iter().eq([0, 1, 2, 3, 8]));
         assert!(numbers("7").into_iter().eq([7]));
         assert!(numbers("").is_empty());
     }
 
     #[test]
-    fn a_rank_bound_to_one_core_is_found_where_cores_are_left_over() {
+    fn a_rank_bound_to_one_core_is_found_if_other_cores_are_unused() {
         let place = |host: &str, cores: &str, cores_of_node| Place {
             host: host.to_owned(),
             cores: cores.to_owned(),
