@@ -537,7 +537,7 @@ fn memory_does_not_grow_with_requests() {
     let before = memory();
     send(if is_soak() { 1_000_000 } else { 6000 });
     let after = memory();
-    // A byte a request would be a megabyte after a million.
+    // One byte per request would be a megabyte after a million.
     assert!(after < before + (2 << 20), "{before} bytes, then {after}");
 }
 
@@ -629,10 +629,10 @@ fn errors_at_start_have_hints() {
 }
 
 #[test]
-fn a_model_whose_weights_have_another_shape_is_refused_with_a_hint() {
+fn a_model_with_weights_of_another_shape_is_rejected_with_a_hint() {
     let sandbox = trained();
     let model = sandbox.read("run/model.safetensors");
-    // Of as many bytes, so that the rest of the file stays where it is.
+    // The same number of bytes, so that the rest of the file does not move.
     let (from, to) = (br#"\"mlp_dim\":128"#, br#"\"mlp_dim\":256"#);
     let at = model.windows(from.len()).position(|window| window == from).unwrap();
     let changed = [&model[..at], to, &model[at + to.len()..]].concat();
@@ -645,7 +645,7 @@ fn a_model_whose_weights_have_another_shape_is_refused_with_a_hint() {
 }
 
 #[test]
-fn a_token_without_a_server_is_refused() {
+fn a_token_without_a_server_is_rejected() {
     let sandbox = Sandbox::new();
     let refused = sandbox.run("train --dataset digits --token a-secret-token");
     assert_eq!(refused.code, Some(2));
@@ -802,7 +802,7 @@ fn the_page_is_small_and_loads_nothing_else() {
     }
     assert!(bytes < 150_000, "{bytes} bytes");
     assert!(!text.contains("http:") && !text.contains("https:") && !text.contains("style="));
-    // What it would ask for first is in it, and no name ends the script that holds it.
+    // It contains the answers to its first requests, and no name ends their script element.
     let start = text.split_once("id=\"start\">").unwrap().1.split_once("</script>").unwrap().0;
     let start: Value = serde_json::from_str(start).unwrap();
     assert_eq!(start["model"]["name"], "<!--<script>");

@@ -15,10 +15,10 @@ use crate::Problem;
 /// Size limit of a file; the report of a large run has some megabytes.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// So many of its mistakes are shown.
+/// Number of mistakes shown.
 const MOST_MISTAKES: usize = 15;
 
-/// The report's worst mistakes follow this.
+/// The text in the report before its worst mistakes.
 const BEGIN: &str = r#"<script type="application/json" id="mistakes">"#;
 const END: &str = "</script>";
 
@@ -43,7 +43,7 @@ pub(crate) fn of_run(run: &Path, name: &str) -> Result<Response<Body>, Problem> 
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
 }
 
-/// The worst of the test images that the model gets wrong, from the run's report.
+/// The worst misclassified test images, from the run's report.
 pub(crate) fn mistakes(run: &Path) -> Option<Vec<Value>> {
     let report = text(&run.join(REPORT))?;
     let (_, rest) = report.split_once(BEGIN)?;

@@ -44,9 +44,9 @@ pub enum Input<'a> {
     File(&'a [u8]),
     /// Pixels from 0 to 255, row by row, each with 1 or 3 channels.
     Pixels {
-        /// Of the picture.
+        /// Width of the picture.
         width: usize,
-        /// Of the picture.
+        /// Height of the picture.
         height: usize,
         /// 1 or 3.
         channels: usize,

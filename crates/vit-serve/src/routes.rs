@@ -32,7 +32,7 @@ const PAGES: [(&str, &str, &str); 6] = [
 ];
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const INDEX: &str = include_str!("page/index.html");
-/// Where the page has what it would ask for first.
+/// The page's element for the answers to its first requests.
 const START: &str = r#"<script type="application/json" id="start">"#;
 
 /// Only our own files; no framing, no forms.
@@ -127,22 +127,22 @@ fn keep_token(shared: &Shared, query: &str) -> Result<Response<Body>, Problem> {
     Ok(response)
 }
 
-/// The page, with the model and its mistakes in it: two questions fewer before it can be used.
+/// The page, with the answers for the model and its mistakes, which saves two requests.
 async fn index(State(shared): At, uri: Uri) -> Result<Response<Body>, Problem> {
     if let Some(query) = uri.query() {
         return keep_token(&shared, query);
     }
-    let (above, below) = INDEX.split_once(START).expect("the page has a place for it");
+    let (above, below) = INDEX.split_once(START).expect("the page has this element");
     let start = match shared.models.get(None).await {
         Ok(model) => {
             let start = blocking(move || {
                 let mistakes = mistakes_of(&shared, None);
                 Ok(serde_json::json!({ "model": model.about(), "mistakes": mistakes }).to_string())
             });
-            // No name in it ends the script.
+            // So that no name in it can end the script element.
             start.await?.replace('<', "\\u003c")
         }
-        // The page asks again.
+        // The page sends the requests itself.
         Err(_) => String::new(),
     };
     let kind = "text/html; charset=utf-8";

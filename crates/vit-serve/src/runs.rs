@@ -17,7 +17,7 @@ use crate::Problem;
 use crate::files::text;
 use crate::models::is_run;
 
-/// Where the lock of a run cannot be asked, a run that has written nothing for so long has stopped.
+/// Without locks, a run that has written nothing for this long counts as stopped.
 const SILENCE: Duration = Duration::from_secs(120);
 /// Most steps whose losses are returned, evenly spread.
 const MOST_POINTS: usize = 1000;

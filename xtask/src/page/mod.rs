@@ -201,7 +201,7 @@ impl Page {
     }
 }
 
-/// A drawing on the page of a run is classified again as it trains, and its attention forms.
+/// Checks that a drawing on a run's page is classified again while the run trains, and that its attention changes.
 fn watch(chromium: &str, vit: &Path, run: &Path) -> Result<()> {
     let words = ["train", "--dataset", "digits", "--epochs", "100000", "--serve", "--run-dir"];
     let mut command = Command::new(vit);
@@ -215,7 +215,7 @@ fn watch(chromium: &str, vit: &Path, run: &Path) -> Result<()> {
             address.trim().clone_into(&mut server.address);
         }
     }
-    // Else it waits at last for somebody who reads what it says.
+    // Without a reader, the full pipe would block the program.
     std::thread::spawn(move || lines.for_each(drop));
     let mut browser = Browser::start(chromium, SCREENS[0])?;
     browser.open(&server.address)?;

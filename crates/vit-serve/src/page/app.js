@@ -212,5 +212,5 @@ const runs = new Runs(() => ask("/v1/model").then(newer => {
 }).catch(() => {}));
 
 turn();
-// The page comes with what it would ask for first.
+// The page contains the answers to its first requests.
 begin(JSON.parse($("start").textContent || "null"));

@@ -15,7 +15,7 @@ export class Pad {
     canvas.onpointerdown = event => {
       if (event.button) return;
       canvas.setPointerCapture(event.pointerId);
-      // It stays where it is during a stroke, and asking again would lay the page out at each move.
+      // The pad does not move during a stroke, and measuring it at each move would trigger a layout.
       this.box = canvas.getBoundingClientRect();
       this.strokes.push([this.place(event)]);
       this.stroke();
@@ -111,7 +111,7 @@ export class Pad {
     if (pen) { this.pen = null; this.paint(); }
     const { data } = this.context.getImageData(0, 0, SIDE, SIDE);
     if (pen) { this.pen = pen; this.paint(); }
-    // The lowest row comes first.
+    // BMP starts with the lowest row.
     for (let y = 0, to = HEAD.length; y < SIDE; y++) {
       for (let from = 4 * SIDE * (SIDE - 1 - y), end = from + 4 * SIDE; from < end; from += 4) FILE[to++] = data[from];
     }
@@ -119,7 +119,7 @@ export class Pad {
   }
 }
 
-/// A file's header, the picture's, and a palette of greys.
+/// The file header, the bitmap header and a grey palette.
 const HEAD = (() => {
   const head = new DataView(new ArrayBuffer(14 + 40 + 4 * 256)), size = head.byteLength + SIDE * SIDE;
   head.setUint16(0, 0x424d);

@@ -229,7 +229,7 @@ export class Runs {
       links.lastChild.remove();
       const settings = flat(run.settings).map(([name, value]) => `${name} = ${value}`).join("\n");
       const environment = flat(run.environment).map(([name, value]) => `${name} = ${value}`).join("\n");
-      if (known.state === "stopped") links.append(" · It has stopped: vit train --resume continues it.");
+      if (known.state === "stopped") links.append(" · stopped; continue with vit train --resume");
       details.append(links, element("pre", settings), element("pre", environment));
       return details;
     }));
