@@ -18,7 +18,7 @@ pub trait Model: Send + Sync {
     /// If it is not a picture, or does not suit the model.
     fn see(&self, input: Input<'_>, ask: &Ask) -> Result<Seen, Problem>;
 
-    /// Class probabilities of each image.
+    /// Class probabilities of each image. Those of one do not depend on the others.
     ///
     /// # Errors
     /// If the model fails.

@@ -206,8 +206,12 @@ impl Model for Served {
 
     fn predict(&self, images: &[Vec<f32>]) -> std::result::Result<Vec<Vec<f32>>, Problem> {
         let compute = || {
-            let images: Vec<&[f32]> = images.iter().map(Vec::as_slice).collect();
-            probabilities(&self.model, self.saved.config.output, &self.images(&images)?)
+            // One by one: sums of products depend on how many rows there are, and an answer only on its picture.
+            let row = |image: &Vec<f32>| -> Result<Vec<f32>> {
+                let image = self.images(&[image])?;
+                Ok(probabilities(&self.model, self.saved.config.output, &image)?.concat())
+            };
+            images.iter().map(row).collect()
         };
         // Other cores have their own requests.
         let computed = if self.is_quick { vit_ops::serial(compute) } else { compute() };

@@ -16,6 +16,8 @@ const TESTS: &str = "gpu-tests";
 const VIT: &str = "vit";
 const XTASK: &str = "xtask";
 const FIXTURES: &str = "fixtures";
+/// The fixtures that tests on a GPU read.
+const READ: [&str; 3] = ["adam-f64", "agreement", "timm"];
 /// The build's target. Written last, so a folder without it is incomplete.
 const BUILD: &str = "build.json";
 /// Size limit that file transfers accept.
@@ -80,7 +82,9 @@ fn fill(folder: &Path, built: &Built) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }
-    copy_folder(&fixtures(), &folder.join(FIXTURES))?;
+    for name in READ {
+        copy_folder(&fixtures().join(name), &folder.join(FIXTURES).join(name))?;
+    }
     fs::copy(&built.tests, folder.join(TESTS))?;
     fs::copy(&built.vit, folder.join(VIT))?;
     fs::copy(env::current_exe()?, folder.join(XTASK))?;
@@ -150,7 +154,10 @@ mod tests {
         let folder = scratch.path().join("gpu-tests");
         let tests = open(&folder).unwrap();
         assert_eq!(tests.build, build);
-        assert!(tests.binary.is_absolute() && tests.fixtures.join("recipe.json").exists());
+        assert!(
+            tests.binary.is_absolute()
+                && tests.fixtures.join("agreement/gelu.safetensors").exists()
+        );
         assert!(vit(&folder).exists() && xtask(&folder).exists());
     }
 

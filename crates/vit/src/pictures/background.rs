@@ -142,14 +142,14 @@ impl Grid {
     }
 }
 
-/// The median of all cells: in a drawn picture, most cells have this value. Counting shows whether it is also the median
-/// around a cell, without sorting.
+/// The median of all cells. Most cells of a drawn picture have this value, and counting shows where it is also the median around
+/// a cell, without sorting.
 struct Usual {
     width: usize,
     height: usize,
     value: f32,
-    /// For each cell, the numbers of lower and of higher cells in every `STEP`th column to its left and row above it. `STEP`
-    /// empty columns and rows precede the first.
+    /// Summed-area table for each cell: how many cells are lower and how many higher, of every `STEP`th column to its left and
+    /// row above it, with `STEP` columns and rows of zeros in front.
     counts: Vec<[u32; 2]>,
 }
 
@@ -171,9 +171,9 @@ impl Usual {
         Self { width, height, value, counts }
     }
 
-    /// The median of the cells that [`Grid::around`] visits, if it is the usual value.
+    /// The median of the cells of [`Grid::around`], if it is the usual value.
     fn median_around(&self, at: usize) -> Option<f32> {
-        // The position before the first cell, and the last cell.
+        // One step before the first cell, and the last cell.
         let ends = |at: usize, end: usize| {
             let first = if at < REACH { at % STEP } else { at - REACH };
             let last = (at + REACH).min(end - 1);
@@ -192,7 +192,7 @@ impl Usual {
 }
 
 const _: () =
-    assert!(REACH.is_multiple_of(STEP), "the cells around a cell are in its own columns and rows");
+    assert!(REACH.is_multiple_of(STEP), "a cell and those around it share columns and rows");
 
 /// The median; 0 without values.
 fn median(values: &mut [f32]) -> f32 {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn counting_finds_the_same_medians_as_sorting() {
+    fn counted_medians_equal_sorted_ones() {
         let mut state = 7_u32;
         for (width, height) in [(1, 1), (2, 40), (28, 28), (40, 31)] {
             for levels in [1, 2, 3, 9] {
