@@ -1,4 +1,4 @@
-//! Launchers of several processes, met by a `vit` that is built without MPI.
+//! Launchers of several processes, with a `vit` built without MPI.
 #![cfg(not(feature = "mpi"))]
 
 use crate::support::{Outcome, Sandbox};
@@ -22,9 +22,8 @@ fn several_processes_without_mpi_are_rejected() {
             let words = "-q train --dataset digits --run-dir run";
             let refused = launched(&sandbox, (rank, size), [number, "2"], words);
             assert_eq!(refused.code, Some(2), "{}", refused.stderr);
-            let expected = format!(
-                "{rank} says that 2 processes train together, and this vit is built without MPI"
-            );
+            let expected =
+                format!("{rank} announces 2 processes, but this vit is built without MPI");
             assert!(refused.stderr.contains(&expected), "{}", refused.stderr);
             assert!(
                 refused.stderr.contains("hint: use `cargo xtask train --mpi 2`"),

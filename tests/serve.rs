@@ -1,4 +1,4 @@
-//! `vit serve`: answers, errors, limits and its end, as raw clients meet them.
+//! `vit serve`: answers, errors, limits and shutdown, tested with raw clients.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use crate::running::Running;
 use crate::support::Sandbox;
 
-/// Longer than any answer takes, on a slow machine.
+/// Generous limit for any answer, on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server, ended with the test.
+/// A running server, stopped with the test.
 struct Served {
     sandbox: Sandbox,
     running: Running,
@@ -22,7 +22,7 @@ struct Served {
 }
 
 impl Served {
-    /// Of a run on the built-in digits.
+    /// Serves a run on the built-in digits.
     fn digits() -> Self {
         Self::of(trained(), "serve run")
     }
@@ -39,10 +39,10 @@ impl Served {
         stream
     }
 
-    /// What is answered to these bytes.
+    /// Sends these bytes; returns the answer.
     fn send(&self, bytes: &[u8]) -> Answer {
         let mut stream = self.connect();
-        // An answer may come before all is sent.
+        // The answer may arrive before everything is sent.
         let _ = stream.write_all(bytes);
         Answer::read(&mut stream)
     }
@@ -56,7 +56,7 @@ impl Served {
     }
 }
 
-/// The address on the first line.
+/// The address on the first line of stdout.
 fn address_of(running: &mut Running) -> String {
     let mut line = Vec::new();
     let stdout = running.child().stdout.as_mut().unwrap();
@@ -68,7 +68,7 @@ fn address_of(running: &mut Running) -> String {
     line.trim_start_matches("http://").trim_end_matches('/').to_owned()
 }
 
-/// A folder with a short run on the built-in digits in it, which is trained once for all tests.
+/// A sandbox with a short run on the built-in digits, trained once for all tests.
 fn trained() -> Sandbox {
     static RUN: OnceLock<Vec<(String, Vec<u8>)>> = OnceLock::new();
     let files = RUN.get_or_init(|| {
@@ -108,7 +108,7 @@ fn keeps_open(picture: &[u8]) -> Vec<u8> {
     [head.as_bytes(), picture].concat()
 }
 
-/// An answer, read to its end.
+/// A complete answer.
 #[derive(Debug)]
 struct Answer {
     status: u16,
@@ -122,7 +122,7 @@ impl Answer {
         Self::try_read(stream).expect("an answer")
     }
 
-    /// None where the connection ends before an answer is whole.
+    /// `None` if the connection ends early.
     fn try_read(stream: &mut TcpStream) -> Option<Self> {
         let mut bytes = Vec::new();
         let mut buffer = [0; 4096];
@@ -151,7 +151,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// Holds it to be a problem of this status, and gives what it says.
+    /// Checks that it is a problem with this status; returns its text.
     #[track_caller]
     fn problem(&self, status: u16) -> String {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
@@ -191,7 +191,7 @@ fn pictures() -> Vec<Vec<u8>> {
     ]
 }
 
-/// What `vit predict` prints of it, without its name.
+/// The output of `vit predict`, without the name.
 fn predicted(sandbox: &Sandbox, picture: &[u8]) -> Value {
     sandbox.write("picture.png", picture);
     let mut line = sandbox.run("predict run picture.png --top-k 3").succeeded().json();
@@ -200,7 +200,7 @@ fn predicted(sandbox: &Sandbox, picture: &[u8]) -> Value {
 }
 
 #[test]
-fn answers_are_those_of_predict_alone_and_together() {
+fn answers_equal_predicts_alone_and_batched() {
     let served = Served::digits();
     let pictures = pictures();
     let expected: Vec<Value> =
@@ -209,7 +209,7 @@ fn answers_are_those_of_predict_alone_and_together() {
         let answer = served.post("/v1/predict?top_k=3", &[], picture);
         assert_eq!((answer.status, answer.json()), (200, expected.clone()));
     }
-    // From many connections at a time, so that they are computed together.
+    // From many connections at once, so that they are batched.
     std::thread::scope(|scope| {
         for thread in 0..16 {
             let (served, pictures, expected) = (&served, &pictures, &expected);
@@ -229,7 +229,7 @@ fn answers_are_those_of_predict_alone_and_together() {
 }
 
 #[test]
-fn pixels_are_taken_as_a_picture_of_them_is() {
+fn pixels_give_the_same_answer_as_a_picture() {
     let served = Served::digits();
     let pixel = |x: usize, y: usize| if (5..7).contains(&y) || x + y == 27 { 255 } else { 0 };
     let rows: Vec<Vec<u8>> = (0..28).map(|y| (0..28).map(|x| pixel(x, y)).collect()).collect();
@@ -239,7 +239,7 @@ fn pixels_are_taken_as_a_picture_of_them_is() {
     let picture = crate::png_file::grey(28, &rows.concat(), false);
     assert_eq!(of_json, served.post("/v1/predict", &["Content-Type: image/png"], &picture).json());
     for (body, status, says) in [
-        ("{\"pixels\": [[0, 256]]}", 400, "not what is expected"),
+        ("{\"pixels\": [[0, 256]]}", 400, "cannot parse the JSON body"),
         ("{\"pixels\": [[0, 1], [0]]}", 422, "expected rows of 2 pixels, got 1 in row 1"),
         ("{\"pixels\": []}", 422, "got none"),
         ("{\"pixel\": 1}", 400, "unknown field"),
@@ -251,7 +251,7 @@ fn pixels_are_taken_as_a_picture_of_them_is() {
 }
 
 #[test]
-fn an_explanation_holds_the_prediction_its_attention_and_its_numbers() {
+fn explanations_have_prediction_attention_and_numbers() {
     let served = Served::digits();
     let picture = &pictures()[0];
     let model = served.get("/v1/model").json();
@@ -278,7 +278,7 @@ fn an_explanation_holds_the_prediction_its_attention_and_its_numbers() {
     let of_all = numbers(&explained["of_patches"][1][2]);
     assert_eq!((of_first.len(), of_all.len()), (16, 256));
     assert_eq!(of_first, of_all[..16]);
-    // The steps, computed one by one, lead where the model's own pass does.
+    // The steps, computed one by one, lead to the model's own result.
     let walk = &explained["walk"];
     let weights: Vec<f64> = walk["weights"].as_array().unwrap().iter().flat_map(numbers).collect();
     assert_near(&weights, &of_all, "weights");
@@ -294,7 +294,7 @@ fn an_explanation_holds_the_prediction_its_attention_and_its_numbers() {
 }
 
 #[test]
-fn every_error_is_a_problem_that_says_what_to_do() {
+fn errors_are_problems_with_hints() {
     let served = Served::digits();
     let picture = &pictures()[0];
     for (status, says, bytes) in [
@@ -332,10 +332,14 @@ fn every_error_is_a_problem_that_says_what_to_do() {
         (400, "one Host", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
         (
             403,
-            "another site",
+            "requests from other sites",
             request("POST", "/v1/predict", &["Origin: http://evil.example"], picture),
         ),
-        (403, "another site", request("GET", "/v1/model", &["Sec-Fetch-Site: cross-site"], b"")),
+        (
+            403,
+            "requests from other sites",
+            request("GET", "/v1/model", &["Sec-Fetch-Site: cross-site"], b""),
+        ),
     ] {
         let answer = served.send(&bytes);
         let problem = answer.problem(status);
@@ -346,7 +350,7 @@ fn every_error_is_a_problem_that_says_what_to_do() {
             answer.head
         );
     }
-    // What is no HTTP is answered by the layer below, and the next is served.
+    // Bytes that are not HTTP are answered below the routes, and later requests still work.
     for bytes in
         [&b"\r\n\r\nnonsense\r\n\r\n"[..], b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00"]
     {
@@ -362,11 +366,11 @@ fn every_error_is_a_problem_that_says_what_to_do() {
 }
 
 #[test]
-fn hostile_pictures_are_refused_and_the_next_is_answered() {
+fn hostile_pictures_are_rejected_and_later_requests_answered() {
     let served = Served::digits();
     let picture = &pictures()[0];
     let mut lies = picture.clone();
-    // The width, in the header of a PNG.
+    // The width in a PNG header.
     lies[16..20].copy_from_slice(&0x7fff_ffff_u32.to_be_bytes());
     let bomb = crate::png_file::grey(8000, &vec![0; 64_000_000], false);
     for hostile in [
@@ -378,7 +382,7 @@ fn hostile_pictures_are_refused_and_the_next_is_answered() {
     ] {
         served.post("/v1/predict", &[], hostile).problem(422);
     }
-    // Much blackness in few bytes.
+    // Many black pixels in few bytes.
     let begun = Instant::now();
     let answer = served.post("/v1/predict", &[], &bomb);
     assert!([200, 422].contains(&answer.status) && begun.elapsed() < PATIENCE);
@@ -395,13 +399,13 @@ fn hostile_pictures_are_refused_and_the_next_is_answered() {
     });
 }
 
-/// How much longer and more often, where `cargo xtask soak` asks for it.
+/// More and longer for `cargo xtask soak`.
 fn is_soak() -> bool {
     std::env::var_os("VIT_SOAK").is_some()
 }
 
 #[test]
-fn connections_that_are_dropped_cost_nothing() {
+fn dropped_connections_cost_nothing() {
     let served = Served::digits();
     let picture = &pictures()[0];
     let whole = request("POST", "/v1/predict", &[], picture);
@@ -416,7 +420,7 @@ fn connections_that_are_dropped_cost_nothing() {
     loop {
         let metrics = String::from_utf8(served.get("/metrics").body).unwrap();
         let open = metrics.lines().find_map(|line| line.strip_prefix("vit_connections ")).unwrap();
-        // This one.
+        // Only the connection of this request.
         if open == "1" {
             break;
         }
@@ -427,7 +431,7 @@ fn connections_that_are_dropped_cost_nothing() {
 }
 
 #[test]
-fn slow_and_half_requests_end_and_nobody_waits_for_them() {
+fn slow_and_partial_requests_time_out_without_delaying_others() {
     let served = Served::digits();
     let picture = &pictures()[0];
     let whole = request("POST", "/v1/predict", &[], picture);
@@ -436,7 +440,7 @@ fn slow_and_half_requests_end_and_nobody_waits_for_them() {
     half_head.write_all(&whole[..head / 2]).unwrap();
     let mut half_body = served.connect();
     half_body.write_all(&whole[..head + 10]).unwrap();
-    // A byte at a time: slowly, and in time.
+    // Slow, but in time.
     let mut slow = served.connect();
     for byte in &whole {
         slow.write_all(&[*byte]).unwrap();
@@ -452,10 +456,10 @@ fn slow_and_half_requests_end_and_nobody_waits_for_them() {
 }
 
 #[test]
-fn too_many_connections_are_told_to_come_later() {
+fn too_many_connections_are_asked_to_retry() {
     let served = Served::digits();
     let kept: Vec<TcpStream> = (0..512).map(|_| served.connect()).collect();
-    // Until all are taken.
+    // Until all connections are taken.
     let begun = Instant::now();
     let refused = loop {
         let mut stream = served.connect();
@@ -508,13 +512,13 @@ fn memory_does_not_grow_with_requests() {
     let before = memory();
     send(if is_soak() { 1_000_000 } else { 6000 });
     let after = memory();
-    // A byte a request would be a megabyte after a million.
+    // One byte per request would be a megabyte after a million.
     assert!(after < before + (2 << 20), "{before} bytes, then {after}");
 }
 
-/// Clients that send one request after the other on a connection, and SIGTERM in the midst of it.
+/// Clients that send one request after another on a connection, and SIGTERM in between.
 #[test]
-fn sigterm_answers_what_was_taken() {
+fn sigterm_answers_open_requests() {
     let mut served = Served::digits();
     let picture = &pictures()[0];
     let kept = keeps_open(picture);
@@ -562,7 +566,7 @@ fn sigterm_answers_what_was_taken() {
 }
 
 #[test]
-fn a_file_that_is_replaced_in_place_harms_nothing() {
+fn replacing_the_model_file_is_harmless() {
     let served = Served::of(trained(), "serve run/model.safetensors");
     let picture = &pictures()[0];
     let before = served.post("/v1/predict", &[], picture).json();
@@ -578,7 +582,7 @@ fn a_file_that_is_replaced_in_place_harms_nothing() {
 }
 
 #[test]
-fn what_cannot_be_served_is_told_with_a_hint() {
+fn errors_at_start_have_hints() {
     let served = Served::digits();
     let sandbox = &served.sandbox;
     let refusal = sandbox.refuses(2, &format!("serve run --listen {}", served.address));
@@ -591,7 +595,8 @@ fn what_cannot_be_served_is_told_with_a_hint() {
     std::fs::create_dir(sandbox.path("empty")).unwrap();
     let refusal = sandbox.refuses(4, "serve empty");
     assert!(
-        refusal.message.contains("no run and no model") && refusal.hint.contains("vit train"),
+        refusal.message.contains("contains neither runs nor a model")
+            && refusal.hint.contains("vit train"),
         "{refusal:?}"
     );
     sandbox.write("text.safetensors", "text");
@@ -599,10 +604,10 @@ fn what_cannot_be_served_is_told_with_a_hint() {
 }
 
 #[test]
-fn a_model_whose_weights_have_another_shape_is_refused_with_a_hint() {
+fn a_model_with_weights_of_another_shape_is_rejected_with_a_hint() {
     let sandbox = trained();
     let model = sandbox.read("run/model.safetensors");
-    // Of as many bytes, so that the rest of the file stays where it is.
+    // The same number of bytes, so that the rest of the file does not move.
     let (from, to) = (br#"\"mlp_dim\":128"#, br#"\"mlp_dim\":256"#);
     let at = model.windows(from.len()).position(|window| window == from).unwrap();
     let changed = [&model[..at], to, &model[at + to.len()..]].concat();
@@ -615,7 +620,7 @@ fn a_model_whose_weights_have_another_shape_is_refused_with_a_hint() {
 }
 
 #[test]
-fn a_token_without_a_server_is_refused() {
+fn a_token_without_a_server_is_rejected() {
     let sandbox = Sandbox::new();
     let refused = sandbox.run("train --dataset digits --token a-secret-token");
     assert_eq!(refused.code, Some(2));
@@ -644,7 +649,7 @@ fn a_killed_run_is_shown_as_stopped() {
 }
 
 #[test]
-fn another_address_warns_and_a_token_is_asked_for() {
+fn public_addresses_give_a_warning_and_tokens_are_required() {
     let sandbox = trained();
     let mut running =
         Running::start(&mut sandbox.command("serve run --listen 0.0.0.0:0 --token a-secret-token"));
@@ -669,11 +674,11 @@ fn another_address_warns_and_a_token_is_asked_for() {
     address_of(&mut running);
     running.child().kill().unwrap();
     let stderr = running.end().stderr;
-    assert!(stderr.contains("everybody who can reach"), "{stderr}");
+    assert!(stderr.contains("everyone who can reach"), "{stderr}");
 }
 
 #[test]
-fn runs_are_listed_shown_and_followed() {
+fn runs_are_listed_shown_and_watched() {
     let sandbox = trained();
     std::fs::create_dir(sandbox.path("runs")).unwrap();
     std::fs::rename(sandbox.path("run"), sandbox.path("runs/a run")).unwrap();
@@ -692,7 +697,7 @@ fn runs_are_listed_shown_and_followed() {
     let mistakes = served.get("/v1/mistakes").json();
     let png = mistakes[0]["png"].as_str().unwrap();
     assert!(png.starts_with("iVBOR") && mistakes[0]["label"] != mistakes[0]["class"]);
-    // A new line of metrics, and a new model, are told as they come.
+    // New metrics and new models are reported as they appear.
     let mut stream = served.connect();
     stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut told = Vec::new();
@@ -721,7 +726,7 @@ fn runs_are_listed_shown_and_followed() {
 }
 
 #[test]
-fn a_run_that_is_watched_has_the_bits_of_one_that_is_not() {
+fn watching_a_run_does_not_change_its_bits() {
     let sandbox = Sandbox::new();
     let words = "--epochs 15 --batch-size 32 --seed 3";
     sandbox.run(&format!("train --dataset digits --run-dir alone {words}")).succeeded();
@@ -740,11 +745,11 @@ fn a_run_that_is_watched_has_the_bits_of_one_that_is_not() {
             break address.to_owned();
         }
     };
-    // Whoever watches gets the model as it is.
+    // A watcher receives the model.
     let mut events = TcpStream::connect(&address).unwrap();
     events.write_all(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut told = Vec::new();
-    // To the end of the run.
+    // Until the end of the run.
     let _ = events.set_read_timeout(Some(PATIENCE)).and_then(|()| events.read_to_end(&mut told));
     assert!(
         String::from_utf8_lossy(&told).contains("event: model"),
@@ -757,7 +762,7 @@ fn a_run_that_is_watched_has_the_bits_of_one_that_is_not() {
 }
 
 #[test]
-fn the_page_is_small_and_asks_for_nothing_else() {
+fn the_page_is_small_and_loads_nothing_else() {
     let sandbox = trained();
     std::fs::rename(sandbox.path("run"), sandbox.path("<!--<script>")).unwrap();
     let served = Served::of(sandbox, "serve <!--<script>");
@@ -772,7 +777,7 @@ fn the_page_is_small_and_asks_for_nothing_else() {
     }
     assert!(bytes < 150_000, "{bytes} bytes");
     assert!(!text.contains("http:") && !text.contains("https:") && !text.contains("style="));
-    // What it would ask for first is in it, and no name ends the script that holds it.
+    // It contains the answers to its first requests, and no name ends their script element.
     let start = text.split_once("id=\"start\">").unwrap().1.split_once("</script>").unwrap().0;
     let start: Value = serde_json::from_str(start).unwrap();
     assert_eq!(start["model"]["name"], "<!--<script>");

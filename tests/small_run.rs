@@ -1,4 +1,4 @@
-//! A small training run in which all is random or remembered that can be: faults and ranks must not show in its result.
+//! A small training run that uses everything with state or randomness; faults and ranks must not change its result.
 
 use std::fs;
 
@@ -8,13 +8,13 @@ use vit_files::Digest;
 use crate::idx_folder::IdxFolder;
 use crate::support::{Sandbox, timeless};
 
-/// How often something is tried: seldom, or in a soak.
-pub(crate) fn times(seldom: usize, soak: usize) -> usize {
-    if std::env::var_os("VIT_SOAK").is_some() { soak } else { seldom }
+/// Number of repetitions: few, or many in a soak.
+pub(crate) fn times(few: usize, soak: usize) -> usize {
+    if std::env::var_os("VIT_SOAK").is_some() { soak } else { few }
 }
 
-/// Dropout, augmentation, a schedule, an EMA, clipping, a validation split. 36 images are trained on, in four steps of 9 an
-/// epoch, each in shards of 2, 2, 2 and 3: 40 steps. A record comes after every third step of an epoch.
+/// Dropout, augmentation, a schedule, EMA, clipping and a validation split. Trains on 36 images, in four steps of 9 an
+/// epoch, each in shards of 2, 2, 2 and 3: 40 steps. Records every third step of an epoch.
 pub(crate) const SETTINGS: &str = "\
 dataset = 'tiny'
 val_split = 0.1
@@ -39,7 +39,7 @@ depth = 1
 dropout = { embedding = 0.1, attention = 0.2, projection = 0.2, mlp = 0.2 }
 ";
 
-/// Where [`SETTINGS`] can be trained.
+/// A sandbox in which [`SETTINGS`] can be trained.
 pub(crate) fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
     IdxFolder::default().write(&sandbox, "tiny");
@@ -47,7 +47,7 @@ pub(crate) fn sandbox() -> Sandbox {
     sandbox
 }
 
-/// The result of a run, but for times: digests of its files, and its metrics.
+/// The result of a run, except times: digests of its files, and its metrics.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Trained {
     pub(crate) model: Digest,
@@ -67,13 +67,13 @@ pub(crate) fn outcome(sandbox: &Sandbox, run: &str) -> Trained {
     }
 }
 
-/// The result of one process that nothing interrupts.
+/// The result of one uninterrupted process.
 pub(crate) fn uninterrupted(sandbox: &Sandbox) -> Trained {
     sandbox.run("-q train --config small.toml --save-every 4 --run-dir whole").succeeded();
     outcome(sandbox, "whole")
 }
 
-/// Steps of the checkpoints in a run's folder, the first first.
+/// Steps of a run's checkpoints, ascending.
 pub(crate) fn checkpoints(sandbox: &Sandbox, run: &str) -> Vec<u64> {
     let Ok(entries) = fs::read_dir(sandbox.path(run).join("checkpoints")) else {
         return Vec::new();
@@ -85,7 +85,7 @@ pub(crate) fn checkpoints(sandbox: &Sandbox, run: &str) -> Vec<u64> {
     steps
 }
 
-/// Every checkpoint of the run `run` is whole.
+/// Checks every checkpoint of the run `run`.
 #[track_caller]
 pub(crate) fn assert_checkpoints_are_whole(sandbox: &Sandbox) {
     if checkpoints(sandbox, "run").is_empty() {
@@ -99,7 +99,7 @@ pub(crate) fn assert_checkpoints_are_whole(sandbox: &Sandbox) {
     }
 }
 
-/// Numbers that look random and are the same in every run of a test (SplitMix64).
+/// Pseudo-random numbers, the same in every run of a test (SplitMix64).
 pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {

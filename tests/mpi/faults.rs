@@ -1,4 +1,4 @@
-//! Whatever befalls one rank ends all of them soon, with one message, and leaves a run that resumes.
+//! Any failure of one rank ends all ranks soon, with one message, and the run can be resumed.
 
 use std::fs;
 use std::thread;
@@ -11,20 +11,20 @@ use super::{
 use crate::running::Running;
 use crate::support::{Outcome, Sandbox};
 
-/// How soon all ranks must have ended.
+/// Time limit for all ranks to end.
 const SOON: Duration = Duration::from_secs(10);
 
 #[track_caller]
 fn assert_all_ended(sandbox: &Sandbox, ranks: usize) {
     for rank in 0..ranks {
-        // One that was ended before it began has noted no process.
+        // A rank that ended before its start has no recorded process.
         assert!(!process_of(sandbox, rank).is_some_and(lives), "rank {rank} lives");
     }
 }
 
-/// A random rank is killed at a random time, and the run resumed on another number of ranks; after enough deaths it may end.
+/// Kills a random rank at a random time and resumes the run on another number of ranks; after enough kills lets it finish.
 #[test]
-fn a_run_of_which_ranks_are_killed_ends_in_the_same_bits() {
+fn killing_ranks_and_resuming_is_bit_identical() {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
     let mut dice = Dice(11);
@@ -70,11 +70,11 @@ fn a_run_of_which_ranks_are_killed_ends_in_the_same_bits() {
     println!("{deaths} deaths in {runs} whole runs");
 }
 
-/// No file of rank 0 may grow beyond some kilobytes: the first checkpoint cannot be written.
+/// Rank 0's files are limited to some kilobytes, so the first checkpoint cannot be written.
 #[test]
-fn a_full_disk_ends_all_ranks_and_the_run_goes_on_from_its_last_checkpoint() {
+fn a_full_disk_ends_all_ranks_and_the_run_resumes() {
     let sandbox = sandbox();
-    // The number of steps sets any other schedule.
+    // Other schedules depend on the number of steps.
     sandbox.write("small.toml", SETTINGS.replace("'one-cycle'", "'constant'"));
     let whole = uninterrupted(&sandbox);
     let some = "-q train --config small.toml --save-every 4 --max-steps 8 --run-dir run";
@@ -84,7 +84,7 @@ fn a_full_disk_ends_all_ranks_and_the_run_goes_on_from_its_last_checkpoint() {
     let resume = "-q train --resume run --max-steps 40 --save-every 4";
     let begun = Instant::now();
     let mut command = scripted(&sandbox, 3, limit, resume);
-    // Memory that ranks share is a file too.
+    // Memory shared by ranks is a file too.
     let ended = Outcome::of(&command.env("OMPI_MCA_btl", "self,tcp").output().unwrap());
     assert_eq!(ended.code, Some(4), "{}", ended.stderr);
     assert!(begun.elapsed() < SOON);
@@ -99,7 +99,7 @@ fn a_full_disk_ends_all_ranks_and_the_run_goes_on_from_its_last_checkpoint() {
 
 /// The learning rate rises until the loss is not finite: after some steps, not at once.
 #[test]
-fn a_loss_that_is_not_finite_ends_all_ranks_with_one_message_after_the_last_good_checkpoint() {
+fn a_non_finite_loss_ends_all_ranks_with_one_message_and_keeps_the_last_good_checkpoint() {
     let sandbox = sandbox();
     let rising = SETTINGS.replace("'one-cycle'", "'constant'\nwarmup = 1000000");
     sandbox.write("small.toml", rising.replace("lr = 1e-3", "lr = 1e14"));
@@ -126,7 +126,7 @@ fn a_loss_that_is_not_finite_ends_all_ranks_with_one_message_after_the_last_good
     }
 }
 
-/// What one rank cannot read is its own error: it names the rank and its host.
+/// A file that only one rank cannot read: the error names the rank and its host.
 #[test]
 fn an_error_of_one_rank_names_it_and_ends_all() {
     let sandbox = sandbox();

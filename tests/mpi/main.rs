@@ -1,16 +1,16 @@
-//! Real launches of one to four ranks over MPI, which `cargo xtask test-mpi` builds and runs.
+//! Real launches of one to four ranks over MPI, built and run by `cargo xtask test-mpi`.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
+#![allow(clippy::unwrap_used, reason = "a panicking helper fails its test")]
 
 #[path = "../idx_folder.rs"]
 mod idx_folder;
 #[path = "../running.rs"]
-#[expect(dead_code, reason = "not all of it is for these tests")]
+#[expect(dead_code, reason = "these tests use only parts of it")]
 mod running;
 #[path = "../small_run.rs"]
 mod small_run;
 #[path = "../support.rs"]
-#[expect(dead_code, reason = "not all of it is for these tests")]
+#[expect(dead_code, reason = "these tests use only parts of it")]
 mod support;
 
 mod faults;
@@ -29,7 +29,7 @@ use crate::small_run::{
 };
 use crate::support::{Outcome, Sandbox};
 
-/// Open MPI's flags: many ranks on few cores, also as root, and time to save after a signal.
+/// Flags of Open MPI: many ranks on few cores, also as root, and time to save after a signal.
 const FLAGS: [&str; 8] = [
     "--oversubscribe",
     "--allow-run-as-root",
@@ -41,10 +41,10 @@ const FLAGS: [&str; 8] = [
     "-n",
 ];
 
-/// Each rank notes its process, and becomes `vit`.
+/// Each rank records its process id and becomes `vit`.
 const NOTED: &str = "echo $$ > rank-$OMPI_COMM_WORLD_RANK; exec \"$0\" \"$@\"";
 
-/// `vit` with these words on so many ranks.
+/// `vit` with these words on this many ranks.
 fn mpirun(sandbox: &Sandbox, ranks: usize, words: &str) -> Command {
     scripted(sandbox, ranks, NOTED, words)
 }
@@ -60,17 +60,17 @@ fn on_ranks(sandbox: &Sandbox, ranks: usize, words: &str) -> Outcome {
     Outcome::of(&mpirun(sandbox, ranks, words).output().unwrap())
 }
 
-/// Lines of stderr that vit says, or mpirun of a lost rank, without what mpirun draws around.
+/// Lines of stderr from vit, and from mpirun about a lost rank, without mpirun's banners.
 fn errors(outcome: &Outcome) -> Vec<&str> {
     outcome.stderr.lines().filter(|line| line.starts_with("error: ")).collect()
 }
 
-/// The process of a rank, once it has noted it.
+/// The process id of a rank, once recorded.
 fn process_of(sandbox: &Sandbox, rank: usize) -> Option<u32> {
     fs::read_to_string(sandbox.path(format!("rank-{rank}"))).ok()?.trim().parse().ok()
 }
 
-/// Whether a process that is `vit` lives, and is more than an entry that its parent has not read.
+/// Whether a `vit` process is alive and not a zombie.
 fn lives(process: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))

@@ -1,4 +1,4 @@
-//! Launches that cannot train as asked end before the first step; one that wastes cores is warned.
+//! Wrong launches end before the first step; one that wastes cores gives a warning.
 
 use std::process::Command;
 use std::thread;
@@ -10,7 +10,7 @@ use crate::support::Outcome;
 const WORDS: &str = "-q train --config small.toml --run-dir run";
 
 #[test]
-fn ranks_that_differ_are_told_by_field() {
+fn differing_ranks_are_named_by_field() {
     let sandbox = sandbox();
     sandbox.write("elsewhere/small.toml", super::SETTINGS);
     let label = |index: u32| ((index + 1) % 10) as u8;
@@ -32,7 +32,7 @@ fn ranks_that_differ_are_told_by_field() {
 }
 
 #[test]
-fn more_ranks_than_shards_are_refused() {
+fn more_ranks_than_shards_are_rejected() {
     let sandbox = sandbox();
     let outcome = on_ranks(&sandbox, 5, WORDS);
     assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
@@ -41,9 +41,9 @@ fn more_ranks_than_shards_are_refused() {
     assert!(outcome.stderr.contains("raise `shards` under [train]"), "{}", outcome.stderr);
 }
 
-/// As by a launcher of another MPI: each process is a world of its own.
+/// With another MPI's launcher, each process is a world of its own.
 #[test]
-fn a_launcher_of_another_mpi_is_told() {
+fn a_launcher_of_another_mpi_is_reported() {
     let sandbox = sandbox();
     let mut command = sandbox.command(WORDS);
     command.env("PMI_RANK", "0").env("PMI_SIZE", "2");
@@ -55,7 +55,7 @@ fn a_launcher_of_another_mpi_is_told() {
 }
 
 #[test]
-fn usage_errors_are_told_once() {
+fn usage_errors_are_printed_once() {
     let sandbox = sandbox();
     for words in ["train --epoch 3", "-q train --config absent.toml"] {
         let outcome = on_ranks(&sandbox, 3, words);
@@ -64,12 +64,12 @@ fn usage_errors_are_told_once() {
     }
 }
 
-/// As Open MPI binds ranks unless it is told otherwise.
+/// Open MPI's default binding.
 #[test]
-fn ranks_bound_to_one_core_are_warned_of() {
+fn ranks_bound_to_one_core_give_a_warning() {
     let cores = thread::available_parallelism().unwrap();
     if cores.get() < 2 {
-        eprintln!("left out: a single core is all that a rank can have");
+        eprintln!("skipped: this machine has only one core");
         return;
     }
     let sandbox = sandbox();
@@ -84,7 +84,7 @@ fn ranks_bound_to_one_core_are_warned_of() {
     assert!(outcome.stderr.contains("hint: pass `--bind-to none` to mpirun"), "{}", outcome.stderr);
 }
 
-/// An MPI that grants less than is asked for, as one does that was built without threads.
+/// An MPI that grants a lower thread level than requested, like one built without threads.
 const SERIALIZED: &str = "\
 #include <mpi.h>
 int MPI_Init_thread(int *argc, char ***argv, int required, int *provided) {
@@ -93,7 +93,7 @@ int MPI_Init_thread(int *argc, char ***argv, int required, int *provided) {
 ";
 
 #[test]
-fn an_mpi_without_threads_is_refused() {
+fn an_mpi_without_threads_is_rejected() {
     let sandbox = sandbox();
     sandbox.write("serialized.c", SERIALIZED);
     let mut compiler = Command::new("mpicc");

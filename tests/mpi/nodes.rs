@@ -1,18 +1,18 @@
-//! Nodes of their own: network namespaces, between which there is TCP alone.
+//! Several nodes, simulated by network namespaces with only TCP between them.
 
 use std::process::{Command, Stdio};
 
 use super::{outcome, sandbox};
 use crate::support::Outcome;
 
-/// Ranks on as many nodes.
+/// Number of nodes, with one rank each.
 const NODES: usize = 4;
 
 /// A bridge with a namespace for each node, removed at the end.
 struct Network(String);
 
 impl Network {
-    /// None where the system does not allow it.
+    /// `None` if the system does not allow it.
     fn new() -> Option<Self> {
         let name = format!("vit{}", std::process::id() % 10_000);
         let network = Self(name.clone());
@@ -54,15 +54,15 @@ fn succeeds(line: &str) -> bool {
 }
 
 #[test]
-fn four_nodes_over_tcp_train_to_the_bits_of_one_process() {
+fn four_nodes_over_tcp_are_bit_identical_to_one_process() {
     let Some(network) = Network::new() else {
-        eprintln!("left out: no network namespaces may be made here");
+        eprintln!("skipped: cannot create network namespaces here");
         return;
     };
     let sandbox = sandbox();
     let words = "-q train --config small.toml --save-every 4 --run-dir";
     sandbox.run(&format!("{words} alone")).succeeded();
-    // What mpirun takes for ssh. The nodes share their files: in one folder, their daemons would overwrite each other's.
+    // Replaces ssh for mpirun. The nodes share a file system: in one folder, their daemons would overwrite each other's files.
     let agent = format!(
         "#!/bin/sh
         node=${{1##*.}}; shift

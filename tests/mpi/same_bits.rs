@@ -1,4 +1,4 @@
-//! The same bits on any number of ranks, and one voice.
+//! Any number of ranks is bit-identical, with one rank's output.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -11,7 +11,7 @@ fn ranks_and_threads_do_not_change_a_bit() {
     let sandbox = sandbox();
     let sgd = SETTINGS.replace("'adamw'", "'sgd'\nmomentum = 0.9").replace("ema = 0.9\n", "");
     sandbox.write("sgd.toml", sgd);
-    // Ten shards of one or two images in a step, which no number of ranks here divides evenly.
+    // Ten shards of one or two images per step; no number of ranks here divides ten evenly.
     let uneven =
         SETTINGS.replace("batch_size = 9\n", "batch_size = 9\naccumulate = 2\nshards = 5\n");
     sandbox.write("uneven.toml", uneven);
@@ -38,9 +38,9 @@ fn ranks_and_threads_do_not_change_a_bit() {
 }
 
 #[test]
-fn a_run_resumes_on_any_number_of_ranks_to_the_same_bits() {
+fn resuming_on_any_number_of_ranks_is_bit_identical() {
     let sandbox = sandbox();
-    // The number of steps sets any other schedule.
+    // Other schedules depend on the number of steps.
     sandbox.write("small.toml", SETTINGS.replace("'one-cycle'", "'constant'"));
     for (ranks, until) in [(3, 14), (2, 21), (4, 27), (1, 40)] {
         for (run, ranks) in [("alone", 1), ("run", ranks)] {
@@ -54,13 +54,13 @@ fn a_run_resumes_on_any_number_of_ranks_to_the_same_bits() {
     sandbox.run("-q verify run").succeeded();
 }
 
-/// Lines of a run, without what tells its speed.
+/// Lines of output, without those about speed.
 fn lines(text: &str) -> Vec<String> {
     text.lines().map(|line| line.split(" images/s").next().unwrap_or(line).to_owned()).collect()
 }
 
 #[test]
-fn rank_0_alone_speaks() {
+fn only_rank_0_prints() {
     let sandbox = sandbox();
     let words = |run: &str| format!("train --config small.toml --max-steps 9 --run-dir {run}");
     let alone = sandbox.run(&words("alone")).succeeded();
@@ -78,14 +78,14 @@ fn rank_0_alone_speaks() {
 }
 
 #[test]
-fn a_benchmark_on_ranks_tells_how_long_they_wait() {
+fn a_benchmark_on_ranks_reports_waiting_time() {
     let words = "-q bench train --batch-size 8 --steps 20 --warmup 2 --threads 1 --json";
     let result = on_ranks(&sandbox(), 2, words).succeeded().json();
     let [waits, step] = ["communication_ms", "median_ms"].map(|key| result[key].as_f64().unwrap());
     assert!(result["ranks"] == 2 && 0.0 < waits && waits < step, "{result}");
 }
 
-/// MPI that is initialised fails for want of this transport.
+/// With this transport excluded, initialising MPI would fail.
 #[test]
 fn without_a_launcher_mpi_is_not_initialised() {
     let sandbox: Sandbox = sandbox();

@@ -1,4 +1,4 @@
-//! A run that is asked to end saves after one step on all ranks, and leaves.
+//! Signals: the run saves after one step on all ranks, and ends.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use super::{has_metrics, mpirun, on_ranks, outcome, process_of, sandbox, signal, uninterrupted};
 use crate::running::Running;
 
-/// To the launcher, which passes it on; to one rank, which tells the others.
+/// Signals the launcher, which forwards it, or one rank, which informs the others.
 #[test]
-fn a_signal_to_the_launcher_or_any_rank_saves_and_ends_the_run_for_all() {
+fn a_signal_to_launcher_or_rank_saves_and_ends_all_ranks() {
     let sandbox = sandbox();
     let long = "--config small.toml --epochs 4000 --save-every 100000";
     for (name, to) in
@@ -28,13 +28,13 @@ fn a_signal_to_the_launcher_or_any_rank_saves_and_ends_the_run_for_all() {
         assert_ne!(ended.code, Some(0), "{run}: {}", ended.stderr);
         let hint = format!("vit train --resume {run}");
         assert_eq!(ended.stderr.matches(&hint).count(), 1, "{run}: {}", ended.stderr);
-        assert!(ended.stderr.contains("interrupted; the model so far"), "{run}: {}", ended.stderr);
+        assert!(ended.stderr.contains("interrupted; the run is saved"), "{run}: {}", ended.stderr);
         sandbox.run(&format!("-q verify {run}")).succeeded();
     }
 }
 
 #[test]
-fn an_interrupted_run_resumes_on_another_number_of_ranks_to_the_same_bits() {
+fn an_interrupted_run_resumes_bit_identically_on_another_number_of_ranks() {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
     let words = "-q train --config small.toml --save-every 100000 --run-dir run";
@@ -46,9 +46,9 @@ fn an_interrupted_run_resumes_on_another_number_of_ranks_to_the_same_bits() {
     assert_eq!(outcome(&sandbox, "run"), whole);
 }
 
-/// The launcher takes a rank that leaves early for one that fails, and ends rank 0 with it.
+/// The launcher treats a rank that exits early as failed, and ends rank 0 too.
 #[test]
-fn other_ranks_wait_while_rank_0_takes_its_time_to_save() {
+fn other_ranks_wait_while_rank_0_saves() {
     let sandbox = sandbox();
     let words = "train --config small.toml --epochs 4000 --save-every 100000 --run-dir run";
     let mut running = Running::start(&mut mpirun(&sandbox, 3, words));
@@ -56,10 +56,10 @@ fn other_ranks_wait_while_rank_0_takes_its_time_to_save() {
     let first = process_of(&sandbox, 0).unwrap();
     signal(first, "STOP");
     signal(running.child().id(), "USR1");
-    // Longer than a process alone waits for its step.
+    // Longer than a single process waits for its step.
     thread::sleep(Duration::from_secs(4));
     signal(first, "CONT");
     let ended = running.end();
-    assert!(ended.stderr.contains("interrupted; the model so far"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("interrupted; the run is saved"), "{}", ended.stderr);
     sandbox.run("-q verify run").succeeded();
 }

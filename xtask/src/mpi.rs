@@ -1,4 +1,4 @@
-//! Training over MPI: what builds it, what launches it, and its tests.
+//! Building, launching and testing training over MPI.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -9,10 +9,10 @@ use anyhow::{Result, bail};
 use crate::cargo::{cargo, executable, messages, run};
 use crate::failure::Hinted;
 
-/// What Debian calls all that is needed.
+/// Debian's packages.
 const PACKAGES: [&str; 3] = ["openmpi-bin", "libopenmpi-dev", "libclang-dev"];
 
-/// Says how to get what is missing.
+/// Advises how to install what is missing.
 fn check() -> Result<()> {
     for program in ["mpicc", "mpirun"] {
         if !runs(program) {
@@ -33,7 +33,7 @@ fn runs(program: &str) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Builds vit with MPI and gives the command that starts so many of it.
+/// Builds vit with MPI; returns the command that starts this many ranks.
 pub(crate) fn launcher(ranks: u16, args: impl IntoIterator<Item = OsString>) -> Result<Command> {
     check()?;
     let mut build = cargo("build");
@@ -56,7 +56,7 @@ fn launch(
     let mut command = Command::new("mpirun");
     command.args(["-n", &ranks.to_string()]);
     if version.contains("Open MPI") {
-        // A core for each rank would be all that its threads get; and a rank that is to end saves first.
+        // Without binding, a rank's threads use several cores. The timeout leaves time to save after a signal.
         command.args(["--bind-to", "none", "--mca", "odls_base_sigkill_timeout", "2"]);
         command.arg("--oversubscribe");
         if is_root() {
@@ -78,23 +78,23 @@ fn is_root() -> bool {
     false
 }
 
-/// Real launches of one to four ranks. Installs what they need where it may, and says where they are left out.
+/// Runs the tests of one to four ranks. Installs what they need if permitted, else skips them with a message.
 pub(crate) fn test() -> Result<()> {
     if check().is_err() && !install() {
         eprintln!(
-            "left out: no MPI library here, and none may be installed (Debian's packages: {})",
+            "skipped: no MPI library is installed, or may be installed (Debian's packages: {})",
             PACKAGES.join(", ")
         );
         return Ok(());
     }
     let targets = ["--lib", "--bins", "--test=mpi", "--example=network"];
     run(cargo("clippy").args(WITH_MPI).args(targets).args(["--", "--deny=warnings"]))?;
-    // What a panic does is tested beside the code that meets it.
+    // Panics are tested in `ranks.rs`.
     run(cargo("test").args(WITH_MPI).args(["--lib", "over_mpi"]))?;
     run(&mut tests())
 }
 
-/// Those of the tests whose name contains this, with all that is random of them far more often.
+/// The tests whose name contains `filter`, with far more repetitions.
 pub(crate) fn soak(filter: &str) -> Result<()> {
     run(tests().args([filter, "--nocapture"]).env("VIT_SOAK", "1"))
 }
@@ -104,12 +104,12 @@ const WITH_MPI: [&str; 3] = ["--locked", "--workspace", "--features=vit/mpi"];
 
 fn tests() -> Command {
     let mut tests = cargo("test");
-    // Some tests wait for seconds while Open MPI ends ranks. More tests at once would be late for their limits.
+    // Some tests wait for seconds while Open MPI ends ranks; more parallel tests would exceed their time limits.
     tests.args(WITH_MPI).args(["--test=mpi", "--", "--test-threads=2", "--show-output"]);
     tests
 }
 
-/// Whether there is an MPI library to build with.
+/// Whether an MPI library is installed.
 pub(crate) fn is_here() -> bool {
     check().is_ok()
 }
@@ -124,11 +124,11 @@ fn install() -> bool {
         command.status().is_ok_and(|status| status.success())
     };
     let packages = [&["install", "--yes", "--no-install-recommends"][..], &PACKAGES].concat();
-    // Without lists of packages there is nothing to install from.
+    // Package lists are needed to install.
     apt(&packages) || (apt(&["update"]) && apt(&packages))
 }
 
-/// How many ranks `--mpi` asks for.
+/// The number of ranks in `--mpi`.
 pub(crate) fn ranks(text: &str) -> Result<u16> {
     match text.parse() {
         Ok(ranks) if ranks > 0 => Ok(ranks),
@@ -146,19 +146,19 @@ mod tests {
     }
 
     #[test]
-    fn open_mpi_binds_no_rank_and_gives_time_to_save() {
+    fn open_mpi_gets_no_binding_and_time_to_save() {
         let words = words("mpirun (Open MPI) 4.1.4").join(" ");
         assert!(words.starts_with("-n 4 --bind-to none --mca odls_base_sigkill_timeout 2"));
         assert!(words.ends_with("vit train --epochs 2"), "{words}");
     }
 
     #[test]
-    fn other_launchers_get_no_flags_of_open_mpis() {
+    fn other_launchers_get_no_open_mpi_flags() {
         assert_eq!(words("HYDRA build details").join(" "), "-n 4 vit train --epochs 2");
     }
 
     #[test]
-    fn a_number_of_ranks_is_at_least_one() {
+    fn at_least_one_rank_is_required() {
         assert_eq!(ranks("8").unwrap(), 8);
         assert!(ranks("0").is_err() && ranks("x").is_err());
     }

@@ -1,5 +1,5 @@
-//! Measures the collectives of a training step, for the model in `docs/book/cluster.md`:
-//! `mpirun -n 2 target/release/examples/network`. Rank 0 prints a line for each number of parameters.
+//! Measures the collectives of a training step, for the model in `docs/book/cluster.md`: `mpirun -n 2
+//! target/release/examples/network`. Rank 0 prints a line for each number of parameters.
 
 #![allow(clippy::print_stdout, reason = "an example")]
 

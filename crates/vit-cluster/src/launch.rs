@@ -1,21 +1,21 @@
-//! What launchers tell a process in its environment.
+//! Detects launchers by their environment variables.
 
 use std::env;
 
-/// One process of several that a launcher started together.
+/// A process that a launcher started together with others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Launch {
-    /// Which one this is, from 0.
+    /// Its rank, from 0.
     pub rank: usize,
-    /// How many there are, more than one.
+    /// Number of processes, at least two.
     pub size: usize,
-    /// The launcher, by the variable that names the rank.
+    /// The variable with the rank, which identifies the launcher.
     pub variable: &'static str,
 }
 
-/// Variables of rank and number of ranks, those that outrank others first: Open MPI's `mpirun` runs under Slurm too. Slurm sets
-/// the last two in a job step alone: a batch script that is no step of `srun` is one process, whatever it reserves.
+/// Variables of the rank and the number of ranks, by precedence: Open MPI's `mpirun` also runs under Slurm. Slurm sets
+/// both of its variables only in a job step: a batch script outside `srun` is one process, whatever it reserves.
 const VARIABLES: [(&str, &str); 3] = [
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),
@@ -23,7 +23,7 @@ const VARIABLES: [(&str, &str); 3] = [
 ];
 
 impl Launch {
-    /// What this process's environment says; none where it runs alone.
+    /// The launch in this process's environment; `None` if it runs alone.
     #[must_use]
     pub fn of_environment() -> Option<Self> {
         Self::of(|name| env::var(name).ok())
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn every_launcher_is_understood_and_open_mpis_first() {
+    fn every_launcher_is_detected_and_open_mpi_has_precedence() {
         let open_mpi = [("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "4")];
         let slurm = [("SLURM_PROCID", "2"), ("SLURM_STEP_NUM_TASKS", "3"), ("SLURM_NTASKS", "3")];
         assert_eq!(of(&open_mpi), Some((1, 4)));
@@ -64,7 +64,7 @@ mod tests {
     fn one_process_runs_alone() {
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[("OMPI_COMM_WORLD_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "1")]), None);
-        // In a batch script of Slurm's, outside of a step.
+        // A Slurm batch script outside a step.
         assert_eq!(of(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "8")]), None);
         assert_eq!(of(&[("PMI_RANK", "x"), ("PMI_SIZE", "8")]), None);
     }

@@ -1,4 +1,4 @@
-//! All processes of an MPI launch.
+//! The processes of an MPI launch.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -14,25 +14,25 @@ use vit_train::Collective;
 
 use crate::Launch;
 
-/// Why the ranks cannot come together.
+/// Why the ranks cannot be joined.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// MPI was initialised before.
-    #[error("expected MPI not to be initialised yet, got an MPI that is")]
+    /// MPI is initialised already.
+    #[error("expected MPI not to be initialised yet, but it is")]
     Initialised,
-    /// Threads may not call MPI.
+    /// MPI does not support calls from any thread.
     #[error("expected an MPI that any thread may call (MPI_THREAD_MULTIPLE), got {granted}")]
     Threads {
-        /// What it allows.
+        /// The supported level.
         granted: String,
     },
-    /// The launcher started several processes, and each is a world of its own: it is not of this MPI.
+    /// The launcher started several processes, but each is alone in its MPI world: the launcher belongs to another MPI.
     #[error("expected {expected} ranks, as {variable} says, got {got} in MPI's world")]
     Size {
-        /// What the launcher says.
+        /// Size according to the launcher.
         expected: usize,
-        /// What MPI says.
+        /// Size according to MPI.
         got: usize,
         /// The launcher's variable.
         variable: &'static str,
@@ -41,22 +41,22 @@ pub enum Error {
 
 /// All ranks of an MPI launch.
 pub struct World {
-    /// None once MPI is finalised.
+    /// `None` once MPI is finalised.
     universe: Mutex<Option<Universe>>,
     rank: usize,
     size: usize,
 }
 
-/// Between two looks whether all have come.
+/// Interval between checks of a barrier.
 const PAUSE: Duration = Duration::from_millis(2);
 
 impl World {
     /// Initialises MPI.
     ///
     /// # Errors
-    /// If it is initialised, not for threads, or of other ranks than the launcher's.
+    /// If MPI is initialised already, lacks thread support, or has another number of ranks than the launcher.
     pub fn join(launch: &Launch) -> Result<Self, Error> {
-        // Shards are computed on a pool, one of whose threads calls MPI, and any thread may have to abort.
+        // A thread of the pool calls MPI, and any thread may have to abort.
         let (universe, granted) = environment::initialize_with_threading(Threading::Multiple)
             .ok_or(Error::Initialised)?;
         if granted < Threading::Multiple {
@@ -71,8 +71,8 @@ impl World {
         Ok(Self { universe: Mutex::new(Some(universe)), rank, size })
     }
 
-    /// Waits for all ranks, and finalises MPI: what every rank calls last, on the thread that joined. A rank that fails calls
-    /// [`abort`] instead, since the others would not come.
+    /// Waits for all ranks and finalises MPI. Every rank calls it last, on the thread that joined; a rank that fails
+    /// calls [`abort`] instead, because the others would not arrive.
     pub fn leave(&self) {
         self.barrier();
         drop(self.universe().take());
@@ -82,7 +82,7 @@ impl World {
         self.universe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The MPI library, in a line.
+    /// The MPI library in one line.
     #[must_use]
     pub fn library(&self) -> String {
         let version = environment::library_version().unwrap_or_default();
@@ -92,7 +92,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // To finalise is to wait for all ranks: one that fails would hang here.
+        // Finalising waits for all ranks, so a failing rank would hang here.
         std::mem::forget(self.universe().take());
     }
 }
@@ -124,7 +124,7 @@ impl Collective for World {
         SimpleCommunicator::world().process_at_rank(0).broadcast_into(words);
     }
 
-    /// Without keeping a core busy, however long it takes.
+    /// Waits without keeping a core busy.
     fn barrier(&self) {
         let mut barrier = SimpleCommunicator::world().immediate_barrier();
         while let Err(pending) = barrier.test() {
@@ -138,7 +138,7 @@ impl Collective for World {
     }
 }
 
-/// Ends all ranks with this exit code, from any thread; outside of MPI, this process.
+/// Ends all ranks with this exit code, from any thread; without MPI, this process.
 ///
 /// MPI equivalent: `MPI_Abort`.
 pub fn abort(code: i32) -> ! {
@@ -148,7 +148,7 @@ pub fn abort(code: i32) -> ! {
     std::process::exit(code)
 }
 
-/// MPI counts in C ints.
+/// MPI counts are C ints.
 fn counts_and_starts(counts: &[usize]) -> (Vec<Count>, Vec<Count>) {
     let count = |&count: &usize| Count::try_from(count).expect("fewer than 2^31 words are sent");
     let starts = counts.iter().scan(0, |start, count| {

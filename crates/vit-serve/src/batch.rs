@@ -1,8 +1,8 @@
-//! Requests that arrive together are computed together.
+//! Batching: requests that arrive together are computed together.
 //!
-//! A request puts its image into the queue and lets the thread look once for what else has arrived. Then whoever comes first
-//! computes all that are there. Nothing waits for a clock: a request alone is computed at once, and under load a batch is what
-//! came in while the one before was computed.
+//! A request puts its image into the queue and yields once, so that other arrivals are queued too. Then the first
+//! request computes everything in the queue. There is no timer: a single request is computed at once, and under load a
+//! batch is what arrived while the previous one was computed.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,11 +24,11 @@ struct Job {
 /// The queue of images.
 pub(crate) struct Batches {
     queue: Mutex<VecDeque<Job>>,
-    /// At most so many wait.
+    /// Limit of waiting images.
     bound: usize,
-    /// At most so many are computed together.
+    /// Largest batch.
     most: usize,
-    /// Who computes for a model that takes long: one at a time, on all cores.
+    /// Held while a slow model computes: one batch at a time, on all cores.
     long: Mutex<()>,
     counts: Arc<Counts>,
 }
@@ -42,7 +42,7 @@ impl Batches {
         locked(&self.queue).len()
     }
 
-    /// The probabilities of the classes.
+    /// Class probabilities.
     ///
     /// # Errors
     /// If the queue is full or the model fails.
@@ -61,10 +61,10 @@ impl Batches {
             }
             queue.push_back(Job { model, values, answer });
         }
-        // Those that have arrived meanwhile come first, and into the same batch.
+        // Lets other arrived requests join the same batch.
         tokio::task::yield_now().await;
         if is_quick {
-            // Until this one is answered: each request sees to its own, so that none is left.
+            // Repeats until this request is answered; each request looks after itself, so none is left over.
             loop {
                 match answered.try_recv() {
                     Ok(answer) => return answer,
@@ -82,20 +82,20 @@ impl Batches {
         answered.await.unwrap_or_else(|_| Err(lost()))
     }
 
-    /// Computes what waits, where nobody else does.
+    /// Computes everything in the queue, unless another thread does so.
     fn compute_all(&self) {
         loop {
             let Ok(long) = self.long.try_lock() else { return };
             while self.compute_some() {}
             drop(long);
-            // What came in before the lock was given back has seen it taken.
+            // Requests queued before the lock was released saw it taken.
             if locked(&self.queue).is_empty() {
                 return;
             }
         }
     }
 
-    /// Computes a batch, and says whether there was one.
+    /// Computes a batch; returns whether there was one.
     fn compute_some(&self) -> bool {
         let batch = self.take();
         let Some(first) = batch.first() else { return false };
@@ -107,7 +107,7 @@ impl Batches {
         match computed.unwrap_or_else(|_| Err(lost())) {
             Ok(rows) => {
                 for (answer, row) in answers.into_iter().zip(rows) {
-                    // Who asked may have gone.
+                    // The client may be gone.
                     let _ = answer.send(Ok(row));
                 }
             }
@@ -120,7 +120,7 @@ impl Batches {
         true
     }
 
-    /// The first in the queue, and those behind it for the same model.
+    /// The first request in the queue, and those behind it for the same model.
     fn take(&self) -> Vec<Job> {
         let mut queue = locked(&self.queue);
         let mut batch: Vec<Job> = Vec::new();
@@ -139,7 +139,7 @@ impl Batches {
 }
 
 fn full(bound: usize) -> Problem {
-    Problem::new(503, format!("{bound} requests are waiting already"))
+    Problem::new(503, format!("all {bound} places in the queue are taken"))
         .hint("send again a little later, or from fewer connections")
         .retry_after(1)
 }

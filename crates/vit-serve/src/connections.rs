@@ -1,4 +1,4 @@
-//! Connections: taken up to a bound, closed when they are slow or idle, and answered to the end when the server stops.
+//! Connections: limited in number, closed when slow or idle, and answered to the end when the server stops.
 
 use std::convert::Infallible;
 use std::io;
@@ -26,11 +26,11 @@ use crate::Problem;
 use crate::routes;
 use crate::server::Shared;
 
-/// For so long after it was stopped, requests on connections that are open are answered, each as the connection's last: who
-/// sends one after the other then loses none.
+/// After a stop, requests on open connections are still answered for this long, each as the connection's last, so
+/// clients that send requests one after another lose none.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// Bytes of a request's head, and what is read ahead of a body.
+/// Bytes for a request's head, and for reading ahead in its body.
 const BUFFER: usize = 16 << 10;
 
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
@@ -48,14 +48,14 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Res
         };
         match accepted {
             Ok((stream, _)) => begin(stream, &shared, &router, &places),
-            // Too many open files, say: those that are open close again.
+            // For instance too many open files, until others close.
             Err(error) => {
-                tracing::warn!("cannot take a connection: {error}");
+                tracing::warn!("cannot accept a connection: {error}");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }
-    // Those that the system has taken for us already.
+    // Connections that the system has accepted already.
     while let Ok(Ok((stream, _))) =
         tokio::time::timeout(Duration::from_millis(1), listener.accept()).await
     {
@@ -63,7 +63,7 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Res
     }
     drop(listener);
     let all = u32::try_from(shared.limits.connections).unwrap_or(u32::MAX);
-    // Once all places are free again, every connection has been answered.
+    // All permits are free once every connection has been answered.
     let ended = tokio::time::timeout(shared.limits.end, places.acquire_many(all)).await;
     if ended.is_err() {
         let open = shared.counts.connections.load(Ordering::Relaxed);
@@ -89,7 +89,7 @@ fn begin(stream: TcpStream, shared: &Arc<Shared>, router: &Router, places: &Arc<
 
 /// Answers a connection's requests until it ends.
 async fn answer(stream: TcpStream, shared: &Arc<Shared>, router: Router) {
-    // Answers are sent whole, so that there is nothing to wait for.
+    // Answers are written as a whole, so delaying packets would gain nothing.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request: Request<Incoming>| {
         let (shared, router) = (Arc::clone(shared), router.clone());
@@ -102,12 +102,12 @@ async fn answer(stream: TcpStream, shared: &Arc<Shared>, router: Router) {
     let mut connection = pin!(connection);
     let mut stop = shared.stop.clone();
     let linger = async {
-        // It is never dropped before.
+        // The sender is never dropped before.
         let _ = stop.wait_for(|stopped| *stopped).await;
         tokio::time::sleep(LINGER).await;
     };
     tokio::select! {
-        // That a client leaves, or sends what is no HTTP, is none of our errors.
+        // A client that disconnects or does not send HTTP is not a server error.
         _ = connection.as_mut() => return,
         () = linger => connection.as_mut().graceful_shutdown(),
     }
@@ -137,10 +137,10 @@ async fn respond(
     response
 }
 
-/// Says that there are too many connections, without a word read.
+/// Rejects a connection above the limit, without reading from it.
 async fn refuse(mut stream: TcpStream, most: usize) {
-    let problem = Problem::new(503, format!("{most} connections are open already"))
-        .hint("keep connections open and send again on them")
+    let problem = Problem::new(503, format!("all {most} connections are in use"))
+        .hint("reuse connections for several requests")
         .to_json();
     let text = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\

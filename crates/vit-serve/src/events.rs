@@ -1,4 +1,4 @@
-//! What happens to runs, as server-sent events: each new line of their metrics, and each new model.
+//! Server-sent events about runs: each new metrics record and each new model.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -21,20 +21,20 @@ use vit_run::METRICS;
 use crate::Problem;
 use crate::server::Shared;
 
-/// So often runs are looked at.
+/// Interval at which run directories are polled.
 const LOOK: Duration = Duration::from_millis(400);
-/// A line that says nothing, so that a connection whose other end is gone is noticed.
+/// Interval of comment lines, which reveal closed connections.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
-/// So many may watch.
+/// Most clients that may watch.
 const MOST_WATCHERS: usize = 64;
-/// Of a file's news, so much at a time.
+/// Most bytes of a file sent at a time.
 const MOST_BYTES: u64 = 1 << 20;
 
 /// # Errors
-/// If too many watch already.
+/// If too many clients watch already.
 pub(crate) fn stream(shared: Arc<Shared>, run: Option<String>) -> Result<Response<Body>, Problem> {
     if shared.models.watchers() >= MOST_WATCHERS {
-        let detail = format!("{MOST_WATCHERS} pages watch already");
+        let detail = format!("{MOST_WATCHERS} clients are watching already");
         return Err(Problem::new(503, detail).retry_after(10));
     }
     let (sender, receiver) = channel::<Bytes>(4);
@@ -74,14 +74,14 @@ pub(crate) fn stream(shared: Arc<Shared>, run: Option<String>) -> Result<Respons
 }
 
 struct Watch {
-    /// This one alone.
+    /// Watches only this run.
     run: Option<String>,
-    /// How much of each run's metrics has been told, and which model.
+    /// Metrics bytes already sent and model version, by run.
     files: BTreeMap<String, (u64, Option<u64>)>,
 }
 
 impl Watch {
-    /// What is new, as events.
+    /// Events since the last call.
     fn look(&mut self, shared: &Shared) -> String {
         let models = &shared.models;
         let names = match &self.run {
@@ -96,7 +96,7 @@ impl Watch {
             let json = serde_json::to_string(&name).expect("text");
             let (told, known) = self.files.entry(name).or_insert_with(|| (len, version));
             if len < *told {
-                // Taken up again from an earlier step.
+                // Resumed from an earlier step.
                 *told = len;
                 let _ = write!(news, "event: reset\ndata: {{\"run\":{json}}}\n\n");
             }
@@ -117,7 +117,7 @@ fn length(run: &Path) -> u64 {
     std::fs::metadata(run.join(METRICS)).map_or(0, |data| data.len())
 }
 
-/// Whole lines of JSON behind what was told.
+/// Complete JSON lines after what was sent.
 fn new_lines(run: &Path, told: &mut u64) -> Vec<String> {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file: File = vit_files::open_file(&run.join(METRICS))?;
@@ -135,7 +135,7 @@ fn new_lines(run: &Path, told: &mut u64) -> Vec<String> {
     text.lines().filter(is_json).map(str::to_owned).collect()
 }
 
-/// A body of what comes through a channel.
+/// A response body fed by a channel.
 struct Stream(Receiver<Bytes>);
 
 impl hyper::body::Body for Stream {

@@ -1,4 +1,4 @@
-//! Files of a run that a browser may have.
+//! The files of a run that browsers may fetch.
 
 use std::path::Path;
 
@@ -12,36 +12,43 @@ use vit_run::{METRICS, REPORT, TABLE};
 
 use crate::Problem;
 
-/// A report of a large run has some megabytes.
+/// Size limit of a file; the report of a large run has some megabytes.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// So many of its mistakes are shown.
+/// Number of mistakes shown.
 const MOST_MISTAKES: usize = 15;
 
-/// The report's worst mistakes stand between these.
+/// The text in the report before its worst mistakes.
 const BEGIN: &str = r#"<script type="application/json" id="mistakes">"#;
 const END: &str = "</script>";
 
 /// # Errors
-/// If it is none that is given out, or not there.
+/// If the file is not served, or does not exist.
 pub(crate) fn of_run(run: &Path, name: &str) -> Result<Response<Body>, Problem> {
     let kind = match name {
         REPORT => "text/html; charset=utf-8",
         TABLE => "text/csv; charset=utf-8",
         METRICS => "application/x-ndjson",
-        _ => return Err(Problem::new(404, format!("a run has no file {name:?} to show"))),
+        _ => {
+            return Err(Problem::new(
+                404,
+                format!(
+                    "no file {name:?} of a run is served, expected report.html, metrics.csv or metrics.jsonl"
+                ),
+            ));
+        }
     };
     let text = text(&run.join(name))
         .ok_or_else(|| Problem::new(404, format!("the run has no {name} yet")))?;
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
 }
 
-/// The worst of the test images that the model gets wrong, from the run's report.
+/// The worst misclassified test images, from the run's report.
 pub(crate) fn mistakes(run: &Path) -> Option<Vec<Value>> {
     let report = text(&run.join(REPORT))?;
     let (_, rest) = report.split_once(BEGIN)?;
     let (found, _) = rest.split_once(END)?;
-    // A stranger's report may hold anything there.
+    // A foreign report may contain anything there.
     let mut found: Vec<Value> = serde_json::from_str(found).ok()?;
     found.truncate(MOST_MISTAKES);
     Some(found)

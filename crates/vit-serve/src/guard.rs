@@ -1,4 +1,5 @@
-//! Who is answered: on loopback only those who name it, nowhere another site's page, and with a token only who knows it.
+//! Access control: on loopback only loopback names, never other sites' pages, and with a token only clients that have
+//! it.
 
 use std::net::IpAddr;
 
@@ -7,19 +8,19 @@ use axum::http::{HeaderMap, Method, Request};
 
 use crate::Problem;
 
-/// Of the cookie that keeps a token.
+/// Name of the token's cookie.
 pub(crate) const COOKIE_NAME: &str = "vit_token";
 
-/// What a request must have.
+/// The access rules.
 pub(crate) struct Guard {
-    /// Whether the server listens on loopback alone.
+    /// Whether the server listens only on loopback.
     pub(crate) is_local: bool,
     pub(crate) token: Option<String>,
 }
 
 impl Guard {
     /// # Errors
-    /// Why the request is not answered.
+    /// If the request is not allowed.
     pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<(), Problem> {
         let headers = request.headers();
         let named = headers.get(HOST).and_then(|host| host.to_str().ok());
@@ -27,20 +28,20 @@ impl Guard {
         let Some(host) = host.filter(|_| headers.get_all(HOST).iter().count() == 1) else {
             return Err(Problem::new(400, "expected one Host header"));
         };
-        // A page elsewhere can have its own name point here; its requests still carry that name.
+        // Another site's name may resolve to this address (DNS rebinding); its requests still have that name.
         if self.is_local && !is_loopback(host) {
             let detail = format!("this server answers on loopback only, not as {host:?}");
             return Err(Problem::new(421, detail)
                 .hint("use http://127.0.0.1 or http://localhost, or start it with --listen"));
         }
         if is_from_another_site(request.method(), headers, host) {
-            return Err(Problem::new(403, "this request comes from another site's page"));
+            return Err(Problem::new(403, "requests from other sites' pages are not allowed"));
         }
-        // Health is asked for by programs that know no token.
+        // Health checks do not know the token.
         let is_open = request.uri().path() == "/healthz";
         match &self.token {
             Some(token) if !is_open && !knows(request, token) => {
-                Err(Problem::new(401, "this server asks for a token").hint(
+                Err(Problem::new(401, "this server requires a token").hint(
                     "send it as `Authorization: Bearer TOKEN`, or open the page as /?token=TOKEN",
                 ))
             }
@@ -54,7 +55,7 @@ impl Guard {
     }
 }
 
-/// Whether a Host names this machine, with any port: a tunnel may lead here from another.
+/// Whether a Host is a loopback name, with any port, which may be a tunnel's.
 fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((name, _port)) => name,
@@ -76,7 +77,7 @@ fn is_from_another_site(method: &Method, headers: &HeaderMap, host: &str) -> boo
     }
     match text("sec-fetch-site") {
         None | Some("same-origin" | "none") => false,
-        // A link that somebody follows: the page that has it sees nothing of the answer.
+        // A followed link: the linking page cannot read the answer.
         Some(_) => {
             !(method == Method::GET
                 && text("sec-fetch-mode") == Some("navigate")
@@ -87,7 +88,7 @@ fn is_from_another_site(method: &Method, headers: &HeaderMap, host: &str) -> boo
 
 fn knows<B>(request: &Request<B>, token: &str) -> bool {
     let (headers, uri) = (request.headers(), request.uri());
-    // The page's address alone may hold it, and makes a cookie of it.
+    // Only the page's own address may contain the token, and turns it into a cookie.
     let query = uri.query().filter(|_| uri.path() == "/").unwrap_or_default();
     if query
         .split('&')
@@ -109,7 +110,7 @@ fn knows<B>(request: &Request<B>, token: &str) -> bool {
         })
 }
 
-/// In a time that does not tell how much is the same.
+/// Comparison in constant time.
 fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_answers_to_its_own_names_alone() {
+    fn loopback_accepts_only_its_own_names() {
         let guard = Guard { is_local: true, token: None };
         for host in
             ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:80", "LOCALHOST", "127.9.9.9"]
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn other_sites_are_refused() {
+    fn other_sites_are_rejected() {
         let guard = Guard { is_local: true, token: None };
         let with = |name, value| status(&guard, &[("host", "localhost:7"), (name, value)]);
         assert_eq!(with("origin", "http://localhost:7"), 200);
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_asked_for() {
+    fn a_token_is_required() {
         let guard = Guard { is_local: false, token: Some("a secret".to_owned()) };
         let with = |name, value| status(&guard, &[("host", "box"), (name, value)]);
         assert_eq!(with("accept", "*/*"), 401);

@@ -1,4 +1,4 @@
-//! Which model answers: one file's, or that of a run, which is opened again when the run has saved another.
+//! The models of a server: one file's, or those of runs, which are reopened when a run saves a new one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,10 +13,10 @@ use vit_run::{CONFIG, MODEL};
 use crate::runs::{Details, Runs, Summary};
 use crate::{Model, Problem};
 
-/// What a server shows.
+/// What a server serves.
 #[derive(Clone, Debug)]
 pub enum Subject {
-    /// A model's file, or anything else that the loader opens.
+    /// A model file, or anything else that the loader opens.
     Model(PathBuf),
     /// A run.
     Run(PathBuf),
@@ -24,23 +24,23 @@ pub enum Subject {
     Runs(PathBuf),
 }
 
-/// Opens the model in a run folder or a file.
+/// Opens the model in a run directory or file.
 pub type Load = Box<dyn Fn(&Path) -> Result<Arc<dyn Model>, Problem> + Send + Sync>;
 
-/// So often a run's model is looked at, and so old an answer may be.
+/// Interval for checking a run's model, and so the maximum age of an answer's model.
 const LOOK: Duration = Duration::from_millis(500);
-/// So many models are held in memory.
+/// Most models held in memory.
 const MOST_OPEN: usize = 4;
 
-/// Size and time of change: what tells one file from the next.
+/// Size and modification time, which identify a file's version.
 type Stamp = (u64, SystemTime);
 
 struct Open {
-    /// None where it is given by who trains it.
+    /// `None` if the training process supplies the model.
     stamp: Option<Stamp>,
     looked: Instant,
     model: Arc<dyn Model>,
-    /// Rises with each model of the run.
+    /// Increases with each model of the run.
     version: u64,
 }
 
@@ -54,11 +54,11 @@ struct Inner {
     load: Load,
     runs: Runs,
     open: Mutex<BTreeMap<String, Open>>,
-    /// The run that answers where none is named, and when it was chosen.
+    /// The run used when a request names none, and when it was chosen.
     chosen: Mutex<Option<(String, Instant)>>,
     versions: AtomicU64,
     watchers: AtomicUsize,
-    /// One model is opened at a time.
+    /// Held while a model is opened, one at a time.
     loading: Mutex<()>,
 }
 
@@ -82,10 +82,10 @@ impl Models {
         Self { inner: Arc::new(inner) }
     }
 
-    /// The model of a run, or that of the newest.
+    /// The model of a run, by default of the newest.
     ///
     /// # Errors
-    /// If there is no such run, or no model in it.
+    /// If there is no such run, or it has no model.
     pub(crate) async fn get(&self, run: Option<&str>) -> Result<Arc<dyn Model>, Problem> {
         if let Some(model) = self.inner.fresh(run) {
             return Ok(model);
@@ -107,7 +107,7 @@ impl Models {
         self.inner.put(name.to_string_lossy().into_owned(), None, model);
     }
 
-    /// Rises with each model of the run that this process has opened.
+    /// Increases with each model of the run that this process has opened.
     pub(crate) fn version(&self, run: &str) -> Option<u64> {
         locked(&self.inner.open).get(run).map(|open| open.version)
     }
@@ -124,7 +124,7 @@ impl Models {
         self.inner.runs.details(name)
     }
 
-    /// The folder of a run, or of the one that answers where none is named.
+    /// The directory of a run, by default of the chosen one.
     pub(crate) fn folder_of(&self, run: Option<&str>) -> Option<PathBuf> {
         match run {
             Some(name) => self.inner.runs.folder(name),
@@ -132,7 +132,7 @@ impl Models {
         }
     }
 
-    /// Who looks at runs as they go.
+    /// Number of clients that watch runs.
     pub(crate) fn watchers(&self) -> usize {
         self.inner.watchers.load(Ordering::Relaxed)
     }
@@ -142,16 +142,16 @@ impl Models {
         Watching(Arc::clone(&self.inner))
     }
 
-    /// Opens a run's newer model, where there is one.
+    /// Opens a run's newer model, if there is one.
     pub(crate) fn refresh(&self, run: &str) {
         if locked(&self.inner.open).contains_key(run) {
-            // What is wrong with it is told to who asks for it.
+            // Errors are reported to requests for it.
             let _ = self.inner.look(Some(run));
         }
     }
 }
 
-/// Counts as a watcher until it is dropped.
+/// Counts as a watcher until dropped.
 pub(crate) struct Watching(Arc<Inner>);
 
 impl Drop for Watching {
@@ -160,11 +160,11 @@ impl Drop for Watching {
     }
 }
 
-/// Under what the model of a file is kept, which is no run's name.
+/// Key of a file's model, which cannot be a run's name.
 const OF_FILE: &str = "";
 
 impl Inner {
-    /// A model that was looked at a moment ago.
+    /// A model that was checked a moment ago.
     fn fresh(&self, run: Option<&str>) -> Option<Arc<dyn Model>> {
         let of_file = matches!(self.subject, Subject::Model(_));
         let chosen = locked(&self.chosen);
@@ -182,7 +182,7 @@ impl Inner {
         is_fresh.then(|| Arc::clone(&open.model))
     }
 
-    /// Looks at the disk, and opens what is new there.
+    /// Checks the disk, and opens a newer model.
     fn look(&self, run: Option<&str>) -> Result<Arc<dyn Model>, Problem> {
         let _loading = locked(&self.loading);
         if let Some(model) = self.fresh(run) {
@@ -191,7 +191,7 @@ impl Inner {
         if let Subject::Model(path) = &self.subject {
             if let Some(name) = run {
                 return Err(Problem::new(404, format!("there is no run {name:?}"))
-                    .hint("this server has one model: leave `run` out"));
+                    .hint("this server has only one model: leave out `run`"));
             }
             let model = (self.load)(path)?;
             self.put(OF_FILE.to_owned(), None, Arc::clone(&model));
@@ -233,7 +233,7 @@ impl Inner {
         }
     }
 
-    /// The run whose model is the newest.
+    /// The run with the newest model.
     fn choose(&self) -> Option<String> {
         let live = locked(&self.open)
             .iter()
@@ -252,7 +252,7 @@ impl Inner {
         Some(name)
     }
 
-    /// Whether there are runs, and no model in any.
+    /// Whether there are runs, but none with a model.
     fn waits(&self) -> bool {
         !matches!(self.subject, Subject::Model(_)) && self.choose().is_none()
     }
@@ -269,7 +269,7 @@ fn stamp_of(path: &Path) -> Option<Stamp> {
     Some((data.len(), data.modified().ok()?))
 }
 
-/// Whether a folder is a run's.
+/// Whether a folder is a run directory.
 pub(crate) fn is_run(path: &Path) -> bool {
     path.join(CONFIG).is_file() && path.join(vit_run::METRICS).is_file()
 }

@@ -1,4 +1,4 @@
-//! A request's picture: read, made what the model sees, and classified or explained.
+//! The picture of a request: read, preprocessed, and classified or explained.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::query::Query;
 use crate::server::{Limits, Shared};
 use crate::{Input, Model, Problem, Seen};
 
-/// A picture of more bytes is decoded on another thread, and others are answered meanwhile.
+/// A larger picture is decoded on another thread, so that other requests are not delayed.
 const QUICKLY_DECODED: usize = 1 << 15;
 
 pub(crate) async fn predict(
@@ -69,7 +69,7 @@ fn seen(model: &dyn Model, bytes: &[u8], is_json: bool, query: &Query) -> Result
         return model.see(Input::File(bytes), &query.ask);
     }
     let Pixels { pixels } = serde_json::from_slice(bytes).map_err(|error| {
-        Problem::new(400, format!("the body is not what is expected: {error}"))
+        Problem::new(400, format!("cannot parse the JSON body: {error}"))
             .hint(r#"send {"pixels": [[0, 255, ...], ...]}: rows of numbers from 0 to 255, or of [red, green, blue]"#)
     })?;
     let (values, width, height, channels) = pixels.flat()?;
@@ -102,7 +102,7 @@ impl Rows {
     }
 }
 
-/// Of rows that are all as wide.
+/// The width of equally wide rows.
 fn width<T>(rows: &[Vec<T>]) -> Result<usize, Problem> {
     let width = rows.first().map_or(0, Vec::len);
     if width == 0 {
@@ -118,14 +118,14 @@ fn width<T>(rows: &[Vec<T>]) -> Result<usize, Problem> {
     }
 }
 
-/// Whether a body is JSON; else it is a picture, whatever it calls itself.
+/// Whether the body is JSON; any other body is a picture, whatever its declared type.
 fn is_json(headers: &HeaderMap) -> Result<bool, Problem> {
     let Some(kind) = headers.get(CONTENT_TYPE) else { return Ok(false) };
     let kind = kind.to_str().unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match kind.as_str() {
         "application/json" => Ok(true),
-        // What curl's --data-binary says of anything.
+        // The types that curl's --data-binary declares.
         "" | "application/octet-stream" | "application/x-www-form-urlencoded" => Ok(false),
         _ if kind.starts_with("image/") => Ok(false),
         _ => {
@@ -135,7 +135,7 @@ fn is_json(headers: &HeaderMap) -> Result<bool, Problem> {
     }
 }
 
-/// The body, whole, within its limits of size and time.
+/// Reads the complete body, within limits of size and time.
 async fn body(request: Request<Body>, limits: &Limits) -> Result<Vec<u8>, Problem> {
     let too_large = || {
         Problem::new(413, format!("expected a body of at most {} bytes", limits.body))
@@ -149,10 +149,10 @@ async fn body(request: Request<Body>, limits: &Limits) -> Result<Vec<u8>, Proble
     match tokio::time::timeout(limits.time, read).await {
         Ok(Ok(read)) => Ok(read.to_bytes().into()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(Problem::new(400, format!("the body ended early: {error}"))),
+        Ok(Err(error)) => Err(Problem::new(400, format!("the body is incomplete: {error}"))),
         Err(_) => {
             let seconds = limits.time.as_secs_f64();
-            Err(Problem::new(408, format!("the body was not there within {seconds} s")))
+            Err(Problem::new(408, format!("the body did not arrive within {seconds} s")))
         }
     }
 }

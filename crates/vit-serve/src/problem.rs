@@ -1,4 +1,4 @@
-//! What went wrong, as RFC 9457 writes it.
+//! Errors as RFC 9457 problem details.
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -6,8 +6,8 @@ use axum::http::{HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::Serialize;
 
-/// An error as a client gets it: `application/problem+json` with the members `status`, `title` and `detail`, and a `hint` where
-/// there is something to do about it.
+/// An error response: `application/problem+json` with the members `status`, `title` and `detail`, and `hint` if there
+/// is advice.
 #[derive(Clone, Debug, Serialize)]
 pub struct Problem {
     #[serde(serialize_with = "as_number")]
@@ -29,7 +29,7 @@ impl Problem {
     /// A problem with this HTTP status.
     ///
     /// # Panics
-    /// If `status` is no HTTP status.
+    /// If `status` is not an HTTP status.
     #[must_use]
     pub fn new(status: u16, detail: impl Into<String>) -> Self {
         let status = StatusCode::from_u16(status).expect("an HTTP status");
@@ -37,13 +37,13 @@ impl Problem {
         Self { status, title, detail: detail.into(), hint: None, retry_after: None }
     }
 
-    /// What to try.
+    /// Sets the hint.
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
 
-    /// When to try again, in seconds.
+    /// Seconds after which to retry.
     #[must_use]
     pub fn retry_after(self, seconds: u32) -> Self {
         Self { retry_after: Some(seconds), ..self }
@@ -55,7 +55,7 @@ impl Problem {
         &self.detail
     }
 
-    /// The JSON of the body.
+    /// The body as JSON.
     pub(crate) fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a problem is plain data")
     }

@@ -1,14 +1,14 @@
-//! What stands behind the `?` of an address.
+//! Query parameters.
 
 use std::str::FromStr;
 
 use crate::model::{Ask, Explain, Of};
 use crate::{Problem, model};
 
-/// What may be asked of a picture.
+/// The query parameters of a prediction or explanation.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Query {
-    /// Which run's model.
+    /// The run whose model to use.
     pub(crate) run: Option<String>,
     pub(crate) ask: Ask,
     pub(crate) explain: Explain,
@@ -18,7 +18,7 @@ const KNOWN: &str = "run, top_k, invert, fit; for /v1/explain also patch and wal
 
 impl Query {
     /// # Errors
-    /// If a name is not known, or a value is not what it can be.
+    /// If a name is unknown, or a value is malformed.
     pub(crate) fn parse(query: &str) -> Result<Self, Problem> {
         let mut parsed = Self::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -60,7 +60,7 @@ where
     })
 }
 
-/// Text without its percent signs.
+/// Decodes percent-encoding.
 pub(crate) fn decoded(text: &str) -> Result<String, Problem> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_is_what_its_names_say() {
+    fn queries_are_parsed_by_name() {
         let query = Query::parse("run=a%20b%2Fc&top_k=3&invert=never&patch=all&walk=1.2").unwrap();
         assert_eq!(query.run.as_deref(), Some("a b/c"));
         assert_eq!((query.ask.top_k, query.ask.invert.as_deref()), (Some(3), Some("never")));
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_named() {
+    fn unknown_names_and_malformed_values_are_named() {
         for (query, named) in [
             ("top=3", "\"top\""),
             ("top_k=0", "from 1"),

@@ -1,4 +1,4 @@
-//! Addresses and what answers them.
+//! Routes.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::{Problem, events, files, predict};
 
 type At = State<Arc<Shared>>;
 
-/// What the pages are made of: their address, their type and themselves.
+/// The page's files: path, type and content.
 const PAGES: [(&str, &str, &str); 6] = [
     ("/style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
     ("/app.js", SCRIPT, include_str!("page/app.js")),
@@ -32,13 +32,14 @@ const PAGES: [(&str, &str, &str); 6] = [
 ];
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const INDEX: &str = include_str!("page/index.html");
-/// Where the page has what it would ask for first.
+/// The page's element for the answers to its first requests.
 const START: &str = r#"<script type="application/json" id="start">"#;
 
-/// Our own files alone, and nothing may show them in a frame or send a form.
+/// Only our own files; no framing, no forms.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
                       connect-src 'self'; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// A run's report may be a stranger's: it has its scripts, and an origin of its own, from which nothing here is reached.
+/// A run's report may come from a stranger: it may run its scripts, but in an origin of its own that cannot reach this
+/// server.
 const REPORT_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
                              base-uri 'none'; form-action 'none'; frame-ancestors 'self'; sandbox allow-scripts";
 
@@ -60,7 +61,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         router = router.route(path, get(page));
     }
     let lost = async |uri: Uri| {
-        Problem::new(404, format!("there is nothing at {}", uri.path()))
+        Problem::new(404, format!("nothing at {}", uri.path()))
             .hint("POST a picture to /v1/predict or /v1/explain; GET /, /v1/model, /v1/runs, /healthz or /metrics")
     };
     let wrong = async |request: Request<Body>| {
@@ -73,7 +74,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     router.fallback(lost).method_not_allowed_fallback(wrong).with_state(shared)
 }
 
-/// What a route is counted as: one of a few names, whatever strangers ask for.
+/// The route's name in metrics: one of a few, whatever path is requested.
 pub(crate) fn name_of(path: &str) -> &'static str {
     const KNOWN: [&str; 9] = [
         "/",
@@ -94,7 +95,7 @@ pub(crate) fn name_of(path: &str) -> &'static str {
     known.or_else(below).unwrap_or("other")
 }
 
-/// Headers that keep a browser from doing more with an answer than is meant.
+/// Security headers.
 pub(crate) fn protect(headers: &mut HeaderMap, is_report: bool) {
     let policy = if is_report { REPORT_POLICY } else { POLICY };
     for (name, value) in [
@@ -109,7 +110,7 @@ pub(crate) fn protect(headers: &mut HeaderMap, is_report: bool) {
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
-/// `/?token=TOKEN` becomes a cookie, so that the token stands in no address for long.
+/// `/?token=TOKEN` sets a cookie and redirects, so that the token leaves the address bar.
 fn keep_token(shared: &Shared, query: &str) -> Result<Response<Body>, Problem> {
     let given = query.split('&').find_map(|pair| pair.strip_prefix("token="));
     let mut response = StatusCode::SEE_OTHER.into_response();
@@ -126,22 +127,22 @@ fn keep_token(shared: &Shared, query: &str) -> Result<Response<Body>, Problem> {
     Ok(response)
 }
 
-/// The page, with the model and its mistakes in it: two questions fewer before it can be used.
+/// The page, with the answers for the model and its mistakes, which saves two requests.
 async fn index(State(shared): At, uri: Uri) -> Result<Response<Body>, Problem> {
     if let Some(query) = uri.query() {
         return keep_token(&shared, query);
     }
-    let (above, below) = INDEX.split_once(START).expect("the page has a place for it");
+    let (above, below) = INDEX.split_once(START).expect("the page has this element");
     let start = match shared.models.get(None).await {
         Ok(model) => {
             let start = blocking(move || {
                 let mistakes = mistakes_of(&shared, None);
                 Ok(serde_json::json!({ "model": model.about(), "mistakes": mistakes }).to_string())
             });
-            // No name in it ends the script.
+            // So that no name in it can end the script element.
             start.await?.replace('<', "\\u003c")
         }
-        // The page asks again.
+        // The page sends the requests itself.
         Err(_) => String::new(),
     };
     let kind = "text/html; charset=utf-8";
@@ -202,7 +203,7 @@ async fn events(State(shared): At, uri: Uri) -> Result<Response<Body>, Problem> 
     events::stream(shared, query.run)
 }
 
-/// Does what reads files on a thread that may wait.
+/// Runs code that reads files on a thread for blocking work.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {

@@ -1,4 +1,4 @@
-//! Runs as their folders tell of them.
+//! Runs, as described by their directories.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,25 +17,25 @@ use crate::Problem;
 use crate::files::text;
 use crate::models::is_run;
 
-/// Where the lock of a run cannot be asked, a run that has written nothing for so long has stopped.
+/// Without locks, a run that has written nothing for this long counts as stopped.
 const SILENCE: Duration = Duration::from_secs(120);
-/// Of so many steps at most the losses are given, evenly.
+/// Most steps whose losses are returned, evenly spread.
 const MOST_POINTS: usize = 1000;
 
-/// The runs that are shown.
+/// The runs of a server.
 #[derive(Default)]
 pub(crate) struct Runs {
     folder: Option<PathBuf>,
-    /// This one of them alone.
+    /// Only this run.
     only: Option<String>,
-    /// What was read of each, by the size and time of its metrics.
+    /// Cached summaries, by version of the metrics.
     read: Mutex<BTreeMap<String, (Version, Summary)>>,
 }
 
-/// A file's size and time.
+/// A file's size and modification time.
 type Version = (u64, SystemTime);
 
-/// A run among others.
+/// A run in the list.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Summary {
     name: String,
@@ -45,7 +45,7 @@ pub(crate) struct Summary {
     state: &'static str,
     epoch: u64,
     step: u64,
-    /// That it is to have.
+    /// Planned number of epochs.
     epochs: Option<u64>,
     max_steps: Option<u64>,
     seconds_left: Option<f64>,
@@ -57,7 +57,7 @@ pub(crate) struct Summary {
     changed: f64,
 }
 
-/// All that there is to see of a run but its model.
+/// All details of a run, except its model.
 #[derive(Debug, Serialize)]
 pub(crate) struct Details {
     #[serde(flatten)]
@@ -70,7 +70,7 @@ pub(crate) struct Details {
 
 impl Runs {
     pub(crate) fn one(run: &Path) -> Self {
-        // `runs/x/..` has no name of its own.
+        // `runs/x/..` has no file name.
         let run = fs::canonicalize(run).unwrap_or_else(|_| run.to_owned());
         let name = run.file_name().map(|name| name.to_string_lossy().into_owned());
         let folder = run.parent().map(Path::to_owned);
@@ -88,7 +88,7 @@ impl Runs {
         }
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        // A link to the newest run is no other run.
+        // The link to the newest run is not another run.
         let is_shown = |name: &String| name != LAST && !name.starts_with('.');
         let mut names: Vec<String> =
             names.filter(is_shown).filter(|name| is_run(&folder.join(name))).collect();
@@ -96,7 +96,7 @@ impl Runs {
         names
     }
 
-    /// Where a run lies, if there is one of this name.
+    /// The directory of the run with this name, if it exists.
     pub(crate) fn folder(&self, name: &str) -> Option<PathBuf> {
         let is_one = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\']);
         let is_shown = self.only.as_deref().is_none_or(|only| only == name);
@@ -104,7 +104,7 @@ impl Runs {
         is_run(&path).then_some(path)
     }
 
-    /// The newest first.
+    /// Newest first.
     pub(crate) fn list(&self) -> Vec<Summary> {
         let names = self.names().into_iter();
         let mut runs: Vec<Summary> = names.filter_map(|name| self.summary(&name)).collect();
@@ -119,7 +119,7 @@ impl Runs {
         let metrics = read_metrics(&folder.join(METRICS))
             .map_err(|error| Problem::new(500, error.to_string()))?;
         let stride = metrics.steps.len().div_ceil(MOST_POINTS).max(1);
-        // The last of each stretch, so that the newest is among them.
+        // Keeps the last of each stretch, so that the newest step is included.
         let steps = metrics.steps.rchunks(stride).rev().filter_map(<[_]>::last).cloned().collect();
         let environment =
             text(&folder.join(ENVIRONMENT)).and_then(|text| serde_json::from_str(&text).ok());
@@ -140,7 +140,7 @@ impl Runs {
         let mut summary = match known {
             Some((known, summary)) if known == stamp => summary,
             _ => {
-                // One that cannot be read has no figures, and is still a run.
+                // A run whose metrics cannot be read is still listed, without metrics.
                 let metrics = read_metrics(&folder.join(METRICS)).unwrap_or_default();
                 let summary = summary_of(name, &metrics, &settings(&folder));
                 let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,7 +172,7 @@ impl Summary {
         self.last.is_some() && (is_over || self.max_steps.is_some_and(|steps| self.step >= steps))
     }
 
-    /// As long as the last epoch took for each that is left.
+    /// Estimate: the last epoch's time for each remaining one.
     fn time_left(&self, idle: f64) -> Option<f64> {
         let last = self.last.as_ref().filter(|_| self.state == "running")?;
         let steps = last.step as f64 / last.epoch.max(1) as f64;
@@ -204,7 +204,7 @@ fn summary_of(name: &str, metrics: &Metrics, settings: &Value) -> Summary {
     }
 }
 
-/// The settings of a run, as JSON.
+/// The settings of a run as JSON.
 fn settings(folder: &Path) -> Value {
     let parsed = text(&folder.join(CONFIG)).and_then(|text| text.parse::<toml::Table>().ok());
     parsed.and_then(|table| serde_json::to_value(table).ok()).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! The server: what it listens on, its limits, and how it ends.
+//! The server: its listener, its limits, and its shutdown.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -15,20 +15,20 @@ use crate::guard::Guard;
 use crate::models::{Load, Models, Subject};
 use crate::{Model, Problem};
 
-/// What a server takes at most.
+/// Limits of a server.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Bytes of a body.
+    /// Bytes of a request's body.
     pub body: usize,
-    /// For a request's head, and for its body; an idle connection is closed after it.
+    /// Time for a request's head, for its body, and until an idle connection is closed.
     pub time: Duration,
     /// Open connections.
     pub connections: usize,
-    /// Images that wait.
+    /// Waiting images.
     pub queue: usize,
-    /// Images that are computed together.
+    /// Largest batch.
     pub batch: usize,
-    /// From the end of listening to the end of the program, for what is still being answered.
+    /// Time for open requests after a stop.
     pub end: Duration,
     /// Threads.
     pub threads: usize,
@@ -48,7 +48,7 @@ impl Default for Limits {
     }
 }
 
-/// What all connections share.
+/// Shared by all connections.
 pub(crate) struct Shared {
     pub(crate) models: Models,
     pub(crate) batches: Arc<Batches>,
@@ -57,35 +57,35 @@ pub(crate) struct Shared {
     pub(crate) counts: Arc<Counts>,
     /// Turns to `true` once.
     pub(crate) stop: watch::Receiver<bool>,
-    /// What takes longer than a moment, so many at a time.
+    /// Limits the number of slow operations at a time.
     work: Semaphore,
 }
 
 impl Shared {
-    /// Waits for a turn at what takes longer than a moment.
+    /// Waits for permission to run a slow operation.
     ///
     /// # Errors
-    /// If it does not come soon.
+    /// If it takes too long.
     pub(crate) async fn work(&self) -> Result<SemaphorePermit<'_>, Problem> {
         match tokio::time::timeout(self.limits.time, self.work.acquire()).await {
             Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Problem::new(503, "too much is asked for at a time").retry_after(1)),
+            _ => Err(Problem::new(503, "too many requests at a time").retry_after(1)),
         }
     }
 }
 
-/// Ends a server, from any thread.
+/// Stops a server, from any thread.
 #[derive(Clone, Debug)]
 pub struct Stop(Arc<watch::Sender<bool>>);
 
 impl Stop {
-    /// No more connections are taken, and what was taken is answered.
+    /// Stops accepting connections; open requests are still answered.
     pub fn stop(&self) {
         self.0.send_replace(true);
     }
 }
 
-/// A server that listens, and answers once it is run.
+/// A server that listens; call [`run`](Self::run) to answer requests.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -94,10 +94,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Answers what comes to a listener, once it is run. With a `token`, only who knows it is answered.
+    /// A server on a listener. With a `token`, only clients that have it are answered.
     ///
     /// # Errors
-    /// If the listener has no address, or cannot be asked without waiting.
+    /// If the listener has no address, or cannot be made non-blocking.
     pub fn on(
         listener: TcpListener,
         (subject, load): (Subject, Load),
@@ -120,26 +120,26 @@ impl Server {
         Ok(Self { listener, address, shared: Arc::new(shared), stop: Stop(Arc::new(sender)) })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What ends it.
+    /// A handle that stops it.
     #[must_use]
     pub fn stop(&self) -> Stop {
         self.stop.clone()
     }
 
-    /// What shows it a model that is being trained.
+    /// A handle that supplies the model of a run in training.
     #[must_use]
     pub fn live(&self) -> Live {
         Live(Arc::clone(&self.shared))
     }
 
-    /// Opens the model that is served, so that what is wrong with it is known before the first request. That a run has none yet
-    /// is not wrong.
+    /// Opens the model, so that its errors are known before the first request. A run without a model yet is not an
+    /// error.
     ///
     /// # Errors
     /// If it cannot be opened.
@@ -147,15 +147,15 @@ impl Server {
         self.shared.models.open()
     }
 
-    /// Answers until it is stopped.
+    /// Answers requests until it is stopped.
     ///
     /// # Errors
-    /// If the system gives no threads.
+    /// If the system cannot start threads.
     pub fn run(self) -> io::Result<()> {
         let limits = &self.shared.limits;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(limits.threads)
-            // What takes long waits for a turn; the rest of these load models and read runs.
+            // Slow operations have a limit of their own; the other threads load models and read runs.
             .max_blocking_threads(limits.threads + 4)
             .thread_name("server")
             .enable_io()
@@ -167,23 +167,23 @@ impl Server {
     }
 }
 
-/// Whether an address is this machine's own and nobody else's.
+/// Whether an address is loopback.
 pub(crate) fn is_local(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
 
-/// Shows a server a model that is being trained.
+/// Supplies a server with the model of a run in training.
 #[derive(Clone)]
 pub struct Live(Arc<Shared>);
 
 impl Live {
-    /// Whether somebody looks at a page of it.
+    /// Whether any client watches.
     #[must_use]
     pub fn is_watched(&self) -> bool {
         self.0.models.watchers() > 0
     }
 
-    /// From now on, this is the model of the run in this folder.
+    /// Replaces the model of the run in this directory.
     pub fn publish(&self, run: &Path, model: Arc<dyn Model>) {
         self.0.models.publish(run, model);
     }

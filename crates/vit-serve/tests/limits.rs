@@ -1,4 +1,4 @@
-//! What a server does when more is asked of it than it takes, or its model fails.
+//! A server above its limits, and with a failing model.
 
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
 
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use vit_serve::{Ask, Explain, Input, Limits, Model, Problem, Seen, Server, Stop, Subject};
 
-/// Longer than any answer takes, on a slow machine.
+/// Time limit of an answer on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Computes while the gate is open, and panics at the picture `panic`.
+/// A model that waits until the gate is open, and panics at the picture `panic`.
 struct Gated {
     about: Value,
     gate: Arc<Mutex<()>>,
@@ -107,7 +107,7 @@ impl Drop for Running {
 }
 
 #[test]
-fn a_full_queue_refuses_what_comes_and_answers_what_waits() {
+fn a_full_queue_rejects_new_requests_and_answers_waiting_ones() {
     let gate = Arc::default();
     let limits = Limits { queue: 2, batch: 1, threads: 2, ..Limits::default() };
     let server = Running::start(&gate, limits);
@@ -115,7 +115,7 @@ fn a_full_queue_refuses_what_comes_and_answers_what_waits() {
     let server = &server;
     thread::scope(|scope| {
         let first = scope.spawn(|| server.post("a"));
-        // It is being computed, and no longer waits.
+        // The first request is being computed and is not in the queue.
         server.wait_for("vit_batch_images_count 1");
         let waiting = ["b", "c"].map(|body| scope.spawn(move || server.post(body)));
         server.wait_for("vit_queue_images 2");
@@ -124,7 +124,7 @@ fn a_full_queue_refuses_what_comes_and_answers_what_waits() {
         assert!(head.contains("content-type: application/problem+json"), "{head}");
         assert!(head.contains("retry-after: 1"), "{head}");
         let problem: Value = serde_json::from_str(&body).unwrap();
-        assert_eq!(problem["detail"], "2 requests are waiting already");
+        assert_eq!(problem["detail"], "all 2 places in the queue are taken");
         assert!(problem["hint"].as_str().unwrap().contains("later"));
         drop(closed);
         let expected = ["[97.0]", "[98.0]", "[99.0]"];
@@ -137,7 +137,7 @@ fn a_full_queue_refuses_what_comes_and_answers_what_waits() {
 }
 
 #[test]
-fn a_model_that_panics_fails_its_batch_alone() {
+fn a_panicking_model_fails_only_its_batch() {
     let server = Running::start(&Arc::default(), Limits::default());
     let (status, _, body) = server.post("panic");
     assert_eq!(status, 500);

@@ -1,4 +1,4 @@
-//! This process among the ranks that a launcher such as mpirun or srun started together.
+//! This process as one of the ranks started by a launcher such as mpirun or srun.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,8 +17,8 @@ use crate::differences::differences;
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt;
 
-/// How long a rank waits before it reports a failure. If rank 0 has the same, it reports it, and the launcher ends the others
-/// before: after 2 s, with the flags that the book names.
+/// Time a rank waits before it reports a failure. If rank 0 has the same failure, it reports first, and the launcher ends
+/// the others within 2 s, with the flags in the book.
 const RANK_0_FIRST: Duration = Duration::from_secs(3);
 
 static LAUNCH: OnceLock<Option<Launch>> = OnceLock::new();
@@ -27,19 +27,19 @@ fn launch() -> Option<&'static Launch> {
     LAUNCH.get_or_init(Launch::of_environment).as_ref()
 }
 
-/// Whether a launcher started this process as one of several, and not as the first: rank 0 speaks for all.
+/// Whether this is a rank other than 0, which reports for all.
 pub(crate) fn is_follower() -> bool {
     launch().is_some_and(|launch| launch.rank > 0)
 }
 
-/// Lets rank 0 be the first to say what ails all ranks.
+/// Lets rank 0 report a common failure first.
 pub(crate) fn let_rank_0_speak() {
     if is_follower() {
         thread::sleep(RANK_0_FIRST);
     }
 }
 
-/// Reports a failure of a command that ranks share, and ends them all.
+/// Reports the failure of a command shared by ranks, and ends all of them.
 pub(crate) fn fail(failure: Failure) -> ExitCode {
     let Some(launch) = launch() else { return failure.report() };
     let_rank_0_speak();
@@ -53,7 +53,7 @@ pub(crate) fn fail(failure: Failure) -> ExitCode {
     code
 }
 
-/// Ends all ranks, where they have joined.
+/// Ends all ranks, if they have joined.
 #[cfg(feature = "mpi")]
 fn end_all(code: i32) {
     vit_cluster::abort(code);
@@ -71,12 +71,12 @@ fn host() -> String {
     if name.trim().is_empty() { "an unknown host".to_owned() } else { name.trim().to_owned() }
 }
 
-/// The ranks that train together; most often, this process alone.
+/// The ranks that train together; usually only this process.
 pub(crate) struct Ranks {
     collective: Arc<dyn Collective>,
     /// Where each rank runs.
     places: Vec<Place>,
-    /// What every rank calls last.
+    /// Every rank's last call.
     leave: Box<dyn FnOnce()>,
 }
 
@@ -84,9 +84,9 @@ pub(crate) struct Ranks {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
     host: String,
-    /// The cores that it may use, as Linux lists them.
+    /// The cores it may use, in Linux' format.
     cores: String,
-    /// How many its node has.
+    /// Number of cores of its node.
     cores_of_node: usize,
 }
 
@@ -120,7 +120,7 @@ fn numbers(list: &str) -> BTreeSet<usize> {
     each.flatten().collect()
 }
 
-/// The first rank that is bound to one core while its node has cores that no rank may use: launchers bind so by default.
+/// The first rank bound to one core while its node has unused cores, which is the default of launchers.
 fn bound(places: &[Place]) -> Option<(usize, &Place)> {
     let used = |host: &str| {
         let on_node = places.iter().filter(|place| place.host == host);
@@ -132,16 +132,16 @@ fn bound(places: &[Place]) -> Option<(usize, &Place)> {
 }
 
 impl Ranks {
-    /// This process alone, whoever started it.
+    /// Only this process, whatever started it.
     pub(crate) fn alone() -> Self {
         let (collective, places) = (Arc::new(Alone), vec![Place::here()]);
         Self { collective, places, leave: Box::new(|| ()) }
     }
 
-    /// All ranks of the launch; this process alone where nobody launched several.
+    /// All ranks of the launch; only this process if it was not launched with others.
     ///
     /// # Errors
-    /// If this program cannot talk to the others.
+    /// If this program cannot communicate with the others.
     pub(crate) fn join() -> Result<Self> {
         let Some(launch) = launch() else { return Ok(Self::alone()) };
         let (collective, leave) = world(launch)?;
@@ -155,7 +155,7 @@ impl Ranks {
         Ok(ranks)
     }
 
-    /// Whether this rank speaks for all and writes what is written.
+    /// Whether this rank reports and writes for all.
     pub(crate) fn is_first(&self) -> bool {
         self.collective.rank() == 0
     }
@@ -168,7 +168,7 @@ impl Ranks {
         Arc::clone(&self.collective)
     }
 
-    /// As a line of the log names them, before the threads of each; of one, nothing.
+    /// The prefix of a log line that counts threads: `4 ranks of `; empty for one rank.
     pub(crate) fn told(&self) -> String {
         if self.are_several() {
             format!("{} ranks of ", self.collective.size())
@@ -181,24 +181,24 @@ impl Ranks {
         &self.places[self.collective.rank()]
     }
 
-    /// The ranks on this one's node, in order.
+    /// The ranks on this rank's node, in order.
     fn on_node(&self) -> impl Iterator<Item = (usize, &Place)> {
         self.places.iter().enumerate().filter(|(_, place)| place.host == self.here().host)
     }
 
-    /// Threads of this rank: as asked for, else its share of the node's cores.
+    /// This rank's threads: as requested, else its share of the node's cores.
     pub(crate) fn threads(&self, asked: Option<u16>) -> Option<u16> {
         if asked.is_some() || !self.are_several() {
             return asked;
         }
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let lists: BTreeSet<&str> = self.on_node().map(|(_, place)| &*place.cores).collect();
-        // Where each rank has cores of its own, there is nothing to share.
+        // If each rank has its own cores, there is nothing to share.
         let sharing = if lists.len() > 1 { 1 } else { self.on_node().count() };
         Some(u16::try_from(cores / sharing).unwrap_or(u16::MAX).max(1))
     }
 
-    /// Says where a rank has less than it could have.
+    /// Warns of a rank that is restricted to one core.
     fn warn_of_binding(&self) {
         let Some((rank, Place { host, cores_of_node, .. })) = bound(&self.places) else { return };
         tracing::warn!("rank {rank} on {host} may use 1 of {cores_of_node} cores");
@@ -211,7 +211,7 @@ impl Ranks {
     /// The device to compute on.
     ///
     /// # Errors
-    /// If it cannot be had.
+    /// If it is not usable.
     pub(crate) fn device(&self, asked: device::Device) -> Result<Device> {
         if !self.are_several() {
             return asked.open();
@@ -225,10 +225,10 @@ impl Ranks {
         }
     }
 
-    /// Has one rank of each node make something before the others do, which then find the files that it left.
+    /// Runs `make` on one rank of each node first, so that the others find its files.
     ///
     /// # Errors
-    /// Those of `make`.
+    /// Errors of `make`.
     pub(crate) fn one_first_on_each_node<T>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
         let is_first = self.on_node().next().is_none_or(|(rank, _)| rank == self.collective.rank());
         if is_first {
@@ -241,26 +241,26 @@ impl Ranks {
         }
     }
 
-    /// Waits for all ranks to have done what they do together. A rank that fails ends them all instead.
+    /// Waits for all ranks at the end. A rank that fails ends all of them instead.
     pub(crate) fn leave(self) {
         (self.leave)();
     }
 
-    /// Whether it is so on any rank.
+    /// Whether `here` is true on any rank.
     pub(crate) fn any(&self, here: bool) -> bool {
         if self.are_several() { self.collective.any(here) } else { here }
     }
 
-    /// The text of rank 0, on every rank.
+    /// Rank 0's text, on every rank.
     pub(crate) fn told_by_first(&self, text: &str) -> String {
         let bytes = self.collective.broadcast_bytes(text.as_bytes());
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Checks that all ranks have the same of this.
+    /// Checks that this table is the same on all ranks.
     ///
     /// # Errors
-    /// If not: each difference is named, with the first rank that has another value than rank 0.
+    /// If it differs; the error names each difference, with the first rank that differs from rank 0.
     pub(crate) fn agree(&self, mine: &Table) -> Result<()> {
         if !self.are_several() {
             return Ok(());
@@ -270,7 +270,10 @@ impl Ranks {
         let tables = all.iter().map(|text| String::from_utf8_lossy(text).parse::<Table>());
         let tables: Vec<Table> =
             tables.collect::<std::result::Result<_, _>>().map_err(|error| {
-                Failure::new(Exit::Internal, format!("what ranks tell each other: {error}"))
+                Failure::new(
+                    Exit::Internal,
+                    format!("cannot parse another rank's settings: {error}"),
+                )
             })?;
         let different = differences(&tables.iter().collect::<Vec<_>>());
         if different.is_empty() {
@@ -288,7 +291,7 @@ impl Ranks {
     }
 }
 
-/// The ranks that this program can talk to, and what they end with.
+/// The ranks this program communicates with, and their last call.
 type World = (Arc<dyn Collective>, Box<dyn FnOnce()>);
 
 #[cfg(feature = "mpi")]
@@ -310,7 +313,7 @@ fn world(launch: &Launch) -> Result<World> {
     let told = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         told(info);
-        // Nobody else would learn of it, and all would wait.
+        // Otherwise the other ranks would wait for ever.
         vit_cluster::abort(Exit::Internal as i32);
     }));
     tracing::debug!("{} ranks over {}", world.size(), world.library());
@@ -323,7 +326,7 @@ fn world(launch: &Launch) -> Result<World> {
 fn world(launch: &Launch) -> Result<World> {
     let Launch { size, variable, .. } = launch;
     let message = format!(
-        "{variable} says that {size} processes train together, and this vit is built without MPI: each would train alone"
+        "{variable} announces {size} processes, but this vit is built without MPI: each would train alone"
     );
     let hint = format!(
         "use `cargo xtask train --mpi {size}`, build with `--features mpi`, or unset {variable} to train alone"
@@ -336,14 +339,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_of_cores_are_read() {
+    fn lists_of_cores_are_parsed() {
         assert!(numbers("0-3,8\n").into_iter().eq([0, 1, 2, 3, 8]));
         assert!(numbers("7").into_iter().eq([7]));
         assert!(numbers("").is_empty());
     }
 
     #[test]
-    fn a_rank_bound_to_one_core_is_found_where_cores_are_left_over() {
+    fn a_rank_bound_to_one_core_is_found_if_other_cores_are_unused() {
         let place = |host: &str, cores: &str, cores_of_node| Place {
             host: host.to_owned(),
             cores: cores.to_owned(),
@@ -361,14 +364,14 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_told_and_understood() {
+    fn places_round_trip() {
         let place = Place::here();
         assert_eq!(Place::of_text(&place.to_text()), place);
         assert!(!place.host.is_empty());
     }
 }
 
-/// What a panic does to other ranks. `cargo xtask test-mpi` runs this.
+/// Tests a panic's effect on other ranks; run by `cargo xtask test-mpi`.
 #[cfg(all(test, feature = "mpi", unix))]
 mod over_mpi {
     use std::process::Command;
@@ -376,9 +379,9 @@ mod over_mpi {
 
     use super::*;
 
-    /// What each rank of the other test does.
+    /// One rank of the test below.
     #[test]
-    #[ignore = "a launcher starts it"]
+    #[ignore = "started by a launcher"]
     fn a_thread_of_rank_1_panics_while_the_others_wait() {
         crate::terminal::tell_panics();
         let ranks = Ranks::join().expect("ranks of one launch");

@@ -1,4 +1,4 @@
-//! A model behind `vit serve`: the same pictures, numbers and words as `vit predict`.
+//! Serving a model: the same preprocessing, numbers and messages as `vit predict`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,16 +21,16 @@ use crate::report::patch_weights;
 use crate::saved_model::{SavedModel, probabilities};
 use crate::walk::{self, Walk};
 
-/// A forward pass that takes no longer is computed where the request is read.
+/// A faster forward pass runs on the thread that reads the request.
 const QUICK: Duration = Duration::from_millis(2);
-/// The attention of every token is answered up to so many weights.
+/// Most attention weights in an answer with every token's.
 const MOST_WEIGHTS: usize = 200_000;
 
-/// A model that answers.
+/// A served model.
 pub(crate) struct Served {
     saved: SavedModel,
     model: VisionTransformer,
-    /// For who asks for nothing else.
+    /// The default preprocessing.
     preparation: Preparation,
     about: Value,
     is_quick: bool,
@@ -39,16 +39,16 @@ pub(crate) struct Served {
 /// `[layer][head]`
 type OfHeads = Vec<Vec<Vec<f32>>>;
 
-/// What `POST /v1/explain` answers.
+/// The answer to `POST /v1/explain`.
 #[derive(Serialize)]
 struct Explanation {
     #[serde(flatten)]
     prediction: Prediction,
-    /// What was done to the picture.
+    /// Description of the preprocessing.
     prepared: String,
-    /// What the model sees, as bytes.
+    /// The model's input as bytes.
     seen: Vec<u8>,
-    /// Of the token that the head reads, to each patch.
+    /// From the token that the head reads to each patch.
     attention: OfHeads,
     rollout: Vec<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,7 +61,7 @@ struct Explanation {
 }
 
 impl Served {
-    /// Opens a model, of whose file nothing is used from then on.
+    /// Loads a model completely; its file may change afterwards.
     ///
     /// # Errors
     /// If there is none.
@@ -70,7 +70,7 @@ impl Served {
     }
 
     /// # Errors
-    /// If pictures cannot be made its input.
+    /// If pictures cannot become its input.
     pub(crate) fn of(saved: SavedModel, name: &str) -> Result<Self> {
         let model = saved.build(&Device::Cpu)?;
         let preparation = Preparation::new(&pictures::Args::default(), &saved)?;
@@ -83,7 +83,7 @@ impl Served {
             vit_ops::serial(|| probabilities(&model, saved.config.output, &image))?;
             Ok(begun.elapsed())
         };
-        // The first pays for all that is made once.
+        // The first pass includes one-time work.
         let is_quick = pass()?.min(pass()?) < QUICK;
         Ok(Self { saved, model, preparation, about, is_quick })
     }
@@ -97,7 +97,7 @@ impl Served {
     fn explained(&self, seen: &Seen, ask: &Ask, what: &Explain) -> Result<Explanation> {
         let config = &self.saved.config;
         let image = self.images(&[&seen.values])?;
-        // As `vit predict` computes them; the weights are of another pass.
+        // Computed like `vit predict`; the weights come from another pass.
         let row = probabilities(&self.model, config.output, &image)?.concat();
         let (_outputs, weights) =
             self.model.forward_with_weights(&image, vit_layers::Mode::Eval)?;
@@ -128,11 +128,11 @@ impl Served {
             Some(Of::All) => {
                 let all = config.depth * config.heads * patches * patches;
                 if all > MOST_WEIGHTS {
-                    let message =
-                        format!("expected at most {MOST_WEIGHTS} weights to answer, got {all}");
-                    return Err(
-                        Failure::new(Exit::Usage, message).hint("ask for one: patch=NUMBER")
+                    let message = format!(
+                        "expected at most {MOST_WEIGHTS} attention weights in an answer, got {all}"
                     );
+                    return Err(Failure::new(Exit::Usage, message)
+                        .hint("request a single patch: patch=NUMBER"));
                 }
                 let rows = |head: &Tensor| {
                     let of_patches = head.narrow(0, prefix, patches)?.narrow(1, prefix, patches)?;
@@ -159,7 +159,7 @@ impl Served {
         Prediction::of(subject, probabilities, ask.top_k, &self.saved.info)
     }
 
-    /// What the model sees as bytes: pixel by pixel and row by row, its channels one after the other.
+    /// The model's input as bytes: row by row, channels interleaved.
     fn bytes_of(&self, seen: &Seen) -> Vec<u8> {
         let ImageSize { height, width, channels } = self.saved.config.image;
         let plane = height * width;
@@ -213,7 +213,7 @@ impl Model for Served {
             };
             images.iter().map(row).collect()
         };
-        // The other cores have requests of their own.
+        // Other cores have their own requests.
         let computed = if self.is_quick { vit_ops::serial(compute) } else { compute() };
         computed.map_err(|failure| problem(&failure))
     }
@@ -242,7 +242,7 @@ impl Model for Served {
     }
 }
 
-/// Opens the model in a folder or file for a server.
+/// Loads the model in a folder or file for a server.
 pub(crate) fn load() -> vit_serve::Load {
     Box::new(|path: &Path| {
         let served = Served::open(path).map_err(|failure| problem(&failure))?;
@@ -250,7 +250,7 @@ pub(crate) fn load() -> vit_serve::Load {
     })
 }
 
-/// A failure in the words of the command line.
+/// A failure with the command line's message.
 fn problem(failure: &Failure) -> Problem {
     let status = match () {
         () if failure.is(Exit::Usage) => 400,
@@ -264,7 +264,7 @@ fn problem(failure: &Failure) -> Problem {
     }
 }
 
-/// One of the values that a flag takes.
+/// A value of a flag that has a fixed set of values.
 fn value<V: ValueEnum>(name: &str, text: Option<&str>) -> Result<Option<V>> {
     let Some(text) = text else { return Ok(None) };
     V::from_str(text, false).map(Some).map_err(|_| {
@@ -275,7 +275,7 @@ fn value<V: ValueEnum>(name: &str, text: Option<&str>) -> Result<Option<V>> {
     })
 }
 
-/// Pixels as a picture file, so that they are taken as one is.
+/// Encodes pixels as a picture file, to share its preprocessing.
 fn as_file(width: usize, height: usize, channels: usize, pixels: &[u8]) -> Result<Vec<u8>> {
     let mut file = Vec::new();
     let kind = if channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
@@ -319,7 +319,7 @@ fn about(saved: &SavedModel, name: &str) -> Result<Value> {
     }))
 }
 
-/// What a model is called on the page: a run's folder, a file.
+/// A model's name on the page: its run directory or file.
 pub(crate) fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }

@@ -1,4 +1,4 @@
-//! A headless Chromium, driven by its DevTools protocol through two pipes.
+//! A headless Chromium, controlled through two pipes by the DevTools protocol.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::wait;
 
-/// What a page is shown on.
+/// A screen for the page.
 #[derive(Clone, Copy)]
 pub(super) struct Screen {
     pub(super) width: u32,
@@ -36,17 +36,17 @@ pub(super) fn chromium() -> Option<&'static str> {
     ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| starts(name))
 }
 
-/// The browser's pipes are its third and fourth file; a shell puts ours there.
+/// The browser's pipes are its file descriptors 3 and 4; a shell connects them.
 const PIPES: &str = r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null 2>/dev/null"#;
 
-/// A browser with one page, ended with this.
+/// A browser with one page, ended when dropped.
 pub(super) struct Browser {
     child: Child,
     commands: ChildStdin,
     messages: Receiver<Value>,
     session: Option<String>,
     sent: u64,
-    /// Events that have come in beside answers.
+    /// Events received between answers.
     events: Vec<Value>,
     _profile: TempDir,
 }
@@ -127,7 +127,7 @@ impl Browser {
         self.until("document.readyState === 'complete'")
     }
 
-    /// The value of an expression, once it is there.
+    /// The value of an expression, awaited.
     pub(super) fn value(&mut self, expression: &str) -> Result<Value> {
         let params =
             json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
@@ -145,14 +145,14 @@ impl Browser {
 
     /// Waits until an expression is true.
     pub(super) fn until(&mut self, expression: &str) -> Result<()> {
-        // What is not there yet is an error of the expression.
+        // An expression about missing elements throws.
         let is_so =
             || Ok(self.value(&format!("Boolean({expression})")).is_ok_and(|value| value == true));
         ensure!(wait(is_so)?, "expected {expression}");
         Ok(())
     }
 
-    /// Brings an element into view, and does something at a place in it, in shares of its sides.
+    /// Scrolls an element into view, and sends a pointer event at a relative position in it.
     pub(super) fn pointer(&mut self, selector: &str, (x, y): (f64, f64), kind: &str) -> Result<()> {
         let place = format!(
             "(() => {{ const element = document.querySelector('{selector}'); \
@@ -193,7 +193,7 @@ impl Browser {
         STANDARD.decode(answer["data"].as_str().context("a picture")?).context("base64")
     }
 
-    /// What the console got.
+    /// The console's messages.
     pub(super) fn said(&self) -> Vec<String> {
         let of = |event: &Value| match event["method"].as_str()? {
             "Runtime.consoleAPICalled" => Some(event["params"]["args"].to_string()),
@@ -204,7 +204,7 @@ impl Browser {
         self.events.iter().filter_map(of).collect()
     }
 
-    /// The addresses that were asked for.
+    /// The requested addresses.
     pub(super) fn requests(&self) -> Vec<String> {
         let sent =
             self.events.iter().filter(|event| event["method"] == "Network.requestWillBeSent");
@@ -216,7 +216,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Its other processes end with its pipes.
+        // Its other processes end when the pipes close.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! The page of `vit serve`, driven in a real browser: a digit is drawn, and what is shown is read.
+//! Tests the page of `vit serve` in a real browser: draws a digit and reads the result.
 
 mod browser;
 
@@ -15,13 +15,13 @@ use serde_json::Value;
 use crate::cargo::build_vit;
 use browser::{Browser, Screen};
 
-/// Draws on the page of `vit serve` in a headless Chromium and reads what it shows, in two widths and two colour schemes
+/// Draws on the page of `vit serve` in a headless Chromium and checks it, in two widths and two colour schemes
 #[derive(Clone, Args)]
 pub(crate) struct Page {
-    /// A folder for pictures of every page
+    /// Folder for screenshots of every page
     #[arg(long, value_name = "DIR")]
     screenshots: Option<PathBuf>,
-    /// A run to show instead of a short one on the built-in digits
+    /// Run to show instead of a short one on the built-in digits
     #[arg(long, value_name = "RUN")]
     run: Option<PathBuf>,
     /// A program to take instead of building one
@@ -29,11 +29,11 @@ pub(crate) struct Page {
     vit: Option<PathBuf>,
 }
 
-/// Nothing that the page does takes as long, on a slow machine.
+/// Generous limit for anything the page does, on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Between two points of a stroke.
+/// Pause between two points of a stroke.
 const PAUSE: Duration = Duration::from_millis(25);
-/// A seven, in shares of the pad.
+/// A seven, relative to the pad.
 const SEVEN: [(f64, f64); 3] = [(0.28, 0.25), (0.72, 0.25), (0.46, 0.8)];
 const SCREENS: [Screen; 4] = [
     Screen { width: 1280, dark: false },
@@ -45,7 +45,7 @@ const SCREENS: [Screen; 4] = [
 impl Page {
     pub(crate) const CHECK: Self = Self { screenshots: None, run: None, vit: None };
 
-    /// As a step of CI.
+    /// The step of CI.
     pub(crate) fn check() -> Result<()> {
         Self::CHECK.run()
     }
@@ -141,7 +141,7 @@ impl Page {
 
         browser.hover("#seen", (0.4, 0.3))?;
         browser.until(
-            "document.getElementById('maps-of').textContent.startsWith('What patch 5 attends to')",
+            "document.getElementById('maps-of').textContent.startsWith('Attention from patch 5')",
         )?;
         browser.until("!document.getElementById('patch-mark').hidden")?;
         self.picture(browser, screen, "drawn")?;
@@ -149,7 +149,7 @@ impl Page {
         browser.until(
             "document.getElementById('readout').textContent.startsWith('layer 1, head 1: ')",
         )?;
-        // By keyboard alone.
+        // With the keyboard only.
         browser.value("document.getElementById('seen').focus()")?;
         browser.key("ArrowRight")?;
         browser.key("ArrowRight")?;
@@ -178,7 +178,7 @@ impl Page {
         browser.until("document.querySelectorAll('.entry[role=switch]').length > 0")?;
         browser.hover("figure.chart svg", (0.5, 0.5))?;
         browser.until(
-            "/epoch \\d+: .*training \\d/.test(document.querySelector('.told').textContent)",
+            "/epoch \\d+: .*training \\d/.test(document.querySelector('.readout').textContent)",
         )?;
         browser.value("document.querySelector('.scales button:last-child').click()")?;
         browser.until("document.querySelector('figure.chart svg').textContent.includes('98.5')")?;
@@ -201,7 +201,7 @@ impl Page {
     }
 }
 
-/// A drawing on the page of a run is classified again as it trains, and its attention forms.
+/// Checks that a drawing on a run's page is classified again while the run trains, and that its attention changes.
 fn watch(chromium: &str, vit: &Path, run: &Path) -> Result<()> {
     let words = ["train", "--dataset", "digits", "--epochs", "100000", "--serve", "--run-dir"];
     let mut command = Command::new(vit);
@@ -215,7 +215,7 @@ fn watch(chromium: &str, vit: &Path, run: &Path) -> Result<()> {
             address.trim().clone_into(&mut server.address);
         }
     }
-    // Else it waits at last for somebody who reads what it says.
+    // Without a reader, the full pipe would block the program.
     std::thread::spawn(move || lines.for_each(drop));
     let mut browser = Browser::start(chromium, SCREENS[0])?;
     browser.open(&server.address)?;
@@ -233,7 +233,7 @@ fn watch(chromium: &str, vit: &Path, run: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Times from the last pointer event to the canvas that shows it.
+/// Records the times from the last pointer event to the canvas that shows it.
 const MEASURE: &str = "window.latencies = []; window.moved = 0; \
     addEventListener('pointermove', () => { if (!moved) moved = performance.now(); }, true); \
     new MutationObserver(() => { if (moved) latencies.push(performance.now() - moved); moved = 0; }) \
@@ -255,14 +255,14 @@ fn draw(browser: &mut Browser) -> Result<()> {
     browser.pointer("#pad", from, "mouseReleased")
 }
 
-/// Nothing is wider than the screen.
+/// Checks that nothing is wider than the screen.
 fn fits(browser: &mut Browser) -> Result<()> {
     let over = browser.number("document.documentElement.scrollWidth - innerWidth")?;
     ensure!(over <= 0.0, "the page is {over} px too wide");
     Ok(())
 }
 
-/// `vit serve`, ended with this.
+/// `vit serve`, ended when dropped.
 struct Server {
     child: Child,
     address: String,
@@ -289,13 +289,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 fn wait(mut is_so: impl FnMut() -> Result<bool>) -> Result<bool> {
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {

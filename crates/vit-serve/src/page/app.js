@@ -1,4 +1,4 @@
-// The page: what is drawn goes to the server, and what the model makes of it is shown, at each stroke.
+// Sends the drawing to the server at each stroke, and shows the model's answer.
 import { Pad } from "./draw.js";
 import { Maps } from "./maps.js";
 import { Walk } from "./walk.js";
@@ -9,11 +9,11 @@ export const percent = share => `${(100 * share).toFixed(share > .9995 && share 
 
 let model = null;
 let answer = null;
-/// What is looked at: a function that gives the next request's body.
+/// Returns the body of the next request.
 let subject = null;
 let running = false;
 let again = false;
-/// The newest question; older answers are dropped.
+/// The selected patch.
 let patch = null;
 
 const maps = new Maps(pointed);
@@ -33,7 +33,7 @@ function tell(error) {
   place.textContent = error ? error.message ?? String(error) : "";
 }
 
-/// Asks about what there is to see, once at a time: what changes meanwhile is asked next.
+/// Asks for an explanation, one request at a time; changes made meanwhile lead to one more.
 async function look() {
   if (!subject || !model) return;
   if (running) { again = true; return; }
@@ -60,7 +60,7 @@ function show(begun) {
   const name = document.createElement("b");
   name.textContent = answer.name ?? answer.class;
   $("verdict").append(name, best > .9 ? "sure" : best > .6 ? "fairly sure" : "not sure");
-  $("prepared").textContent = answer.prepared || "taken as it is";
+  $("prepared").textContent = answer.prepared || "unchanged";
   bars(answer.probabilities);
   maps.show(model, answer, patch);
   if (answer.walk) walk.show(model, answer);
@@ -71,7 +71,7 @@ function show(begun) {
 function bars(probabilities) {
   const list = $("bars");
   const order = probabilities.map((p, at) => [p, at]);
-  // Of many classes, the most probable.
+  // Of many classes, only the most probable.
   if (order.length > 12) { order.sort((a, b) => b[0] - a[0]); order.length = 10; }
   while (list.children.length > order.length) list.lastChild.remove();
   while (list.children.length < order.length) {
@@ -88,7 +88,7 @@ function bars(probabilities) {
   });
 }
 
-/// A patch is pointed at, or none.
+/// Called when the pointer enters or leaves a patch.
 function pointed(which) {
   if (which === patch) return;
   patch = which;
@@ -104,7 +104,7 @@ function drawn() {
   look();
 }
 
-/// A picture file, or one of the run's.
+/// Shows a picture file, or a picture of the run.
 export function picture(blob, query = {}) {
   $("pad-hint").hidden = true;
   subject = () => ({ body: blob, type: blob.type || "application/octet-stream", query });
@@ -124,14 +124,14 @@ async function mistakes(known) {
   const list = known ?? await ask("/v1/mistakes").catch(() => []);
   const place = $("mistake-list");
   place.replaceChildren();
-  for (const { label, class: taken, index, png } of list) {
+  for (const { label, class: predicted, index, png } of list) {
     const button = document.createElement("button");
     const image = new Image();
     image.src = `data:image/png;base64,${png}`;
-    const names = [label, taken].map(each => model.classes[each] ?? each);
+    const names = [label, predicted].map(each => model.classes[each] ?? each);
     image.alt = `test image ${index}`;
     button.type = "button";
-    button.title = `Test image ${index}: ${names[0]}, taken for ${names[1]}`;
+    button.title = `Test image ${index}: ${names[0]}, predicted as ${names[1]}`;
     button.append(image, `${names[0]} → ${names[1]}`);
     button.onclick = async () => {
       await image.decode().catch(() => {});
@@ -204,7 +204,7 @@ addEventListener("dragleave", event => { if (!event.relatedTarget) $("drop").hid
 addEventListener("drop", event => { event.preventDefault(); $("drop").hidden = true; files(event.dataTransfer?.files); });
 addEventListener("hashchange", turn);
 
-/// A newer model of the run: the same picture again, as training goes on.
+/// Shows the same picture with a newer model of the run.
 const runs = new Runs(() => ask("/v1/model").then(newer => {
   const same = model && JSON.stringify([newer.config, newer.name]) === JSON.stringify([model.config, model.name]);
   model = newer;
@@ -212,5 +212,5 @@ const runs = new Runs(() => ask("/v1/model").then(newer => {
 }).catch(() => {}));
 
 turn();
-// The page comes with what it would ask for first.
+// The page contains the answers to its first requests.
 begin(JSON.parse($("start").textContent || "null"));

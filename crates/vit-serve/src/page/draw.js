@@ -1,6 +1,6 @@
-// The drawing pad: light strokes on black, as MNIST's are.
+// The drawing pad: light strokes on black, as in MNIST.
 
-/// Pixels of a side, and of the pen.
+/// Width of the pad and of the pen, in pixels.
 const SIDE = 112, PEN = 9.5;
 
 export class Pad {
@@ -15,7 +15,7 @@ export class Pad {
     canvas.onpointerdown = event => {
       if (event.button) return;
       canvas.setPointerCapture(event.pointerId);
-      // It stays where it is during a stroke, and asking again would lay the page out at each move.
+      // The pad does not move during a stroke, and measuring it at each move would trigger a layout.
       this.box = canvas.getBoundingClientRect();
       this.strokes.push([this.place(event)]);
       this.stroke();
@@ -52,7 +52,7 @@ export class Pad {
     for (const points of strokes) {
       context.beginPath();
       context.moveTo(...points[0]);
-      // A point alone is a dot.
+      // A single point becomes a dot.
       for (const point of points.length > 1 ? points.slice(1) : points) context.lineTo(...point);
       context.stroke();
     }
@@ -63,7 +63,7 @@ export class Pad {
     }
   }
 
-  /// By keyboard: arrows move the pen, space puts it down or lifts it.
+  /// Arrow keys move the pen; space puts it down or lifts it.
   key(event) {
     const by = { ArrowLeft: [-4, 0], ArrowRight: [4, 0], ArrowUp: [0, -4], ArrowDown: [0, 4] }[event.key];
     if (!by && event.key !== " ") return;
@@ -79,7 +79,7 @@ export class Pad {
     this.paint();
   }
 
-  /// A picture to draw on.
+  /// Puts a picture on the pad, to draw over.
   put(picture) {
     this.strokes = [];
     this.picture = picture;
@@ -99,7 +99,7 @@ export class Pad {
     if (this.strokes.length || this.picture) this.changed();
   }
 
-  /// A seven.
+  /// Draws a seven.
   example() {
     this.strokes = [[[34, 32], [78, 32], [66, 54], [56, 82]]];
     this.stroke();
@@ -111,7 +111,7 @@ export class Pad {
     if (pen) { this.pen = null; this.paint(); }
     const { data } = this.context.getImageData(0, 0, SIDE, SIDE);
     if (pen) { this.pen = pen; this.paint(); }
-    // The lowest row comes first.
+    // BMP starts with the lowest row.
     for (let y = 0, to = HEAD.length; y < SIDE; y++) {
       for (let from = 4 * SIDE * (SIDE - 1 - y), end = from + 4 * SIDE; from < end; from += 4) FILE[to++] = data[from];
     }
@@ -119,7 +119,7 @@ export class Pad {
   }
 }
 
-/// A file's header, the picture's, and a palette of greys.
+/// The file header, the bitmap header and a grey palette.
 const HEAD = (() => {
   const head = new DataView(new ArrayBuffer(14 + 40 + 4 * 256)), size = head.byteLength + SIDE * SIDE;
   head.setUint16(0, 0x424d);

@@ -1,9 +1,9 @@
-// What the model sees, and where it looks: a map for each layer and head, and the rollout.
+// The prepared image, an attention map for each layer and head, and the rollout.
 import { $ } from "./app.js";
 
 /// The colour of attention, over the image in grey.
 const LIGHT = [255, 138, 40];
-/// A map has no more pixels a side.
+/// Greatest width or height of a map, in pixels.
 const MOST = 64;
 
 export class Maps {
@@ -15,7 +15,7 @@ export class Maps {
     seen.onpointerleave = event => event.pointerType === "mouse" && this.point(null);
     seen.onclick = event => {
       const at = this.at(seen, event);
-      // A finger points by a tap, and again by another.
+      // A tap selects a patch; a second tap clears it.
       if (event.pointerType !== "mouse") this.point(at === this.patch ? null : at);
     };
     seen.onblur = () => this.point(null);
@@ -64,7 +64,7 @@ export class Maps {
     const own = model.reads === "first patch" ? "the first patch, top left, which is the token that the head reads"
       : model.reads === "class token" ? "the class token, which is no patch and so not on the map" : "each patch itself";
     $("rollout-why").textContent = "Attention followed through all layers: the product of (A + I) / 2, with A the mean of a layer’s "
-      + `heads. I is what each block passes on unchanged, so much of the rollout stays on its own token: ${own}.`;
+      + `heads. I stands for the residual connections, so much of the rollout stays on its own token: ${own}.`;
   }
 
   at(canvas, event) {
@@ -108,8 +108,8 @@ export class Maps {
     mark.hidden = patch === null;
     const of = model.reads === "class token" ? "the class token" : model.reads === "first patch" ? "the first patch" : "all patches, on average";
     $("maps-of").textContent = patch === null
-      ? `What ${of}, which the head reads, attends to. Point at a patch of the image to see what that one attends to.`
-      : `What patch ${patch} attends to: row ${Math.floor(patch / columns) + 1}, column ${patch % columns + 1}.`;
+      ? `Attention from ${of}, which the head reads. Point at a patch of the image to see attention from it.`
+      : `Attention from patch ${patch}, in row ${Math.floor(patch / columns) + 1}, column ${patch % columns + 1}.`;
     if (patch !== null) {
       mark.style.left = `${100 * (patch % columns) / columns}%`;
       mark.style.top = `${100 * Math.floor(patch / columns) / rows}%`;

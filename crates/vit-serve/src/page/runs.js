@@ -1,4 +1,4 @@
-// Runs: a list, their curves as they go, and how they differ.
+// The list of runs, their curves, and the settings in which they differ.
 import { $, ask, percent } from "./app.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -19,7 +19,7 @@ function duration(seconds) {
 
 const share = value => value === null || value === undefined ? "–" : percent(value);
 
-/// Round steps between two numbers.
+/// Round tick values between two numbers.
 function ticks(least, most) {
   const rough = (most - least) / 4 || 1, unit = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map(by => by * unit).find(by => by >= rough);
@@ -28,7 +28,7 @@ function ticks(least, most) {
   return found;
 }
 
-/// Lines of [x, y] over one another.
+/// A chart of lines, each a list of [x, y].
 function chart(title, lines) {
   const points = lines.flatMap(line => line.points).filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y));
   if (!points.length) return null;
@@ -65,17 +65,17 @@ function chart(title, lines) {
     const d = drawn.map(([a, b], at) => `${at ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
     if (d) add("path", { class: `line s${colour}${dashed ? " dash" : ""}`, d: drawn.length > 1 ? d : `${d}h.1` , "stroke-linecap": "round" });
   }
-  const told = element("p", "\u00a0", "quiet small");
+  const readout = element("p", "\u00a0", "quiet small");
   svg.onpointermove = event => {
     const box = svg.getBoundingClientRect(), at = x0 + ((event.clientX - box.left) / box.width * W - L) / (W - L - 8) * (x1 - x0);
     const near = lines.map(line => {
       const point = line.points.reduce((a, b) => !a || Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a, null);
       return point && `${line.name}: ${Number(point[1].toPrecision(4))} at ${point[0]}`;
     });
-    told.textContent = near.filter(Boolean).join(" · ");
+    readout.textContent = near.filter(Boolean).join(" · ");
   };
-  svg.onpointerleave = () => { told.textContent = "\u00a0"; };
-  card.append(svg, told);
+  svg.onpointerleave = () => { readout.textContent = "\u00a0"; };
+  card.append(svg, readout);
   return card;
 }
 
@@ -132,7 +132,7 @@ export class Runs {
     if (visible) { this.table(); this.draw(); }
   }
 
-  /// At the next frame.
+  /// Draws at the next frame.
   soon() {
     if (this.due || !this.visible) return;
     this.due = true;
@@ -229,7 +229,7 @@ export class Runs {
       links.lastChild.remove();
       const settings = flat(run.settings).map(([name, value]) => `${name} = ${value}`).join("\n");
       const environment = flat(run.environment).map(([name, value]) => `${name} = ${value}`).join("\n");
-      if (known.state === "stopped") links.append(" · It has stopped: vit train --resume continues it.");
+      if (known.state === "stopped") links.append(" · stopped; continue with vit train --resume");
       details.append(links, element("pre", settings), element("pre", environment));
       return details;
     }));

@@ -4,7 +4,7 @@ import { $, percent } from "./app.js";
 const number = (value, digits = 2) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(digits);
 const list = (row, most = 6) => row.slice(0, most).map(value => number(value)).join(", ") + (row.length > most ? ", …" : "");
 
-/// A matrix as cells from blue over nothing to red; the number under the pointer is told below.
+/// Draws a matrix as cells from blue (negative) to red (positive), and below it the number under the pointer.
 function matrix(title, rows, { cell = 9, marks = [], row = "row", column = "column", shares = false } = {}) {
   const figure = document.createElement("figure");
   figure.className = "matrix";
@@ -58,8 +58,8 @@ function matrix(title, rows, { cell = 9, marks = [], row = "row", column = "colu
   return figure;
 }
 
-/// A step: its heading, what it does, its formula with numbers, and figures.
-function step(title, says, formulas, figures) {
+/// A step: heading, paragraphs, formulas with numbers, and figures.
+function step(title, paragraphs, formulas, figures) {
   const section = document.createElement("section");
   section.className = "step";
   const left = document.createElement("div"), right = document.createElement("div");
@@ -67,7 +67,7 @@ function step(title, says, formulas, figures) {
   const heading = document.createElement("h3");
   heading.textContent = title;
   left.append(heading);
-  for (const text of says) {
+  for (const text of paragraphs) {
     const paragraph = document.createElement("p");
     paragraph.textContent = text;
     left.append(paragraph);
@@ -111,7 +111,7 @@ export class Walk {
   show(model, answer) {
     this.shown = [model, answer];
     const { walk } = answer, { prefix, read } = walk;
-    // The patch with the most ink at first: it has something to show.
+    // Starts at the patch with the most ink.
     if (this.token === null) {
       const ink = walk.patches.map(patch => patch.reduce((a, b) => a + b, 0));
       this.token = prefix + ink.indexOf(Math.max(...ink));
@@ -146,7 +146,7 @@ export class Walk {
         matrix(`all patches: ${walk.patches.length} × ${pixels.length}`, walk.patches, { cell: Math.max(2, Math.min(8, Math.floor(400 / pixels.length))), marks: [patch], row: "patch", column: "pixel" }),
       ]),
       step("2. Patches become tokens", [
-        `One linear map makes ${dim} numbers of each patch, and a vector for its place is added.`,
+        `One linear map turns each patch into ${dim} numbers; a vector for its position is added.`,
       ], isPatch ? [
         `W patch + b = (${list(walk.embedded[patch])})`,
         `+ position  = (${list(positions[patch])})`,
@@ -157,7 +157,7 @@ export class Walk {
         matrix("token", walk.tokens, { cell, marks: [token], row: "token", column: "number" }),
       ]),
       step(`3. Layer ${layer}, head ${head}: queries, keys, values`, [
-        `What enters the layer is normed; then three maps give each token a query, a key and a value of ${walk.queries[0].length} numbers.`,
+        `The layer normalises its input; then three linear maps give each token a query, a key and a value of ${walk.queries[0].length} numbers.`,
       ], [
         `query of ${name} = (${list(walk.queries[token])})`,
         `key of ${toName(best)} = (${list(walk.keys[best])})`,
@@ -166,25 +166,25 @@ export class Walk {
         matrix("keys", walk.keys, { marks: [best], row: "token", column: "number" }),
         matrix("values", walk.values, { row: "token", column: "number" }),
       ]),
-      step("4. Scores, and whom it attends to", [
-        `A score says how well a query fits a key: their product over √${Math.round(wide)}. The softmax of a row makes shares of it that are 1 together.`,
+      step("4. Scores and attention weights", [
+        `A score says how well a query fits a key: their product over √${Math.round(wide)}. The softmax turns a row of scores into weights that sum to 1.`,
         `${name[0].toUpperCase() + name.slice(1)} attends most to ${toName(best)}.`,
       ], [
         `score = (${products.slice(0, 4).map(value => number(value)).join(" + ").replaceAll("+ −", "− ")} + …) / √${Math.round(wide)} = ${number(scores[best])}`,
-        `share = exp(${number(scores[best])}) / Σ exp(score) = ${percent(weights[best])}`,
+        `weight = exp(${number(scores[best])}) / Σ exp(score) = ${percent(weights[best])}`,
       ], [
         matrix("scores", walk.scores, { cell: Math.max(3, Math.min(9, Math.floor(200 / scores.length))), marks: [token], row: "from", column: "to" }),
         matrix("attention weights", walk.weights, { cell: Math.max(3, Math.min(9, Math.floor(200 / scores.length))), marks: [token], row: "from", column: "to", shares: true }),
-        matrix(`values, weighed: what ${name} takes`, [walk.mixed[token]], { cell: 18, row: "head", column: "number" }),
+        matrix(`weighted sum of values for ${name}`, [walk.mixed[token]], { cell: 18, row: "head", column: "number" }),
       ]),
-      step("5. A class is read", [
-        `All heads and layers later, the head reads ${from}: ${dim} numbers. Each class has ${dim} weights and a bias; their sum is its logit, and the softmax of the logits the probabilities.`,
+      step("5. The head computes class probabilities", [
+        `After all layers, the head reads ${from}: ${dim} numbers. Multiplied by the ${dim} weights of a class and summed with its bias, they give its logit; the softmax of all logits gives the probabilities.`,
         second === undefined ? "" : `${model.classes[top]} is ${number(walk.logits[top] - walk.logits[second])} above ${model.classes[second]}.`,
       ], [
         `logit of ${model.classes[top]} = ${by.map(([value]) => number(value)).join(" + ").replaceAll("+ −", "− ")} + … + ${number(walk.head_bias[top])} = ${number(walk.logits[top])}`,
         `probability = exp(${number(walk.logits[top])}) / Σ exp(logit) = 1 / ${all.toFixed(3)} = ${percent(1 / all)}`,
       ], [
-        matrix("what is read", [walk.pooled], { cell, row: "row", column: "number" }),
+        matrix("input of the head", [walk.pooled], { cell, row: "row", column: "number" }),
         matrix("weight × number, for each class", walk.products, { cell, marks: [top], row: "class", column: "number" }),
         matrix("logits", walk.logits.map(value => [value]), { cell: 18, row: "class", column: "logit" }),
         matrix("probabilities", walk.probabilities.map(value => [value]), { cell: 18, row: "class", column: "probability", shares: true }),

@@ -1,4 +1,4 @@
-//! `vit serve`: a model and its runs over HTTP.
+//! `vit serve`: serves a model or runs over HTTP.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -16,12 +16,12 @@ use crate::failure::{Exit, Failure, Result};
 use crate::served::{self, Served};
 use crate::{interrupt, output};
 
-/// Where a server listens.
+/// A listening address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Listen(pub(crate) SocketAddr);
 
 impl Default for Listen {
-    /// This machine alone, on a free port.
+    /// Loopback, with a free port.
     fn default() -> Self {
         Self(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
     }
@@ -46,22 +46,22 @@ impl FromStr for Listen {
 /// The variable that a token may be in.
 pub(crate) const TOKEN: &str = "VIT_TOKEN";
 
-/// Who may ask.
+/// Access control.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Access {
-    /// Answer only requests that know this token, as `Authorization: Bearer TOKEN`; the page opens as /?token=TOKEN
+    /// Require this token as `Authorization: Bearer TOKEN`; open the page as /?token=TOKEN
     #[arg(long, value_name = "TOKEN", env = TOKEN, hide_env_values = true, value_parser = token)]
     pub(crate) token: Option<String>,
 }
 
-/// Serves a model or runs over HTTP, with a page to draw on and watch
+/// Serves a model or runs over HTTP, with a page to draw and watch
 #[derive(Debug, clap::Args)]
 #[command(after_help = SERVED)]
 pub(crate) struct Args {
-    /// A run folder, a folder of runs, or a safetensors file that carries its configuration
+    /// A run directory, a folder of runs, or a safetensors file from vit
     #[arg(value_name = "MODEL|RUNS", value_parser = path())]
     pub(crate) model: PathBuf,
-    /// Where to listen: ADDRESS:PORT, or a port of 127.0.0.1 [default: 127.0.0.1 and a free port]
+    /// ADDRESS:PORT, or a port of 127.0.0.1 [default: 127.0.0.1 and a free port]
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<Listen>,
     /// Open the page in the browser
@@ -72,22 +72,22 @@ pub(crate) struct Args {
 }
 
 const SERVED: &str = "\
-The address is printed on stdout. POST a picture to /v1/predict for what `vit predict` prints, or to /v1/explain for the \
-attention too: curl --data-binary @digit.png ADDRESS/v1/predict. The first Ctrl-C answers what was taken, then ends.";
+It prints the address on stdout. POST a picture to /v1/predict for the output of `vit predict`, or to /v1/explain for the \
+attention too: curl --data-binary @digit.png ADDRESS/v1/predict. The first Ctrl-C answers open requests, then ends.";
 
-/// A secret that stands in a header or a cookie as it is.
+/// A token that headers and cookies can hold.
 fn token(text: &str) -> std::result::Result<String, String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
     if text.len() >= 8 && text.chars().all(is_plain) {
         return Ok(text.to_owned());
     }
-    Err("expected 8 or more letters, digits, or any of -._~".to_owned())
+    Err("expected at least 8 characters: letters, digits, or any of -._~".to_owned())
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let subject = subject(&args.model)?;
     let load: Load = match &subject {
-        // Opened here, where what is wrong ends the command. Its bytes are copied: the file may be replaced.
+        // Opened here, so that an error ends the command. Its bytes are copied, because the file may be replaced.
         Subject::Model(path) => {
             let model: Arc<dyn Model> = Arc::new(Served::open(path)?);
             Box::new(move |_| Ok(Arc::clone(&model)))
@@ -107,21 +107,21 @@ pub(super) fn run(args: &Args) -> Result<()> {
     server.run().map_err(|error| Failure::new(Exit::Internal, format!("cannot serve: {error}")))
 }
 
-/// Listens, and warns where others can reach it.
+/// Listens, and warns if other machines can connect.
 ///
 /// # Errors
-/// If it cannot be listened there.
+/// If the address cannot be used.
 pub(crate) fn bind(Listen(address): Listen, access: &Access) -> Result<TcpListener> {
     let listener = TcpListener::bind(address).map_err(|error| unusable(address, &error))?;
     if access.token.is_none() && !address.ip().to_canonical().is_loopback() {
         tracing::warn!(
-            "everybody who can reach {address} can use this server: pass --token to ask for one"
+            "everyone who can reach {address} can use this server: pass --token to require a token"
         );
     }
     Ok(listener)
 }
 
-/// A server on what was listened to.
+/// A server on this listener.
 ///
 /// # Errors
 /// If the system refuses.
@@ -135,7 +135,7 @@ pub(crate) fn server(
     server.map_err(|error| Failure::new(Exit::Internal, format!("cannot serve: {error}")))
 }
 
-/// Where a browser finds the page.
+/// The page's address.
 pub(crate) fn address(server: &Server) -> String {
     format!("http://{}/", server.address())
 }
@@ -143,10 +143,10 @@ pub(crate) fn address(server: &Server) -> String {
 fn unusable(address: SocketAddr, error: &io::Error) -> Failure {
     let hint = match error.kind() {
         ErrorKind::AddrInUse => {
-            "another program listens there: pass another port, or leave --listen out to have a free one"
+            "another program listens there: pass another port, or leave out --listen for a free one"
         }
         ErrorKind::PermissionDenied => "pass a port from 1024 on",
-        _ => "pass an address of this machine, or leave --listen out",
+        _ => "pass an address of this machine, or leave out --listen",
     };
     Failure::new(Exit::Usage, format!("cannot listen on {address}: {error}")).hint(hint)
 }
@@ -164,14 +164,14 @@ fn subject(path: &Path) -> Result<Subject> {
     let is_empty = path.is_dir()
         && !fs::read_dir(&path).into_iter().flatten().flatten().any(|entry| entry.path().is_file());
     if is_empty {
-        let message = format!("{} has no run and no model", path.display());
+        let message = format!("{} contains neither runs nor a model", path.display());
         return Err(Failure::new(Exit::File, message)
             .hint("train one first: `vit train`, or `vit train --serve` to watch it"));
     }
     Ok(Subject::Model(path))
 }
 
-/// Opens a browser, where there is one; the address is printed in any case.
+/// Opens a browser, if there is one; the address is printed anyway.
 fn open(address: &str) {
     let (program, before): (&str, &[&str]) = match std::env::consts::OS {
         "macos" => ("open", &[]),
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_told_in_any_usual_form() {
+    fn usual_forms_of_an_address_are_accepted() {
         for (text, address) in [
             ("127.0.0.1:80", "127.0.0.1:80"),
             ("8080", "127.0.0.1:8080"),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_what_a_cookie_can_hold() {
+    fn tokens_must_fit_a_cookie() {
         assert!(token("a-long_t0ken").is_ok() && token("a-long.t0ken~").is_ok());
         assert!(token("short").is_err() && token("with; a semicolon").is_err());
     }

@@ -1,4 +1,4 @@
-//! How long a step waits for other ranks.
+//! Time a step waits for other ranks.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use vit_train::Collective;
 
-/// Ranks whose calls are timed: nothing is computed meanwhile.
+/// Ranks whose calls are timed; nothing is computed during a call.
 pub(super) struct Timed {
     ranks: Arc<dyn Collective>,
     spent: Mutex<Duration>,
@@ -17,7 +17,7 @@ impl Timed {
         Self { ranks, spent: Mutex::default() }
     }
 
-    /// The time of all calls since this was asked last.
+    /// The time of all calls since the last call of this method.
     pub(super) fn take_spent(&self) -> Duration {
         mem::take(&mut self.spent())
     }
