@@ -105,7 +105,7 @@ fn a_non_finite_loss_ends_all_ranks_with_one_message_and_keeps_the_last_good_che
     sandbox.write("small.toml", rising.replace("lr = 1e-3", "lr = 1e14"));
     let words = "-q train --config small.toml --save-every 1 --run-dir";
     let alone = sandbox.run(&format!("{words} alone"));
-    let expected: Vec<String> = errors(&alone).iter().map(|line| line.to_string()).collect();
+    let expected = errors(&alone);
     let told = |run: &str| sandbox.read(&format!("{run}/diverged.json"));
     for (ranks, words) in
         [(3, &*format!("{words} run")), (2, "-q train --resume run --save-every 1")]
