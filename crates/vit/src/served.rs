@@ -205,7 +205,7 @@ impl Model for Served {
     }
 
     fn predict(&self, images: &[Vec<f32>]) -> std::result::Result<Vec<Vec<f32>>, Problem> {
-        let compute = || {
+        let compute = || -> Result<Vec<Vec<f32>>> {
             // One by one: sums of products depend on how many rows there are, and an answer only on its picture.
             let row = |image: &Vec<f32>| -> Result<Vec<f32>> {
                 let image = self.images(&[image])?;
