@@ -113,7 +113,11 @@ fn training_can_start_from_every_model_that_info_reads() {
 fn unsuitable_initial_models_are_rejected_in_one_line() {
     let sandbox = sandbox(28);
     for (code, flags, says) in [
-        (2, "--init timm.safetensors --freeze 99", "expected freeze of at most 3 blocks"),
+        (
+            2,
+            "--init timm.safetensors --freeze 99",
+            "expected freeze of at most 3, the model's number of blocks, got 99",
+        ),
         (2, "--init timm.safetensors --layer-decay 0", "expected layer_decay in (0, 1], got 0"),
         (2, "--init timm.safetensors --preset shallow", "with another activation"),
         (2, "--new-head", "--new-head needs a model to start from"),

@@ -616,7 +616,7 @@ fn a_model_with_weights_of_another_shape_is_rejected_with_a_hint() {
     assert_eq!(refused.code, Some(4), "{}", refused.stderr);
     let shapes = "blocks.0.mlp.fc1.weight: expected shape [256, 32], got [128, 32]";
     assert!(refused.stderr.contains(shapes), "{}", refused.stderr);
-    assert!(refused.stderr.contains("hint: the file is of another model"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("hint: the file contains another model"), "{}", refused.stderr);
 }
 
 #[test]

