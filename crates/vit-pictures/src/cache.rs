@@ -433,7 +433,7 @@ mod tests {
         let output = std::process::Command::new("sh")
             .args(["-c", script])
             .arg(std::env::current_exe().unwrap())
-            .arg("a_disk_that_is_full_is_an_error")
+            .arg("a_full_disk_is_an_error_and_leaves_no_file")
             .env(FOLDER, folder.path())
             .output()
             .unwrap();
