@@ -99,7 +99,7 @@ class Network:
         return times[above - 1] + share * (times[above] - times[above - 1])
 
     def step(self, parameters, ranks):
-        """Each rank sends every other, one after the other, the message that two ranks send that share as much; a broadcast is a tree."""
+        """Each rank sends every other rank a message of its slice, one after another; a broadcast is a tree."""
         if ranks == 1:
             return 0.0
         messages = (ranks - 1) * sum(self.at(what, 2 * parameters / ranks) for what in ["exchange", "gather"])

@@ -1,5 +1,5 @@
-/* A driver that sees what the environment says: VIT_STUB_INIT, the code that starting it gives; VIT_STUB_CUDA, its
-   version; VIT_STUB_GPUS, their number; VIT_STUB_CAPABILITY, ten times theirs. */
+/* A stub driver, set by the environment: VIT_STUB_INIT is the code that cuInit returns, VIT_STUB_CUDA the CUDA version,
+   VIT_STUB_GPUS the number of GPUs, VIT_STUB_CAPABILITY ten times their compute capability. */
 
 #include <stddef.h>
 #include <stdio.h>
@@ -46,5 +46,5 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
 
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)(device - 39) << 30; return 0; }
 
-/* Nothing can be computed here: each GPU is another program's alone. */
+/* Computes nothing: each GPU is reserved by another program. */
 int cuDevicePrimaryCtxRetain(void **context, int device) { *context = NULL; return device < 40 ? 101 : 46; }

@@ -1,23 +1,23 @@
-// Attention of few tokens: a block computes one head of one sample within its own memory.
+// Attention over few tokens: a block computes one head of one sample in its shared memory.
 #include "random.cuh"
 #include "reduce.cuh"
 
 struct Attention {
     unsigned tokens, queries, heads, head_dim;
-    unsigned q_row, q_sample;    // numbers from a query to the next, and from a sample's queries to the next one's
-    unsigned kv_row, kv_sample;  // of keys and values
-    unsigned k_first, v_first;   // where those of a row begin
+    unsigned q_row, q_sample;    // strides from a query to the next, and from a sample's queries to the next sample's
+    unsigned kv_row, kv_sample;  // the same for keys and values
+    unsigned k_first, v_first;   // offsets of keys and values in a row
     float scale;
-    unsigned draws;  // whether weights are dropped
+    unsigned draws;  // whether dropout applies to the weights
 };
 
-// Of a block: in one dimension of the grid, since the others are short.
+// A block's head and sample share one dimension of the grid, because the others are limited to 65,535.
 __device__ inline unsigned head_of(const Attention &a) { return blockIdx.x % a.heads; }
 __device__ inline unsigned sample_of(const Attention &a) { return blockIdx.x / a.heads; }
 
-// Rows of a head, each one number longer than it is, so that threads that read a column meet no common bank.
+// Loads the rows of a head. A row takes one more number than it has: threads that read a column have no bank conflicts.
 __device__ inline void load(float *room, const float *from, unsigned rows, unsigned row, unsigned width) {
-    // Several at once, since each is waited for.
+    // Several loads in flight hide their latency.
 #pragma unroll 4
     for (unsigned i = threadIdx.x; i < rows * width; i += blockDim.x)
         room[i / width * (width + 1) + i % width] = from[(unsigned long long)(i / width) * row + i % width];
@@ -50,7 +50,7 @@ __device__ inline void weigh(float *weights, const float *q, const float *k, con
     __syncthreads();
 }
 
-// The mask of a weight: drawn in the order (queries, heads, keys) of a sample.
+// The dropout mask of a weight, drawn in the order (queries, heads, keys) of a sample.
 __device__ inline float weight_mask(const Attention &a, const Draw &draw, const Clock *clock, unsigned i) {
     if (!a.draws) return 1.0f;
     unsigned query = i / a.tokens, token = i % a.tokens;
@@ -83,7 +83,7 @@ extern "C" __global__ void attention(const float *q, const float *kv, const floa
 }
 
 // With P the weights, M their mask and W = P M: dV = W' dY; dP = (dY V') M; dS = P (dP - sum_k dP P);
-// dQ = scale dS K; dK = scale dS' Q. Rows of queries that were not asked for, of `q_rows` in all, get zeros.
+// dQ = scale dS K; dK = scale dS' Q. The other rows of all `q_rows` queries get zeros.
 extern "C" __global__ void attention_gradient(const float *q, const float *kv, const float *bias, const float *grad,
                                               float *grad_q, float *grad_kv, unsigned q_rows, Attention a, Draw draw,
                                               const Clock *clock) {
@@ -105,7 +105,7 @@ extern "C" __global__ void attention_gradient(const float *q, const float *kv, c
         sd[i] = dot(sg + query * width, sv + token * width, a.head_dim) * sm[i];
     }
     __syncthreads();
-    // Values first: they want W, the others what is left when P has become the gradient of the scores.
+    // Values first: dV needs P, which the gradient of the scores then overwrites.
     for (unsigned i = threadIdx.x; i < a.tokens * a.head_dim; i += blockDim.x) {
         unsigned token = i / a.head_dim, d = i % a.head_dim;
         float total = 0.0f;

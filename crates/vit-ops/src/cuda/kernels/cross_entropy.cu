@@ -1,4 +1,4 @@
-// Cross entropy to smoothed labels, a group of threads a row: one thread of few classes, else a warp.
+// Cross entropy with smoothed labels. One thread computes a row of few classes, otherwise a warp.
 #include "reduce.cuh"
 
 struct Target {
@@ -6,7 +6,7 @@ struct Target {
     float spread;    // smoothing / classes
 };
 
-// log sum_c exp(x_c), of shifted logits, with the largest and the sum of the shifted ones.
+// A row's largest logit, and the sums of exp(x_c - most) and of x_c - most.
 struct Logits {
     float most, exponentials, shifted;
 };
@@ -26,8 +26,8 @@ __device__ inline Logits logits_of(const float *row, unsigned classes, unsigned 
     return l;
 }
 
-// sum_n log sum_c exp(x_nc) - (1 - e) x_n[label] - e / classes sum_c x_nc, in one block. A label outside the classes
-// makes it no number.
+// sum_n log sum_c exp(x_nc) - (1 - e) x_n[label] - e / classes sum_c x_nc, in one block. An
+// out-of-range label gives NaN.
 extern "C" __global__ void cross_entropy(const float *logits, const unsigned *labels, float *loss, unsigned batch,
                                          unsigned classes, Target target, unsigned width) {
     __shared__ float room[32];

@@ -1,4 +1,4 @@
-// y = x m, the mask drawn four elements at a time.
+// y = x m; draws the mask four elements at a time.
 #include "random.cuh"
 
 extern "C" __global__ void dropout(const float *xs, float *ys, unsigned batch, unsigned sample_len, Draw draw,

@@ -1,7 +1,7 @@
-// Layer normalisation, a warp a row, with the variance in two passes.
+// Layer normalisation, one warp per row, with the variance in two passes.
 #include "reduce.cuh"
 
-// What the backward pass needs of a row.
+// The statistics of a row that the backward pass needs.
 struct Row {
     float mean;
     float scale;  // 1 / sqrt(Var[x] + eps)
@@ -46,8 +46,8 @@ extern "C" __global__ void layer_norm_gradient(const float *xs, const float *wei
     }
 }
 
-// dw = sum dy n and db = sum dy over the rows of a slice: out (slices, 2, dim). A block has 8 columns and 128 rows of
-// threads.
+// dw = sum dy n and db = sum dy over the rows of a slice: out (slices, 2, dim). A block has 8 x 128 threads (columns x
+// rows).
 extern "C" __global__ void layer_norm_parameters(const float *xs, const Row *stats, const float *grad, float *out,
                                                  unsigned rows, unsigned dim) {
     __shared__ float room[2][128][9];

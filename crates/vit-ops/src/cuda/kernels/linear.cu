@@ -1,8 +1,8 @@
-// What follows the products of a linear map that cuBLAS computes, and the gradients of activation and bias.
+// Bias, activation and dropout after a product that cuBLAS computes, and the gradients of activation and bias.
 #include "reduce.cuh"
 #include "then.cuh"
 
-// In place.
+// Applies `then` in place.
 extern "C" __global__ void finish(float *ys, unsigned long long len, unsigned columns, Then then, Draw draw,
                                   const Clock *clock) {
     unsigned long long i = blockIdx.x * (unsigned long long)blockDim.x + threadIdx.x;
@@ -23,8 +23,8 @@ extern "C" __global__ void activation_gradient(const float *grad, const float *x
     }
 }
 
-// sum_i x_ij over the rows of a slice: out (slices, columns). A block has 8 columns, 32 bytes of a row, and 128 rows of
-// threads.
+// sum_i x_ij over the rows of a slice: out (slices, columns). A block has 8 x 128 threads (columns x rows); 8
+// columns are 32 bytes of a row.
 extern "C" __global__ void column_sums(const float *xs, float *out, unsigned rows, unsigned columns) {
     __shared__ float room[128][9];
     unsigned column = blockIdx.x * 8 + threadIdx.x;

@@ -1,15 +1,15 @@
-// The end of a training step, over all parameters at once: gradients looked at, then Adam, then the tally.
+// The end of a training step, over all parameters at once: checks the gradients, takes Adam's step, updates the tally.
 #include "random.cuh"
 #include "reduce.cuh"
 
-// A parameter, with what belongs to it. A launch takes as many as its arguments have room for.
+// A parameter with its gradient, moments and EMA. A launch takes as many as its arguments have room for.
 struct Slot {
     float *parameter;
     const float *gradient;
     float *m, *v;
-    float *average;  // or none
+    float *average;  // EMA, or null
     unsigned len;
-    unsigned row;  // of the updates
+    unsigned row;  // in the updates
 };
 
 constexpr unsigned SLOTS = 64;
@@ -24,7 +24,8 @@ struct Update {
     float average_share;
 };
 
-// What went wrong first: the step and, of it, 0 for the loss, else 1 + the parameter. All ones while nothing has.
+// The first non-finite value: the step in the high half, in the low half 0 for the loss, else 1 + the parameter. All
+// ones if there is none.
 typedef unsigned long long Fault;
 constexpr Fault NONE = ~0ull;
 
@@ -34,13 +35,13 @@ struct Tally {
     Fault fault;
 };
 
-// Looks for what is no finite number, and adds up squares for the norm: squares (slots, gridDim.x). A fault stays: from
-// the step that has it on, no parameter moves.
+// Finds non-finite gradients and loss, and sums squares for the norm: squares (slots, gridDim.x). A fault is permanent:
+// from its step on, no parameter changes.
 extern "C" __global__ void look_at_gradients(Slots slots, unsigned first_slot, const float *loss, float scale,
                                              double *squares, Tally *tally, const Clock *clock) {
     __shared__ double room[32];
     Fault step = (Fault)clock->step << 32;
-    if (tally->fault < step) return;  // what it saw is kept
+    if (tally->fault < step) return;  // keeps the squares of the faulty step
     const Slot &slot = slots.slot[blockIdx.y];
     double total = 0.0;
     for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < slot.len; i += gridDim.x * blockDim.x) {
@@ -55,8 +56,8 @@ extern "C" __global__ void look_at_gradients(Slots slots, unsigned first_slot, c
 }
 
 // m = m + (1 - b1)(g - m), v = b2 v + (1 - b2) g^2, p = p - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps); then
-// the average follows the parameter. Updates are (rows, steps). `squares`, if there, holds `parts` of the squared norm,
-// which is cut to `norm`.
+// the EMA follows the parameter. Updates are (rows, steps). If `squares` is not null, it holds `parts` of the squared
+// norm, and gradients are clipped to `norm`.
 extern "C" __global__ void adam(Slots slots, const Update *updates, unsigned steps, float scale,
                                 const double *squares, unsigned parts, double norm, const Tally *tally,
                                 const Clock *clock) {
@@ -65,7 +66,7 @@ extern "C" __global__ void adam(Slots slots, const Update *updates, unsigned ste
     if (squares) {
         double total = 0.0;
         for (unsigned i = threadIdx.x; i < parts; i += blockDim.x) total += squares[i];
-        // PyTorch's 1e-6, against a norm of zero.
+        // PyTorch's 1e-6 avoids division by a norm of zero.
         double cut = norm / (sqrt(block_sum(total, room)) + 1e-6);
         if (cut < 1.0) scale *= (float)cut;
     }
@@ -83,8 +84,8 @@ extern "C" __global__ void adam(Slots slots, const Update *updates, unsigned ste
     }
 }
 
-// Adds a batch's loss, and how many of its samples were classified right: the first of the largest logits counts, and
-// one that is no number never does. The last batch of a step moves the clock.
+// Adds a batch's loss and its number of correct predictions. Ties go to the first logit; NaN never wins. The last batch
+// of a step advances the clock.
 extern "C" __global__ void count(const float *loss, const float *logits, const unsigned *labels, unsigned batch,
                                  unsigned classes, unsigned ticks, Tally *tally, Clock *clock) {
     __shared__ unsigned room[32];

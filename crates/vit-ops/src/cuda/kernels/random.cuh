@@ -1,17 +1,17 @@
-// Masks of dropout: the numbers of vit-random's Philox4x32-10, so that they are those of the CPU.
+// Dropout masks from vit-random's Philox4x32-10: the same masks as on the CPU.
 #pragma once
 
-// Counts the steps of a captured graph, whose other arguments are those of its capture.
+// Counts the steps of a captured graph. Its other arguments are fixed at capture.
 struct Clock {
-    unsigned step;   // added to the step of what is drawn, and of what is reported
-    unsigned index;  // of the step in the tables of the epoch
+    unsigned step;   // added to the step of random numbers and reports
+    unsigned index;  // the step's index in the epoch's tables
 };
 
 struct Draw {
     unsigned seed_low, seed_high;
     unsigned step, site, first_sample;
-    unsigned threshold;  // numbers below it drop their element
-    float keep;          // what the others are multiplied by
+    unsigned threshold;  // a random number below it drops its element
+    float keep;          // factor of the other elements
 };
 
 __device__ inline uint4 philox(uint4 counter, uint2 key) {

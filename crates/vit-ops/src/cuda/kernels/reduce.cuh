@@ -14,7 +14,7 @@ __device__ inline float warp_max(float x) {
     return x;
 }
 
-// The sum over a block of whole warps; every thread gets it. `room` holds a number a warp.
+// The sum over a block of whole warps; every thread gets it. `room` holds one number per warp.
 template <typename T>
 __device__ inline T block_sum(T x, T *room) {
     for (unsigned offset = WARP / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(ALL, x, offset);
@@ -27,7 +27,7 @@ __device__ inline T block_sum(T x, T *room) {
     return total;
 }
 
-// The sums over the 128 rows of 8 columns; the first row's threads get them. One column more keeps banks apart.
+// The sums over the 128 rows of 8 columns; the first row's threads get them. The ninth column avoids bank conflicts.
 __device__ inline float rows_of_block(float (*room)[9]) {
     for (unsigned rows = 64; rows > 0; rows /= 2) {
         __syncthreads();

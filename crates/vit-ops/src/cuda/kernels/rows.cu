@@ -9,7 +9,7 @@ struct Patches {
     unsigned channels, rows, columns, height, width;
 };
 
-// Where in the images element i of the patches (batch, patches, channels * height * width) lies.
+// The index in the images of element i of the patches (batch, patches, channels * height * width).
 __device__ inline Index in_image(Index i, const Patches &p) {
     Index x = i % p.width, rest = i / p.width;
     Index y = rest % p.height;
@@ -39,7 +39,7 @@ extern "C" __global__ void take_first(const float *xs, float *ys, Index len, uns
     if (i < len) ys[i] = xs[i / taken * sample + i % taken];
 }
 
-// Its gradient: zeros behind them.
+// The gradient of `take_first`: zeros for the other numbers.
 extern "C" __global__ void put_first(const float *grad, float *grad_xs, Index len, unsigned taken, unsigned sample) {
     Index i = here();
     if (i < len) grad_xs[i] = i % sample < taken ? grad[i / sample * taken + i % sample] : 0.0f;
@@ -50,8 +50,8 @@ extern "C" __global__ void add_each(const float *xs, const float *shared, float 
     if (i < len) ys[i] = xs[i] + shared[i % sample];
 }
 
-// A batch: the images and labels that the epoch's order names for this step, each byte through a table. Where it names
-// none of them, or has ended, what is no number.
+// A batch: the images and labels that the epoch's order gives for this step, with each byte normalised through a table.
+// Images are NaN where the order has ended or its index is out of range.
 extern "C" __global__ void gather(const unsigned char *pixels, const unsigned *classes, const unsigned *order,
                                   unsigned order_len, unsigned count, const float *table, float *images,
                                   unsigned *labels, unsigned first, unsigned batch, unsigned samples_of_step,

@@ -1,19 +1,19 @@
-// Linear maps of few numbers, where launching takes longer than computing: the product with all that follows it in one
-// kernel. A thread has 2 x 2 numbers of a tile. What it multiplies lies in shared memory along the sum, so that it reads
-// four numbers at once; what comes next is fetched meanwhile, all of it at once.
+// Small linear maps, for which a launch takes longer than the computation: product, bias, activation and dropout in one
+// kernel. A thread computes 2 x 2 numbers of a tile. Its operands are contiguous along the sum in shared memory, so it
+// reads four numbers at once. Meanwhile it fetches the whole next tile.
 #include "then.cuh"
 
-constexpr unsigned COLUMNS = 32;  // of a tile
-constexpr unsigned PAD = 4;       // numbers between rows, so that threads that read one row each meet few common banks
+constexpr unsigned COLUMNS = 32;  // in a tile
+constexpr unsigned PAD = 4;       // numbers between rows: threads that read one row each have few bank conflicts
 
-// Numbers on their way from a matrix to a tile of `COUNT` rows of `WIDTH`, by so many threads.
+// Numbers fetched from a matrix for a tile of `COUNT` rows of `WIDTH`, by `THREADS` threads.
 template <unsigned COUNT, unsigned WIDTH, unsigned THREADS>
 struct Fetched {
     static constexpr unsigned EACH = COUNT * WIDTH / THREADS;
     static constexpr unsigned STRIDE = WIDTH + PAD;
     float numbers[EACH];
 
-    // Rows of the matrix (rows, len) from `first` on, from column `begin` on; zeros around it.
+    // Fetches rows of the matrix (rows, len) from `first` on, from column `begin` on; zeros outside.
     __device__ void rows(const float *matrix, unsigned first, unsigned begin, unsigned rows, unsigned len) {
 #pragma unroll
         for (unsigned j = 0; j < EACH; ++j) {
@@ -30,7 +30,7 @@ struct Fetched {
         }
     }
 
-    // Columns of the matrix from `first` on, from row `begin` on, which become the tile's rows.
+    // Fetches columns of the matrix from `first` on, from row `begin` on, as rows of the tile.
     __device__ void columns(const float *matrix, unsigned first, unsigned begin, unsigned rows, unsigned len) {
 #pragma unroll
         for (unsigned j = 0; j < EACH; ++j) {
@@ -54,7 +54,7 @@ __device__ inline float dot(float4 x, float4 y, float sum) {
     return sum + x.x * y.x + x.y * y.y + x.z * y.z + x.w * y.w;
 }
 
-// sums_ij += sum_k x_ik y_jk, of two rows each.
+// sums_ij += sum_k x_ik y_jk, for two rows each.
 template <unsigned DEPTH>
 __device__ inline void multiply(float sums[2][2], const float *x0, const float *x1, const float *y0, const float *y1) {
 #pragma unroll
@@ -67,8 +67,8 @@ __device__ inline void multiply(float sums[2][2], const float *x0, const float *
     }
 }
 
-// y = x W' (weight (columns, inner)) or, of a gradient, y = x W (weight (inner, columns)): ys (rows, columns), of which
-// a block has 16 x 32.
+// y = x W' (weight (columns, inner)) or, for a gradient, y = x W (weight (inner, columns)): ys (rows, columns). A block
+// computes 16 x 32 of them.
 template <bool OF_GRADIENT>
 __device__ inline void product(const float *xs, const float *weight, float *ys, unsigned rows, unsigned inner,
                                unsigned columns, const Then &then, const Draw &draw, const Clock *clock) {
@@ -121,8 +121,8 @@ extern "C" __global__ void __launch_bounds__(128)
     product<true>(grad, weight, grad_xs, rows, inner, columns, Then{}, Draw{}, nullptr);
 }
 
-// dW_ij = sum_r dy_ri x_rj and db_i = sum_r dy_ri over a slice of the rows: out (slices, outputs * inputs + outputs), of
-// which a block has 32 x 32.
+// dW_ij = sum_r dy_ri x_rj and db_i = sum_r dy_ri over a slice of the rows: out (slices, outputs * inputs + outputs). A
+// block computes 32 x 32 of them.
 extern "C" __global__ void __launch_bounds__(256)
     small_gradients(const float *grad, const float *xs, float *out, unsigned rows, unsigned outputs, unsigned inputs) {
     constexpr unsigned ROWS = 64, THREADS = COLUMNS * COLUMNS / 4;
@@ -166,7 +166,7 @@ extern "C" __global__ void __launch_bounds__(256)
     if (of_biases && output < outputs) out[outputs * inputs + output] = of_bias;
 }
 
-// sum_s x_si of a few slices, in their order.
+// sum_s x_si over a few slices, in order.
 extern "C" __global__ void add_slices(const float *slices, float *sums, unsigned count, unsigned len) {
     unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= len) return;

@@ -1,4 +1,4 @@
-// Softmax over the last dimension, a warp a row.
+// Softmax over the last dimension, one warp per row.
 #include "reduce.cuh"
 
 extern "C" __global__ void softmax(const float *xs, float *ys, unsigned rows, unsigned width) {

@@ -1,22 +1,22 @@
-// What becomes of a product in a linear map.
+// The rest of a linear map, after its product: bias, activation, dropout.
 #pragma once
 
 #include "random.cuh"
 
 enum Activation { IDENTITY = 0, RELU = 1, GELU = 2 };
 
-// A bias is added, an activation applied, and some dropped.
+// Adds a bias, applies an activation, and drops elements, in this order.
 struct Then {
-    const float *bias;    // or none
-    float *inputs;        // room for what the activation is applied to, if it is kept
+    const float *bias;    // or null
+    float *inputs;        // receives the activation's inputs, or null
     unsigned activation;
-    unsigned sample_len;  // none where nothing is dropped
+    unsigned sample_len;  // 0 without dropout
 };
 
-// erf rather than normcdf: both are right to the last bits, and erf is what the composed form takes.
+// erf, not normcdf: both are accurate to the last bits, and the composed form uses erf.
 __device__ inline float cumulative_normal(float x) { return 0.5f * (1.0f + erff(x * 0.70710678118654752f)); }
 
-// Of element `at`, in this column.
+// The output for the product `x` of element `at`, in this column.
 __device__ inline float finished(float x, unsigned long long at, unsigned column, const Then &then, const Draw &draw,
                                  const Clock *clock) {
     if (then.bias) x += then.bias[column];
