@@ -33,8 +33,7 @@ const LONGEST_MAPPING: u64 = 1 << 14;
 /// names are the numbers, or those of EMNIST's `mapping.txt`.
 ///
 /// Memory stays near the size of the files, whatever their headers announce: a file that unpacks to far more is first
-/// checked in one pass that keeps nothing.
-/// what is right is unpacked into memory.
+/// checked in one pass that keeps nothing. Only a valid file is unpacked into memory.
 ///
 /// # Errors
 /// The first problem found, with its file.

@@ -37,7 +37,7 @@ impl Source {
 pub struct SourceFile {
     /// Its name once unpacked.
     pub name: &'static str,
-    /// Its size once unpacked, in bytes; of one that is known by its packed bytes, the most that it may be.
+    /// Its size once unpacked, in bytes; an upper bound if the digest is of the packed bytes.
     pub len: u64,
     /// Its digest.
     pub sha256: Checksum,

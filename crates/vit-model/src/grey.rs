@@ -10,7 +10,7 @@ const GREEN_AND_BLUE: [f64; 2] = [0.587, 0.114];
 const OF_PIXELS: [&str; 2] = ["patch_embed.proj.weight", "pos_embed.proj.weight"];
 
 /// Converts a model of grey images to colour, under native names, multiplying weights by 0.299, 0.587 and 0.114. A grey
-/// picture in three equal channels gives the same output up to rounding, a colour picture that of its luma.
+/// picture in three equal channels gives the same output up to rounding; a colour picture gives its luma's output.
 ///
 /// [`Foreign::import`](crate::Foreign::import) converts it back bit-identically if
 /// [`hf_config_json_of_grey`](crate::hf_config_json_of_grey) lies beside it.

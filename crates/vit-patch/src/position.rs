@@ -13,7 +13,7 @@ pub enum Position {
     Learned,
     /// Fixed sines and cosines of the patch's column and row, added (`posemb_sincos_2d` of big_vision).
     Sincos2d,
-    /// A second linear map of the same patch, added: no position at all, but what the seed's notebook calls one.
+    /// A second linear map of the same patch, added. Unlike a position, it does not depend on the place.
     PatchLinear,
 }
 

@@ -8,14 +8,14 @@ const REACH: f64 = 2.0;
 /// How positions are resampled. The two libraries differ by up to several per cent of a position, both ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Resampling {
-    /// As timm: the kernel (a = -0.5) is made wider by the factor that the grid shrinks by, so that no position is skipped; at
-    /// the borders the weights of what is left are scaled to add up to 1.
+    /// Like timm: the kernel (a = -0.5) is widened by the factor by which the grid shrinks, so no position is skipped.
+    /// At the borders the remaining weights are scaled to sum to 1.
     ///
     /// PyTorch equivalent: `timm.layers.resample_abs_pos_embed(table, to, from, num_prefix_tokens=prefix)`, that is
     /// `F.interpolate(grid, to, mode="bicubic", antialias=True)`.
     #[default]
     Timm,
-    /// As Hugging Face transformers: the kernel (a = -0.75) keeps its width; beyond a border lies what is at the border.
+    /// Like Hugging Face transformers: the kernel (a = -0.75) keeps its width, and border positions repeat outward.
     ///
     /// PyTorch equivalent: `interpolate_pos_encoding=True` of transformers' `ViTModel`, that is
     /// `F.interpolate(grid, to, mode="bicubic", align_corners=False)`.
@@ -89,7 +89,7 @@ pub fn resample_positions(
     Tensor::cat(&[&table.narrow(1, 0, prefix)?, &grid], 1)
 }
 
-/// The matrix of shape (to, from) that resamples a line of cells, with a kernel as wide as what becomes one cell.
+/// The matrix of shape (to, from) that resamples a line of cells, with a kernel widened by the factor of reduction.
 fn antialiased(from: usize, to: usize) -> Vec<f64> {
     let scale = from as f32 / to as f32;
     let stretch = f64::from(scale.max(1.0));

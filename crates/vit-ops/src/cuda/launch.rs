@@ -267,7 +267,7 @@ impl<'a> Launch<'a> {
         let function = self.device.get_or_load_custom_func(self.name, module, ptx)?;
         if grid.shared > SHARED_BY_DEFAULT {
             let most = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // The same value from every thread, whatever it needs.
+            // Every thread sets the same value, so races do not matter.
             function.set_attribute(most, shared_at_most(self.device)? as i32).w()?;
         }
         let mut launch = function.builder();

@@ -1,7 +1,7 @@
 //! JPEG, decoded at a reduced scale: the decoder makes 8, 4, 2 or 1 pixels of eight in a row.
 //!
-//! `jpeg-decoder` decodes every form; whole pictures of the common forms come from `libjpeg-turbo-rs`, which is
-//! faster and what libjpeg-turbo makes of them to the bit ([`is_common`]).
+//! `jpeg-decoder` decodes every form. Whole pictures of the common forms ([`is_common`]) are decoded by
+//! `libjpeg-turbo-rs`, which is faster and bit-identical to libjpeg-turbo.
 
 use std::thread;
 
@@ -154,7 +154,7 @@ fn on_one_thread<T: Send>(decode: impl FnOnce() -> T + Send) -> Result<T, Error>
     })
 }
 
-/// Whether the picture is in a form that `libjpeg-turbo-rs` is asked to decode
+/// Whether `libjpeg-turbo-rs` decodes pictures of this form
 /// (docs/decisions/0020-jpeg-at-the-scale-of-its-use.md): baseline, one scan, grey or YCbCr with its colours sampled at
 /// 1x1, 2x1 or 2x2.
 fn is_common(segments: &Summary<'_>, info: ImageInfo) -> bool {
@@ -289,8 +289,8 @@ impl<'a> Summary<'a> {
     }
 }
 
-/// Most pixels of a progressive picture: its coefficients are kept, and those of one component twice if some of its
-/// scans are missing.
+/// Most pixels of a progressive picture. The decoder keeps its coefficients, and keeps one component's twice if some of
+/// its scans are missing.
 fn most_progressive(frame: Option<&[u8]>, info: ImageInfo) -> u64 {
     // If no frame is found, assumes the worst case.
     let most = (info.pixel_format.pixel_bytes() as u64, 1);

@@ -156,8 +156,8 @@ impl StepBackend for GpuBackend {
                 // - clock, moments and samples, which are fields beside the graph: `begin_run`, which replaces samples and
                 //   may replace the table of rates, and `resume`, which replaces the moments, drop the graph;
                 // - trained parameters and their averages, whose variables the slots of `step` hold;
-                // - what else model and loss hold, which stays by the contract of `TrainerBuilder::record_steps`, without
-                //   which no graph is recorded.
+                // - other tensors of model and loss, which stay by the contract of `TrainerBuilder::record_steps`;
+                //   without it no graph is recorded.
                 // It is launched by the thread that recorded it, since a run stays on its thread and begins a new graph.
                 unsafe { graph.launch() }?;
             }
