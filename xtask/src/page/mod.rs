@@ -154,7 +154,7 @@ impl Page {
         browser.key("ArrowRight")?;
         browser.key("ArrowRight")?;
         browser.until(
-            "document.getElementById('maps-of').textContent.startsWith('What patch 1 attends to')",
+            "document.getElementById('maps-of').textContent.startsWith('Attention from patch 1')",
         )?;
 
         browser.value("location.hash = '#walk'")?;
