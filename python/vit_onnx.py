@@ -6,7 +6,7 @@
     for best in classifier.predict(["cat.jpg", "dog.jpg"]):
         print(best.label, best.probability)
 
-The graph contains class names and preprocessing, so predictions equal those of `vit predict`.
+The graph contains class names and preprocessing, so predictions equal `vit predict`'s.
 """
 
 from __future__ import annotations

@@ -54,6 +54,6 @@ fn the_best_recipe_has_the_seeds_number_of_parameters() {
     let info = sandbox.run("info run --json").succeeded().json();
     assert_eq!(info["parameters"], 40_330);
     let eval = sandbox.run("eval run --dataset digits --json").succeeded().json();
-    // The seed's recipe reaches 56 % after two epochs.
+    // The notebook's recipe reaches 56 % after two epochs.
     assert!(eval["accuracy"].as_f64().unwrap() > 0.85, "{}", eval["accuracy"]);
 }

@@ -52,7 +52,8 @@ fn help_equals_the_snapshot_and_fits_in_80_columns() {
 fn every_command_has_a_snapshot() {
     for above in ["", "bench "] {
         let help = Sandbox::new().run(&format!("{above}--help")).succeeded().stdout;
-        // Commands come between usage and options, under a heading for each group; continuation lines are indented further.
+        // Commands come between usage and options, under a heading for each group; continuation lines are indented
+        // further.
         let listed = help.lines().skip_while(|line| !line.starts_with("Usage:")).skip(1);
         let listed = listed
             .take_while(|line| *line != "Options:")

@@ -31,6 +31,8 @@ mod evaluation;
 mod explain;
 mod export;
 mod faults;
+mod first_run;
+mod foreign_text;
 mod help;
 mod home;
 mod hostile_pictures;
@@ -40,7 +42,7 @@ mod interchange;
 #[cfg(unix)]
 mod interrupt;
 mod launch;
-mod newcomer;
+mod messages;
 mod onnx;
 #[cfg(unix)]
 mod outputs;
@@ -53,12 +55,10 @@ mod pytorch_losses;
 mod recipe;
 mod report;
 mod run_folder;
-mod said;
 mod same_bits;
 #[cfg(unix)]
 mod serve;
 mod shell;
-mod strangers;
 mod streams;
 mod tensorboard;
 #[cfg(target_os = "linux")]

@@ -19,7 +19,7 @@ const EVERY: u64 = 3;
 ///
 /// After each kill every checkpoint is undamaged, and the metrics are at most one interval ahead of the newest
 /// checkpoint, so little is trained again. At each end `model.safetensors` and `best.safetensors` are byte for byte
-/// those of an uninterrupted run, and so is each line of `metrics.jsonl` except for times.
+/// an uninterrupted run's, and so is each line of `metrics.jsonl` except for times.
 #[test]
 fn killing_at_any_moment_and_resuming_is_bit_identical() {
     let sandbox = sandbox();

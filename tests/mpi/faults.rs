@@ -22,7 +22,8 @@ fn assert_all_ended(sandbox: &Sandbox, ranks: usize) {
     }
 }
 
-/// Kills a random rank at a random time and resumes the run on another number of ranks; after enough kills lets it finish.
+/// Kills a random rank at a random time and resumes the run on another number of ranks; after enough kills lets it
+/// finish.
 #[test]
 fn killing_ranks_and_resuming_is_bit_identical() {
     let sandbox = sandbox();

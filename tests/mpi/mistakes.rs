@@ -49,7 +49,7 @@ fn a_launcher_of_another_mpi_is_reported() {
     command.env("PMI_RANK", "0").env("PMI_SIZE", "2");
     let outcome = Outcome::of(&command.output().unwrap());
     assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
-    let expected = "error: expected 2 ranks, as PMI_RANK says, got 1 in MPI's world";
+    let expected = "error: expected 2 ranks (from PMI_RANK), got 1 in MPI_COMM_WORLD";
     assert_eq!(errors(&outcome), [expected], "{}", outcome.stderr);
     assert!(outcome.stderr.contains("hint: the launcher is of another MPI"), "{}", outcome.stderr);
 }

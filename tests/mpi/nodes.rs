@@ -62,7 +62,8 @@ fn four_nodes_over_tcp_are_bit_identical_to_one_process() {
     let sandbox = sandbox();
     let words = "-q train --config small.toml --save-every 4 --run-dir";
     sandbox.run(&format!("{words} alone")).succeeded();
-    // Replaces ssh for mpirun. The nodes share a file system: in one folder, their daemons would overwrite each other's files.
+    // Replaces ssh for mpirun. The nodes share a file system: in one folder, their daemons would overwrite each other's
+    // files.
     let agent = format!(
         "#!/bin/sh
         node=${{1##*.}}; shift

@@ -28,7 +28,7 @@ pub enum Error {
         granted: String,
     },
     /// The launcher started several processes, but each is alone in its MPI world: the launcher belongs to another MPI.
-    #[error("expected {expected} ranks, as {variable} says, got {got} in MPI's world")]
+    #[error("expected {expected} ranks (from {variable}), got {got} in MPI_COMM_WORLD")]
     Size {
         /// Size according to the launcher.
         expected: usize,

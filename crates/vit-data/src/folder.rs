@@ -30,7 +30,7 @@ const LONGEST_MAPPING: u64 = 1 << 14;
 /// (`train-images.idx3-ubyte`) and EMNIST's (`emnist-letters-train-images-idx3-ubyte`, with `-test-` for the test
 /// split), in the folder itself or in torchvision's subfolders (`raw`, `MNIST/raw`). Images may have any height and
 /// width, grey or, with a fourth dimension, in colour. The largest training label sets the number of classes; class
-/// names are the numbers, or those of EMNIST's `mapping.txt`.
+/// names are the numbers, or come from EMNIST's `mapping.txt`.
 ///
 /// Memory stays near the size of the files, whatever their headers announce: a file that unpacks to far more is first
 /// checked in one pass that keeps nothing. Only a valid file is unpacked into memory.

@@ -371,7 +371,7 @@ fn columns(path: &Path, reader: &dyn FileReader) -> Result<Columns> {
         let names = feature["names"].as_array().into_iter().flatten();
         names.filter_map(Value::as_str).map(str::to_owned).collect()
     };
-    // Of several label columns, prefer `label`, else the one with the most classes.
+    // With several label columns, prefer `label`, else the one with the most classes.
     let finest = classes.iter().max_by_key(|(name, feature)| {
         (*name == "label", feature["names"].as_array().map_or(0, Vec::len))
     });

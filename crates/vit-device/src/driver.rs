@@ -2,7 +2,7 @@
 //!
 //! Functions and numbers come from `cuda.h`: CUDA Driver API, "Initialization", "Version Management", "Device
 //! Management".
-#![expect(unsafe_code, reason = "a library that may be missing is called no other way")]
+#![expect(unsafe_code, reason = "a library that may be missing must be loaded and called by hand")]
 
 use std::error::Error;
 use std::ffi::{CStr, c_char, c_int, c_uint};

@@ -28,7 +28,7 @@ pub enum Error {
         mismatch: Mismatch,
     },
     /// An unpacked file exists, but only the digest of its `.gz` is known.
-    #[error("{} cannot be verified: the known SHA-256 is of its .gz, which is not there", path.display())]
+    #[error("{} cannot be verified: only the SHA-256 of its .gz is known, and the .gz is missing", path.display())]
     Unverifiable {
         /// The file.
         path: PathBuf,
@@ -133,7 +133,7 @@ pub enum Reason {
     #[error("no connection within {0:?}")]
     NoConnection(Duration),
     /// Its share of the time is over, and other mirrors remain.
-    #[error("was not done within its share of the time, {0:?}")]
+    #[error("exceeded its share of the time, {0:?}")]
     TurnOver(Duration),
     /// The time for the whole fetch is over.
     #[error("the time for the whole download, {0:?}, is over")]

@@ -76,7 +76,7 @@ pub struct VitConfig {
 pub enum Output {
     /// The head's logits.
     Logits,
-    /// Their softmax. The seed's notebook takes the cross entropy of it, which weakens gradients.
+    /// Their softmax. The notebook takes the cross entropy of it, which weakens gradients.
     Softmax,
 }
 

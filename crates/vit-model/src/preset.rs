@@ -11,7 +11,7 @@ use crate::{DropoutConfig, Error, Output, Pool, VitConfig};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Preset {
-    /// The seed's notebook as its code runs, quirks included: 41,418 parameters.
+    /// The notebook as its code runs, quirks included: 41,418 parameters.
     Notebook,
     /// The notebook as its text describes it: 40,330 parameters.
     Shallow,

@@ -1,6 +1,6 @@
 //! The messages of `onnx.proto` that this crate uses, with the field numbers of ONNX 1.12 (IR version 8).
 //!
-//! Written by hand, so that building needs no protoc. The fields are those of
+//! Derived by hand, so building needs no protoc. Fields and numbers follow
 //! <https://github.com/onnx/onnx/blob/v1.12.0/onnx/onnx.proto>; fields that ONNX's checker requires even when they are
 //! zero are optional here.
 

@@ -1,7 +1,7 @@
 //! Sixteen numbers at a time, in the machine's registers: one of AVX-512, two of AVX2, or an array.
 //!
-//! Every operation is IEEE 754 arithmetic on each lane, none contracts a product and a sum, and reductions go by
-//! halves, so every implementation gives the same bits.
+//! Every operation is IEEE 754 arithmetic on each lane, only [`Lanes::mul_add`] contracts a product and a sum, and
+//! reductions go by halves, so every implementation gives the same bits, except portable code for `mul_add`.
 
 use crate::exp::{COEFFICIENTS, LN_2, LOWEST, ONE, ROUND};
 use crate::slices::LANES;
@@ -11,6 +11,9 @@ use crate::slices::LANES;
 pub(crate) trait Lanes: Copy {
     /// Sixteen numbers.
     type Vector: Copy;
+
+    /// Whether a vector is one register, of 32; otherwise the machine has fewer, or smaller ones.
+    const IS_ONE_REGISTER: bool;
 
     /// `x` sixteen times.
     fn splat(self, x: f32) -> Self::Vector;
@@ -23,6 +26,8 @@ pub(crate) trait Lanes: Copy {
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a b + c`, rounded once; see [`run_fused`](crate::simd::run_fused).
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// `a` if it is larger, otherwise `b`, also if one of them is NaN.
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `2ⁿ` for integers `n` in -127..128, passed as `n + ROUND`; 0 for -127.
@@ -48,6 +53,33 @@ pub(crate) trait Lanes: Copy {
         let mantissa = self.add(self.mul(self.mul(polynomial, r), r), r);
         self.mul(self.add(mantissa, self.splat(1.0)), self.power_of_two(rounded))
     }
+}
+
+/// Exchanges rows and columns.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[expect(unsafe_code, reason = "it uses instructions that every x86-64 has")]
+pub(crate) fn transposed(square: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+    use std::arch::x86_64::{_mm_movehl_ps, _mm_movelh_ps, _mm_unpackhi_ps, _mm_unpacklo_ps};
+    let [a, b, c, d] = pulp::cast(square);
+    // SAFETY: SSE is part of x86-64.
+    unsafe {
+        let [low, high] = [_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b)];
+        let [other_low, other_high] = [_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d)];
+        pulp::cast([
+            _mm_movelh_ps(low, other_low),
+            _mm_movehl_ps(other_low, low),
+            _mm_movelh_ps(high, other_high),
+            _mm_movehl_ps(other_high, high),
+        ])
+    }
+}
+
+/// Exchanges rows and columns.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+pub(crate) fn transposed(square: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+    std::array::from_fn(|row| square.map(|column| column[row]))
 }
 
 /// Half of the lanes.
@@ -85,6 +117,8 @@ fn by_halves(mut xs: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
 
 impl Lanes for Portable {
     type Vector = [f32; LANES];
+
+    const IS_ONE_REGISTER: bool = false;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::Vector {
@@ -127,6 +161,19 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, mut c: Self::Vector) -> Self::Vector {
+        for (c, (a, b)) in c.iter_mut().zip(a.into_iter().zip(b)) {
+            // Elsewhere it is a call for each number.
+            *c = if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+                a.mul_add(b, *c)
+            } else {
+                a * b + *c
+            };
+        }
+        c
+    }
+
+    #[inline(always)]
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         each(a, b, larger)
     }
@@ -155,6 +202,8 @@ mod x86 {
 
     impl Lanes for V4 {
         type Vector = f32x16;
+
+        const IS_ONE_REGISTER: bool = true;
 
         #[inline(always)]
         fn splat(self, x: f32) -> f32x16 {
@@ -198,6 +247,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn mul_add(self, a: f32x16, b: f32x16, c: f32x16) -> f32x16 {
+            self.mul_add_f32s(a, b, c)
+        }
+
+        #[inline(always)]
         fn max(self, a: f32x16, b: f32x16) -> f32x16 {
             self.max_f32s(a, b)
         }
@@ -221,6 +275,8 @@ mod x86 {
 
     impl Lanes for V3 {
         type Vector = [f32x8; 2];
+
+        const IS_ONE_REGISTER: bool = false;
 
         #[inline(always)]
         fn splat(self, x: f32) -> Self::Vector {
@@ -260,6 +316,11 @@ mod x86 {
         #[inline(always)]
         fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
             [self.mul_f32s(a[0], b[0]), self.mul_f32s(a[1], b[1])]
+        }
+
+        #[inline(always)]
+        fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
+            [self.mul_add_f32s(a[0], b[0], c[0]), self.mul_add_f32s(a[1], b[1], c[1])]
         }
 
         #[inline(always)]

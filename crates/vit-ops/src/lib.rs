@@ -19,6 +19,7 @@ mod linear_activation;
 mod linear_dropout;
 mod many;
 mod matmul;
+mod matrix;
 mod mode;
 mod normal;
 mod parallel;

@@ -2,7 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use crate::matmul::{Matrix, matmul};
+use crate::matmul::matmul;
+use crate::matrix::Matrix;
 use crate::{parallel, simd, slices};
 
 /// `y = x Wᵀ + b` over the last dimension.

@@ -1,8 +1,9 @@
 //! Selects the kernels' vector instructions at run time.
 //!
 //! A kernel is a closure of plain Rust over slices, which the compiler vectorises, or a [`Kernel`] in [`Lanes`] if
-//! registers matter. Either is inlined into one function per instruction set. No kernel contracts a product and a sum
-//! into one rounding or reorders a sum, so every path gives the same bits.
+//! registers matter. Either is inlined into one function per instruction set. No kernel but the [matrix
+//! product](crate::matmul) contracts a product and a sum into one rounding, and none reorders a sum, so every path gives
+//! the same bits.
 
 use std::sync::LazyLock;
 
@@ -64,6 +65,19 @@ pub(crate) trait Kernel {
 #[inline]
 pub(crate) fn run<K: Kernel>(kernel: K) -> K::Output {
     run_on(*ARCH, kernel)
+}
+
+/// The instruction set for products: with fused multiply-add where the machine has it, even if `VIT_SIMD` names
+/// `portable`, which must not change a bit.
+static FUSED: LazyLock<Arch> = LazyLock::new(|| match instruction_set() {
+    "portable" => named("avx2").unwrap_or(*ARCH),
+    _ => *ARCH,
+});
+
+/// Runs a kernel that uses [`Lanes::mul_add`].
+#[inline]
+pub(crate) fn run_fused<K: Kernel>(kernel: K) -> K::Output {
+    run_on(*FUSED, kernel)
 }
 
 /// Never inlined, so a kernel is compiled once per instruction set.

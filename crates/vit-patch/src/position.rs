@@ -21,7 +21,7 @@ pub enum Position {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PositionRows {
-    /// Every token: the class token's row first, then those of the registers (ViT, arXiv 2010.11929).
+    /// Every token: the class token's row first, then the registers' (ViT, arXiv 2010.11929).
     #[default]
     Tokens,
     /// The patches alone: the table is added before any other token joins them (DeiT III, arXiv 2204.07118; timm's

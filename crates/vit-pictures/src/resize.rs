@@ -55,7 +55,7 @@ impl Span {
     }
 }
 
-/// How one axis is resized: the range `from` becomes `to` pixels, of which only `kept` are computed.
+/// How one axis is resized: the range `from` becomes `to` pixels, and only `kept` of them are computed.
 #[derive(Clone, Copy)]
 pub(crate) struct Axis {
     pub(crate) from: Span,

@@ -1,8 +1,8 @@
 //! TensorBoard event files: scalars by step.
 //!
 //! A file is a sequence of records (`tensorflow/core/lib/io/record_writer.h`): the length and its checksum, the data
-//! and its checksum. The data is a protocol buffer `Event` (`tensorflow/core/util/event.proto`), of which a scalar
-//! needs five fields.
+//! and its checksum. The data is a protocol buffer `Event` (`tensorflow/core/util/event.proto`); a scalar needs
+//! five of its fields.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

@@ -122,8 +122,8 @@ impl RunFolder {
         }
     }
 
-    /// Whether a process trains in this folder. `None` if unknown: the folder is not writable, or its file system has no
-    /// locks.
+    /// Whether a process trains in this folder. `None` if unknown: the folder is not writable, or its file system has
+    /// no locks.
     #[must_use]
     pub fn is_in_use(path: &Path) -> Option<bool> {
         let lock = path.join(LOCK);

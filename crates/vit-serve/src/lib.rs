@@ -15,7 +15,7 @@ mod routes;
 mod runs;
 mod server;
 
-pub use model::{Ask, Explain, Input, Model, Of, Seen};
+pub use model::{ExplainOptions, Input, Model, Patches, PredictOptions, Prepared};
 pub use models::{Load, Subject};
 pub use problem::Problem;
 pub use server::{Limits, Live, Server, Stop};

@@ -16,9 +16,9 @@ pub trait Model: Send + Sync {
     ///
     /// # Errors
     /// If it is not a picture, or does not suit the model.
-    fn see(&self, input: Input<'_>, ask: &Ask) -> Result<Seen, Problem>;
+    fn prepare(&self, input: Input<'_>, options: &PredictOptions) -> Result<Prepared, Problem>;
 
-    /// Class probabilities of each image. Those of one do not depend on the others.
+    /// Class probabilities of each image. An image's probabilities do not depend on the others.
     ///
     /// # Errors
     /// If the model fails.
@@ -28,13 +28,23 @@ pub trait Model: Send + Sync {
     ///
     /// # Errors
     /// If the probabilities are not finite.
-    fn answer(&self, seen: &Seen, probabilities: Vec<f32>, ask: &Ask) -> Result<Vec<u8>, Problem>;
+    fn answer(
+        &self,
+        image: &Prepared,
+        probabilities: Vec<f32>,
+        options: &PredictOptions,
+    ) -> Result<Vec<u8>, Problem>;
 
     /// The answer to `POST /v1/explain`.
     ///
     /// # Errors
     /// If the model fails, or the requested part does not exist.
-    fn explain(&self, seen: &Seen, ask: &Ask, what: &Explain) -> Result<Vec<u8>, Problem>;
+    fn explain(
+        &self,
+        image: &Prepared,
+        options: &PredictOptions,
+        parts: &ExplainOptions,
+    ) -> Result<Vec<u8>, Problem>;
 }
 
 /// A picture in a request.
@@ -57,18 +67,18 @@ pub enum Input<'a> {
 
 /// A model input.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct Prepared {
     /// Normalised values, channel by channel and row by row.
     pub values: Vec<f32>,
     /// Whether light and dark were exchanged.
     pub inverted: bool,
     /// Description of the preprocessing.
-    pub done: String,
+    pub description: String,
 }
 
 /// Options of a prediction, like the flags of `vit predict`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ask {
+pub struct PredictOptions {
     /// `--top-k`
     pub top_k: Option<u16>,
     /// `--invert`
@@ -79,18 +89,18 @@ pub struct Ask {
 
 /// Parts of an explanation besides the rollout and the attention of the token that the head reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Explain {
-    /// Attention of every token (for small models), or of one patch.
-    pub of: Option<Of>,
+pub struct ExplainOptions {
+    /// The attention of every patch (for small models), or of one.
+    pub patches: Option<Patches>,
     /// The intermediate numbers of this layer and head, both from 0.
     pub walk: Option<(usize, usize)>,
 }
 
-/// Whose attention to return.
+/// The patches whose attention to return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Of {
-    /// Every patch's.
+pub enum Patches {
+    /// The attention of every patch.
     All,
-    /// One patch's, by number from 0.
-    Patch(usize),
+    /// The attention of one patch, by number from 0.
+    One(usize),
 }

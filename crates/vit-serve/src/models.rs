@@ -1,4 +1,4 @@
-//! The models of a server: one file's, or those of runs, which are reopened when a run saves a new one.
+//! The models of a server, from one file or from runs. A run's model is reopened when the run saves a new one.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 
 use crate::query::Query;
 use crate::server::{Limits, Shared};
-use crate::{Input, Model, Problem, Seen};
+use crate::{Input, Model, Prepared, Problem};
 
 /// A larger picture is decoded on another thread, so that other requests are not delayed.
 const QUICKLY_DECODED: usize = 1 << 15;
@@ -21,25 +21,25 @@ pub(crate) async fn predict(
     shared: &Arc<Shared>,
     request: Request<Body>,
 ) -> Result<Response<Body>, Problem> {
-    let (query, model, seen) = see(shared, request).await?;
-    let probabilities = shared.batches.predict(Arc::clone(&model), seen.values.clone()).await?;
-    model.answer(&seen, probabilities, &query.ask).map(json)
+    let (query, model, image) = prepare(shared, request).await?;
+    let probabilities = shared.batches.predict(Arc::clone(&model), image.values.clone()).await?;
+    model.answer(&image, probabilities, &query.predict).map(json)
 }
 
 pub(crate) async fn explain(
     shared: &Arc<Shared>,
     request: Request<Body>,
 ) -> Result<Response<Body>, Problem> {
-    let (query, model, seen) = see(shared, request).await?;
+    let (query, model, image) = prepare(shared, request).await?;
     let _permit = shared.work().await?;
-    let explain = move || model.explain(&seen, &query.ask, &query.explain);
+    let explain = move || model.explain(&image, &query.predict, &query.explain);
     spawn_blocking(explain).await.unwrap_or_else(|_| Err(failed())).map(json)
 }
 
-async fn see(
+async fn prepare(
     shared: &Arc<Shared>,
     request: Request<Body>,
-) -> Result<(Query, Arc<dyn Model>, Seen), Problem> {
+) -> Result<(Query, Arc<dyn Model>, Prepared), Problem> {
     let query = Query::parse(request.uri().query().unwrap_or_default())?;
     let model = shared.models.get(query.run.as_deref()).await?;
     let is_json = is_json(request.headers())?;
@@ -49,31 +49,36 @@ async fn see(
             .hint("send the file itself: curl --data-binary @digit.png ADDRESS/v1/predict"));
     }
     if bytes.len() <= QUICKLY_DECODED {
-        let seen = seen(&*model, &bytes, is_json, &query)?;
-        return Ok((query, model, seen));
+        let image = prepared(&*model, &bytes, is_json, &query)?;
+        return Ok((query, model, image));
     }
     let _permit = shared.work().await?;
-    let see = move || {
-        let seen = seen(&*model, &bytes, is_json, &query)?;
-        Ok((query, model, seen))
+    let prepare = move || {
+        let image = prepared(&*model, &bytes, is_json, &query)?;
+        Ok((query, model, image))
     };
-    spawn_blocking(see).await.unwrap_or_else(|_| Err(failed()))
+    spawn_blocking(prepare).await.unwrap_or_else(|_| Err(failed()))
 }
 
 fn failed() -> Problem {
     Problem::new(500, "the program failed on this request")
 }
 
-fn seen(model: &dyn Model, bytes: &[u8], is_json: bool, query: &Query) -> Result<Seen, Problem> {
+fn prepared(
+    model: &dyn Model,
+    bytes: &[u8],
+    is_json: bool,
+    query: &Query,
+) -> Result<Prepared, Problem> {
     if !is_json {
-        return model.see(Input::File(bytes), &query.ask);
+        return model.prepare(Input::File(bytes), &query.predict);
     }
     let Pixels { pixels } = serde_json::from_slice(bytes).map_err(|error| {
         Problem::new(400, format!("cannot parse the JSON body: {error}"))
             .hint(r#"send {"pixels": [[0, 255, ...], ...]}: rows of numbers from 0 to 255, or of [red, green, blue]"#)
     })?;
     let (values, width, height, channels) = pixels.flat()?;
-    model.see(Input::Pixels { width, height, channels, pixels: &values }, &query.ask)
+    model.prepare(Input::Pixels { width, height, channels, pixels: &values }, &query.predict)
 }
 
 /// Pixels as JSON.

@@ -2,16 +2,16 @@
 
 use std::str::FromStr;
 
-use crate::model::{Ask, Explain, Of};
-use crate::{Problem, model};
+use crate::Problem;
+use crate::model::{ExplainOptions, Patches, PredictOptions};
 
 /// The query parameters of a prediction or explanation.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Query {
     /// The run whose model to use.
     pub(crate) run: Option<String>,
-    pub(crate) ask: Ask,
-    pub(crate) explain: Explain,
+    pub(crate) predict: PredictOptions,
+    pub(crate) explain: ExplainOptions,
 }
 
 const KNOWN: &str = "run, top_k, invert, fit; for /v1/explain also patch and walk";
@@ -26,11 +26,11 @@ impl Query {
             let value = decoded(value)?;
             match name {
                 "run" => parsed.run = Some(value),
-                "top_k" => parsed.ask.top_k = Some(number(name, &value, 1)?),
-                "invert" => parsed.ask.invert = Some(value),
-                "fit" => parsed.ask.fit = Some(value),
-                "patch" if value == "all" => parsed.explain.of = Some(Of::All),
-                "patch" => parsed.explain.of = Some(model::Of::Patch(number(name, &value, 0)?)),
+                "top_k" => parsed.predict.top_k = Some(number(name, &value, 1)?),
+                "invert" => parsed.predict.invert = Some(value),
+                "fit" => parsed.predict.fit = Some(value),
+                "patch" if value == "all" => parsed.explain.patches = Some(Patches::All),
+                "patch" => parsed.explain.patches = Some(Patches::One(number(name, &value, 0)?)),
                 "walk" => {
                     let (layer, head) = value.split_once('.').ok_or_else(|| {
                         let detail =
@@ -89,8 +89,14 @@ mod tests {
     fn queries_are_parsed_by_name() {
         let query = Query::parse("run=a%20b%2Fc&top_k=3&invert=never&patch=all&walk=1.2").unwrap();
         assert_eq!(query.run.as_deref(), Some("a b/c"));
-        assert_eq!((query.ask.top_k, query.ask.invert.as_deref()), (Some(3), Some("never")));
-        assert_eq!(query.explain, Explain { of: Some(Of::All), walk: Some((1, 2)) });
+        assert_eq!(
+            (query.predict.top_k, query.predict.invert.as_deref()),
+            (Some(3), Some("never"))
+        );
+        assert_eq!(
+            query.explain,
+            ExplainOptions { patches: Some(Patches::All), walk: Some((1, 2)) }
+        );
         assert_eq!(Query::parse("").unwrap(), Query::default());
     }
 

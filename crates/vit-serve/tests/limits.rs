@@ -10,7 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use vit_serve::{Ask, Explain, Input, Limits, Model, Problem, Seen, Server, Stop, Subject};
+use vit_serve::{
+    ExplainOptions, Input, Limits, Model, PredictOptions, Prepared, Problem, Server, Stop, Subject,
+};
 
 /// Time limit of an answer on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,10 +32,10 @@ impl Model for Gated {
         false
     }
 
-    fn see(&self, input: Input<'_>, _ask: &Ask) -> Result<Seen, Problem> {
+    fn prepare(&self, input: Input<'_>, _options: &PredictOptions) -> Result<Prepared, Problem> {
         let Input::File(bytes) = input else { unreachable!("pictures are sent") };
         let values = bytes.iter().copied().map(f32::from).collect();
-        Ok(Seen { values, inverted: false, done: String::new() })
+        Ok(Prepared { values, inverted: false, description: String::new() })
     }
 
     fn predict(&self, images: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, Problem> {
@@ -42,12 +44,22 @@ impl Model for Gated {
         Ok(images.to_vec())
     }
 
-    fn answer(&self, _seen: &Seen, row: Vec<f32>, _ask: &Ask) -> Result<Vec<u8>, Problem> {
+    fn answer(
+        &self,
+        _image: &Prepared,
+        row: Vec<f32>,
+        _options: &PredictOptions,
+    ) -> Result<Vec<u8>, Problem> {
         Ok(serde_json::to_vec(&row).unwrap())
     }
 
-    fn explain(&self, _seen: &Seen, _ask: &Ask, _what: &Explain) -> Result<Vec<u8>, Problem> {
-        unreachable!("nothing is to be explained")
+    fn explain(
+        &self,
+        _image: &Prepared,
+        _options: &PredictOptions,
+        _parts: &ExplainOptions,
+    ) -> Result<Vec<u8>, Problem> {
+        unreachable!("the tests ask for no explanation")
     }
 }
 

@@ -51,7 +51,7 @@ pub trait Loss: Send + Sync {
         targets.first().filter(|target| target.rank() == 1 && target.dtype() == DType::U32)
     }
 
-    /// Number of correctly classified samples: by default those whose largest output is their label's, ties going to
+    /// Number of correctly classified samples: by default, the largest output must be the label's, ties going to
     /// the first class; 0 without [`labels`](Self::labels).
     ///
     /// # Errors

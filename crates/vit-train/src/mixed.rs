@@ -10,7 +10,7 @@ use crate::loss::{correct, one};
 ///
 /// The targets are labels (batch) of `u32`, second labels (batch) of `u32`, and weights of the second labels (batch) of
 /// `f32` in `[0, 1]`. With weight `s`, a sample's loss is `(1 - s) l[a] + s l[b]`. A sample counts as correct if its
-/// largest output is that of the label with the larger weight; ties go to the first label. In evaluation the label is
+/// largest output belongs to the label with the larger weight; ties go to the first label. In evaluation the label is
 /// the only target.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct MixedCrossEntropy {

@@ -216,7 +216,7 @@ pub trait Observer: Send {
     fn evaluating(&mut self) {}
 
     /// Whether [`evaluated`](Self::evaluated) receives the model's outputs, which stay in memory until then. With
-    /// several ranks, each receives those of its own part of the samples.
+    /// several ranks, each receives the outputs of its own samples.
     fn wants_outputs(&self) -> bool {
         false
     }

@@ -144,7 +144,7 @@ impl Found {
     }
 }
 
-/// The requirements on a dataset: those of an existing model, or settings to be completed from the data.
+/// The requirements on a dataset, from an existing model, or from settings to be completed with the data.
 #[derive(Debug)]
 pub(crate) struct Wanted {
     pub(crate) model: VitConfig,

@@ -38,8 +38,8 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const ONE_SIGNAL: Duration = Duration::from_secs(2);
 
 static HAS_OTHERS: AtomicBool = AtomicBool::new(false);
-/// Other ranks than 0 wait longer: rank 0 may still write the checkpoint, and the launcher treats an exiting rank as failed.
-/// After rank 0 exits, the launcher ends the others.
+/// Other ranks than 0 wait longer: rank 0 may still write the checkpoint, and the launcher treats an exiting rank as
+/// failed. After rank 0 exits, the launcher ends the others.
 const PATIENCE_WITH_RANK_0: Duration = Duration::from_secs(30);
 static FOLLOWS: AtomicBool = AtomicBool::new(false);
 /// Time limit for the last messages.

@@ -17,8 +17,8 @@ use crate::differences::differences;
 use crate::failure::{Exit, Failure, Result};
 use crate::interrupt;
 
-/// Time a rank waits before it reports a failure. If rank 0 has the same failure, it reports first, and the launcher ends
-/// the others within 2 s, with the flags in the book.
+/// Time a rank waits before it reports a failure. If rank 0 has the same failure, it reports first, and the launcher
+/// ends the others within 2 s, with the flags in the book.
 const RANK_0_FIRST: Duration = Duration::from_secs(3);
 
 static LAUNCH: OnceLock<Option<Launch>> = OnceLock::new();

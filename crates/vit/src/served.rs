@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use vit_model::{Fit, Pool, Summary, VisionTransformer};
 use vit_patch::ImageSize;
-use vit_serve::{Ask, Explain, Input, Model, Of, Problem, Seen};
+use vit_serve::{ExplainOptions, Input, Model, Patches, PredictOptions, Prepared, Problem};
 
 use crate::failure::{Exit, Failure, Result};
 use crate::pictures::{self, Preparation};
@@ -53,7 +53,7 @@ struct Explanation {
     rollout: Vec<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     of_patch: Option<OfHeads>,
-    /// Of every patch, row by row.
+    /// The attention of every patch, row by row.
     #[serde(skip_serializing_if = "Option::is_none")]
     of_patches: Option<OfHeads>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,13 +94,18 @@ impl Served {
         Ok(Tensor::from_vec(images.concat(), shape, &Device::Cpu)?)
     }
 
-    fn explained(&self, seen: &Seen, ask: &Ask, what: &Explain) -> Result<Explanation> {
+    fn explained(
+        &self,
+        image: &Prepared,
+        options: &PredictOptions,
+        parts: &ExplainOptions,
+    ) -> Result<Explanation> {
         let config = &self.saved.config;
-        let image = self.images(&[&seen.values])?;
+        let input = self.images(&[&image.values])?;
         // Computed like `vit predict`; the weights come from another pass.
-        let row = probabilities(&self.model, config.output, &image)?.concat();
+        let row = probabilities(&self.model, config.output, &input)?.concat();
         let (_outputs, weights) =
-            self.model.forward_with_weights(&image, vit_layers::Mode::Eval)?;
+            self.model.forward_with_weights(&input, vit_layers::Mode::Eval)?;
         let layers = weights.layers().iter().map(|layer| layer.squeeze(0));
         let layers: Vec<Tensor> = layers.collect::<candle_core::Result<_>>()?; // (heads, tokens, tokens)
         let each_head = |row: &dyn Fn(&Tensor) -> candle_core::Result<Vec<f32>>| -> candle_core::Result<OfHeads> {
@@ -113,19 +118,19 @@ impl Served {
         let patches = rows * columns;
         let prefix = config.tokens() - patches;
         let (mut of_patch, mut of_patches) = (None, None);
-        match what.of {
+        match parts.patches {
             None => {}
-            Some(Of::Patch(patch)) if patch >= patches => {
+            Some(Patches::One(patch)) if patch >= patches => {
                 let message = format!("patch: expected one of 0 to {}, got {patch}", patches - 1);
                 return Err(Failure::new(Exit::Usage, message));
             }
-            Some(Of::Patch(patch)) => {
+            Some(Patches::One(patch)) => {
                 let row = |head: &Tensor| {
                     head.get(prefix + patch)?.narrow(0, prefix, patches)?.to_vec1::<f32>()
                 };
                 of_patch = Some(each_head(&row)?);
             }
-            Some(Of::All) => {
+            Some(Patches::All) => {
                 let all = config.depth * config.heads * patches * patches;
                 if all > MOST_WEIGHTS {
                     let message = format!(
@@ -141,11 +146,11 @@ impl Served {
                 of_patches = Some(each_head(&rows)?);
             }
         }
-        let walk = what.walk.map(|place| Walk::of(&self.saved, &self.model, &image, place));
+        let walk = parts.walk.map(|place| Walk::of(&self.saved, &self.model, &input, place));
         Ok(Explanation {
-            prediction: self.prediction(seen, row, ask)?,
-            prepared: seen.done.clone(),
-            seen: self.bytes_of(seen),
+            prediction: self.prediction(image, row, options)?,
+            prepared: image.description.clone(),
+            seen: self.bytes_of(image),
             attention: each_head(&|head| patch_weights(config, head))?,
             rollout: patch_weights(config, &weights.rollout()?.squeeze(0)?)?,
             of_patch,
@@ -154,17 +159,22 @@ impl Served {
         })
     }
 
-    fn prediction(&self, seen: &Seen, probabilities: Vec<f32>, ask: &Ask) -> Result<Prediction> {
-        let subject = Subject::Picture { image: None, inverted: seen.inverted };
-        Prediction::of(subject, probabilities, ask.top_k, &self.saved.info)
+    fn prediction(
+        &self,
+        image: &Prepared,
+        probabilities: Vec<f32>,
+        options: &PredictOptions,
+    ) -> Result<Prediction> {
+        let subject = Subject::Picture { image: None, inverted: image.inverted };
+        Prediction::of(subject, probabilities, options.top_k, &self.saved.info)
     }
 
     /// The model's input as bytes: row by row, channels interleaved.
-    fn bytes_of(&self, seen: &Seen) -> Vec<u8> {
+    fn bytes_of(&self, image: &Prepared) -> Vec<u8> {
         let ImageSize { height, width, channels } = self.saved.config.image;
         let plane = height * width;
         let byte = |at: usize, channel: usize| {
-            self.preparation.byte(channel, seen.values[channel * plane + at])
+            self.preparation.byte(channel, image.values[channel * plane + at])
         };
         (0..plane).flat_map(|at| (0..channels).map(move |channel| byte(at, channel))).collect()
     }
@@ -179,14 +189,18 @@ impl Model for Served {
         self.is_quick
     }
 
-    fn see(&self, input: Input<'_>, ask: &Ask) -> std::result::Result<Seen, Problem> {
+    fn prepare(
+        &self,
+        input: Input<'_>,
+        options: &PredictOptions,
+    ) -> std::result::Result<Prepared, Problem> {
         let prepare = |bytes: &[u8]| {
-            if (&ask.invert, &ask.fit) == (&None, &None) {
+            if (&options.invert, &options.fit) == (&None, &None) {
                 return self.preparation.prepare(bytes);
             }
             let args = pictures::Args {
-                invert: value("invert", ask.invert.as_deref())?.unwrap_or_default(),
-                fit: value("fit", ask.fit.as_deref())?,
+                invert: value("invert", options.invert.as_deref())?.unwrap_or_default(),
+                fit: value("fit", options.fit.as_deref())?,
             };
             Preparation::new(&args, &self.saved)?.prepare(bytes)
         };
@@ -197,11 +211,11 @@ impl Model for Served {
             ),
         };
         let prepared = prepared.map_err(|failure| problem(&failure))?;
-        let done = match prepared.doubt {
+        let description = match prepared.doubt {
             Some(doubt) => format!("{doubt}; {}", prepared.done),
             None => prepared.done,
         };
-        Ok(Seen { values: prepared.values, inverted: prepared.inverted, done })
+        Ok(Prepared { values: prepared.values, inverted: prepared.inverted, description })
     }
 
     fn predict(&self, images: &[Vec<f32>]) -> std::result::Result<Vec<Vec<f32>>, Problem> {
@@ -220,22 +234,22 @@ impl Model for Served {
 
     fn answer(
         &self,
-        seen: &Seen,
+        image: &Prepared,
         probabilities: Vec<f32>,
-        ask: &Ask,
+        options: &PredictOptions,
     ) -> std::result::Result<Vec<u8>, Problem> {
         let prediction =
-            self.prediction(seen, probabilities, ask).map_err(|failure| problem(&failure))?;
+            self.prediction(image, probabilities, options).map_err(|failure| problem(&failure))?;
         Ok(serde_json::to_vec(&prediction).expect("plain data"))
     }
 
     fn explain(
         &self,
-        seen: &Seen,
-        ask: &Ask,
-        what: &Explain,
+        image: &Prepared,
+        options: &PredictOptions,
+        parts: &ExplainOptions,
     ) -> std::result::Result<Vec<u8>, Problem> {
-        let explain = || self.explained(seen, ask, what);
+        let explain = || self.explained(image, options, parts);
         let explained = if self.is_quick { vit_ops::serial(explain) } else { explain() };
         let explained = explained.map_err(|failure| problem(&failure))?;
         Ok(serde_json::to_vec(&explained).expect("plain data"))

@@ -27,8 +27,8 @@ pub(crate) use finetune::{Finetune, Freeze};
 /// The preset and the configuration file.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SettingsArgs {
-    /// Model: notebook (the seed's code with its quirks), shallow, pictures-32, pictures-64, vit-ti16, vit-s16,
-    /// vit-b16, vit-b32 or vit-l16 [default: shallow; for pictures pictures-64]
+    /// Model: notebook (the original PyTorch code with its quirks), shallow, pictures-32, pictures-64, vit-ti16,
+    /// vit-s16, vit-b16, vit-b32 or vit-l16 [default: shallow; for pictures pictures-64]
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<String>,
     /// TOML file with settings, such as a run's config.toml; flags override it
@@ -89,7 +89,6 @@ impl Settings {
     ///
     /// # Errors
     /// Same as [`begin`](Self::begin).
-    /// As [`begin`](Self::begin).
     pub(crate) fn begin_explicitly(
         args: &SettingsArgs,
         dataset: Option<&str>,

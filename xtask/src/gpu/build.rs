@@ -160,7 +160,7 @@ fn users_flags(encoded: Option<OsString>, plain: Option<String>) -> Option<OsStr
     encoded.or_else(|| plain.map(encode))
 }
 
-/// The compute capability: the user's, else that of the first GPU.
+/// The compute capability: the user's, else the first GPU's.
 fn compute_cap() -> String {
     let first = || {
         let (major, minor) = vit_device::gpus().ok()?.first()?.compute_capability;

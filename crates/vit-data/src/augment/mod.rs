@@ -37,8 +37,8 @@ pub struct Augment {
     pub elastic: f64,
     /// Probability that a rectangle of 2 to 20 % of the image becomes black (arXiv 1708.04896).
     pub erase: f64,
-    /// Mixup (arXiv 1710.09412): α of Beta(α, α). Image and label become a weighted mean with those of another training
-    /// image. With α below 1 most weights are near 0 or 1; with α = 1 they are uniform.
+    /// Mixup (arXiv 1710.09412): α of Beta(α, α). Image and label become weighted means of two training samples. With α
+    /// below 1 most weights are near 0 or 1; with α = 1 they are uniform.
     ///
     /// The paper draws one weight a batch and the partners within the batch. Here both are drawn for each image, so the
     /// result does not depend on the batch size.
@@ -75,7 +75,7 @@ pub enum Policy {
 }
 
 impl Policy {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     fn is_none(&self) -> bool {
         *self == Self::None
     }
@@ -90,7 +90,7 @@ impl From<Policy> for vit_pictures::Policy {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(value: &f64) -> bool {
     *value == 0.0
 }
@@ -322,7 +322,7 @@ mod tests {
             let mut out = Vec::new();
             augmenter.append(Source::of(&white), index, &mut out);
             let black = out.iter().filter(|&&value| value == BLACK).count();
-            // Of 108 pixels 2 to 20 %, rounded on each side.
+            // 2 to 20 % of 108 pixels, rounded on each side.
             assert!(black == 0 || (1..=30).contains(&black), "{black}");
             erased += usize::from(black > 0);
         }

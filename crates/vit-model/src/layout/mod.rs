@@ -1,4 +1,4 @@
-//! Parameter names in this project, timm, Hugging Face's transformers and the seed's notebook.
+//! Parameter names in this project, timm, Hugging Face's transformers and the notebook.
 //!
 //! A layout is a table. Each row lists the foreign tensors that, concatenated in memory, are one native tensor. Native
 //! names are timm's.
@@ -26,7 +26,7 @@ pub enum Layout {
     /// transformers' `ViTForImageClassification`. Both of its namings are read; the one that versions 4 and 5 read is
     /// written.
     Hf,
-    /// The `state_dict` of the seed's notebook, with separate heads.
+    /// The `state_dict` of the notebook, with separate heads.
     Notebook,
 }
 

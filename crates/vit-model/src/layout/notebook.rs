@@ -1,4 +1,4 @@
-//! The names of the seed's `state_dict`: flattened patches, separate heads.
+//! The names of the notebook's `state_dict`: flattened patches, separate heads.
 
 use vit_patch::Position;
 

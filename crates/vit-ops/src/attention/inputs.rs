@@ -1,7 +1,7 @@
 //! The memory layout of a batch's queries, keys, values and gradients.
 
 use super::sample::{Place, Rows, RowsMut, SampleShape, Samples};
-use crate::matmul::MatrixMut;
+use crate::matrix::MatrixMut;
 
 /// Queries, keys or values.
 #[derive(Clone, Copy)]

@@ -1,4 +1,4 @@
-//! Attention over many tokens: each head's products through `gemm`, directly on the packed rows.
+//! Attention over many tokens: each head's products as matrices, directly on the packed rows.
 
 use super::DropoutSource;
 use super::bias::Bias;
@@ -8,7 +8,8 @@ use super::op::{Attending, Kept};
 use super::sample::{SampleShape, Samples};
 use super::softmax::{GradScores, Softmax};
 use crate::buffer::Buffer;
-use crate::matmul::{Block, Matrix, MatrixMut, Store, multiply};
+use crate::matmul::multiply;
+use crate::matrix::{Block, Matrix, MatrixMut};
 use crate::{parallel, simd, slices};
 
 /// Whether to use this form. The one in [`kernel`](super::kernel) has a widest head, and is up to twice as fast for few
@@ -82,7 +83,7 @@ impl LargeAttention {
                 let weights = kept.unwrap_or_else(|| &mut scores[..rows * row_len]);
                 let mut scores = MatrixMut::strided(weights, rows, seen, row_len);
                 let (q, keys) = (q.rows(query, rows), k.rows(0, seen));
-                multiply(q, keys.transposed(), &mut scores, Store::Overwrite);
+                multiply(q, keys.transposed(), &mut scores);
                 let added = self.0.added(index, bias).to_head(head);
                 let tokens = shape.tokens;
                 simd::run(Softmax { tokens, scale: *scale, added, first: query, scores: weights });
@@ -91,15 +92,14 @@ impl LargeAttention {
                     None => weights,
                 };
                 let weights = Matrix::strided(weights, rows, seen, row_len);
-                multiply(weights, v.rows(0, seen), &mut block.out, Store::Overwrite);
+                multiply(weights, v.rows(0, seen), &mut block.out);
             },
         );
         Kept { weights, dropped: drawn }
     }
 
-    /// With dropped weights `W` and output gradient `G`: `dV = Wᵀ G`, `dW = G Vᵀ`, `dS` from [`GradScores`], `dQ = dS
-    /// K`,
-    /// `dK = dSᵀ Q`.
+    /// With dropped weights `W` and output gradient `G`: `dV = Wᵀ G`, `dW = G Vᵀ`, `dS` from [`GradScores`],
+    /// `dQ = dS K`, `dK = dSᵀ Q`.
     pub(super) fn backward(
         &self,
         kept: &Kept,
@@ -151,7 +151,7 @@ impl LargeAttention {
                     let (rows, seen) = seen_by(row, at_once, queries, tokens);
                     let (mut out, _unseen) = out.split_columns(seen);
                     let (grad, v) = (grad.rows(row, rows), v.rows(0, seen));
-                    multiply(grad, v.transposed(), &mut out, Store::Overwrite);
+                    multiply(grad, v.transposed(), &mut out);
                 }
                 let after = match &masks {
                     Some(masks) => masks.drop((index, shape), head, 0, weights, dropped),
@@ -171,7 +171,7 @@ impl LargeAttention {
                 for Block { row, mut out, .. } in of_q.blocks((at_once, head_dim)) {
                     let (rows, seen) = seen_by(row, at_once, queries, tokens);
                     let of_scores = of_scores.rows(row, rows).columns(0, seen);
-                    multiply(of_scores, k.rows(0, seen), &mut out, Store::Overwrite);
+                    multiply(of_scores, k.rows(0, seen), &mut out);
                 }
                 for (of_part, rows, factor) in [(of_v, dropped, grad), (of_k, of_scores, q)] {
                     for Block { row, mut out, .. } in of_part.blocks((at_once, head_dim)) {
@@ -180,7 +180,7 @@ impl LargeAttention {
                         let first = if causal { first } else { 0 };
                         let count = queries - first;
                         let seeing = rows.rows(first, count).columns(row, keys).transposed();
-                        multiply(seeing, factor.rows(first, count), &mut out, Store::Overwrite);
+                        multiply(seeing, factor.rows(first, count), &mut out);
                     }
                 }
             },

@@ -55,7 +55,7 @@ pub const TOOLKIT: &str = env!("VIT_CUDA_TOOLKIT");
 ///
 /// # Errors
 /// If the GPU cannot be used. candle panics if the driver's library is missing, so check that first.
-#[expect(unsafe_code, reason = "candle marks what holds for one stream only as unsafe")]
+#[expect(unsafe_code, reason = "turning off event tracking is only sound with one stream")]
 pub fn open(ordinal: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(ordinal)?;
     // SAFETY: tensors of this device are used on its single stream only, so none waits for another.
@@ -69,7 +69,7 @@ pub(crate) fn fused(xs: &Tensor) -> bool {
 }
 
 /// The kernels as PTX, which the driver compiles on first use.
-#[expect(unreachable_pub, reason = "the build script writes it so")]
+#[expect(unreachable_pub, reason = "the build script generates `pub` items")]
 mod kernels {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }

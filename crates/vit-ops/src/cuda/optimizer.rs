@@ -212,7 +212,7 @@ impl Step {
         let (tables, blocks) = (self.tables(&gradients)?, blocks_of(&self.slots));
         let grid = |slots: usize| Grid::blocks(blocks, slots).of(256, 1);
         for (first, (table, count)) in (0..).step_by(SLOTS).zip(&tables) {
-            kernel!(&self.device, OPTIMIZER, "look_at_gradients")
+            kernel!(&self.device, OPTIMIZER, "sum_and_check_gradients")
                 .value(*table)
                 .count(first)
                 .read(&held(loss).elements::<f32>()?)

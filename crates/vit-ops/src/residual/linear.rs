@@ -6,7 +6,8 @@ use super::Affine;
 use super::stack::{Gradients, List};
 use crate::linear::add_columns;
 use crate::many::Parameters;
-use crate::matmul::{Matrix, matmul, matmul_into};
+use crate::matmul::{matmul, matmul_into};
+use crate::matrix::Matrix;
 
 /// The indices of a map's parameters.
 pub(super) struct Map {

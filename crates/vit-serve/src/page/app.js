@@ -71,7 +71,7 @@ function show(begun) {
 function bars(probabilities) {
   const list = $("bars");
   const order = probabilities.map((p, at) => [p, at]);
-  // Of many classes, only the most probable.
+  // With many classes, only the most probable.
   if (order.length > 12) { order.sort((a, b) => b[0] - a[0]); order.length = 10; }
   while (list.children.length > order.length) list.lastChild.remove();
   while (list.children.length < order.length) {

@@ -49,7 +49,7 @@ impl Ahead {
         std::mem::take(&mut self.waited)
     }
 
-    /// Computes the shards `now`, started in order, and prefetches those of `next`.
+    /// Computes the shards `now`, started in order, and prefetches the shards `next`.
     ///
     /// # Errors
     /// The first shard's error.

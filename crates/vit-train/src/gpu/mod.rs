@@ -40,7 +40,7 @@ enum Replay {
     Graph(Graph),
 }
 
-/// Inputs of a step; their addresses must stay those of the recorded step.
+/// Inputs of a step, at the addresses of the recorded step.
 enum Samples {
     /// All images, and the order of an epoch.
     Resident { examples: Examples, order: Tensor },
@@ -153,12 +153,13 @@ impl StepBackend for GpuBackend {
                     reason = "only this module and the trainer's caller know what a step reads"
                 )]
                 // SAFETY: the step reads and writes
-                // - clock, moments and samples, which are fields beside the graph: `begin_run`, which replaces samples and
-                //   may replace the table of rates, and `resume`, which replaces the moments, drop the graph;
+                // - clock, moments and samples, which are fields beside the graph: `begin_run`, which replaces samples
+                //   and may replace the table of rates, and `resume`, which replaces the moments, drop the graph;
                 // - trained parameters and their averages, whose variables the slots of `step` hold;
                 // - other tensors of model and loss, which stay by the contract of `TrainerBuilder::record_steps`;
                 //   without it no graph is recorded.
-                // It is launched by the thread that recorded it, since a run stays on its thread and begins a new graph.
+                // It is launched by the thread that recorded it, since a run stays on its thread and begins a new
+                // graph.
                 unsafe { graph.launch() }?;
             }
             Replay::Next => {

@@ -17,8 +17,8 @@ use crate::{Error, Group, NamedVars};
 /// Parameters with the optimiser's moments.
 ///
 /// With gradient `g` at step `t`, Adam is `m = m + (1 - β₁)(g - m)`, `v = β₂ v + (1 - β₂) g²`,
-/// `p = p - lr / (1 - β₁ᵗ) · m / (sqrt(v) / sqrt(1 - β₂ᵗ) + eps)`. SGD is `b = μ b + g`, `p = p - lr b`, or with Nesterov's
-/// momentum `p = p - lr (g + μ b)`.
+/// `p = p - lr / (1 - β₁ᵗ) · m / (sqrt(v) / sqrt(1 - β₂ᵗ) + eps)`. SGD is `b = μ b + g`, `p = p - lr b`, or with
+/// Nesterov's momentum `p = p - lr (g + μ b)`.
 ///
 /// PyTorch equivalent: `torch.optim.Adam`, `torch.optim.AdamW`, `torch.optim.SGD`.
 ///

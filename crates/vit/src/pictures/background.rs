@@ -142,14 +142,14 @@ impl Grid {
     }
 }
 
-/// The median of all cells. Most cells of a drawn picture have this value, and counting shows where it is also the median around
-/// a cell, without sorting.
+/// The median of all cells. Most cells of a drawn picture have this value, and counting shows where it is also the
+/// median around a cell, without sorting.
 struct Usual {
     width: usize,
     height: usize,
     value: f32,
-    /// Summed-area table for each cell: how many cells are lower and how many higher, of every `STEP`th column to its left and
-    /// row above it, with `STEP` columns and rows of zeros in front.
+    /// Summed-area table for each cell: how many cells are lower and how many higher, of every `STEP`th column to its
+    /// left and row above it, with `STEP` columns and rows of zeros in front.
     counts: Vec<[u32; 2]>,
 }
 

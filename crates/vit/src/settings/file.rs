@@ -49,7 +49,7 @@ pub(crate) const CUSTOM: &str = "custom";
 const SHARDS: usize = 4;
 
 impl Settings {
-    /// The seed's recipe for a preset.
+    /// The notebook's recipe, for a preset.
     pub(super) fn of_preset(preset: Preset) -> Self {
         Self {
             preset: preset.name().to_owned(),
@@ -176,7 +176,7 @@ const fn is_zero(value: &f64) -> bool {
     *value == 0.0
 }
 
-/// Overrides entries of `base` with those of `over`, table by table.
+/// Overrides entries of `base` with entries of `over`, table by table.
 fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {

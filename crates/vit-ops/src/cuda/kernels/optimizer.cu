@@ -37,8 +37,8 @@ struct Tally {
 
 // Finds non-finite gradients and loss, and sums squares for the norm: squares (slots, gridDim.x). A fault is permanent:
 // from its step on, no parameter changes.
-extern "C" __global__ void look_at_gradients(Slots slots, unsigned first_slot, const float *loss, float scale,
-                                             double *squares, Tally *tally, const Clock *clock) {
+extern "C" __global__ void sum_and_check_gradients(Slots slots, unsigned first_slot, const float *loss, float scale,
+                                                   double *squares, Tally *tally, const Clock *clock) {
     __shared__ double room[32];
     Fault step = (Fault)clock->step << 32;
     if (tally->fault < step) return;  // keeps the squares of the faulty step

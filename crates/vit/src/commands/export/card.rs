@@ -89,7 +89,7 @@ fn usage(model: &SavedModel, layout: Layout) -> String {
     text += "```";
     if layout == Layout::Hf && model.config.image.channels == 1 {
         text += "\n\nThe model was trained on grey images. Its patch embedding has three channels here, the grey weights times 0.299, \
-                 0.587 and 0.114: grey pictures give the same output, coloured ones that of their luma.";
+                 0.587 and 0.114: grey pictures give the same output, and a colour picture gives its luma's.";
     }
     if model.info.transform.as_ref().is_some_and(|transform| transform.fit == Fit::Mnist) {
         text += "\n\nThe model expects light strokes on a dark ground, placed as in MNIST. `vit predict` finds and places a digit on \

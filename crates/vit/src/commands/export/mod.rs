@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// A run directory, or a safetensors file from vit
     #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
-    /// Format: parameters under the names of timm, Hugging Face transformers or the seed's notebook, or an ONNX graph
+    /// Format: parameters under the names of timm, Hugging Face transformers or the notebook, or an ONNX graph
     #[arg(long)]
     pub(crate) layout: LayoutName,
     /// File to write; a folder for hf, and for timm if PATH is a folder or ends in /

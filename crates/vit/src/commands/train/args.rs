@@ -79,25 +79,25 @@ pub(crate) struct Args {
     pub(crate) settings: SettingsArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Passes over the training images [default: 20]
+    /// Passes over the training images, at least 1 [default: 20]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) epochs: Option<u64>,
-    /// Stop after this many steps
+    /// Stop after this many steps, at least 1 [default: no limit]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) max_steps: Option<u64>,
-    /// Batch size [default: 64]
+    /// Batch size, at least 1 [default: 64]
     #[arg(long, value_name = "N")]
     pub(crate) batch_size: Option<usize>,
-    /// Learning rate [default: 0.0003]
+    /// Learning rate, at least 0 [default: 0.0003]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) lr: Option<f64>,
-    /// Dropout on attention weights, projections and feed-forwards, 0 to 1 [default: the preset's; shallow: 0.2]
+    /// Dropout on attention weights, projections and feed-forwards, in [0, 1) [default: the preset's; shallow: 0.2]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) dropout: Option<f64>,
     /// Seed of all random numbers [default: 0]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) seed: Option<u64>,
-    /// Threads; does not affect the result [default: all cores]
+    /// Threads, 1 to 1024; does not affect the result [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
     /// Device: cpu, cuda or cuda:N; auto is a usable GPU, else the CPU
@@ -106,13 +106,13 @@ pub(crate) struct Args {
     /// Do not shuffle the training images
     #[arg(long)]
     pub(crate) no_shuffle: bool,
-    /// Record the mean loss every N steps [default: 100]
+    /// Record the mean loss every N steps, at least 1 [default: 100]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) log_every: Option<u64>,
     /// Save a checkpoint every N steps, or every N seconds as `30s` [default: after each epoch]
     #[arg(long, value_name = "N|Ns")]
     pub(crate) save_every: Option<SaveEvery>,
-    /// Number of checkpoints to keep
+    /// Number of checkpoints to keep, at least 1
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) keep: u16,
     /// Resume the run in this directory from its newest checkpoint. Only --epochs, --max-steps, --lr, the schedule and

@@ -10,19 +10,19 @@ pub(crate) struct Augmentation {
     /// Shift by up to PX pixels, horizontally and vertically [default: 0]
     #[arg(long, value_name = "PX", allow_negative_numbers = true)]
     pub(crate) augment_shift: Option<f64>,
-    /// Rotate by up to this, either way [default: 0]
+    /// Rotate by up to this, either way, 0 to 180 [default: 0]
     #[arg(long, value_name = "DEGREES", allow_negative_numbers = true)]
     pub(crate) augment_rotation: Option<f64>,
-    /// Scale up by up to this share, or down by the inverse [default: 0]
+    /// Scale up by up to this share, at least 0, or down by the inverse [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_scale: Option<f64>,
-    /// Shear by up to this, either way [default: 0]
+    /// Shear by up to this, either way, 0 to 80 [default: 0]
     #[arg(long, value_name = "DEGREES", allow_negative_numbers = true)]
     pub(crate) augment_shear: Option<f64>,
     /// Elastic displacement: move the nodes of a 5x5 grid by up to PX pixels [default: 0]
     #[arg(long, value_name = "PX", allow_negative_numbers = true)]
     pub(crate) augment_elastic: Option<f64>,
-    /// Random erasing: probability that a rectangle of 2 to 20 % of the image becomes black [default: 0]
+    /// Random erasing: probability that a rectangle of 2 to 20 % of the image becomes black, 0 to 1 [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_erase: Option<f64>,
     /// Mixup: mix each image and label with another's; weights follow Beta(F, F), such as 0.2; CPU only [default: 0]
@@ -31,14 +31,15 @@ pub(crate) struct Augmentation {
     /// CutMix: paste a rectangle of another image; its area follows Beta(F, F), such as 1; CPU only [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_cutmix: Option<f64>,
-    /// Random resized crop: smallest share of the area, such as 0.35; 0 is off [default: the preset's]
+    /// Random resized crop: smallest share of the area, 0 to 1, such as 0.35; 0 is off
+    /// [default: the preset's]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_crop_scale: Option<f64>,
-    /// Probability of a horizontal flip [default: the preset's]
+    /// Probability of a horizontal flip, 0 to 1 [default: the preset's]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_flip: Option<f64>,
-    /// Colour jitter: change brightness, contrast and saturation by up to this factor, the hue by a quarter of it
-    /// [default: 0]
+    /// Colour jitter: change brightness, contrast and saturation by up to this factor, 0 to 2, the hue by a quarter of
+    /// it [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_jitter: Option<f64>,
     /// Automatic augmentation; trivial is TrivialAugment [default: none]

@@ -21,7 +21,8 @@ pub(crate) struct Finetuning {
     /// Freeze parameters: none, the embedding and the first N blocks, or all but the head [default: none]
     #[arg(long, value_name = "none|N|all")]
     freeze: Option<Freeze>,
-    /// Layer-wise learning-rate decay: multiply the rate by F for each layer below the head, such as 0.75 [default: 1]
+    /// Layer-wise learning-rate decay: multiply the rate by F, in (0, 1], for each layer below the head, such as 0.75
+    /// [default: 1]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     layer_decay: Option<f64>,
 }

@@ -96,9 +96,9 @@ impl Run<'_> {
     }
 }
 
-/// Checkpoint key and current value of the order of summation: a tree over shards. Earlier versions summed
-/// sequentially, and have no such key.
-pub(crate) const BITS: (&str, u64) = ("bits", 2);
+/// Checkpoint key and current value of the order of summation, in shards and products. The first version has no such
+/// key.
+pub(crate) const BITS: (&str, u64) = ("bits", 3);
 
 /// Checkpoint key of the best epoch's weights, by SHA-256.
 pub(crate) const BEST: &str = "best";

@@ -14,7 +14,7 @@ pub(crate) struct PicturesArgs {
     /// small pictures]
     #[arg(long, value_name = "N|HxW")]
     image_size: Option<Size>,
-    /// Share of each class for a test split, if the folder or CSV file has none [default: 0.2]
+    /// Share of each class for a test split, in [0, 1), if the folder or CSV file has none [default: 0.2]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     test_split: Option<f64>,
     /// Normalisation of pixels: half is to [-1, 1], imagenet and dataset are means and deviations [default: half]

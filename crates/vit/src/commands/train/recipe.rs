@@ -6,7 +6,7 @@ use vit_train::{Decay, OptimizerConfig, OptimizerKind, ScheduleKind};
 use crate::args::whole_number;
 use crate::settings::Settings;
 
-/// Training beyond the seed's recipe.
+/// Training beyond the notebook's recipe.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Recipe")]
 pub(crate) struct Recipe {
@@ -16,28 +16,31 @@ pub(crate) struct Recipe {
     /// Warm-up steps [default: 0; for one-cycle three tenths of the run]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) warmup: Option<u64>,
-    /// Final learning rate of a schedule [default: 0; for one-cycle --lr / 250000]
+    /// Final learning rate of a schedule, 0 to --lr [default: 0; for one-cycle --lr / 250000]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) min_lr: Option<f64>,
-    /// Use AdamW with this weight decay on matrices: not on norms, biases, position embeddings and class token
+    /// Use AdamW with this weight decay, at least 0, on matrices: not on norms, biases, position embeddings and class
+    /// token [default: Adam without decay]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) weight_decay: Option<f64>,
-    /// Gradient clipping: largest norm of all gradients together
+    /// Gradient clipping: largest norm of all gradients together, above 0 [default: no clipping]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) clip: Option<f64>,
-    /// Accumulate the gradients of N batches for a step [default: 1]
+    /// Accumulate the gradients of N batches for a step, at least 1 [default: 1]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) accumulate: Option<u64>,
-    /// Label smoothing: spread this share of each label over all classes [default: 0]
+    /// Label smoothing: spread this share of each label, in [0, 1), over all classes [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) label_smoothing: Option<f64>,
-    /// Evaluate and save an exponential moving average of the weights with this decay, such as 0.999
+    /// Evaluate and save an exponential moving average of the weights with this decay, in [0, 1), such as 0.999
+    /// [default: the weights themselves]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) ema: Option<f64>,
-    /// Hold out this share of the training images for validation, and keep the best epoch's weights [default: 0]
+    /// Hold out this share of the training images, in [0, 1), for validation, and keep the best epoch's weights
+    /// [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) val_split: Option<f64>,
-    /// Early stopping: stop after N epochs without a better validation accuracy
+    /// Early stopping: stop after N epochs, at least 1, without a better validation accuracy [default: never]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) patience: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! Errors, hints and plain output, compared with `snapshots/said.txt`.
+//! Errors, hints and plain output, compared with `snapshots/messages.txt`.
 
 use crate::files::test_file;
 use crate::support::Sandbox;
@@ -75,7 +75,7 @@ fn errors_and_plain_output_equal_the_snapshot() {
     sandbox.write("run/checkpoints/step-000120/state.json", "{}");
     COMMANDS_ON_DAMAGE.into_iter().for_each(&mut listen);
     let said = without_times(&said);
-    let path = test_file("snapshots/said.txt");
+    let path = test_file("snapshots/messages.txt");
     if std::env::var_os("VIT_RENEW_SNAPSHOTS").is_some() {
         std::fs::write(&path, &said).unwrap();
     }

@@ -1,0 +1,272 @@
+//! The product of rows and packed columns, tile by tile in registers.
+#![expect(unsafe_code, reason = "the innermost loop checks no bounds")]
+
+use super::pack::{Panels, Tiles};
+use crate::buffer::Buffer;
+use crate::lanes::Lanes;
+use crate::matrix::{Matrix, MatrixMut};
+use crate::simd::{self, Kernel};
+use crate::slices::LANES;
+
+/// Products summed in registers. As many rows of a panel fit the first-level cache.
+pub(super) const DEPTH: usize = 256;
+
+/// Rows for which a panel stays in the first-level cache; a multiple of the rows in registers.
+pub(super) const ROWS: usize = 48;
+
+/// Columns of a tile that are read at once if its rows are contiguous, which saves computing addresses.
+const UNROLL: usize = 4;
+
+/// `out = lhs · rhs`, with `bias` added to each row.
+pub(super) fn product(lhs: Matrix, rhs: Panels, bias: Option<&[f32]>, out: &mut MatrixMut) {
+    assert_eq!(lhs.columns, rhs.rows, "inner dimensions");
+    assert_eq!(lhs.rows, out.rows, "rows of the output");
+    assert!(bias.is_none_or(|bias| bias.len() == out.columns), "a bias for each column");
+    simd::run_fused(Product { lhs, rhs, bias, out });
+}
+
+struct Product<'a, 'b, 'c> {
+    lhs: Matrix<'a>,
+    rhs: Panels<'a>,
+    bias: Option<&'a [f32]>,
+    out: &'b mut MatrixMut<'c>,
+}
+
+impl Kernel for Product<'_, '_, '_> {
+    type Output = ();
+
+    /// The sums of a tile fill the registers.
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        if L::IS_ONE_REGISTER {
+            self.run_in_tiles::<L, 8, 2>(lanes);
+        } else {
+            self.run_in_tiles::<L, 6, 1>(lanes);
+        }
+    }
+}
+
+impl Product<'_, '_, '_> {
+    /// With tiles of `R` rows and `P` panels.
+    #[inline(always)]
+    fn run_in_tiles<L: Lanes, const R: usize, const P: usize>(self, lanes: L) {
+        let Self { lhs, rhs, bias, out } = self;
+        let mut packed = Buffer::dirty(Tiles::room(lhs));
+        // A sum of nothing is zero.
+        for first in (0..lhs.columns.max(1)).step_by(DEPTH) {
+            let depth = DEPTH.min(lhs.columns - first);
+            for top in (0..lhs.rows).step_by(ROWS) {
+                let block = lhs.rows(top, ROWS.min(lhs.rows - top)).columns(first, depth);
+                let tiles = Tiles::new::<R>(block, &mut packed);
+                for panel in (0..out.columns.div_ceil(LANES)).step_by(P) {
+                    let mut panels = [rhs.panel(panel, first, depth); P];
+                    for (offset, columns) in panels.iter_mut().enumerate() {
+                        *columns = rhs.panel(panel + offset, first, depth);
+                    }
+                    let column = panel * LANES;
+                    let base = match bias {
+                        _ if first > 0 => Base::Output,
+                        Some(bias) => Base::Bias(&bias[column..]),
+                        None => Base::Zero,
+                    };
+                    let mut to = Target { out, top, column, base };
+                    if tiles.has_tiles::<R>() {
+                        to.each_tile::<L, R, P>(lanes, &tiles, panels);
+                    } else if tiles.has_tiles::<4>() {
+                        to.each_tile::<L, 4, P>(lanes, &tiles, panels);
+                    } else {
+                        to.each_tile::<L, 1, P>(lanes, &tiles, panels);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a block of sums is added to.
+#[derive(Clone, Copy)]
+enum Base<'a> {
+    Zero,
+    Bias(&'a [f32]),
+    Output,
+}
+
+/// Where sums go: rows from `top` and columns from `column` on.
+struct Target<'a, 'b, 'c> {
+    out: &'b mut MatrixMut<'c>,
+    top: usize,
+    column: usize,
+    base: Base<'a>,
+}
+
+impl Target<'_, '_, '_> {
+    /// Computes `R` rows at a time.
+    #[inline(always)]
+    fn each_tile<L: Lanes, const R: usize, const P: usize>(
+        &mut self,
+        lanes: L,
+        tiles: &Tiles,
+        panels: [Matrix; P],
+    ) {
+        assert!(self.top + tiles.rows() <= self.out.rows, "rows of the output");
+        let is_whole = self.column + P * LANES <= self.out.columns;
+        for row in (0..tiles.rows()).step_by(R) {
+            let (first, tile) = tiles.tile::<R>(row);
+            let sums = sums::<L, R, P>(lanes, tile, panels);
+            if is_whole && row + R <= tiles.rows() {
+                for (offset, sums) in sums.into_iter().enumerate() {
+                    for (index, sum) in sums.into_iter().enumerate() {
+                        let (row, place) = (self.top + row + offset, index * LANES);
+                        // SAFETY: the output has these rows and columns, as just asserted and compared.
+                        let out = unsafe { self.out.chunk_unchecked(row, self.column + place) };
+                        let sum = match self.base {
+                            Base::Zero => sum,
+                            Base::Bias(bias) => lanes.add(lanes.load(sixteen(&bias[place..])), sum),
+                            Base::Output => lanes.add(lanes.load(out), sum),
+                        };
+                        lanes.store(sum, out);
+                    }
+                }
+            } else {
+                for (offset, sums) in sums.into_iter().enumerate() {
+                    if (row..tiles.rows()).contains(&(first + offset)) {
+                        self.store_part(lanes, first + offset, sums);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stores a row of sums up to the output's last column.
+    #[inline(always)]
+    fn store_part<L: Lanes, const P: usize>(&mut self, lanes: L, row: usize, sums: [L::Vector; P]) {
+        let mut values = [[0.0; LANES]; P];
+        for (values, sum) in values.iter_mut().zip(sums) {
+            lanes.store(sum, values);
+        }
+        let out = &mut self.out.row(self.top + row)[self.column..];
+        for (index, (out, value)) in out.iter_mut().zip(values.as_flattened()).enumerate() {
+            *out = match self.base {
+                Base::Zero => *value,
+                Base::Bias(bias) => bias[index] + value,
+                Base::Output => *out + value,
+            };
+        }
+    }
+}
+
+#[inline(always)]
+fn sixteen(values: &[f32]) -> &[f32; LANES] {
+    values.first_chunk().expect("sixteen values")
+}
+
+/// The products of each row with each column of the panels.
+#[inline(always)]
+fn sums<L: Lanes, const R: usize, const P: usize>(
+    lanes: L,
+    tile: Matrix,
+    panels: [Matrix; P],
+) -> [[L::Vector; P]; R] {
+    let depth = tile.columns;
+    assert!(tile.rows == R && panels.iter().all(|panel| panel.rows == depth));
+    let mut sums = [[lanes.splat(0.0); P]; R];
+    if tile.contiguous_rows().is_none() {
+        for index in 0..depth {
+            // SAFETY: columns are contiguous, and tile and panels have this one and this row, as asserted above.
+            unsafe { add(lanes, tile.column_unchecked(index), &panels, index, &mut sums) };
+        }
+        return sums;
+    }
+    let whole = depth - depth % UNROLL;
+    for first in (0..whole).step_by(UNROLL) {
+        let mut rows = [&[0.0; UNROLL]; R];
+        for (row, values) in rows.iter_mut().enumerate() {
+            // SAFETY: rows are contiguous, and the tile has this part of this row.
+            *values = unsafe { tile.part_unchecked(row, first) };
+        }
+        for offset in 0..UNROLL {
+            let column = rows.map(|row| row[offset]);
+            // SAFETY: panels have this row, as asserted above.
+            unsafe { add(lanes, &column, &panels, first + offset, &mut sums) };
+        }
+    }
+    for index in whole..depth {
+        // SAFETY: the tile has this column, and panels have this row.
+        unsafe {
+            let column = std::array::from_fn(|row| tile.get_unchecked(row, index));
+            add(lanes, &column, &panels, index, &mut sums);
+        }
+    }
+    sums
+}
+
+/// Adds the products of a column with a row of each panel.
+///
+/// # Safety
+/// The panels have this row.
+#[inline(always)]
+unsafe fn add<L: Lanes, const R: usize, const P: usize>(
+    lanes: L,
+    column: &[f32; R],
+    panels: &[Matrix; P],
+    index: usize,
+    sums: &mut [[L::Vector; P]; R],
+) {
+    let mut row = [lanes.splat(0.0); P];
+    for (row, panel) in row.iter_mut().zip(panels) {
+        // SAFETY: the caller vouches for the row; panels have contiguous rows of `LANES` numbers.
+        *row = lanes.load(unsafe { panel.part_unchecked(index, 0) });
+    }
+    for (sums, value) in sums.iter_mut().zip(column) {
+        let value = lanes.splat(*value);
+        for (sum, row) in sums.iter_mut().zip(&row) {
+            *sum = lanes.mul_add(value, *row, *sum);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pack::pack;
+    use super::*;
+    use crate::lanes::Portable;
+
+    /// Runs `run` on a product of these sizes, and returns the output.
+    fn output((rows, inner, columns): (usize, usize, usize), run: impl Fn(Product)) -> Vec<f32> {
+        let numbers = |len: usize| (0..len).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0);
+        let [lhs, rhs] = [rows, columns].map(|side| numbers(side * inner).collect::<Vec<_>>());
+        let bias: Vec<f32> = numbers(columns).collect();
+        let rhs = Matrix::new(&rhs, columns, inner).transposed();
+        let mut packed = Buffer::dirty(Panels::len(rhs));
+        Panels::pieces(rhs, &mut packed).for_each(|(columns, panel)| pack(columns, panel));
+        let mut out = vec![f32::NAN; rows * columns];
+        run(Product {
+            lhs: Matrix::new(&lhs, rows, inner),
+            rhs: Panels::packed(&packed, inner),
+            bias: Some(&bias),
+            out: &mut MatrixMut::strided(&mut out, rows, columns, columns),
+        });
+        out
+    }
+
+    #[test]
+    fn tiles_and_instruction_sets_do_not_change_a_bit() {
+        for size in [(1, 3, 1), (13, 40, 50), (60, 600, 33), (8, 16, 32)] {
+            let one = output(size, |product| product.run_in_tiles::<Portable, 1, 1>(Portable));
+            let wide = output(size, |product| product.run_in_tiles::<Portable, 8, 2>(Portable));
+            assert!(one == wide, "{size:?}");
+            let fused = output(size, |product| simd::run_fused(product));
+            for (name, arch) in simd::paths() {
+                let got = output(size, |product| simd::run_on(arch, product));
+                match name {
+                    // It may round twice.
+                    "portable" => assert!(
+                        got.iter().zip(&fused).all(|(a, b)| (a - b).abs() < 1e-4),
+                        "{size:?}"
+                    ),
+                    _ => assert!(got == fused, "{size:?} {name}"),
+                }
+            }
+        }
+    }
+}

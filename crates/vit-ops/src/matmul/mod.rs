@@ -1,0 +1,172 @@
+//! Matrix products on slices, on one thread or split into tiles of the output.
+//!
+//! Each element is a sum over blocks of products in order, and within a block each product is added with a single
+//! rounding (fused multiply-add). So neither tiles nor instruction sets change a bit. A single row has an order of its
+//! own.
+
+mod kernel;
+mod pack;
+mod row;
+
+use crate::buffer::Buffer;
+use crate::matrix::{Block, Matrix, MatrixMut};
+use crate::parallel;
+use kernel::{ROWS, product};
+use pack::{Panels, WIDTH};
+use row::row_product;
+
+/// Least number of tiles of a split product, so that threads end together.
+const TILES: usize = 16;
+
+/// Cost of packing a number in multiply-adds.
+const PACKING_COST: usize = 4;
+
+/// `lhs · rhs`, with `bias` added to each row, contiguous.
+pub(crate) fn matmul(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
+    let mut values = vec![0.0; lhs.rows * rhs.columns];
+    matmul_into(lhs, rhs, bias, &mut values);
+    values
+}
+
+/// The same into `out`, overwriting it.
+pub(crate) fn matmul_into(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: &mut [f32]) {
+    let (rows, columns) = (lhs.rows, rhs.columns);
+    assert_eq!(out.len(), rows * columns, "numbers in the product");
+    let mut out = MatrixMut::strided(out, rows, columns, columns);
+    let multiply_adds = rows * columns * lhs.columns;
+    if rows == 1 || !parallel::splits(multiply_adds) {
+        return multiply_with(lhs, rhs, bias, &mut out);
+    }
+    let mut packed = Buffer::dirty(Panels::len(rhs));
+    let pieces = Panels::pieces(rhs, &mut packed);
+    let cost = PACKING_COST * rhs.rows * columns;
+    parallel::for_each(cost, pieces, |(columns, panel)| pack::pack(columns, panel));
+    let panels = Panels::packed(&packed, rhs.rows);
+    parallel::for_each(multiply_adds, out.blocks(tile(rows, columns)), |block| {
+        let Block { row, column, mut out } = block;
+        let bias = bias.map(|bias| &bias[column..][..out.columns]);
+        product(lhs.rows(row, out.rows), panels.from(column), bias, &mut out);
+    });
+}
+
+/// `out = lhs · rhs`, on this thread.
+pub(crate) fn multiply(lhs: Matrix, rhs: Matrix, out: &mut MatrixMut) {
+    multiply_with(lhs, rhs, None, out);
+}
+
+fn multiply_with(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: &mut MatrixMut) {
+    if lhs.rows == 1 && lhs.contiguous_rows().is_some() && rhs.contiguous_rows().is_none() {
+        return row_product(lhs.row(0), rhs, bias, out.row(0));
+    }
+    if let Some(panels) = Panels::in_place(rhs, lhs.rows) {
+        return product(lhs, panels, bias, out);
+    }
+    let mut packed = Buffer::dirty(Panels::len(rhs));
+    let pieces = Panels::pieces(rhs, &mut packed);
+    pieces.for_each(|(columns, panel)| pack::pack(columns, panel));
+    product(lhs, Panels::packed(&packed, rhs.rows), bias, out);
+}
+
+/// Rows and columns of a tile: all columns, unless there are few rows.
+fn tile(rows: usize, columns: usize) -> (usize, usize) {
+    let parts = TILES.div_ceil(rows.div_ceil(ROWS).max(1));
+    (ROWS, columns.div_ceil(parts).next_multiple_of(WIDTH).max(WIDTH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parallel::tests::assert_threads_do_not_show;
+
+    fn data(len: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect()
+    }
+
+    /// Element (row, column) of the product.
+    fn naive(lhs: Matrix, rhs: Matrix, row: usize, column: usize) -> f32 {
+        (0..lhs.columns)
+            .map(|k| f64::from(lhs.at(row, k)) * f64::from(rhs.at(k, column)))
+            .sum::<f64>() as f32
+    }
+
+    /// Every layout of two operands of these sizes.
+    fn operands(
+        data: &[f32],
+        (rows, inner, columns): (usize, usize, usize),
+    ) -> impl Iterator<Item = (Matrix<'_>, Matrix<'_>)> {
+        let of = |rows: usize, columns: usize, from: usize| {
+            let data = &data[from..];
+            let straight = [0, 3].map(|gap| Matrix::strided(data, rows, columns, columns + gap));
+            let turned = [0, 3].map(|gap| Matrix::strided(data, columns, rows, rows + gap));
+            straight.into_iter().chain(turned.map(Matrix::transposed))
+        };
+        of(rows, inner, 0).flat_map(move |lhs| of(inner, columns, 5).map(move |rhs| (lhs, rhs)))
+    }
+
+    #[test]
+    fn products_equal_three_loops() {
+        let data = data(9000);
+        let sizes = [
+            (1, 1, 1),
+            (3, 5, 7),
+            (6, 8, 16),
+            (17, 9, 33),
+            (2, 0, 3),
+            (0, 3, 2),
+            (50, 2, 10),
+            (1, 600, 4),
+            (7, 300, 3),
+        ];
+        for size in sizes {
+            for (lhs, rhs) in operands(&data, size) {
+                let mut got = vec![f32::NAN; size.0 * size.2];
+                matmul_into(lhs, rhs, None, &mut got);
+                let shifted = matmul(lhs, rhs, Some(&data[..size.2]));
+                for (index, got) in got.into_iter().enumerate() {
+                    let (row, column) = (index / size.2, index % size.2);
+                    let want = naive(lhs, rhs, row, column);
+                    assert!((got - want).abs() < 1e-4, "{size:?} {index}: {got} {want}");
+                    let want = want + data[column];
+                    assert!((shifted[index] - want).abs() < 1e-4, "{size:?} {index}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_block_is_written() {
+        let data = data(60);
+        let (lhs, rhs) = (Matrix::new(&data, 3, 4), Matrix::new(&data[20..], 4, 5));
+        let mut out = vec![7.0; 5 * 9];
+        for Block { row, column, mut out } in
+            MatrixMut::strided(&mut out[2..], 3, 5, 9).blocks((2, 3))
+        {
+            let (rows, columns) = (out.rows, out.columns);
+            multiply(lhs.rows(row, rows), rhs.columns(column, columns), &mut out);
+        }
+        for (index, got) in out.into_iter().enumerate() {
+            let (row, column) = (index / 9, index % 9);
+            let is_inside = row < 3 && (2..7).contains(&column);
+            let want = if is_inside { naive(lhs, rhs, row, column - 2) } else { 7.0 };
+            assert!((got - want).abs() < 1e-5, "{index}: {got} {want}");
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() {
+        // Several tiles in each direction; long sums; small products.
+        for size in [
+            (1030, 64, 101),
+            (67, 1576, 101),
+            (64, 128, 384),
+            (17, 512, 128),
+            (67, 3, 2048),
+            (300, 65, 128),
+        ] {
+            let data = data(size.1 * size.0.max(size.2) + 4 * size.1 + 4 * size.0 + 4 * size.2 + 9);
+            for (lhs, rhs) in operands(&data, size) {
+                assert_threads_do_not_show(|| matmul(lhs, rhs, Some(&data[..size.2])));
+            }
+        }
+    }
+}
