@@ -155,7 +155,7 @@ fn on_one_thread<T: Send>(decode: impl FnOnce() -> T + Send) -> Result<T, Error>
 }
 
 /// Whether `libjpeg-turbo-rs` decodes pictures of this form
-/// (docs/decisions/0020-jpeg-at-the-scale-of-its-use.md): baseline, one scan, grey or YCbCr with its colours sampled at
+/// (docs/decisions/0020-jpeg-decoding.md): baseline, one scan, grey or YCbCr with its colours sampled at
 /// 1x1, 2x1 or 2x2.
 fn is_common(segments: &Summary<'_>, info: ImageInfo) -> bool {
     let Some(components) = segments.baseline.and_then(|frame| components(frame, info)) else {
