@@ -46,7 +46,7 @@ fn the_larger_recipe_has_at_most_250_000_parameters() {
 }
 
 #[test]
-fn the_best_recipe_has_the_seeds_number_of_parameters() {
+fn the_best_recipe_has_the_notebooks_number_of_parameters() {
     let sandbox = Sandbox::new();
     let config = test_file("../configs/mnist-best.toml");
     // Long enough for the average to forget the first steps.

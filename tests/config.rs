@@ -8,7 +8,7 @@ const FLAGS: &str =
     "--dataset digits --preset notebook --lr 0.01 --schedule cosine --warmup 5 --max-steps 1";
 
 #[test]
-fn it_prints_what_a_run_saves() {
+fn config_prints_saved_settings() {
     let sandbox = Sandbox::new();
     let printed = sandbox.run(&format!("config {FLAGS}")).succeeded();
     assert_eq!(printed.stderr, "");
@@ -18,7 +18,7 @@ fn it_prints_what_a_run_saves() {
 }
 
 #[test]
-fn its_output_as_input_gives_the_same_output() {
+fn config_output_round_trips() {
     let sandbox = Sandbox::new();
     for flags in ["", FLAGS, "--preset vit-ti16 --dropout 0.1", "--val-split 0.1 --patience 2"] {
         let first = sandbox.run(&format!("config {flags}")).succeeded().stdout;

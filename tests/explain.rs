@@ -11,7 +11,7 @@ fn sandbox_with_run(words: &str) -> Sandbox {
 }
 
 #[test]
-fn it_prints_and_draws_the_prediction() {
+fn explain_prints_and_draws_the_prediction() {
     for preset in ["shallow", "notebook"] {
         let sandbox = sandbox_with_run(&format!("--max-steps 60 --preset {preset}"));
         let predicted = sandbox.run("predict run digit.png").succeeded().json();

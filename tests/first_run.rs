@@ -8,7 +8,7 @@ use crate::support::Sandbox;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 #[test]
-fn without_data_or_network_training_uses_digits_and_says_so_first_and_last() {
+fn without_data_or_network_training_uses_digits_and_warns_at_start_and_end() {
     let sandbox = Sandbox::new();
     let begun = Instant::now();
     let outcome = sandbox.run("train --max-steps 20").succeeded();

@@ -34,7 +34,7 @@ fn a_runs_report_is_self_contained() {
 }
 
 #[test]
-fn its_confusion_matrix_equals_an_evaluations() {
+fn report_confusion_matrix_matches_eval() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 60 --preset notebook");
     let evaluation = sandbox.run("eval run --json").succeeded().json();

@@ -273,7 +273,7 @@ fn a_umask_of_777_leaves_nothing_behind() {
 
 /// The cache folder is below a file, or not writable.
 #[test]
-fn without_a_cache_folder_training_uses_digits_and_says_why() {
+fn without_a_cache_folder_training_uses_digits_and_logs_the_reason() {
     let sandbox = Sandbox::new();
     sandbox.write("file", "");
     fs::create_dir(sandbox.path("closed")).unwrap();

@@ -76,14 +76,14 @@ impl Unusable {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::NoDriver { .. } => {
-                "install NVIDIA's driver; a container has it where it is started with `--gpus all`"
+                "install the NVIDIA driver; start a container with `--gpus all`"
             }
             Self::Driver { .. } => {
-                "look at what `nvidia-smi` says; a driver that was just updated wants a restart, and toolkits' `stubs` \
-                 folders must not be on the path of libraries"
+                "run `nvidia-smi`; restart after an update of the driver, and remove toolkits' `stubs` folders from the \
+                 library path"
             }
             Self::NoGpu => {
-                "look at what `nvidia-smi` says, and whether CUDA_VISIBLE_DEVICES hides the GPU"
+                "run `nvidia-smi`, and check that CUDA_VISIBLE_DEVICES does not hide the GPU"
             }
             Self::NoSuchGpu { .. } => "`nvidia-smi -L` lists the GPUs",
             Self::OldDriver { .. } => {

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_those_of_the_published_files() {
+    fn sizes_match_published_files() {
         for source in [MNIST, FASHION_MNIST] {
             let sizes: Vec<u64> = source.files.iter().map(|file| file.len).collect();
             assert_eq!(sizes, [47_040_016, 60_008, 7_840_016, 10_008]);

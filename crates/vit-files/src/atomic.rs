@@ -163,7 +163,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn permissions_equal_those_of_any_new_file() {
+    fn permissions_follow_the_umask() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempdir().unwrap();
         let mode = |name| folder.path().join(name).metadata().unwrap().permissions().mode();

@@ -311,7 +311,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn permissions_equal_those_of_any_new_folder() {
+    fn permissions_follow_the_umask() {
         use std::os::unix::fs::PermissionsExt;
         let (above, path) = written();
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode();

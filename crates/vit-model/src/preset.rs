@@ -68,8 +68,8 @@ impl Preset {
 
     /// The preset of this name.
     ///
+    /// # Errors
     /// If no preset has this name.
-    /// If there is none.
     pub fn named(name: &str) -> Result<Self, Error> {
         let found = Self::all().iter().copied().find(|preset| preset.name() == name);
         found.ok_or_else(|| Error::UnknownPreset { name: name.to_owned() })

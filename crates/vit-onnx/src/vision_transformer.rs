@@ -17,8 +17,8 @@ pub(crate) const IMAGES: &str = "images";
 
 /// The graph of a model.
 ///
+/// # Errors
 /// If a parameter's values cannot be read.
-/// If a parameter's numbers cannot be read.
 pub(crate) fn graph(
     parameters: &Tensors,
     config: &VitConfig,

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() -> Result<()> {
+    fn gradients_match_finite_differences() -> Result<()> {
         for grid in [(3, 5), (1, 2)] {
             assert_gradient("the table", &normal((1, 7, 2))?, |table| {
                 resample_positions(table, 1, (2, 3), grid, Resampling::Timm)

@@ -150,22 +150,22 @@ pub(crate) const DETAIL: &str = "detail";
 /// The error and its causes on one line; a cause that an earlier message already quotes is left out.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |&error| error.source());
-    causes.fold(said(error), |said, cause| {
-        let cause = self::said(cause);
-        if said.contains(&cause) { said } else { format!("{said}: {cause}") }
+    causes.fold(message_of(error), |message, cause| {
+        let cause = message_of(cause);
+        if message.contains(&cause) { message } else { format!("{message}: {cause}") }
     })
 }
 
 /// An error's message, without the backtrace that candle appends under `RUST_BACKTRACE`.
-fn said(error: &(dyn Error + 'static)) -> String {
+fn message_of(error: &(dyn Error + 'static)) -> String {
     let boxed = error.downcast_ref::<Box<candle_core::Error>>().map(|error| &**error);
     match error.downcast_ref().or(boxed) {
-        Some(candle_core::Error::WithBacktrace { inner, .. }) => said(&**inner),
+        Some(candle_core::Error::WithBacktrace { inner, .. }) => message_of(&**inner),
         _ => error.to_string(),
     }
 }
 
-/// Advice if the system refuses to write a file.
+/// Advice if the system refuses to read or write a file.
 fn disk_hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut causes = std::iter::successors(Some(error), |&error| error.source());
     match causes.find_map(|cause| cause.downcast_ref::<io::Error>())?.kind() {
@@ -176,6 +176,7 @@ fn disk_hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             Some("choose another place, or change its permissions")
         }
+        io::ErrorKind::NotFound => Some("check the path; `ls runs` lists your runs"),
         _ => None,
     }
 }

@@ -10,23 +10,23 @@ use vit_patch::Resampling;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Settings that foreign files may lack")]
 pub(crate) struct ForeignFlags {
-    /// Attention heads [default: the folder's, else width / 64]
+    /// Attention heads, at least 1 [default: the folder's, else width / 64]
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
-    /// Image size in pixels; positions learned at another size are resampled
+    /// Image size in pixels, at least 1; positions learned at another size are resampled [default: the model's]
     #[arg(long, value_name = "N|HxW")]
     image_size: Option<Size>,
     /// How positions are resampled for --image-size: like timm (antialiased) or like transformers (hf) [default: like
     /// the model's library; for ours like timm]
     #[arg(long, value_name = "LIBRARY")]
     resample: Option<Resample>,
-    /// Epsilon of layer norms [default: the folder's, else its library's]
+    /// Epsilon of layer norms, above 0 [default: the folder's, else its library's]
     #[arg(long, value_name = "F")]
     layer_norm_eps: Option<f64>,
     /// Mean of each channel, for pixels in [0, 1] [default: the folder's, else 0.5]
     #[arg(long, value_name = "F,...", value_delimiter = ',', requires = "std")]
     mean: Vec<f64>,
-    /// Standard deviation of each channel [default: the folder's, else 0.5]
+    /// Standard deviation of each channel, above 0 [default: the folder's, else 0.5]
     #[arg(long, value_name = "F,...", value_delimiter = ',', requires = "mean")]
     std: Vec<f64>,
 }

@@ -36,7 +36,7 @@ use std::process::ExitCode;
 /// Runs the program with the arguments of this process.
 pub fn run() -> ExitCode {
     candle_threads::leave_unused();
-    terminal::tell_panics();
+    terminal::install_panic_hook();
     let cli = cli::usage::parse();
     let is_shared = cli.command.is_for_ranks();
     let mut logging = cli.logging;

@@ -252,7 +252,7 @@ impl Ranks {
     }
 
     /// Rank 0's text, on every rank.
-    pub(crate) fn told_by_first(&self, text: &str) -> String {
+    pub(crate) fn broadcast_text(&self, text: &str) -> String {
         let bytes = self.collective.broadcast_bytes(text.as_bytes());
         String::from_utf8_lossy(&bytes).into_owned()
     }
@@ -309,7 +309,7 @@ fn world(launch: &Launch) -> Result<World> {
         Failure::new(Exit::Usage, error.to_string()).hint(hint)
     })?;
     interrupt::is_rank(world.rank());
-    crate::terminal::call_panics_those_of(&name_of(world.rank()));
+    crate::terminal::set_panic_prefix(&name_of(world.rank()));
     let told = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         told(info);
@@ -383,7 +383,7 @@ mod over_mpi {
     #[test]
     #[ignore = "started by a launcher"]
     fn a_thread_of_rank_1_panics_while_the_others_wait() {
-        crate::terminal::tell_panics();
+        crate::terminal::install_panic_hook();
         let ranks = Ranks::join().expect("ranks of one launch");
         if ranks.collective.rank() == 1 {
             let thread = thread::Builder::new().name("shard-0".to_owned());

@@ -11,7 +11,7 @@ use vit_layers::{
 };
 
 use crate::support::{
-    DIM, configs, gradients_are_those_of_differences, largest, largest_difference, normal, roughen,
+    DIM, assert_gradients_match_differences, configs, largest, largest_difference, normal, roughen,
     weigh,
 };
 
@@ -27,7 +27,7 @@ fn check<L>(
     let parameters = Parameters::seeded(5);
     let layer = new(&parameters.builder(DType::F64, &Device::Cpu))?;
     roughen(&parameters)?;
-    gradients_are_those_of_differences(label, &parameters, inputs, || forward(&layer))
+    assert_gradients_match_differences(label, &parameters, inputs, || forward(&layer))
 }
 
 fn tokens() -> Result<Var> {

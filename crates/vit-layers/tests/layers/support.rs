@@ -71,7 +71,7 @@ const TOLERANCE: f64 = 1e-7;
 const ELEMENTS: usize = 16;
 
 /// Compares the gradients of every parameter and of the inputs with finite differences, in `f64`.
-pub(crate) fn gradients_are_those_of_differences(
+pub(crate) fn assert_gradients_match_differences(
     label: &str,
     parameters: &Parameters,
     inputs: &[&Var],

@@ -62,9 +62,8 @@ impl Attend<'_> {
 /// scale=scale)` on the three thirds of `qkv`, each split into heads; for the first token, `q[..., :1, :]`.
 ///
 /// # Shapes
-/// `qkv` (batch, tokens, 3 * heads * head_dim): queries, keys, values, each head's part contiguous -> (batch, tokens,
-/// heads
-/// * head_dim), or (batch, 1, heads * head_dim) for the first token
+/// `qkv` (batch, tokens, 3 * heads * head_dim): queries, keys, values, each head's part contiguous ->
+/// (batch, tokens, heads * head_dim), or (batch, 1, heads * head_dim) for the first token
 ///
 /// # Errors
 /// If the last dimension is not three times a multiple of the heads, or the mask or the bias has another shape.

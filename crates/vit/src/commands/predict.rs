@@ -40,7 +40,7 @@ pub(crate) struct Args {
     /// Split of the dataset
     #[arg(long, requires = "dataset", default_value = "test")]
     pub(crate) split: SplitName,
-    /// Also print the K most probable classes, highest first
+    /// Also print the K most probable classes, 1 to 65535, highest first [default: none]
     #[arg(long, value_name = "K", conflicts_with = "csv", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) top_k: Option<u16>,
     /// Print JSON also in a terminal

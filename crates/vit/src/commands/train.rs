@@ -128,7 +128,7 @@ fn resume(args: &Args, path: &Path, ranks: &Ranks) -> Result<ExitCode> {
         None => Ok(()),
     };
     if ranks.are_several() {
-        ranks.told_by_first(&settings.to_toml());
+        ranks.broadcast_text(&settings.to_toml());
         ranks.agree(&ranks_table(&settings))?;
     }
     let set_up = || {
@@ -185,7 +185,7 @@ fn resume(args: &Args, path: &Path, ranks: &Ranks) -> Result<ExitCode> {
 /// Resuming on ranks other than 0: rank 0 reads the run and sends it to the others.
 fn follow_resumed(args: &Args, ranks: &Ranks) -> Result<ExitCode> {
     let device = ranks.device(args.device)?;
-    let settings = Settings::of_text(&ranks.told_by_first(""))?;
+    let settings = Settings::of_text(&ranks.broadcast_text(""))?;
     ranks.agree(&ranks_table(&settings))?;
     let set_up = || {
         let (place, on) = (&args.data.place, (args.threads, ranks));

@@ -50,7 +50,7 @@ pub(crate) struct Args {
     pub(crate) files_only: bool,
     #[command(flatten)]
     pub(crate) place: DataPlace,
-    /// Threads [default: all cores]
+    /// Threads, 1 to 1024 [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
     /// Device: cpu, cuda or cuda:N; auto is a usable GPU, else the CPU

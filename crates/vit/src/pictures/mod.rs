@@ -22,7 +22,7 @@ pub(crate) use source::{NamedPicture, expand, read};
 use strokes::Strokes;
 
 /// Large pictures are first averaged down to no less than this, which reduces noise.
-const WORKING_SIDE: u32 = 256;
+const WORKING_SIDE: u32 = 240;
 
 /// The preprocessing of pictures for a model.
 pub(crate) struct Preparation {

@@ -11,10 +11,10 @@ pub(crate) mod stderr;
 pub(crate) mod stdout;
 
 pub(crate) use escape::{escaped, escaped_in_json, is_hidden};
+pub(crate) use panics::install_panic_hook;
 #[cfg_attr(
     not(feature = "mpi"),
     allow(unused_imports, reason = "without ranks there is one process")
 )]
-pub(crate) use panics::call_panics_those_of;
-pub(crate) use panics::tell_panics;
+pub(crate) use panics::set_panic_prefix;
 pub(crate) use shell::quoted;

@@ -12,13 +12,13 @@ static OWNER: OnceLock<String> = OnceLock::new();
 
 /// Adds this name to every panic message.
 #[cfg_attr(not(feature = "mpi"), allow(dead_code, reason = "without ranks there is one process"))]
-pub(crate) fn call_panics_those_of(owner: &str) {
+pub(crate) fn set_panic_prefix(owner: &str) {
     // It is set only once.
     let _ = OWNER.set(owner.to_owned());
 }
 
 /// Installs the panic hook; it prints a backtrace under `RUST_BACKTRACE`.
-pub(crate) fn tell_panics() {
+pub(crate) fn install_panic_hook() {
     panic::set_hook(Box::new(|info| {
         let thread = thread::current();
         let place = info.location().map_or_else(String::new, ToString::to_string);

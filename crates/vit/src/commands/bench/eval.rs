@@ -23,13 +23,13 @@ pub(crate) struct Args {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Number of noise images
+    /// Number of noise images, at least 1
     #[arg(long, value_name = "N", default_value = "1000", conflicts_with = "dataset", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) images: u32,
-    /// Threads [default: all cores]
+    /// Threads, 1 to 1024 [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Number of timed evaluations; one more runs first
+    /// Number of timed evaluations, at least 1; one more runs first
     #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
     /// Print the result as JSON

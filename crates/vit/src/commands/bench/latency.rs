@@ -22,13 +22,13 @@ const WARM_UP: u32 = 10;
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Batch size
+    /// Batch size, at least 1
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch_size: u32,
-    /// Threads for large operations [default: all cores]
+    /// Threads for large operations, 1 to 1024 [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Number of timed passes; a tenth as many run first
+    /// Number of timed passes, at least 1; a tenth as many run first
     #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) iterations: u32,
     /// Print the result as JSON

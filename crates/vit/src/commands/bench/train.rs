@@ -33,16 +33,16 @@ pub(crate) struct Args {
     pub(crate) settings: SettingsArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Batch size [default: 64]
+    /// Batch size, at least 1 [default: the settings'; else 64]
     #[arg(long, value_name = "N")]
     pub(crate) batch_size: Option<usize>,
-    /// Threads [default: all cores]
+    /// Threads, 1 to 1024 [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Number of timed steps
+    /// Number of timed steps, at least 1
     #[arg(long, value_name = "N", default_value = "300", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) steps: u32,
-    /// Number of untimed steps before them
+    /// Number of untimed steps before them, at least 0
     #[arg(long, value_name = "N", default_value = "50")]
     pub(crate) warmup: u32,
     /// Print the result as JSON

@@ -79,22 +79,22 @@ pub(crate) struct Args {
     pub(crate) settings: SettingsArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Passes over the training images, at least 1 [default: 20]
+    /// Passes over the training images, at least 1 [default: 20; for pictures 60]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) epochs: Option<u64>,
     /// Stop after this many steps, at least 1 [default: no limit]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) max_steps: Option<u64>,
-    /// Batch size, at least 1 [default: 64]
+    /// Batch size, at least 1 [default: 64; for pictures 32]
     #[arg(long, value_name = "N")]
     pub(crate) batch_size: Option<usize>,
-    /// Learning rate, at least 0 [default: 0.0003]
+    /// Learning rate, at least 0 [default: 0.0003; for pictures 0.001]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) lr: Option<f64>,
     /// Dropout on attention weights, projections and feed-forwards, in [0, 1) [default: the preset's; shallow: 0.2]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) dropout: Option<f64>,
-    /// Seed of all random numbers [default: 0]
+    /// Seed of all random numbers, at least 0 [default: 0]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) seed: Option<u64>,
     /// Threads, 1 to 1024; does not affect the result [default: all cores]
@@ -109,7 +109,7 @@ pub(crate) struct Args {
     /// Record the mean loss every N steps, at least 1 [default: 100]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) log_every: Option<u64>,
-    /// Save a checkpoint every N steps, or every N seconds as `30s` [default: after each epoch]
+    /// Save a checkpoint every N steps, or every N seconds as `30s`, at least 1 [default: after each epoch]
     #[arg(long, value_name = "N|Ns")]
     pub(crate) save_every: Option<SaveEvery>,
     /// Number of checkpoints to keep, at least 1

@@ -7,7 +7,7 @@ use vit_data::{Augment, Policy};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Augmentation")]
 pub(crate) struct Augmentation {
-    /// Shift by up to PX pixels, horizontally and vertically [default: 0]
+    /// Shift by up to PX pixels, at least 0, horizontally and vertically [default: 0]
     #[arg(long, value_name = "PX", allow_negative_numbers = true)]
     pub(crate) augment_shift: Option<f64>,
     /// Rotate by up to this, either way, 0 to 180 [default: 0]
@@ -19,16 +19,19 @@ pub(crate) struct Augmentation {
     /// Shear by up to this, either way, 0 to 80 [default: 0]
     #[arg(long, value_name = "DEGREES", allow_negative_numbers = true)]
     pub(crate) augment_shear: Option<f64>,
-    /// Elastic displacement: move the nodes of a 5x5 grid by up to PX pixels [default: 0]
+    /// Elastic displacement: move the nodes of a 5x5 grid by up to PX pixels, at least 0
+    /// [default: 0]
     #[arg(long, value_name = "PX", allow_negative_numbers = true)]
     pub(crate) augment_elastic: Option<f64>,
     /// Random erasing: probability that a rectangle of 2 to 20 % of the image becomes black, 0 to 1 [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_erase: Option<f64>,
-    /// Mixup: mix each image and label with another's; weights follow Beta(F, F), such as 0.2; CPU only [default: 0]
+    /// Mixup: mix each image and label with another's; weights follow Beta(F, F), such as 0.2; 0 is off;
+    /// CPU only [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_mixup: Option<f64>,
-    /// CutMix: paste a rectangle of another image; its area follows Beta(F, F), such as 1; CPU only [default: 0]
+    /// CutMix: paste a rectangle of another image; its area follows Beta(F, F), such as 1; 0 is off; CPU
+    /// only [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) augment_cutmix: Option<f64>,
     /// Random resized crop: smallest share of the area, 0 to 1, such as 0.35; 0 is off

@@ -18,7 +18,8 @@ pub(crate) struct Finetuning {
     /// Start with a new head, even if the model's would fit
     #[arg(long)]
     new_head: bool,
-    /// Freeze parameters: none, the embedding and the first N blocks, or all but the head [default: none]
+    /// Freeze parameters: none, the embedding and the first N blocks, 0 to the model's depth, or all but the head
+    /// [default: none]
     #[arg(long, value_name = "none|N|all")]
     freeze: Option<Freeze>,
     /// Layer-wise learning-rate decay: multiply the rate by F, in (0, 1], for each layer below the head, such as 0.75

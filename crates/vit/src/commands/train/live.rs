@@ -33,7 +33,7 @@ pub(super) struct Live {
 impl Live {
     /// Starts serving the run in its directory, on a separate thread.
     ///
-    /// If the system refuses.
+    /// # Errors
     /// If the system refuses.
     pub(super) fn begin(
         (listener, access): (TcpListener, &Access),

@@ -10,7 +10,7 @@ use crate::settings::{Asked, Settings};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Pictures")]
 pub(crate) struct PicturesArgs {
-    /// Size of the images that pictures are resized and cropped to [default: the preset's; without one 64, or 32 for
+    /// Size in pixels of the images that pictures are resized and cropped to, at least 1 [default: the preset's; without one 64, or 32 for
     /// small pictures]
     #[arg(long, value_name = "N|HxW")]
     image_size: Option<Size>,

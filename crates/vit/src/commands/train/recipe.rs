@@ -10,26 +10,27 @@ use crate::settings::Settings;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Recipe")]
 pub(crate) struct Recipe {
-    /// Learning-rate schedule after the warm-up [default: constant]
+    /// Learning-rate schedule after the warm-up [default: constant; for pictures one-cycle]
     #[arg(long, value_name = "NAME")]
     pub(crate) schedule: Option<ScheduleName>,
-    /// Warm-up steps [default: 0; for one-cycle three tenths of the run]
+    /// Warm-up steps, at least 0 [default: 0; for one-cycle three tenths of the run]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) warmup: Option<u64>,
     /// Final learning rate of a schedule, 0 to --lr [default: 0; for one-cycle --lr / 250000]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) min_lr: Option<f64>,
     /// Use AdamW with this weight decay, at least 0, on matrices: not on norms, biases, position embeddings and class
-    /// token [default: Adam without decay]
+    /// token [default: Adam without decay; for pictures 0.05]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) weight_decay: Option<f64>,
-    /// Gradient clipping: largest norm of all gradients together, above 0 [default: no clipping]
+    /// Gradient clipping: largest norm of all gradients together, above 0 [default: no clipping; for pictures 1]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) clip: Option<f64>,
     /// Accumulate the gradients of N batches for a step, at least 1 [default: 1]
     #[arg(long, value_name = "N", value_parser = whole_number())]
     pub(crate) accumulate: Option<u64>,
-    /// Label smoothing: spread this share of each label, in [0, 1), over all classes [default: 0]
+    /// Label smoothing: spread this share of each label, in [0, 1), over all classes [default: 0; for
+    /// pictures 0.1]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     pub(crate) label_smoothing: Option<f64>,
     /// Evaluate and save an exponential moving average of the weights with this decay, in [0, 1), such as 0.999
