@@ -12,7 +12,7 @@ pub(crate) trait Lanes: Copy {
     /// Sixteen numbers.
     type Vector: Copy;
 
-    /// Whether a vector is one register, of 32; otherwise the machine has fewer, or smaller ones.
+    /// Whether a vector is one register, as with AVX-512, which has 32.
     const IS_ONE_REGISTER: bool;
 
     /// `x` sixteen times.
@@ -163,7 +163,7 @@ impl Lanes for Portable {
     #[inline(always)]
     fn mul_add(self, a: Self::Vector, b: Self::Vector, mut c: Self::Vector) -> Self::Vector {
         for (c, (a, b)) in c.iter_mut().zip(a.into_iter().zip(b)) {
-            // Elsewhere it is a call for each number.
+            // Without the instruction, `f32::mul_add` is a call into libm.
             *c = if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
                 a.mul_add(b, *c)
             } else {

@@ -39,7 +39,11 @@ impl<'a> Matrix<'a> {
 
     /// `rows` rows from `row` on.
     pub(crate) fn rows(self, row: usize, rows: usize) -> Self {
-        assert!(row + rows <= self.rows, "expected rows below {}, got {}", self.rows, row + rows);
+        assert!(
+            row <= self.rows && rows <= self.rows - row,
+            "expected rows below {}, got {row} and {rows} more",
+            self.rows
+        );
         let start = (row * self.row_stride).min(self.data.len());
         Self { data: &self.data[start..], rows, ..self }
     }
@@ -47,6 +51,12 @@ impl<'a> Matrix<'a> {
     /// The elements from the first on and the distance between rows, if rows are contiguous. Otherwise columns are.
     pub(crate) fn contiguous_rows(&self) -> Option<(&'a [f32], usize)> {
         (self.column_stride == 1).then_some((self.data, self.row_stride))
+    }
+
+    /// Whether it has so many rows and columns, with contiguous rows.
+    #[inline(always)]
+    pub(crate) fn has_contiguous_rows(&self, rows: usize, columns: usize) -> bool {
+        self.column_stride == 1 && (self.rows, self.columns) == (rows, columns)
     }
 
     /// Distance between columns.
@@ -194,6 +204,9 @@ impl<'a> MatrixMut<'a> {
     #[inline(always)]
     pub(crate) fn row(&mut self, row: usize) -> &mut [f32] {
         assert!(row < self.rows, "expected a row below {}, got {row}", self.rows);
+        if self.columns == 0 {
+            return &mut [];
+        }
         // SAFETY: the row's elements are inside the borrowed slice, and this borrow is the only one of them.
         unsafe { slice::from_raw_parts_mut(self.data.add(row * self.row_stride), self.columns) }
     }
@@ -225,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "expected rows below 3, got 4")]
+    #[should_panic(expected = "expected rows below 3, got 2 and 2 more")]
     fn rows_outside_a_matrix_are_rejected() {
         Matrix::new(&[0.0; 12], 3, 4).rows(2, 2);
     }

@@ -287,9 +287,14 @@ mod tests {
 
     #[test]
     fn fused_equals_composed_forward_and_backward() -> Result<()> {
-        for (batch, tokens, heads, head_dim) in
-            [(1, 1, 1, 1), (2, 5, 3, 7), (2, 16, 2, 16), (1, 67, 1, 130), (2, QUERIES + 3, 2, 12)]
-        {
+        for (batch, tokens, heads, head_dim) in [
+            (1, 1, 1, 1),
+            (2, 5, 3, 7),
+            (2, 16, 2, 16),
+            (1, 67, 1, 130),
+            (1, 70, 1, 32),
+            (2, QUERIES + 3, 2, 12),
+        ] {
             let case = Case::new(&[&[batch, tokens, 3 * heads * head_dim]])?;
             let (mask, bias) = (mask(batch, tokens)?, bias(heads, tokens)?);
             let of_first = bias.narrow(2, 0, 1)?.contiguous()?;

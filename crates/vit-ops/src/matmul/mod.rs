@@ -1,8 +1,9 @@
 //! Matrix products on slices, on one thread or split into tiles of the output.
 //!
-//! Each element is a sum over blocks of products in order, and within a block each product is added with a single
-//! rounding (fused multiply-add). So neither tiles nor instruction sets change a bit. A single row has an order of its
-//! own.
+//! An element is `((bias + s_1) + s_2) + ...`, where each `s` is a sum of up to 256 products in order, and each product is
+//! added with a single rounding (fused multiply-add). So tiles, threads and instruction sets change no bit; only portable
+//! code on a machine without fused multiply-add does. A single contiguous row times contiguous columns is summed in lanes
+//! instead.
 
 mod kernel;
 mod pack;
@@ -11,11 +12,12 @@ mod row;
 use crate::buffer::Buffer;
 use crate::matrix::{Block, Matrix, MatrixMut};
 use crate::parallel;
+use crate::slices::LANES;
 use kernel::{ROWS, product};
-use pack::{Panels, WIDTH};
+use pack::{Panels, Tiles};
 use row::row_product;
 
-/// Least number of tiles of a split product, so that threads end together.
+/// Wanted number of tiles of a split product, so that threads end together.
 const TILES: usize = 16;
 
 /// Cost of packing a number in multiply-adds.
@@ -42,11 +44,16 @@ pub(crate) fn matmul_into(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: &
     let cost = PACKING_COST * rhs.rows * columns;
     parallel::for_each(cost, pieces, |(columns, panel)| pack::pack(columns, panel));
     let panels = Panels::packed(&packed, rhs.rows);
-    parallel::for_each(multiply_adds, out.blocks(tile(rows, columns)), |block| {
-        let Block { row, column, mut out } = block;
-        let bias = bias.map(|bias| &bias[column..][..out.columns]);
-        product(lhs.rows(row, out.rows), panels.from(column), bias, &mut out);
-    });
+    parallel::for_each_with(
+        multiply_adds,
+        out.blocks(tile(rows, columns)),
+        || Buffer::dirty(Tiles::packed_len(lhs)),
+        |scratch, Block { row, column, mut out }| {
+            let lhs = lhs.rows(row, out.rows);
+            let bias = bias.map(|bias| &bias[column..][..out.columns]);
+            product(lhs, panels.at_column(column), bias, scratch, &mut out);
+        },
+    );
 }
 
 /// `out = lhs · rhs`, on this thread.
@@ -55,22 +62,26 @@ pub(crate) fn multiply(lhs: Matrix, rhs: Matrix, out: &mut MatrixMut) {
 }
 
 fn multiply_with(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: &mut MatrixMut) {
+    assert_eq!(lhs.columns, rhs.rows, "inner dimensions");
+    assert_eq!((out.rows, out.columns), (lhs.rows, rhs.columns), "rows and columns of the output");
     if lhs.rows == 1 && lhs.contiguous_rows().is_some() && rhs.contiguous_rows().is_none() {
         return row_product(lhs.row(0), rhs, bias, out.row(0));
     }
+    let mut scratch = Buffer::dirty(Tiles::packed_len(lhs));
     if let Some(panels) = Panels::in_place(rhs, lhs.rows) {
-        return product(lhs, panels, bias, out);
+        return product(lhs, panels, bias, &mut scratch, out);
     }
     let mut packed = Buffer::dirty(Panels::len(rhs));
     let pieces = Panels::pieces(rhs, &mut packed);
     pieces.for_each(|(columns, panel)| pack::pack(columns, panel));
-    product(lhs, Panels::packed(&packed, rhs.rows), bias, out);
+    product(lhs, Panels::packed(&packed, rhs.rows), bias, &mut scratch, out);
 }
 
 /// Rows and columns of a tile: all columns, unless there are few rows.
 fn tile(rows: usize, columns: usize) -> (usize, usize) {
     let parts = TILES.div_ceil(rows.div_ceil(ROWS).max(1));
-    (ROWS, columns.div_ceil(parts).next_multiple_of(WIDTH).max(WIDTH))
+    // Two panels, which a kernel may read together.
+    (ROWS, columns.div_ceil(parts).next_multiple_of(2 * LANES).max(2 * LANES))
 }
 
 #[cfg(test)]
@@ -112,6 +123,7 @@ mod tests {
             (6, 8, 16),
             (17, 9, 33),
             (2, 0, 3),
+            (2, 0, 32),
             (0, 3, 2),
             (50, 2, 10),
             (1, 600, 4),

@@ -7,16 +7,13 @@ use crate::matrix::Matrix;
 use crate::simd;
 use crate::slices::LANES;
 
-/// Columns of two panels, which a kernel may read together.
-pub(super) const WIDTH: usize = 2 * LANES;
-
 /// Rows of the left operand from which packing the right one pays, even if its rows are contiguous.
 const WORTH_PACKING: usize = 128;
 
-/// Distance between columns up to which a block of the left operand is read in place: it fits the cache.
+/// Distance between columns up to which a block of the left operand is read in place: it fits the second-level cache.
 const NEAR: usize = 128;
 
-/// The right operand in panels of [`LANES`] columns. Their number is even; zeros fill the last ones.
+/// The right operand in panels of [`LANES`] columns. Zeros fill the last one.
 #[derive(Clone, Copy)]
 pub(super) struct Panels<'a> {
     data: &'a [f32],
@@ -31,12 +28,12 @@ pub(super) struct Panels<'a> {
 impl<'a> Panels<'a> {
     /// Numbers in the packed panels of `rhs`.
     pub(super) fn len(rhs: Matrix) -> usize {
-        rhs.rows * rhs.columns.next_multiple_of(WIDTH)
+        rhs.rows * rhs.columns.next_multiple_of(LANES)
     }
 
     /// `rhs` in place, if reading it for so many rows is as fast as packing it.
     pub(super) fn in_place(rhs: Matrix<'a>, rows: usize) -> Option<Self> {
-        let suits = rows < WORTH_PACKING && rhs.columns.is_multiple_of(WIDTH);
+        let suits = rows < WORTH_PACKING && rhs.columns.is_multiple_of(LANES);
         let (data, row_stride) = rhs.contiguous_rows().filter(|_| suits)?;
         Some(Self { data, stride: LANES, row_stride, rows: rhs.rows })
     }
@@ -48,7 +45,7 @@ impl<'a> Panels<'a> {
     ) -> impl Iterator<Item = (Matrix<'b>, &'b mut [[f32; LANES]])> + Send {
         let panels = packed.as_chunks_mut::<LANES>().0.chunks_exact_mut(rhs.rows.max(1));
         panels.enumerate().map(move |(index, panel)| {
-            let first = (index * LANES).min(rhs.columns);
+            let first = index * LANES;
             (rhs.columns(first, LANES.min(rhs.columns - first)), panel)
         })
     }
@@ -59,14 +56,15 @@ impl<'a> Panels<'a> {
     }
 
     /// The panels from `column` on, which is a multiple of [`LANES`].
-    pub(super) fn from(self, column: usize) -> Self {
+    pub(super) fn at_column(self, column: usize) -> Self {
         Self { data: &self.data[column / LANES * self.stride..], ..self }
     }
 
     /// `depth` rows of panel `index` from `first` on.
     #[inline(always)]
     pub(super) fn panel(&self, index: usize, first: usize, depth: usize) -> Matrix<'a> {
-        let start = index * self.stride + first * self.row_stride;
+        // Without rows there may be no data.
+        let start = (index * self.stride + first * self.row_stride).min(self.data.len());
         Matrix::strided(&self.data[start..], depth, LANES, self.row_stride)
     }
 }
@@ -118,43 +116,45 @@ fn interleave(columns: [&[f32]; LANES], rows: &mut [[f32; LANES]]) {
 /// A block of the left operand, cut into tiles of `R` rows: in place, or packed tile by tile and column by column.
 pub(super) struct Tiles<'a> {
     matrix: Matrix<'a>,
-    packed: Option<&'a [f32]>,
+    /// Rows of a tile, and the packed tiles.
+    packed: Option<(usize, &'a [f32])>,
 }
 
 impl<'a> Tiles<'a> {
     /// Numbers in a packed block; 0 if it is read in place.
-    pub(super) fn room(lhs: Matrix) -> usize {
+    pub(super) fn packed_len(lhs: Matrix) -> usize {
         let is_in_place = lhs.contiguous_rows().is_some() || lhs.column_stride() <= NEAR;
         if is_in_place { 0 } else { ROWS * DEPTH }
     }
 
-    /// Packs a block if it has [`room`](Self::room).
+    /// Packs a block if `scratch` is not empty.
     #[inline(always)]
-    pub(super) fn new<const R: usize>(matrix: Matrix<'a>, packed: &'a mut [f32]) -> Self {
-        if packed.is_empty() {
+    pub(super) fn new<const R: usize>(matrix: Matrix<'a>, scratch: &'a mut [f32]) -> Self {
+        if scratch.is_empty() {
             return Self { matrix, packed: None };
         }
         for index in 0..matrix.columns {
             let (tiles, rest) = matrix.column(index).as_chunks::<R>();
-            let mut places = packed[index * R..].chunks_mut(R * DEPTH);
+            let mut places = scratch[index * R..].chunks_mut(R * DEPTH);
             for (tile, to) in tiles.iter().zip(places.by_ref()) {
                 to[..R].copy_from_slice(tile);
             }
-            if let Some(to) = places.next() {
+            if let Some(to) = places.next().filter(|_| !rest.is_empty()) {
                 to[..R].fill(0.0);
                 to[..rest.len()].copy_from_slice(rest);
             }
         }
-        Self { matrix, packed: Some(packed) }
+        Self { matrix, packed: Some((R, scratch)) }
     }
 
     pub(super) fn rows(&self) -> usize {
         self.matrix.rows
     }
 
-    /// Whether tiles of `R` rows can be cut.
-    pub(super) fn has_tiles<const R: usize>(&self) -> bool {
-        self.packed.is_some() || self.matrix.rows >= R
+    /// Whether it can be cut into tiles of `R` rows.
+    #[inline(always)]
+    pub(super) fn has<const R: usize>(&self) -> bool {
+        self.packed.map_or(self.matrix.rows >= R, |(rows, _)| rows == R)
     }
 
     /// The tile with row `row`, a multiple of `R`, and its first row. The last tile of a block in place has rows of the
@@ -162,7 +162,8 @@ impl<'a> Tiles<'a> {
     #[inline(always)]
     pub(super) fn tile<const R: usize>(&self, row: usize) -> (usize, Matrix<'a>) {
         match self.packed {
-            Some(packed) => {
+            Some((rows, packed)) => {
+                assert_eq!(rows, R, "rows of a packed tile");
                 let columns = Matrix::strided(&packed[row * DEPTH..], self.matrix.columns, R, R);
                 (row, columns.transposed())
             }
