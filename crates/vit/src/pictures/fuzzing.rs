@@ -8,7 +8,7 @@ use super::strokes::Strokes;
 /// MNIST's image size.
 const SIZE: (u32, u32) = (28, 28);
 /// Working size of large pictures.
-const LEAST: u32 = 256;
+const LEAST: u32 = 240;
 
 const VIEW: EvalView =
     EvalView { resize: 32, crop: (28, 28), interpolation: Interpolation::Bicubic };
