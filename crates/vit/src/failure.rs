@@ -331,7 +331,7 @@ impl From<vit_model::Error> for Failure {
             }
             Error::Inexpressible { .. } => (
                 Exit::Usage,
-                Some("train a model that the layout can express, or export to another"),
+                Some("pass --layout onnx, which expresses every model, or train one such as vit-ti16"),
             ),
             Error::Unsupported { .. } | Error::NotAResize { .. } => (Exit::Usage, None),
             Error::Undetermined { field, .. } => (
@@ -407,6 +407,25 @@ impl From<vit_run::Error> for Failure {
     }
 }
 
+/// How to change a setting of the trainer.
+fn setting_hint(field: &str) -> &'static str {
+    match field {
+        "epochs" => "pass another --epochs",
+        "max_steps" => "pass another --max-steps",
+        "batch_size" => "pass another --batch-size",
+        "log_every" => "pass another --log-every",
+        "accumulate" => "pass another --accumulate",
+        "patience" => "pass another --patience",
+        "label_smoothing" => "pass another --label-smoothing",
+        "clip" => "pass another --clip",
+        "ema" => "pass another --ema",
+        "lr" => "pass another --lr",
+        "weight_decay" => "pass another --weight-decay",
+        "schedule.min_lr" => "pass another --min-lr",
+        _ => "change it under [train] in the --config file",
+    }
+}
+
 impl From<vit_train::Error> for Failure {
     fn from(error: vit_train::Error) -> Self {
         use vit_train::Error;
@@ -421,9 +440,7 @@ impl From<vit_train::Error> for Failure {
                 Some("start fewer ranks, or raise `shards` under [train] in the --config file"),
             ),
             Error::NoBatch { .. } => (Exit::Usage, Some("pass a smaller --batch-size")),
-            Error::Setting { .. } => {
-                (Exit::Usage, Some("set it with its flag, or under [train] in the --config file"))
-            }
+            Error::Setting { field, .. } => (Exit::Usage, Some(setting_hint(field))),
             Error::MixedOnGpu => {
                 (Exit::Usage, Some("pass --device cpu, or --augment-mixup 0 to train without it"))
             }

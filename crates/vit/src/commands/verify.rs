@@ -125,7 +125,8 @@ fn tell(args: &Args, findings: &[Finding]) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let message = format!("{}: {unsound} of {} checks failed", args.run.display(), findings.len());
-    Err(Failure::new(Exit::File, message))
+    let hint = "restore what is marked BAD from a copy, or train again in another directory";
+    Err(Failure::new(Exit::File, message).hint(hint))
 }
 
 /// Checks that the metrics begin as at the newest checkpoint.
