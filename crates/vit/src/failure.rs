@@ -331,7 +331,9 @@ impl From<vit_model::Error> for Failure {
             }
             Error::Inexpressible { .. } => (
                 Exit::Usage,
-                Some("pass --layout onnx, which expresses every model, or train one such as vit-ti16"),
+                Some(
+                    "pass --layout onnx, which expresses every model, or train one such as vit-ti16",
+                ),
             ),
             Error::Unsupported { .. } | Error::NotAResize { .. } => (Exit::Usage, None),
             Error::Undetermined { field, .. } => (
