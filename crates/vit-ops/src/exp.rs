@@ -28,7 +28,7 @@ pub(crate) fn exp(x: f32) -> f32 {
         polynomial = polynomial * r + coefficient;
     }
     let mantissa = polynomial * r * r + r + 1.0;
-    // The lowest bits of `rounded` equal those of `n`; the shift makes them the exponent.
+    // `rounded` ends in the lowest bits of `n`; the shift makes them the exponent.
     let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(ONE));
     mantissa * power
 }

@@ -59,8 +59,8 @@ pub fn serial<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Whether an operation of so many multiply-adds is computed in pieces, on one thread or several.
-pub(crate) fn large(multiply_adds: usize) -> bool {
+/// Whether an operation of so many multiply-adds justifies waking threads.
+fn large(multiply_adds: usize) -> bool {
     multiply_adds >= WORTH_WAKING
 }
 

@@ -1,9 +1,9 @@
 //! Matrix products on slices, on one thread or split into tiles of the output.
 //!
-//! An element is `((bias + s_1) + s_2) + ...`, where each `s` is a sum of up to 256 products in order, and each product is
-//! added with a single rounding (fused multiply-add). So tiles, threads and instruction sets change no bit; only portable
-//! code on a machine without fused multiply-add does. A single contiguous row times contiguous columns is summed in lanes
-//! instead.
+//! An element is `((bias + s_1) + s_2) + ...`, where each `s` is a sum of up to 256 products in order, and each product
+//! is added with a single rounding (fused multiply-add). So tiles, threads and instruction sets change no bit; only
+//! portable code on a machine without fused multiply-add does. A single contiguous row times contiguous columns is
+//! summed in lanes instead.
 
 mod kernel;
 mod pack;

@@ -8,8 +8,8 @@ use crate::slices::LANES;
 /// Columns at a time, so that sums do not wait for one another.
 const COLUMNS: usize = 4;
 
-/// `out = row · rhs + bias` for contiguous columns. Each sum is computed in lanes, so its last bits differ from the same
-/// row's in a product of several.
+/// `out = row · rhs + bias` for contiguous columns. Each sum is computed in lanes, so its last bits differ from the
+/// same row's in a product of several.
 pub(super) fn row_product(row: &[f32], rhs: Matrix, bias: Option<&[f32]>, out: &mut [f32]) {
     simd::run_fused(RowProduct { row, rhs, out });
     if let Some(bias) = bias {
