@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
+use vit_layers::ConfigError;
 use vit_model::OtherFormat;
 
 /// Exit codes.
@@ -315,17 +316,17 @@ impl From<vit_model::Error> for Failure {
             return error.into();
         }
         let (exit, hint) = match &error {
+            Error::Encoder(ConfigError::Rate { field, .. }) if field.starts_with("dropout") => {
+                (Exit::Usage, Some("pass another --dropout, or change it under [model.dropout]"))
+            }
             Error::Encoder(_)
             | Error::Patch(_)
             | Error::Classes { .. }
             | Error::ImageTooLarge { .. }
             | Error::TooManyTokens { .. }
-            | Error::TooLarge { .. } => (
-                Exit::Usage,
-                Some(
-                    "set the model under [model] in the --config file, or its dropout with --dropout",
-                ),
-            ),
+            | Error::TooLarge { .. } => {
+                (Exit::Usage, Some("change the model under [model] in the --config file"))
+            }
             Error::UnknownPreset { .. } => {
                 (Exit::Usage, Some("leave out --preset for the default, shallow"))
             }

@@ -96,7 +96,9 @@ impl Settings {
         let file = args
             .config
             .as_deref()
-            .map(|path| read_table(path, |path| File::open(path)))
+            .map(|path| {
+                read_table(path, |path| File::open(path), "`vit config` prints one to begin with")
+            })
             .transpose()?
             .unwrap_or_default();
         let in_file = file.get("preset").and_then(Value::as_str);
@@ -120,8 +122,8 @@ impl Settings {
         let base = if is_custom { Preset::Shallow.name() } else { &name };
         let preset = Preset::named(base).map_err(|error| match &args.config {
             Some(path) if args.preset.is_none() => {
-                let message = error.to_string();
-                Failure::new(Exit::Usage, message).about(path.display())
+                let hint = "remove the line for the default, shallow";
+                Failure::from(error).about(path.display()).hint(hint)
             }
             _ => error.into(),
         })?;
@@ -180,9 +182,10 @@ impl Settings {
     /// If its `config.toml` cannot be read.
     pub(crate) fn of_run(folder: &Path) -> Result<Self> {
         let path = folder.join(vit_run::CONFIG);
-        let settings = read_table(&path, open_file).and_then(|table| {
-            Value::Table(table).try_into().map_err(|error| bad_value(&path, &error))
-        });
+        let settings =
+            read_table(&path, open_file, "`ls runs` lists your runs").and_then(|table| {
+                Value::Table(table).try_into().map_err(|error| bad_value(&path, &error))
+            });
         settings.map_err(|failure| failure.exit(Exit::File))
     }
 
@@ -237,11 +240,19 @@ fn basic(text: &str) -> String {
 /// Size limit in bytes, ten times a file with every setting: the parser takes up to 800 bytes for each.
 const LONGEST: u64 = 1 << 15;
 
-fn read_table(path: &Path, open: impl FnOnce(&Path) -> io::Result<File>) -> Result<Table> {
+fn read_table(
+    path: &Path,
+    open: impl FnOnce(&Path) -> io::Result<File>,
+    if_absent: &str,
+) -> Result<Table> {
     // The user's file may be a pipe of the shell.
     let text = open(path).and_then(|file| text_of_at_most(LONGEST, file));
     let text = text.map_err(|error| {
-        Failure::new(Exit::Usage, format!("cannot read {}: {error}", path.display()))
+        let failure = Failure::new(Exit::Usage, format!("cannot read {}: {error}", path.display()));
+        match error.kind() {
+            io::ErrorKind::NotFound => failure.hint(format!("check the path; {if_absent}")),
+            _ => failure,
+        }
     })?;
     parse(&text).map_err(|Misread { line, message }| {
         Failure::new(Exit::Usage, format!("{}:{line}: {message}", path.display()))
