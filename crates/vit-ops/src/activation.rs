@@ -106,11 +106,18 @@ impl Activation {
     pub(crate) fn apply(self, xs: &[f32], ys: &mut [f32]) {
         let chunks = ys.chunks_mut(CHUNK).zip(xs.chunks(CHUNK));
         parallel::for_each(GELU_COST * xs.len(), chunks, |(ys, xs)| {
-            ys.copy_from_slice(xs);
-            match self {
-                Self::Relu => each(ys, |x| if x <= 0.0 { 0.0 } else { x }),
-                Self::Gelu => each(ys, |x| x * normal(x).0),
-            }
+            simd::dispatch(
+                #[inline(always)]
+                || {
+                    for (y, &x) in ys.iter_mut().zip(xs) {
+                        *y = match self {
+                            Self::Relu if x <= 0.0 => 0.0,
+                            Self::Relu => x,
+                            Self::Gelu => x * normal(x).0,
+                        };
+                    }
+                },
+            );
         });
     }
 

@@ -13,24 +13,42 @@ const SMALLEST: usize = 8 * 1024;
 /// How many times larger than needed a reused buffer may be.
 const LARGEST_EXCESS: usize = 4;
 
-/// Free buffers, the most recently returned last.
-static FREE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+/// How many numbers the pool may hold beyond five quarters of the most that were in use at once: 16 MB. Less would free
+/// and allocate the same buffers again and again in each pass of a small model.
+const SLACK: usize = 4 << 20;
+
+static POOL: Mutex<Pool> =
+    Mutex::new(Pool { free: Vec::new(), total: 0, in_use: 0, peak: 0, slack: SLACK });
+
+/// The memory of all buffers that are kept, in numbers.
+#[cfg_attr(test, derive(Default))]
+struct Pool {
+    /// The most recently returned last.
+    free: Vec<Vec<f32>>,
+    /// In use or free.
+    total: usize,
+    in_use: usize,
+    /// Most in use at once.
+    peak: usize,
+    slack: usize,
+}
 
 /// Numbers in reused memory.
 #[derive(Default)]
-pub(crate) struct Buffer(Vec<f32>);
+pub(crate) struct Buffer {
+    /// At least `len` numbers.
+    memory: Vec<f32>,
+    len: usize,
+}
 
 impl Buffer {
     /// `len` numbers with arbitrary values, to be overwritten.
     pub(crate) fn dirty(len: usize) -> Self {
         if len < SMALLEST {
-            return Self(vec![0.0; len]);
+            return Self { memory: vec![0.0; len], len };
         }
-        let found = take(&mut free(), len);
-        let mut values = found.unwrap_or_else(|| vec![0.0; rounded(len)]);
-        // If the buffer held fewer numbers, the rest is zeroed.
-        values.resize(len, 0.0);
-        Self(values)
+        let found = pool().take(len);
+        Self { memory: found.unwrap_or_else(|| vec![0.0; rounded(len)]), len }
     }
 
     /// `len` zeros.
@@ -45,49 +63,64 @@ impl Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.0
+        &self.memory[..self.len]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.0
+        &mut self.memory[..self.len]
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.0.capacity() >= SMALLEST {
-            free().push(std::mem::take(&mut self.0));
+        if self.memory.len() >= SMALLEST {
+            pool().give(std::mem::take(&mut self.memory));
         }
     }
 }
 
 /// Returns the memory that operations keep for reuse to the system, such as after dropping a large model.
 ///
-/// Kept memory never exceeds what was in use at once.
+/// Kept memory exceeds the most that was in use at once by at most a quarter and 16 MB.
 pub fn free_memory() {
-    free().clear();
+    let mut pool = pool();
+    pool.total = pool.in_use;
+    pool.peak = pool.in_use;
+    pool.free.clear();
 }
 
-fn free() -> MutexGuard<'static, Vec<Vec<f32>>> {
-    // The list is consistent even after a panic elsewhere.
-    FREE.lock().unwrap_or_else(PoisonError::into_inner)
+fn pool() -> MutexGuard<'static, Pool> {
+    // The pool is consistent even after a panic elsewhere.
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The smallest free buffer that holds `len` numbers. If there is none, frees as much memory as the new one takes, so
-/// the total never exceeds what was in use at once.
-fn take(free: &mut Vec<Vec<f32>>, len: usize) -> Option<Vec<f32>> {
-    let fits = |buffer: &Vec<f32>| (len..=LARGEST_EXCESS * len).contains(&buffer.capacity());
-    let sizes = free.iter().enumerate().rev().filter(|(_, buffer)| fits(buffer));
-    if let Some((index, _)) = sizes.min_by_key(|(_, buffer)| buffer.capacity()) {
-        return Some(free.remove(index));
+impl Pool {
+    /// The smallest free buffer that holds `len` numbers. If there is none, the caller makes one of [`rounded`] length,
+    /// for which old ones are freed if the total becomes too large.
+    fn take(&mut self, len: usize) -> Option<Vec<f32>> {
+        let fits = |buffer: &Vec<f32>| (len..=LARGEST_EXCESS * len).contains(&buffer.len());
+        let sizes = self.free.iter().enumerate().rev().filter(|(_, buffer)| fits(buffer));
+        let found = sizes.min_by_key(|(_, buffer)| buffer.len()).map(|(index, _)| index);
+        let found = found.map(|index| self.free.remove(index));
+        let taken = found.as_ref().map_or_else(|| rounded(len), Vec::len);
+        self.in_use += taken;
+        self.peak = self.peak.max(self.in_use);
+        if found.is_none() {
+            self.total += taken;
+            let limit = self.peak + self.peak / 4 + self.slack;
+            while self.total > limit && !self.free.is_empty() {
+                self.total -= self.free.remove(0).len();
+            }
+        }
+        found
     }
-    let mut freed = 0;
-    while freed < len && !free.is_empty() {
-        freed += free.remove(0).capacity();
+
+    fn give(&mut self, buffer: Vec<f32>) {
+        self.in_use -= buffer.len();
+        self.free.push(buffer);
     }
-    None
 }
 
 /// Rounds up to an eighth of a power of two, so that sequences of similar lengths share buffers.
@@ -99,27 +132,69 @@ fn rounded(len: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn buffers(sizes: &[usize]) -> Vec<Vec<f32>> {
-        sizes.iter().map(|&size| Vec::with_capacity(size)).collect()
+    impl Pool {
+        /// A buffer from the pool, or a new one.
+        fn get(&mut self, len: usize) -> Vec<f32> {
+            self.take(len).unwrap_or_else(|| vec![0.0; rounded(len)])
+        }
+
+        /// The lengths of the free buffers.
+        fn lengths(&self) -> Vec<usize> {
+            self.free.iter().map(Vec::len).collect()
+        }
     }
 
     #[test]
     fn smallest_fitting_buffer_is_reused() {
-        let mut free = buffers(&[400, 120, 200]);
-        let capacity = |taken: Option<Vec<f32>>| taken.map(|buffer| buffer.capacity());
-        assert_eq!(capacity(take(&mut free, 110)), Some(120));
-        assert_eq!(capacity(take(&mut free, 110)), Some(200));
-        assert_eq!(capacity(take(&mut free, 110)), Some(400));
-        assert!(free.is_empty());
+        let mut pool = Pool::default();
+        let buffers = [384, 120, 200].map(|len| pool.get(len));
+        let lengths = buffers.each_ref().map(Vec::len);
+        buffers.into_iter().for_each(|buffer| pool.give(buffer));
+        let taken = [110, 110, 110].map(|len| pool.get(len).len());
+        assert_eq!(taken, [lengths[1], lengths[2], lengths[0]]);
+        assert_eq!(pool.free.len(), 0);
+        pool.give(vec![0.0; lengths[0]]);
+        assert!(pool.take(64).is_none(), "six times too large");
     }
 
     #[test]
-    fn new_buffer_frees_as_much_as_it_takes() {
-        let mut free = buffers(&[10, 20, 30]);
-        assert!(take(&mut free, 35).is_none());
-        assert!(free.is_empty(), "ten, twenty and thirty make room for thirty-five");
-        let mut free = buffers(&[30]);
-        assert!(take(&mut free, 1).is_none(), "thirty times too large");
+    fn old_buffers_are_freed_beyond_five_quarters_of_the_peak() {
+        let mut pool = Pool::default();
+        let [a, b] = [64, 128].map(|len| pool.get(len));
+        pool.give(a);
+        pool.give(b);
+        assert_eq!((pool.total, pool.peak), (192, 192));
+        // 192 and 256 in total, 256 in use at once.
+        let large = pool.get(256);
+        assert_eq!((pool.lengths(), pool.total, pool.peak), (vec![], 256, 256));
+        pool.give(large);
+        let again = pool.get(64);
+        assert_eq!((again.len(), pool.total), (256, 256), "four times as large still fits");
+        pool.give(again);
+        let small = pool.get(32);
+        assert_eq!((small.len(), pool.lengths(), pool.total), (32, vec![256], 288));
+    }
+
+    #[test]
+    fn a_repeated_sequence_allocates_nothing() {
+        let mut pool = Pool::default();
+        let pass = |pool: &mut Pool| {
+            let mut new = 0;
+            let mut held: Vec<Vec<f32>> = Vec::new();
+            for (len, keeps) in [(38, 2), (113, 2), (110, 2), (38, 3), (37, 1), (151, 2), (147, 2)]
+            {
+                let total = pool.total;
+                held.push(pool.get(1000 * len));
+                new += usize::from(pool.total > total);
+                while held.len() > keeps {
+                    pool.give(held.remove(0));
+                }
+            }
+            held.into_iter().for_each(|buffer| pool.give(buffer));
+            new
+        };
+        let new: Vec<usize> = (0..6).map(|_| pass(&mut pool)).collect();
+        assert_eq!(new[3..], [0, 0, 0], "{new:?}");
     }
 
     #[test]

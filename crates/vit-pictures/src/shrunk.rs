@@ -145,10 +145,22 @@ impl Shrinking {
     fn plane(&self, background: f64, light: impl Fn([f64; 3]) -> f64) -> Plane {
         let (width, height) = self.size;
         let [across, down] = [width, height].map(|side| side.div_ceil(self.factor));
-        Plane::from_fn(across, down, |x, y| {
-            let Colour { rgb, alpha } = self.mean(x, y);
-            Luma([(light(rgb) + background * (1.0 - alpha)) as f32])
-        })
+        let values: Vec<f32> = match (self.kind.samples, self.factor) {
+            // Grey bytes of a small picture, such as a digit of a data set.
+            (1, 1) => {
+                let most = f64::from(self.kind.most);
+                self.sums.iter().map(|&sum| (sum as f64 / most) as f32).collect()
+            }
+            _ => {
+                let places = (0..down).flat_map(|y| (0..across).map(move |x| (x, y)));
+                let value = |(x, y)| {
+                    let Colour { rgb, alpha } = self.mean(x, y);
+                    (light(rgb) + background * (1.0 - alpha)) as f32
+                };
+                places.map(value).collect()
+            }
+        };
+        Plane::from_raw(across, down, values).expect("a value for each square")
     }
 
     /// RGB bytes over a background, with width and height.

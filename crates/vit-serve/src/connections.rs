@@ -19,12 +19,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tower_service::Service;
 
 use crate::Problem;
 use crate::routes;
 use crate::server::Shared;
+use crate::workers::Workers;
 
 /// After a stop, requests on open connections are still answered for this long, each as the connection's last, so
 /// clients that send requests one after another lose none.
@@ -33,9 +35,19 @@ const LINGER: Duration = Duration::from_millis(250);
 /// Bytes for a request's head, and for reading ahead in its body.
 const BUFFER: usize = 16 << 10;
 
-pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
+/// A connection, and its place among those allowed.
+pub(crate) struct Accepted {
+    stream: std::net::TcpStream,
+    place: OwnedSemaphorePermit,
+}
+
+/// Accepts connections until the server is stopped, and waits for their end.
+pub(crate) async fn accept_all(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    workers: &Workers,
+) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let router = routes::router(Arc::clone(&shared));
     let places = Arc::new(Semaphore::new(shared.limits.connections));
     let mut stop = shared.stop.clone();
     let is_stopped = async move { stop.wait_for(|stopped| *stopped).await.is_ok() };
@@ -47,7 +59,7 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Res
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => begin(stream, &shared, &router, &places),
+            Ok((stream, _)) => hand(stream, &shared, workers, &places),
             // For instance too many open files, until others close.
             Err(error) => {
                 tracing::warn!("cannot accept a connection: {error}");
@@ -59,7 +71,7 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Res
     while let Ok(Ok((stream, _))) =
         tokio::time::timeout(Duration::from_millis(1), listener.accept()).await
     {
-        begin(stream, &shared, &router, &places);
+        hand(stream, &shared, workers, &places);
     }
     drop(listener);
     let all = u32::try_from(shared.limits.connections).unwrap_or(u32::MAX);
@@ -72,28 +84,65 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Res
     Ok(())
 }
 
-fn begin(stream: TcpStream, shared: &Arc<Shared>, router: &Router, places: &Arc<Semaphore>) {
+/// Hands a connection to a worker, if there are not too many.
+fn hand(stream: TcpStream, shared: &Arc<Shared>, workers: &Workers, places: &Arc<Semaphore>) {
     let Ok(place) = Arc::clone(places).try_acquire_owned() else {
         shared.counts.refused.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(refuse(stream, shared.limits.connections));
         return;
     };
-    let (shared, router) = (Arc::clone(shared), router.clone());
-    tokio::spawn(async move {
-        let _place = place;
-        shared.counts.connections.fetch_add(1, Ordering::Relaxed);
-        answer(stream, &shared, router).await;
-        shared.counts.connections.fetch_sub(1, Ordering::Relaxed);
-    });
+    match stream.into_std() {
+        Ok(stream) => workers.hand(Accepted { stream, place }),
+        Err(error) => tracing::warn!("cannot take a connection: {error}"),
+    }
+}
+
+/// How long a thread stays awake after an answer. Clients that send requests one after another send the next one
+/// sooner, and waking takes a fifth of such a request's time.
+const AWAKE: Duration = Duration::from_micros(100);
+
+/// Keeps the thread of this runtime awake after each answer.
+async fn stay_awake(answered: Arc<Notify>) {
+    loop {
+        answered.notified().await;
+        let begun = Instant::now();
+        while begun.elapsed() < AWAKE {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Answers connections from the queue until it is closed, on the thread of this runtime.
+pub(crate) async fn answer_all(mut queue: UnboundedReceiver<Accepted>, shared: Arc<Shared>) {
+    let router = routes::router(Arc::clone(&shared));
+    let answered = Arc::new(Notify::new());
+    tokio::spawn(stay_awake(Arc::clone(&answered)));
+    while let Some(Accepted { stream, place }) = queue.recv().await {
+        let (shared, router) = (Arc::clone(&shared), router.clone());
+        let answered = Arc::clone(&answered);
+        tokio::spawn(async move {
+            let _place = place;
+            shared.counts.connections.fetch_add(1, Ordering::Relaxed);
+            match TcpStream::from_std(stream) {
+                Ok(stream) => answer(stream, &shared, router, &answered).await,
+                Err(error) => tracing::warn!("cannot take a connection: {error}"),
+            }
+            shared.counts.connections.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
 }
 
 /// Answers a connection's requests until it ends.
-async fn answer(stream: TcpStream, shared: &Arc<Shared>, router: Router) {
+async fn answer(stream: TcpStream, shared: &Arc<Shared>, router: Router, answered: &Notify) {
     // Answers are written as a whole, so delaying packets would gain nothing.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request: Request<Incoming>| {
         let (shared, router) = (Arc::clone(shared), router.clone());
-        async move { Ok::<_, Infallible>(respond(&shared, router, request).await) }
+        async move {
+            let response = respond(&shared, router, request).await;
+            answered.notify_one();
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(shared.limits.time);

@@ -14,6 +14,7 @@ mod query;
 mod routes;
 mod runs;
 mod server;
+mod workers;
 
 pub use model::{ExplainOptions, Input, Model, Patches, PredictOptions, Prepared};
 pub use models::{Load, Subject};

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::batch::Batches;
@@ -13,6 +14,7 @@ use crate::connections;
 use crate::count::Counts;
 use crate::guard::Guard;
 use crate::models::{Load, Models, Subject};
+use crate::workers::Workers;
 use crate::{Model, Problem};
 
 /// Limits of a server.
@@ -152,18 +154,9 @@ impl Server {
     /// # Errors
     /// If the system cannot start threads.
     pub fn run(self) -> io::Result<()> {
-        let limits = &self.shared.limits;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(limits.threads)
-            // Slow operations have a limit of their own; the other threads load models and read runs.
-            .max_blocking_threads(limits.threads + 4)
-            .thread_name("server")
-            .enable_io()
-            .enable_time()
-            .build()?;
-        runtime.block_on(connections::serve(self.listener, self.shared))?;
-        runtime.shutdown_timeout(Duration::from_millis(100));
-        Ok(())
+        let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+        let workers = Workers::start(&self.shared)?;
+        runtime.block_on(connections::accept_all(self.listener, self.shared, &workers))
     }
 }
 

@@ -20,6 +20,10 @@ use row::row_product;
 /// Wanted number of tiles of a split product, so that threads end together.
 const TILES: usize = 16;
 
+/// Rows up to which a product is split by columns. A block of such a left operand, 256 columns wide, fits the
+/// second-level cache, and each thread packs only the columns that it needs, without waiting for others.
+const FEW_ROWS: usize = 512;
+
 /// Cost of packing a number in multiply-adds.
 const PACKING_COST: usize = 4;
 
@@ -38,6 +42,16 @@ pub(crate) fn matmul_into(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: &
     let multiply_adds = rows * columns * lhs.columns;
     if rows == 1 || !parallel::splits(multiply_adds) {
         return multiply_with(lhs, rhs, bias, &mut out);
+    }
+    if rows <= FEW_ROWS && Tiles::packed_len(lhs) == 0 {
+        // Two panels, which a kernel may read together.
+        let width = (columns / TILES / (2 * LANES)).max(1) * 2 * LANES;
+        let pieces = out.blocks((rows, width));
+        return parallel::for_each(multiply_adds, pieces, |Block { column, mut out, .. }| {
+            let columns = out.columns;
+            let bias = bias.map(|bias| &bias[column..][..columns]);
+            multiply_with(lhs, rhs.columns(column, columns), bias, &mut out);
+        });
     }
     let mut packed = Buffer::dirty(Panels::len(rhs));
     let pieces = Panels::pieces(rhs, &mut packed);
@@ -80,7 +94,6 @@ fn multiply_with(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: &mut Matri
 /// Rows and columns of a tile: all columns, unless there are few rows.
 fn tile(rows: usize, columns: usize) -> (usize, usize) {
     let parts = TILES.div_ceil(rows.div_ceil(ROWS).max(1));
-    // Two panels, which a kernel may read together.
     (ROWS, columns.div_ceil(parts).next_multiple_of(2 * LANES).max(2 * LANES))
 }
 

@@ -223,11 +223,12 @@ impl Preparation {
     /// Normalised, channel by channel.
     fn scaled(&self, planes: &[Plane]) -> Vec<f32> {
         let of = |numbers: &[f64], channel: usize| numbers[channel % numbers.len()] as f32;
-        let channel = |(channel, plane): (usize, &Plane)| {
+        let mut scaled = Vec::with_capacity(planes.iter().map(|plane| plane.len()).sum());
+        for (channel, plane) in planes.iter().enumerate() {
             let (mean, std) = (of(&self.mean, channel), of(&self.std, channel));
-            plane.iter().map(|value| (value - mean) / std).collect::<Vec<_>>()
-        };
-        planes.iter().enumerate().flat_map(channel).collect()
+            scaled.extend(plane.iter().map(|value| (value - mean) / std));
+        }
+        scaled
     }
 }
 
