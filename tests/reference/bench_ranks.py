@@ -1,4 +1,4 @@
-"""Time `vit` on two ranks beside one process and beside PyTorch's DistributedDataParallel, and model many ranks after it.
+"""Compare `vit` on two ranks with one process and with PyTorch's DistributedDataParallel, and extrapolate to many ranks.
 
     cargo build --workspace --features vit/mpi --bin vit --example network
     python tests/reference/bench_ranks.py --target target/debug --json FILE
@@ -134,7 +134,7 @@ def report(rounds, base):
     for at, size in enumerate(net.sizes):
         print(f"| {size:,} | {1e3 * net.times['exchange'][at]:.0f} | {1e3 * net.times['gather'][at]:.0f} |")
     print(f"\nbroadcast: {1e3 * net.times['broadcast'][0]:.0f} us\n")
-    # A step takes so much, and so much an image.
+    # Cost model: a constant per step plus a cost per image.
     one, few = of("shallow, 1 thread"), of("shallow, 1 thread, 16 images")
     image = (one - few) / 48
     costs = {"shallow": (max(one - 64 * image, 0), image), "ViT-B/16": (max(2 * base[0] - base[1], 0), base[1] - base[0])}

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-/// This cargo on this workspace, whatever the working directory.
+/// Runs this cargo in the workspace, from any directory.
 pub(crate) fn cargo(subcommand: &str) -> Command {
     cargo_at(subcommand, &manifest())
 }

@@ -43,7 +43,7 @@ pub struct SourceFile {
     pub sha256: Checksum,
 }
 
-/// The digest that is known of a file.
+/// A file's known digest.
 #[derive(Clone, Copy, Debug)]
 pub enum Checksum {
     /// Digest of the unpacked bytes: valid for any compression, and the file is installed unpacked.
@@ -59,8 +59,7 @@ impl SourceFile {
         format!("{}.gz", self.name)
     }
 
-    /// The size no honest `.gz` of this file exceeds: bytes that do not shrink cost five more for
-    /// each block of 16 kB, and the header carries a name.
+    /// Upper bound of the `.gz` file's size: incompressible data adds five bytes per block of 16 kB, plus the header.
     pub(crate) fn longest_packed(&self) -> u64 {
         self.len + self.len / 1000 + 1024
     }
@@ -131,7 +130,7 @@ pub const CIFAR_10: Source = cifar(
     )],
 );
 
-/// The same of a hundred kinds.
+/// Like [`CIFAR_10`], with 100 classes.
 pub const CIFAR_100: Source = cifar(
     "cifar100",
     &[file(

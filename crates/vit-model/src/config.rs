@@ -6,7 +6,7 @@ use vit_patch::{ClassToken, ImageSize, PatchConfig, PatchSize, Position, Positio
 
 use crate::Error;
 
-/// Numbers in an image: 2048 x 2048 in three channels, and a third more.
+/// Numbers in the largest image, a third more than 2048 x 2048 in three channels.
 const LARGEST_IMAGE: u128 = 1 << 24;
 /// Twice the tokens of images of 1024 x 1024 pixels in patches of 16 x 16. One head's attention weights are the square.
 const MOST_TOKENS: usize = 1 << 13;

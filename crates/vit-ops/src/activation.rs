@@ -104,6 +104,7 @@ impl Activation {
 impl Activation {
     /// Applies the function from one slice to another.
     pub(crate) fn apply(self, xs: &[f32], ys: &mut [f32]) {
+        assert_eq!(xs.len(), ys.len(), "inputs and outputs");
         let chunks = ys.chunks_mut(CHUNK).zip(xs.chunks(CHUNK));
         parallel::for_each(GELU_COST * xs.len(), chunks, |(ys, xs)| {
             simd::dispatch(
@@ -123,6 +124,7 @@ impl Activation {
 
     /// Recomputes the outputs from the inputs `xs`, and replaces the outputs' gradient with the inputs'.
     pub(crate) fn again(self, xs: &[f32], ys: &mut [f32], grad: &mut [f32]) {
+        assert!(xs.len() == ys.len() && xs.len() == grad.len(), "inputs, outputs and gradients");
         let chunks = ys.chunks_mut(CHUNK).zip(grad.chunks_mut(CHUNK)).zip(xs.chunks(CHUNK));
         parallel::for_each(GELU_COST * xs.len(), chunks, |((ys, grad), xs)| {
             simd::dispatch(

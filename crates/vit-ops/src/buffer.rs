@@ -13,8 +13,8 @@ const SMALLEST: usize = 8 * 1024;
 /// How many times larger than needed a reused buffer may be.
 const LARGEST_EXCESS: usize = 4;
 
-/// How many numbers the pool may hold beyond five quarters of the most that were in use at once: 16 MB. Less would free
-/// and allocate the same buffers again and again in each pass of a small model.
+/// Numbers kept beyond 1.25 times the peak: 16 MiB. With less, each pass of a small model would free and allocate the
+/// same buffers again.
 const SLACK: usize = 4 << 20;
 
 static POOL: Mutex<Pool> =
@@ -83,7 +83,7 @@ impl Drop for Buffer {
 
 /// Returns the memory that operations keep for reuse to the system, such as after dropping a large model.
 ///
-/// Kept memory exceeds the most that was in use at once by at most a quarter and 16 MB.
+/// Operations keep at most 1.25 times the most memory that was in use at once, plus 16 MiB.
 pub fn free_memory() {
     let mut pool = pool();
     pool.total = pool.in_use;

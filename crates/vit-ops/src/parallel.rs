@@ -106,6 +106,11 @@ pub(crate) fn for_each_with<P: Send, R>(
     });
 }
 
+/// The threads that share a split operation, including the caller's.
+pub(crate) fn threads() -> usize {
+    pool().helpers + 1
+}
+
 /// The pool for split operations, started on first use.
 fn pool() -> &'static Pool {
     #[cfg(test)]

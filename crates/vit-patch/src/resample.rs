@@ -23,8 +23,8 @@ pub enum Resampling {
 }
 
 /// A table of positions resampled from one grid of patches to another: `y = R x Cᵀ` for each column `x` of the table
-/// laid out as a grid, with fixed matrices `R` of its rows and `C` of its columns. The prefix, rows that belong to no
-/// patch, is kept, and so is all of the table where the grids are equal.
+/// laid out as a grid, with fixed matrices `R` of its rows and `C` of its columns. Prefix rows, which belong
+/// to no patch, are copied. Equal grids return the table unchanged.
 ///
 /// The matrices interpolate with a cubic kernel, as the [`Resampling`] says. Half precision is resampled in `f32`.
 ///

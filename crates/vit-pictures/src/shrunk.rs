@@ -145,21 +145,19 @@ impl Shrinking {
     fn plane(&self, background: f64, light: impl Fn([f64; 3]) -> f64) -> Plane {
         let (width, height) = self.size;
         let [across, down] = [width, height].map(|side| side.div_ceil(self.factor));
-        let values: Vec<f32> = match (self.kind.samples, self.factor) {
-            // Grey bytes of a small picture, such as a digit of a data set.
-            (1, 1) => {
-                let most = f64::from(self.kind.most);
-                self.sums.iter().map(|&sum| (sum as f64 / most) as f32).collect()
-            }
-            _ => {
-                let places = (0..down).flat_map(|y| (0..across).map(move |x| (x, y)));
-                let value = |(x, y)| {
+        let mut values = Vec::with_capacity(across as usize * down as usize);
+        if (self.kind.samples, self.factor) == (1, 1) {
+            // Grey that is not reduced: each sum is a sample.
+            let most = f64::from(self.kind.most);
+            values.extend(self.sums.iter().map(|&sum| (sum as f64 / most) as f32));
+        } else {
+            for y in 0..down {
+                values.extend((0..across).map(|x| {
                     let Colour { rgb, alpha } = self.mean(x, y);
                     (light(rgb) + background * (1.0 - alpha)) as f32
-                };
-                places.map(value).collect()
+                }));
             }
-        };
+        }
         Plane::from_raw(across, down, values).expect("a value for each square")
     }
 

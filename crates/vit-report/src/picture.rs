@@ -90,7 +90,7 @@ fn png((width, height): (usize, usize), colour: png::ColorType, bytes: &[u8]) ->
     encoder.set_color(colour);
     encoder.set_depth(png::BitDepth::Eight);
     let written = encoder.write_header().and_then(|mut png| png.write_image_data(bytes));
-    written.expect("memory takes every byte, and the bytes are as many as the size says");
+    written.expect("writing to memory succeeds, and the buffer has a byte per sample");
     file
 }
 

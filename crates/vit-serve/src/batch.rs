@@ -64,7 +64,7 @@ impl Batches {
         // Lets other arrived requests join the same batch.
         tokio::task::yield_now().await;
         if is_quick {
-            // Repeats until this request is answered; each request looks after itself, so none is left over.
+            // Every request repeats until it is answered, so none is lost.
             loop {
                 match answered.try_recv() {
                     Ok(answer) => return answer,
@@ -88,7 +88,7 @@ impl Batches {
             let Ok(long) = self.long.try_lock() else { return };
             while self.compute_some() {}
             drop(long);
-            // Requests queued before the lock was released saw it taken.
+            // Requests queued while the lock was held did not start a batch.
             if locked(&self.queue).is_empty() {
                 return;
             }

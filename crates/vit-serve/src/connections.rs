@@ -5,7 +5,7 @@ use std::io;
 use std::net::TcpListener;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -35,10 +35,12 @@ const LINGER: Duration = Duration::from_millis(250);
 /// Bytes for a request's head, and for reading ahead in its body.
 const BUFFER: usize = 16 << 10;
 
-/// A connection, and its place among those allowed.
+/// A connection with its permit, held until it ends.
 pub(crate) struct Accepted {
     stream: std::net::TcpStream,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
+    /// Counts its worker's connections.
+    worker: Arc<()>,
 }
 
 /// Accepts connections until the server is stopped, and waits for their end.
@@ -86,28 +88,47 @@ pub(crate) async fn accept_all(
 
 /// Hands a connection to a worker, if there are not too many.
 fn hand(stream: TcpStream, shared: &Arc<Shared>, workers: &Workers, places: &Arc<Semaphore>) {
-    let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+    let Ok(permit) = Arc::clone(places).try_acquire_owned() else {
         shared.counts.refused.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(refuse(stream, shared.limits.connections));
         return;
     };
     match stream.into_std() {
-        Ok(stream) => workers.hand(Accepted { stream, place }),
+        Ok(stream) => workers.hand(|worker| Accepted { stream, permit, worker }),
         Err(error) => tracing::warn!("cannot take a connection: {error}"),
     }
 }
 
-/// How long a thread stays awake after an answer. Clients that send requests one after another send the next one
-/// sooner, and waking takes a fifth of such a request's time.
-const AWAKE: Duration = Duration::from_micros(100);
+/// The answers of a thread.
+#[derive(Default)]
+struct Answers {
+    count: AtomicUsize,
+    another: Notify,
+}
 
-/// Keeps the thread of this runtime awake after each answer.
-async fn stay_awake(answered: Arc<Notify>) {
-    loop {
-        answered.notified().await;
-        let begun = Instant::now();
-        while begun.elapsed() < AWAKE {
-            tokio::task::yield_now().await;
+impl Answers {
+    fn add(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.another.notify_one();
+    }
+
+    /// Keeps the thread awake for some time after each answer: a client that waits for it often has another request, and
+    /// waking takes tens of microseconds.
+    async fn stay_awake(&self, time: Duration) {
+        let mut seen = 0;
+        loop {
+            self.another.notified().await;
+            let mut end = Instant::now();
+            loop {
+                let count = self.count.load(Ordering::Relaxed);
+                if count != seen {
+                    (seen, end) = (count, Instant::now() + time);
+                }
+                if Instant::now() >= end {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
         }
     }
 }
@@ -115,16 +136,17 @@ async fn stay_awake(answered: Arc<Notify>) {
 /// Answers connections from the queue until it is closed, on the thread of this runtime.
 pub(crate) async fn answer_all(mut queue: UnboundedReceiver<Accepted>, shared: Arc<Shared>) {
     let router = routes::router(Arc::clone(&shared));
-    let answered = Arc::new(Notify::new());
-    tokio::spawn(stay_awake(Arc::clone(&answered)));
-    while let Some(Accepted { stream, place }) = queue.recv().await {
+    let answers = Arc::<Answers>::default();
+    let (counted, awake) = (Arc::clone(&answers), shared.limits.awake);
+    tokio::spawn(async move { counted.stay_awake(awake).await });
+    while let Some(Accepted { stream, permit, worker }) = queue.recv().await {
         let (shared, router) = (Arc::clone(&shared), router.clone());
-        let answered = Arc::clone(&answered);
+        let answers = Arc::clone(&answers);
         tokio::spawn(async move {
-            let _place = place;
+            let _until_its_end = (permit, worker);
             shared.counts.connections.fetch_add(1, Ordering::Relaxed);
             match TcpStream::from_std(stream) {
-                Ok(stream) => answer(stream, &shared, router, &answered).await,
+                Ok(stream) => answer(stream, &shared, router, &answers).await,
                 Err(error) => tracing::warn!("cannot take a connection: {error}"),
             }
             shared.counts.connections.fetch_sub(1, Ordering::Relaxed);
@@ -133,14 +155,14 @@ pub(crate) async fn answer_all(mut queue: UnboundedReceiver<Accepted>, shared: A
 }
 
 /// Answers a connection's requests until it ends.
-async fn answer(stream: TcpStream, shared: &Arc<Shared>, router: Router, answered: &Notify) {
+async fn answer(stream: TcpStream, shared: &Arc<Shared>, router: Router, answers: &Answers) {
     // Answers are written as a whole, so delaying packets would gain nothing.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request: Request<Incoming>| {
         let (shared, router) = (Arc::clone(shared), router.clone());
         async move {
             let response = respond(&shared, router, request).await;
-            answered.notify_one();
+            answers.add();
             Ok::<_, Infallible>(response)
         }
     });

@@ -14,8 +14,8 @@ use crate::query::Query;
 use crate::server::{Limits, Shared};
 use crate::{Input, Model, Prepared, Problem};
 
-/// A larger picture is decoded on another thread, so that other requests are not delayed.
-const QUICKLY_DECODED: usize = 1 << 15;
+/// Bytes up to which a picture is decoded on the thread that read it, even if they expand a thousandfold.
+const QUICKLY_DECODED: usize = 1 << 12;
 
 pub(crate) async fn predict(
     shared: &Arc<Shared>,

@@ -32,8 +32,10 @@ pub struct Limits {
     pub batch: usize,
     /// Time for open requests after a stop.
     pub end: Duration,
-    /// Threads.
+    /// Threads that answer requests; at least 1.
     pub threads: usize,
+    /// How long an idle thread polls for the next request after an answer, before it sleeps.
+    pub awake: Duration,
 }
 
 impl Default for Limits {
@@ -46,6 +48,7 @@ impl Default for Limits {
             batch: 64,
             end: Duration::from_secs(10),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
+            awake: Duration::from_micros(100),
         }
     }
 }
@@ -104,9 +107,10 @@ impl Server {
         listener: TcpListener,
         (subject, load): (Subject, Load),
         token: Option<String>,
-        limits: Limits,
+        mut limits: Limits,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
+        limits.threads = limits.threads.max(1);
         let address = listener.local_addr()?;
         let (sender, stop) = watch::channel(false);
         let counts = Arc::new(Counts::default());

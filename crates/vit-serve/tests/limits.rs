@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Gated {
     about: Value,
     gate: Arc<Mutex<()>>,
+    is_quick: bool,
 }
 
 impl Model for Gated {
@@ -29,7 +30,7 @@ impl Model for Gated {
     }
 
     fn is_quick(&self) -> bool {
-        false
+        self.is_quick
     }
 
     fn prepare(&self, input: Input<'_>, _options: &PredictOptions) -> Result<Prepared, Problem> {
@@ -70,9 +71,10 @@ struct Running {
 }
 
 impl Running {
-    fn start(gate: &Arc<Mutex<()>>, limits: Limits) -> Self {
+    fn start(gate: &Arc<Mutex<()>>, is_quick: bool, limits: Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let model: Arc<dyn Model> = Arc::new(Gated { about: json!({}), gate: Arc::clone(gate) });
+        let gate = Arc::clone(gate);
+        let model: Arc<dyn Model> = Arc::new(Gated { about: json!({}), gate, is_quick });
         let load = Box::new(move |_: &Path| Ok(Arc::clone(&model)));
         let subject = Subject::Model(PathBuf::from("model"));
         let server = Server::on(listener, (subject, load), None, limits).unwrap();
@@ -113,8 +115,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop.stop();
-        let ended = self.thread.take().unwrap().join();
-        assert!(thread::panicking() || ended.is_ok());
+        let ended = self.thread.take().map(thread::JoinHandle::join);
+        assert!(thread::panicking() || ended.is_none_or(|ended| ended.is_ok()));
     }
 }
 
@@ -122,7 +124,7 @@ impl Drop for Running {
 fn a_full_queue_rejects_new_requests_and_answers_waiting_ones() {
     let gate = Arc::default();
     let limits = Limits { queue: 2, batch: 1, threads: 2, ..Limits::default() };
-    let server = Running::start(&gate, limits);
+    let server = Running::start(&gate, false, limits);
     let closed = gate.lock().unwrap();
     let server = &server;
     thread::scope(|scope| {
@@ -150,9 +152,31 @@ fn a_full_queue_rejects_new_requests_and_answers_waiting_ones() {
 
 #[test]
 fn a_panicking_model_fails_only_its_batch() {
-    let server = Running::start(&Arc::default(), Limits::default());
+    let server = Running::start(&Arc::default(), false, Limits::default());
     let (status, _, body) = server.post("panic");
     assert_eq!(status, 500);
     assert!(body.contains("the model failed"), "{body}");
     assert_eq!(server.post("b").0, 200);
+}
+
+#[test]
+fn a_request_that_never_ends_does_not_delay_the_end() {
+    for is_quick in [false, true] {
+        let gate = Arc::default();
+        let limits = Limits { threads: 1, end: Duration::from_millis(50), ..Limits::default() };
+        let mut server = Running::start(&gate, is_quick, limits);
+        let closed = gate.lock().unwrap();
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        stream
+            .write_all(
+                b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\na",
+            )
+            .unwrap();
+        thread::sleep(Duration::from_millis(100));
+        let begun = Instant::now();
+        server.stop.stop();
+        server.thread.take().unwrap().join().unwrap();
+        assert!(begun.elapsed() < PATIENCE / 2);
+        drop(closed);
+    }
 }

@@ -70,7 +70,7 @@ pub(crate) type EvaluateBatch<'a> = &'a (dyn Fn(&[u32]) -> TensorResult<Option<S
 
 /// Takes steps on a kind of device: in shards on the CPU, as a recorded graph on a GPU.
 pub(crate) trait StepBackend: Send {
-    /// Whether to call it on the trainer's threads; else on the trainer's caller's thread.
+    /// Whether it runs on the trainer's threads, else on the calling thread.
     fn is_pooled(&self) -> bool;
 
     /// Prepares for a run on this data.

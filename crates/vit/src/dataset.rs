@@ -422,7 +422,7 @@ fn advise(listing: &Listing, path: &Path) {
     if most * 10 > total * 9 {
         let class = counts.iter().position(|&count| count == most).unwrap_or(0);
         tracing::warn!(
-            "{most} of {total} pictures are of class {:?}: a model that always says so is as good; look at the macro \
+            "{most} of {total} pictures are of class {:?}: always predicting it is right as often; look at the macro \
              average of `vit eval`",
             listing.classes[class]
         );

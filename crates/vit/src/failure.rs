@@ -177,7 +177,7 @@ fn disk_hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             Some("choose another place, or change its permissions")
         }
-        io::ErrorKind::NotFound => Some("check the path; `ls runs` lists your runs"),
+        io::ErrorKind::NotFound => Some("check the path and its folder; `ls runs` lists your runs"),
         _ => None,
     }
 }
@@ -327,16 +327,15 @@ impl From<vit_model::Error> for Failure {
             | Error::TooLarge { .. } => {
                 (Exit::Usage, Some("change the model under [model] in the --config file"))
             }
-            Error::UnknownPreset { .. } => {
-                (Exit::Usage, Some("leave out --preset for the default, shallow"))
-            }
             Error::Inexpressible { .. } => (
                 Exit::Usage,
                 Some(
                     "pass --layout onnx, which expresses every model, or train one such as vit-ti16",
                 ),
             ),
-            Error::Unsupported { .. } | Error::NotAResize { .. } => (Exit::Usage, None),
+            Error::UnknownPreset { .. } | Error::Unsupported { .. } | Error::NotAResize { .. } => {
+                (Exit::Usage, None)
+            }
             Error::Undetermined { field, .. } => (
                 Exit::Usage,
                 match *field {

@@ -9,8 +9,13 @@ pub(crate) fn hint(message: &str) -> Option<String> {
     let wrong = names.next()?;
     // Text in backticks may come from the file, if the unknown name contains backticks.
     let is_name = |name: &&str| name.chars().all(|it| it.is_ascii_alphanumeric() || it == '_');
+    of(wrong, names.take_while(|name| !name.contains('.')).filter(is_name))
+}
+
+/// A suggestion for a wrong name.
+pub(crate) fn of<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
     let near = |name: &&str| strsim::damerau_levenshtein(wrong, name) <= wrong.len().div_ceil(2);
-    let nearest = names.take_while(|name| !name.contains('.')).filter(is_name).filter(near);
+    let nearest = names.filter(near);
     let nearest = nearest.min_by_key(|name| strsim::damerau_levenshtein(wrong, name))?;
     Some(format!("did you mean {nearest}?"))
 }

@@ -97,7 +97,11 @@ impl Settings {
             .config
             .as_deref()
             .map(|path| {
-                read_table(path, |path| File::open(path), "`vit config` prints one to begin with")
+                read_table(
+                    path,
+                    |path| File::open(path),
+                    "`vit config > FILE` writes a configuration file",
+                )
             })
             .transpose()?
             .unwrap_or_default();
@@ -120,12 +124,16 @@ impl Settings {
         let name = name.unwrap_or(default.name()).to_owned();
         let is_custom = args.preset.is_none() && name == CUSTOM && file.contains_key("model");
         let base = if is_custom { Preset::Shallow.name() } else { &name };
-        let preset = Preset::named(base).map_err(|error| match &args.config {
-            Some(path) if args.preset.is_none() => {
-                let hint = "remove the line for the default, shallow";
-                Failure::from(error).about(path.display()).hint(hint)
+        let preset = Preset::named(base).map_err(|error| {
+            let names = Preset::all().iter().map(|preset| preset.name());
+            let mut failure = Failure::from(error);
+            if let Some(hint) = nearest::of(base, names) {
+                failure = failure.hint(hint);
             }
-            _ => error.into(),
+            match &args.config {
+                Some(path) if args.preset.is_none() => failure.about(path.display()),
+                _ => failure,
+            }
         })?;
         let asked = Asked::in_file(&file, Self::sets_model(args, &file));
         let path = args.config.as_deref().unwrap_or(Path::new("the defaults"));

@@ -19,7 +19,7 @@ use measure::{Measurement, Programs};
 use table::Line;
 use workloads::{Program, Row, Run, rows};
 
-/// Measures vit beside PyTorch, and checks the targets
+/// Compares vit with PyTorch, and checks the targets
 ///
 /// PyTorch needs Python packages in a venv; without one, only vit is measured.
 #[derive(Args)]
@@ -30,7 +30,7 @@ pub(crate) struct Bench {
     /// Number of rounds, in which each program is measured once; medians count
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Threads of vit; peers run with as many and with one, and the better figure counts
+    /// Threads for vit; peers run with this number and with one, and the faster counts
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
     /// Only this row of the table; repeat it for more

@@ -59,7 +59,7 @@ impl Cuda {
         Self::prepare_for(compute_cap(), origin)
     }
 
-    /// For this compute capability, whatever GPU the machine has.
+    /// Builds for this compute capability, independent of the local GPU.
     pub(crate) fn prepare_for(compute_cap: String, origin: Origin) -> Result<Self> {
         ensure!(cfg!(target_os = "linux"), "a CUDA build needs Linux, got another system");
         let target = target_dir()?;

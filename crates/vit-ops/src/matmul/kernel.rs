@@ -88,7 +88,7 @@ impl Product<'_, '_, '_> {
     }
 }
 
-/// What a block of sums is added to.
+/// The initial values of a block of sums.
 #[derive(Clone, Copy)]
 enum Base<'a> {
     Zero,

@@ -20,9 +20,12 @@ use row::row_product;
 /// Wanted number of tiles of a split product, so that threads end together.
 const TILES: usize = 16;
 
-/// Rows up to which a product is split by columns. A block of such a left operand, 256 columns wide, fits the
-/// second-level cache, and each thread packs only the columns that it needs, without waiting for others.
+/// Rows up to which a product is split by columns: packing the right operand is a large part of such a product, and each
+/// thread packs only its own columns, without waiting for others.
 const FEW_ROWS: usize = 512;
+
+/// Smallest columns of a piece: two panels, which a kernel may read together.
+const WIDTH: usize = 2 * LANES;
 
 /// Cost of packing a number in multiply-adds.
 const PACKING_COST: usize = 4;
@@ -43,9 +46,9 @@ pub(crate) fn matmul_into(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: &
     if rows == 1 || !parallel::splits(multiply_adds) {
         return multiply_with(lhs, rhs, bias, &mut out);
     }
-    if rows <= FEW_ROWS && Tiles::packed_len(lhs) == 0 {
-        // Two panels, which a kernel may read together.
-        let width = (columns / TILES / (2 * LANES)).max(1) * 2 * LANES;
+    let busy = 2 * parallel::threads();
+    if rows <= FEW_ROWS && columns >= busy * WIDTH && Tiles::packed_len(lhs) == 0 {
+        let width = (columns / TILES / WIDTH).max(1) * WIDTH;
         let pieces = out.blocks((rows, width));
         return parallel::for_each(multiply_adds, pieces, |Block { column, mut out, .. }| {
             let columns = out.columns;
@@ -94,7 +97,7 @@ fn multiply_with(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: &mut Matri
 /// Rows and columns of a tile: all columns, unless there are few rows.
 fn tile(rows: usize, columns: usize) -> (usize, usize) {
     let parts = TILES.div_ceil(rows.div_ceil(ROWS).max(1));
-    (ROWS, columns.div_ceil(parts).next_multiple_of(2 * LANES).max(2 * LANES))
+    (ROWS, columns.div_ceil(parts).next_multiple_of(WIDTH).max(WIDTH))
 }
 
 #[cfg(test)]
@@ -187,6 +190,8 @@ mod tests {
             (17, 512, 128),
             (67, 3, 2048),
             (300, 65, 128),
+            (512, 9, 640),
+            (513, 9, 640),
         ] {
             let data = data(size.1 * size.0.max(size.2) + 4 * size.1 + 4 * size.0 + 4 * size.2 + 9);
             for (lhs, rhs) in operands(&data, size) {

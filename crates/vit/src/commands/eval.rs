@@ -23,7 +23,7 @@ use crate::threads::threads_on;
 #[derive(Debug, clap::Args)]
 #[command(after_help = MEASURED_ON)]
 pub(crate) struct Args {
-    /// A run directory, or a safetensors file from vit
+    /// A run directory, a checkpoint, or a safetensors file from vit
     #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
     #[command(flatten)]

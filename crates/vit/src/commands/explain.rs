@@ -19,7 +19,7 @@ use crate::saved_model::SavedModel;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXPLAINED)]
 pub(crate) struct Args {
-    /// A run directory, or a safetensors file from vit
+    /// A run directory, a checkpoint, or a safetensors file from vit
     #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
     /// A picture (PNG, JPEG, WebP, GIF or BMP), or - for stdin

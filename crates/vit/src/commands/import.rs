@@ -12,8 +12,8 @@ use crate::output;
 use crate::outputs::{Force, Inputs, Output};
 
 const SCALING: &str = "\
-It uses the JSON files in the folder. Another normalisation than to [-1, 1] is folded \
-into the patch embedding, which is exact.";
+It uses the JSON files in the folder. Any other pixel normalisation than to [-1, 1] is \
+folded exactly into the patch embedding.";
 
 /// Converts another library's model to a file that every command accepts
 #[derive(Debug, clap::Args)]

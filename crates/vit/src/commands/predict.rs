@@ -27,7 +27,7 @@ use crate::{dataset, output};
     group = clap::ArgGroup::new("fitted").arg("fit").conflicts_with("dataset"),
 )]
 pub(crate) struct Args {
-    /// A run directory, or a safetensors file from vit
+    /// A run directory, a checkpoint, or a safetensors file from vit
     #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
     /// Pictures (PNG, JPEG, WebP, GIF or BMP), folders of them, or - for one or more on stdin

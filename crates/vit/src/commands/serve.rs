@@ -73,7 +73,7 @@ pub(crate) struct Args {
 
 const SERVED: &str = "\
 It prints the address on stdout. POST a picture to /v1/predict for the output of `vit predict`, or to /v1/explain for the \
-attention too: curl --data-binary @digit.png ADDRESS/v1/predict. The first Ctrl-C answers open requests, then ends.";
+attention too: curl --data-binary @digit.png ADDRESS/v1/predict. On Ctrl-C the server answers open requests, then exits; a second Ctrl-C exits at once.";
 
 /// A token that headers and cookies can hold.
 fn token(text: &str) -> std::result::Result<String, String> {

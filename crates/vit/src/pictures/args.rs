@@ -16,9 +16,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) const HELP: &str = "\
-A model of digits is a run on mnist or digits, or a file of a model of grey images: it knows light strokes on a dark \
-background. `--fit mnist` takes the strokes out of their background, leaves out frames, rules and specks, and places them as \
-MNIST's are: in their own proportions, the longest side 20 of 28 pixels, the centre of mass in the middle. `--fit crop` scales \
+Models trained on mnist or digits, and files of grey models without preprocessing, expect light strokes on a dark \
+background. `--fit mnist` extracts the strokes, drops frames, ruled lines and specks, scales the longest side to 20 of 28 \
+pixels, and centres the mass. `--fit crop` scales \
 the shorter side and cuts out the middle, `--fit pad` keeps the picture's proportions, `--fit stretch` does not.";
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

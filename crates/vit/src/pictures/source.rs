@@ -114,7 +114,11 @@ fn bytes(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(Exit::Data, format!("cannot read {}: {error}", path.display()))
+    let failure = Failure::new(Exit::Data, format!("cannot read {}: {error}", path.display()));
+    match error.kind() {
+        io::ErrorKind::NotFound => failure.hint("check the path"),
+        _ => failure,
+    }
 }
 
 #[cfg(test)]

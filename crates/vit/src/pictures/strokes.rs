@@ -26,7 +26,7 @@ pub(super) struct Strokes {
     /// 0 for background, 1 for full ink.
     pub(super) ink: Plane,
     pub(super) tone: Tone,
-    /// Whether the other tone may have been meant.
+    /// Whether the other polarity is nearly as likely.
     pub(super) is_guess: bool,
     amount: f32,
 }

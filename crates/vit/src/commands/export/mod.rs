@@ -25,7 +25,7 @@ const TIMM_FILES: [&str; 3] = [WEIGHTS, CONFIG, CARD];
 /// Exports a model for another library, or as an ONNX graph
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A run directory, or a safetensors file from vit
+    /// A run directory, a checkpoint, or a safetensors file from vit
     #[arg(value_parser = path())]
     pub(crate) model: PathBuf,
     /// Format: parameters under the names of timm, Hugging Face transformers or the notebook, or an ONNX graph

@@ -115,8 +115,8 @@ pub(crate) struct Args {
     /// Number of checkpoints to keep, at least 1
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) keep: u16,
-    /// Resume the run in this directory from its newest checkpoint. Only --epochs, --max-steps, --lr, the schedule and
-    /// augmentation may change
+    /// Resume the run in this directory from its newest checkpoint. --epochs, --max-steps, --patience, --lr, schedule
+    /// and augmentation may change the run; flags that do not affect the result may change too
     #[arg(long, value_name = "RUN", value_parser = path())]
     pub(crate) resume: Option<PathBuf>,
     /// Run directory to create [default: runs/DATASET-PRESET-N]

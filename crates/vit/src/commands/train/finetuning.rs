@@ -18,7 +18,7 @@ pub(crate) struct Finetuning {
     /// Start with a new head, even if the model's would fit
     #[arg(long)]
     new_head: bool,
-    /// Freeze parameters: none, the embedding and the first N blocks, 0 to the model's depth, or all but the head
+    /// Parameters to freeze. N: the embedding and the first N blocks, 0 to the depth; all: everything but the head
     /// [default: none]
     #[arg(long, value_name = "none|N|all")]
     freeze: Option<Freeze>,

@@ -42,7 +42,7 @@ impl Live {
     ) -> Result<Self> {
         let subject = Subject::Run(folder.path().to_owned());
         // Training needs the cores.
-        let limits = Limits { threads: 1, ..Limits::default() };
+        let limits = Limits { threads: 1, awake: Duration::ZERO, ..Limits::default() };
         let server: Server = serve::server(listener, (subject, served::load()), access, limits)?;
         let (live, stop) = (server.live(), server.stop());
         tracing::info!("watch the run at {}", serve::address(&server));

@@ -17,7 +17,8 @@ pub(crate) struct PicturesArgs {
     /// Share of each class for a test split, in [0, 1), if the folder or CSV file has none [default: 0.2]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     test_split: Option<f64>,
-    /// Normalisation of pixels: half is to [-1, 1], imagenet and dataset are means and deviations [default: half]
+    /// Pixel normalisation: half scales to [-1, 1]; imagenet and dataset subtract that mean and divide by that deviation
+    /// [default: half]
     #[arg(long, value_name = "HOW")]
     normalize: Option<Normalize>,
     /// Skip pictures that cannot be read; `skipped.txt` in the run directory lists them
