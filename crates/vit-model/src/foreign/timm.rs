@@ -14,12 +14,13 @@ pub(super) const EPS: f64 = 1e-6;
 const LAYER_SCALE: f64 = 1e-5;
 
 /// Signs of unsupported models: part of a parameter's name, timm's argument, its value, the expected value.
-const SIGNS: [(&str, &str, &str, &str); 12] = [
+const SIGNS: [(&str, &str, &str, &str); 13] = [
     ("dist_token", "dist_token", "present", "a class token alone"),
     ("head_dist.", "head_dist", "present", "one head"),
     ("norm_pre.", "pre_norm", "true", "false"),
     ("fc_norm.", "fc_norm", "true", "false"),
     ("attn_pool.", "global_pool", "map", "token or avg"),
+    (".attns.", "block_fn", "ParallelThingsBlock", "Block"),
     (".attn.norm.", "scale_attn_norm", "true", "false"),
     (".mlp.norm.", "scale_mlp_norm", "true", "false"),
     (".attn.gate.", "gated", "true", "false"),
@@ -266,6 +267,7 @@ mod tests {
             ("norm_pre.weight", "pre_norm = true"),
             ("fc_norm.weight", "fc_norm = true"),
             ("attn_pool.latent", "global_pool = map"),
+            ("blocks.0.attns.0.norm.weight", "block_fn = ParallelThingsBlock"),
             ("blocks.0.mlp.w12.weight", "mlp_layer = SwiGLUPacked"),
         ] {
             let mut infos = infos(&config);
