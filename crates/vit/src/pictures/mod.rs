@@ -24,6 +24,10 @@ use strokes::Strokes;
 /// Large pictures are first averaged down to no less than this, which reduces noise.
 const WORKING_SIDE: u32 = 240;
 
+/// Pictures for other models than of digits are averaged down to no less than this many times the model's side: the
+/// libraries they come from resample the whole picture at once.
+const EXACT: u32 = 4;
+
 /// The preprocessing of pictures for a model.
 pub(crate) struct Preparation {
     size: ImageSize,
@@ -133,7 +137,8 @@ impl Preparation {
             return self.prepare_cropped(bytes);
         }
         let size = (self.size.width as u32, self.size.height as u32);
-        let least = WORKING_SIDE.max(size.0.max(size.1));
+        let side = size.0.max(size.1);
+        let least = WORKING_SIDE.max(if self.knows_strokes { side } else { EXACT * side });
         let decoded = shrink(bytes, least)?;
         let (from_width, from_height) = decoded.upright_size();
         let mut planes = decoded.planes(self.size.channels);
@@ -235,4 +240,36 @@ impl Preparation {
 /// Exchanges dark and light.
 fn invert(plane: &mut Plane) {
     plane.iter_mut().for_each(|value| *value = 1.0 - *value);
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{ImageFormat, RgbImage};
+    use std::io::Cursor;
+
+    use super::*;
+
+    #[test]
+    fn photos_for_a_pretrained_model_are_resampled_at_once() {
+        let photo = RgbImage::from_fn(500, 375, |x, y| {
+            image::Rgb([(x * 7 + y * 13) as u8, (x * y) as u8, (x * 31) as u8])
+        });
+        let mut file = Cursor::new(Vec::new());
+        photo.write_to(&mut file, ImageFormat::Png).unwrap();
+        let preparation = Preparation {
+            size: ImageSize { height: 224, width: 224, channels: 3 },
+            invert: Invert::Auto,
+            fit: Fit::Stretch,
+            fits_all: false,
+            view: PictureView::of_size(3, (224, 224)),
+            knows_strokes: false,
+            mean: vec![0.5],
+            std: vec![0.5],
+        };
+        let whole = shrink(file.get_ref(), 500).unwrap().planes(3);
+        let expected: Vec<Plane> =
+            whole.iter().map(|plane| placement::stretched(plane, (224, 224))).collect();
+        let prepared = preparation.prepare(file.get_ref()).unwrap();
+        assert_eq!(prepared.values, preparation.scaled(&expected));
+    }
 }
