@@ -118,6 +118,7 @@ def main():
     picture = source(97, 73)
     save(picture, "source.png")
     photo(97, 73).save(FOLDER / "photo.jpg", quality=92)
+    save(Image.open(FOLDER / "photo.jpg").resize((48, 40), Image.Resampling.BILINEAR), "stretched.png")
     formats(picture)
 
     grey = picture.convert("L")

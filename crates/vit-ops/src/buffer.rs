@@ -13,15 +13,12 @@ const SMALLEST: usize = 8 * 1024;
 /// How many times larger than needed a reused buffer may be.
 const LARGEST_EXCESS: usize = 4;
 
-/// Numbers kept beyond 1.25 times the peak: 16 MiB. With less, each pass of a small model would free and allocate the
-/// same buffers again.
+/// 16 MiB. With less, each pass of a small model would free and allocate the same buffers again.
 const SLACK: usize = 4 << 20;
 
-static POOL: Mutex<Pool> =
-    Mutex::new(Pool { free: Vec::new(), total: 0, in_use: 0, peak: 0, slack: SLACK });
+static POOL: Mutex<Pool> = Mutex::new(Pool::new(SLACK));
 
 /// The memory of all buffers that are kept, in numbers.
-#[cfg_attr(test, derive(Default))]
 struct Pool {
     /// The most recently returned last.
     free: Vec<Vec<f32>>,
@@ -30,6 +27,7 @@ struct Pool {
     in_use: usize,
     /// Most in use at once.
     peak: usize,
+    /// Kept beyond 1.25 times the peak.
     slack: usize,
 }
 
@@ -97,6 +95,10 @@ fn pool() -> MutexGuard<'static, Pool> {
 }
 
 impl Pool {
+    const fn new(slack: usize) -> Self {
+        Self { free: Vec::new(), total: 0, in_use: 0, peak: 0, slack }
+    }
+
     /// The smallest free buffer that holds `len` numbers. If there is none, the caller makes one of [`rounded`] length,
     /// for which old ones are freed if the total becomes too large.
     fn take(&mut self, len: usize) -> Option<Vec<f32>> {
@@ -146,7 +148,7 @@ mod tests {
 
     #[test]
     fn smallest_fitting_buffer_is_reused() {
-        let mut pool = Pool::default();
+        let mut pool = Pool::new(0);
         let buffers = [384, 120, 200].map(|len| pool.get(len));
         let lengths = buffers.each_ref().map(Vec::len);
         buffers.into_iter().for_each(|buffer| pool.give(buffer));
@@ -159,7 +161,7 @@ mod tests {
 
     #[test]
     fn old_buffers_are_freed_beyond_five_quarters_of_the_peak() {
-        let mut pool = Pool::default();
+        let mut pool = Pool::new(0);
         let [a, b] = [64, 128].map(|len| pool.get(len));
         pool.give(a);
         pool.give(b);
@@ -177,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_repeated_sequence_allocates_nothing() {
-        let mut pool = Pool::default();
+        let mut pool = Pool::new(0);
         let pass = |pool: &mut Pool| {
             let mut new = 0;
             let mut held: Vec<Vec<f32>> = Vec::new();

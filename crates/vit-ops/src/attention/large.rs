@@ -12,8 +12,8 @@ use crate::matmul::multiply;
 use crate::matrix::{Block, Matrix, MatrixMut};
 use crate::{parallel, simd, slices};
 
-/// Whether to use this form. The one in [`kernel`](super::kernel) has a maximum head width, and is up to twice as fast for few
-/// tokens or narrow heads. With many tokens both are equally fast, but only this one splits a sample over threads.
+/// Whether to use this form. The one in [`kernel`](super::kernel) has a maximum head width, and is up to twice as fast
+/// for few tokens or narrow heads. With many tokens both are equally fast, but only this one splits a sample over threads.
 pub(super) fn suits(shape: SampleShape) -> bool {
     let SampleShape { tokens, head_dim, .. } = shape;
     tokens >= 128 || head_dim > WIDEST_HEAD || (tokens >= 32 && head_dim >= 32)

@@ -11,7 +11,7 @@ mod strokes;
 use candle_core::{Device, Tensor};
 use vit_data::PictureView;
 use vit_patch::ImageSize;
-use vit_pictures::{Plane, decode, shrink};
+use vit_pictures::{Plane, decode, resize, shrink};
 
 use crate::dataset::{DIGITS, view_by};
 use crate::failure::{Exit, Failure, Result};
@@ -23,10 +23,6 @@ use strokes::Strokes;
 
 /// Large pictures are first averaged down to no less than this, which reduces noise.
 const WORKING_SIDE: u32 = 240;
-
-/// Pictures for other models than of digits are averaged down to no less than this many times the model's side: the
-/// libraries they come from resample the whole picture at once.
-const EXACT: u32 = 4;
 
 /// The preprocessing of pictures for a model.
 pub(crate) struct Preparation {
@@ -133,13 +129,11 @@ impl Preparation {
     /// # Errors
     /// If it is not a picture.
     pub(crate) fn prepare(&self, bytes: &[u8]) -> Result<Prepared> {
-        if self.fit == Fit::Crop {
-            return self.prepare_cropped(bytes);
+        if self.fit == Fit::Crop || (self.fit == Fit::Stretch && !self.knows_strokes) {
+            return self.prepare_in_bytes(bytes);
         }
         let size = (self.size.width as u32, self.size.height as u32);
-        let side = size.0.max(size.1);
-        let least = WORKING_SIDE.max(if self.knows_strokes { side } else { EXACT * side });
-        let decoded = shrink(bytes, least)?;
+        let decoded = shrink(bytes, WORKING_SIDE.max(size.0.max(size.1)))?;
         let (from_width, from_height) = decoded.upright_size();
         let mut planes = decoded.planes(self.size.channels);
         drop(decoded);
@@ -199,12 +193,23 @@ impl Preparation {
         Ok(Prepared { values: self.scaled(&planes), inverted, done, doubt })
     }
 
-    /// For models of pictures: the evaluation view.
-    fn prepare_cropped(&self, bytes: &[u8]) -> Result<Prepared> {
+    /// For models of pictures: bytes, decoded and resized as by the libraries that trained them.
+    fn prepare_in_bytes(&self, bytes: &[u8]) -> Result<Prepared> {
         let picture = decode(bytes, &self.view.decoding())?;
-        let seen = self.view.eval.apply(&self.view.store(picture));
-        let inverted = matches!(self.invert, Invert::Always);
         let ImageSize { height, width, channels } = self.size;
+        let (from_height, from_width) = picture.size();
+        let (seen, done) = match self.fit {
+            Fit::Stretch if (from_height, from_width) == (height, width) => {
+                (picture, String::new())
+            }
+            Fit::Stretch => {
+                let seen = resize(&picture, (height, width), self.view.eval.interpolation);
+                let from = format!("{from_width}x{from_height} px");
+                (seen, format!("{from}, scaled to the model's {width}x{height}"))
+            }
+            _ => (self.view.eval.apply(&self.view.store(picture)), String::new()),
+        };
+        let inverted = matches!(self.invert, Invert::Always);
         let value = |channel: usize, at: usize| {
             let byte = seen.pixels()[at * channels + channel];
             f32::from(if inverted { 255 - byte } else { byte }) / 255.0
@@ -216,7 +221,7 @@ impl Preparation {
             })
             .collect();
         let values = self.scaled(&planes);
-        Ok(Prepared { values, inverted, done: String::new(), doubt: None })
+        Ok(Prepared { values, inverted, done, doubt: None })
     }
 
     /// The byte that an input value stands for.
@@ -244,32 +249,41 @@ fn invert(plane: &mut Plane) {
 
 #[cfg(test)]
 mod tests {
-    use image::{ImageFormat, RgbImage};
-    use std::io::Cursor;
+    use std::fs;
+    use std::path::Path;
+
+    use vit_pictures::{DecodeOptions, Interpolation};
 
     use super::*;
 
     #[test]
-    fn photos_for_a_pretrained_model_are_resampled_at_once() {
-        let photo = RgbImage::from_fn(500, 375, |x, y| {
-            image::Rgb([(x * 7 + y * 13) as u8, (x * y) as u8, (x * 31) as u8])
-        });
-        let mut file = Cursor::new(Vec::new());
-        photo.write_to(&mut file, ImageFormat::Png).unwrap();
+    fn a_photo_for_a_model_of_pictures_is_stretched_like_pillow_does() {
+        let (width, height) = (48, 40);
+        let mut view = PictureView::of_size(3, (height, width));
+        view.stored = usize::MAX;
+        view.eval.interpolation = Interpolation::Bilinear;
         let preparation = Preparation {
-            size: ImageSize { height: 224, width: 224, channels: 3 },
+            size: ImageSize { height, width, channels: 3 },
             invert: Invert::Auto,
             fit: Fit::Stretch,
             fits_all: false,
-            view: PictureView::of_size(3, (224, 224)),
+            view,
             knows_strokes: false,
-            mean: vec![0.5],
-            std: vec![0.5],
+            mean: vec![0.485, 0.456, 0.406],
+            std: vec![0.229, 0.224, 0.225],
         };
-        let whole = shrink(file.get_ref(), 500).unwrap().planes(3);
-        let expected: Vec<Plane> =
-            whole.iter().map(|plane| placement::stretched(plane, (224, 224))).collect();
-        let prepared = preparation.prepare(file.get_ref()).unwrap();
-        assert_eq!(prepared.values, preparation.scaled(&expected));
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/views");
+        let file = |name| fs::read(folder.join(name)).expect("a fixture");
+        let expected =
+            decode(&file("stretched.png"), &DecodeOptions::default()).expect("a picture");
+        let prepared = preparation.prepare(&file("photo.jpg")).expect("a picture");
+        assert_eq!(prepared.done, "97x73 px, scaled to the model's 48x40");
+        for (at, pixel) in expected.pixels().chunks_exact(3).enumerate() {
+            for (channel, &byte) in pixel.iter().enumerate() {
+                let value = prepared.values[channel * width * height + at];
+                let got = preparation.byte(channel, value);
+                assert!(got.abs_diff(byte) <= 1, "pixel {at}, channel {channel}: {got}, {byte}");
+            }
+        }
     }
 }
