@@ -6,7 +6,8 @@
     for best in classifier.predict(["cat.jpg", "dog.jpg"]):
         print(best.label, best.probability)
 
-The graph contains class names and preprocessing, so predictions equal `vit predict`'s.
+The graph contains class names and preprocessing, so predictions equal those of `vit predict --invert never`, or `always` with
+`invert=True`. Only `vit predict` finds strokes on paper: a model of digits takes pictures of its own size here, or `fit="pad"`.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from typing import Literal
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 __all__ = ["Classifier", "Prediction"]
 
 Floats = NDArray[np.float32]
 Fit = Literal["mnist", "crop", "pad", "stretch"]
 
-WORKING_SIDE = 256  # large pictures are first averaged down to no less than this
+WORKING_SIDE = 240  # large pictures are first averaged down to no less than this
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # ITU-R BT.709
 UPRIGHT = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2)))  # EXIF orientation: Image.Transpose
 
@@ -45,9 +46,16 @@ class Classifier:
     """A model from `vit export --layout onnx`, with `--input float` or `bytes`."""
 
     def __init__(
-        self, path: str | PathLike[str], fit: Fit | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
+        self,
+        path: str | PathLike[str],
+        fit: Fit | None = None,
+        invert: bool = False,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
     ) -> None:
-        """Load a graph. `fit` overrides how pictures get the model's size; the default is the training's."""
+        """Load a graph. `fit` overrides how pictures get the model's size; the default is the training's.
+
+        `invert` exchanges dark and light, for ink on paper and a model of light strokes.
+        """
         self.session = onnxruntime.InferenceSession(str(path), providers=list(providers))
         metadata = self.session.get_modelmeta().custom_metadata_map
         if "vit_config" not in metadata:
@@ -59,6 +67,7 @@ class Classifier:
         transform = self.config.get("transform") or {"fit": "mnist" if self.channels == 1 else "stretch"}
         self.transform = {"interpolation": "bicubic", "mean": [0.5], "std": [0.5], **transform}
         self.fit: Fit = fit or self.transform["fit"]
+        self.invert = invert
         self.takes_bytes = self.session.get_inputs()[0].type == "tensor(uint8)"
 
     def predict(self, pictures: Iterable[str | PathLike[str] | Image.Image]) -> list[Prediction]:
@@ -76,45 +85,51 @@ class Classifier:
 
     def prepare(self, picture: str | PathLike[str] | Image.Image) -> NDArray:
         """The graph's input (channels, height, width): normalised float32, or uint8 with `--input bytes`."""
+        # Models of pictures were trained on bytes, resized by Pillow's rules.
+        in_bytes = self.fit == "crop" or (self.fit == "stretch" and self.transform["fit"] != "mnist")
         if not isinstance(picture, Image.Image):
             with Image.open(picture) as opened:
-                if self.fit == "crop" and (stored := self.transform.get("stored")):
+                if in_bytes and (stored := self.transform.get("stored")):
                     opened.draft(None, (stored, stored))  # decodes a large JPEG at a reduced size, as in training
                 opened.load()
                 picture = opened
-        planes = self._cropped(picture) if self.fit == "crop" else self._fitted(picture)
+        planes = self._in_bytes(picture) if in_bytes else self._fitted(picture)
         if self.takes_bytes:
             return np.rint(255 * planes).astype(np.uint8)
         mean, std = (np.float32(self.transform[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
         return (planes - mean) / std
 
-    def _cropped(self, picture: Image.Image) -> Floats:
-        """Resizes the shorter side like Pillow, bit for bit, and crops the centre."""
+    def _in_bytes(self, picture: Image.Image) -> Floats:
+        """Stretches like Pillow, bit for bit, or resizes the shorter side and crops the centre."""
         picture = upright(on_white(picture), picture).convert("L" if self.channels == 1 else "RGB")
         width, height = self.size
+        interpolation = Image.Resampling[self.transform["interpolation"].upper()]
         stored, resize = self.transform.get("stored"), self.transform.get("resize", max(self.size))
-        for side in (stored if stored and min(picture.size) > stored else None, resize):
-            if side:
-                scaled = tuple(max(1, side * length // min(picture.size)) for length in picture.size)
-                picture = picture.resize(scaled, Image.Resampling[self.transform["interpolation"].upper()])
+        if self.fit == "stretch":
+            picture = picture.resize(self.size, interpolation)
+        else:
+            for side in (stored if stored and min(picture.size) > stored else None, resize):
+                if side:
+                    scaled = tuple(max(1, side * length // min(picture.size)) for length in picture.size)
+                    picture = picture.resize(scaled, interpolation)
         left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
-        pixels = np.asarray(picture.crop((left, top, left + width, top + height)), np.float32) / np.float32(255)
+        picture = picture.crop((left, top, left + width, top + height))
+        pixels = np.asarray(ImageOps.invert(picture) if self.invert else picture, np.float32) / np.float32(255)
         return pixels.reshape(height, width, self.channels).transpose(2, 0, 1)
 
     def _fitted(self, picture: Image.Image) -> Floats:
-        """The whole picture, or its strokes, at the model's size."""
+        """The whole picture at the model's size."""
         planes = shrunk(picture, self.channels, max(WORKING_SIDE, *self.size))
         planes = [np.asarray(upright(Image.fromarray(plane), picture)) for plane in planes]
-        size = upright(Image.new("1", picture.size), picture).size
-        if self.channels == 1 and self.transform["fit"] == "mnist" and is_dark_on_light(planes[0]):
+        if self.invert:
             planes = [1 - plane for plane in planes]
+        size = upright(Image.new("1", picture.size), picture).size
         if size != self.size:
-            strokes = strokes_of(planes[0]) if self.fit == "mnist" else None
-            if strokes is not None:
-                planes = [placed_as_mnist(strokes, self.size)]
-            else:
-                fitted = stretched if self.fit == "stretch" else padded
-                planes = [fitted(plane, self.size) for plane in planes]
+            if self.fit == "mnist":
+                expected, got = ("x".join(map(str, side)) for side in (self.size, size))
+                raise ValueError(f"expected a picture of {expected} px, got {got}: pass fit='pad', or use `vit predict`")
+            fitted = stretched if self.fit == "stretch" else padded
+            planes = [fitted(plane, self.size) for plane in planes]
         return np.stack(planes)
 
 
@@ -174,7 +189,10 @@ def padded(plane: Floats, size: tuple[int, int]) -> Floats:
     height, width = plane.shape
     scale = min(size[0] / width, size[1] / height)
     inner = stretched(plane, tuple(max(1, half_up(scale * side)) for side in (width, height)))
-    whole = np.full(size[::-1], quantile(plane[frame(plane.shape)], 0.5), np.float32)
+    inside = np.zeros(plane.shape, bool)
+    inside[1:-1, 1:-1] = True
+    border = np.sort(plane[~inside])
+    whole = np.full(size[::-1], border[border.size // 2], np.float32)
     left, top = (size[0] - inner.shape[1]) // 2, (size[1] - inner.shape[0]) // 2
     whole[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
     return whole
@@ -182,93 +200,3 @@ def padded(plane: Floats, size: tuple[int, int]) -> Floats:
 
 def half_up(number: float) -> int:
     return int(np.floor(number + 0.5))
-
-
-def frame(shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """The pixels along the border."""
-    thickness = max(int(0.05 * min(shape)), 1)
-    mask = np.ones(shape, bool)
-    mask[thickness:-thickness, thickness:-thickness] = False
-    return mask
-
-
-def quantile(values: Floats, share: float) -> float:
-    ordered = np.sort(values, axis=None)
-    return float(ordered[half_up(share * (ordered.size - 1))])
-
-
-def is_dark_on_light(plane: Floats) -> bool:
-    """Whether the darkest pixels differ more from the border than the lightest."""
-    border = plane[frame(plane.shape)]
-    below = quantile(border, 0.1) - quantile(plane, 0.01)
-    above = quantile(plane, 0.99) - quantile(border, 0.9)
-    return below > above
-
-
-def strokes_of(plane: Floats) -> Floats | None:
-    """Light strokes without background and specks, from 0 to 1; None if nothing stands out."""
-    mask = frame(plane.shape)
-    down, across = (np.arange(side, dtype=np.float32) - 0.5 * (side - 1) for side in plane.shape)
-    down, across = np.meshgrid(down, across, indexing="ij")
-    ink = plane.astype(np.float32)
-    for offset in (across, down):  # the border's slope; it is symmetric, so the axes are independent
-        ink = ink - offset * ((offset * plane)[mask].sum() / max((offset * offset)[mask].sum(), 1e-30))
-    reach = int(np.ceil(0.5 * (1 / 3) * max(plane.shape)))
-    ink = (ink - extreme(extreme(ink, reach, np.minimum), reach, np.maximum)).astype(np.float32)
-    full = quantile(ink, 0.999)
-    if full < 0.06:
-        return None
-    cut = min(max(2 * quantile(ink[mask], 0.75), 0.1 * full), 0.4 * full)
-    return without_specks(np.clip((ink - cut) / (full - cut), 0, 1).astype(np.float32))
-
-
-def extreme(plane: Floats, reach: int, of: np.ufunc) -> Floats:
-    """The extreme in the square around each pixel, from windows of doubling size."""
-    window = 2 * reach + 1
-    for _ in range(2):
-        length = plane.shape[1]
-        rows = np.pad(plane, ((0, 0), (reach, reach)), constant_values=np.inf if of is np.minimum else -np.inf)
-        span = 1
-        while 2 * span <= window:
-            rows[:, :-span] = of(rows[:, :-span], rows[:, span:])
-            span *= 2
-        plane = of(rows[:, :length], rows[:, window - span : window - span + length]).T
-    return plane
-
-
-def without_specks(ink: Floats) -> Floats:
-    """Removes connected parts with less than a twentieth of the largest part's ink."""
-    left, parts = {tuple(place) for place in np.argwhere(ink > 0).tolist()}, []
-    while left:
-        part = open_ = [left.pop()]
-        while open_:
-            around = {(y + dy, x + dx) for y, x in open_ for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
-            left -= around
-            open_ = list(around)
-            part = part + open_
-        parts.append(tuple(np.array(part).T))
-    amounts = [ink[part].sum() for part in parts]
-    for part, amount in zip(parts, amounts):
-        if amount < 0.05 * max(amounts):
-            ink[part] = 0
-    return ink
-
-
-def placed_as_mnist(ink: Floats, size: tuple[int, int]) -> Floats:
-    """Scales the longer side to 20 of 28 pixels and centres the mass."""
-    bounds = [(places.min(), places.max() + 1) for places in np.nonzero(ink)]
-    scale = max(end - begin for begin, end in bounds) / (20 / 28 * min(size))
-    lengths = [max(1, half_up(scale * side)) for side in size[::-1]]
-    window = np.zeros(lengths, np.float32)
-    places, targets = [], []
-    for axis, (length, (begin, end)) in enumerate(zip(lengths, bounds)):
-        mass = ink.sum(axis=1 - axis, dtype=np.float64)
-        centre = (mass * (np.arange(mass.size) + 0.5)).sum() / mass.sum()
-        wanted = centre - 0.5 * length
-        first = min(max(int(np.copysign(half_up(abs(wanted)), wanted)), end - length), begin)
-        inside = slice(max(first, 0), min(first + length, mass.size))
-        places.append(inside)
-        targets.append(slice(inside.start - first, inside.stop - first))
-    window[tuple(targets)] = ink[tuple(places)]
-    placed = stretched(window, size)
-    return placed / placed.max()

@@ -4,7 +4,7 @@ use crate::files::test_file;
 use crate::support::Sandbox;
 
 /// Commands, run one after another in the same folder.
-const COMMANDS: [&str; 33] = [
+const COMMANDS: [&str; 42] = [
     "train --dataset digits --max-steps 120 --run-dir run",
     "train --dataset digits --max-steps 1 --run-dir run",
     "train --dataset digits --epochs 0",
@@ -37,6 +37,15 @@ const COMMANDS: [&str; 33] = [
     "verify run",
     "train --config rising.toml --run-dir diverged",
     "config --ema 2",
+    "info text.png",
+    "info absent",
+    "import text.png -o imported.safetensors",
+    "import absent -o imported.safetensors",
+    "explain run digit.png -o absent/out.png",
+    "serve absent",
+    "serve run --listen nowhere",
+    "fetch nothing",
+    "completions tcsh",
     "wrong",
 ];
 

@@ -8,6 +8,7 @@ and stops at the first failure. Without onnx and onnxruntime nothing is checked.
 
 import argparse
 import importlib.util
+import itertools
 import json
 import sys
 import tempfile
@@ -101,7 +102,7 @@ def pictures_of_every_kind(folder: Path) -> list[Path]:
 
 
 def check_module(vit: Any) -> None:
-    """Compare the module's probabilities with `vit predict`, for each way to fit a picture."""
+    """Compare the module's probabilities with `vit predict`, for each way to fit a picture, inverted or not."""
     from vit_onnx import Classifier
 
     folder = vit.folder / "pictures"
@@ -117,22 +118,33 @@ def check_module(vit: Any) -> None:
             Image.fromarray(noise).save(classes / tint / f"{number}.png")
     settings = ["--dataset", classes, "--test-split", "0.25", "--batch-size", "4", "--max-steps", "2", "--run-dir", "pictures-run"]
     vit.run("train", *settings)
-    for run, fits in {"shallow": ("mnist", "pad", "stretch"), "pictures-run": ("crop", "pad", "stretch")}.items():
-        vit.run("export", run, "--layout", "onnx", "-o", f"{run}-module.onnx")
-        for fit in fits:
-            lines = vit.run("predict", run, *pictures, "--fit", fit).splitlines()
-            classifier = Classifier(vit.folder / f"{run}-module.onnx", fit)
-            worst = {}
-            for path, line in zip(pictures, map(json.loads, lines), strict=True):
-                ours = np.array(line["probabilities"])
-                got = classifier.probabilities(classifier.prepare(path)[None])[0]
-                worst[path.name] = np.abs(got - ours).max()
-                if classifier.predict([path])[0].index != line["class"]:
-                    raise AssertionError(f"{run}, {fit}, {path.name}: the class differs from `vit predict`'s")
-            lossy = worst.pop("paper.jpg")
-            name = max(worst, key=worst.__getitem__)
-            require(f"the module on {run}, {fit}, worst {name}", worst[name], TOLERANCE)
-            require(f"the module on {run}, {fit}, a JPEG", lossy, LOSSY)
+    cases = [(run, fit) for run, first in {"shallow": "mnist", "pictures-run": "crop"}.items() for fit in (first, "pad", "stretch")]
+    for (run, fit), invert in itertools.product(cases, ("never", "always")):
+        vit.run("export", run, "--layout", "onnx", "-o", f"{run}-module.onnx", "--force")
+        # Only `vit predict` finds strokes on paper.
+        taken = [path for path in pictures if fit != "mnist" or path.stem == "model-size"]
+        # By itself, so that a picture of the model's size is taken whole.
+        options = [] if fit == "mnist" else ["--fit", fit]
+        lines = vit.run("predict", run, *taken, *options, "--invert", invert).splitlines()
+        classifier = Classifier(vit.folder / f"{run}-module.onnx", fit, invert == "always")
+        worst = {}
+        for path, line in zip(taken, map(json.loads, lines), strict=True):
+            ours = np.array(line["probabilities"])
+            got = classifier.probabilities(classifier.prepare(path)[None])[0]
+            worst[path.name] = np.abs(got - ours).max()
+            if classifier.predict([path])[0].index != line["class"]:
+                raise AssertionError(f"{run}, {fit}, {path.name}: the class differs from `vit predict`'s")
+        if fit == "mnist":
+            try:
+                classifier.prepare(folder / "small.png")
+            except ValueError as error:
+                print(f"the module on {run}, another size: {error}")
+            else:
+                raise AssertionError("the module takes a picture on which only `vit predict` finds strokes")
+        lossy = worst.pop("paper.jpg", 0.0)
+        name = max(worst, key=worst.__getitem__)
+        require(f"the module on {run}, {fit}, --invert {invert}, worst {name}", worst[name], TOLERANCE)
+        require(f"the module on {run}, {fit}, --invert {invert}, a JPEG", lossy, LOSSY)
 
 
 def require(what: str, difference: float, tolerance: float) -> None:

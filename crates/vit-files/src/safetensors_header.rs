@@ -33,9 +33,11 @@ pub fn read_safetensors_header(
     let length = u64::from_le_bytes(length);
     let data_length = file_length.checked_sub(LENGTH_BYTES as u64);
     let Some(data_length) = data_length.and_then(|rest| rest.checked_sub(length)) else {
-        return Err(invalid(format!(
-            "expected a header of {length} bytes, got a file of {file_length}"
-        )));
+        // A number this large comes from a file of another kind.
+        return Err(invalid(match length > longest {
+            true => "it does not begin with the length of a header".to_owned(),
+            false => format!("expected a header of {length} bytes, got a file of {file_length}"),
+        }));
     };
     if length > longest {
         return Err(invalid(format!("expected a header of at most {longest} bytes, got {length}")));
@@ -135,8 +137,12 @@ mod tests {
         }
         let short = read_safetensors_header(&mut &[1, 2, 3][..], 3, LONGEST).expect_err("short");
         assert_eq!(short.to_string(), "it is too short for a header");
-        let bytes = u64::MAX.to_le_bytes();
-        let long = read_safetensors_header(&mut &bytes[..], 8, LONGEST).expect_err("long");
-        assert!(long.to_string().ends_with("got a file of 8"), "{long}");
+        for (length, says) in
+            [(LONGEST, "got a file of 8"), (u64::MAX, "not begin with the length of a header")]
+        {
+            let bytes = length.to_le_bytes();
+            let error = read_safetensors_header(&mut &bytes[..], 8, LONGEST).expect_err("too long");
+            assert!(error.to_string().ends_with(says), "{error}");
+        }
     }
 }

@@ -168,8 +168,11 @@ fn message_of(error: &(dyn Error + 'static)) -> String {
 
 /// Advice if the system refuses to read or write a file.
 fn disk_hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
-    let mut causes = std::iter::successors(Some(error), |&error| error.source());
-    match causes.find_map(|cause| cause.downcast_ref::<io::Error>())?.kind() {
+    let causes = || std::iter::successors(Some(error), |&error| error.source());
+    let of_files = causes().find_map(|cause| cause.downcast_ref::<vit_files::Error>());
+    let writes =
+        matches!(of_files, Some(vit_files::Error::Io { operation: "create" | "write", .. }));
+    match causes().find_map(|cause| cause.downcast_ref::<io::Error>())?.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Some("free some space, and try again")
         }
@@ -177,7 +180,8 @@ fn disk_hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             Some("choose another place, or change its permissions")
         }
-        io::ErrorKind::NotFound => Some("check the path and its folder; `ls runs` lists your runs"),
+        io::ErrorKind::NotFound if writes => Some("make its folder first"),
+        io::ErrorKind::NotFound => Some("check the path; `ls runs` lists your runs"),
         _ => None,
     }
 }
