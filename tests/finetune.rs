@@ -1,8 +1,8 @@
 //! Fine-tuning: initial models and frozen parameters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
 use crate::files::test_file;
@@ -112,6 +112,10 @@ fn training_can_start_from_every_model_that_info_reads() {
 #[test]
 fn unsuitable_initial_models_are_rejected_in_one_line() {
     let sandbox = sandbox(28);
+    sandbox.train_digits("--max-steps 1");
+    let of_bert = [("bert.pooler.dense.bias", Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap())];
+    candle_core::safetensors::save(&HashMap::from(of_bert), sandbox.path("bert.safetensors"))
+        .unwrap();
     for (code, flags, says) in [
         (
             2,
@@ -123,6 +127,8 @@ fn unsuitable_initial_models_are_rejected_in_one_line() {
         (2, "--new-head", "--new-head needs a model to start from"),
         (4, "--init absent", "cannot read absent"),
         (4, "--init pictures", "cannot read pictures/config.toml"),
+        (4, "--init bert.safetensors", "of no known layout (timm, hf or notebook)"),
+        (2, "--init run --run-dir run", "run directory run already exists"),
     ] {
         sandbox.refuses(code, &format!("train --dataset pictures {flags}")).saying(&[says]);
     }

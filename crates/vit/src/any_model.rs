@@ -65,17 +65,20 @@ impl AnyModel {
             let failure = Failure::from(error).about(file.path().display());
             if of_another { failure.hint(OF_ANOTHER) } else { failure }
         })?;
-        if !file.prefix().is_empty() {
-            tracing::info!("names without the prefix {:?} of a PyTorch wrapper", file.prefix());
-        }
-        if !foreign.assumed.is_empty() {
-            tracing::info!(
-                "assumed, because no file says otherwise: {}",
-                foreign.assumed.join(", ")
-            );
-        }
         let (layout, config) = (foreign.layout, foreign.config.clone());
         Ok(Self { file, layout, config, foreign: Some(foreign) })
+    }
+
+    /// Logs what the file does not say of itself.
+    pub(crate) fn log_assumptions(&self) {
+        let prefix = self.file.prefix();
+        if !prefix.is_empty() {
+            tracing::info!("names without the prefix {prefix:?} of a PyTorch wrapper");
+        }
+        let assumed = self.foreign.as_ref().map_or(&[][..], |foreign| &foreign.assumed);
+        if !assumed.is_empty() {
+            tracing::info!("assumed, because no file says otherwise: {}", assumed.join(", "));
+        }
     }
 
     /// Class names and transform, as far as the files have them.

@@ -57,6 +57,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let inputs = Inputs::of(inputs.iter().map(PathBuf::as_path));
     let mut output = Output::new(&args.output, &inputs, args.force.existing())?;
     let model = AnyModel::open(&args.path, &args.foreign_flags.known())?;
+    model.log_assumptions();
     if let Some(asked) = args.layout.map(Layout::from).filter(|&asked| asked != model.layout) {
         let path = args.path.display();
         let message = format!("{path}: expected the {asked} layout, got {}", model.layout);

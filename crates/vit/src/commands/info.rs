@@ -50,6 +50,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         );
     }
     let model = AnyModel::open(&args.model, &args.foreign_flags.known())?;
+    model.log_assumptions();
     let config = args.foreign_flags.at_asked_size(&model.config);
     let layout = format!("{} layout", model.layout);
     show(args, (model.file.path(), &layout), &config, json!({"layout": model.layout.to_string()}))

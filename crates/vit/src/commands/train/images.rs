@@ -4,13 +4,16 @@ use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use vit_data::{Augment, Augmented, Examples, Order, Split, hold_out};
 use vit_layers::Mode;
 use vit_model::VisionTransformer;
-use vit_train::{Batch, Bytes, Data, EVALUATION_BATCH};
+use vit_train::{Batch, Bytes, Data};
 
 use crate::dataset::Found;
 use crate::failure::{Exit, Failure, Result};
 use crate::output::thousands;
 use crate::progress::Counter;
 use crate::settings::Settings;
+
+/// Images whose features are computed together: with more, a large model's activations leave the processor's cache.
+const FEATURE_BATCH: usize = 16;
 
 /// Images, or their features if only the head is trained.
 struct Part {
@@ -39,7 +42,7 @@ impl Part {
     fn cache(&mut self, model: &VisionTransformer, device: &Device, count: &Counter) -> Result<()> {
         let all: Vec<u32> = (0..self.examples.len() as u32).collect();
         let mut features = Vec::new();
-        for indices in all.chunks(EVALUATION_BATCH) {
+        for indices in all.chunks(FEATURE_BATCH) {
             let (images, _) = self.examples.batch(indices, device, DType::F32)?;
             features.push(model.forward_pooled(&images, Mode::Eval)?);
             count.add(indices.len() as u64);

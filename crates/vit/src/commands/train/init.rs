@@ -43,6 +43,7 @@ pub(super) fn take_model(settings: &mut Settings, is_asked: bool) -> Result<()> 
     };
     let asked = &settings.model;
     let model = open(path, is_asked.then_some(asked))?;
+    model.log_assumptions();
     if is_asked {
         return check_fine_tunable(&model.config, asked).map_err(|error| {
             let hint = "leave out --preset and [model]: the shape comes from the model itself";
