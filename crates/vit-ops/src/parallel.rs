@@ -84,22 +84,22 @@ pub(crate) fn for_each<P: Send>(
 pub(crate) fn for_each_with<P: Send, R>(
     multiply_adds: usize,
     pieces: impl IntoIterator<Item = P, IntoIter: Send>,
-    room: impl Fn() -> R + Sync,
+    scratch: impl Fn() -> R + Sync,
     work: impl Fn(&mut R, P) + Sync,
 ) {
     let pieces = pieces.into_iter();
     if !splits(multiply_adds) {
-        let mut room = room();
-        return pieces.for_each(|piece| work(&mut room, piece));
+        let mut scratch = scratch();
+        return pieces.for_each(|piece| work(&mut scratch, piece));
     }
     let pieces = Mutex::new(pieces);
     let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
     // A free thread takes the next piece. A thread that comes too late allocates nothing.
     pool().on_all(large(multiply_adds), &|| {
         let Some(mut piece) = next() else { return };
-        let mut room = room();
+        let mut scratch = scratch();
         loop {
-            work(&mut room, piece);
+            work(&mut scratch, piece);
             let Some(another) = next() else { break };
             piece = another;
         }

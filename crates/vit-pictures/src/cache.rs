@@ -166,10 +166,10 @@ impl Cache {
             return cut();
         }
         let entries: Vec<Entry> = index.as_chunks().0.iter().map(Entry::read).collect();
-        let room = HEADER as u64..=begin;
+        let valid = HEADER as u64..=begin;
         let fits = |entry: &Entry| {
             let end = entry.offset.saturating_add(entry.len());
-            entry.channels == 0 || room.contains(&entry.offset) && room.contains(&end)
+            entry.channels == 0 || valid.contains(&entry.offset) && valid.contains(&end)
         };
         if end != footer(&header, &index) || !entries.iter().all(fits) {
             return wrong(

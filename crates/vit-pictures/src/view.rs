@@ -183,7 +183,7 @@ pub(crate) fn crop(
         let columns = (target * ratio).sqrt().round_ties_even() as usize;
         let rows = (target / ratio).sqrt().round_ties_even() as usize;
         if (1..=width).contains(&columns) && (1..=height).contains(&rows) {
-            let mut first = |room: usize| stream.below(room as u32 + 1) as usize;
+            let mut first = |spare: usize| stream.below(spare as u32 + 1) as usize;
             let top = first(height - rows);
             let left = first(width - columns);
             return [Span { first: top, count: rows }, Span { first: left, count: columns }];

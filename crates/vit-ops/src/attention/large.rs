@@ -135,7 +135,7 @@ impl LargeAttention {
             self.0.multiply_adds(5),
             pieces,
             || (Buffer::dirty(len), Buffer::dirty(dropped_len)),
-            |(room, dropped), (index, sample, head, [of_q, of_k, of_v], of_added)| {
+            |(scratch, dropped), (index, sample, head, [of_q, of_k, of_v], of_added)| {
                 let shape = samples.places()[index].shape;
                 let SampleShape { tokens, queries, head_dim, .. } = shape;
                 let (row_len, len) = (shape.weights_row(), shape.head_weights());
@@ -143,10 +143,10 @@ impl LargeAttention {
                 let grad = &grads[index][head * head_dim..];
                 let grad = Matrix::strided(grad, queries, head_dim, shape.dim());
                 let weights = &weights[index][head * len..][..len];
-                let room = &mut room[..len];
+                let scratch = &mut scratch[..len];
                 // A causal sequence skips the blocks above the diagonal.
                 let at_once = if causal { CAUSAL_QUERIES } else { queries.max(tokens).max(1) };
-                let of_weights = MatrixMut::strided(room, queries, tokens, row_len);
+                let of_weights = MatrixMut::strided(scratch, queries, tokens, row_len);
                 for Block { row, out, .. } in of_weights.blocks((at_once, tokens)) {
                     let (rows, seen) = seen_by(row, at_once, queries, tokens);
                     let (mut out, _unseen) = out.split_columns(seen);
@@ -163,11 +163,11 @@ impl LargeAttention {
                     causal,
                     before_dropout: weights,
                     after_dropout: after,
-                    grad: room,
+                    grad: scratch,
                     of_added,
                 });
                 let dropped = Matrix::strided(after, queries, tokens, row_len);
-                let of_scores = Matrix::strided(room, queries, tokens, row_len);
+                let of_scores = Matrix::strided(scratch, queries, tokens, row_len);
                 for Block { row, mut out, .. } in of_q.blocks((at_once, head_dim)) {
                     let (rows, seen) = seen_by(row, at_once, queries, tokens);
                     let of_scores = of_scores.rows(row, rows).columns(0, seen);
@@ -238,28 +238,28 @@ impl<'a> DrawnMasks<'a> {
         Self { padded, samples: samples.parts(drawn, |shape| shape.masks(padded)) }
     }
 
-    /// Applies the masks to a head's weights, from the row of `query` on, into `room`.
+    /// Applies the masks to a head's weights, from the row of `query` on, into `scratch`.
     fn drop<'r>(
         &self,
         (sample, shape): (usize, SampleShape),
         head: usize,
         query: usize,
         weights: &[f32],
-        room: &'r mut [f32],
+        scratch: &'r mut [f32],
     ) -> &'r [f32] {
-        let room = &mut room[..weights.len()];
-        room.copy_from_slice(weights);
+        let scratch = &mut scratch[..weights.len()];
+        scratch.copy_from_slice(weights);
         let rows = self.samples[sample].chunks_exact(self.padded).skip(query * shape.heads + head);
         simd::dispatch(
             #[inline(always)]
             || {
                 let rows = rows.step_by(shape.heads);
-                for (weights, mask) in room.chunks_exact_mut(shape.weights_row()).zip(rows) {
+                for (weights, mask) in scratch.chunks_exact_mut(shape.weights_row()).zip(rows) {
                     slices::multiply(weights, mask);
                 }
             },
         );
-        room
+        scratch
     }
 }
 

@@ -29,14 +29,14 @@ impl SmallAttention {
         let mut after = parts(*tracked && drops, &mut after_dropout).into_iter();
         let each = samples.cut(ys, SampleShape::output).into_iter().enumerate();
         let pieces = each.map(|(index, ys)| (index, ys, before.next(), after.next()));
-        let room = || {
+        let scratch = || {
             let masks = dropout.map(|dropout| DropWeights::new(largest, samples.padded, dropout));
             (Columns::new(largest), masks, of_sample(!tracked), of_sample(!tracked && drops))
         };
         parallel::for_each_with(
             self.0.multiply_adds(2),
             pieces,
-            room,
+            scratch,
             |(columns, masks, weights, dropped), (index, ys, before, after)| {
                 let place = samples.places()[index];
                 let (shape, sample) = (place.shape, inputs.sample(place));

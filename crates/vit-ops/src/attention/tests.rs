@@ -37,7 +37,7 @@ fn bias_for(heads: usize, (queries, tokens): (usize, usize)) -> Result<Tensor> {
 }
 
 /// Every kind of attention: with and without dropout, each with a mask, causal, with a bias, and plain.
-pub(super) fn ways<'a>(heads: usize, mask: &'a TokenMask, bias: &'a Tensor) -> Vec<Attend<'a>> {
+pub(super) fn variants<'a>(heads: usize, mask: &'a TokenMask, bias: &'a Tensor) -> Vec<Attend<'a>> {
     let plain = Attend::new(heads, 0.35);
     let seen = [
         plain,
@@ -84,7 +84,7 @@ fn fused_equals_composed_forward_and_backward() -> Result<()> {
         let case = Case::new(&[&[batch, tokens, 3 * heads * head_dim]])?;
         let (mask, bias) = (mask(batch, tokens)?, bias(heads, tokens)?);
         let of_first = bias.narrow(2, 0, 1)?.contiguous()?;
-        for attend in ways(heads, &mask, &bias) {
+        for attend in variants(heads, &mask, &bias) {
             for queries in [Queries::All, Queries::First] {
                 let attend = for_queries(queries, attend, &of_first);
                 case.fused_equals_composed(
@@ -111,7 +111,7 @@ fn cross_attention_fused_equals_composed() -> Result<()> {
         let dim = heads * head_dim;
         let case = Case::new(&[&[batch, queries, dim], &[batch, tokens, 2 * dim]])?;
         let (mask, bias) = (mask(batch, tokens)?, bias_for(heads, (queries, tokens))?);
-        for attend in ways(heads, &mask, &bias) {
+        for attend in variants(heads, &mask, &bias) {
             case.fused_equals_composed(
                 |t| cross_attention(&t[0], &t[1], &attend),
                 |t| composed::cross_attention(&t[0], &t[1], &attend),
@@ -126,7 +126,7 @@ fn gradients_match_finite_differences() -> Result<()> {
     let mask = mask(2, 3)?;
     let (bias, of_two) =
         (bias(2, 3)?.to_dtype(DType::F64)?, bias_for(2, (2, 3))?.to_dtype(DType::F64)?);
-    for attend in ways(2, &mask, &bias) {
+    for attend in variants(2, &mask, &bias) {
         Case::new(&[&[2, 3, 12]])?.gradients_match_differences(|t| {
             composed::self_attention(&t[0], Queries::All, &attend)
         })?;
@@ -150,7 +150,7 @@ fn self_attention_equals_cross_attention_to_itself() -> Result<()> {
         let [qkv] = tensors(&[&[2, tokens, 3 * 16]])?;
         let (q, kv) = (qkv.narrow(2, 0, 16)?, qkv.narrow(2, 16, 32)?);
         let (mask, bias) = (mask(2, tokens)?, bias(2, tokens)?);
-        for attend in ways(2, &mask, &bias) {
+        for attend in variants(2, &mask, &bias) {
             let to_itself = self_attention(&qkv, Queries::All, &attend)?;
             let to_another = cross_attention(&q, &kv, &attend)?;
             assert_eq!(to_itself.to_vec3::<f32>()?, to_another.to_vec3::<f32>()?);
@@ -272,7 +272,7 @@ fn first_query_equals_first_row_of_all_queries() -> Result<()> {
         let [qkv] = tensors(&[&[3, tokens, 24]])?;
         let (mask, bias) = (mask(3, tokens)?, bias(2, tokens)?);
         let of_first = bias.narrow(2, 0, 1)?.contiguous()?;
-        for attend in ways(2, &mask, &bias) {
+        for attend in variants(2, &mask, &bias) {
             let all = self_attention(&qkv, Queries::All, &attend)?.narrow(1, 0, 1)?;
             let attend = for_queries(Queries::First, attend, &of_first);
             let first = self_attention(&qkv, Queries::First, &attend)?;
@@ -300,7 +300,7 @@ fn untracked_input_gives_the_same_output() -> Result<()> {
     let [qkv] = tensors(&[&[3, 5, 24]])?;
     let tracked = candle_core::Var::from_tensor(&qkv)?;
     let (mask, bias) = (mask(3, 5)?, bias(2, 5)?);
-    for attend in ways(2, &mask, &bias) {
+    for attend in variants(2, &mask, &bias) {
         let with = self_attention(&tracked, Queries::All, &attend)?;
         let without = self_attention(&qkv, Queries::All, &attend)?;
         assert_eq!(with.to_vec3::<f32>()?, without.to_vec3::<f32>()?);
@@ -332,7 +332,7 @@ fn threads_do_not_change_a_bit() -> Result<()> {
     // Enough samples of few tokens to be split.
     let [qkv] = tensors(&[&[256, 16, 3 * 32]])?;
     let (mask, bias) = (mask(256, 16)?, bias(4, 16)?);
-    for attend in ways(4, &mask, &bias) {
+    for attend in variants(4, &mask, &bias) {
         assert_threads_do_not_show(|| {
             let var = candle_core::Var::from_tensor(&qkv).expect("a variable");
             let ys = self_attention(&var, Queries::All, &attend).expect("an output");

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::launch::{Grid, elements, kernel, not_on_cpu, output, room};
+use super::launch::{Grid, elements, kernel, not_on_cpu, output, uninit};
 use super::tape::apply2;
 
 /// The shapes are the same.
@@ -35,7 +35,7 @@ impl CustomOp2 for Add {
         ys_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         let (device, len) = (&xs.device, xs_layout.shape().elem_count());
-        let mut sum = room::<f32>(device, len)?;
+        let mut sum = uninit::<f32>(device, len)?;
         // As a tensor added to every sample of a batch of one.
         kernel!(device, ROWS, "add_each")
             .read(&elements::<f32>(xs, xs_layout)?)

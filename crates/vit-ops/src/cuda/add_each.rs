@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor};
+use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, uninit, tensor};
 use super::products::column_sums;
 use super::tape::apply2;
 
@@ -36,7 +36,7 @@ impl CustomOp2 for AddEach {
         shared_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         let (device, len) = (&xs.device, xs_layout.shape().elem_count());
-        let mut ys = room::<f32>(device, len)?;
+        let mut ys = uninit::<f32>(device, len)?;
         kernel!(device, ROWS, "add_each")
             .read(&elements::<f32>(xs, xs_layout)?)
             .read(&elements::<f32>(shared, shared_layout)?)

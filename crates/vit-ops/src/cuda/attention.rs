@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Result,
 
 use super::dropout::Drawn;
 use super::launch::{
-    ByValue, Grid, Held, begin, device_of, elements, held, kernel, not_on_cpu, output, room,
+    ByValue, Grid, Held, begin, device_of, elements, held, kernel, not_on_cpu, output, uninit,
     shared_at_most, tensor,
 };
 use super::tape::{apply1, apply2};
@@ -141,7 +141,7 @@ impl Attention {
         kv: &impl DevicePtr<f32>,
     ) -> Result<(CudaStorage, Shape)> {
         let AttentionShape { batch, sample } = self.shape;
-        let mut ys = room::<f32>(device, batch * sample.output())?;
+        let mut ys = uninit::<f32>(device, batch * sample.output())?;
         let bias = self.bias.as_ref().map(held);
         kernel!(device, ATTENTION, "attention")
             .read(q)
@@ -195,7 +195,7 @@ impl CustomOp1 for Attention {
 
     fn bwd(&self, qkv: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let device = device_of(qkv)?;
-        let grad_qkv = room::<f32>(&device, qkv.elem_count())?;
+        let grad_qkv = uninit::<f32>(&device, qkv.elem_count())?;
         let place = begin(&grad_qkv, &device);
         self.backward((qkv, qkv, grad), (place, place), self.shape.sample.tokens)?;
         Ok(Some(tensor(grad_qkv, &device, qkv.shape())))
@@ -235,7 +235,7 @@ impl CustomOp2 for Attention {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let device = device_of(q)?;
-        let [grad_q, grad_kv] = [q, kv].map(|xs| room::<f32>(&device, xs.elem_count()));
+        let [grad_q, grad_kv] = [q, kv].map(|xs| uninit::<f32>(&device, xs.elem_count()));
         let (grad_q, grad_kv) = (grad_q?, grad_kv?);
         let places = (begin(&grad_q, &device), begin(&grad_kv, &device));
         self.backward((q, kv, grad), places, self.shape.sample.queries)?;

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::launch::{
-    ByValue, Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor,
+    ByValue, Grid, device_of, elements, held, kernel, not_on_cpu, output, uninit, tensor,
 };
 use super::tape::apply1;
 
@@ -54,7 +54,7 @@ impl CustomOp1 for CrossEntropy {
         let (batch, classes) = layout.shape().dims2()?;
         let (device, width) = (&logits.device, threads_of_row(classes));
         let threads = (batch * width).next_multiple_of(32).min(1024);
-        let mut loss = room::<f32>(device, 1)?;
+        let mut loss = uninit::<f32>(device, 1)?;
         kernel!(device, CROSS_ENTROPY, "cross_entropy")
             .read(&elements::<f32>(logits, layout)?)
             .read(&held(&self.labels).elements::<u32>()?)
@@ -70,7 +70,7 @@ impl CustomOp1 for CrossEntropy {
     fn bwd(&self, logits: &Tensor, _loss: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (batch, classes) = logits.dims2()?;
         let (device, width) = (device_of(logits)?, threads_of_row(classes));
-        let mut grad_logits = room::<f32>(&device, batch * classes)?;
+        let mut grad_logits = uninit::<f32>(&device, batch * classes)?;
         kernel!(&device, CROSS_ENTROPY, "cross_entropy_gradient")
             .read(&held(logits).elements::<f32>()?)
             .read(&held(&self.labels).elements::<u32>()?)

@@ -7,7 +7,7 @@ use vit_random::{Random, Site};
 
 use super::clock;
 use super::launch::{
-    ByValue, Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor,
+    ByValue, Grid, device_of, elements, held, kernel, not_on_cpu, output, uninit, tensor,
 };
 use super::tape::apply1;
 use crate::DropRate;
@@ -84,7 +84,7 @@ impl Drawn {
         shape: &[usize],
     ) -> Result<CudaSlice<f32>> {
         let (batch, sample_len) = (shape[0], shape[1..].iter().product::<usize>());
-        let mut ys = room::<f32>(device, batch * sample_len)?;
+        let mut ys = uninit::<f32>(device, batch * sample_len)?;
         kernel!(device, DROPOUT, "dropout")
             .read(xs)
             .write(&mut ys)

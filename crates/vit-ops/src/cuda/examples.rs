@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::clock;
-use super::launch::{Grid, device_of, held, kernel, room, tensor};
+use super::launch::{Grid, device_of, held, kernel, uninit, tensor};
 
 /// Images of one byte per pixel with labels and the normalised value of each byte.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ impl Examples {
         let (channels, height, width) = self.shape;
         let (device, len) = (device_of(order)?, channels * height * width);
         let (mut images, mut labels) =
-            (room::<f32>(&device, batch * len)?, room::<u32>(&device, batch)?);
+            (uninit::<f32>(&device, batch * len)?, uninit::<u32>(&device, batch)?);
         kernel!(&device, ROWS, "gather")
             .read(&held(&self.pixels).elements::<u8>()?)
             .read(&held(&self.labels).elements::<u32>()?)

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor};
+use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, uninit, tensor};
 use super::tape::apply1;
 
 /// `xs` has at least `count` tokens.
@@ -26,7 +26,7 @@ impl CustomOp1 for FirstTokens {
     fn cuda_fwd(&self, xs: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let (batch, tokens, dim) = layout.shape().dims3()?;
         let (device, len) = (&xs.device, batch * self.count * dim);
-        let mut ys = room::<f32>(device, len)?;
+        let mut ys = uninit::<f32>(device, len)?;
         kernel!(device, ROWS, "take_first")
             .read(&elements::<f32>(xs, layout)?)
             .write(&mut ys)
@@ -40,7 +40,7 @@ impl CustomOp1 for FirstTokens {
     fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (_batch, tokens, dim) = xs.dims3()?;
         let (device, len, grad) = (device_of(xs)?, xs.elem_count(), grad.contiguous()?);
-        let mut grad_xs = room::<f32>(&device, len)?;
+        let mut grad_xs = uninit::<f32>(&device, len)?;
         kernel!(&device, ROWS, "put_first")
             .read(&held(&grad).elements::<f32>()?)
             .write(&mut grad_xs)

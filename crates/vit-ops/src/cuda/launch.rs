@@ -54,7 +54,7 @@ pub(super) fn device_of(xs: &Tensor) -> Result<CudaDevice> {
 }
 
 /// Uninitialised memory for a kernel to fill.
-pub(super) fn room<T: DeviceRepr>(device: &CudaDevice, len: usize) -> Result<CudaSlice<T>> {
+pub(super) fn uninit<T: DeviceRepr>(device: &CudaDevice, len: usize) -> Result<CudaSlice<T>> {
     // SAFETY: the caller passes it to a kernel that writes every element before anything reads one.
     unsafe { device.alloc(len) }
 }

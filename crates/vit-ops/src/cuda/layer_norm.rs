@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor};
+use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, uninit, tensor};
 use super::products::{column_sums, slices_of};
 use super::tape::apply3;
 
@@ -48,8 +48,8 @@ impl CustomOp3 for LayerNorm {
     ) -> Result<(CudaStorage, Shape)> {
         let (shape, dim) = (xs_layout.shape(), weight_layout.shape().elem_count());
         let (device, rows) = (&xs.device, shape.elem_count() / dim);
-        let mut ys = room::<f32>(device, rows * dim)?;
-        let mut stats = room::<f32>(device, 2 * rows)?;
+        let mut ys = uninit::<f32>(device, rows * dim)?;
+        let mut stats = uninit::<f32>(device, 2 * rows)?;
         kernel!(device, LAYER_NORM, "layer_norm")
             .read(&elements::<f32>(xs, xs_layout)?)
             .read(&elements::<f32>(weight, weight_layout)?)
@@ -76,7 +76,7 @@ impl CustomOp3 for LayerNorm {
         let rows = self.rows.get().expect("the forward pass ran before the backward pass");
         let (device, grad, dim) = (device_of(xs)?, grad.contiguous()?, weight.elem_count());
         let (count, slices) = (rows.dim(0)?, slices_of(rows.dim(0)?));
-        let mut grad_xs = room::<f32>(&device, count * dim)?;
+        let mut grad_xs = uninit::<f32>(&device, count * dim)?;
         kernel!(&device, LAYER_NORM, "layer_norm_gradient")
             .read(&held(xs).elements::<f32>()?)
             .read(&held(weight).elements::<f32>()?)
@@ -86,7 +86,7 @@ impl CustomOp3 for LayerNorm {
             .count(count)
             .count(dim)
             .launch(Grid::warps(count))?;
-        let mut sums = room::<f32>(&device, slices * 2 * dim)?;
+        let mut sums = uninit::<f32>(&device, slices * 2 * dim)?;
         kernel!(&device, LAYER_NORM, "layer_norm_parameters")
             .read(&held(xs).elements::<f32>()?)
             .read(&held(rows).elements::<f32>()?)

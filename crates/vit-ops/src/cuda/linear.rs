@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::dropout::Drawn;
-use super::launch::{Grid, begin, device_of, elements, held, kernel, not_on_cpu, room, tensor};
+use super::launch::{Grid, begin, device_of, elements, held, kernel, not_on_cpu, uninit, tensor};
 use super::products::{self, Epilogue};
 use super::tape::{apply2, apply3};
 use crate::{Activation, DropRate};
@@ -72,7 +72,7 @@ impl Linear {
         dims.push(outputs);
         let shape = Shape::from(dims);
         let (device, len) = (&xs.0.device, shape.elem_count());
-        let kept = self.keeps_inputs.then(|| room::<f32>(device, len)).transpose()?;
+        let kept = self.keeps_inputs.then(|| uninit::<f32>(device, len)).transpose()?;
         let bias = bias.map(|(bias, layout)| elements::<f32>(bias, layout)).transpose()?;
         let epilogue = Epilogue {
             bias: bias.as_ref().map_or(0, |bias| begin(bias, device)),
@@ -105,7 +105,7 @@ impl Linear {
             Activation::Gelu => self.inputs.get().expect("the forward pass kept its inputs"),
         };
         let (device, len) = (device_of(&grad)?, grad.elem_count());
-        let mut before = room::<f32>(&device, len)?;
+        let mut before = uninit::<f32>(&device, len)?;
         kernel!(&device, LINEAR, "activation_gradient")
             .read(&held(&grad).elements::<f32>()?)
             .read(&held(at).elements::<f32>()?)

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::launch::{
-    ByValue, Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor,
+    ByValue, Grid, device_of, elements, held, kernel, not_on_cpu, output, uninit, tensor,
 };
 use super::tape::apply1;
 
@@ -38,7 +38,7 @@ impl CustomOp1 for Patches {
 
     fn cuda_fwd(&self, images: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let (device, len) = (&images.device, layout.shape().elem_count());
-        let mut patches = room::<f32>(device, len)?;
+        let mut patches = uninit::<f32>(device, len)?;
         kernel!(device, ROWS, "patchify")
             .read(&elements::<f32>(images, layout)?)
             .write(&mut patches)
@@ -52,7 +52,7 @@ impl CustomOp1 for Patches {
 
     fn bwd(&self, images: &Tensor, _patches: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (device, len, grad) = (device_of(images)?, images.elem_count(), grad.contiguous()?);
-        let mut grad_images = room::<f32>(&device, len)?;
+        let mut grad_images = uninit::<f32>(&device, len)?;
         kernel!(&device, ROWS, "unpatchify")
             .read(&held(&grad).elements::<f32>()?)
             .write(&mut grad_images)

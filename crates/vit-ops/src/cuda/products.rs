@@ -6,7 +6,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::{CudaStorage, Layout, Result, Shape, Tensor};
 
 use super::dropout::Drawn;
-use super::launch::{ByValue, Grid, device_of, elements, held, kernel, room, tensor};
+use super::launch::{ByValue, Grid, device_of, elements, held, kernel, uninit, tensor};
 
 /// Epilogue of a product: addresses of the bias and of memory for the activation's inputs, or null; the activation's
 /// number; and the numbers per sample, or 0 without dropout.
@@ -55,7 +55,7 @@ pub(super) fn forward(
 ) -> Result<CudaStorage> {
     let (device, len) = (xs.device.clone(), rows * outputs);
     if is_small(rows, inputs, outputs) {
-        let mut ys = room::<f32>(&device, len)?;
+        let mut ys = uninit::<f32>(&device, len)?;
         kernel!(&device, SMALL_LINEAR, "small_product")
             .read(&elements::<f32>(xs, xs_layout)?)
             .read(&elements::<f32>(weight, weight_layout)?)
@@ -91,7 +91,7 @@ pub(super) fn input_gradient(grad: &Tensor, weight: &Tensor, xs: &Shape) -> Resu
     if !is_small(rows, outputs, inputs) {
         return grad.matmul(&weight.detach())?.reshape(xs);
     }
-    let (device, mut of_xs) = (device_of(grad)?, room::<f32>(&device_of(grad)?, rows * inputs)?);
+    let (device, mut of_xs) = (device_of(grad)?, uninit::<f32>(&device_of(grad)?, rows * inputs)?);
     kernel!(&device, SMALL_LINEAR, "small_product_of_gradient")
         .read(&held(grad).elements::<f32>()?)
         .read(&held(weight).elements::<f32>()?)
@@ -120,7 +120,7 @@ pub(super) fn parameter_gradients(grad: &Tensor, xs: &Tensor) -> Result<(Tensor,
     const ROWS_OF_SLICE: usize = 64;
     const MOST: usize = 128;
     let (slices, len) = (rows.div_ceil(ROWS_OF_SLICE).min(MOST), outputs * (inputs + 1));
-    let mut sums = room::<f32>(&device, slices * len)?;
+    let mut sums = uninit::<f32>(&device, slices * len)?;
     kernel!(&device, SMALL_LINEAR, "small_gradients")
         .read(&held(grad).elements::<f32>()?)
         .read(&held(xs).elements::<f32>()?)
@@ -135,7 +135,7 @@ pub(super) fn parameter_gradients(grad: &Tensor, xs: &Tensor) -> Result<(Tensor,
         )?;
     if slices > 1 {
         let parts = sums;
-        sums = room::<f32>(&device, len)?;
+        sums = uninit::<f32>(&device, len)?;
         kernel!(&device, SMALL_LINEAR, "add_slices")
             .read(&parts)
             .write(&mut sums)
@@ -162,7 +162,7 @@ pub(super) fn column_sums(
     (rows, columns): (usize, usize),
 ) -> Result<CudaSlice<f32>> {
     let slices = slices_of(rows);
-    let mut sums = room::<f32>(device, slices * columns)?;
+    let mut sums = uninit::<f32>(device, slices * columns)?;
     kernel!(device, LINEAR, "column_sums")
         .read(xs)
         .write(&mut sums)

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, room, tensor};
+use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, uninit, tensor};
 use super::tape::apply1;
 
 /// `xs` has a dimension.
@@ -27,7 +27,7 @@ impl CustomOp1 for Softmax {
     fn cuda_fwd(&self, xs: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let (device, len) = (&xs.device, layout.shape().elem_count());
         let rows = len / self.width;
-        let mut ys = room::<f32>(device, len)?;
+        let mut ys = uninit::<f32>(device, len)?;
         kernel!(device, SOFTMAX, "softmax")
             .read(&elements::<f32>(xs, layout)?)
             .write(&mut ys)
@@ -40,7 +40,7 @@ impl CustomOp1 for Softmax {
     fn bwd(&self, xs: &Tensor, ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (device, len, grad) = (device_of(xs)?, xs.elem_count(), grad.contiguous()?);
         let rows = len / self.width;
-        let mut grad_xs = room::<f32>(&device, len)?;
+        let mut grad_xs = uninit::<f32>(&device, len)?;
         kernel!(&device, SOFTMAX, "softmax_gradient")
             .read(&held(ys).elements::<f32>()?)
             .read(&held(&grad).elements::<f32>()?)

@@ -278,15 +278,15 @@ pub(super) fn finish(
 ) {
     match (norm, of_xs) {
         (Some((norm, kept)), of_xs) => {
-            let mut room = Buffer::dirty(xs.len());
-            of_normalised(&mut room);
+            let mut scratch = Buffer::dirty(xs.len());
+            of_normalised(&mut scratch);
             let mut unused = Buffer::default();
             let wanted = of_xs.is_some();
             let of_xs = of_xs.unwrap_or_else(|| {
                 unused = Buffer::dirty(xs.len());
                 &mut unused
             });
-            norm.backward(xs, kept.rows(), &room, parameters, of_xs, gradients);
+            norm.backward(xs, kept.rows(), &scratch, parameters, of_xs, gradients);
             if wanted {
                 add_sum(of_xs);
             }
