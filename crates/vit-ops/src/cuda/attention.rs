@@ -6,8 +6,8 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, Layout, Result,
 
 use super::dropout::Drawn;
 use super::launch::{
-    ByValue, Grid, Held, begin, device_of, elements, held, kernel, not_on_cpu, output, uninit,
-    shared_at_most, tensor,
+    ByValue, Grid, Held, begin, device_of, elements, held, kernel, not_on_cpu, output,
+    shared_at_most, tensor, uninit,
 };
 use super::tape::{apply1, apply2};
 use crate::Attend;

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::launch::{
-    ByValue, Grid, device_of, elements, held, kernel, not_on_cpu, output, uninit, tensor,
+    ByValue, Grid, device_of, elements, held, kernel, not_on_cpu, output, tensor, uninit,
 };
 use super::tape::apply1;
 

@@ -7,7 +7,7 @@ use vit_random::{Random, Site};
 
 use super::clock;
 use super::launch::{
-    ByValue, Grid, device_of, elements, held, kernel, not_on_cpu, output, uninit, tensor,
+    ByValue, Grid, device_of, elements, held, kernel, not_on_cpu, output, tensor, uninit,
 };
 use super::tape::apply1;
 use crate::DropRate;

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::clock;
-use super::launch::{Grid, device_of, held, kernel, uninit, tensor};
+use super::launch::{Grid, device_of, held, kernel, tensor, uninit};
 
 /// Images of one byte per pixel with labels and the normalised value of each byte.
 #[derive(Clone, Debug)]

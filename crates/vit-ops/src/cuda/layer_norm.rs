@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, uninit, tensor};
+use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, tensor, uninit};
 use super::products::{column_sums, slices_of};
 use super::tape::apply3;
 

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::dropout::Drawn;
-use super::launch::{Grid, begin, device_of, elements, held, kernel, not_on_cpu, uninit, tensor};
+use super::launch::{Grid, begin, device_of, elements, held, kernel, not_on_cpu, tensor, uninit};
 use super::products::{self, Epilogue};
 use super::tape::{apply2, apply3};
 use crate::{Activation, DropRate};

@@ -6,7 +6,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::{CudaStorage, Layout, Result, Shape, Tensor};
 
 use super::dropout::Drawn;
-use super::launch::{ByValue, Grid, device_of, elements, held, kernel, uninit, tensor};
+use super::launch::{ByValue, Grid, device_of, elements, held, kernel, tensor, uninit};
 
 /// Epilogue of a product: addresses of the bias and of memory for the activation's inputs, or null; the activation's
 /// number; and the numbers per sample, or 0 without dropout.

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, uninit, tensor};
+use super::launch::{Grid, device_of, elements, held, kernel, not_on_cpu, output, tensor, uninit};
 use super::tape::apply1;
 
 /// `xs` has a dimension.
