@@ -81,6 +81,16 @@ fn other_class_names_require_a_new_head() {
     assert!(log.contains("the head is new: 3 classes, run has 3"), "{log}");
 }
 
+#[test]
+fn a_folder_does_not_hide_a_named_dataset() {
+    let sandbox = Sandbox::new();
+    write(&sandbox, "digits/a/1.png", &picture(0, 1));
+    let config = sandbox.run("config --dataset digits").succeeded().stdout;
+    assert!(config.starts_with("preset = \"shallow\"\ndataset = \"digits\"\n"), "{config}");
+    let refusal = sandbox.refuses(2, "config --dataset digits/ --preset no");
+    assert!(refusal.message.contains("no"), "{refusal:?}");
+}
+
 /// A test picture gives the same prediction from its file and from the dataset.
 #[test]
 fn predict_reads_a_file_like_an_evaluation() {

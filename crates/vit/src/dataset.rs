@@ -21,7 +21,7 @@ use vit_patch::{ImageSize, PatchSize};
 use crate::args::{path, path_or_name};
 use crate::failure::{Exit, Failure, Result};
 use crate::output::thousands;
-use crate::picture_set::{is_csv, is_of_pictures};
+use crate::picture_set::{DIGITS, is_csv, is_named, is_of_pictures};
 use crate::progress::Counter;
 use crate::saved_model::SavedModel;
 use crate::settings::{Asked, DataSettings};
@@ -50,8 +50,6 @@ pub(crate) struct DataPlace {
     pub(crate) mirror: Option<String>,
 }
 
-/// Name of the built-in dataset.
-pub(crate) const DIGITS: &str = "digits";
 /// Time limit of the hub, after all mirrors have failed.
 const HUB_PATIENCE: Duration = Duration::from_secs(60);
 /// The limit if training can continue without MNIST: the network is probably down, and the user is waiting.
@@ -333,7 +331,7 @@ fn list(path: &Path, wanted: &Wanted) -> Result<(String, Listing)> {
 /// # Errors
 /// If it cannot be read, or does not suit the model.
 pub(crate) fn inspect(name: &str, wanted: &mut Wanted) -> Result<Option<String>> {
-    if name == DIGITS || Source::named(name).is_some() || HubName::is_meant(name) {
+    if is_named(name) || HubName::is_meant(name) {
         return Ok(None);
     }
     if is_of_pictures(name) {

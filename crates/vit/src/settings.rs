@@ -18,6 +18,7 @@ use vit_model::Preset;
 use crate::args::{self, path};
 use crate::failure::{Exit, Failure, Result};
 use crate::nearest;
+use crate::picture_set::{is_cifar, is_of_pictures};
 use crate::terminal::is_hidden;
 pub(crate) use data::DataSettings;
 pub(crate) use file::{CUSTOM, Settings};
@@ -117,7 +118,7 @@ impl Settings {
         let name = args.preset.as_deref().or(in_file);
         let dataset = dataset.or_else(|| file.get("dataset").and_then(Value::as_str));
         let default = match dataset {
-            Some(dataset) if crate::picture_set::is_of_pictures(dataset) => Preset::Pictures64,
+            Some(dataset) if is_of_pictures(dataset) => Preset::Pictures64,
             Some(dataset) if is_cifar(dataset) => Preset::Pictures32,
             _ => Preset::Shallow,
         };
@@ -225,11 +226,6 @@ impl Settings {
                 .and_then(Value::as_table)
                 .is_some_and(|model| model.keys().any(|key| key != "image"))
     }
-}
-
-fn is_cifar(dataset: &str) -> bool {
-    let names = [vit_fetch::CIFAR_10.name, vit_fetch::CIFAR_100.name];
-    names.contains(&dataset) || vit_data::holds_cifar(Path::new(dataset))
 }
 
 /// Header of the fine-tuning table.

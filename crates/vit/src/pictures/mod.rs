@@ -13,8 +13,9 @@ use vit_data::PictureView;
 use vit_patch::ImageSize;
 use vit_pictures::{Plane, decode, resize, shrink};
 
-use crate::dataset::{DIGITS, view_by};
+use crate::dataset::view_by;
 use crate::failure::{Exit, Failure, Result};
+use crate::picture_set::DIGITS;
 use crate::saved_model::SavedModel;
 pub(crate) use args::{Args, Fit, HELP, Invert};
 use background::Tone;
