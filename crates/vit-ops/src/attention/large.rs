@@ -267,7 +267,7 @@ impl<'a> DrawnMasks<'a> {
 mod tests {
     use super::*;
     use crate::attention::op::{Attention, Form};
-    use crate::attention::tests::{bias, for_queries, mask, ways};
+    use crate::attention::tests::{bias, for_queries, mask, variants};
     use crate::attention::{Attend, AttentionShape, Queries, composed};
     use crate::many;
     use crate::parallel::tests::assert_threads_do_not_show;
@@ -298,7 +298,7 @@ mod tests {
             let case = Case::new(&[&[batch, tokens, 3 * heads * head_dim]])?;
             let (mask, bias) = (mask(batch, tokens)?, bias(heads, tokens)?);
             let of_first = bias.narrow(2, 0, 1)?.contiguous()?;
-            for attend in ways(heads, &mask, &bias) {
+            for attend in variants(heads, &mask, &bias) {
                 for queries in [Queries::All, Queries::First] {
                     let attend = for_queries(queries, attend, &of_first);
                     case.fused_equals_composed(
@@ -325,7 +325,7 @@ mod tests {
         let [qkv] = tensors(&[&[2, QUERIES + 9, 48]])?;
         let tracked = Var::from_tensor(&qkv)?;
         let (mask, bias) = (mask(2, QUERIES + 9)?, bias(2, QUERIES + 9)?);
-        for attend in ways(2, &mask, &bias) {
+        for attend in variants(2, &mask, &bias) {
             let [got, want] = [&qkv, tracked.as_tensor()]
                 .map(|qkv| large(qkv, Queries::All, &attend)?.to_vec3::<f32>());
             assert_eq!(got?, want?);
@@ -337,7 +337,7 @@ mod tests {
     fn threads_do_not_change_a_bit() -> Result<()> {
         let [qkv] = tensors(&[&[2, 197, 3 * 3 * 24]])?;
         let (mask, bias) = (mask(2, 197)?, bias(3, 197)?);
-        for attend in ways(3, &mask, &bias) {
+        for attend in variants(3, &mask, &bias) {
             assert_threads_do_not_show(|| {
                 let var = Var::from_tensor(&qkv).expect("a variable");
                 let ys = large(&var, Queries::All, &attend).expect("an output");
