@@ -84,11 +84,17 @@ fn other_class_names_require_a_new_head() {
 #[test]
 fn a_folder_does_not_hide_a_named_dataset() {
     let sandbox = Sandbox::new();
-    write(&sandbox, "digits/a/1.png", &picture(0, 1));
-    let config = sandbox.run("config --dataset digits").succeeded().stdout;
-    assert!(config.starts_with("preset = \"shallow\"\ndataset = \"digits\"\n"), "{config}");
-    let refusal = sandbox.refuses(2, "config --dataset digits/ --preset no");
-    assert!(refusal.message.contains("no"), "{refusal:?}");
+    for name in ["digits/a/1.png", "digits/b/1.png"] {
+        write(&sandbox, name, &picture(0, 1));
+    }
+    fs::create_dir(sandbox.path("mnist")).unwrap();
+    fs::write(sandbox.path("mnist/batches.meta.txt"), []).unwrap();
+    for (dataset, preset) in
+        [("digits", "shallow"), ("digits/", "pictures-64"), ("mnist", "shallow")]
+    {
+        let config = sandbox.run(&format!("config --dataset {dataset}")).succeeded().stdout;
+        assert!(config.starts_with(&format!("preset = \"{preset}\"\n")), "{dataset}: {config}");
+    }
 }
 
 /// A test picture gives the same prediction from its file and from the dataset.

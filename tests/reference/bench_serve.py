@@ -12,6 +12,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -164,9 +165,10 @@ def watch(address: str) -> None:
         pass
 
 
-def train(arguments, folder: Path, kind: str) -> float:
-    """Median images/s of the epochs after the first."""
+def train(arguments, folder: Path, kind: str) -> tuple[float, float]:
+    """Median images/s of the epochs after the first, and the CPU seconds of the whole command."""
     command = [arguments.vit, "train", "--dataset", "mnist", "--epochs", str(arguments.epochs), "--run-dir", folder]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     if kind == "alone":
         subprocess.run(command, check=True, capture_output=True)
     else:
@@ -176,19 +178,25 @@ def train(arguments, folder: Path, kind: str) -> float:
             if found and kind == "watched":
                 threading.Thread(target=watch, args=[found[1]], daemon=True).start()
         assert run.wait() == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return statistics.median(each["images_per_second"] for each in records if each["kind"] == "epoch" and each["epoch"] > 1)
+    rate = statistics.median(each["images_per_second"] for each in records if each["kind"] == "epoch" and each["epoch"] > 1)
+    return rate, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def train_served(arguments, folder: str) -> dict:
-    rates = {kind: [] for kind in ("alone", "served", "watched")}
+    turns = {kind: [] for kind in ("alone", "served", "watched")}
     for turn in range(arguments.rounds):
-        for kind, of in rates.items():
+        for kind, of in turns.items():
             of.append(train(arguments, Path(folder) / f"{kind}-{turn}", kind))
-    results = {kind: statistics.median(of) for kind, of in rates.items()}
+    results = {}
     for kind in ("served", "watched"):
-        print(f"vit train --serve, {kind}: {100 * (1 - results[kind] / results['alone']):.1f} % slower; {rates}")
-    return results
+        of_rounds = list(zip(turns["alone"], turns[kind]))
+        slower = statistics.median(1 - served[0] / alone[0] for alone, served in of_rounds)
+        more = statistics.median(served[1] / alone[1] - 1 for alone, served in of_rounds)
+        print(f"vit train --serve, {kind}: {100 * slower:.1f} % slower, {100 * more:.1f} % more CPU time, medians of the rounds")
+        results[kind] = {"slower": slower, "more_cpu": more}
+    return {"turns": turns, **results}
 
 
 def main() -> None:

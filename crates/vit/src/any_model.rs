@@ -69,7 +69,7 @@ impl AnyModel {
         Ok(Self { file, layout, config, foreign: Some(foreign) })
     }
 
-    /// Logs what the file does not say of itself.
+    /// Logs the assumed settings, and a prefix removed from the names.
     pub(crate) fn log_assumptions(&self) {
         let prefix = self.file.prefix();
         if !prefix.is_empty() {

@@ -7,7 +7,7 @@ use vit_fetch::Source;
 /// Name of the built-in dataset.
 pub(crate) const DIGITS: &str = "digits";
 
-/// Whether the name is a dataset's own, which means no path even if one exists.
+/// Whether this names a built-in or downloadable dataset, and so is not a path even if one exists.
 pub(crate) fn is_named(name: &str) -> bool {
     name == DIGITS || Source::named(name).is_some()
 }

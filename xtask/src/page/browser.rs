@@ -95,6 +95,7 @@ impl Browser {
         for domain in ["Page", "Runtime", "Log", "Network"] {
             browser.call(&format!("{domain}.enable"), &json!({}))?;
         }
+        browser.call("Network.setCacheDisabled", &json!({ "cacheDisabled": true }))?;
         let metrics = json!({ "width": screen.width, "height": 900, "deviceScaleFactor": 1, "mobile": screen.width < 600 });
         browser.call("Emulation.setDeviceMetricsOverride", &metrics)?;
         let scheme = if screen.dark { "dark" } else { "light" };

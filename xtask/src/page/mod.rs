@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(25);
 /// A seven, relative to the pad.
 const SEVEN: [(f64, f64); 3] = [(0.28, 0.25), (0.72, 0.25), (0.46, 0.8)];
+/// Measured loads of a page: a browser that has just started is still busy.
+const LOADS: usize = 5;
 const SCREENS: [Screen; 4] = [
     Screen { width: 1280, dark: false },
     Screen { width: 1280, dark: true },
@@ -106,6 +108,7 @@ impl Page {
         Ok(())
     }
 
+    /// Loads the page without the browser's cache, and uses every part of it.
     fn look(
         &self,
         browser: &mut Browser,
@@ -113,9 +116,13 @@ impl Page {
         screen: Screen,
         latencies: &mut Vec<f64>,
     ) -> Result<()> {
-        browser.open(address)?;
-        browser.until("document.documentElement.dataset.ready")?;
-        let ready = browser.number("Number(document.documentElement.dataset.ready)")?;
+        let mut loads = Vec::new();
+        for _ in 0..LOADS {
+            browser.open(address)?;
+            browser.until("document.documentElement.dataset.ready")?;
+            loads.push(browser.number("Number(document.documentElement.dataset.ready)")?);
+        }
+        loads.sort_by(f64::total_cmp);
         browser.until("document.documentElement.dataset.shown")?;
         self.picture(browser, screen, "first")?;
         fits(browser)?;
@@ -188,7 +195,8 @@ impl Page {
         browser.until("document.querySelector('#cell img').naturalWidth === 28")?;
         self.picture(browser, screen, "report")?;
         fits(browser)?;
-        eprintln!("{screen}: passed, usable {ready:.0} ms after navigation");
+        let median = loads[LOADS / 2];
+        eprintln!("{screen}: passed, usable {median:.0} ms after navigation, median of {LOADS}");
         Ok(())
     }
 

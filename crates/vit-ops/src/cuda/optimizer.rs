@@ -188,7 +188,7 @@ impl Step {
         if let Some(row) = updates.iter().find(|row| row.len() > self.steps) {
             bail!("step: expected at most {} updates, got {}", self.steps, row.len());
         }
-        // In one copy: each row is padded to its room.
+        // In one copy: each row is padded to `steps` updates.
         let rows = updates.iter().flat_map(|row| {
             let rest = std::iter::repeat_n(AdamUpdate::default(), self.steps - row.len());
             row.iter().copied().chain(rest)

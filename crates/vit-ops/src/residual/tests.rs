@@ -15,7 +15,7 @@ const MLP_DIM: usize = 20;
 
 /// The options of a case.
 #[derive(Clone, Copy, Debug)]
-struct Way {
+struct Variant {
     norm: bool,
     bias: bool,
     activation: Activation,
@@ -27,7 +27,7 @@ struct Way {
     qk_norm: bool,
 }
 
-const PLAIN: Way = Way {
+const PLAIN: Variant = Variant {
     norm: true,
     bias: true,
     activation: Activation::Gelu,
@@ -39,16 +39,23 @@ const PLAIN: Way = Way {
     qk_norm: false,
 };
 
-const WAYS: [Way; 9] = [
+const VARIANTS: [Variant; 9] = [
     PLAIN,
-    Way { norm: false, ..PLAIN },
-    Way { bias: false, activation: Activation::Relu, ..PLAIN },
-    Way { activation: Activation::Relu, ends: true, ..PLAIN },
-    Way { queries: Queries::First, ends: true, ..PLAIN },
-    Way { causal: true, rotary: true, ..PLAIN },
-    Way { score_bias: true, ..PLAIN },
-    Way { qk_norm: true, rotary: true, ..PLAIN },
-    Way { queries: Queries::First, norm: false, rotary: true, causal: true, ends: true, ..PLAIN },
+    Variant { norm: false, ..PLAIN },
+    Variant { bias: false, activation: Activation::Relu, ..PLAIN },
+    Variant { activation: Activation::Relu, ends: true, ..PLAIN },
+    Variant { queries: Queries::First, ends: true, ..PLAIN },
+    Variant { causal: true, rotary: true, ..PLAIN },
+    Variant { score_bias: true, ..PLAIN },
+    Variant { qk_norm: true, rotary: true, ..PLAIN },
+    Variant {
+        queries: Queries::First,
+        norm: false,
+        rotary: true,
+        causal: true,
+        ends: true,
+        ..PLAIN
+    },
 ];
 
 /// `xs`, then the parameters.
@@ -77,7 +84,7 @@ fn source(name: &str) -> Option<DropoutSource> {
 
 fn run(
     t: &[Tensor],
-    way: Way,
+    variant: Variant,
     mask: Option<&TokenMask>,
     stages_of: impl Fn(&Tensor, &[Stage], Option<&TokenMask>) -> Result<Tensor>,
 ) -> Result<Tensor> {
@@ -85,9 +92,9 @@ fn run(
     let parameters = t[1..].iter().map(|t| t * 0.3).collect::<Result<Vec<_>>>()?;
     let t: Vec<&Tensor> = std::iter::once(&t[0]).chain(&parameters).collect();
     let norm = |i: usize| Norm { weight: t[i], bias: t[i + 1], eps: 1e-5 };
-    let map = |i: usize| Affine { weight: t[i], bias: way.bias.then_some(t[i + 1]) };
+    let map = |i: usize| Affine { weight: t[i], bias: variant.bias.then_some(t[i + 1]) };
     let table = Rotary::new(100.0)?;
-    let end = |name: &str, gamma| match way.ends {
+    let end = |name: &str, gamma| match variant.ends {
         true => BranchEnd {
             dropout: source(name),
             scale: Some(gamma),
@@ -96,26 +103,26 @@ fn run(
         false => BranchEnd::default(),
     };
     let attend = Attend {
-        causal: way.causal,
-        bias: way.score_bias.then_some(t[17]),
-        dropout: if way.ends { source("weights") } else { None },
+        causal: variant.causal,
+        bias: variant.score_bias.then_some(t[17]),
+        dropout: if variant.ends { source("weights") } else { None },
         ..Attend::new(HEADS, 0.35)
     };
     let stages = [
         Stage::Attention(AttentionBranch {
-            norm: way.norm.then(|| norm(1)),
+            norm: variant.norm.then(|| norm(1)),
             qkv: map(3),
-            qk_norm: way.qk_norm.then(|| [norm(18), norm(20)]),
-            rotary: way.rotary.then_some(&table),
-            queries: way.queries,
+            qk_norm: variant.qk_norm.then(|| [norm(18), norm(20)]),
+            rotary: variant.rotary.then_some(&table),
+            queries: variant.queries,
             attend,
             proj: Affine { weight: t[5], bias: Some(t[6]) },
             end: end("attention", t[7]),
         }),
         Stage::FeedForward(FeedForwardBranch {
-            norm: way.norm.then(|| norm(8)),
+            norm: variant.norm.then(|| norm(8)),
             fc1: map(10),
-            activation: way.activation,
+            activation: variant.activation,
             fc2: Affine { weight: t[12], bias: Some(t[13]) },
             end: end("feed-forward", t[14]),
         }),
@@ -145,10 +152,10 @@ fn masks(batch: usize, tokens: usize) -> Result<Vec<Option<TokenMask>>> {
 fn fused_equals_composed_forward_and_backward() -> Result<()> {
     for (batch, tokens) in [(1, 1), (3, 5), (2, 19), (2, 130)] {
         for mask in masks(batch, tokens)? {
-            for way in WAYS {
+            for variant in VARIANTS {
                 case(batch, tokens)?.fused_equals_composed(
-                    |t| run(t, way, mask.as_ref(), residual_stages),
-                    |t| run(t, way, mask.as_ref(), composed::residual_stages),
+                    |t| run(t, variant, mask.as_ref(), residual_stages),
+                    |t| run(t, variant, mask.as_ref(), composed::residual_stages),
                 )?;
             }
         }
@@ -161,11 +168,13 @@ fn without_padding_fused_and_composed_outputs_have_the_same_bits() -> Result<()>
     let shapes = shapes(3, 7);
     let shapes: [&[usize]; 22] = std::array::from_fn(|i| shapes[i].as_slice());
     let t = tensors(&shapes)?;
-    for way in WAYS {
-        let [one, many] =
-            [run(&t, way, None, residual_stages)?, run(&t, way, None, composed::residual_stages)?]
-                .map(|ys| ys.to_vec3::<f32>().expect("an output"));
-        assert_eq!(one, many, "{way:?}");
+    for variant in VARIANTS {
+        let [one, many] = [
+            run(&t, variant, None, residual_stages)?,
+            run(&t, variant, None, composed::residual_stages)?,
+        ]
+        .map(|ys| ys.to_vec3::<f32>().expect("an output"));
+        assert_eq!(one, many, "{variant:?}");
     }
     Ok(())
 }
@@ -173,11 +182,18 @@ fn without_padding_fused_and_composed_outputs_have_the_same_bits() -> Result<()>
 #[test]
 fn gradients_match_finite_differences() -> Result<()> {
     let mask = TokenMask::from_lengths(&[3, 2], 3)?;
-    let all_scores =
-        Way { causal: true, rotary: true, score_bias: true, qk_norm: true, norm: false, ..PLAIN };
-    for way in [WAYS[2], WAYS[4], all_scores] {
-        case(2, 3)?
-            .gradients_match_differences(|t| run(t, way, Some(&mask), composed::residual_stages))?;
+    let all_scores = Variant {
+        causal: true,
+        rotary: true,
+        score_bias: true,
+        qk_norm: true,
+        norm: false,
+        ..PLAIN
+    };
+    for variant in [VARIANTS[2], VARIANTS[4], all_scores] {
+        case(2, 3)?.gradients_match_differences(|t| {
+            run(t, variant, Some(&mask), composed::residual_stages)
+        })?;
     }
     Ok(())
 }
@@ -194,22 +210,22 @@ fn nan_in_padding_does_not_spread() -> Result<()> {
         let padding = mask.to_tensor(DType::U8, &Device::Cpu)?.unsqueeze(2)?;
         let padding = padding.broadcast_as(clean[0].shape())?.contiguous()?;
         let spoilt = padding.where_cond(&clean[0], &(clean[0].ones_like()? * f64::NAN)?)?;
-        for way in WAYS {
-            if way.queries == Queries::First && mask.begins_with_padding().is_some() {
+        for variant in VARIANTS {
+            if variant.queries == Queries::First && mask.begins_with_padding().is_some() {
                 continue;
             }
             let of = |xs: &Tensor| -> Result<_> {
                 let vars = std::iter::once(xs).chain(&clean[1..]).map(Var::from_tensor);
                 let vars = vars.collect::<Result<Vec<_>>>()?;
                 let inputs: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-                let ys = run(&inputs, way, Some(&mask), residual_stages)?;
+                let ys = run(&inputs, variant, Some(&mask), residual_stages)?;
                 let grads = ys.sqr()?.sum_all()?.backward()?;
                 let grads =
                     vars.iter().map(|var| grads.get(var).expect("a gradient").flatten_all());
                 let grads = grads.map(|grad| grad?.to_vec1::<f32>()).collect::<Result<Vec<_>>>()?;
                 Ok((ys.to_vec3::<f32>()?, grads))
             };
-            assert_eq!(of(&clean[0])?, of(&spoilt)?, "{way:?}");
+            assert_eq!(of(&clean[0])?, of(&spoilt)?, "{variant:?}");
         }
     }
     Ok(())
@@ -222,12 +238,12 @@ fn threads_do_not_change_a_bit() -> Result<()> {
     let shapes: [&[usize]; 22] = std::array::from_fn(|i| shapes[i].as_slice());
     let t = tensors(&shapes)?;
     for mask in masks(batch, tokens)? {
-        for way in [PLAIN, WAYS[3], WAYS[6]] {
+        for variant in [PLAIN, VARIANTS[3], VARIANTS[6]] {
             assert_threads_do_not_show(|| {
                 let vars: Vec<Var> =
                     t.iter().map(|t| Var::from_tensor(t).expect("a variable")).collect();
                 let inputs: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-                let ys = run(&inputs, way, mask.as_ref(), residual_stages).expect("an output");
+                let ys = run(&inputs, variant, mask.as_ref(), residual_stages).expect("an output");
                 let grads = ys.sqr().and_then(|ys| ys.backward()).expect("gradients");
                 let of = |var: &Var| grads.get(var).expect("a gradient").flatten_all();
                 let grads = vars.iter().map(|var| of(var).and_then(|grad| grad.to_vec1::<f32>()));

@@ -205,7 +205,7 @@ fn first_steps(args: &Args, settings: Settings, newest: &SavedState) -> Result<R
     let on = (args.threads, &Ranks::alone());
     let mut set_up = SetUp::new((settings, Asked::all()), &args.place, device, on, &check)?;
     set_up.initialise()?;
-    // Like the run did: features computed in other batches would differ in their last bits.
+    // Like the run did: on a GPU, features computed in other batches could differ in their last bits.
     set_up.cache_features()?;
     let mut first = FirstSteps { steps, state: None };
     set_up.trainer.run(&set_up.images, &mut first)?;

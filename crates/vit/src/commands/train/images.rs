@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use vit_data::{Augment, Augmented, Examples, Order, Split, hold_out};
 use vit_layers::Mode;
 use vit_model::VisionTransformer;
-use vit_train::{Batch, Bytes, Data};
+use vit_train::{Batch, Bytes, Data, EVALUATION_BATCH};
 
 use crate::dataset::Found;
 use crate::failure::{Exit, Failure, Result};
@@ -12,7 +12,7 @@ use crate::output::thousands;
 use crate::progress::Counter;
 use crate::settings::Settings;
 
-/// Images whose features are computed together: with more, a large model's activations leave the processor's cache.
+/// Images whose features are computed together on the CPU: with more, a large model's activations leave its cache.
 const FEATURE_BATCH: usize = 16;
 
 /// Images, or their features if only the head is trained.
@@ -41,8 +41,9 @@ impl Part {
     /// Computes the head's input for each image.
     fn cache(&mut self, model: &VisionTransformer, device: &Device, count: &Counter) -> Result<()> {
         let all: Vec<u32> = (0..self.examples.len() as u32).collect();
+        let together = if device.is_cpu() { FEATURE_BATCH } else { EVALUATION_BATCH };
         let mut features = Vec::new();
-        for indices in all.chunks(FEATURE_BATCH) {
+        for indices in all.chunks(together) {
             let (images, _) = self.examples.batch(indices, device, DType::F32)?;
             features.push(model.forward_pooled(&images, Mode::Eval)?);
             count.add(indices.len() as u64);
