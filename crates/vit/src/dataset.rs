@@ -19,9 +19,9 @@ use vit_model::{Fit, ModelInfo, Preset, Transform, VitConfig};
 use vit_patch::{ImageSize, PatchSize};
 
 use crate::args::{path, path_or_name};
+use crate::dataset_name::{DIGITS, is_csv, is_named, is_of_pictures};
 use crate::failure::{Exit, Failure, Result};
 use crate::output::thousands;
-use crate::picture_set::{DIGITS, is_csv, is_named, is_of_pictures};
 use crate::progress::Counter;
 use crate::saved_model::SavedModel;
 use crate::settings::{Asked, DataSettings};

@@ -16,9 +16,9 @@ use vit_files::{open_file, text_of_at_most};
 use vit_model::Preset;
 
 use crate::args::{self, path};
+use crate::dataset_name::{is_cifar, is_of_pictures};
 use crate::failure::{Exit, Failure, Result};
 use crate::nearest;
-use crate::picture_set::{is_cifar, is_of_pictures};
 use crate::terminal::is_hidden;
 pub(crate) use data::DataSettings;
 pub(crate) use file::{CUSTOM, Settings};

@@ -14,8 +14,8 @@ use vit_patch::ImageSize;
 use vit_pictures::{Plane, decode, resize, shrink};
 
 use crate::dataset::view_by;
+use crate::dataset_name::DIGITS;
 use crate::failure::{Exit, Failure, Result};
-use crate::picture_set::DIGITS;
 use crate::saved_model::SavedModel;
 pub(crate) use args::{Args, Fit, HELP, Invert};
 use background::Tone;

@@ -1,4 +1,4 @@
-//! Recognising datasets of picture files.
+//! What the name of a dataset means: a named dataset, pictures, or CIFAR.
 
 use std::path::Path;
 
