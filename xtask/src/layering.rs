@@ -39,6 +39,7 @@ const LAYERS: &[Layer] = &[
         candle: &["candle-core"],
     },
     Layer { name: "vit-pictures", ours: &["vit-random", "vit-files"], candle: NO_CANDLE },
+    Layer { name: "vit-digits", ours: &["vit-pictures"], candle: NO_CANDLE },
     Layer {
         name: "vit-data",
         ours: &["vit-random", "vit-files", "vit-pictures"],
@@ -66,6 +67,7 @@ const LAYERS: &[Layer] = &[
             "vit-onnx",
             "vit-data",
             "vit-pictures",
+            "vit-digits",
             "vit-fetch",
             "vit-train",
             "vit-cluster",

@@ -105,6 +105,15 @@ impl Attention {
         self.weights_of(&self.queries_keys_and_values(xs, pass)?, pass)
     }
 
+    /// Stores the weights of products of several rows transposed, if the output has these queries.
+    pub(crate) fn transpose_weights(&mut self, queries: Queries) -> Result<()> {
+        self.qkv.transpose_weight()?;
+        match queries {
+            Queries::All => self.proj.transpose_weight(),
+            Queries::First => Ok(()),
+        }
+    }
+
     /// The same layer as a stage of an encoder.
     pub(crate) fn branch<'a>(
         &'a self,

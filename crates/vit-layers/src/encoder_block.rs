@@ -89,6 +89,15 @@ impl EncoderBlock {
         Ok((ys, self.attn.weights(&attends, pass)?))
     }
 
+    /// Stores the weights of products of several rows transposed, if the output has these queries.
+    pub(crate) fn transpose_weights(&mut self, queries: Queries) -> Result<()> {
+        self.attn.transpose_weights(queries)?;
+        match queries {
+            Queries::All => self.mlp.transpose_weights(),
+            Queries::First => Ok(()),
+        }
+    }
+
     /// The block's equations, for the rows of all or the first token.
     pub(crate) fn stages<'a>(&'a self, queries: Queries, pass: Pass<'a>) -> Vec<Stage<'a>> {
         let (end1, end2) = (self.end1.of(pass), self.end2.of(pass));

@@ -53,6 +53,11 @@ impl FeedForward {
         without_padding(&self.fc2.forward_dropped(&hidden, &self.drop, pass.mode())?, pass)
     }
 
+    pub(crate) fn transpose_weights(&mut self) -> Result<()> {
+        self.fc1.transpose_weight()?;
+        self.fc2.transpose_weight()
+    }
+
     /// The same layer as a stage of an encoder.
     pub(crate) fn branch<'a>(
         &'a self,

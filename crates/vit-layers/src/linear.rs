@@ -62,6 +62,12 @@ impl Linear {
         self.weight.dtype()
     }
 
+    /// Stores the weight transposed, as a constant.
+    pub(crate) fn transpose_weight(&mut self) -> Result<()> {
+        self.weight = self.weight.detach().t()?.contiguous()?.t()?;
+        Ok(())
+    }
+
     /// As a part of an encoder's stage.
     pub(crate) fn affine(&self) -> Affine<'_> {
         Affine { weight: &self.weight, bias: self.bias.as_ref() }

@@ -45,6 +45,14 @@ impl VisionTransformer {
         })
     }
 
+    /// For many forward passes of one image on a CPU: see [`Encoder::for_inference`].
+    ///
+    /// # Errors
+    /// If memory is full.
+    pub fn for_inference(self) -> Result<Self> {
+        Ok(Self { encoder: self.encoder.for_inference()?, ..self })
+    }
+
     /// # Shapes
     /// `images` (batch, channels, height, width) -> (batch, classes)
     ///

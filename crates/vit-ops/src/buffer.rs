@@ -4,11 +4,21 @@
 //! costs more than computing their content. Operations take intermediate memory from here instead, and return it on
 //! drop.
 
+use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Numbers in the smallest buffer that is kept. Allocators keep smaller blocks themselves.
+/// Numbers in the smallest buffer of the common pool. Each thread keeps smaller ones itself, without zeroing them again.
 const SMALLEST: usize = 8 * 1024;
+
+/// Most free buffers of a size that a thread keeps.
+const MOST_SMALL: usize = 8;
+
+thread_local! {
+    /// Free buffers of each power of two up to [`SMALLEST`].
+    static SMALL: RefCell<[Vec<Vec<f32>>; SMALLEST.ilog2() as usize + 1]> =
+        const { RefCell::new([const { Vec::new() }; _]) };
+}
 
 /// How many times larger than needed a reused buffer may be.
 const LARGEST_EXCESS: usize = 4;
@@ -42,8 +52,13 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// `len` numbers with arbitrary values, to be overwritten.
     pub(crate) fn dirty(len: usize) -> Self {
+        if len == 0 {
+            return Self::default();
+        }
         if len < SMALLEST {
-            return Self { memory: vec![0.0; len], len };
+            let size = len.next_power_of_two();
+            let found = with_small(size, Vec::pop).flatten();
+            return Self { memory: found.unwrap_or_else(|| vec![0.0; size]), len };
         }
         let found = pool().take(len);
         Self { memory: found.unwrap_or_else(|| vec![0.0; rounded(len)]), len }
@@ -73,8 +88,17 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.memory.len() >= SMALLEST {
-            pool().give(std::mem::take(&mut self.memory));
+        let memory = std::mem::take(&mut self.memory);
+        match self.len {
+            0 => {}
+            SMALLEST.. => pool().give(memory),
+            _ => {
+                with_small(memory.len(), |free| {
+                    if free.len() < MOST_SMALL {
+                        free.push(memory);
+                    }
+                });
+            }
         }
     }
 }
@@ -87,6 +111,11 @@ pub fn free_memory() {
     pool.total = pool.in_use;
     pool.peak = pool.in_use;
     pool.free.clear();
+}
+
+/// Runs `work` on this thread's free buffers of a power of two; not while the thread ends.
+fn with_small<R>(size: usize, work: impl FnOnce(&mut Vec<Vec<f32>>) -> R) -> Option<R> {
+    SMALL.try_with(|small| work(&mut small.borrow_mut()[size.ilog2() as usize])).ok()
 }
 
 fn pool() -> MutexGuard<'static, Pool> {

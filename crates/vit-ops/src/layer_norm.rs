@@ -120,29 +120,31 @@ impl Kernel for Forward<'_> {
         let Self { eps, xs, weight, bias, ys, rows } = self;
         let dim = weight.len();
         let share = 1.0 / dim as f32;
-        let (weight, bias) = (Padded::of(weight), Padded::of(bias));
-        let mut padded = Padded::zeros(dim);
         let each = xs.chunks_exact(dim).zip(ys.chunks_exact_mut(dim)).zip(rows);
-        for ((xs, ys), row) in each {
-            if dim.is_multiple_of(LANES) {
+        if let ((weight, []), (bias, [])) = (weight.as_chunks(), bias.as_chunks()) {
+            for ((xs, ys), row) in each {
                 let xs = xs.as_chunks().0;
                 row.mean = sum(lanes, xs) * share;
                 row.scale = inverse_deviation(lanes, xs, row.mean, share, eps);
-                let normal = xs.iter().zip(ys.as_chunks_mut().0).zip(weight.0.iter().zip(&bias.0));
+                let normal = xs.iter().zip(ys.as_chunks_mut().0).zip(weight.iter().zip(bias));
                 for ((x, y), (w, b)) in normal {
                     lanes.store(normalise(lanes, row, x, w, b), y);
                 }
-            } else {
-                padded.fill(xs);
-                padded.pad(dim, 0.0);
-                row.mean = sum(lanes, &padded.0) * share;
-                padded.pad(dim, row.mean);
-                row.scale = inverse_deviation(lanes, &padded.0, row.mean, share, eps);
-                for ((x, w), b) in padded.0.iter_mut().zip(&weight.0).zip(&bias.0) {
-                    lanes.store(normalise(lanes, row, x, w, b), x);
-                }
-                slices::copy(&padded.0.as_flattened()[..dim], ys);
             }
+            return;
+        }
+        let (weight, bias) = (Padded::of(weight), Padded::of(bias));
+        let mut padded = Padded::zeros(dim);
+        for ((xs, ys), row) in each {
+            padded.fill(xs);
+            padded.pad(dim, 0.0);
+            row.mean = sum(lanes, &padded.0) * share;
+            padded.pad(dim, row.mean);
+            row.scale = inverse_deviation(lanes, &padded.0, row.mean, share, eps);
+            for ((x, w), b) in padded.0.iter_mut().zip(&weight.0).zip(&bias.0) {
+                lanes.store(normalise(lanes, row, x, w, b), x);
+            }
+            slices::copy(&padded.0.as_flattened()[..dim], ys);
         }
     }
 }

@@ -49,8 +49,13 @@ impl<'a> Parameters<'a> {
 }
 
 /// Applies the operation to `f32` tensors on the CPU, contiguous or not.
-pub(crate) fn apply<O: Many>(xs: &Tensor, parameters: &[&Tensor], op: O) -> Result<Tensor> {
-    let parameters = parameters.iter().map(|p| p.contiguous()).collect::<Result<Vec<_>>>()?;
+pub(crate) fn apply<'a, O: Many>(
+    xs: &Tensor,
+    parameters: impl IntoIterator<Item = &'a Tensor>,
+    op: O,
+) -> Result<Tensor> {
+    let parameters: Vec<Tensor> =
+        parameters.into_iter().map(Tensor::contiguous).collect::<Result<_>>()?;
     let gradients = Gradients::default();
     let tracked: Vec<usize> = (0..parameters.len()).filter(|&i| parameters[i].track_op()).collect();
     let mut link = None;
@@ -292,7 +297,7 @@ mod tests {
                         false => var.as_tensor().clone(),
                     })
                     .collect();
-                let ys = apply(&xs, &given.iter().collect::<Vec<_>>(), TimesSum)?;
+                let ys = apply(&xs, given.iter(), TimesSum)?;
                 let twice = (&ys + &ys)?.sum_all()?;
                 // A graph may be walked twice.
                 for _ in 0..2 {

@@ -106,6 +106,16 @@ impl SavedModel {
         let vb = VarBuilder::from_tensors(parameters, DType::F32, device);
         Ok(VisionTransformer::new(&self.config, &vb)?)
     }
+
+    /// The same for many passes of one image on the CPU, with the same outputs.
+    ///
+    /// # Errors
+    /// If memory is full.
+    pub(crate) fn build_to_serve(&self) -> Result<VisionTransformer> {
+        let model = self.build(&Device::Cpu)?;
+        let is_small = (2..128).contains(&self.config.tokens());
+        Ok(if is_small { model.for_inference()? } else { model })
+    }
 }
 
 /// Class probabilities.

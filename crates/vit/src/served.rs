@@ -72,7 +72,7 @@ impl Served {
     /// # Errors
     /// If pictures cannot become its input.
     pub(crate) fn of(saved: SavedModel, name: &str) -> Result<Self> {
-        let model = saved.build(&Device::Cpu)?;
+        let model = saved.build_to_serve()?;
         let preparation = Preparation::new(&pictures::Args::default(), &saved)?;
         let about = about(&saved, name)?;
         let ImageSize { height, width, channels } = saved.config.image;

@@ -280,7 +280,7 @@ mod tests {
         let op = Attention::new(form, shape.output(), attend.bias_shape(shape)?);
         let qkv = qkv.contiguous()?;
         match attend.bias {
-            Some(bias) => many::apply(&qkv, &[bias], op),
+            Some(bias) => many::apply(&qkv, [bias], op),
             None => qkv.apply_op1(op),
         }
     }

@@ -88,7 +88,7 @@ pub fn self_attention(qkv: &Tensor, queries: Queries, attend: &Attend) -> Result
     match attend.bias {
         Some(bias) => {
             let tracked = qkv.track_op() || bias.track_op();
-            many::apply(&qkv, &[bias], op(tracked, attend.bias_shape(shape)?))
+            many::apply(&qkv, [bias], op(tracked, attend.bias_shape(shape)?))
         }
         None => qkv.apply_op1(op(qkv.track_op(), None)),
     }
@@ -124,7 +124,7 @@ pub fn cross_attention(q: &Tensor, kv: &Tensor, attend: &Attend) -> Result<Tenso
     match attend.bias {
         Some(bias) => {
             let tracked = tracked || bias.track_op();
-            many::apply(&q, &[&kv, bias], op(tracked, attend.bias_shape(shape)?))
+            many::apply(&q, [&kv, bias], op(tracked, attend.bias_shape(shape)?))
         }
         None => q.apply_op2(&kv, op(tracked, None)),
     }

@@ -18,7 +18,7 @@ impl SmallAttention {
         let (drops, largest) = (dropout.is_some(), samples.largest);
         let of_batch =
             |kept: bool| Buffer::dirty(if kept { samples.total(SampleShape::weights) } else { 0 });
-        let of_sample = |needed: bool| vec![0.0; if needed { largest.weights() } else { 0 }];
+        let of_sample = |needed: bool| Buffer::dirty(if needed { largest.weights() } else { 0 });
         let mut before_dropout = of_batch(*tracked);
         let mut after_dropout = of_batch(*tracked && drops);
         let parts = |kept: bool, all| match kept {

@@ -1,6 +1,8 @@
 //! The product of rows and packed columns, tile by tile in registers.
 #![expect(unsafe_code, reason = "the innermost loop checks no bounds")]
 
+use std::ops::Range;
+
 use super::pack::{Panels, Tiles};
 use crate::lanes::Lanes;
 use crate::matrix::{Matrix, MatrixMut};
@@ -104,7 +106,7 @@ struct Target<'a, 'b, 'c> {
 }
 
 impl Target<'_, '_, '_> {
-    /// Computes columns from `column` on, `R` rows at a time if there are as many.
+    /// Computes columns from `column` on: `R` rows at a time if there are as many, and up to 4 at the end at once.
     #[inline(always)]
     fn each_tile<L: Lanes, const R: usize, const P: usize>(
         &mut self,
@@ -113,12 +115,17 @@ impl Target<'_, '_, '_> {
         panels: [Matrix; P],
         column: usize,
     ) {
-        if tiles.has::<R>() {
-            self.each_tile_of::<L, R, P>(lanes, tiles, panels, column);
+        let rows = tiles.rows();
+        let rest = rows % R;
+        if tiles.has::<R>() && tiles.has::<4>() && (1..=4).contains(&rest) {
+            self.each_tile_of::<L, R, P>(lanes, tiles, 0..rows - rest, panels, column);
+            self.each_tile_of::<L, 4, P>(lanes, tiles, rows - rest..rows, panels, column);
+        } else if tiles.has::<R>() {
+            self.each_tile_of::<L, R, P>(lanes, tiles, 0..rows, panels, column);
         } else if tiles.has::<4>() {
-            self.each_tile_of::<L, 4, P>(lanes, tiles, panels, column);
+            self.each_tile_of::<L, 4, P>(lanes, tiles, 0..rows, panels, column);
         } else {
-            self.each_tile_of::<L, 1, P>(lanes, tiles, panels, column);
+            self.each_tile_of::<L, 1, P>(lanes, tiles, 0..rows, panels, column);
         }
     }
 
@@ -127,12 +134,13 @@ impl Target<'_, '_, '_> {
         &mut self,
         lanes: L,
         tiles: &Tiles,
+        rows: Range<usize>,
         panels: [Matrix; P],
         column: usize,
     ) {
         assert!(self.top + tiles.rows() <= self.out.rows, "rows of the output");
         let is_whole = column + P * LANES <= self.out.columns;
-        for row in (0..tiles.rows()).step_by(R) {
+        for row in rows.step_by(R) {
             let (first, tile) = tiles.tile::<R>(row);
             let sums = sums::<L, R, P>(lanes, tile, panels);
             if is_whole && row + R <= tiles.rows() {

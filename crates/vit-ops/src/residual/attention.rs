@@ -40,11 +40,11 @@ pub(super) struct Kept {
 }
 
 impl Attention {
-    pub(super) fn new<'a>(
-        branch: &AttentionBranch<'a>,
+    pub(super) fn new(
+        branch: &AttentionBranch,
         rows: &Rows,
         tracked: bool,
-        list: &mut List<'a, '_>,
+        list: &mut List,
     ) -> Result<Self> {
         let norm = branch.norm.as_ref().map(|norm| Norm::new(norm, list)).transpose()?;
         let qkv = Map::new(&branch.qkv, list.dim(), list)?;

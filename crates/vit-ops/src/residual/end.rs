@@ -36,7 +36,7 @@ pub(super) struct Kept {
 }
 
 impl End {
-    pub(super) fn new<'a>(end: &BranchEnd<'a>, list: &mut List<'a, '_>) -> Result<Self> {
+    pub(super) fn new(end: &BranchEnd, list: &mut List) -> Result<Self> {
         let drops = |source: Option<DropoutSource>| source.filter(|source| !source.rate.is_zero());
         if let Some(gamma) = end.scale {
             list.check_features("layer scale", gamma)?;

@@ -30,7 +30,7 @@ pub(super) struct Kept {
 }
 
 impl FeedForward {
-    pub(super) fn new<'a>(branch: &FeedForwardBranch<'a>, list: &mut List<'a, '_>) -> Result<Self> {
+    pub(super) fn new(branch: &FeedForwardBranch, list: &mut List) -> Result<Self> {
         let dim = list.dim();
         let norm = branch.norm.as_ref().map(|norm| Norm::new(norm, list)).transpose()?;
         let fc1 = Map::new(&branch.fc1, dim, list)?;

@@ -12,24 +12,31 @@ use crate::matrix::Matrix;
 /// The indices of a map's parameters.
 pub(super) struct Map {
     weight: usize,
+    /// Whether the parameter is the weight's transpose.
+    is_transposed: bool,
     bias: Option<usize>,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
 }
 
 impl Map {
-    pub(super) fn new<'a>(
-        map: &Affine<'a>,
-        inputs: usize,
-        list: &mut List<'a, '_>,
-    ) -> Result<Self> {
+    pub(super) fn new(map: &Affine, inputs: usize, list: &mut List) -> Result<Self> {
         let outputs = list.check_map(map, inputs)?;
         let bias = map.bias.map(|bias| list.add(bias));
-        Ok(Self { weight: list.add(map.weight), bias, inputs, outputs })
+        // A constant that is stored transposed is used as it is.
+        let is_transposed = !map.weight.track_op()
+            && !map.weight.is_contiguous()
+            && map.weight.layout().is_fortran_contiguous();
+        let weight = if is_transposed { list.add(&map.weight.t()?) } else { list.add(map.weight) };
+        Ok(Self { weight, is_transposed, bias, inputs, outputs })
     }
 
     fn weight<'a>(&self, parameters: &Parameters<'a>) -> Matrix<'a> {
-        Matrix::new(parameters.all()[self.weight], self.outputs, self.inputs)
+        let weight = parameters.all()[self.weight];
+        match self.is_transposed {
+            true => Matrix::new(weight, self.inputs, self.outputs).transposed(),
+            false => Matrix::new(weight, self.outputs, self.inputs),
+        }
     }
 
     pub(super) fn bias<'a>(&self, parameters: &Parameters<'a>) -> Option<&'a [f32]> {

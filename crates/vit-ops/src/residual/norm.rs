@@ -22,7 +22,7 @@ pub(super) struct Kept {
 }
 
 impl Norm {
-    pub(super) fn new<'a>(norm: &super::Norm<'a>, list: &mut List<'a, '_>) -> Result<Self> {
+    pub(super) fn new(norm: &super::Norm, list: &mut List) -> Result<Self> {
         list.check_features("layer norm", norm.weight)?;
         list.check_features("layer norm", norm.bias)?;
         let (weight, bias) = (list.add(norm.weight), list.add(norm.bias));

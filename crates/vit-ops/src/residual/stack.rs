@@ -19,15 +19,15 @@ use crate::{TokenMask, parallel, simd, slices};
 pub(super) type Gradients = Vec<Option<Vec<f32>>>;
 
 /// Collects the parameters of all stages.
-pub(super) struct List<'a, 'l> {
-    parameters: &'l mut Vec<&'a Tensor>,
+pub(super) struct List<'l> {
+    parameters: &'l mut Vec<Tensor>,
     dim: usize,
 }
 
-impl<'a> List<'a, '_> {
+impl List<'_> {
     /// Adds a parameter and returns its index.
-    pub(super) fn add(&mut self, parameter: &'a Tensor) -> usize {
-        self.parameters.push(parameter);
+    pub(super) fn add(&mut self, parameter: &Tensor) -> usize {
+        self.parameters.push(parameter.clone());
         self.parameters.len() - 1
     }
 
@@ -100,11 +100,11 @@ struct Kept {
 }
 
 impl Stack {
-    pub(super) fn new<'a>(
+    pub(super) fn new(
         xs: &Tensor,
-        stages: &[Stage<'a>],
+        stages: &[Stage],
         mask: Option<&TokenMask>,
-        parameters: &mut Vec<&'a Tensor>,
+        parameters: &mut Vec<Tensor>,
     ) -> Result<Self> {
         let (batch, tokens, dim) = xs.dims3()?;
         let first = Rows::new(batch, tokens, mask);

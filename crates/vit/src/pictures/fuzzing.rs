@@ -1,9 +1,7 @@
 //! Fuzzing of picture files, up to the model's input.
 
+use vit_digits::{Strokes, as_mnist, padded, stretched};
 use vit_pictures::{DecodeOptions, Error, EvalView, Interpolation, Plane, decode, shrink};
-
-use super::placement;
-use super::strokes::Strokes;
 
 /// MNIST's image size.
 const SIZE: (u32, u32) = (28, 28);
@@ -48,10 +46,10 @@ pub fn read(bytes: &[u8]) -> bool {
     assert!(pixels(picture.upright_size().0, picture.upright_size().1) > 0);
     for channels in [1, 3] {
         for plane in picture.planes(channels) {
-            check(&placement::padded(&plane, SIZE));
-            check(&placement::stretched(&plane, SIZE));
+            check(&padded(&plane, SIZE));
+            check(&stretched(&plane, SIZE));
             if let Some(strokes) = Strokes::find(&plane, None) {
-                check(&placement::as_mnist(&strokes.ink, SIZE));
+                check(&as_mnist(&strokes.ink, SIZE));
             }
         }
     }

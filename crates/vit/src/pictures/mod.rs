@@ -1,15 +1,12 @@
 //! Turning picture files into model inputs.
 
 mod args;
-mod background;
 pub(crate) mod fuzzing;
-mod mask;
-mod placement;
 mod source;
-mod strokes;
 
 use candle_core::{Device, Tensor};
 use vit_data::PictureView;
+use vit_digits::{Polarity, Strokes, Tone, as_mnist, padded, stretched};
 use vit_patch::ImageSize;
 use vit_pictures::{Plane, decode, resize, shrink};
 
@@ -18,9 +15,7 @@ use crate::dataset_name::DIGITS;
 use crate::failure::{Exit, Failure, Result};
 use crate::saved_model::SavedModel;
 pub(crate) use args::{Args, Fit, HELP, Invert};
-use background::Tone;
 pub(crate) use source::{NamedPicture, expand, read};
-use strokes::Strokes;
 
 /// Large pictures are first averaged down to no less than this, which reduces noise.
 const WORKING_SIDE: u32 = 240;
@@ -142,7 +137,7 @@ impl Preparation {
         let is_taken_whole = (from_width, from_height) == size && !self.fits_all;
         let is_asked = matches!(self.invert, Invert::Auto) && self.knows_strokes;
         let is_placed = self.fit == Fit::Mnist && !is_taken_whole;
-        let strokes = (is_asked || is_placed).then(|| {
+        let strokes = is_placed.then(|| {
             let tone = match self.invert {
                 Invert::Auto if self.knows_strokes => None,
                 Invert::Always => Some(Tone::Dark),
@@ -150,16 +145,19 @@ impl Preparation {
             };
             Strokes::find(&planes[0], tone)
         });
-        let found = strokes.as_ref().and_then(Option::as_ref);
-        let doubt = match &strokes {
+        let polarity = match &strokes {
+            Some(found) => Some(found.as_ref().map(|strokes| strokes.polarity)),
+            None => is_asked.then(|| Polarity::of(&planes[0])),
+        };
+        let doubt = match polarity {
             Some(None) => Some(BLANK),
-            Some(Some(Strokes { is_guess: true, .. })) => Some(GUESS),
+            Some(Some(Polarity { is_guess: true, .. })) => Some(GUESS),
             _ => None,
         };
         let inverted = match self.invert {
             Invert::Always => true,
             Invert::Never => false,
-            Invert::Auto => found.is_some_and(|strokes| strokes.tone == Tone::Dark),
+            Invert::Auto => polarity.flatten().is_some_and(|found| found.tone == Tone::Dark),
         };
         let mut done = Vec::new();
         if inverted {
@@ -168,18 +166,18 @@ impl Preparation {
             done.push(if is_auto { "dark on light, inverted" } else { "inverted" });
         }
         let fit = if is_taken_whole { None } else { Some(self.fit) };
-        match (fit, found) {
+        match (fit, strokes.flatten()) {
             (None, _) => {}
             (Some(Fit::Mnist), Some(strokes)) => {
-                planes[0] = placement::as_mnist(&strokes.ink, size);
+                planes[0] = as_mnist(&strokes.ink, size);
                 done.push("strokes placed as MNIST's in the model's");
             }
             (Some(Fit::Stretch), _) => {
-                planes.iter_mut().for_each(|plane| *plane = placement::stretched(plane, size));
+                planes.iter_mut().for_each(|plane| *plane = stretched(plane, size));
                 done.push("scaled to the model's");
             }
             (Some(_), _) => {
-                planes.iter_mut().for_each(|plane| *plane = placement::padded(plane, size));
+                planes.iter_mut().for_each(|plane| *plane = padded(plane, size));
                 done.push("scaled and padded to the model's");
             }
         }

@@ -17,7 +17,7 @@ use crate::threads::threads;
 /// One warm-up pass for this many timed passes.
 const WARM_UP: u32 = 10;
 
-/// Times forward passes of a loaded model, as in `vit predict`
+/// Times forward passes of a loaded model, as in `vit serve`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]

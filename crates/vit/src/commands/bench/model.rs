@@ -36,7 +36,7 @@ impl Model {
     pub(super) fn open(args: &ModelArgs) -> Result<Self> {
         if let Some(path) = &args.model {
             let saved = SavedModel::open(path)?;
-            let layers = saved.build(&Device::Cpu)?;
+            let layers = saved.build_to_serve()?;
             return Ok(Self { name: path.display().to_string(), config: saved.config, layers });
         }
         let settings = Settings::begin(&args.settings)?;

@@ -15,23 +15,23 @@ const MARGIN: usize = 10;
 
 /// The foreground pixels.
 #[derive(Clone)]
-pub(super) struct Mask {
-    pub(super) width: usize,
+pub(crate) struct Mask {
+    pub(crate) width: usize,
     height: usize,
     set: Vec<bool>,
 }
 
 /// Connected pixels, diagonally too.
-pub(super) struct Part {
-    pub(super) pixels: Vec<usize>,
-    pub(super) bounds: Bounds,
+pub(crate) struct Part {
+    pub(crate) pixels: Vec<usize>,
+    pub(crate) bounds: Bounds,
     /// Sum of their values.
-    pub(super) amount: f32,
+    pub(crate) amount: f32,
 }
 
 /// A rectangle of pixels, ends included.
 #[derive(Clone, Copy)]
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     left: usize,
     top: usize,
     right: usize,
@@ -45,17 +45,17 @@ struct Line {
 }
 
 impl Mask {
-    pub(super) fn above(plane: &Plane, least: f32) -> Self {
+    pub(crate) fn above(plane: &Plane, least: f32) -> Self {
         let set = plane.iter().map(|&value| value > least).collect();
         Self { width: plane.width() as usize, height: plane.height() as usize, set }
     }
 
-    pub(super) fn bounds(&self) -> Bounds {
+    pub(crate) fn bounds(&self) -> Bounds {
         Bounds { left: 0, top: 0, right: self.width - 1, bottom: self.height - 1 }
     }
 
     /// The connected parts, with the sum of the plane's values in each.
-    pub(super) fn parts(&self, plane: &Plane) -> Vec<Part> {
+    pub(crate) fn parts(&self, plane: &Plane) -> Vec<Part> {
         let mut left = self.set.clone();
         let mut parts = Vec::new();
         for start in 0..left.len() {
@@ -83,7 +83,7 @@ impl Mask {
     }
 
     /// Removes lines and bars that run from border to border, except where strokes cross them.
-    pub(super) fn remove_rules(&mut self) {
+    pub(crate) fn remove_rules(&mut self) {
         self.remove_lines(Self::is_rule);
     }
 
@@ -115,7 +115,7 @@ impl Mask {
     }
 
     /// Removes the sides of a box with these bounds, if it contains something.
-    pub(super) fn remove_box(&mut self, bounds: Bounds) {
+    pub(crate) fn remove_box(&mut self, bounds: Bounds) {
         let mut inner = self.cropped(bounds);
         let is_framed = |mask: &Self| {
             let (lines, margin) = (mask.lines(), mask.height / MARGIN);
@@ -251,16 +251,16 @@ impl Bounds {
         self.bottom - self.top + 1
     }
 
-    pub(super) fn longer_side(self) -> usize {
+    pub(crate) fn longer_side(self) -> usize {
         self.width().max(self.height())
     }
 
-    pub(super) fn shorter_side(self) -> usize {
+    pub(crate) fn shorter_side(self) -> usize {
         self.width().min(self.height())
     }
 
     /// The smallest rectangle that contains both.
-    pub(super) fn and(self, other: Self) -> Self {
+    pub(crate) fn and(self, other: Self) -> Self {
         Self {
             left: self.left.min(other.left),
             top: self.top.min(other.top),
@@ -269,14 +269,14 @@ impl Bounds {
         }
     }
 
-    pub(super) fn is_within(self, distance: usize, other: Self) -> bool {
+    pub(crate) fn is_within(self, distance: usize, other: Self) -> bool {
         self.left <= other.right + distance
             && other.left <= self.right + distance
             && self.top <= other.bottom + distance
             && other.top <= self.bottom + distance
     }
 
-    pub(super) fn touches_border_of(self, whole: Self) -> bool {
+    pub(crate) fn touches_border_of(self, whole: Self) -> bool {
         self.left == whole.left
             || self.top == whole.top
             || self.right == whole.right

@@ -9,39 +9,66 @@ const REACH: usize = 15;
 const STEP: usize = 3;
 /// Contrast is relative to the range above the background, but at least to this.
 const LEAST_RANGE: f32 = 0.3;
+/// Smallest contrast of strokes, and in standard deviations of the noise.
+const FAINTEST: f32 = 0.08;
+const ABOVE_NOISE: f32 = 5.0;
 
-/// Whether strokes are darker than the background, like ink, or lighter, like chalk.
+/// Whether strokes are darker or lighter than the background.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tone {
+pub enum Tone {
+    /// Like ink.
     Dark,
+    /// Like chalk.
     Light,
 }
 
 /// A picture's background: a brightness range for each cell of a grid.
-pub(super) struct Background {
+pub(crate) struct Background {
     cell: usize,
     low: Grid,
     high: Grid,
 }
 
 /// How far pixels stand out in one direction, relative to the range the background leaves.
-pub(super) struct Contrast {
-    pub(super) plane: Plane,
+pub(crate) struct Contrast {
+    pub(crate) plane: Plane,
+    pub(crate) tone: Tone,
     /// Standard deviation of the noise, in the same unit.
-    pub(super) noise: f32,
+    noise: f32,
+}
+
+impl Contrast {
+    /// The smallest contrast of strokes.
+    pub(crate) fn least(&self) -> f32 {
+        FAINTEST.max(ABOVE_NOISE * self.noise)
+    }
+
+    /// Whether any pixel may belong to strokes.
+    pub(crate) fn stands_out(&self) -> bool {
+        let least = self.least();
+        self.plane.iter().any(|&contrast| contrast > least)
+    }
 }
 
 impl Background {
     /// Estimates the background by the median over a wide window, which ignores strokes, after removing a linear slope
     /// of the light. A cell's range covers the medians around it, so nothing between light and shadow stands out at a
     /// shadow's edge.
-    pub(super) fn of(plane: &Plane) -> Self {
-        let cell = plane.width().max(plane.height()).div_ceil(CELLS) as usize;
-        let medians = Grid::means(plane, cell).medians();
+    pub(crate) fn of(plane: &Plane) -> Self {
+        let longest = plane.width().max(plane.height());
+        let cell = longest.div_ceil(CELLS) as usize;
+        let means = Grid::means(plane, cell);
+        let slope = means.slope();
+        let usual = (slope == (0.0, 0.0)).then(|| Usual::of(&means));
+        if let Some(value) = usual.as_ref().and_then(Usual::everywhere) {
+            let [low, high] = [(); 2].map(|()| Grid { width: 1, height: 1, values: vec![value] });
+            return Self { cell: longest as usize, low, high };
+        }
+        let medians = means.medians(slope, usual.as_ref());
         Self { cell, low: medians.extremes(f32::min), high: medians.extremes(f32::max) }
     }
 
-    pub(super) fn contrast(&self, plane: &Plane, tone: Tone) -> Contrast {
+    pub(crate) fn contrast(&self, plane: &Plane, tone: Tone) -> Contrast {
         let (sign, ends) = match tone {
             Tone::Light => (1.0, &self.high.values),
             Tone::Dark => (-1.0, &self.low.values),
@@ -65,7 +92,7 @@ impl Background {
         let (width, height) = plane.dimensions();
         let plane = Plane::from_raw(width, height, contrast).expect("a number for each pixel");
         // For normal noise, the median step between neighbours is 0.95 standard deviations.
-        Contrast { plane, noise: 1.05 * median(&mut steps) }
+        Contrast { plane, tone, noise: 1.05 * median(&mut steps) }
     }
 }
 
@@ -80,6 +107,9 @@ impl Grid {
     fn means(plane: &Plane, cell: usize) -> Self {
         let [width, height] =
             [plane.width(), plane.height()].map(|side| (side as usize).div_ceil(cell));
+        if cell == 1 {
+            return Self { width, height, values: plane.as_raw().clone() };
+        }
         let mut sums = vec![(0.0, 0.0); width * height];
         for (y, row) in plane.chunks_exact(plane.width() as usize).enumerate() {
             let sums = &mut sums[y / cell * width..];
@@ -92,8 +122,13 @@ impl Grid {
     }
 
     /// Calls `show` with every `step`th cell within this distance, and its column and row offsets.
-    fn around(&self, at: usize, reach: usize, step: usize, mut show: impl FnMut(f32, f32, f32)) {
-        let (x, y) = (at % self.width, at / self.width);
+    fn around(
+        &self,
+        (x, y): (usize, usize),
+        reach: usize,
+        step: usize,
+        mut show: impl FnMut(f32, f32, f32),
+    ) {
         let inside = |at: usize, end: usize| {
             let first = if at < reach { (step - (reach - at) % step) % step } else { at - reach };
             (first..=(at + reach).min(end - 1)).step_by(step)
@@ -107,19 +142,24 @@ impl Grid {
         }
     }
 
-    fn medians(&self) -> Self {
-        // The median step between neighbours is the light's slope: few steps cross edges.
-        let slope = |step: usize, is_inside: &dyn Fn(usize) -> bool| {
-            let pairs = self.values.iter().zip(&self.values[step..]).enumerate();
-            let pairs = pairs.filter(|(at, _)| is_inside(*at));
-            median(&mut pairs.map(|(_, (value, next))| next - value).collect::<Vec<_>>())
-        };
-        let across = slope(1, &|at| !(at + 1).is_multiple_of(self.width));
-        let down = slope(self.width, &|_| true);
-        let usual = (across == 0.0 && down == 0.0).then(|| Usual::of(self));
+    /// How much the light increases from a cell to the next one, across and down: the median step, because few steps
+    /// cross edges.
+    fn slope(&self) -> (f32, f32) {
+        let mut steps = Vec::with_capacity(self.values.len());
+        for row in self.values.chunks_exact(self.width) {
+            steps.extend(row.iter().zip(&row[1..]).map(|(value, next)| next - value));
+        }
+        let across = median_step(&mut steps);
+        steps.clear();
+        let rows = self.values.iter().zip(&self.values[self.width..]);
+        steps.extend(rows.map(|(value, next)| next - value));
+        (across, median_step(&mut steps))
+    }
+
+    fn medians(&self, (across, down): (f32, f32), usual: Option<&Usual>) -> Self {
         let mut level = Vec::new();
         self.map(|at| {
-            if let Some(found) = usual.as_ref().and_then(|usual| usual.median_around(at)) {
+            if let Some(found) = usual.and_then(|usual| usual.median_around(at)) {
                 return found;
             }
             level.clear();
@@ -137,62 +177,102 @@ impl Grid {
         })
     }
 
-    fn map(&self, value: impl FnMut(usize) -> f32) -> Self {
-        Self { values: (0..self.values.len()).map(value).collect(), ..*self }
+    /// A grid of the values for each column and row.
+    fn map(&self, mut value: impl FnMut((usize, usize)) -> f32) -> Self {
+        let mut values = Vec::with_capacity(self.values.len());
+        for y in 0..self.height {
+            values.extend((0..self.width).map(|x| value((x, y))));
+        }
+        Self { values, ..*self }
     }
 }
 
 /// The median of all cells. Most cells of a drawn picture have this value, and counting shows where it is also the
 /// median around a cell, without sorting.
 struct Usual {
-    width: usize,
-    height: usize,
     value: f32,
-    /// Summed-area table for each cell: how many cells are lower and how many higher, of every `STEP`th column to its
-    /// left and row above it, with `STEP` columns and rows of zeros in front.
-    counts: Vec<[u32; 2]>,
+    /// Columns of the table at the ends of the window around each column, and rows around each row.
+    columns: Vec<(usize, usize)>,
+    rows: Vec<(usize, usize)>,
+    /// Columns of the table.
+    across: usize,
+    /// Summed-area table for each cell: how many cells are [`LOWER`] and how many [`HIGHER`], of every `STEP`th column to
+    /// its left and row above it, with `STEP` columns and rows of zeros in front.
+    counts: Vec<u32>,
 }
+
+/// Units of two counts in one number.
+const LOWER: u32 = 1;
+const HIGHER: u32 = 1 << 16;
 
 impl Usual {
     fn of(grid: &Grid) -> Self {
-        let Grid { width, height, .. } = *grid;
-        let value = median(&mut grid.values.clone());
-        let wide = width + STEP;
-        let mut counts = vec![[0; 2]; wide * (height + STEP)];
-        for (at, cell) in grid.values.iter().enumerate() {
-            let order = cell.total_cmp(&value);
-            let here = (at / width + STEP) * wide + at % width + STEP;
-            let [left, above] = [here - STEP, here - STEP * wide];
-            let own = [order.is_lt(), order.is_gt()].map(u32::from);
-            counts[here] = [0, 1].map(|of| {
-                own[of] + counts[left][of] + counts[above][of] - counts[above - STEP][of]
-            });
+        let corner = grid.values[0];
+        let is_corner = |value: &&f32| **value == corner;
+        let value = match grid.values.iter().filter(is_corner).count() {
+            count if 2 * count > grid.values.len() => corner,
+            _ => median(&mut grid.values.clone()),
+        };
+        let across = grid.width + STEP;
+        let mut counts = vec![0; across * (grid.height + STEP)];
+        for (y, row) in grid.values.chunks_exact(grid.width).enumerate() {
+            let (done, next) = counts.split_at_mut((y + STEP) * across);
+            let (above, next) = (&done[y * across..][..across], &mut next[..across]);
+            for (x, cell) in row.iter().enumerate() {
+                let own = LOWER * u32::from(*cell < value) + HIGHER * u32::from(*cell > value);
+                next[x + STEP] = own + next[x] + above[x + STEP] - above[x];
+            }
         }
-        Self { width, height, value, counts }
+        // One step before the first cell, and the last cell.
+        let ends = |end: usize| {
+            let of = |at: usize| {
+                let first = if at < REACH { at % STEP } else { at - REACH };
+                let last = (at + REACH).min(end - 1);
+                (first, last - (last - first) % STEP + STEP)
+            };
+            (0..end).map(of).collect()
+        };
+        Self { value, columns: ends(grid.width), rows: ends(grid.height), across, counts }
+    }
+
+    /// The usual value, if it is the median around every cell.
+    fn everywhere(&self) -> Option<f32> {
+        let is_median = |&rows| {
+            let is_median = self.is_median(rows);
+            self.columns.iter().all(|&columns| is_median(columns))
+        };
+        self.rows.iter().all(is_median).then_some(self.value)
     }
 
     /// The median of the cells of [`Grid::around`], if it is the usual value.
-    fn median_around(&self, at: usize) -> Option<f32> {
-        // One step before the first cell, and the last cell.
-        let ends = |at: usize, end: usize| {
-            let first = if at < REACH { at % STEP } else { at - REACH };
-            let last = (at + REACH).min(end - 1);
-            (first, last - (last - first) % STEP + STEP)
-        };
-        let (left, right) = ends(at % self.width, self.width);
-        let (top, bottom) = ends(at / self.width, self.height);
-        let count = |x: usize, y: usize| self.counts[y * (self.width + STEP) + x];
-        let [all, above, before, both] =
-            [count(right, bottom), count(right, top), count(left, bottom), count(left, top)];
-        let [lower, higher] =
-            [0, 1].map(|of| (all[of] + both[of] - above[of] - before[of]) as usize);
-        let cells = ((right - left) / STEP) * ((bottom - top) / STEP);
-        (lower <= cells / 2 && cells - higher > cells / 2).then_some(self.value)
+    fn median_around(&self, (x, y): (usize, usize)) -> Option<f32> {
+        self.is_median(self.rows[y])(self.columns[x]).then_some(self.value)
+    }
+
+    /// Whether the usual value is the median of these rows' cells in some columns.
+    fn is_median(&self, (top, bottom): (usize, usize)) -> impl Fn((usize, usize)) -> bool {
+        let [above, all] =
+            [top, bottom].map(|row| &self.counts[row * self.across..][..self.across]);
+        let rows = (bottom - top) / STEP;
+        move |(left, right)| {
+            let inside = all[right] + above[left] - above[right] - all[left];
+            let [lower, higher] = [inside % HIGHER, inside / HIGHER].map(|count| count as usize);
+            let cells = (right - left) / STEP * rows;
+            lower <= cells / 2 && cells - higher > cells / 2
+        }
     }
 }
 
 const _: () =
     assert!(REACH.is_multiple_of(STEP), "a cell and those around it share columns and rows");
+
+/// The median; fast if most are 0, as in most drawings.
+fn median_step(steps: &mut [f32]) -> f32 {
+    match steps.iter().filter(|&&step| step == 0.0).count() {
+        zeros if 2 * zeros > steps.len() => 0.0,
+        _ => median(steps),
+    }
+}
 
 /// The median; 0 without values.
 fn median(values: &mut [f32]) -> f32 {
@@ -246,14 +326,15 @@ mod tests {
                 let grid = Grid { width, height, values: (0..width * height).map(cell).collect() };
                 let usual = Usual::of(&grid);
                 let mut counted = 0;
-                for at in 0..width * height {
+                grid.map(|at| {
                     let mut around = Vec::new();
                     grid.around(at, REACH, STEP, |_, _, value| around.push(value));
                     let sorted = median(&mut around);
                     let found = usual.median_around(at);
-                    assert_eq!(found.is_some(), sorted == usual.value, "{width}x{height} {at}");
+                    assert_eq!(found.is_some(), sorted == usual.value, "{width}x{height} {at:?}");
                     counted += usize::from(found.is_some_and(|found| found == sorted));
-                }
+                    sorted
+                });
                 assert!(counted > 0, "{width}x{height} of {levels}");
             }
         }

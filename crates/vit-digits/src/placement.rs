@@ -14,7 +14,8 @@ const WIDTH: f32 = 2.0 / 28.0;
 
 /// Places strokes like MNIST's. Thin strokes are widened, and the lightest pixel becomes 1, because scaling down would
 /// make them fade.
-pub(super) fn as_mnist(ink: &Plane, (width, height): (u32, u32)) -> Plane {
+#[must_use]
+pub fn as_mnist(ink: &Plane, (width, height): (u32, u32)) -> Plane {
     let bounds = Bounds::of(ink);
     let longest = f64::from(bounds.width().max(bounds.height()));
     // Picture pixels per output pixel.
@@ -60,7 +61,7 @@ fn widened(ink: Plane, least: f32) -> Plane {
 }
 
 /// Mean stroke width: area over half the outline, which is the integral of the gradient's length.
-pub(super) fn stroke_width(ink: &Plane) -> f32 {
+fn stroke_width(ink: &Plane) -> f32 {
     let (mut area, mut outline) = (0.0, f32::MIN_POSITIVE);
     for (x, y, pixel) in ink.enumerate_pixels() {
         let next = |x, y| ink.get_pixel_checked(x, y).map_or(0.0, |pixel| pixel.0[0]);
@@ -119,7 +120,8 @@ fn centre_of_mass(ink: &Plane) -> (f64, f64) {
 }
 
 /// Keeps proportions, centred, padded with the colour of the border.
-pub(super) fn padded(plane: &Plane, (width, height): (u32, u32)) -> Plane {
+#[must_use]
+pub fn padded(plane: &Plane, (width, height): (u32, u32)) -> Plane {
     let (from_width, from_height) = (f64::from(plane.width()), f64::from(plane.height()));
     let scale = (f64::from(width) / from_width).min(f64::from(height) / from_height);
     let scaled = |side: f64| (scale * side).round().max(1.0) as u32;
@@ -141,7 +143,8 @@ fn border_median(plane: &Plane) -> f32 {
 }
 
 /// Stretches each side independently.
-pub(super) fn stretched(plane: &Plane, (width, height): (u32, u32)) -> Plane {
+#[must_use]
+pub fn stretched(plane: &Plane, (width, height): (u32, u32)) -> Plane {
     imageops::resize(plane, width, height, FilterType::Triangle)
 }
 

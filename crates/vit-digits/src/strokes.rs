@@ -2,12 +2,9 @@
 
 use vit_pictures::Plane;
 
-use super::background::{Background, Contrast, Tone};
-use super::mask::{Bounds, Mask, Part};
+use crate::background::{Background, Contrast, Tone};
+use crate::mask::{Bounds, Mask, Part};
 
-/// Smallest contrast of strokes, and in standard deviations of the noise.
-const FAINTEST: f32 = 0.08;
-const ABOVE_NOISE: f32 = 5.0;
 /// Share of the strokes' contrast that is subtracted, to remove blurred edges and JPEG artefacts.
 const CUT: f32 = 0.25;
 /// Smallest longer side of a digit, as a share of the picture's.
@@ -22,37 +19,74 @@ const AT_BORDER: f32 = 0.25;
 const SURE: f32 = 0.6;
 
 /// Strokes on an empty background.
-pub(super) struct Strokes {
+pub struct Strokes {
     /// 0 for background, 1 for full ink.
-    pub(super) ink: Plane,
-    pub(super) tone: Tone,
-    /// Whether the other polarity is nearly as likely.
-    pub(super) is_guess: bool,
+    pub ink: Plane,
+    /// Their tone in the picture.
+    pub polarity: Polarity,
     amount: f32,
 }
 
-impl Strokes {
-    /// The strokes of this tone, or of the tone with more ink; `None` if nothing stands out.
-    pub(super) fn find(plane: &Plane, tone: Option<Tone>) -> Option<Self> {
+/// Whether strokes are dark or light.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Polarity {
+    /// The strokes' tone.
+    pub tone: Tone,
+    /// Whether the other polarity is nearly as likely.
+    pub is_guess: bool,
+}
+
+impl Polarity {
+    /// Like [`Strokes::find`] without a tone, but faster if only one tone stands out.
+    #[must_use]
+    pub fn of(plane: &Plane) -> Option<Self> {
         let background = Background::of(plane);
-        let of = |tone| Self::of_tone(&background.contrast(plane, tone), tone);
-        if let Some(tone) = tone {
-            return of(tone);
+        let [dark, light] = [Tone::Dark, Tone::Light].map(|tone| background.contrast(plane, tone));
+        // In a small picture a single pixel is enough.
+        let is_small = shortest(plane.width().max(plane.height()) as usize) == 1;
+        match (dark.stands_out(), light.stands_out()) {
+            (true, false) if is_small => Some(Self::sure(Tone::Dark)),
+            (false, true) if is_small => Some(Self::sure(Tone::Light)),
+            _ => Strokes::of_either(&dark, &light).map(|strokes| strokes.polarity),
         }
-        match [Tone::Dark, Tone::Light].map(of) {
+    }
+
+    const fn sure(tone: Tone) -> Self {
+        Self { tone, is_guess: false }
+    }
+}
+
+impl Strokes {
+    /// The strokes of this tone, or of the tone with more ink, in a grey picture; `None` if nothing stands out.
+    #[must_use]
+    pub fn find(plane: &Plane, tone: Option<Tone>) -> Option<Self> {
+        let background = Background::of(plane);
+        let contrast = |tone| background.contrast(plane, tone);
+        match tone {
+            Some(tone) => Self::of(&contrast(tone)),
+            None => Self::of_either(&contrast(Tone::Dark), &contrast(Tone::Light)),
+        }
+    }
+
+    fn of_either(dark: &Contrast, light: &Contrast) -> Option<Self> {
+        match [dark, light].map(Self::of) {
             [Some(dark), Some(light)] => {
                 let both = dark.amount + light.amount;
-                let more = if dark.amount > light.amount { dark } else { light };
-                Some(Self { is_guess: more.amount < SURE * both, ..more })
+                let mut more = if dark.amount > light.amount { dark } else { light };
+                more.polarity.is_guess = more.amount < SURE * both;
+                Some(more)
             }
             [dark, light] => dark.or(light),
         }
     }
 
-    fn of_tone(Contrast { plane, noise }: &Contrast, tone: Tone) -> Option<Self> {
-        let least = FAINTEST.max(ABOVE_NOISE * noise);
+    fn of(contrast: &Contrast) -> Option<Self> {
+        if !contrast.stands_out() {
+            return None;
+        }
+        let (plane, tone, least) = (&contrast.plane, contrast.tone, contrast.least());
         let all = Mask::above(plane, least);
-        let shortest = ((SHORTEST * all.bounds().longer_side() as f32) as usize).max(1);
+        let shortest = shortest(all.bounds().longer_side());
         let mut without = all.clone();
         without.remove_rules();
         for part in without.parts(plane) {
@@ -75,8 +109,13 @@ impl Strokes {
             ink[((at % all.width) as u32, (at / all.width) as u32)].0[0] =
                 ((plane.as_raw()[at] - cut) / (full - cut)).clamp(0.0, 1.0);
         }
-        Some(Self { ink, tone, is_guess: false, amount })
+        Some(Self { ink, polarity: Polarity::sure(tone), amount })
     }
+}
+
+/// Smallest longer side of a digit in a picture with this one.
+fn shortest(side: usize) -> usize {
+    ((SHORTEST * side as f32) as usize).max(1)
 }
 
 /// The part with the most ink, and those near it. Prefers parts away from the picture's border, where the edge of a
@@ -127,8 +166,12 @@ mod tests {
             let drawn = |paper, ink| page(paper, ink, |x, y| seven(x, y, wide));
             let [dark, light] = [(0.9, 0.2), (0.2, 0.9)]
                 .map(|(paper, ink)| Strokes::find(&drawn(paper, ink), None).expect("strokes"));
-            assert_eq!((dark.tone, light.tone), (Tone::Dark, Tone::Light), "{wide}");
-            assert!(!dark.is_guess && !light.is_guess, "{wide}");
+            assert_eq!(
+                (dark.polarity.tone, light.polarity.tone),
+                (Tone::Dark, Tone::Light),
+                "{wide}"
+            );
+            assert!(!dark.polarity.is_guess && !light.polarity.is_guess, "{wide}");
             for ink in [&dark.ink, &light.ink] {
                 for (x, y, pixel) in ink.enumerate_pixels() {
                     let expected = f32::from(u8::from(seven(x, y, wide)));
@@ -148,8 +191,8 @@ mod tests {
                 _ => 0.5,
             }])
         });
-        assert!(Strokes::find(&both, None).expect("strokes").is_guess);
-        assert!(!Strokes::find(&both, Some(Tone::Dark)).expect("strokes").is_guess);
+        assert!(Strokes::find(&both, None).expect("strokes").polarity.is_guess);
+        assert!(!Strokes::find(&both, Some(Tone::Dark)).expect("strokes").polarity.is_guess);
     }
 
     #[test]
@@ -170,7 +213,7 @@ mod tests {
         for (what, is_ink) in beside {
             let found = page(0.9, 0.1, |x, y| seven(x, y, 8) || is_ink(x, y));
             let found = Strokes::find(&found, None).expect("strokes");
-            assert_eq!(found.tone, Tone::Dark, "{what}");
+            assert_eq!(found.polarity.tone, Tone::Dark, "{what}");
             let pairs = found.ink.iter().zip(clean.ink.iter());
             let differing = pairs.filter(|(a, b)| (*a - *b).abs() > 0.5).count();
             assert!(differing < 120, "{what}: {differing} pixels differ");
