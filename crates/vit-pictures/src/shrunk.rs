@@ -2,13 +2,11 @@
 
 use std::array;
 
+use image::Luma;
 use image::metadata::Orientation;
-use image::{ImageBuffer, Luma};
 
+use crate::plane::Plane;
 use crate::upright::{upright, upright_size};
-
-/// One channel.
-pub type Plane = ImageBuffer<Luma<f32>, Vec<f32>>;
 
 /// A picture reduced while it is decoded: see [`shrink`](crate::shrink).
 pub struct Shrunk {

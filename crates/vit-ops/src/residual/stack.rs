@@ -70,7 +70,7 @@ impl List<'_> {
 
 enum Step {
     Attention(Box<Attention>),
-    FeedForward(FeedForward),
+    FeedForward(Box<FeedForward>),
     Norm(Norm),
 }
 
@@ -120,7 +120,7 @@ impl Stack {
                     Step::Attention(Box::new(Attention::new(branch, &rows, tracked, &mut list)?))
                 }
                 Stage::FeedForward(branch) => {
-                    Step::FeedForward(FeedForward::new(branch, &mut list)?)
+                    Step::FeedForward(Box::new(FeedForward::new(branch, &mut list)?))
                 }
                 Stage::Norm(norm) => Step::Norm(Norm::new(norm, &mut list)?),
             };

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use vit_data::PictureView;
 use vit_digits::{Polarity, Strokes, Tone, as_mnist, padded, stretched};
 use vit_patch::ImageSize;
-use vit_pictures::{Plane, decode, resize, shrink};
+use vit_pictures::{decode, invert, normalised, planes_of, resize, shrink};
 
 use crate::dataset::view_by;
 use crate::dataset_name::DIGITS;
@@ -189,13 +189,13 @@ impl Preparation {
                 format!("{from_width}x{from_height} px, {} {width}x{height}", done.join("; "))
             }
         };
-        Ok(Prepared { values: self.scaled(&planes), inverted, done, doubt })
+        Ok(Prepared { values: normalised(&planes, &self.mean, &self.std), inverted, done, doubt })
     }
 
     /// For models of pictures: bytes, decoded and resized as by the libraries that trained them.
     fn prepare_in_bytes(&self, bytes: &[u8]) -> Result<Prepared> {
         let picture = decode(bytes, &self.view.decoding())?;
-        let ImageSize { height, width, channels } = self.size;
+        let ImageSize { height, width, .. } = self.size;
         let (from_height, from_width) = picture.size();
         let (seen, done) = match self.fit {
             Fit::Stretch if (from_height, from_width) == (height, width) => {
@@ -209,17 +209,11 @@ impl Preparation {
             _ => (self.view.eval.apply(&self.view.store(picture)), String::new()),
         };
         let inverted = matches!(self.invert, Invert::Always);
-        let value = |channel: usize, at: usize| {
-            let byte = seen.pixels()[at * channels + channel];
-            f32::from(if inverted { 255 - byte } else { byte }) / 255.0
-        };
-        let planes: Vec<Plane> = (0..channels)
-            .map(|channel| {
-                let values = (0..height * width).map(|at| value(channel, at)).collect();
-                Plane::from_raw(width as u32, height as u32, values).expect("a value a pixel")
-            })
-            .collect();
-        let values = self.scaled(&planes);
+        let mut planes = planes_of(&seen);
+        if inverted {
+            planes.iter_mut().for_each(invert);
+        }
+        let values = normalised(&planes, &self.mean, &self.std);
         Ok(Prepared { values, inverted, done, doubt: None })
     }
 
@@ -228,22 +222,6 @@ impl Preparation {
         let of = |numbers: &[f64]| numbers[channel % numbers.len()] as f32;
         (255.0 * (of(&self.std) * value + of(&self.mean))).round() as u8
     }
-
-    /// Normalised, channel by channel.
-    fn scaled(&self, planes: &[Plane]) -> Vec<f32> {
-        let of = |numbers: &[f64], channel: usize| numbers[channel % numbers.len()] as f32;
-        let mut scaled = Vec::with_capacity(planes.iter().map(|plane| plane.len()).sum());
-        for (channel, plane) in planes.iter().enumerate() {
-            let (mean, std) = (of(&self.mean, channel), of(&self.std, channel));
-            scaled.extend(plane.iter().map(|value| (value - mean) / std));
-        }
-        scaled
-    }
-}
-
-/// Exchanges dark and light.
-fn invert(plane: &mut Plane) {
-    plane.iter_mut().for_each(|value| *value = 1.0 - *value);
 }
 
 #[cfg(test)]
