@@ -133,7 +133,11 @@ impl Shrinking {
 
     /// One plane of grey or three of RGB, transparent pixels over the background.
     pub(crate) fn planes(&self, channels: usize) -> Vec<Plane> {
-        let background = if self.kind.has_alpha() { self.background() } else { 0.0 };
+        let background = match self.kind.samples {
+            2 => self.background::<2>(),
+            4 => self.background::<4>(),
+            _ => 0.0,
+        };
         match channels {
             1 => vec![self.plane(background, grey)],
             _ => (0..3).map(|channel| self.plane(background, |rgb| rgb[channel])).collect(),
@@ -149,11 +153,12 @@ impl Shrinking {
             let most = f64::from(self.kind.most);
             values.extend(self.sums.iter().map(|&sum| (sum as f64 / most) as f32));
         } else {
-            for y in 0..down {
-                values.extend((0..across).map(|x| {
-                    let Colour { rgb, alpha } = self.mean(x, y);
-                    (light(rgb) + background * (1.0 - alpha)) as f32
-                }));
+            let value = |Colour { rgb, alpha }| (light(rgb) + background * (1.0 - alpha)) as f32;
+            match self.kind.samples {
+                1 => values.extend(self.means::<1>().map(value)),
+                2 => values.extend(self.means::<2>().map(value)),
+                3 => values.extend(self.means::<3>().map(value)),
+                _ => values.extend(self.means::<4>().map(value)),
             }
         }
         Plane::from_raw(across, down, values).expect("a value for each square")
@@ -163,30 +168,40 @@ impl Shrinking {
     pub(crate) fn over(&self, background: [u8; 3]) -> (Vec<u8>, (u32, u32)) {
         let (width, height) = self.size;
         let [across, down] = [width, height].map(|side| side.div_ceil(self.factor));
-        let places = (0..down).flat_map(|y| (0..across).map(move |x| (x, y)));
-        let pixels = places.flat_map(|(x, y)| {
-            let Colour { rgb, alpha } = self.mean(x, y);
+        let bytes = |Colour { rgb, alpha }| {
             let behind = background.map(|light| f64::from(light) * (1.0 - alpha));
             [0, 1, 2].map(|at| (255.0 * rgb[at] + behind[at]).round() as u8)
-        });
-        (pixels.collect(), (across, down))
+        };
+        let pixels = match self.kind.samples {
+            1 => self.means::<1>().flat_map(bytes).collect(),
+            2 => self.means::<2>().flat_map(bytes).collect(),
+            3 => self.means::<3>().flat_map(bytes).collect(),
+            _ => self.means::<4>().flat_map(bytes).collect(),
+        };
+        (pixels, (across, down))
     }
 
-    /// Mean of a square.
-    #[inline]
-    fn mean(&self, x: u32, y: u32) -> Colour {
-        let pixels = |at: u32, side: u32| ((at + 1) * self.factor).min(side) - at * self.factor;
-        let count = f64::from(pixels(x, self.size.0)) * f64::from(pixels(y, self.size.1));
-        let at = (y as usize * self.across + x as usize) * self.kind.samples;
-        self.kind.colour(&self.sums[at..][..self.kind.samples], count)
+    /// The mean of each square, row by row.
+    fn means<const SAMPLES: usize>(&self) -> impl Iterator<Item = Colour> {
+        let pixels = |at: usize, side: u32| {
+            let first = at as u32 * self.factor;
+            f64::from((first + self.factor).min(side) - first)
+        };
+        let columns: Vec<f64> = (0..self.across).map(|x| pixels(x, self.size.0)).collect();
+        let (squares, _) = self.sums.as_chunks::<SAMPLES>();
+        squares.chunks_exact(self.across).enumerate().flat_map(move |(y, row)| {
+            let rows = pixels(y, self.size.1);
+            let counts: Vec<f64> = columns.iter().map(|columns| columns * rows).collect();
+            row.iter().zip(counts).map(|(square, count)| self.kind.colour(square, count))
+        })
     }
 
     /// Grey level behind transparent pixels: white or black, whichever contrasts more with a drawing on transparency;
     /// the mean of the picture if it is mostly opaque.
-    fn background(&self) -> f64 {
-        let mut whole = vec![0; self.kind.samples];
-        for square in self.sums.chunks_exact(self.kind.samples) {
-            for (sum, &of_square) in whole.iter_mut().zip(square) {
+    fn background<const SAMPLES: usize>(&self) -> f64 {
+        let mut whole = [0; SAMPLES];
+        for square in self.sums.as_chunks::<SAMPLES>().0 {
+            for (sum, of_square) in whole.iter_mut().zip(square) {
                 *sum += of_square;
             }
         }
@@ -201,19 +216,14 @@ impl Shrinking {
 }
 
 impl Kind {
-    const fn has_alpha(self) -> bool {
-        self.samples.is_multiple_of(2)
-    }
-
     /// The mean of `count` pixels from their sums.
-    #[inline]
-    fn colour(self, sums: &[u64], count: f64) -> Colour {
-        let most = f64::from(self.most);
-        let opaque = if self.has_alpha() { count * most * most } else { count * most };
+    #[inline(always)]
+    fn colour<const SAMPLES: usize>(self, sums: &[u64; SAMPLES], count: f64) -> Colour {
+        let (most, has_alpha) = (f64::from(self.most), SAMPLES.is_multiple_of(2));
+        let opaque = if has_alpha { count * most * most } else { count * most };
         let of = |at: usize| sums[at] as f64 / opaque;
-        let rgb = if self.samples < 3 { [of(0); 3] } else { [of(0), of(1), of(2)] };
-        let alpha =
-            if self.has_alpha() { sums[self.samples - 1] as f64 / (count * most) } else { 1.0 };
+        let rgb = if SAMPLES < 3 { [of(0); 3] } else { [of(0), of(1), of(2)] };
+        let alpha = if has_alpha { sums[SAMPLES - 1] as f64 / (count * most) } else { 1.0 };
         Colour { rgb, alpha }
     }
 }
