@@ -338,12 +338,12 @@ fn without_a_cache_removed_pictures_end_the_run() {
     assert!(sandbox.path("run/checkpoints/last").exists());
 }
 
-/// Memory grows for many reasons besides the number of pictures; `VIT_MANY_PICTURES=100000` tries more.
+/// `VIT_MANY_PICTURES=100000` tries more.
 #[cfg(target_os = "linux")]
 #[test]
 fn memory_does_not_grow_with_the_number_of_pictures() {
     let many = std::env::var("VIT_MANY_PICTURES").ok().and_then(|text| text.parse().ok());
-    let many: u32 = many.unwrap_or(2000);
+    let many: u32 = many.unwrap_or(8000);
     let peak = |count: u32| {
         let sandbox = Sandbox::new();
         for class in 0..2 {
@@ -351,11 +351,12 @@ fn memory_does_not_grow_with_the_number_of_pictures() {
                 let shade = |x: u32, y: u32| {
                     Rgb([(x + number) as u8, (y * (class + 1)) as u8, number as u8])
                 };
-                let name = format!("many/{class}/{number}.png");
+                let split = if number < 10 { "test" } else { "train" };
+                let name = format!("many/{split}/{class}/{number}.png");
                 write(&sandbox, &name, &RgbImage::from_fn(64, 64, shade));
             }
         }
-        let words = "-q train --dataset many --batch-size 32 --max-steps 20 --run-dir run";
+        let words = "-q train --dataset many --batch-size 32 --max-steps 4 --run-dir run";
         let measured = measured(&sandbox.command(words));
         assert_eq!(measured.code, Some(0), "{}", measured.stderr);
         measured.peak
@@ -363,8 +364,9 @@ fn memory_does_not_grow_with_the_number_of_pictures() {
     let (few, many_of_them) = (peak(100), peak(many));
     let megabytes = many_of_them.saturating_sub(few) as f64 / 1e6;
     eprintln!("{megabytes:.1} MB more for {many} pictures");
-    // 64x64 colour pixels of each picture would be 12.3 kB; a path, a cache entry and a label are less than 1 kB.
-    let most = 20.0 + f64::from(many) * 0.0028;
+    // The pixels of 8000 pictures are 98 MB. The allocator's arenas vary the peak by up to 40 MB; a path, a cache
+    // entry and a label are less than 1 kB.
+    let most = 55.0 + f64::from(many) * 0.001;
     assert!(megabytes < most, "{megabytes:.1} MB more for {many} pictures");
 }
 
