@@ -165,23 +165,46 @@ def watch(address: str) -> None:
         pass
 
 
-def train(arguments, folder: Path, kind: str) -> tuple[float, float]:
-    """Median images/s of the epochs after the first, and the CPU seconds of the whole command."""
+def side_seconds(run: subprocess.Popen) -> float:
+    """CPU seconds of a run's threads other than those that train: its server's, and ended ones, such as those that copy models."""
+    others = 0.0
+    tick = os.sysconf("SC_CLK_TCK")
+
+    def seconds(stat: Path) -> tuple[str, float]:
+        name, fields = stat.read_text().split("(", 1)[1].rsplit(")", 1)
+        return name, sum(map(int, fields.split()[11:13])) / tick
+
+    while run.poll() is None:
+        try:
+            threads = [seconds(stat) for stat in Path(f"/proc/{run.pid}/task").glob("*/stat")]
+            others = seconds(Path(f"/proc/{run.pid}/stat"))[1] - sum(of for name, of in threads if name != "server")
+        except OSError:
+            pass
+        time.sleep(0.1)
+    return others
+
+
+def train(arguments, folder: Path, kind: str) -> dict[str, float]:
+    """Median images/s of the epochs after the first, the CPU seconds of the whole command, and those beside training."""
     command = [arguments.vit, "train", "--dataset", "mnist", "--epochs", str(arguments.epochs), "--run-dir", folder]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if kind == "alone":
-        subprocess.run(command, check=True, capture_output=True)
-    else:
-        run = subprocess.Popen([*command, "--serve"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if kind != "alone":
+        command.append("--serve")
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def read() -> None:
         for line in run.stderr:
             found = re.search(r"watch the run at (\S+)", line)
             if found and kind == "watched":
                 threading.Thread(target=watch, args=[found[1]], daemon=True).start()
-        assert run.wait() == 0
+
+    threading.Thread(target=read, daemon=True).start()
+    side = side_seconds(run)
+    assert run.wait() == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     rate = statistics.median(each["images_per_second"] for each in records if each["kind"] == "epoch" and each["epoch"] > 1)
-    return rate, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"rate": rate, "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, "side": side}
 
 
 def train_served(arguments, folder: str) -> dict:
@@ -191,11 +214,13 @@ def train_served(arguments, folder: str) -> dict:
             of.append(train(arguments, Path(folder) / f"{kind}-{turn}", kind))
     results = {}
     for kind in ("served", "watched"):
-        of_rounds = list(zip(turns["alone"], turns[kind]))
-        slower = statistics.median(1 - served[0] / alone[0] for alone, served in of_rounds)
-        more = statistics.median(served[1] / alone[1] - 1 for alone, served in of_rounds)
-        print(f"vit train --serve, {kind}: {100 * slower:.1f} % slower, {100 * more:.1f} % more CPU time, medians of the rounds")
-        results[kind] = {"slower": slower, "more_cpu": more}
+        rounds = list(zip(turns["alone"], turns[kind]))
+        slower = statistics.median(1 - served["rate"] / alone["rate"] for alone, served in rounds)
+        more = statistics.median(served["cpu"] / alone["cpu"] - 1 for alone, served in rounds)
+        side = statistics.median((served["side"] - alone["side"]) / alone["cpu"] for alone, served in rounds)
+        print(f"vit train --serve, {kind}: {100 * slower:.1f} % slower, {100 * more:.1f} % more CPU time, "
+              f"{100 * side:.2f} % beside training, medians of the rounds")
+        results[kind] = {"slower": slower, "more_cpu": more, "side": side}
     return {"turns": turns, **results}
 
 
