@@ -177,7 +177,9 @@ def side_seconds(run: subprocess.Popen) -> float:
     while run.poll() is None:
         try:
             threads = [seconds(stat) for stat in Path(f"/proc/{run.pid}/task").glob("*/stat")]
-            others = seconds(Path(f"/proc/{run.pid}/stat"))[1] - sum(of for name, of in threads if name != "server")
+            # While the process ends, its time is still there but its threads are gone.
+            if any(name == "shard-0" for name, _ in threads):
+                others = seconds(Path(f"/proc/{run.pid}/stat"))[1] - sum(of for name, of in threads if name != "server")
         except OSError:
             pass
         time.sleep(0.1)
