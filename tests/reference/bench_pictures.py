@@ -1,13 +1,15 @@
 """Compare the throughput of torchvision's pipeline and of vit-pictures in pictures/s: medians and their ratio.
 
     cargo build -p vit-pictures --example throughput
-    python bench_pictures.py target/debug/examples/throughput [--rounds 7]
+    python bench_pictures.py target/debug/examples/throughput [--rounds 7] [--vit target/debug/vit]
 
 Both make batches of 64 normalised views of 224 px from 512 JPEG files of 500x375 px, on two cores: a DataLoader with two
-persistent workers, and two threads. Files are in memory after the first round.
+persistent workers, and two threads. Files are in memory after the first round. With `--vit`, ViT-Ti/16 trains on them
+for three epochs: the share of each that it waits for batches.
 """
 
 import argparse
+import json
 import statistics
 import subprocess
 import tempfile
@@ -37,10 +39,19 @@ def epoch(loader):
     return count / (time.perf_counter() - start)
 
 
+def waiting(vit, pictures, run):
+    """The share of each epoch in which training of ViT-Ti/16, in batches of 8, waits for the next batch."""
+    words = ["train", "--dataset", pictures, "--preset", "vit-ti16", "--batch-size", "8", "--epochs", "3", "--run-dir", run]
+    subprocess.run([vit, *words, "--quiet"], check=True, capture_output=True)
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [record["waiting_seconds"] / record["seconds"] for record in records if "waiting_seconds" in record]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("throughput", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--vit", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         pictures = Path(folder) / "set" / "class"
@@ -62,6 +73,11 @@ def main():
                 ours.append(float(said.split("pictures_per_second ")[1]))
             median = statistics.median(theirs), statistics.median(ours)
             print(f"{name}: torchvision {median[0]:.0f}/s, ours {median[1]:.0f}/s, {median[1] / median[0]:.2f} x")
+        if args.vit:
+            # Two classes of the same pictures.
+            (pictures.parent / "same").symlink_to(pictures)
+            shares = waiting(args.vit, pictures.parent, Path(folder) / "run")
+            print("ViT-Ti/16 waits for", ", ".join(f"{100 * share:.2f} %" for share in shares), "of its epochs")
 
 
 if __name__ == "__main__":
