@@ -65,9 +65,6 @@ impl<'a> AddedToHeads<'a> {
     }
 }
 
-/// Queries processed at once.
-const QUERIES: usize = 8;
-
 /// The weights of one head, if a row is one register.
 #[inline(always)]
 fn weigh_within_registers<L: Lanes>(
@@ -80,14 +77,16 @@ fn weigh_within_registers<L: Lanes>(
 ) {
     let weights = weights.as_chunks_mut().0;
     let columns = &columns.0[..shape.head_dim];
+    // Eight, although they do not fit into AVX2's registers, because softmax waits less with eight.
+    const R: usize = 8;
     let mut query = 0;
-    while query + QUERIES <= shape.queries {
-        let mut rows = products_of::<L, QUERIES>(lanes, queries, query, columns);
+    while query + R <= shape.queries {
+        let mut rows = products_of::<L, R>(lanes, queries, query, columns);
         softmax_registers(lanes, &mut rows, scale, |r| added(query + r));
         for (row, weights) in rows.iter().zip(&mut weights[query..]) {
             lanes.store(*row, weights);
         }
-        query += QUERIES;
+        query += R;
     }
     while query < shape.queries {
         let mut rows = products_of::<L, 1>(lanes, queries, query, columns);
@@ -102,20 +101,24 @@ pub(super) const WIDEST_HEAD: usize = 8 * LANES;
 
 /// A kernel that depends on a head's width in registers.
 trait ByWidth {
-    /// Runs with `C` registers per row and `R` rows at a time, which together fit into the registers. `H` heads share a
-    /// row's register.
+    /// Runs with `C` vectors per row and `R` rows at a time, whose sums fit into the registers. `H` heads share a row's
+    /// vector.
     fn run_with<L: Lanes, const C: usize, const R: usize, const H: usize>(self, lanes: L);
 }
 
 #[inline(always)]
 fn by_width<L: Lanes>(shape: SampleShape, kernel: impl ByWidth, lanes: L) {
     debug_assert!(shape.head_dim <= WIDEST_HEAD, "wider heads go through matrix products");
-    match shape.head_dim {
-        HALF if shape.heads.is_multiple_of(2) => kernel.run_with::<L, 1, 8, 2>(lanes),
-        0..=16 => kernel.run_with::<L, 1, 8, 1>(lanes),
-        17..=32 => kernel.run_with::<L, 2, 8, 1>(lanes),
-        33..=64 => kernel.run_with::<L, 4, 4, 1>(lanes),
-        _ => kernel.run_with::<L, 8, 2, 1>(lanes),
+    match (shape.head_dim, L::IS_ONE_REGISTER) {
+        (HALF, _) if shape.heads.is_multiple_of(2) => kernel.run_with::<L, 1, 8, 2>(lanes),
+        (0..=16, true) => kernel.run_with::<L, 1, 8, 1>(lanes),
+        (0..=16, false) => kernel.run_with::<L, 1, 4, 1>(lanes),
+        (17..=32, true) => kernel.run_with::<L, 2, 8, 1>(lanes),
+        (17..=32, false) => kernel.run_with::<L, 2, 2, 1>(lanes),
+        (33..=64, true) => kernel.run_with::<L, 4, 4, 1>(lanes),
+        (33..=64, false) => kernel.run_with::<L, 4, 1, 1>(lanes),
+        (_, true) => kernel.run_with::<L, 8, 2, 1>(lanes),
+        (_, false) => kernel.run_with::<L, 8, 1, 1>(lanes),
     }
 }
 
@@ -262,17 +265,33 @@ impl Columns {
     /// `out_ij = x_i · row_j` for the queries `i` and the tokens `j`.
     #[inline(always)]
     fn products<L: Lanes>(&self, lanes: L, shape: SampleShape, xs: Rows, out: &mut [f32]) {
+        if L::IS_ONE_REGISTER {
+            self.products_by::<L, 8>(lanes, shape, xs, out);
+        } else {
+            self.products_by::<L, 4>(lanes, shape, xs, out);
+        }
+    }
+
+    /// The same, `R` queries at a time.
+    #[inline(always)]
+    fn products_by<L: Lanes, const R: usize>(
+        &self,
+        lanes: L,
+        shape: SampleShape,
+        xs: Rows,
+        out: &mut [f32],
+    ) {
         let blocks_in_row = shape.weights_row() / LANES;
         let out = out.as_chunks_mut().0;
         for (block, columns) in self.0.chunks_exact(shape.head_dim).enumerate().take(blocks_in_row)
         {
             let mut query = 0;
-            while query + QUERIES <= shape.queries {
-                let sums = products_of::<L, QUERIES>(lanes, xs, query, columns);
+            while query + R <= shape.queries {
+                let sums = products_of::<L, R>(lanes, xs, query, columns);
                 for (r, sum) in sums.iter().enumerate() {
                     lanes.store(*sum, &mut out[(query + r) * blocks_in_row + block]);
                 }
-                query += QUERIES;
+                query += R;
             }
             while query < shape.queries {
                 let [sum] = products_of::<L, 1>(lanes, xs, query, columns);
@@ -299,7 +318,7 @@ fn products_of<L: Lanes, const R: usize>(
     for (d, column) in columns.iter().enumerate() {
         let column = lanes.load(column);
         for (sum, row) in sums.iter_mut().zip(&rows) {
-            *sum = lanes.add(*sum, lanes.mul(lanes.splat(row[d]), column));
+            *sum = lanes.mul_add(lanes.splat(row[d]), column, *sum);
         }
     }
     sums
@@ -407,7 +426,7 @@ fn add_scaled<L: Lanes, const C: usize, const H: usize>(
         _ => lanes.splat(weights[0]),
     };
     for (sum, x) in sums.iter_mut().zip(row) {
-        *sum = lanes.add(*sum, lanes.mul(weight, *x));
+        *sum = lanes.mul_add(weight, *x, *sum);
     }
 }
 

@@ -42,7 +42,7 @@ impl SmallAttention {
                 let (shape, sample) = (place.shape, inputs.sample(place));
                 let weights = before.unwrap_or_else(|| &mut weights[..shape.weights()]);
                 let added = self.0.added(index, bias);
-                simd::run(Weigh { shape, scale: *scale, added, sample, columns, weights });
+                simd::run_fused(Weigh { shape, scale: *scale, added, sample, columns, weights });
                 let weights = match masks {
                     Some(masks) => {
                         let after = after.unwrap_or_else(|| &mut dropped[..shape.weights()]);
@@ -51,7 +51,7 @@ impl SmallAttention {
                     }
                     None => weights,
                 };
-                simd::run(WeighValues { shape, sample, weights, ys });
+                simd::run_fused(WeighValues { shape, sample, weights, ys });
             },
         );
         Kept { weights: before_dropout, dropped: drops.then_some(after_dropout) }
@@ -81,7 +81,7 @@ impl SmallAttention {
             || (Columns::new(largest), vec![0.0; 2 * largest.head_weights()]),
             |(columns, scores), (index, gradients, of_added)| {
                 let place = samples.places()[index];
-                simd::run(Backward {
+                simd::run_fused(Backward {
                     shape: place.shape,
                     scale: *scale,
                     sample: inputs.sample(place),
