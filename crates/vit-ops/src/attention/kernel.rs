@@ -3,7 +3,7 @@
 use super::inputs::{Part, Sample, SampleGradients};
 use super::sample::{Rows, RowsMut, SampleShape};
 use super::softmax::{Added, GradScores, Softmax, softmax_registers};
-use crate::lanes::{HALF, Lanes};
+use crate::lanes::{HALF, Lanes, interleave};
 use crate::simd::Kernel;
 use crate::slices::LANES;
 
@@ -235,30 +235,15 @@ impl Columns {
 
     #[inline(always)]
     fn fill(&mut self, shape: SampleShape, rows: Rows) {
+        let zeros = [0.0; WIDEST_HEAD];
         let blocks = shape.weights_row() / LANES;
         for (block, columns) in self.0.chunks_exact_mut(shape.head_dim).enumerate().take(blocks) {
             let first = block * LANES;
-            let count = LANES.min(shape.tokens - first);
-            let (eights, rest) = columns.as_chunks_mut::<8>();
-            let done = 8 * eights.len();
-            for (group, columns) in eights.iter_mut().enumerate() {
-                let mut tile = [[0.0; 8]; LANES];
-                for (row, tile) in tile.iter_mut().enumerate().take(count) {
-                    *tile = *rows.get(first + row)[8 * group..]
-                        .first_chunk()
-                        .expect("a group of eight lies within the head's row");
-                }
-                for (d, column) in columns.iter_mut().enumerate() {
-                    for (x, row) in column.iter_mut().zip(&tile) {
-                        *x = row[d];
-                    }
-                }
-            }
-            for (d, column) in rest.iter_mut().enumerate() {
-                for (row, x) in column.iter_mut().enumerate() {
-                    *x = if row < count { rows.get(first + row)[done + d] } else { 0.0 };
-                }
-            }
+            let tokens = std::array::from_fn(|lane| match first + lane {
+                token if token < shape.tokens => &rows.get(token)[..shape.head_dim],
+                _ => &zeros[..shape.head_dim],
+            });
+            interleave(tokens, columns);
         }
     }
 

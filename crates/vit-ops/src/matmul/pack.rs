@@ -2,7 +2,7 @@
 
 use super::kernel::{DEPTH, ROWS};
 use crate::buffer::Buffer;
-use crate::lanes::transposed;
+use crate::lanes::interleave;
 use crate::matrix::Matrix;
 use crate::simd;
 use crate::slices::LANES;
@@ -88,27 +88,6 @@ pub(super) fn pack(columns: Matrix, panel: &mut [[f32; LANES]]) {
         for index in 0..count {
             let column = columns.column(index);
             panel.iter_mut().zip(column).for_each(|(row, value)| row[index] = *value);
-        }
-    }
-}
-
-/// Copies columns into rows.
-#[inline(always)]
-fn interleave(columns: [&[f32]; LANES], rows: &mut [[f32; LANES]]) {
-    let (blocks, rest) = rows.as_chunks_mut::<4>();
-    let squares = columns.map(|column| &column.as_chunks::<4>().0[..blocks.len()]);
-    let done = 4 * blocks.len();
-    for (index, rows) in blocks.iter_mut().enumerate() {
-        for (place, [a, b, c, d]) in squares.as_chunks().0.iter().enumerate() {
-            let square = transposed([a[index], b[index], c[index], d[index]]);
-            for (row, values) in rows.iter_mut().zip(square) {
-                row[4 * place..][..4].copy_from_slice(&values);
-            }
-        }
-    }
-    for (index, row) in rest.iter_mut().enumerate() {
-        for (to, column) in row.iter_mut().zip(columns) {
-            *to = column[done + index];
         }
     }
 }
