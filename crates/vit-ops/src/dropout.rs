@@ -33,15 +33,15 @@ impl DropRate {
         self.0 == 0.0
     }
 
-    /// A random `u32` below this drops its element.
-    pub(crate) fn threshold(self) -> u32 {
-        // At most 2^32 - 1, so that a rate below one never drops everything.
-        (self.0 * f64::exp2(32.0)) as u32
+    /// Sixteen random bits below this drop their element: the rate in units of 2⁻¹⁶.
+    pub(crate) fn threshold(self) -> u16 {
+        // At most 2^16 - 1, so that a rate below one never drops everything.
+        (self.0 * f64::exp2(16.0)).round() as u16
     }
 
-    /// The factor of kept elements.
+    /// The factor of kept elements, which makes up for the rounded rate.
     pub(crate) fn keep(self) -> f32 {
-        (1.0 / (1.0 - self.0)) as f32
+        (1.0 / (1.0 - f64::from(self.threshold()) * f64::exp2(-16.0))) as f32
     }
 }
 
@@ -56,10 +56,10 @@ pub struct DropoutSource {
     pub random: Random,
 }
 
-/// `y = x m / (1 - rate)`, where `m` is 0 with probability `rate`, otherwise 1.
+/// `y = x m / (1 - rate)`, where `m` is 0 with probability `rate`, otherwise 1. The rate is rounded to a multiple of 2⁻¹⁶.
 ///
 /// The mask of sample `n` (row `n` of the first dimension) is drawn from `random`'s stream of (`site`, `n`) in
-/// row-major order, one `u32` per element.
+/// row-major order, sixteen bits per element: the low half of each `u32`, then the high half.
 ///
 /// PyTorch equivalent: `torch.nn.functional.dropout(xs, rate, training=True)`, with other masks.
 ///
@@ -142,7 +142,7 @@ pub(crate) fn fill_mask(
     }
 }
 
-/// Random numbers drawn at once.
+/// Random numbers drawn at once, each for two elements.
 const AT_ONCE: usize = 64;
 
 impl DropoutSource {
@@ -154,22 +154,27 @@ impl DropoutSource {
         simd::dispatch(
             #[inline(always)]
             move || {
-                let (groups, rest) = mask.as_chunks_mut::<AT_ONCE>();
                 let mut bits = [0; AT_ONCE];
-                for group in groups {
-                    stream.fill(&mut bits);
-                    for (m, bits) in group.iter_mut().zip(bits) {
-                        *m = if bits < threshold { 0.0 } else { keep };
+                for group in mask.chunks_mut(2 * AT_ONCE) {
+                    let bits = &mut bits[..group.len().div_ceil(2)];
+                    stream.fill(bits);
+                    let (pairs, last) = group.as_chunks_mut::<2>();
+                    for (pair, bits) in pairs.iter_mut().zip(&*bits) {
+                        *pair = halves(*bits).map(|bits| if bits < threshold { 0.0 } else { keep });
                     }
-                }
-                let bits = &mut bits[..rest.len()];
-                stream.fill(bits);
-                for (m, &mut bits) in rest.iter_mut().zip(bits) {
-                    *m = if bits < threshold { 0.0 } else { keep };
+                    for (m, bits) in last.iter_mut().zip(&bits[pairs.len()..]) {
+                        *m = if halves(*bits)[0] < threshold { 0.0 } else { keep };
+                    }
                 }
             },
         );
     }
+}
+
+/// The low half, then the high half.
+#[inline(always)]
+fn halves(bits: u32) -> [u16; 2] {
+    [bits as u16, (bits >> 16) as u16]
 }
 
 struct Dropout {

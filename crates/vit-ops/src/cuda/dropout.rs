@@ -35,7 +35,7 @@ impl Draw {
             step: random.step(),
             site: site.number(),
             first_sample: random.first_sample(),
-            threshold: rate.threshold(),
+            threshold: rate.threshold().into(),
             keep: rate.keep(),
         }
     }

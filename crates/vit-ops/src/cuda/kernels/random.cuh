@@ -10,7 +10,7 @@ struct Clock {
 struct Draw {
     unsigned seed_low, seed_high;
     unsigned step, site, first_sample;
-    unsigned threshold;  // a random number below it drops its element
+    unsigned threshold;  // sixteen random bits below it drop their element
     float keep;          // factor of the other elements
 };
 
@@ -25,13 +25,16 @@ __device__ inline uint4 philox(uint4 counter, uint2 key) {
     return counter;
 }
 
-// The masks of elements 4 * block to 4 * block + 3 of a sample.
+// The masks of elements 4 * block to 4 * block + 3 of a sample, from half of the random numbers at a counter.
 __device__ inline float4 masks(const Draw &draw, const Clock *clock, unsigned sample, unsigned block) {
     unsigned step = draw.step + (clock ? clock->step : 0);
-    uint4 counter = make_uint4(block, draw.first_sample + sample, step, draw.site);
+    uint4 counter = make_uint4(block / 2, draw.first_sample + sample, step, draw.site);
     uint4 bits = philox(counter, make_uint2(draw.seed_low, draw.seed_high));
-    return make_float4(bits.x < draw.threshold ? 0.0f : draw.keep, bits.y < draw.threshold ? 0.0f : draw.keep,
-                       bits.z < draw.threshold ? 0.0f : draw.keep, bits.w < draw.threshold ? 0.0f : draw.keep);
+    unsigned first = block % 2 ? bits.z : bits.x, second = block % 2 ? bits.w : bits.y;
+    return make_float4((first & 0xFFFFu) < draw.threshold ? 0.0f : draw.keep,
+                       first >> 16 < draw.threshold ? 0.0f : draw.keep,
+                       (second & 0xFFFFu) < draw.threshold ? 0.0f : draw.keep,
+                       second >> 16 < draw.threshold ? 0.0f : draw.keep);
 }
 
 // The mask of one element of a sample.
