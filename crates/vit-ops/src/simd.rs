@@ -1,9 +1,8 @@
 //! Selects the kernels' vector instructions at run time.
 //!
 //! A kernel is a closure of plain Rust over slices, which the compiler vectorises, or a [`Kernel`] in [`Lanes`] if
-//! registers matter. Either is inlined into one function per instruction set. No kernel but the [matrix
-//! product](crate::matmul) contracts a product and a sum into one rounding, and none reorders a sum, so every path gives
-//! the same bits.
+//! registers matter. Either is inlined into one function per instruction set. Only the products of matrices and of
+//! attention contract a product and a sum into one rounding, and none reorders a sum, so every path gives the same bits.
 
 use std::sync::LazyLock;
 
@@ -34,8 +33,8 @@ pub fn check_instruction_set() -> Result<()> {
     }
 }
 
-/// The instruction set in use: `portable`, `avx2` or `avx512`. It does not change results. Matrix products use fused
-/// multiply-add where the machine has it, also with `portable`; without it their last bits differ.
+/// The instruction set in use: `portable`, `avx2` or `avx512`. It does not change results. Matrix products and
+/// attention use fused multiply-add where the machine has it, also with `portable`; without it their last bits differ.
 #[must_use]
 pub fn instruction_set() -> &'static str {
     match *ARCH {
@@ -70,7 +69,7 @@ pub(crate) fn run<K: Kernel>(kernel: K) -> K::Output {
 
 /// The instruction set for products: with fused multiply-add where the machine has it, even if `VIT_SIMD` names
 /// `portable`, which must not change a bit.
-static FUSED: LazyLock<Arch> = LazyLock::new(|| match instruction_set() {
+pub(crate) static FUSED: LazyLock<Arch> = LazyLock::new(|| match instruction_set() {
     "portable" => named("avx2").unwrap_or(*ARCH),
     _ => *ARCH,
 });
