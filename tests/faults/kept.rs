@@ -1,14 +1,14 @@
 //! Resuming never deletes a good checkpoint, whatever happens.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
 #[cfg(target_os = "linux")]
-use std::process::Command;
-
+#[cfg(target_os = "linux")]
+use super::compile;
 use super::{checkpoints, copy, outcome, sandbox, uninterrupted};
 use crate::idx_folder::IdxFolder;
 use crate::support::Sandbox;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Every file below a folder with its content; links with their target.
 fn files_below(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -244,15 +244,7 @@ const PASSING: [i32; 5] = [5, 24, 12, 13, 116];
 #[test]
 fn a_failing_file_operation_loses_no_checkpoint() {
     let (sandbox, whole) = trained();
-    sandbox.write("faults.c", FAULTS);
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-w", "-o", "faults.so", "faults.c"])
-        .current_dir(sandbox.path(""))
-        .output();
-    if !compiled.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: there is no C compiler");
-        return;
-    }
+    compile(&sandbox, "faults", FAULTS);
     fs::remove_dir_all(sandbox.path("whole/checkpoints/step-000040")).unwrap();
     let kept = |run: &str| {
         let steps = [32, 36].map(|step| format!("{run}/checkpoints/step-{step:06}"));

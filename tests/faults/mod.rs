@@ -20,6 +20,8 @@ mod temporary;
 
 use std::fs;
 use std::path::Path;
+#[cfg(target_os = "linux")]
+use std::process::Command;
 
 use crate::small_run::{
     Dice, SETTINGS, Trained, assert_checkpoints_are_whole, checkpoints, outcome, sandbox, times,
@@ -65,4 +67,15 @@ fn assert_nothing_temporary(sandbox: &Sandbox) {
         .iter()
         .find(|path| path.to_string_lossy().contains("/.tmp-") || path.starts_with(".tmp-"));
     assert_eq!(temporary, None);
+}
+
+/// Compiles `NAME.so`, which a program loads before the C library (`LD_PRELOAD`).
+#[cfg(target_os = "linux")]
+fn compile(sandbox: &Sandbox, name: &str, code: &str) {
+    sandbox.write(&format!("{name}.c"), code);
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-w", "-o", &format!("{name}.so"), &format!("{name}.c")]);
+    let output =
+        cc.current_dir(sandbox.path("")).output().expect("the tests need a C compiler, cc");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -4,9 +4,10 @@
 use std::ffi::OsStr;
 use std::fs;
 #[cfg(target_os = "linux")]
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+#[cfg(target_os = "linux")]
+use super::compile;
 use super::{checkpoints, outcome, sandbox, uninterrupted};
 use crate::running::Running;
 #[cfg(target_os = "linux")]
@@ -118,15 +119,7 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
 #[test]
 fn setting_the_clock_back_changes_nothing() {
     let sandbox = sandbox();
-    sandbox.write("clock.c", CLOCK);
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-o", "clock.so", "clock.c"])
-        .current_dir(sandbox.path(""))
-        .output();
-    if !compiled.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: there is no C compiler");
-        return;
-    }
+    compile(&sandbox, "clock", CLOCK);
     let train = |words: &str, years: i64| {
         let mut command = sandbox.command(&format!("train {words} --tensorboard --save-every 5"));
         command.env("LD_PRELOAD", sandbox.path("clock.so"));

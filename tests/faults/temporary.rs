@@ -1,11 +1,10 @@
 //! Temporary files disappear when their process is ended, or when the next process writes there.
-#![expect(clippy::print_stderr, reason = "a skipped test prints the reason")]
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use super::compile;
 use crate::interrupt::send;
 use crate::running::Running;
 use crate::support::Sandbox;
@@ -19,22 +18,14 @@ int fsync(int file) {
 }
 ";
 
-/// A page being written to a slow disk; `None` without a C compiler.
-fn writing(sandbox: &Sandbox) -> Option<Running> {
-    sandbox.write("disk.c", SLOW_DISK);
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-o", "disk.so", "disk.c"])
-        .current_dir(sandbox.path(""))
-        .output();
-    if !compiled.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: there is no C compiler");
-        return None;
-    }
+/// A page being written to a slow disk.
+fn writing(sandbox: &Sandbox) -> Running {
+    compile(sandbox, "disk", SLOW_DISK);
     fs::create_dir_all(sandbox.path("pages")).unwrap();
     let mut command = sandbox.command("compare run -o pages/compare.html");
     let mut writing = Running::start(command.env("LD_PRELOAD", sandbox.path("disk.so")));
     writing.wait_until(|| !pages(sandbox).is_empty());
-    Some(writing)
+    writing
 }
 
 fn pages(sandbox: &Sandbox) -> Vec<PathBuf> {
@@ -47,7 +38,7 @@ fn a_signal_during_a_write_leaves_no_partial_file() {
     for signal in ["INT", "TERM"] {
         let sandbox = Sandbox::new();
         sandbox.train_digits("--max-steps 1");
-        let Some(mut writing) = writing(&sandbox) else { return };
+        let mut writing = writing(&sandbox);
         send(signal, &mut writing);
         let ended = writing.end();
         assert_eq!(ended.code, Some(130), "{}", ended.stderr);
@@ -59,7 +50,7 @@ fn a_signal_during_a_write_leaves_no_partial_file() {
 fn leftovers_of_a_killed_process_are_removed_by_the_next_write() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 1");
-    let Some(writing) = writing(&sandbox) else { return };
+    let writing = writing(&sandbox);
     // Drop kills it.
     drop(writing);
     let left = pages(&sandbox);
@@ -77,7 +68,7 @@ fn leftovers_of_a_killed_process_are_removed_by_the_next_write() {
 fn files_being_written_by_another_process_are_kept() {
     let sandbox = Sandbox::new();
     sandbox.train_digits("--max-steps 1");
-    let Some(mut writing) = writing(&sandbox) else { return };
+    let mut writing = writing(&sandbox);
     let written = pages(&sandbox).remove(0);
     let old = SystemTime::now() - Duration::from_secs(120);
     fs::File::options().write(true).open(&written).unwrap().set_modified(old).unwrap();

@@ -44,7 +44,7 @@ fn find_for(machine: &Machine, asked: &str) -> String {
 
 #[test]
 fn usable_gpu_is_found() {
-    let Some(machine) = Machine::with_a_gpu() else { return };
+    let machine = Machine::with_a_gpu();
     let machine = machine.saying("VIT_STUB_GPUS", "2").saying("VIT_STUB_CUDA", "13010");
     assert_eq!(
         find(&machine, 1),
@@ -55,14 +55,14 @@ fn usable_gpu_is_found() {
 
 #[test]
 fn missing_driver_is_reported() {
-    let Some(machine) = Machine::with_a_gpu() else { return };
+    let machine = Machine::with_a_gpu();
     let machine = machine.without("libcuda.so");
     assert_lacks(&find(&machine, 0), "no NVIDIA driver: libcuda.so.1: ");
 }
 
 #[test]
 fn failing_driver_is_reported() {
-    let Some(machine) = Machine::with_a_gpu() else { return };
+    let machine = Machine::with_a_gpu();
     let machine = machine.saying("VIT_STUB_INIT", "803");
     assert_eq!(
         find(&machine, 0),
@@ -76,7 +76,7 @@ fn failing_driver_is_reported() {
 #[test]
 fn missing_gpu_is_reported() {
     for (setting, value) in [("VIT_STUB_GPUS", "0"), ("VIT_STUB_INIT", "100")] {
-        let Some(machine) = Machine::with_a_gpu() else { return };
+        let machine = Machine::with_a_gpu();
         let machine = machine.saying(setting, value);
         assert_eq!(find(&machine, 0), "no NVIDIA GPU: the driver sees none", "{setting}={value}");
     }
@@ -84,14 +84,14 @@ fn missing_gpu_is_reported() {
 
 #[test]
 fn unknown_ordinal_is_reported() {
-    let Some(machine) = Machine::with_a_gpu() else { return };
+    let machine = Machine::with_a_gpu();
     let expected = "no such GPU: expected an ordinal below 1, the number of GPUs, got 1";
     assert_eq!(find(&machine, 1), expected);
 }
 
 #[test]
 fn driver_older_than_the_toolkit_is_reported() {
-    let Some(machine) = Machine::with_a_gpu() else { return };
+    let machine = Machine::with_a_gpu();
     let machine = machine.saying("VIT_STUB_CUDA", "12080");
     assert_eq!(
         find(&machine, 0),
@@ -102,7 +102,7 @@ fn driver_older_than_the_toolkit_is_reported() {
 
 #[test]
 fn unsupported_compute_capability_is_reported() {
-    let Some(machine) = Machine::with_a_gpu() else { return };
+    let machine = Machine::with_a_gpu();
     let machine = machine.saying("VIT_STUB_CAPABILITY", "120");
     assert_eq!(
         find(&machine, 0),
@@ -118,7 +118,7 @@ fn missing_library_is_reported() {
         ("libcublasLt.so", "libcublasLt.so.13"),
         ("libcurand.so", "libcurand.so.10"),
     ] {
-        let Some(machine) = Machine::with_a_gpu() else { return };
+        let machine = Machine::with_a_gpu();
         let found = find(&machine.without(library), 0);
         assert_lacks(&found, &format!("a library of CUDA is missing: {usual}: "));
     }

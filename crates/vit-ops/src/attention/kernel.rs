@@ -77,7 +77,7 @@ fn weigh_within_registers<L: Lanes>(
 ) {
     let weights = weights.as_chunks_mut().0;
     let columns = &columns.0[..shape.head_dim];
-    // Eight, although they do not fit into AVX2's registers, because softmax waits less with eight.
+    // More than fit into AVX2's registers, but four are no faster.
     const R: usize = 8;
     let mut query = 0;
     while query + R <= shape.queries {
