@@ -1,14 +1,14 @@
 //! Resuming never deletes a good checkpoint, whatever happens.
 
-#[cfg(target_os = "linux")]
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
 #[cfg(target_os = "linux")]
 use super::compile;
 use super::{checkpoints, copy, outcome, sandbox, uninterrupted};
 use crate::idx_folder::IdxFolder;
 use crate::support::Sandbox;
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 /// Every file below a folder with its content; links with their target.
 fn files_below(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {

@@ -3,7 +3,6 @@
 #[cfg(unix)]
 use std::ffi::OsStr;
 use std::fs;
-#[cfg(target_os = "linux")]
 use std::time::{Duration, SystemTime};
 
 #[cfg(target_os = "linux")]

@@ -7,7 +7,7 @@ use vit_random::{Random, Site};
 
 use crate::{simd, slices};
 
-/// A dropout rate in `[0, 1)`.
+/// A dropout rate in `[0, 1)`. Masks have it rounded to a multiple of 2⁻¹⁶.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DropRate(f64);
 
@@ -56,7 +56,7 @@ pub struct DropoutSource {
     pub random: Random,
 }
 
-/// `y = x m / (1 - rate)`, where `m` is 0 with probability `rate`, otherwise 1. The rate is rounded to a multiple of 2⁻¹⁶.
+/// `y = x m / (1 - rate)`, where `m` is 0 with probability `rate`, otherwise 1.
 ///
 /// The mask of sample `n` (row `n` of the first dimension) is drawn from `random`'s stream of (`site`, `n`) in
 /// row-major order, sixteen bits per element: the low half of each `u32`, then the high half.
@@ -230,6 +230,23 @@ mod tests {
             )?;
         }
         Ok(())
+    }
+
+    #[test]
+    fn each_half_of_a_number_decides_an_element() {
+        let source = DropoutSource { rate: rate(0.3), site: SITE, random: Random::new(1) };
+        let (threshold, keep) = (source.rate.threshold(), source.rate.keep());
+        let mut stream = source.random.stream(SITE, 2);
+        let numbers = (0..150).map(|_| stream.next_u32());
+        let want: Vec<f32> = numbers
+            .flat_map(|number| [number & 0xFFFF, number >> 16])
+            .map(|half| if half < threshold.into() { 0.0 } else { keep })
+            .collect();
+        for len in [1, 2, 127, 128, 129, 300] {
+            let mut mask = vec![f32::NAN; len];
+            source.fill(2, &mut mask);
+            assert_eq!(mask, want[..len]);
+        }
     }
 
     #[test]

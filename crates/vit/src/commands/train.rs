@@ -157,7 +157,7 @@ fn resume(args: &Args, path: &Path, ranks: &Ranks) -> Result<ExitCode> {
         Some((checkpoint, mut saved)) => {
             if saved.about.insert(BITS.0.to_owned(), BITS.1.into()) != Some(BITS.1.into()) {
                 tracing::warn!(
-                    "{} was written by a vit that adds in another order: the result will differ in its last bits",
+                    "{} was written by a vit that computes other bits: the result will differ from an uninterrupted run's",
                     checkpoint.display()
                 );
             }

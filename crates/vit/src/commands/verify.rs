@@ -191,9 +191,7 @@ fn first_steps(args: &Args, settings: Settings, newest: &SavedState) -> Result<R
         return Ok(Ok("not checked: the run recorded no digest of them".to_owned()));
     };
     if newest.about.get(BITS.0) != Some(&BITS.1.into()) {
-        return Ok(Ok(
-            "not checked: an older vit, which adds in another order, took them".to_owned()
-        ));
+        return Ok(Ok("not checked: another vit took them, which computes other bits".to_owned()));
     }
     let device = args.device.open()?;
     let here = device::name(&device);
