@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::memory::measured;
 use crate::png_file::{Header, png};
 use crate::running::Running;
-use crate::support::{Sandbox, json_lines};
+use crate::small_run::checkpoints;
+use crate::support::{Outcome, Sandbox, json_lines};
 
 /// Each class has its own colour; every picture has another size and shade.
 fn picture(class: usize, number: u32) -> RgbImage {
@@ -125,19 +126,29 @@ fn predict_reads_a_file_like_an_evaluation() {
 }
 
 #[test]
-fn threads_and_cache_do_not_change_the_model() {
+fn threads_cache_and_a_kill_do_not_change_the_model() {
     let sandbox = Sandbox::new();
     flowers(&sandbox);
     sandbox.write("off.toml", "[data]\ncache = false\n");
-    let model = |words: &str, name: &str| {
-        let train = format!("train --dataset flowers {SMALL} --run-dir {name} {words}");
-        sandbox.run(&train).succeeded();
-        sandbox.read(&format!("{name}/model.safetensors"))
+    let train = |words: &str, name: &str| {
+        let run = "--image-size 16 --batch-size 16 --max-steps 60 --save-every 3 --run-dir";
+        sandbox.command(&format!("train --dataset flowers {run} {name} {words}"))
     };
-    let cold = model("--threads 1", "cold");
-    assert!(model("--threads 3", "warm") == cold);
-    let off = model("--config off.toml", "off");
-    assert!(off == cold);
+    let model = |name: &str| sandbox.read(&format!("{name}/model.safetensors"));
+    let trained = |words: &str, name: &str| {
+        Outcome::of(&train(words, name).output().expect("vit runs")).succeeded();
+        model(name)
+    };
+    let cold = trained("--threads 1", "cold");
+    assert!(trained("--threads 3", "warm") == cold);
+    assert!(trained("--config off.toml", "off") == cold);
+    let mut killed = Running::start(&mut train("", "killed"));
+    killed.wait_until(|| !checkpoints(&sandbox, "killed").is_empty());
+    killed.child().kill().expect("a running child");
+    killed.child().wait().expect("a killed child");
+    assert!(!sandbox.path("killed/model.safetensors").exists(), "the run ended before the kill");
+    sandbox.run("train --resume killed --threads 3").succeeded();
+    assert!(model("killed") == cold);
 }
 
 #[test]

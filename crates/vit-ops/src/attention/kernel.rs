@@ -101,8 +101,8 @@ pub(super) const WIDEST_HEAD: usize = 8 * LANES;
 
 /// A kernel that depends on a head's width in registers.
 trait ByWidth {
-    /// Runs with `C` vectors per row and `R` rows at a time, whose sums fit into the registers. `H` heads share a row's
-    /// vector.
+    /// Runs with `C` vectors per row and `R` rows at a time, whose sums take half of AVX-512's registers at most, and all
+    /// of AVX2's. `H` heads share a row's vector.
     fn run_with<L: Lanes, const C: usize, const R: usize, const H: usize>(self, lanes: L);
 }
 
