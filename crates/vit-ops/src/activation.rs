@@ -4,8 +4,11 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use serde::{Deserialize, Serialize};
 
+use crate::buffer::Buffer;
+use crate::lanes::{Lanes, update};
 use crate::normal::normal;
-use crate::{parallel, simd, slices};
+use crate::simd::{self, Kernel};
+use crate::{parallel, slices};
 
 /// An elementwise function, with PyTorch's gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,68 +87,94 @@ impl Activation {
     /// Applies the function in place.
     pub(crate) fn replace(self, xs: &mut [f32]) {
         match self {
-            Self::Relu => replace(xs, RELU_COST, |x| if x <= 0.0 { 0.0 } else { x }),
-            Self::Gelu => replace(xs, GELU_COST, |x| x * normal(x).0),
+            Self::Relu => relu(xs),
+            Self::Gelu => {
+                parallel::for_each(GELU_COST * xs.len(), xs.chunks_mut(CHUNK), |ys| {
+                    simd::run_fused(Gelu { xs: None, ys });
+                });
+            }
         }
     }
 
     /// `dx = dy [x > 0]` or `dx = dy (Φ(x) + x φ(x))`. For ReLU, `xs` may be the outputs.
     pub(crate) fn gradient(self, grad: &[f32], xs: &[f32]) -> Vec<f32> {
+        let mut grad = grad.to_vec();
         match self {
-            Self::Relu => map(grad, xs, RELU_COST, |dy, x| if x <= 0.0 { 0.0 } else { dy }),
-            Self::Gelu => map(grad, xs, GELU_COST, |dy, x| {
-                let (cumulative, density) = normal(x);
-                dy * (cumulative + x * density)
-            }),
+            Self::Relu => gradient_of_relu(&mut grad, xs),
+            Self::Gelu => gelu_again(xs, &mut Buffer::dirty(xs.len()), &mut grad),
+        }
+        grad
+    }
+}
+
+/// `y = GELU(x)`
+pub(crate) fn gelu(xs: &[f32], ys: &mut [f32]) {
+    let chunks = ys.chunks_mut(CHUNK).zip(xs.chunks(CHUNK));
+    parallel::for_each(GELU_COST * xs.len(), chunks, |(ys, xs)| {
+        simd::run_fused(Gelu { xs: Some(xs), ys });
+    });
+}
+
+struct Gelu<'a> {
+    /// The inputs; `ys` itself if there are none.
+    xs: Option<&'a [f32]>,
+    ys: &'a mut [f32],
+}
+
+impl Kernel for Gelu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        match self.xs {
+            Some(xs) => update(
+                lanes,
+                [xs],
+                [self.ys],
+                #[inline(always)]
+                |[x], _| [lanes.mul(x, normal(lanes, x).0)],
+            ),
+            None => update(
+                lanes,
+                [],
+                [self.ys],
+                #[inline(always)]
+                |[], [x]| [lanes.mul(x, normal(lanes, x).0)],
+            ),
         }
     }
 }
 
-impl Activation {
-    /// Applies the function from one slice to another.
-    pub(crate) fn apply(self, xs: &[f32], ys: &mut [f32]) {
-        assert_eq!(xs.len(), ys.len(), "inputs and outputs");
-        let chunks = ys.chunks_mut(CHUNK).zip(xs.chunks(CHUNK));
-        parallel::for_each(GELU_COST * xs.len(), chunks, |(ys, xs)| {
-            simd::dispatch(
-                #[inline(always)]
-                || {
-                    for (y, &x) in ys.iter_mut().zip(xs) {
-                        *y = match self {
-                            Self::Relu if x <= 0.0 => 0.0,
-                            Self::Relu => x,
-                            Self::Gelu => x * normal(x).0,
-                        };
-                    }
-                },
-            );
-        });
-    }
+/// Computes GELU's outputs from its inputs `xs` once more, and replaces the outputs' gradient with the inputs'.
+pub(crate) fn gelu_again(xs: &[f32], ys: &mut [f32], grad: &mut [f32]) {
+    let chunks = ys.chunks_mut(CHUNK).zip(grad.chunks_mut(CHUNK)).zip(xs.chunks(CHUNK));
+    parallel::for_each(GELU_COST * xs.len(), chunks, |((ys, grad), xs)| {
+        simd::run_fused(GeluAgain { xs, ys, grad });
+    });
+}
 
-    /// Recomputes the outputs from the inputs `xs`, and replaces the outputs' gradient with the inputs'.
-    pub(crate) fn again(self, xs: &[f32], ys: &mut [f32], grad: &mut [f32]) {
-        assert!(xs.len() == ys.len() && xs.len() == grad.len(), "inputs, outputs and gradients");
-        let chunks = ys.chunks_mut(CHUNK).zip(grad.chunks_mut(CHUNK)).zip(xs.chunks(CHUNK));
-        parallel::for_each(GELU_COST * xs.len(), chunks, |((ys, grad), xs)| {
-            simd::dispatch(
-                #[inline(always)]
-                || {
-                    for ((y, dy), &x) in ys.iter_mut().zip(grad.iter_mut()).zip(xs) {
-                        match self {
-                            Self::Relu => {
-                                *y = if x <= 0.0 { 0.0 } else { x };
-                                *dy = if x <= 0.0 { 0.0 } else { *dy };
-                            }
-                            Self::Gelu => {
-                                let (cumulative, density) = normal(x);
-                                *y = x * cumulative;
-                                *dy *= cumulative + x * density;
-                            }
-                        }
-                    }
-                },
-            );
-        });
+struct GeluAgain<'a> {
+    xs: &'a [f32],
+    ys: &'a mut [f32],
+    grad: &'a mut [f32],
+}
+
+impl Kernel for GeluAgain<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        update(
+            lanes,
+            [self.xs],
+            [self.ys, self.grad],
+            #[inline(always)]
+            |[x], [_, grad]| {
+                let (cumulative, density) = normal(lanes, x);
+                let slope = lanes.mul_add(x, density, cumulative);
+                [lanes.mul(x, cumulative), lanes.mul(grad, slope)]
+            },
+        );
     }
 }
 
@@ -164,15 +193,6 @@ pub(crate) fn gradient_of_relu(grad: &mut [f32], ys: &[f32]) {
     });
 }
 
-/// `x_i = f(x_i)` for each `i`, on this thread.
-#[inline(always)]
-fn each(xs: &mut [f32], f: impl Fn(f32) -> f32 + Copy) {
-    simd::dispatch(
-        #[inline(always)]
-        || xs.iter_mut().for_each(|x| *x = f(*x)),
-    );
-}
-
 /// Cost of an element in multiply-adds, for [`parallel`].
 const RELU_COST: usize = 4;
 const GELU_COST: usize = 32;
@@ -180,11 +200,13 @@ const GELU_COST: usize = 32;
 /// Elements per piece.
 const CHUNK: usize = 16_384;
 
-/// `x_i = f(x_i)` for each `i`; `cost` is the cost of an element.
-#[inline(always)]
-fn replace(xs: &mut [f32], cost: usize, f: impl Fn(f32) -> f32 + Copy + Sync) {
-    parallel::for_each(cost * xs.len(), xs.chunks_mut(CHUNK), |xs| {
-        each(xs, f);
+/// `x_i = max(x_i, 0)`
+fn relu(xs: &mut [f32]) {
+    parallel::for_each(RELU_COST * xs.len(), xs.chunks_mut(CHUNK), |xs| {
+        simd::dispatch(
+            #[inline(always)]
+            || xs.iter_mut().for_each(|x| *x = if *x <= 0.0 { 0.0 } else { *x }),
+        );
     });
 }
 
@@ -205,24 +227,6 @@ pub(crate) fn relu_of_sums(xs: &mut [f32], bias: &[f32]) {
             },
         );
     });
-}
-
-/// `f(x_i, y_i)` for each `i`; `cost` is the cost of an element.
-#[inline(always)]
-fn map(xs: &[f32], ys: &[f32], cost: usize, f: impl Fn(f32, f32) -> f32 + Copy + Sync) -> Vec<f32> {
-    let mut out = vec![0.0; xs.len()];
-    let chunks = out.chunks_mut(CHUNK).zip(xs.chunks(CHUNK)).zip(ys.chunks(CHUNK));
-    parallel::for_each(cost * xs.len(), chunks, |((out, xs), ys)| {
-        simd::dispatch(
-            #[inline(always)]
-            || {
-                for ((out, &x), &y) in out.iter_mut().zip(xs).zip(ys) {
-                    *out = f(x, y);
-                }
-            },
-        );
-    });
-    out
 }
 
 #[cfg(test)]
@@ -291,24 +295,6 @@ mod tests {
         assert_eq!(ys[0], f32::INFINITY);
         assert!(ys[1].is_nan() && ys[2].is_nan());
         Ok(())
-    }
-
-    #[test]
-    fn every_instruction_set_gives_the_same_bits() {
-        let xs: Vec<f32> = (-700..700).map(|i| i as f32 * 0.011).collect();
-        let paths = simd::on_every_path(
-            #[inline(always)]
-            || {
-                let mut values = vec![(0.0, 0.0); xs.len()];
-                for (value, &x) in values.iter_mut().zip(&xs) {
-                    *value = normal(x);
-                }
-                values
-            },
-        );
-        for (path, values) in &paths {
-            assert!(values == &paths[0].1, "{path}");
-        }
     }
 
     #[test]

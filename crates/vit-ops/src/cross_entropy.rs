@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 
 use crate::slices;
-use crate::softmax::softmax_in_place;
+use crate::softmax::softmax_rows;
 
 /// `sum_n (log sum_c exp(x_nc) - x_n[label_n])`: a sum over the batch, so that the losses of shards add up.
 ///
@@ -136,8 +136,8 @@ impl CustomOp1 for CrossEntropy {
         let grad = slices::upstream(grad)?.to_scalar::<f32>()?;
         let spread = self.smoothing / classes as f32;
         let mut values = slices::read(logits, |logits| Ok(logits.to_vec()))?;
+        softmax_rows(&mut values, classes);
         for (row, &label) in values.chunks_exact_mut(classes).zip(&self.labels) {
-            softmax_in_place(row);
             row[label as usize] -= 1.0 - self.smoothing;
             row.iter_mut().for_each(|x| *x = (*x - spread) * grad);
         }

@@ -1,58 +1,72 @@
-//! The exponential function in a form that compilers vectorise, with the constants it shares with
-//! [`Lanes`](crate::lanes::Lanes).
+//! The exponential function on [`Lanes`].
+
+use crate::lanes::{Lanes, ROUND};
 
 /// The result is 0 below this, where `2ⁿ` would be subnormal.
-pub(crate) const LOWEST: f32 = -88.0;
-/// Adding and subtracting 1.5 · 2²³ rounds to the nearest integer.
-pub(crate) const ROUND: f32 = 12_582_912.0;
+const LOWEST: f32 = -88.0;
 /// `ln 2` in two parts, the first with few bits.
-pub(crate) const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 /// From the highest degree down to the second.
-pub(crate) const COEFFICIENTS: [f32; 6] =
+const COEFFICIENTS: [f32; 6] =
     [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_3e-1];
-/// The bits of 2⁰.
-pub(crate) const ONE: u32 = 1.0_f32.to_bits();
 
 /// `exp(x)` for `x <= 88`, within 2 ULP; 0 below -87.7.
 ///
 /// Cephes' `expf`: `exp(x) = 2ⁿ exp(r)` with `n = round(x / ln 2)` and `|r| <= ln 2 / 2`, where `ln 2` is subtracted in
 /// two parts and `exp(r)` is a polynomial of degree 6.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
-    let x = if LOWEST > x { LOWEST } else { x };
-    let rounded = x * std::f32::consts::LOG2_E + ROUND;
-    let n = rounded - ROUND;
-    let r = (x - n * LN_2[0]) - n * LN_2[1];
-    let mut polynomial = COEFFICIENTS[0];
+pub(crate) fn exp<L: Lanes>(lanes: L, x: L::Vector) -> L::Vector {
+    let x = lanes.max(lanes.splat(LOWEST), x);
+    let rounded = lanes.mul_add(x, lanes.splat(std::f32::consts::LOG2_E), lanes.splat(ROUND));
+    let n = lanes.sub(rounded, lanes.splat(ROUND));
+    let r = lanes.mul_add(n, lanes.splat(-LN_2[0]), x);
+    let r = lanes.mul_add(n, lanes.splat(-LN_2[1]), r);
+    let mut polynomial = lanes.splat(COEFFICIENTS[0]);
     for coefficient in &COEFFICIENTS[1..] {
-        polynomial = polynomial * r + coefficient;
+        polynomial = lanes.mul_add(polynomial, r, lanes.splat(*coefficient));
     }
-    let mantissa = polynomial * r * r + r + 1.0;
-    // `rounded` ends in the lowest bits of `n`; the shift makes them the exponent.
-    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(ONE));
-    mantissa * power
+    let mantissa = lanes.mul_add(lanes.mul(polynomial, r), r, r);
+    lanes.mul(lanes.add(mantissa, lanes.splat(1.0)), lanes.power_of_two(rounded))
 }
 
 #[cfg(test)]
 mod tests {
     use super::exp;
+    use crate::lanes::{Lanes, update};
+    use crate::simd::{self, Kernel};
+
+    struct Exp<'a>(&'a mut [f32]);
+
+    impl Kernel for Exp<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, lanes: L) {
+            update(lanes, [], [self.0], |[], [x]| [exp(lanes, x)]);
+        }
+    }
 
     #[test]
-    fn within_two_ulp_of_the_exact_value() {
-        let mut x = -87.0_f32;
-        while x < 87.0 {
-            let exact = f64::from(x).exp();
-            let ulp = f64::from(f32::EPSILON) * exact;
-            assert!((f64::from(exp(x)) - exact).abs() <= 2.0 * ulp, "exp({x}) = {}", exp(x));
-            x += 0.001_7;
+    fn within_two_ulp_of_the_exact_value_on_every_path() {
+        let xs: Vec<f32> = (0..100_000).map(|step| -87.0 + 0.001_74 * step as f32).collect();
+        for (path, arch) in simd::paths() {
+            let mut ys = xs.clone();
+            simd::run_on(arch, Exp(&mut ys));
+            for (x, y) in xs.iter().zip(ys) {
+                let exact = f64::from(*x).exp();
+                let ulp = f64::from(f32::EPSILON) * exact;
+                assert!((f64::from(y) - exact).abs() <= 2.0 * ulp, "{path}: exp({x}) = {y}");
+            }
         }
     }
 
     #[test]
     fn infinities_and_nan_are_handled() {
-        assert_eq!(exp(0.0), 1.0);
-        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
-        assert_eq!(exp(-1000.0), 0.0);
-        assert!(exp(f32::NAN).is_nan());
+        for (path, arch) in simd::paths() {
+            let mut xs = [0.0, -1000.0, f32::NEG_INFINITY, f32::NAN];
+            simd::run_on(arch, Exp(&mut xs));
+            assert_eq!(xs[..3], [1.0, 0.0, 0.0], "{path}");
+            assert!(xs[3].is_nan(), "{path}");
+        }
     }
 }

@@ -3,8 +3,12 @@
 //! Every operation is IEEE 754 arithmetic on each lane, only [`Lanes::mul_add`] contracts a product and a sum, and
 //! reductions go by halves, so every implementation gives the same bits, except portable code for `mul_add`.
 
-use crate::exp::{COEFFICIENTS, LN_2, LOWEST, ONE, ROUND};
 use crate::slices::LANES;
+
+/// Adding and subtracting 1.5 · 2²³ rounds to the nearest integer.
+pub(crate) const ROUND: f32 = 12_582_912.0;
+/// The bits of 2⁰.
+const ONE: u32 = 1.0_f32.to_bits();
 
 /// The vector type that kernels use. A kernel and everything it calls are inlined into one function per instruction
 /// set.
@@ -26,32 +30,56 @@ pub(crate) trait Lanes: Copy {
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a b + c`, rounded once; see [`run_fused`](crate::simd::run_fused).
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// `a` if it is larger, otherwise `b`, also if one of them is NaN.
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a` where `x` is positive, `b` elsewhere, also where it is NaN.
+    fn where_positive(self, x: Self::Vector, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `2ⁿ` for integers `n` in -127..128, passed as `n + ROUND`; 0 for -127.
     fn power_of_two(self, rounded: Self::Vector) -> Self::Vector;
     /// The sum of the lanes, by halves: both halves are added, then both halves of that, and so on.
     fn sum(self, xs: Self::Vector) -> f32;
     /// The largest lane.
     fn largest(self, xs: Self::Vector) -> f32;
+}
 
-    /// [`exp`](crate::exp::exp) of each lane, bit-identical.
-    #[inline(always)]
-    fn exp(self, x: Self::Vector) -> Self::Vector {
-        let x = self.max(self.splat(LOWEST), x);
-        let rounded =
-            self.add(self.mul(x, self.splat(std::f32::consts::LOG2_E)), self.splat(ROUND));
-        let n = self.sub(rounded, self.splat(ROUND));
-        let r = self.sub(x, self.mul(n, self.splat(LN_2[0])));
-        let r = self.sub(r, self.mul(n, self.splat(LN_2[1])));
-        let mut polynomial = self.splat(COEFFICIENTS[0]);
-        for coefficient in &COEFFICIENTS[1..] {
-            polynomial = self.add(self.mul(polynomial, r), self.splat(*coefficient));
+/// `ys = f(xs, ys)`, sixteen numbers of each slice at a time; zeros complete the last ones.
+#[inline(always)]
+pub(crate) fn update<L: Lanes, const I: usize, const O: usize>(
+    lanes: L,
+    xs: [&[f32]; I],
+    ys: [&mut [f32]; O],
+    f: impl Fn([L::Vector; I], [L::Vector; O]) -> [L::Vector; O],
+) {
+    let len = ys[0].len();
+    assert!(xs.iter().all(|xs| xs.len() == len) && ys.iter().all(|ys| ys.len() == len), "lengths");
+    let (whole, rest) = (len / LANES, len % LANES);
+    let mut last_xs = [[0.0; LANES]; I];
+    for (last, xs) in last_xs.iter_mut().zip(xs) {
+        last[..rest].copy_from_slice(&xs[len - rest..]);
+    }
+    let mut last_ys = [[0.0; LANES]; O];
+    for (last, ys) in last_ys.iter_mut().zip(&ys) {
+        last[..rest].copy_from_slice(&ys[len - rest..]);
+    }
+    let blocks = xs.map(|xs| &xs.as_chunks().0[..whole]);
+    let mut ys = ys.map(<[f32]>::as_chunks_mut);
+    for index in 0..whole {
+        let of_xs = blocks.map(|blocks| lanes.load(&blocks[index]));
+        let of_ys = ys.each_ref().map(|(blocks, _)| lanes.load(&blocks[index]));
+        for ((blocks, _), values) in ys.iter_mut().zip(f(of_xs, of_ys)) {
+            lanes.store(values, &mut blocks[index]);
         }
-        let mantissa = self.add(self.mul(self.mul(polynomial, r), r), r);
-        self.mul(self.add(mantissa, self.splat(1.0)), self.power_of_two(rounded))
+    }
+    if rest > 0 {
+        let of_ys = last_ys.each_ref().map(|last| lanes.load(last));
+        let values = f(last_xs.each_ref().map(|last| lanes.load(last)), of_ys);
+        for (((_, ys), last), values) in ys.iter_mut().zip(&mut last_ys).zip(values) {
+            lanes.store(values, last);
+            ys.copy_from_slice(&last[..rest]);
+        }
     }
 }
 
@@ -182,6 +210,11 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        each(a, b, |a, b| a / b)
+    }
+
+    #[inline(always)]
     fn mul_add(self, a: Self::Vector, b: Self::Vector, mut c: Self::Vector) -> Self::Vector {
         for (c, (a, b)) in c.iter_mut().zip(a.into_iter().zip(b)) {
             // Without the instruction, `f32::mul_add` is a call into libm.
@@ -197,6 +230,14 @@ impl Lanes for Portable {
     #[inline(always)]
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         each(a, b, larger)
+    }
+
+    #[inline(always)]
+    fn where_positive(self, x: Self::Vector, a: Self::Vector, mut b: Self::Vector) -> Self::Vector {
+        for (b, (x, a)) in b.iter_mut().zip(x.into_iter().zip(a)) {
+            *b = if x > 0.0 { a } else { *b };
+        }
+        b
     }
 
     #[inline(always)]
@@ -268,6 +309,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn div(self, a: f32x16, b: f32x16) -> f32x16 {
+            self.div_f32s(a, b)
+        }
+
+        #[inline(always)]
         fn mul_add(self, a: f32x16, b: f32x16, c: f32x16) -> f32x16 {
             self.mul_add_f32s(a, b, c)
         }
@@ -275,6 +321,11 @@ mod x86 {
         #[inline(always)]
         fn max(self, a: f32x16, b: f32x16) -> f32x16 {
             self.max_f32s(a, b)
+        }
+
+        #[inline(always)]
+        fn where_positive(self, x: f32x16, a: f32x16, b: f32x16) -> f32x16 {
+            self.select_f32s(self.less_than_f32s(self.splat_f32s(0.0), x), a, b)
         }
 
         #[inline(always)]
@@ -340,6 +391,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+            [self.div_f32s(a[0], b[0]), self.div_f32s(a[1], b[1])]
+        }
+
+        #[inline(always)]
         fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
             [self.mul_add_f32s(a[0], b[0], c[0]), self.mul_add_f32s(a[1], b[1], c[1])]
         }
@@ -347,6 +403,13 @@ mod x86 {
         #[inline(always)]
         fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
             [self.max_f32s(a[0], b[0]), self.max_f32s(a[1], b[1])]
+        }
+
+        #[inline(always)]
+        fn where_positive(self, x: Self::Vector, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+            let zero = self.splat_f32s(0.0);
+            let positive = x.map(|x| self.less_than_f32s(zero, x));
+            [self.select_f32s(positive[0], a[0], b[0]), self.select_f32s(positive[1], a[1], b[1])]
         }
 
         #[inline(always)]
@@ -373,41 +436,6 @@ mod x86 {
 mod tests {
     use super::*;
     use crate::simd::{Kernel, run_on_every_path};
-
-    #[derive(Clone, Copy)]
-    struct Exp([f32; LANES]);
-
-    impl Kernel for Exp {
-        type Output = [f32; LANES];
-
-        #[inline(always)]
-        fn run<L: Lanes>(self, lanes: L) -> [f32; LANES] {
-            let mut out = [0.0; LANES];
-            lanes.store(lanes.exp(lanes.load(&self.0)), &mut out);
-            out
-        }
-    }
-
-    #[test]
-    fn exp_equals_scalar_exp_on_every_path() {
-        for step in 0..1000 {
-            let xs: [f32; LANES] =
-                std::array::from_fn(|lane| -95.0 + 0.011 * (16 * step + lane) as f32);
-            for (path, got) in run_on_every_path(Exp(xs)) {
-                assert_eq!(got, xs.map(crate::exp::exp), "{path}");
-            }
-        }
-    }
-
-    #[test]
-    fn infinities_and_nan_are_handled() {
-        let xs = [0.0, -1000.0, f32::NEG_INFINITY, f32::NAN];
-        let xs = std::array::from_fn(|lane| xs[lane % 4]);
-        for (path, got) in run_on_every_path(Exp(xs)) {
-            assert_eq!(got[..3], [1.0, 0.0, 0.0], "{path}");
-            assert!(got[3].is_nan(), "{path}");
-        }
-    }
 
     #[derive(Clone, Copy)]
     struct Reductions([f32; LANES]);

@@ -5,6 +5,7 @@ mod adam;
 mod add;
 mod add_each;
 mod attention;
+mod backward;
 mod buffer;
 mod cross_entropy;
 #[cfg(feature = "cuda")]
@@ -41,6 +42,7 @@ pub use adam::{AdamStep, adam_step};
 pub use add::add;
 pub use add_each::add_each;
 pub use attention::{Attend, Queries, attention_weights, cross_attention, self_attention};
+pub use backward::backward;
 pub use buffer::free_memory;
 pub use cross_entropy::{cross_entropy_sum, smoothed_cross_entropy_sum};
 pub use dropout::{DropRate, DropoutSource, dropout, dropout_mask};

@@ -9,7 +9,7 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, bail,
 };
 
-use crate::slices;
+use crate::{backward, slices};
 
 /// A gradient, if one is tracked.
 pub(crate) type OptionalGradient = Option<Vec<f32>>;
@@ -91,7 +91,7 @@ impl Gradients {
     fn take(&self, place: usize, like: &Tensor) -> Result<Option<Tensor>> {
         let mut gradients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match gradients.get_mut(place).and_then(Option::take) {
-            Some(gradient) => slices::gradient(gradient, like),
+            Some(gradient) => backward::of_parameter(like, gradient),
             None => bail!("a parameter of shape {:?} got no gradient", like.dims()),
         }
     }
@@ -251,6 +251,7 @@ impl CustomOp3 for Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backward::backward;
     use crate::testing::tensors;
     use candle_core::Var;
 
@@ -299,9 +300,9 @@ mod tests {
                     .collect();
                 let ys = apply(&xs, given.iter(), TimesSum)?;
                 let twice = (&ys + &ys)?.sum_all()?;
-                // A graph may be walked twice.
-                for _ in 0..2 {
-                    let grads = twice.backward()?;
+                // A graph may be walked more than once.
+                for backward in [Tensor::backward, backward, Tensor::backward] {
+                    let grads = backward(&twice)?;
                     let want = 2.0 * xs.sum_all()?.to_scalar::<f32>()?;
                     for (i, var) in vars.iter().enumerate() {
                         let got = grads.get(var).map(|grad| grad.to_vec1::<f32>().expect("one"));
@@ -313,6 +314,22 @@ mod tests {
                     assert!(grads.get(&xs).is_some());
                 }
             }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_from_several_uses_are_added() -> Result<()> {
+        let [xs, parameter] = tensors(&[&[4], &[1]])?;
+        let parameter = Var::from_tensor(&parameter)?;
+        let [once, again] = [1.0, 2.0].map(|scale| apply(&(&xs * scale)?, [&*parameter], TimesSum));
+        // The last use is candle's own operation.
+        let direct = (parameter.as_tensor() * 5.0)?.sum_all()?;
+        let loss = once?.sum_all()?.add(&again?.sum_all()?)?.add(&direct)?;
+        let want = 3.0 * xs.sum_all()?.to_scalar::<f32>()? + 5.0;
+        for backward in [backward, Tensor::backward] {
+            let got = backward(&loss)?.get(&parameter).expect("a gradient").to_vec1::<f32>()?;
+            assert!((got[0] - want).abs() < 1e-5, "{got:?} {want}");
         }
         Ok(())
     }

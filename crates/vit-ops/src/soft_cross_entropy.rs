@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use crate::slices;
-use crate::softmax::softmax_in_place;
+use crate::softmax::softmax_rows;
 
 /// `sum_n sum_c t_nc (log sum_k exp(x_nk) - x_nc)`: a sum over the batch, so that the losses of shards add up. The
 /// targets get no gradient.
@@ -83,9 +83,9 @@ impl CustomOp1 for SoftCrossEntropy {
         let (_batch, classes) = logits.dims2()?;
         let grad = slices::upstream(grad)?.to_scalar::<f32>()?;
         let mut values = slices::read(logits, |logits| Ok(logits.to_vec()))?;
+        softmax_rows(&mut values, classes);
         let rows = values.chunks_exact_mut(classes).zip(self.targets.chunks_exact(classes));
         for (row, targets) in rows {
-            softmax_in_place(row);
             let total: f32 = targets.iter().sum();
             row.iter_mut().zip(targets).for_each(|(x, target)| *x = (*x * total - target) * grad);
         }

@@ -3,7 +3,9 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use crate::exp::exp;
-use crate::{simd, slices};
+use crate::lanes::{Lanes, update};
+use crate::simd::{self, Kernel};
+use crate::slices;
 
 /// `y_i = exp(x_i - max x) / sum_j exp(x_j - max x)` over the last dimension.
 ///
@@ -47,16 +49,35 @@ pub(crate) mod composed {
     }
 }
 
-/// Replaces a row with its softmax.
-#[inline(always)]
-pub(crate) fn softmax_in_place(row: &mut [f32]) {
-    let max = slices::max(row);
-    for x in row.iter_mut() {
-        *x = exp(*x - max);
-    }
-    let scale = 1.0 / slices::sum(row);
-    for x in row.iter_mut() {
-        *x *= scale;
+/// Replaces each row with its softmax.
+pub(crate) fn softmax_rows(rows: &mut [f32], width: usize) {
+    simd::run_fused(Rows { rows, width });
+}
+
+struct Rows<'a> {
+    rows: &'a mut [f32],
+    width: usize,
+}
+
+impl Kernel for Rows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        for row in self.rows.chunks_exact_mut(self.width) {
+            let max = lanes.splat(slices::max(row));
+            update(
+                lanes,
+                [],
+                [row],
+                #[inline(always)]
+                |[], [x]| [exp(lanes, lanes.sub(x, max))],
+            );
+            let scale = 1.0 / slices::sum(row);
+            for x in row {
+                *x *= scale;
+            }
+        }
     }
 }
 
@@ -69,11 +90,7 @@ impl CustomOp1 for Softmax {
 
     fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut ys = slices::of_storage(xs, layout)?.to_vec();
-        let width = last_dimension(layout.dims());
-        simd::dispatch(
-            #[inline(always)]
-            || ys.chunks_exact_mut(width).for_each(softmax_in_place),
-        );
+        softmax_rows(&mut ys, last_dimension(layout.dims()));
         slices::output(ys, layout.shape().clone())
     }
 
@@ -129,13 +146,14 @@ mod tests {
     fn every_instruction_set_gives_the_same_bits() {
         for len in 1..40 {
             let row: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37).sin() * 9.0).collect();
-            let softmax = || {
+            let softmax = |arch| {
                 let mut row = row.clone();
-                softmax_in_place(&mut row);
+                simd::run_on(arch, Rows { rows: &mut row, width: len });
                 row.into_iter().map(f32::to_bits).collect::<Vec<_>>()
             };
-            for (path, bits) in simd::on_every_path(softmax) {
-                assert_eq!(bits, softmax(), "{path}, {len}");
+            let fused = softmax(*simd::FUSED);
+            for (path, arch) in simd::fused_paths() {
+                assert_eq!(softmax(arch), fused, "{path}, {len}");
             }
         }
     }

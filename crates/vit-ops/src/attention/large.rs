@@ -86,7 +86,13 @@ impl LargeAttention {
                 multiply(q, keys.transposed(), &mut scores);
                 let added = self.0.added(index, bias).to_head(head);
                 let tokens = shape.tokens;
-                simd::run(Softmax { tokens, scale: *scale, added, first: query, scores: weights });
+                simd::run_fused(Softmax {
+                    tokens,
+                    scale: *scale,
+                    added,
+                    first: query,
+                    scores: weights,
+                });
                 let weights = match &masks {
                     Some(masks) => masks.drop((index, shape), head, query, weights, dropped),
                     None => weights,

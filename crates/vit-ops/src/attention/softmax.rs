@@ -1,6 +1,7 @@
 //! Scores to attention weights and back, row by row.
 
 use super::sample::Rows;
+use crate::exp::exp;
 use crate::lanes::Lanes;
 use crate::simd::Kernel;
 use crate::slices::{LANES, copy};
@@ -93,7 +94,7 @@ impl Kernel for Softmax<'_> {
             let largest = lanes.splat(finite(lanes.largest(largest)));
             let mut total = lanes.splat(0.0);
             for block in row.iter_mut() {
-                let power = lanes.exp(lanes.sub(lanes.load(block), largest));
+                let power = exp(lanes, lanes.sub(lanes.load(block), largest));
                 total = lanes.add(total, power);
                 lanes.store(power, block);
             }
@@ -213,7 +214,7 @@ pub(super) fn softmax_registers<L: Lanes, const R: usize>(
         *largest = finite(lanes.largest(*row));
     }
     for (row, largest) in rows.iter_mut().zip(&edges) {
-        *row = lanes.exp(lanes.sub(*row, lanes.splat(*largest)));
+        *row = exp(lanes, lanes.sub(*row, lanes.splat(*largest)));
     }
     for (row, total) in rows.iter().zip(&mut edges) {
         *total = lanes.sum(*row);
@@ -228,7 +229,7 @@ pub(super) fn softmax_registers<L: Lanes, const R: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::run_on_every_path;
+    use crate::simd::{self, run_on_every_path};
 
     #[derive(Clone, Copy)]
     struct ThereAndBack<'a> {
@@ -269,9 +270,11 @@ mod tests {
             let len = 3 * tokens.next_multiple_of(LANES);
             let scores: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37).sin() * 9.0).collect();
             for causal in [false, true] {
-                let paths = run_on_every_path(ThereAndBack { scores: &scores, tokens, causal });
-                for (path, bits) in &paths {
-                    assert_eq!(bits, &paths[0].1, "{path}, {tokens} tokens");
+                let there_and_back = ThereAndBack { scores: &scores, tokens, causal };
+                let fused = simd::run_fused(there_and_back);
+                for (path, arch) in simd::fused_paths() {
+                    let bits = simd::run_on(arch, there_and_back);
+                    assert!(bits == fused, "{path}, {tokens} tokens");
                 }
             }
         }

@@ -9,7 +9,7 @@ use super::norm::{self, Norm};
 use super::rows::Rows;
 use super::stack::{Gradients, List};
 use crate::Activation;
-use crate::activation::{gradient_of_relu, relu_of_sums};
+use crate::activation::{gelu, gelu_again, gradient_of_relu, relu_of_sums};
 use crate::buffer::Buffer;
 use crate::many::Parameters;
 
@@ -57,16 +57,16 @@ impl FeedForward {
                 relu_of_sums(&mut hidden, bias);
                 self.fc2.forward(&hidden, parameters, ys);
             }
+            (Activation::Gelu, _) if tracked => {
+                self.fc1.forward(normalised, parameters, &mut hidden);
+                let mut activated = Buffer::dirty(hidden.len());
+                gelu(&hidden, &mut activated);
+                self.fc2.forward(&activated, parameters, ys);
+            }
             (activation, _) => {
                 self.fc1.forward(normalised, parameters, &mut hidden);
-                if tracked && activation != Activation::Relu {
-                    let mut activated = Buffer::dirty(hidden.len());
-                    activation.apply(&hidden, &mut activated);
-                    self.fc2.forward(&activated, parameters, ys);
-                } else {
-                    activation.replace(&mut hidden);
-                    self.fc2.forward(&hidden, parameters, ys);
-                }
+                activation.replace(&mut hidden);
+                self.fc2.forward(&hidden, parameters, ys);
             }
         }
         let end = self.end.forward(xs, rows, parameters, ys);
@@ -86,13 +86,16 @@ impl FeedForward {
         let of_end = of_end.as_deref().unwrap_or(grad);
         let mut of_hidden = Buffer::dirty(kept.hidden.len());
         self.fc2.backward(of_end, parameters, &mut of_hidden);
-        if self.activation == Activation::Relu {
-            gradient_of_relu(&mut of_hidden, &kept.hidden);
-            self.fc2.of_parameters(&kept.hidden, of_end, parameters, gradients);
-        } else {
-            let mut activated = Buffer::dirty(kept.hidden.len());
-            self.activation.again(&kept.hidden, &mut activated, &mut of_hidden);
-            self.fc2.of_parameters(&activated, of_end, parameters, gradients);
+        match self.activation {
+            Activation::Relu => {
+                gradient_of_relu(&mut of_hidden, &kept.hidden);
+                self.fc2.of_parameters(&kept.hidden, of_end, parameters, gradients);
+            }
+            Activation::Gelu => {
+                let mut activated = Buffer::dirty(kept.hidden.len());
+                gelu_again(&kept.hidden, &mut activated, &mut of_hidden);
+                self.fc2.of_parameters(&activated, of_end, parameters, gradients);
+            }
         }
         let normalised = kept.norm.as_ref().map_or(xs, |kept| &kept.ys);
         self.fc1.of_parameters(normalised, &of_hidden, parameters, gradients);

@@ -38,7 +38,7 @@ pub(super) fn train_shard(
     let Batch { inputs, targets } = batch;
     let outputs = trace_span!("forward").in_scope(|| task.model.forward(inputs, mode))?; // (batch, ...)
     let loss = task.loss.sum(&outputs, targets)?;
-    let gradients = trace_span!("backward").in_scope(|| loss.backward())?;
+    let gradients = trace_span!("backward").in_scope(|| vit_ops::backward(&loss))?;
     let computes_frozen = task.frozen.iter().any(|(_, var)| gradients.get(var).is_some());
     let gradients = gradients::in_order(gradients, &task.trained)?;
     let correct = task.loss.correct(&outputs, targets)?;

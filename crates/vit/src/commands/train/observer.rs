@@ -98,7 +98,7 @@ impl Run<'_> {
 
 /// Checkpoint key and current value of what determines bits: the order and rounding of sums, and dropout masks. The
 /// first version has no such key.
-pub(crate) const BITS: (&str, u64) = ("bits", 4);
+pub(crate) const BITS: (&str, u64) = ("bits", 5);
 
 /// Checkpoint key of the best epoch's weights, by SHA-256.
 pub(crate) const BEST: &str = "best";
