@@ -1,6 +1,6 @@
 """Time PyTorch at the Rust program's workloads: the peers of `cargo xtask bench`. Prints one JSON object.
 
-    python bench.py train --variant seed|careful --preset notebook|shallow --threads N
+    python bench.py train --variant seed|careful --preset notebook|shallow|mnist-250k --threads N
     python bench.py eval --variant seed|careful --threads N
     python bench.py latency --variant seed|careful|traced --threads N
     python bench.py memory
@@ -36,6 +36,8 @@ import vit
 
 BATCH = 64
 RATE = 0.2
+MNIST_250K = replace(vit.SHALLOW, patch=vit.Patch(4, 4), dim=64, depth=4, mlp_dim=256, pool="mean")
+"""The model of configs/mnist-250k.toml, which has no dropout."""
 
 
 class FusedAttention(vit.Attention):
@@ -47,8 +49,9 @@ class FusedAttention(vit.Attention):
 
 
 def careful_model(preset: str) -> nn.Module:
-    """The preset with the notebook's dropout and fused attention."""
-    config = replace(vit.PRESETS[preset], dropout=vit.Dropout(attention=RATE, projection=RATE, mlp=RATE))
+    """The preset with the notebook's dropout, or `mnist-250k`, with fused attention."""
+    dropout = vit.Dropout(attention=RATE, projection=RATE, mlp=RATE)
+    config = replace(vit.PRESETS[preset], dropout=dropout) if preset in vit.PRESETS else MNIST_250K
     model = vit.VisionTransformer(config)
     for block in model.blocks:
         block.attn = FusedAttention(config)
@@ -58,7 +61,11 @@ def careful_model(preset: str) -> nn.Module:
 def build(variant: str, preset: str) -> nn.Module:
     """A new model of this variant."""
     torch.manual_seed(0)
-    return shallow_model.seed_style(preset) if variant == "seed" else careful_model(preset)
+    if variant != "seed":
+        return careful_model(preset)
+    if preset not in vit.PRESETS:
+        raise SystemExit(f"--variant seed: expected --preset notebook or shallow, got {preset}")
+    return shallow_model.seed_style(preset)
 
 
 def adam(variant: str, model: nn.Module) -> torch.optim.Optimizer:
@@ -199,7 +206,7 @@ def main() -> None:
         return sub
 
     def of_preset(sub: argparse.ArgumentParser, *variants: str) -> None:
-        sub.add_argument("--preset", choices=["notebook", "shallow"], default="notebook")
+        sub.add_argument("--preset", choices=[*vit.PRESETS, "mnist-250k"], default="notebook")
         if variants:
             sub.add_argument("--variant", choices=variants, required=True)
         data = Path(os.environ.get("VIT_DATA", "."), "mnist")

@@ -233,7 +233,7 @@ mod tests {
                 "training step, notebook",
                 "3.00 ms",
                 "seed 12.0 ms (4.00 x)",
-                "5 x seed, 3.5 x careful",
+                "10 x seed, 3.5 x careful",
                 "?"
             ]
         );
