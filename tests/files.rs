@@ -11,9 +11,3 @@ pub(crate) fn test_file(name: impl AsRef<Path>) -> PathBuf {
         _ => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests").join(name),
     }
 }
-
-/// The folder with the real MNIST.
-pub(crate) fn real_mnist() -> Option<PathBuf> {
-    let data = PathBuf::from(std::env::var_os("VIT_DATA")?);
-    data.join("mnist").is_dir().then(|| data.canonicalize().unwrap())
-}

@@ -47,11 +47,9 @@ mod onnx;
 #[cfg(unix)]
 mod outputs;
 mod own_pictures;
-mod paper;
 mod photos;
 mod pictures;
 mod prediction;
-mod pytorch_losses;
 mod recipe;
 mod report;
 mod run_folder;

@@ -76,6 +76,16 @@ impl Sandbox {
         found
     }
 
+    /// Checks that no temporary files are left.
+    #[track_caller]
+    pub(crate) fn assert_nothing_temporary(&self) {
+        let entries = self.entries();
+        let temporary = entries
+            .iter()
+            .find(|path| path.to_string_lossy().contains("/.tmp-") || path.starts_with(".tmp-"));
+        assert_eq!(temporary, None);
+    }
+
     /// `vit` with these space-separated words.
     pub(crate) fn command(&self, words: &str) -> Command {
         let mut command = Command::new(&self.vit);

@@ -1,9 +1,6 @@
 //! Metrics for other programs: TensorBoard's event files, and a CSV table.
 
 use std::fs;
-use std::process::Command;
-
-use serde_json::{Value, json};
 
 use crate::support::{Sandbox, json_lines};
 
@@ -70,43 +67,4 @@ fn records(mut file: &[u8]) -> Vec<Vec<u8>> {
         file = &file[12 + length + 4..];
     }
     records
-}
-
-/// With TensorBoard itself, if Python has it.
-#[test]
-fn tensorboards_own_reader_reads_the_events() {
-    const READER: &str = "\
-import json, sys
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-events = EventAccumulator(sys.argv[1])
-events.Reload()
-tags = events.Tags()['scalars']
-print(json.dumps({tag: [[event.step, event.value] for event in events.Scalars(tag)] for tag in tags}))
-";
-    let python = std::env::var("VIT_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let has_it = Command::new(&python).args(["-c", "import tensorboard"]).output();
-    if !has_it.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: {python} has no tensorboard; VIT_PYTHON may name one that has");
-        return;
-    }
-    let sandbox = Sandbox::new();
-    sandbox.train_digits("--max-steps 7 --log-every 2 --tensorboard");
-    let read =
-        Command::new(&python).args(["-c", READER]).arg(sandbox.path("run/tensorboard")).output();
-    let read = read.unwrap();
-    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
-    let scalars: Value = serde_json::from_slice(&read.stdout).unwrap();
-    let mut expected = serde_json::Map::new();
-    for record in json_lines(sandbox.read("run/metrics.jsonl")) {
-        let record = record.as_object().unwrap();
-        for (name, value) in record.iter().filter(|(_, value)| value.is_number()) {
-            if ["step", "epoch"].contains(&name.as_str()) {
-                continue;
-            }
-            let tag = format!("{}/{name}", record["kind"].as_str().unwrap());
-            let point = json!([record["step"], f64::from(value.as_f64().unwrap() as f32)]);
-            expected.entry(tag).or_insert_with(|| json!([])).as_array_mut().unwrap().push(point);
-        }
-    }
-    assert_eq!(scalars, Value::Object(expected));
 }

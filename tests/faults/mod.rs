@@ -59,16 +59,6 @@ fn rewrite(sandbox: &Sandbox, name: &str, bytes: &[u8]) {
     vit_files::write_folder_atomically(&path, &run, &files).unwrap();
 }
 
-/// Checks that no temporary files are left.
-#[track_caller]
-fn assert_nothing_temporary(sandbox: &Sandbox) {
-    let entries = sandbox.entries();
-    let temporary = entries
-        .iter()
-        .find(|path| path.to_string_lossy().contains("/.tmp-") || path.starts_with(".tmp-"));
-    assert_eq!(temporary, None);
-}
-
 /// Compiles `NAME.so`, which a program loads before the C library (`LD_PRELOAD`).
 #[cfg(target_os = "linux")]
 fn compile(sandbox: &Sandbox, name: &str, code: &str) {

@@ -64,21 +64,20 @@ fn usage_errors_are_printed_once() {
     }
 }
 
-/// Open MPI's default binding.
+/// Open MPI's default binding, on a machine with more cores.
 #[test]
 fn ranks_bound_to_one_core_give_a_warning() {
-    let cores = thread::available_parallelism().unwrap();
-    if cores.get() < 2 {
-        eprintln!("skipped: this machine has only one core");
-        return;
-    }
     let sandbox = sandbox();
     let bound = "exec taskset -c 0 \"$0\" \"$@\"";
     let words = "train --config small.toml --max-steps 2 --run-dir run";
     let outcome = Outcome::of(&scripted(&sandbox, 2, bound, words).output().unwrap()).succeeded();
     let warnings = outcome.stderr.lines().filter(|line| line.starts_with("warning: rank "));
     let warnings: Vec<&str> = warnings.collect();
-    assert_eq!(warnings.len(), 1, "{}", outcome.stderr);
+    let cores = thread::available_parallelism().unwrap();
+    assert_eq!(warnings.len(), usize::from(cores.get() > 1), "{}", outcome.stderr);
+    if warnings.is_empty() {
+        return;
+    }
     assert!(warnings[0].starts_with("warning: rank 0 on "), "{warnings:?}");
     assert!(warnings[0].contains(" may use 1 of "), "{warnings:?}");
     assert!(outcome.stderr.contains("hint: pass `--bind-to none` to mpirun"), "{}", outcome.stderr);

@@ -12,8 +12,7 @@ const NODES: usize = 4;
 struct Network(String);
 
 impl Network {
-    /// `None` if the system does not allow it.
-    fn new() -> Option<Self> {
+    fn new() -> Self {
         let name = format!("vit{}", std::process::id() % 10_000);
         let network = Self(name.clone());
         let subnet = "10.77.0";
@@ -33,7 +32,8 @@ impl Network {
                 format!("ip -n {space} link set lo up"),
             ]);
         }
-        lines.iter().all(|line| succeeds(line)).then_some(network)
+        assert!(lines.iter().all(|line| succeeds(line)), "{lines:?}");
+        network
     }
 }
 
@@ -54,11 +54,9 @@ fn succeeds(line: &str) -> bool {
 }
 
 #[test]
+#[ignore = "needs network namespaces; cargo xtask test-mpi runs it where they can be created"]
 fn four_nodes_over_tcp_are_bit_identical_to_one_process() {
-    let Some(network) = Network::new() else {
-        eprintln!("skipped: cannot create network namespaces here");
-        return;
-    };
+    let network = Network::new();
     let sandbox = sandbox();
     let words = "-q train --config small.toml --save-every 4 --run-dir";
     sandbox.run(&format!("{words} alone")).succeeded();

@@ -1,20 +1,17 @@
 //! The whole program against PyTorch on MNIST: the losses of the first 20 steps.
 //!
-//! Runs if `VIT_DATA` contains `mnist/`. The fixtures are PyTorch's initial `state_dict` and the losses it leads to.
+//! The fixtures are PyTorch's initial `state_dict` and the losses it leads to.
 
 use std::path::Path;
 
-use crate::files::{real_mnist, test_file};
+use crate::files::test_file;
+use crate::mnist::real_mnist;
 use crate::support::{Sandbox, json_lines};
 
 const TOLERANCE: f64 = 1e-4;
 
-#[test]
-fn twenty_losses_on_mnist_equal_pytorchs() {
-    let Some(data) = real_mnist() else {
-        eprintln!("skipped: VIT_DATA names no folder that holds mnist/");
-        return;
-    };
+pub(crate) fn twenty_losses_on_mnist_equal_pytorchs() {
+    let data = real_mnist().unwrap();
     for preset in ["notebook", "shallow"] {
         let fixture = test_file("fixtures/mnist-20-steps").join(preset);
         let got = losses(preset, &data, &fixture.with_extension("safetensors"));

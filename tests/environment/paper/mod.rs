@@ -5,9 +5,11 @@ mod drawing;
 use std::fmt::Write;
 
 use image::GrayImage;
+use rayon::prelude::*;
 use vit_data::Split;
 
-use crate::files::{real_mnist, test_file};
+use crate::files::test_file;
+use crate::mnist::real_mnist;
 use crate::support::{Sandbox, json_lines};
 
 const SAMPLES: usize = 100;
@@ -33,12 +35,8 @@ const KINDS: [(&str, usize); 15] = [
 
 /// Uses a committed model, so that only the preprocessing is tested: `configs/mnist-best.toml` with 40 epochs, stopped
 /// in the 17th at 99.10 % test accuracy.
-#[test]
-fn digits_on_paper_are_classified_like_on_clean_paper() {
-    let Some(data) = real_mnist() else {
-        eprintln!("skipped: VIT_DATA names no folder that holds mnist/");
-        return;
-    };
+pub(crate) fn digits_on_paper_are_classified_like_on_clean_paper() {
+    let data = real_mnist().unwrap();
     let mnist = vit_data::load_dir(&data.join("mnist")).unwrap();
     let test = mnist.split(Split::Test);
     let sandbox = Sandbox::new();
@@ -54,18 +52,17 @@ fn digits_on_paper_are_classified_like_on_clean_paper() {
     let mut behind = Vec::new();
     let mut clean = None;
     for (kind, points) in KINDS {
-        for index in 0..SAMPLES {
+        (0..SAMPLES).into_par_iter().for_each(|index| {
             let digit = GrayImage::from_raw(28, 28, test.image(index).unwrap()).unwrap();
             let picture = drawing::draw(kind, &digit, index as u32);
             sandbox.write(&format!("{kind}/{index:03}.png"), picture);
-        }
+        });
         let right = right(kind);
         writeln!(table, "{kind:<14}  {right:>3}").unwrap();
         if right + points < *clean.get_or_insert(right) {
             behind.push(kind);
         }
     }
-    eprintln!("{table}");
     assert!(behind.is_empty(), "{behind:?} are too far behind clean paper:\n{table}");
     assert!(clean >= Some(97), "{table}");
 }
