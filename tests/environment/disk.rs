@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 use std::sync::LazyLock;
 
 use crate::small_run::{checkpoints, outcome, sandbox, uninterrupted};
@@ -13,8 +12,11 @@ const NAMESPACE: [&str; 3] = ["unshare", "--map-root-user", "--mount"];
 
 /// Whether this user may mount in such a namespace.
 pub(crate) fn can_mount() -> bool {
-    let mount = ["sh", "-c", "mount -t tmpfs tmpfs /tmp && mount -o remount,ro /tmp"];
-    let mounted = Command::new(NAMESPACE[0]).args(&NAMESPACE[1..]).args(mount).output();
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("probe")).unwrap();
+    let mount = "mount -t tmpfs tmpfs probe && mount -o remount,size=1m probe
+        mount --bind probe probe && mount -o remount,bind,ro probe";
+    let mounted = sandbox.script(&NAMESPACE, mount, "").output();
     mounted.is_ok_and(|output| output.status.success())
 }
 

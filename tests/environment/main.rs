@@ -1,5 +1,5 @@
-//! Tests that need more than a clone: the real MNIST, a browser, TensorBoard, or rights. A test whose need is not met
-//! counts as ignored, with the need in brackets.
+//! Tests that need more than a clone: the real MNIST, a browser, TensorBoard, or permission to mount or to drop
+//! privileges. A test whose need is not met counts as ignored and names the need.
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test, as it should")]
 
 #[path = "../files.rs"]
@@ -23,44 +23,51 @@ mod tensorboard;
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::{Arguments, Completion, Trial};
 
-/// The tests of these functions; ignored without `met`, which `need` describes.
+/// A test that is ignored unless `met`, and then names its need.
+fn trial(name: &str, need: &'static str, met: fn() -> bool, test: fn()) -> Trial {
+    Trial::ignorable_test(name, move || {
+        if !met() {
+            return Ok(Completion::ignored_with(need));
+        }
+        test();
+        Ok(Completion::Completed)
+    })
+}
+
+/// Tests of the same need, named after their functions.
 macro_rules! tests {
-    ($met:expr, $need:literal, [$($module:ident::$test:ident),+ $(,)?]) => {{
-        let met = $met;
-        [$(Trial::test(concat!(stringify!($module), "::", stringify!($test)), || {
-            $module::$test();
-            Ok(())
-        })),+]
-        .map(|trial| if met { trial } else { trial.with_kind($need).with_ignored_flag(true) })
-    }};
+    ($need:literal, $met:expr, [$($module:ident::$test:ident),+ $(,)?]) => {
+        [$(trial(concat!(stringify!($module), "::", stringify!($test)), $need, $met, $module::$test)),+]
+    };
 }
 
 fn main() -> ExitCode {
     let mut trials = Vec::from(tests!(
-        mnist::real_mnist().is_some(),
         "needs mnist/ in VIT_DATA",
+        || mnist::real_mnist().is_some(),
         [
             mnist::mnist_is_read_and_written_byte_for_byte,
+            mnist::published_mnist_is_recognised,
             paper::digits_on_paper_are_classified_like_on_clean_paper,
             pytorch_losses::twenty_losses_on_mnist_equal_pytorchs,
         ]
     ));
     trials.extend(tests!(
-        browser::chromium().is_some(),
-        "needs Chromium",
+        "needs Chromium or Chrome",
+        || browser::chromium().is_some(),
         [browser::a_browser_renders_it_without_errors_or_overflow,]
     ));
     trials.extend(tests!(
-        tensorboard::is_installed(),
-        "needs TensorBoard for VIT_PYTHON",
+        "needs TensorBoard in python3 or VIT_PYTHON",
+        tensorboard::is_installed,
         [tensorboard::tensorboards_own_reader_reads_the_events,]
     ));
     #[cfg(unix)]
     trials.extend(tests!(
-        disk::can_mount(),
-        "needs a mount namespace",
+        "needs a user who may mount in a namespace",
+        disk::can_mount,
         [
             disk::a_full_disk_ends_the_run_and_keeps_the_last_checkpoint,
             disk::a_read_only_file_system_is_named,
@@ -68,8 +75,8 @@ fn main() -> ExitCode {
     ));
     #[cfg(unix)]
     trials.extend(tests!(
-        disk::can_be_unprivileged(),
-        "needs setpriv as root",
+        "needs setpriv, or another user than root",
+        disk::can_be_unprivileged,
         [
             disk::a_read_only_folder_is_named_and_not_changed,
             disk::a_umask_of_777_leaves_nothing_behind,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use vit_data::IdxFile;
+use vit_fetch::{MNIST, Presence};
 use vit_files::Digest;
 
 /// The folder with the real MNIST.
@@ -25,4 +26,9 @@ pub(crate) fn mnist_is_read_and_written_byte_for_byte() {
         dataset.write_idx(file, &mut bytes).unwrap();
         assert_eq!(Digest::of_bytes(&bytes).to_string(), hash, "{}", file.name());
     }
+}
+
+pub(crate) fn published_mnist_is_recognised() {
+    let folder = MNIST.folder(&real_mnist().unwrap());
+    assert_eq!(vit_fetch::verify(&MNIST, &folder).unwrap(), Presence::Verified);
 }

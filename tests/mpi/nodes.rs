@@ -32,7 +32,9 @@ impl Network {
                 format!("ip -n {space} link set lo up"),
             ]);
         }
-        assert!(lines.iter().all(|line| succeeds(line)), "{lines:?}");
+        for line in lines {
+            assert!(succeeds(&line), "{line}");
+        }
         network
     }
 }

@@ -92,9 +92,10 @@ fn manifest() -> PathBuf {
 /// The workspace's root folder.
 pub(crate) fn root() -> &'static Path {
     static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
-        // As cargo sets it now: two checkouts may share a target folder, and the executable may be the other one's.
-        let xtask = env::var_os("CARGO_MANIFEST_DIR");
-        let xtask = xtask.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        // `cargo xtask` sets it: two checkouts may share a target folder, and the executable may be the other one's.
+        let set = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+        let xtask = set.filter(|folder| folder.ends_with("xtask"));
+        let xtask = xtask.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
         xtask.parent().expect("xtask lies in the workspace").to_owned()
     });
     &ROOT

@@ -112,14 +112,19 @@ fn tests() -> Command {
     tests
 }
 
-/// Whether this user may create network namespaces, which stand for nodes.
+/// Whether this user may create network namespaces and bridges, which stand for nodes.
 fn has_network_namespaces() -> bool {
-    let ip = |action| {
+    let name = format!("vitp{}", std::process::id() % 10_000);
+    let ip = |words: String| {
         let mut command = Command::new("ip");
-        command.args(["netns", action, "vit-probe"]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args(words.split(' ')).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
-    ip("add") && ip("del")
+    let can = [
+        ip(format!("netns add {name}")) && ip(format!("netns del {name}")),
+        ip(format!("link add {name} type bridge")) && ip(format!("link del {name}")),
+    ];
+    can == [true; 2]
 }
 
 /// Whether an MPI library is installed.

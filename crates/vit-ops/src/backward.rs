@@ -1,31 +1,31 @@
 //! Backward passes that keep the gradients of parameters out of candle's graph, which adds each one to new zeros.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor, TensorId};
+use candle_core::{Result, Tensor};
 
 use crate::slices;
 
 /// Gradients of variables, each with its variable.
-type Collected = HashMap<TensorId, (Tensor, Vec<f32>)>;
+type Collected = Vec<(Tensor, Vec<f32>)>;
 
 thread_local! {
-    /// Those of the backward pass that runs on this thread, if it is one of [`backward`]'s.
+    /// The gradients of the innermost call of [`backward`] on this thread.
     static COLLECTED: RefCell<Option<Collected>> = const { RefCell::new(None) };
 }
 
-/// The gradients that [`Tensor::backward`] computes, without its zeros and sums for the variables of
-/// [`residual_stages`](crate::residual_stages).
+/// Computes the same gradients as [`Tensor::backward`], but does not add those of an encoder's variables to zeros first.
+///
+/// A custom operation whose own backward pass calls `Tensor::backward`, for example to compute activations again, calls
+/// this function instead. The gradients of an encoder's variables would otherwise go to the outer call alone.
 ///
 /// # Errors
 /// If candle cannot compute a gradient.
 pub fn backward(loss: &Tensor) -> Result<GradStore> {
     let pass = Pass::begin();
     let mut gradients = loss.backward()?;
-    for (variable, gradient) in pass.end().into_values() {
+    for (variable, gradient) in pass.end() {
         let gradient = Tensor::from_vec(gradient, variable.shape(), variable.device())?;
         let gradient = match gradients.get(&variable) {
             Some(elsewhere) => (elsewhere + gradient)?,
@@ -40,13 +40,10 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
 pub(crate) fn of_parameter(parameter: &Tensor, gradient: Vec<f32>) -> Result<Option<Tensor>> {
     COLLECTED.with_borrow_mut(|collected| match collected {
         Some(collected) if parameter.is_variable() => {
-            match collected.entry(parameter.id()) {
-                Entry::Vacant(entry) => {
-                    entry.insert((parameter.clone(), gradient));
-                }
-                Entry::Occupied(mut entry) => {
-                    slices::add_scaled(&mut entry.get_mut().1, 1.0, &gradient);
-                }
+            let known = collected.iter_mut().find(|(known, _)| known.id() == parameter.id());
+            match known {
+                Some((_, sum)) => slices::add_scaled(sum, 1.0, &gradient),
+                None => collected.push((parameter.clone(), gradient)),
             }
             Ok(None)
         }
@@ -54,7 +51,7 @@ pub(crate) fn of_parameter(parameter: &Tensor, gradient: Vec<f32>) -> Result<Opt
     })
 }
 
-/// A backward pass on this thread. While it waits for other threads, another one may begin and end.
+/// A call of [`backward`] on this thread, which may contain another one.
 struct Pass {
     outer: Option<Collected>,
 }
@@ -72,5 +69,62 @@ impl Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         COLLECTED.set(self.outer.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tensors;
+    use crate::{Norm, Stage, residual_stages};
+    use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Var, bail};
+
+    /// Twice its input; its backward pass contains another one, or fails.
+    struct Twice(Option<Tensor>);
+
+    impl CustomOp1 for Twice {
+        fn name(&self) -> &'static str {
+            "twice"
+        }
+
+        fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+            let twice = slices::of_storage(xs, layout)?.iter().map(|x| 2.0 * x).collect();
+            slices::output(twice, layout.shape().clone())
+        }
+
+        fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+            let Some(inner) = &self.0 else { bail!("expected to fail") };
+            backward(inner)?;
+            (grad * 2.0).map(Some)
+        }
+    }
+
+    /// Two norms with the same parameters.
+    fn encoder(xs: &Tensor, [weight, bias]: [&Tensor; 2]) -> Result<Tensor> {
+        let norm = || Stage::Norm(Norm { weight, bias, eps: 1e-5 });
+        residual_stages(xs, &[norm(), norm()], None)
+    }
+
+    #[test]
+    fn gradients_equal_candles_also_around_another_pass_and_after_a_failure() -> Result<()> {
+        let [xs, weight, bias] = tensors(&[&[2, 3, 4], &[4], &[4]])?;
+        let [xs, weight, bias] = [xs, weight, bias].map(|values| Var::from_tensor(&values));
+        let (xs, weight, bias) = (xs?, weight?, bias?);
+        let ys = encoder(&xs, [&weight, &bias])?;
+        let other = (encoder(&xs, [&weight, &bias])?.sin()? * 3.0)?.sum_all()?;
+        let loss = |op| -> Result<Tensor> {
+            let twice = ys.apply_op1(op)?;
+            // The bias is used outside the encoder too.
+            twice.cos()?.sum_all()? + bias.as_tensor().sqr()?.sum_all()?
+        };
+        backward(&loss(Twice(None))?).expect_err("the operation fails");
+        let loss = loss(Twice(Some(other)))?;
+        let (got, want) = (backward(&loss)?, loss.backward()?);
+        for of in [&xs, &weight, &bias] {
+            let [got, want] = [&got, &want].map(|all| all.get(of).expect("a gradient"));
+            let difference = (got - want)?.abs()?.max_all()?.to_scalar::<f32>()?;
+            assert!(difference < 1e-6, "{got} {want}");
+        }
+        Ok(())
     }
 }

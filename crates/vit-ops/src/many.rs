@@ -1,7 +1,8 @@
 //! Operations of one input and any number of parameters. candle's custom operations take at most three tensors.
 //!
 //! A chain of scalars ties the parameters to the operation: each link is an operation on the previous link and two
-//! parameters. The operation's backward pass stores the parameters' gradients, and the links pick them up.
+//! parameters. The operation's backward pass stores the parameters' gradients, and the links pick them up, for candle or
+//! for [`backward`](crate::backward()).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -251,7 +252,6 @@ impl CustomOp3 for Link {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backward::backward;
     use crate::testing::tensors;
     use candle_core::Var;
 

@@ -1,8 +1,8 @@
 //! Selects the kernels' vector instructions at run time.
 //!
 //! A kernel is a closure of plain Rust over slices, which the compiler vectorises, or a [`Kernel`] in [`Lanes`] if
-//! registers matter. Either is inlined into one function per instruction set. Only products, exponentials and GELU contract
-//! a product and a sum into one rounding, and none reorders a sum, so every path gives the same bits.
+//! registers matter. Either is inlined into one function per instruction set. Only products, exponentials and GELU
+//! contract a product and a sum into one rounding, and none reorders a sum, so every path gives the same bits.
 
 use std::sync::LazyLock;
 
@@ -67,8 +67,8 @@ pub(crate) fn run<K: Kernel>(kernel: K) -> K::Output {
     run_on(*ARCH, kernel)
 }
 
-/// The instruction set for kernels with [`Lanes::mul_add`]: with fused multiply-add where the machine has it, even if `VIT_SIMD` names
-/// `portable`, which must not change a bit.
+/// The instruction set for kernels with [`Lanes::mul_add`]: with fused multiply-add where the machine has it, even if
+/// `VIT_SIMD` names `portable`, which must not change a bit.
 pub(crate) static FUSED: LazyLock<Arch> = LazyLock::new(|| match instruction_set() {
     "portable" => named("avx2").unwrap_or(*ARCH),
     _ => *ARCH,
@@ -127,10 +127,21 @@ pub(crate) fn paths() -> impl Iterator<Item = (&'static str, Arch)> {
     NAMES.into_iter().filter_map(|name| Some((name, named(name)?)))
 }
 
-/// Those among which [`Lanes::mul_add`] changes no bit: portable code may round twice.
+/// Checks that numbers are the same to the bit with every instruction set. Portable code may round twice where others
+/// fuse.
 #[cfg(test)]
-pub(crate) fn fused_paths() -> impl Iterator<Item = (&'static str, Arch)> {
-    paths().filter(|(name, _)| *name != "portable")
+#[track_caller]
+pub(crate) fn assert_paths_agree(about: impl std::fmt::Debug, numbers: impl Fn(Arch) -> Vec<f32>) {
+    let want = numbers(*FUSED);
+    for (path, arch) in paths() {
+        let got = numbers(arch);
+        assert_eq!(got.len(), want.len(), "{path}, {about:?}");
+        for (got, want) in got.into_iter().zip(&want) {
+            let is_same = got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
+            let is_close = (got - want).abs() <= 1e-5 * want.abs().max(1.0);
+            assert!(is_same || path == "portable" && is_close, "{path}, {about:?}: {got} {want}");
+        }
+    }
 }
 
 /// Runs a kernel with every instruction set of the machine.

@@ -35,6 +35,7 @@ const KINDS: [(&str, usize); 15] = [
 
 /// Uses a committed model, so that only the preprocessing is tested: `configs/mnist-best.toml` with 40 epochs, stopped
 /// in the 17th at 99.10 % test accuracy.
+#[expect(clippy::print_stderr, reason = "the table is the result")]
 pub(crate) fn digits_on_paper_are_classified_like_on_clean_paper() {
     let data = real_mnist().unwrap();
     let mnist = vit_data::load_dir(&data.join("mnist")).unwrap();
@@ -63,6 +64,7 @@ pub(crate) fn digits_on_paper_are_classified_like_on_clean_paper() {
             behind.push(kind);
         }
     }
+    eprintln!("{table}");
     assert!(behind.is_empty(), "{behind:?} are too far behind clean paper:\n{table}");
     assert!(clean >= Some(97), "{table}");
 }

@@ -420,7 +420,7 @@ mod tests {
     use super::*;
     use crate::attention::inputs::Inputs;
     use crate::attention::sample::Place;
-    use crate::simd::{FUSED, paths, run_on};
+    use crate::simd::{self, run_on};
     use pulp::Arch;
 
     /// One sample.
@@ -483,21 +483,9 @@ mod tests {
                         [(false, false), (true, false), (false, true), (true, true)]
                     {
                         let there_and_back = ThereAndBack { shape, masked, causal };
-                        let want = there_and_back.run(*FUSED);
-                        for (path, arch) in paths() {
-                            let got = there_and_back.run(arch);
-                            match path {
-                                // It may round twice.
-                                "portable" => assert!(
-                                    got.iter()
-                                        .flatten()
-                                        .zip(want.iter().flatten())
-                                        .all(|(a, b)| (a - b).abs() < 1e-5),
-                                    "{shape:?}"
-                                ),
-                                _ => assert_eq!(got, want, "{path}: {shape:?}"),
-                            }
-                        }
+                        simd::assert_paths_agree((shape, masked, causal), |arch| {
+                            there_and_back.run(arch).concat()
+                        });
                     }
                 }
             }

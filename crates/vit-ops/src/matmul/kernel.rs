@@ -315,18 +315,9 @@ mod tests {
             let six = outputs(size, |product| product.run_in_tiles::<Portable, 6, 1>(Portable));
             let wide = outputs(size, |product| product.run_in_tiles::<Portable, 8, 2>(Portable));
             assert!(one == six && one == wide, "{size:?}");
-            let fused = outputs(size, |product| simd::run_fused(product));
-            for (name, arch) in simd::paths() {
-                let got = outputs(size, |product| simd::run_on(arch, product));
-                match name {
-                    // It may round twice.
-                    "portable" => assert!(
-                        got.iter().zip(&fused).all(|(a, b)| (a - b).abs() < 1e-4),
-                        "{size:?}"
-                    ),
-                    _ => assert!(got == fused, "{size:?} {name}"),
-                }
-            }
+            simd::assert_paths_agree(size, |arch| {
+                outputs(size, |product| simd::run_on(arch, product))
+            });
         }
     }
 }
