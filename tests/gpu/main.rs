@@ -5,7 +5,6 @@
 #[path = "../agreement.rs"]
 mod agreement;
 #[path = "../files.rs"]
-#[expect(dead_code, reason = "these tests use only parts of it")]
 mod files;
 #[path = "../fixture.rs"]
 #[expect(dead_code, reason = "these tests use only parts of it")]
