@@ -15,7 +15,7 @@ thread_local! {
     static COLLECTED: RefCell<Option<Collected>> = const { RefCell::new(None) };
 }
 
-/// Computes the same gradients as [`Tensor::backward`], but does not add those of an encoder's variables to zeros first.
+/// Computes the gradients of [`Tensor::backward`], those of an encoder's variables without candle's sums with zeros.
 ///
 /// A custom operation whose own backward pass calls `Tensor::backward`, for example to compute activations again, calls
 /// this function instead. The gradients of an encoder's variables would otherwise go to the outer call alone.
