@@ -7,11 +7,27 @@ use crate::support::{Sandbox, timeless};
 
 const SOME_STEPS: &str = "--max-steps 30 --batch-size 50 --log-every 7";
 
-/// With dropout, and batches of 50 in shards of unequal size.
+/// With dropout, and batches of 50 in shards of unequal size, unless `words` say otherwise.
 fn model_and_metrics(preset: &str, words: &str) -> (Vec<u8>, Vec<Value>) {
     let sandbox = Sandbox::new();
     sandbox.train_digits(&format!("--preset {preset} {SOME_STEPS} {words}"));
     (sandbox.read("run/model.safetensors"), timeless(&sandbox.read("run/metrics.jsonl")))
+}
+
+/// Threads without a shard take part in the operations of others.
+#[test]
+fn threads_do_not_change_shards_that_they_share() {
+    let sandbox = Sandbox::new();
+    sandbox.write("one.toml", "[train]\nshards = 1\n");
+    let train = |threads: u64| {
+        let words = format!("--config one.toml --max-steps 6 --threads {threads}");
+        sandbox.train_digits(&format!("{words} --run-dir run-{threads}"));
+        sandbox.read(&format!("run-{threads}/model.safetensors"))
+    };
+    let one = train(1);
+    for threads in [2, 4] {
+        assert!(one == train(threads), "{threads} threads give other bits than 1");
+    }
 }
 
 /// Shuffled or not, within an epoch.

@@ -38,6 +38,7 @@ pub use linear::{Bias, Linear};
 pub use parameters::Parameters;
 pub use pass::{IntoPass, Pass};
 pub use vit_ops::{
-    Activation, Mode, TokenMask, cross_entropy_sum, free_memory, serial, set_threads, softmax,
+    Activation, Mode, TokenMask, cross_entropy_sum, free_memory, serial, set_threads, share_pool,
+    softmax,
 };
 pub use vit_random::{Random, Site, Stream};

@@ -52,7 +52,7 @@ pub use linear::linear;
 pub use linear_activation::linear_activation;
 pub use linear_dropout::linear_dropout;
 pub use mode::Mode;
-pub use parallel::{serial, set_threads};
+pub use parallel::{serial, set_threads, share_pool};
 pub use patchify::patchify;
 pub use residual::{
     Affine, AttentionBranch, BranchEnd, FeedForwardBranch, Norm, Stage, residual_stages,

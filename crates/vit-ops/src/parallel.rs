@@ -1,4 +1,5 @@
-//! Splits one large operation over threads, outside a trainer's shards, such as inference on one image.
+//! Splits one large operation over threads: over threads of its own, such as inference on one image, or over idle ones
+//! of the rayon pool that it runs on, such as a trainer's shard.
 //!
 //! Pieces have borders that depend on shapes alone, and nothing is summed across them, so the number of threads changes
 //! no bit.
@@ -13,13 +14,16 @@ use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
+use std::thread::{self, LocalKey};
 
 /// Multiply-adds that justify waking threads: waking takes 5 to 25 µs, this work about 40 µs.
 const WORTH_WAKING: usize = 4_000_000;
 
 /// Multiply-adds that justify splitting over threads that are awake, which costs about a microsecond.
 const WORTH_SPLITTING: usize = 400_000;
+
+/// Multiply-adds that justify waking idle threads of a rayon pool: 10 to 20 µs of work.
+const WORTH_SHARING: usize = 1_000_000;
 
 /// How often a thread polls for work, some tenths of a millisecond, before it sleeps. A model's next operation comes
 /// sooner, and the last pieces of one take microseconds.
@@ -29,7 +33,12 @@ static POOL: OnceLock<Pool> = OnceLock::new();
 
 thread_local! {
     static SERIAL: Cell<bool> = const { Cell::new(false) };
+    /// Whether operations on this thread of a rayon pool are split over idle ones.
+    static SHARING: Cell<bool> = const { Cell::new(false) };
 }
+
+/// Threads of rayon pools that run work which shares its operations.
+static SHARERS: AtomicUsize = AtomicUsize::new(0);
 
 /// Sets the number of threads for large operations, including the caller's. The default is one per core.
 ///
@@ -46,16 +55,36 @@ pub fn set_threads(threads: NonZero<usize>) -> bool {
 
 /// Runs `work` with every operation on this thread only, for work that already keeps all cores busy.
 ///
-/// On a thread of a rayon pool operations are serial anyway.
+/// On a thread of a rayon pool operations are serial anyway, except in [`share_pool`].
 pub fn serial<R>(work: impl FnOnce() -> R) -> R {
-    /// Restores the flag, even if `work` panics.
-    struct Restore(bool);
-    impl Drop for Restore {
+    with(&SERIAL, true, work)
+}
+
+/// Runs `work`, on a thread of a rayon pool, with each large operation split over the pool's idle threads: those outside
+/// such work. This changes no bit.
+///
+/// On any other thread it changes nothing.
+pub fn share_pool<R>(work: impl FnOnce() -> R) -> R {
+    struct Leave;
+    impl Drop for Leave {
         fn drop(&mut self) {
-            SERIAL.set(self.0);
+            SHARERS.fetch_sub(1, Ordering::Relaxed);
         }
     }
-    let _restore = Restore(SERIAL.replace(true));
+    SHARERS.fetch_add(1, Ordering::Relaxed);
+    let _leave = Leave;
+    with(&SHARING, true, work)
+}
+
+/// Runs `work` with this value, and restores the one before, even if `work` panics.
+fn with<T: Copy, R>(key: &'static LocalKey<Cell<T>>, value: T, work: impl FnOnce() -> R) -> R {
+    struct Restore<T: Copy + 'static>(&'static LocalKey<Cell<T>>, T);
+    impl<T: Copy> Drop for Restore<T> {
+        fn drop(&mut self) {
+            self.0.set(self.1);
+        }
+    }
+    let _restore = Restore(key, key.replace(value));
     work()
 }
 
@@ -64,11 +93,26 @@ fn large(multiply_adds: usize) -> bool {
     multiply_adds >= WORTH_WAKING
 }
 
-/// Whether an operation of so many multiply-adds is split over threads. Below [`large`] this may differ from call to
-/// call, so both ways must give the same bits.
+/// Whether an operation of so many multiply-adds is split over threads. This may differ from call to call, so both ways
+/// must give the same bits.
 pub(crate) fn splits(multiply_adds: usize) -> bool {
-    let worth = large(multiply_adds) || (multiply_adds >= WORTH_SPLITTING && helpers_wait_awake());
-    worth && !SERIAL.get() && rayon::current_thread_index().is_none()
+    if SERIAL.get() {
+        return false;
+    }
+    if is_pooled() {
+        return multiply_adds >= WORTH_SHARING && SHARING.get() && idle() > 0;
+    }
+    large(multiply_adds) || (multiply_adds >= WORTH_SPLITTING && helpers_wait_awake())
+}
+
+/// Whether this is a thread of a rayon pool.
+fn is_pooled() -> bool {
+    rayon::current_thread_index().is_some()
+}
+
+/// Threads of this one's rayon pool outside of work that shares its operations; fewer if such work runs in other pools.
+fn idle() -> usize {
+    rayon::current_num_threads().saturating_sub(SHARERS.load(Ordering::Relaxed))
 }
 
 /// Runs `work` on each piece: over threads if an operation of so many multiply-adds is split, otherwise in order.
@@ -95,7 +139,7 @@ pub(crate) fn for_each_with<P: Send, R>(
     let pieces = Mutex::new(pieces);
     let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
     // A free thread takes the next piece. A thread that comes too late allocates nothing.
-    pool().on_all(large(multiply_adds), &|| {
+    let take_in_turn = || {
         let Some(mut piece) = next() else { return };
         let mut scratch = scratch();
         loop {
@@ -103,12 +147,28 @@ pub(crate) fn for_each_with<P: Send, R>(
             let Some(another) = next() else { break };
             piece = another;
         }
+    };
+    if is_pooled() {
+        on_shared_pool(&take_in_turn);
+    } else {
+        pool().on_all(large(multiply_adds), &take_in_turn);
+    }
+}
+
+/// Runs `work` on this thread of a rayon pool and on idle ones.
+fn on_shared_pool(work: &(dyn Fn() + Sync)) {
+    let work = || with(&SHARING, false, work);
+    rayon::scope(|scope| {
+        for _ in 0..idle() {
+            scope.spawn(|_| work());
+        }
+        work();
     });
 }
 
 /// The threads that share a split operation, including the caller's.
 pub(crate) fn threads() -> usize {
-    pool().helpers + 1
+    if is_pooled() { idle() + 1 } else { pool().helpers + 1 }
 }
 
 /// The pool for split operations, started on first use.
@@ -295,12 +355,19 @@ pub(crate) mod tests {
         result
     }
 
-    /// Asserts that `work` gives the same result serially and on 1, 2 and 3 threads.
-    pub(crate) fn assert_threads_do_not_show<R: PartialEq>(work: impl Fn() -> R) {
+    /// Asserts that `work` gives the same result serially, on 1, 2 and 3 threads, and on idle threads of a rayon pool.
+    pub(crate) fn assert_threads_do_not_show<R: PartialEq + Send>(work: impl Fn() -> R + Sync) {
         let alone = serial(&work);
         for threads in 1..=3 {
             assert!(on_threads(threads, &work) == alone, "{threads} threads");
         }
+        assert!(idle_pool().install(|| share_pool(&work)) == alone, "threads of a rayon pool");
+    }
+
+    /// A rayon pool with idle threads, whatever other tests do.
+    fn idle_pool() -> rayon::ThreadPool {
+        let tests = thread::available_parallelism().map_or(1, NonZero::get);
+        rayon::ThreadPoolBuilder::new().num_threads(tests + 2).build().expect("threads start")
     }
 
     #[test]
@@ -320,8 +387,11 @@ pub(crate) mod tests {
     fn small_and_nested_operations_are_not_split() {
         assert!(splits(WORTH_WAKING) && !splits(WORTH_SPLITTING - 1));
         serial(|| assert!(!splits(WORTH_WAKING)));
-        let in_a_pool = rayon::join(|| splits(WORTH_WAKING), || splits(WORTH_WAKING));
-        assert_eq!(in_a_pool, (false, false));
+        let pool = idle_pool();
+        assert!(!pool.install(|| splits(WORTH_WAKING)));
+        let shares = |multiply_adds| pool.install(|| share_pool(|| splits(multiply_adds)));
+        assert!(shares(WORTH_SHARING) && !shares(WORTH_SHARING - 1));
+        assert!(!pool.install(|| share_pool(|| serial(|| splits(WORTH_WAKING)))));
         let panicked = catch_unwind(|| serial(|| panic!("a panic in a piece")));
         assert!(panicked.is_err() && splits(WORTH_WAKING));
     }
@@ -331,6 +401,8 @@ pub(crate) mod tests {
         let panics = || for_each(WORTH_WAKING, 0..100, |piece| assert_ne!(piece, 50));
         assert!(catch_unwind(AssertUnwindSafe(|| on_threads(3, panics))).is_err());
         INSTEAD.set(None);
+        let panics = || idle_pool().install(|| share_pool(panics));
+        assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
     }
 
     #[test]
@@ -360,16 +432,25 @@ pub(crate) mod tests {
         while pool.shared.awake.load(Ordering::Relaxed) > 0 {
             thread::yield_now();
         }
+        each_thread_takes_a_piece();
+        INSTEAD.set(None);
+    }
+
+    #[test]
+    fn idle_threads_of_a_pool_take_part() {
+        idle_pool().install(|| share_pool(each_thread_takes_a_piece));
+    }
+
+    /// Splits an operation whose two pieces wait for each other, and in which nothing is split.
+    fn each_thread_takes_a_piece() {
         let caller = thread::current().id();
-        let helped = AtomicUsize::new(0);
+        let taken = AtomicUsize::new(0);
         for_each(WORTH_WAKING, 0..2, |_| {
-            // Each of two threads holds one piece.
-            helped.fetch_add(1, Ordering::Relaxed);
-            while helped.load(Ordering::Relaxed) < 2 {
+            taken.fetch_add(1, Ordering::Relaxed);
+            while taken.load(Ordering::Relaxed) < 2 {
                 thread::yield_now();
             }
-            assert!(SERIAL.get() || thread::current().id() == caller);
+            assert!(!splits(WORTH_WAKING) || (thread::current().id() == caller && !is_pooled()));
         });
-        INSTEAD.set(None);
     }
 }

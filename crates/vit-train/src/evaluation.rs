@@ -60,7 +60,7 @@ pub(crate) fn in_parallel<T: Send>(
         let first = part * EVALUATION_BATCH;
         let indices = first as u32..len.min(first + EVALUATION_BATCH) as u32;
         let _part = trace_span!(parent: &of_evaluation, "part", first).entered();
-        batch(&indices.collect::<Vec<u32>>())
+        vit_ops::share_pool(|| batch(&indices.collect::<Vec<u32>>()))
     });
     parts.collect()
 }

@@ -143,7 +143,7 @@ fn train(
     let next = range.take(of_batch.len()).filter_map(|shard| piece(step.next, shard)).collect();
     ahead.shards((data, step.epoch), now, next, |piece: &Piece, batch: &Batch| {
         let mode = Mode::Train(random.from_sample(piece.first as u32));
-        let (done, gradients) = train_shard(task, batch, mode)?;
+        let (done, gradients) = vit_ops::share_pool(|| train_shard(task, batch, mode))?;
         let node = piece.shard..piece.shard + 1;
         tree.add(node, gradients, |left, right| add(&left, &right))?;
         Ok(done)
