@@ -20,9 +20,10 @@ fn threads_do_not_change_shards_that_they_share() {
     let sandbox = Sandbox::new();
     sandbox.write("one.toml", "[train]\nshards = 1\n");
     let train = |threads: u64| {
-        let words = format!("--config one.toml --max-steps 6 --threads {threads}");
-        sandbox.train_digits(&format!("{words} --run-dir run-{threads}"));
-        sandbox.read(&format!("run-{threads}/model.safetensors"))
+        let words = "-q train --config one.toml --dataset digits --max-steps 6";
+        let run = format!("run-{threads}");
+        sandbox.run(&format!("{words} --threads {threads} --run-dir {run}")).succeeded();
+        sandbox.read(&format!("{run}/model.safetensors"))
     };
     let one = train(1);
     for threads in [2, 4] {

@@ -54,7 +54,10 @@ impl Programs {
         // A copy, so that a build in the meantime does not change what is measured.
         let vit = scratch.path().join(built.file_name().context("cargo built no file")?);
         fs::copy(built, &vit).with_context(|| format!("cannot copy {}", built.display()))?;
-        fs::write(scratch.path().join("shards.toml"), "[train]\nshards = 16\n")?;
+        for shards in [1, 16] {
+            let settings = format!("[train]\nshards = {shards}\n");
+            fs::write(scratch.path().join(format!("shards-{shards}.toml")), settings)?;
+        }
         let programs = Self { vit, speed, python, data, scratch };
         for args in [
             "train --preset notebook --dataset digits --max-steps 1 --run-dir {model}",
@@ -139,7 +142,8 @@ impl Programs {
             "{model}" => self.scratch.path().join("model"),
             "{state}" => self.scratch.path().join("state.safetensors"),
             "{run}" => self.scratch.path().join("run"),
-            "{shards}" => self.scratch.path().join("shards.toml"),
+            "{shards-1}" => self.scratch.path().join("shards-1.toml"),
+            "{shards-16}" => self.scratch.path().join("shards-16.toml"),
             arg => arg.into(),
         }
     }

@@ -35,7 +35,7 @@ pub(super) struct Contender {
 }
 
 /// A command line. Placeholders: `{model}` is a run directory, `{state}` its parameters in the notebook's layout,
-/// `{run}` a directory that does not exist yet, `{shards}` settings with 16 shards.
+/// `{run}` a directory that does not exist yet, `{shards-1}` and `{shards-16}` settings with so many shards.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) program: Program,
@@ -96,6 +96,11 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
             .into(),
         target: times(&[("seed", 10.0), ("careful", 3.5)]),
     };
+    let tiny_step = |settings| {
+        vit(format!(
+            "bench train {settings} --batch-size 8 --steps 5 --warmup 2 --threads {threads} --json"
+        ))
+    };
     let tiny_forward = |name, title, batch_size, iterations, target| Row {
         name,
         title,
@@ -137,10 +142,18 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
             title: "training step, shallow, 16 shards",
             figure: STEP,
             ours: Contender::ours(vit(format!(
-                "bench train --config {{shards}} --preset shallow --dataset mnist --threads {threads} --json"
+                "bench train --config {{shards-16}} --preset shallow --dataset mnist --threads {threads} --json"
             ))),
             peers: vec![Contender::of("4 shards", bench_train("shallow", threads))],
             target: times(&[("4 shards", 1.0)]),
+        },
+        Row {
+            name: "one-shard",
+            title: "training step, ViT-Ti/16, batch 8, 1 shard",
+            figure: STEP,
+            ours: Contender::ours(tiny_step("--config {shards-1} --preset vit-ti16")),
+            peers: vec![Contender::of("4 shards", tiny_step(TINY))],
+            target: times(&[("4 shards", 0.9)]),
         },
         Row {
             name: "eval",
@@ -221,9 +234,7 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
             name: "tiny-train-8",
             title: "ViT-Ti/16 AdamW step, batch 8",
             figure: STEP,
-            ours: Contender::ours(vit(format!(
-                "bench train {TINY} --batch-size 8 --steps 5 --warmup 2 --threads {threads} --json"
-            ))),
+            ours: Contender::ours(tiny_step(TINY)),
             peers: vec![Contender::of(
                 "timm",
                 peer_run(format!("timm-train --batch-size 8 --steps 5 --threads {threads}")),
