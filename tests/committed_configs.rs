@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::files::test_file;
+use crate::idx_folder::IdxFolder;
 use crate::support::Sandbox;
 
 #[test]
@@ -38,8 +39,9 @@ fn the_class_token_model_trains_and_exports_to_timm_and_transformers() {
 fn the_larger_recipe_has_at_most_250_000_parameters() {
     let sandbox = Sandbox::new();
     let config = test_file("../configs/mnist-250k.toml");
-    let words = format!("--config {} --max-steps 20", config.display());
-    let told = sandbox.train_digits(&words).stdout;
+    IdxFolder { train: 400, ..IdxFolder::default() }.write(&sandbox, "images");
+    let words = format!("train --config {} --dataset images --max-steps 5", config.display());
+    let told = sandbox.run(&format!("{words} --run-dir run")).succeeded().stdout;
     assert!(told.contains("val accuracy"), "{told}");
     let info = sandbox.run("info run --json").succeeded().json();
     assert_eq!(info["parameters"], 204_170);

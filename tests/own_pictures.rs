@@ -131,7 +131,7 @@ fn threads_cache_and_a_kill_do_not_change_the_model() {
     flowers(&sandbox);
     sandbox.write("off.toml", "[data]\ncache = false\n");
     let train = |words: &str, name: &str| {
-        let run = "--image-size 16 --batch-size 16 --max-steps 60 --save-every 3 --run-dir";
+        let run = "--image-size 16 --batch-size 16 --max-steps 30 --save-every 3 --run-dir";
         sandbox.command(&format!("train --dataset flowers {run} {name} {words}"))
     };
     let model = |name: &str| sandbox.read(&format!("{name}/model.safetensors"));
@@ -321,7 +321,7 @@ fn too_many_classes_are_rejected_with_their_number() {
 fn with_a_cache_changes_of_the_folder_do_not_affect_the_run() {
     let sandbox = Sandbox::new();
     flowers(&sandbox);
-    let words = "train --dataset flowers --image-size 16 --batch-size 16 --epochs 40 --run-dir";
+    let words = "train --dataset flowers --image-size 16 --batch-size 16 --epochs 15 --run-dir";
     sandbox.run(&format!("{words} whole")).succeeded();
     let mut running = Running::start(&mut sandbox.command(&format!("{words} changed")));
     let metrics = sandbox.path("changed/metrics.jsonl");

@@ -9,6 +9,7 @@ use serde_json::Value;
 use vit_train::{Decay, Group, NamedVars, Optimizer, OptimizerConfig, Schedule, clip_gradients};
 
 use crate::files::test_file;
+use crate::idx_folder::IdxFolder;
 use crate::support::{Sandbox, json_lines, timeless};
 
 /// Tolerance for the same formula in `f64` with another order of operations.
@@ -180,20 +181,19 @@ fn augmentation_flags_equal_settings_and_mixup_repeats() {
 #[test]
 fn resuming_with_sgd_is_bit_identical() {
     let sandbox = Sandbox::new();
+    IdxFolder::default().write(&sandbox, "tiny");
     sandbox.write(
         "c.toml",
-        "[train]\nepochs = 3\nevaluate_every = 2\nbatch_size = 2000\n[train.optimizer]\nkind = 'sgd'\nlr = 0.1\nmomentum = 0.9\n",
+        "dataset = 'tiny'\n[train]\nepochs = 3\nevaluate_every = 2\nbatch_size = 8\n[train.optimizer]\nkind = 'sgd'\nlr = 0.1\nmomentum = 0.9\n",
     );
-    sandbox.train_digits("--config c.toml");
+    sandbox.run("train --config c.toml --run-dir run").succeeded();
     let metrics = sandbox.read("run/metrics.jsonl");
     let epochs = json_lines(metrics.clone());
     let tested: Vec<bool> = epochs.iter().map(|epoch| epoch.get("test_loss").is_some()).collect();
     assert_eq!(tested, [false, true, true]);
     let settings = String::from_utf8(sandbox.read("run/config.toml")).unwrap();
     assert!(settings.contains("kind = \"sgd\"") && settings.contains("evaluate_every = 2"));
-    sandbox
-        .run("train --dataset digits --config c.toml --run-dir again --save-every 7")
-        .succeeded();
+    sandbox.run("train --config c.toml --run-dir again --save-every 7").succeeded();
     let last = std::fs::read_link(sandbox.path("again/checkpoints/last")).unwrap();
     std::fs::remove_dir_all(sandbox.path("again/checkpoints").join(last)).unwrap();
     sandbox.run("train --resume again").succeeded();

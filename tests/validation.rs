@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::idx_folder::IdxFolder;
 use crate::support::{Sandbox, json_lines, timeless};
 
 fn epochs(metrics: &[u8]) -> Vec<Value> {
@@ -31,8 +32,9 @@ fn the_best_epoch_has_the_highest_validation_accuracy_and_its_weights_are_saved(
 fn early_stopping_ends_a_run_without_progress_and_repeats() {
     let sandbox = Sandbox::new();
     // Nothing is learned, so no epoch is better than the first.
-    let words = "--epochs 9 --batch-size 500 --lr 0 --val-split 0.1 --patience 2";
-    sandbox.train_digits(words);
+    IdxFolder { train: 200, ..IdxFolder::default() }.write(&sandbox, "images");
+    let words = "--epochs 9 --batch-size 50 --lr 0 --val-split 0.1 --patience 2";
+    sandbox.run(&format!("train --dataset images --run-dir run {words}")).succeeded();
     let metrics = sandbox.read("run/metrics.jsonl");
     assert_eq!(epochs(&metrics).len(), 3);
     sandbox.run("train --config run/config.toml --threads 3 --run-dir again").succeeded();

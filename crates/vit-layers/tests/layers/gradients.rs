@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::VarBuilder;
 use vit_layers::{
     Attention, AttentionConfig, Bias, CrossAttention, DropPath, Dropout, Encoder, EncoderBlock,
-    FeedForward, LayerNorm, LayerScale, Linear, Mode, Parameters, Pass, Random, TokenMask,
+    EncoderConfig, FeedForward, LayerNorm, LayerScale, Linear, Mode, Parameters, Pass, Random,
+    TokenMask,
 };
 
 use crate::support::{
@@ -58,11 +59,11 @@ fn dropout_and_drop_path_match_finite_differences() -> Result<()> {
 
 #[test]
 fn attention_feed_forward_block_and_encoder_match_finite_differences() -> Result<()> {
-    let xs = tokens()?;
     let mask = TokenMask::from_lengths(&[3, 2], 3)?;
     let masked = Pass::from(TRAIN).masked(&mask);
-    let bias = Var::from_tensor(&normal("bias", (1, 1, 3, 3))?)?;
-    for (label, cfg) in configs() {
+    let check_config = |(label, cfg): (&str, EncoderConfig)| -> Result<()> {
+        let xs = tokens()?;
+        let bias = Var::from_tensor(&normal("bias", (1, 1, 3, 3))?)?;
         let of = |layer: &str| format!("{layer}, {label}");
         let new = |vb: &VarBuilder| Attention::new(&cfg.attention(), vb);
         check(&of("attention"), &[&xs], new, |layer| layer.forward(&xs, masked))?;
@@ -75,9 +76,13 @@ fn attention_feed_forward_block_and_encoder_match_finite_differences() -> Result
         let causal = masked.causal().biased(&bias);
         check(&of("causal encoder"), &[&xs, &bias], new, |layer| layer.forward(&xs, causal))?;
         let of_first = of("the first token of an encoder");
-        check(&of_first, &[&xs], new, |layer| layer.forward_first(&xs, masked))?;
-    }
-    Ok(())
+        check(&of_first, &[&xs], new, |layer| layer.forward_first(&xs, masked))
+    };
+    std::thread::scope(|scope| {
+        let checks: Vec<_> =
+            configs().into_iter().map(|config| scope.spawn(|| check_config(config))).collect();
+        checks.into_iter().try_for_each(|check| check.join().expect("no panic"))
+    })
 }
 
 #[test]
