@@ -47,9 +47,8 @@ fn the_larger_recipe_has_at_most_250_000_parameters() {
     assert_eq!(info["parameters"], 204_170);
 }
 
-#[test]
-fn the_best_recipe_has_the_notebooks_number_of_parameters() {
-    let sandbox = Sandbox::new();
+/// Trains with the best recipe: a model of the notebook's number of parameters, which learns faster.
+pub(crate) fn train_best_recipe(sandbox: &Sandbox) {
     let config = test_file("../configs/mnist-best.toml");
     // Long enough for the average to forget the first steps.
     sandbox.train_digits(&format!("--config {} --epochs 3", config.display()));

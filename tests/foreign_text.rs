@@ -261,7 +261,7 @@ proptest! {
     })]
 
     #[test]
-    fn foreign_names_and_values_never_reach_the_terminal_unescaped(names in proptest::collection::vec(hostile(), 4)) {
+    fn foreign_names_and_values_never_reach_the_terminal_unescaped(names in proptest::collection::vec(hostile(), 3)) {
         let sandbox = sandbox();
         for name in names {
             assert_reaches_the_terminal_escaped(&sandbox, &name);

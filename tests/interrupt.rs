@@ -89,7 +89,8 @@ pub(crate) fn send(signal: &str, to: &mut Running) {
 #[test]
 fn an_interruption_does_not_change_the_best_epoch() {
     let sandbox = Sandbox::new();
-    let words = "train --dataset digits --epochs 2 --lr 0.02 --val-split 0.01 --log-every 20";
+    IdxFolder { train: 4_000, ..IdxFolder::default() }.write(&sandbox, "images");
+    let words = "train --dataset images --epochs 2 --batch-size 16 --lr 0.02 --val-split 0.01 --log-every 20";
     sandbox.run(&format!("{words} --run-dir whole")).succeeded();
     let mut training = Running::start(&mut sandbox.command(&format!("{words} --run-dir run")));
     let metrics = sandbox.path("run/metrics.jsonl");
@@ -124,10 +125,10 @@ fn closing_the_terminal_saves_and_ends_the_run() {
     sandbox.run("verify run").succeeded();
 }
 
-/// A model of 3.2 million parameters, and 6,000 test images.
+/// A model of 3.2 million parameters, and 3,000 test images.
 fn slow_to_evaluate() -> Sandbox {
     let sandbox = Sandbox::new();
-    IdxFolder { test: 6_000, ..IdxFolder::default() }.write(&sandbox, "images");
+    IdxFolder { test: 3_000, ..IdxFolder::default() }.write(&sandbox, "images");
     let train = "dataset = 'images'\n[train]\nbatch_size = 20\nlog_every = 1\n";
     let model = "[model]\ndim = 256\nmlp_dim = 1024\ndepth = 4\n";
     sandbox.write("slow.toml", format!("{train}{model}"));

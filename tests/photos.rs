@@ -8,6 +8,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageEncoder, ImageFormat, Luma};
 use vit_data::Split;
 
+use crate::committed_configs::train_best_recipe;
 use crate::support::{Sandbox, json_lines};
 
 const SAMPLES: usize = 50;
@@ -55,7 +56,7 @@ fn exif(orientation: Orientation) -> Vec<u8> {
 #[test]
 fn photos_of_digits_are_classified_like_the_digits() {
     let sandbox = Sandbox::new();
-    sandbox.train_digits("--epochs 3 --lr 0.003 --dropout 0");
+    train_best_recipe(&sandbox);
     let dataset = vit_data::digits().unwrap();
     let test = dataset.split(Split::Test);
     for index in 0..SAMPLES {

@@ -13,6 +13,8 @@ use tempfile::TempDir;
 const DEAD_PROXY: &str = "http://127.0.0.1:9";
 const PROXIES: [&str; 6] =
     ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+/// Not an address: the hub's client would try a refused one five times, for two seconds.
+const NO_HUB: (&str, &str) = ("HF_ENDPOINT", "none");
 /// Environment variables of the user that would affect results.
 const UNSET: [&str; 8] = [
     "VIT_DATA",
@@ -93,7 +95,7 @@ impl Sandbox {
         for name in UNSET {
             command.env_remove(name);
         }
-        command.envs(PROXIES.map(|name| (name, DEAD_PROXY)));
+        command.envs(PROXIES.map(|name| (name, DEAD_PROXY))).envs([NO_HUB]);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let home = self.path("home");
         command.env("XDG_CACHE_HOME", home.join("cache")).env("HOME", home);

@@ -58,7 +58,7 @@ fn a_full_disk_while_caching_pictures_leaves_no_cache() {
 #[test]
 fn moving_the_run_directory_ends_the_run() {
     let sandbox = sandbox();
-    sandbox.write("long.toml", super::SETTINGS.replace("epochs = 10", "epochs = 300"));
+    sandbox.write("long.toml", super::SETTINGS.replace("epochs = 10", "epochs = 150"));
     let words = "-q train --config long.toml --run-dir";
     sandbox.run(&format!("{words} whole")).succeeded();
     for is_kept in [true, false] {

