@@ -12,25 +12,25 @@ use crate::files::test_file;
 use crate::mnist::real_mnist;
 use crate::support::{Sandbox, json_lines};
 
-const SAMPLES: usize = 100;
+const SAMPLES: usize = 50;
 
-/// Each kind of picture, and the accuracy it may lose against clean paper, in points.
+/// Each kind of picture, and the pictures that may be classified worse than clean paper.
 const KINDS: [(&str, usize); 15] = [
     ("clean", 0),
-    ("thin-400", 5),
-    ("thin-280", 5),
-    ("page-1000", 5),
-    ("corner", 5),
-    ("ballpoint", 5),
-    ("frame", 5),
-    ("chalk", 5),
-    ("blue-on-yellow", 5),
-    ("transparent", 5),
-    ("strip", 15),
-    ("letterbox", 15),
-    ("half-shadow", 15),
-    ("ruled", 15),
-    ("form-field", 15),
+    ("thin-400", 2),
+    ("thin-280", 2),
+    ("page-1000", 2),
+    ("corner", 2),
+    ("ballpoint", 2),
+    ("frame", 2),
+    ("chalk", 2),
+    ("blue-on-yellow", 2),
+    ("transparent", 2),
+    ("strip", 7),
+    ("letterbox", 7),
+    ("half-shadow", 7),
+    ("ruled", 7),
+    ("form-field", 7),
 ];
 
 /// Uses a committed model, so that only the preprocessing is tested: `configs/mnist-best.toml` with 40 epochs, stopped
@@ -52,7 +52,7 @@ pub(crate) fn digits_on_paper_are_classified_like_on_clean_paper() {
     let mut table = String::new();
     let mut behind = Vec::new();
     let mut clean = None;
-    for (kind, points) in KINDS {
+    for (kind, worse) in KINDS {
         (0..SAMPLES).into_par_iter().for_each(|index| {
             let digit = GrayImage::from_raw(28, 28, test.image(index).unwrap()).unwrap();
             let picture = drawing::draw(kind, &digit, index as u32);
@@ -60,11 +60,11 @@ pub(crate) fn digits_on_paper_are_classified_like_on_clean_paper() {
         });
         let right = right(kind);
         writeln!(table, "{kind:<14}  {right:>3}").unwrap();
-        if right + points < *clean.get_or_insert(right) {
+        if right + worse < *clean.get_or_insert(right) {
             behind.push(kind);
         }
     }
     eprintln!("{table}");
     assert!(behind.is_empty(), "{behind:?} are too far behind clean paper:\n{table}");
-    assert!(clean >= Some(97), "{table}");
+    assert!(clean >= Some(49), "{table}");
 }
