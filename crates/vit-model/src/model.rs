@@ -45,12 +45,14 @@ impl VisionTransformer {
         })
     }
 
-    /// For many forward passes of one image on a CPU: see [`Encoder::for_inference`].
+    /// For many forward passes of one image on a CPU: see [`Encoder::for_inference`] and
+    /// [`PatchEmbedding::for_inference`].
     ///
     /// # Errors
     /// If memory is full.
     pub fn for_inference(self) -> Result<Self> {
-        Ok(Self { encoder: self.encoder.for_inference()?, ..self })
+        let (embedding, encoder) = (self.embedding.for_inference()?, self.encoder.for_inference()?);
+        Ok(Self { embedding, encoder, ..self })
     }
 
     /// # Shapes

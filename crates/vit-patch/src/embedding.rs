@@ -94,6 +94,18 @@ impl PatchEmbedding {
         Ok(Self { path, config: config.clone(), proj, prefix, positions })
     }
 
+    /// For many forward passes: adds the maps of patches and of positions once, instead of at each pass. Outputs keep
+    /// their bits. The sum is a constant: later changes of the variables do not reach it.
+    ///
+    /// # Errors
+    /// If memory is full.
+    pub fn for_inference(self) -> Result<Self> {
+        let Positions::PatchLinear(position) = &self.positions else { return Ok(self) };
+        let PatchLinear { weight, bias } = self.proj.plus(position)?;
+        let proj = PatchLinear { weight: weight.detach(), bias: bias.detach() };
+        Ok(Self { proj, positions: Positions::None, ..self })
+    }
+
     /// Prepends class token and registers to `patches` (batch, patches, dim): (batch, tokens, dim).
     fn prepend(&self, patches: Tensor) -> Result<Tensor> {
         if self.prefix.is_empty() {
@@ -248,6 +260,19 @@ mod tests {
                 embed(&config, class_token, parameters.clone(), images)
             })?;
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_sum_for_inference_changes_no_bit() -> Result<()> {
+        let config = config(Position::PatchLinear, PositionRows::Tokens, 0);
+        let parameters = Parameters::seeded(1);
+        let vb = parameters.builder(DType::F32, &Device::Cpu);
+        let embedding = PatchEmbedding::new(&config, ClassToken::Absent, &vb)?;
+        let images = images()?.to_dtype(DType::F32)?;
+        let want = embedding.forward(&images)?.to_vec3::<f32>()?;
+        let got = embedding.for_inference()?.forward(&images)?;
+        assert!(got.to_vec3::<f32>()? == want && !got.track_op());
         Ok(())
     }
 
