@@ -89,8 +89,7 @@ pub(crate) fn send(signal: &str, to: &mut Running) {
 #[test]
 fn an_interruption_does_not_change_the_best_epoch() {
     let sandbox = Sandbox::new();
-    IdxFolder { train: 4_000, ..IdxFolder::default() }.write(&sandbox, "images");
-    let words = "train --dataset images --epochs 2 --batch-size 16 --lr 0.02 --val-split 0.01 --log-every 20";
+    let words = "train --dataset digits --epochs 2 --lr 0.02 --val-split 0.01 --log-every 20";
     sandbox.run(&format!("{words} --run-dir whole")).succeeded();
     let mut training = Running::start(&mut sandbox.command(&format!("{words} --run-dir run")));
     let metrics = sandbox.path("run/metrics.jsonl");
@@ -125,10 +124,10 @@ fn closing_the_terminal_saves_and_ends_the_run() {
     sandbox.run("verify run").succeeded();
 }
 
-/// A model of 3.2 million parameters, and 3,000 test images.
-fn slow_to_evaluate() -> Sandbox {
+/// A model of 3.2 million parameters, and so many test images.
+fn slow_to_evaluate(test: u32) -> Sandbox {
     let sandbox = Sandbox::new();
-    IdxFolder { test: 3_000, ..IdxFolder::default() }.write(&sandbox, "images");
+    IdxFolder { test, ..IdxFolder::default() }.write(&sandbox, "images");
     let train = "dataset = 'images'\n[train]\nbatch_size = 20\nlog_every = 1\n";
     let model = "[model]\ndim = 256\nmlp_dim = 1024\ndepth = 4\n";
     sandbox.write("slow.toml", format!("{train}{model}"));
@@ -156,10 +155,10 @@ fn interrupt_once(sandbox: &Sandbox, words: &str, has: &str) {
     sandbox.run("verify run --files-only").succeeded();
 }
 
-/// An evaluation of some seconds is interrupted, and the training before it is saved.
+/// An evaluation of many seconds is interrupted, and the training before it is saved.
 #[test]
 fn a_slow_evaluation_does_not_delay_an_interruption() {
-    let sandbox = slow_to_evaluate();
+    let sandbox = slow_to_evaluate(20_000);
     interrupt_once(&sandbox, "", "\"step\":2,");
     assert!(sandbox.path("run/checkpoints/step-000002").exists());
 }
@@ -167,7 +166,7 @@ fn a_slow_evaluation_does_not_delay_an_interruption() {
 /// Nor does a report, which evaluates too; the trace is written before it.
 #[test]
 fn a_slow_report_does_not_delay_an_interruption() {
-    let sandbox = slow_to_evaluate();
+    let sandbox = slow_to_evaluate(8_000);
     interrupt_once(&sandbox, "--max-steps 1 --trace trace.json", "\"epoch\",");
     let trace: serde_json::Value = serde_json::from_slice(&sandbox.read("trace.json")).unwrap();
     let events = trace["traceEvents"].as_array().unwrap();

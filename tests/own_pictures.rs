@@ -328,6 +328,7 @@ fn with_a_cache_changes_of_the_folder_do_not_affect_the_run() {
     running.wait_until(|| fs::metadata(&metrics).is_ok_and(|it| it.len() > 0));
     fs::remove_dir_all(sandbox.path("flowers/rose")).expect("a writable folder");
     write(&sandbox, "flowers/tulip/3.png", &picture(0, 40));
+    running.assert_is_running();
     running.end().succeeded();
     let model = |run: &str| sandbox.read(&format!("{run}/model.safetensors"));
     assert!(model("whole") == model("changed"));

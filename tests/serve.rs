@@ -728,7 +728,7 @@ fn runs_are_listed_shown_and_watched() {
 #[test]
 fn watching_a_run_does_not_change_its_bits() {
     let sandbox = Sandbox::new();
-    let words = "--epochs 4 --batch-size 32 --seed 3";
+    let words = "--epochs 10 --batch-size 32 --seed 3";
     sandbox.run(&format!("train --dataset digits --run-dir alone {words}")).succeeded();
     let mut command =
         sandbox.command(&format!("train --dataset digits --run-dir watched {words} --serve"));

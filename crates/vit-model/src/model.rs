@@ -148,13 +148,8 @@ impl VisionTransformer {
         match self.pool {
             Pool::Cls => encoded.get_on_dim(1, 0),
             Pool::First => encoded.get_on_dim(1, self.prefix),
-            Pool::Mean => self.patches(encoded)?.mean(1),
+            Pool::Mean => vit_ops::mean_tokens(encoded, self.prefix),
         }
-    }
-
-    /// `encoded` (batch, tokens, dim) without the registers.
-    fn patches(&self, encoded: &Tensor) -> Result<Tensor> {
-        encoded.narrow(1, self.prefix, encoded.dim(1)? - self.prefix)
     }
 }
 

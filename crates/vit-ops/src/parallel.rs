@@ -1,8 +1,7 @@
 //! Splits one large operation over threads: over threads of its own, such as inference on one image, or over idle ones
 //! of the rayon pool that it runs on, such as a trainer's shard.
 //!
-//! Pieces have borders that depend on shapes alone, and nothing is summed across them, so the number of threads changes
-//! no bit.
+//! Nothing is summed across pieces, so neither their borders nor the number of threads change a bit.
 #![expect(
     unsafe_code,
     reason = "threads work on what their caller borrows; the caller waits for them"
@@ -22,8 +21,9 @@ const WORTH_WAKING: usize = 4_000_000;
 /// Multiply-adds that justify splitting over threads that are awake, which costs about a microsecond.
 const WORTH_SPLITTING: usize = 400_000;
 
-/// Multiply-adds that justify waking idle threads of a rayon pool: 10 to 20 µs of work.
-const WORTH_SHARING: usize = 1_000_000;
+/// Multiply-adds that justify sharing with idle threads of a rayon pool, half for the caller and half for a helper, which
+/// wakes in 5 to 25 µs: 20 to 45 µs of work.
+const WORTH_SHARING: usize = 2_000_000;
 
 /// How often a thread polls for work, some tenths of a millisecond, before it sleeps. A model's next operation comes
 /// sooner, and the last pieces of one take microseconds.
@@ -37,7 +37,7 @@ thread_local! {
     static SHARING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Threads of rayon pools that run work which shares its operations.
+/// Threads of rayon pools inside [`share_pool`].
 static SHARERS: AtomicUsize = AtomicUsize::new(0);
 
 /// Sets the number of threads for large operations, including the caller's. The default is one per core.
@@ -63,13 +63,17 @@ pub fn serial<R>(work: impl FnOnce() -> R) -> R {
 /// Runs `work`, on a thread of a rayon pool, with each large operation split over the pool's idle threads: those outside
 /// such work. This changes no bit.
 ///
-/// On any other thread it changes nothing.
+/// A thread that waits for the others' part takes up no other work of the pool. On a thread outside a pool nothing
+/// changes.
 pub fn share_pool<R>(work: impl FnOnce() -> R) -> R {
     struct Leave;
     impl Drop for Leave {
         fn drop(&mut self) {
             SHARERS.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+    if !is_pooled() || SHARING.get() {
+        return work();
     }
     SHARERS.fetch_add(1, Ordering::Relaxed);
     let _leave = Leave;
@@ -149,20 +153,22 @@ pub(crate) fn for_each_with<P: Send, R>(
         }
     };
     if is_pooled() {
-        on_shared_pool(&take_in_turn);
+        let helpers = idle().min(multiply_adds / (WORTH_SHARING / 2));
+        on_idle(helpers, &|| with(&SHARING, false, take_in_turn));
     } else {
         pool().on_all(large(multiply_adds), &take_in_turn);
     }
 }
 
-/// Runs `work` on this thread of a rayon pool and on idle ones.
-fn on_shared_pool(work: &(dyn Fn() + Sync)) {
-    let work = || with(&SHARING, false, work);
-    rayon::scope(|scope| {
-        for _ in 0..idle() {
-            scope.spawn(|_| work());
+/// Runs `work` on this thread of a rayon pool, and on up to so many idle ones that join before it ends here.
+fn on_idle(helpers: usize, work: &(dyn Fn() + Sync)) {
+    let shared = Arc::<Shared>::default();
+    // Not `rayon::scope`, in which this thread would take up another shard while it waits.
+    shared.run(work, || {
+        for _ in 0..helpers {
+            let shared = Arc::clone(&shared);
+            rayon::spawn(move || shared.join(shared.lock()));
         }
-        work();
     });
 }
 
@@ -245,32 +251,42 @@ impl Pool {
         Self { shared, helpers }
     }
 
-    /// Runs `work` on the caller's thread and on every helper that joins before it ends there. One job at a time: a
-    /// caller that finds another job works alone. Sleeping helpers join only if woken.
+    /// Runs `work` on the caller's thread and on helpers. Sleeping ones join only if woken.
     fn on_all(&self, wakes: bool, work: &(dyn Fn() + Sync)) {
         let shared = &*self.shared;
+        if self.helpers == 0 {
+            return work();
+        }
+        shared.run(work, || {
+            if wakes && shared.awake.load(Ordering::Relaxed) < self.helpers {
+                shared.posted.notify_all();
+            }
+        });
+    }
+}
+
+impl Shared {
+    /// Runs `work` on the caller's thread and on every helper that joins before it ends there. One job at a time: a
+    /// caller that finds another job works alone.
+    fn run(&self, work: &(dyn Fn() + Sync), call_helpers: impl FnOnce()) {
         let panic = Mutex::new(None);
         let of_helper = || {
             if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
                 *panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
             }
         };
-        if self.helpers == 0 || !shared.post(Job::new(&of_helper)) {
+        if !self.post(Job::new(&of_helper)) {
             return work();
         }
-        let finish = Finish(shared);
-        if wakes && shared.awake.load(Ordering::Relaxed) < self.helpers {
-            shared.posted.notify_all();
-        }
+        let finish = Finish(self);
+        call_helpers();
         work();
         drop(finish);
         if let Some(payload) = panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
             resume_unwind(payload);
         }
     }
-}
 
-impl Shared {
     fn lock(&self) -> MutexGuard<'_, Option<Job>> {
         // The job is consistent whenever the lock is free.
         self.job.lock().unwrap_or_else(PoisonError::into_inner)
@@ -306,14 +322,19 @@ impl Shared {
                 self.awake.fetch_add(1, Ordering::Relaxed);
             }
             seen = self.jobs.load(Ordering::Relaxed);
-            let Some(work) = *job else { continue };
-            self.busy.fetch_add(1, Ordering::Relaxed);
-            drop(job);
-            work.run();
-            let _lock = self.lock();
-            if self.busy.fetch_sub(1, Ordering::Release) == 1 {
-                self.finished.notify_all();
-            }
+            self.join(job);
+        }
+    }
+
+    /// Runs the job, if there still is one.
+    fn join(&self, job: MutexGuard<'_, Option<Job>>) {
+        let Some(work) = *job else { return };
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        drop(job);
+        work.run();
+        let _lock = self.lock();
+        if self.busy.fetch_sub(1, Ordering::Release) == 1 {
+            self.finished.notify_all();
         }
     }
 }
@@ -342,6 +363,9 @@ impl Drop for Finish<'_> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use std::sync::Barrier;
+    use std::time::Duration;
+
     thread_local! {
         /// The pool of this test's thread.
         pub(super) static INSTEAD: Cell<Option<&'static Pool>> = const { Cell::new(None) };
@@ -361,13 +385,16 @@ pub(crate) mod tests {
         for threads in 1..=3 {
             assert!(on_threads(threads, &work) == alone, "{threads} threads");
         }
-        assert!(idle_pool().install(|| share_pool(&work)) == alone, "threads of a rayon pool");
+        assert!(on_idle_pool(|| share_pool(&work)) == alone, "threads of a rayon pool");
     }
 
-    /// A rayon pool with idle threads, whatever other tests do.
-    fn idle_pool() -> rayon::ThreadPool {
-        let tests = thread::available_parallelism().map_or(1, NonZero::get);
-        rayon::ThreadPoolBuilder::new().num_threads(tests + 2).build().expect("threads start")
+    /// Runs `work` on a thread of a rayon pool with two idle ones. The number of sharing threads is the process's, so such
+    /// tests take turns.
+    fn on_idle_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build();
+        pool.expect("threads start").install(work)
     }
 
     #[test]
@@ -387,11 +414,23 @@ pub(crate) mod tests {
     fn small_and_nested_operations_are_not_split() {
         assert!(splits(WORTH_WAKING) && !splits(WORTH_SPLITTING - 1));
         serial(|| assert!(!splits(WORTH_WAKING)));
-        let pool = idle_pool();
-        assert!(!pool.install(|| splits(WORTH_WAKING)));
-        let shares = |multiply_adds| pool.install(|| share_pool(|| splits(multiply_adds)));
-        assert!(shares(WORTH_SHARING) && !shares(WORTH_SHARING - 1));
-        assert!(!pool.install(|| share_pool(|| serial(|| splits(WORTH_WAKING)))));
+        on_idle_pool(|| {
+            assert!(!splits(WORTH_WAKING));
+            share_pool(|| {
+                assert!(splits(WORTH_SHARING) && !splits(WORTH_SHARING - 1));
+                serial(|| assert!(!splits(WORTH_WAKING)));
+                share_pool(|| assert_eq!(idle(), 2));
+                let all = Barrier::new(3);
+                rayon::broadcast(|_| {
+                    share_pool(|| {
+                        all.wait();
+                        assert!(!splits(WORTH_SHARING), "no thread is idle");
+                        all.wait();
+                    });
+                });
+            });
+            assert_eq!(idle(), 3);
+        });
         let panicked = catch_unwind(|| serial(|| panic!("a panic in a piece")));
         assert!(panicked.is_err() && splits(WORTH_WAKING));
     }
@@ -401,8 +440,9 @@ pub(crate) mod tests {
         let panics = || for_each(WORTH_WAKING, 0..100, |piece| assert_ne!(piece, 50));
         assert!(catch_unwind(AssertUnwindSafe(|| on_threads(3, panics))).is_err());
         INSTEAD.set(None);
-        let panics = || idle_pool().install(|| share_pool(panics));
-        assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+        let panics = || on_idle_pool(|| share_pool(panics));
+        assert!(catch_unwind(panics).is_err());
+        assert_eq!(on_idle_pool(idle), 3);
     }
 
     #[test]
@@ -438,7 +478,21 @@ pub(crate) mod tests {
 
     #[test]
     fn idle_threads_of_a_pool_take_part() {
-        idle_pool().install(|| share_pool(each_thread_takes_a_piece));
+        on_idle_pool(|| share_pool(each_thread_takes_a_piece));
+    }
+
+    #[test]
+    fn a_thread_that_waits_for_a_piece_takes_up_nothing_else() {
+        thread_local! {
+            static WITHIN: Cell<bool> = const { Cell::new(false) };
+        }
+        let shard = || {
+            assert!(!WITHIN.replace(true), "another shard waits on this thread");
+            let piece = |_| thread::sleep(Duration::from_millis(1));
+            share_pool(|| for_each(WORTH_SHARING, 0..4, piece));
+            WITHIN.set(false);
+        };
+        on_idle_pool(|| rayon::scope(|scope| (0..20).for_each(|_| scope.spawn(|_| shard()))));
     }
 
     /// Splits an operation whose two pieces wait for each other, and in which nothing is split.

@@ -1,4 +1,4 @@
-//! Steps in shards: a batch is divided independently of threads and ranks, each shard computed by one thread, and the
+//! Steps in shards: a batch is divided independently of threads and ranks, each shard taken by one thread, and the
 //! gradients added along a fixed tree.
 
 mod ahead;

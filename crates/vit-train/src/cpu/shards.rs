@@ -1,4 +1,4 @@
-//! Shards: the pieces of a batch that one thread each computes. Their borders depend on the batch size and the number
+//! Shards: the pieces of a batch that one thread each takes. Their borders depend on the batch size and the number
 //! of shards, never on threads.
 
 use std::ops::Range;
