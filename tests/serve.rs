@@ -728,10 +728,11 @@ fn runs_are_listed_shown_and_watched() {
 #[test]
 fn watching_a_run_does_not_change_its_bits() {
     let sandbox = Sandbox::new();
-    let words = "--epochs 10 --batch-size 32 --seed 3";
+    let words = "--epochs 5 --batch-size 32 --seed 3";
     sandbox.run(&format!("train --dataset digits --run-dir alone {words}")).succeeded();
-    let mut command =
-        sandbox.command(&format!("train --dataset digits --run-dir watched {words} --serve"));
+    // On one thread, so that it lasts until the watcher has seen a model.
+    let mut command = sandbox
+        .command(&format!("train --dataset digits --run-dir watched {words} --threads 1 --serve"));
     let mut running = Running::start(&mut command);
     let mut said = String::new();
     let stderr = running.child().stderr.as_mut().unwrap();

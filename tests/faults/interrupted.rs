@@ -66,10 +66,10 @@ fn resuming_after_a_signal_in_any_step_is_bit_identical() {
 #[test]
 fn interrupting_a_slow_step_loses_only_that_step() {
     let sandbox = Sandbox::new();
-    IdxFolder { train: 384, ..IdxFolder::default() }.write(&sandbox, "images");
+    IdxFolder { train: 288, ..IdxFolder::default() }.write(&sandbox, "images");
     let slow =
         SLOW.replace("dim = 192\nmlp_dim = 768\ndepth = 3", "dim = 384\nmlp_dim = 1024\ndepth = 6");
-    let slow = slow.replace("= 45", "= 192").replace("val_split = 0.1\n", "");
+    let slow = slow.replace("= 45", "= 144").replace("val_split = 0.1\n", "");
     sandbox.write("slow.toml", slow);
     let words = "train --config slow.toml --epochs 1 --threads 1 --run-dir";
     sandbox.run(&format!("-q {words} whole")).succeeded();
