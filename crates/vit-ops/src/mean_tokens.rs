@@ -7,7 +7,7 @@ use crate::{simd, slices};
 /// `y_n = 1 / (tokens - first) sum_{t >= first} x_nt` for each sample `n`.
 ///
 /// PyTorch equivalent: `xs[:, first:].mean(dim=1)`. candle's mean gives the same bits, but computes an index for each
-/// number, and a tensor of zeros for its gradient.
+/// number.
 ///
 /// # Shapes
 /// `xs` (batch, tokens, dim) -> (batch, dim)
@@ -15,10 +15,7 @@ use crate::{simd, slices};
 /// # Errors
 /// If no token is left.
 pub fn mean_tokens(xs: &Tensor, first: usize) -> Result<Tensor> {
-    let (_batch, tokens, _dim) = xs.dims3()?;
-    if first >= tokens {
-        bail!("mean of tokens: expected more than {first} tokens, got {tokens}");
-    }
+    check(xs, first)?;
     if slices::fused(xs) {
         xs.contiguous()?.apply_op1(MeanTokens { first })
     } else {
@@ -26,14 +23,23 @@ pub fn mean_tokens(xs: &Tensor, first: usize) -> Result<Tensor> {
     }
 }
 
+fn check(xs: &Tensor, first: usize) -> Result<()> {
+    let (_batch, tokens, _dim) = xs.dims3()?;
+    if first >= tokens {
+        bail!("mean of tokens: expected more than {first} tokens, got {tokens}");
+    }
+    Ok(())
+}
+
 pub(crate) mod composed {
-    use super::{Result, Tensor};
+    use super::{Result, Tensor, check};
 
     /// [`mean_tokens`](crate::mean_tokens()) from candle's tensor operations.
     ///
     /// # Errors
     /// If no token is left.
     pub fn mean_tokens(xs: &Tensor, first: usize) -> Result<Tensor> {
+        check(xs, first)?;
         xs.narrow(1, first, xs.dim(1)? - first)?.mean(1)
     }
 }
@@ -127,8 +133,10 @@ mod tests {
     #[test]
     fn no_token_left_is_an_error() -> Result<()> {
         let [xs] = tensors(&[&[2, 4, 3]])?;
-        let error = mean_tokens(&xs, 4).unwrap_err().to_string();
-        assert!(error.contains("expected more than 4 tokens, got 4"), "{error}");
+        for form in [mean_tokens, composed::mean_tokens] {
+            let error = form(&xs, 4).unwrap_err().to_string();
+            assert!(error.contains("expected more than 4 tokens, got 4"), "{error}");
+        }
         Ok(())
     }
 }

@@ -153,7 +153,7 @@ pub(crate) fn for_each_with<P: Send, R>(
         }
     };
     if is_pooled() {
-        let helpers = idle().min(multiply_adds / (WORTH_SHARING / 2));
+        let helpers = idle().min(multiply_adds / (WORTH_SHARING / 2) - 1);
         on_idle(helpers, &|| with(&SHARING, false, take_in_turn));
     } else {
         pool().on_all(large(multiply_adds), &take_in_turn);
@@ -364,6 +364,7 @@ impl Drop for Finish<'_> {
 pub(crate) mod tests {
     use super::*;
     use std::sync::Barrier;
+    use std::sync::atomic::AtomicBool;
     use std::time::Duration;
 
     thread_local! {
@@ -385,15 +386,15 @@ pub(crate) mod tests {
         for threads in 1..=3 {
             assert!(on_threads(threads, &work) == alone, "{threads} threads");
         }
-        assert!(on_idle_pool(|| share_pool(&work)) == alone, "threads of a rayon pool");
+        assert!(on_idle_pool(3, || share_pool(&work)) == alone, "threads of a rayon pool");
     }
 
-    /// Runs `work` on a thread of a rayon pool with two idle ones. The number of sharing threads is the process's, so such
+    /// Runs `work` on a thread of a rayon pool of so many, of which the others are idle. The number of sharing threads is the process's, so such
     /// tests take turns.
-    fn on_idle_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    fn on_idle_pool<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
         static TURN: Mutex<()> = Mutex::new(());
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         pool.expect("threads start").install(work)
     }
 
@@ -414,7 +415,7 @@ pub(crate) mod tests {
     fn small_and_nested_operations_are_not_split() {
         assert!(splits(WORTH_WAKING) && !splits(WORTH_SPLITTING - 1));
         serial(|| assert!(!splits(WORTH_WAKING)));
-        on_idle_pool(|| {
+        on_idle_pool(3, || {
             assert!(!splits(WORTH_WAKING));
             share_pool(|| {
                 assert!(splits(WORTH_SHARING) && !splits(WORTH_SHARING - 1));
@@ -440,9 +441,9 @@ pub(crate) mod tests {
         let panics = || for_each(WORTH_WAKING, 0..100, |piece| assert_ne!(piece, 50));
         assert!(catch_unwind(AssertUnwindSafe(|| on_threads(3, panics))).is_err());
         INSTEAD.set(None);
-        let panics = || on_idle_pool(|| share_pool(panics));
+        let panics = || on_idle_pool(3, || share_pool(panics));
         assert!(catch_unwind(panics).is_err());
-        assert_eq!(on_idle_pool(idle), 3);
+        assert_eq!(on_idle_pool(3, idle), 3);
     }
 
     #[test]
@@ -478,21 +479,25 @@ pub(crate) mod tests {
 
     #[test]
     fn idle_threads_of_a_pool_take_part() {
-        on_idle_pool(|| share_pool(each_thread_takes_a_piece));
+        on_idle_pool(3, || share_pool(each_thread_takes_a_piece));
     }
 
     #[test]
     fn a_thread_that_waits_for_a_piece_takes_up_nothing_else() {
-        thread_local! {
-            static WITHIN: Cell<bool> = const { Cell::new(false) };
-        }
-        let shard = || {
-            assert!(!WITHIN.replace(true), "another shard waits on this thread");
-            let piece = |_| thread::sleep(Duration::from_millis(1));
-            share_pool(|| for_each(WORTH_SHARING, 0..4, piece));
-            WITHIN.set(false);
-        };
-        on_idle_pool(|| rayon::scope(|scope| (0..20).for_each(|_| scope.spawn(|_| shard()))));
+        static HAS_RUN: AtomicBool = AtomicBool::new(false);
+        on_idle_pool(2, || {
+            let (caller, both) = (thread::current().id(), Barrier::new(2));
+            let piece = |_| {
+                both.wait();
+                if thread::current().id() != caller {
+                    // Only the caller, which waits for this piece, is free for it.
+                    rayon::spawn(|| HAS_RUN.store(true, Ordering::Relaxed));
+                    thread::sleep(Duration::from_millis(20));
+                    assert!(!HAS_RUN.load(Ordering::Relaxed));
+                }
+            };
+            share_pool(|| for_each(WORTH_SHARING, 0..2, piece));
+        });
     }
 
     /// Splits an operation whose two pieces wait for each other, and in which nothing is split.
