@@ -131,7 +131,7 @@ fn threads_cache_and_a_kill_do_not_change_the_model() {
     flowers(&sandbox);
     sandbox.write("off.toml", "[data]\ncache = false\n");
     let train = |words: &str, name: &str| {
-        let run = "--image-size 16 --batch-size 16 --max-steps 60 --save-every 3 --run-dir";
+        let run = "--image-size 16 --batch-size 16 --max-steps 30 --save-every 3 --run-dir";
         sandbox.command(&format!("train --dataset flowers {run} {name} {words}"))
     };
     let model = |name: &str| sandbox.read(&format!("{name}/model.safetensors"));
@@ -146,7 +146,7 @@ fn threads_cache_and_a_kill_do_not_change_the_model() {
     killed.wait_until(|| !checkpoints(&sandbox, "killed").is_empty());
     killed.child().kill().expect("a running child");
     killed.child().wait().expect("a killed child");
-    assert!(!sandbox.path("killed/model.safetensors").exists(), "the run ended before the kill");
+    assert!(checkpoints(&sandbox, "killed").last() < Some(&30), "the run ended before the kill");
     sandbox.run("train --resume killed --threads 3").succeeded();
     assert!(model("killed") == cold);
 }
