@@ -15,7 +15,8 @@ thread_local! {
     static COLLECTED: RefCell<Option<Collected>> = const { RefCell::new(None) };
 }
 
-/// Computes the gradients of [`Tensor::backward`], those of an encoder's variables without candle's sums with zeros.
+/// Computes the gradients of [`Tensor::backward`]. candle adds each one to zeros; this does not, for the variables of an
+/// encoder.
 ///
 /// A custom operation whose own backward pass calls `Tensor::backward`, for example to compute activations again, calls
 /// this function instead. The gradients of an encoder's variables would otherwise go to the outer call alone.

@@ -114,7 +114,7 @@ fn is_pooled() -> bool {
     rayon::current_thread_index().is_some()
 }
 
-/// Threads of this one's rayon pool outside of work that shares its operations; fewer if such work runs in other pools.
+/// Threads of this one's rayon pool outside [`share_pool`], or fewer if other pools' threads are inside.
 fn idle() -> usize {
     rayon::current_num_threads().saturating_sub(SHARERS.load(Ordering::Relaxed))
 }
@@ -389,8 +389,8 @@ pub(crate) mod tests {
         assert!(on_idle_pool(3, || share_pool(&work)) == alone, "threads of a rayon pool");
     }
 
-    /// Runs `work` on a thread of a rayon pool of so many, of which the others are idle. The number of sharing threads is the process's, so such
-    /// tests take turns.
+    /// Runs `work` on one of a rayon pool's threads; the others are idle. Tests take turns, because [`SHARERS`] counts
+    /// those of the whole process.
     fn on_idle_pool<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
         static TURN: Mutex<()> = Mutex::new(());
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -152,7 +152,7 @@ pub(super) fn rows(threads: u16) -> Vec<Row> {
             title: "training step, ViT-Ti/16, batch 8, 1 shard",
             figure: STEP,
             ours: Contender::ours(tiny_step("--config {shards-1} --preset vit-ti16")),
-            peers: vec![Contender::of("4 shards", tiny_step(TINY))],
+            peers: vec![Contender::of("4 shards", tiny_step("--preset vit-ti16"))],
             target: times(&[("4 shards", 0.9)]),
         },
         Row {
