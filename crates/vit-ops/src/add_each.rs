@@ -1,8 +1,10 @@
 //! Adds one tensor to every sample of a batch, such as a position table.
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use crate::{simd, slices};
+use crate::{pieces, simd, slices};
 
 /// `y_n = x_n + shared` for each sample `n`.
 ///
@@ -78,13 +80,16 @@ impl CustomOp2 for AddEach {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = slices::upstream(grad)?;
-        let mut total = vec![0.0; shared.elem_count()];
-        slices::read(&grad, |grad| {
-            simd::dispatch(
-                #[inline(always)]
-                || slices::add_rows(&mut total, grad),
-            );
-            Ok(())
+        let len = shared.elem_count();
+        let total = slices::read(&grad, |grad| {
+            Ok(pieces::sum(grad.len() / len, |Range { start, end }, given| {
+                let mut total = vec![0.0; len];
+                simd::dispatch(
+                    #[inline(always)]
+                    || slices::add_rows(&mut total, &grad[start * len..end * len]),
+                );
+                pieces::added_to(given, total)
+            }))
         })?;
         let grad_shared = slices::gradient(total, shared)?;
         Ok((Some(grad), grad_shared))

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
 
-use crate::slices;
+use crate::{pieces, slices};
 
 /// Gradients of variables, each with its variable.
 type Collected = Vec<(Tensor, Vec<f32>)>;
@@ -43,7 +43,10 @@ pub(crate) fn of_parameter(parameter: &Tensor, gradient: Vec<f32>) -> Result<Opt
         Some(collected) if parameter.is_variable() => {
             let known = collected.iter_mut().find(|(known, _)| known.id() == parameter.id());
             match known {
-                Some((_, sum)) => slices::add_scaled(sum, 1.0, &gradient),
+                Some((_, sum)) => {
+                    pieces::refuse("a parameter of two operations");
+                    slices::add_scaled(sum, 1.0, &gradient);
+                }
                 None => collected.push((parameter.clone(), gradient)),
             }
             Ok(None)

@@ -1,13 +1,14 @@
 //! Layer normalisation (Ba, Kiros, Hinton, arXiv 1607.06450).
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use crate::lanes::Lanes;
-use crate::parallel;
 use crate::simd::{self, Kernel};
 use crate::slices::{self, LANES};
+use crate::{parallel, pieces};
 
 /// `y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias` over the last dimension, with the biased variance computed in
 /// two passes.
@@ -291,6 +292,24 @@ pub(crate) fn forward(
 
 /// Writes the gradient of the inputs and returns the gradients of scale and shift.
 pub(crate) fn backward(
+    xs: &[f32],
+    weight: &[f32],
+    rows: &[Row],
+    grad: &[f32],
+    grad_xs: &mut [f32],
+) -> [Vec<f32>; 2] {
+    let dim = weight.len();
+    let both = pieces::sum(rows.len(), |Range { start, end }, given| {
+        let numbers = start * dim..end * dim;
+        let (xs, grad) = (&xs[numbers.clone()], &grad[numbers.clone()]);
+        let sum = backward_of_piece(xs, weight, &rows[start..end], grad, &mut grad_xs[numbers]);
+        pieces::added_to(given, sum.concat())
+    });
+    let (of_weight, of_bias) = both.split_at(dim);
+    [of_weight.to_vec(), of_bias.to_vec()]
+}
+
+fn backward_of_piece(
     xs: &[f32],
     weight: &[f32],
     rows: &[Row],

@@ -26,6 +26,7 @@ mod mode;
 mod normal;
 mod parallel;
 mod patchify;
+mod pieces;
 mod precision;
 mod residual;
 mod rotary;
@@ -56,6 +57,7 @@ pub use mean_tokens::mean_tokens;
 pub use mode::Mode;
 pub use parallel::{serial, set_threads, share_pool};
 pub use patchify::patchify;
+pub use pieces::backward_in_pieces;
 pub use residual::{
     Affine, AttentionBranch, BranchEnd, FeedForwardBranch, Norm, Stage, residual_stages,
 };

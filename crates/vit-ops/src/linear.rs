@@ -1,10 +1,12 @@
 //! The linear map `y = x Wᵀ + b`.
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use crate::matmul::matmul;
+use crate::matmul::{self, matmul};
 use crate::matrix::Matrix;
-use crate::{parallel, simd, slices};
+use crate::{parallel, pieces, simd, slices};
 
 /// `y = x Wᵀ + b` over the last dimension.
 ///
@@ -80,8 +82,34 @@ const STRIP: usize = 64;
 /// Cost of a number in a column sum in multiply-adds, for [`parallel`]: it comes from memory.
 const COST: usize = 4;
 
-/// The gradient of a bias: the sum over the rows of `grad`, in row order.
+/// The gradient of a bias: the sum over the rows of `grad`.
 pub(crate) fn add_columns(grad: &[f32], outputs: usize) -> Vec<f32> {
+    pieces::sum(grad.len() / outputs, |Range { start, end }, given| {
+        pieces::added_to(given, add_rows(&grad[start * outputs..end * outputs], outputs))
+    })
+}
+
+/// The gradient of a weight: `dW = dyᵀ x`.
+pub(crate) fn of_weight(
+    (grad, outputs): (&[f32], usize),
+    (xs, inputs): (&[f32], usize),
+) -> Vec<f32> {
+    let rows = xs.len() / inputs;
+    let (grad, xs) = (Matrix::new(grad, rows, outputs), Matrix::new(xs, rows, inputs));
+    pieces::sum(rows, |Range { start, end }, given| {
+        let (grad, xs) = (grad.rows(start, end - start).transposed(), xs.rows(start, end - start));
+        match given {
+            Some(mut given) if matmul::adds_at_once(xs.rows) => {
+                matmul::add_product(grad, xs, &mut given);
+                given
+            }
+            given => pieces::added_to(given, matmul(grad, xs, None)),
+        }
+    })
+}
+
+/// The sum of the rows of `grad`, in order.
+fn add_rows(grad: &[f32], outputs: usize) -> Vec<f32> {
     let mut total = vec![0.0; outputs];
     if !parallel::splits(COST * grad.len()) {
         simd::dispatch(
@@ -132,9 +160,9 @@ impl Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (outputs, inputs) = weight.dims2()?;
         let rows = xs.elem_count() / inputs;
-        let grad = Matrix::new(grad, rows, outputs);
         let grad_xs = if xs.track_op() {
             let values = slices::read(weight, |weight| {
+                let grad = Matrix::new(grad, rows, outputs);
                 Ok(matmul(grad, Matrix::new(weight, outputs, inputs), None))
             })?;
             slices::gradient(values, xs)?
@@ -144,9 +172,7 @@ impl Linear {
         if !weight.track_op() {
             return Ok((grad_xs, None));
         }
-        let grad_weight = slices::read(xs, |xs| {
-            Ok(matmul(grad.transposed(), Matrix::new(xs, rows, inputs), None))
-        })?;
+        let grad_weight = slices::read(xs, |xs| Ok(of_weight((grad, outputs), (xs, inputs))))?;
         Ok((grad_xs, slices::gradient(grad_weight, weight)?))
     }
 }

@@ -1,8 +1,10 @@
 //! Multiplies each feature by its own factor, such as a layer scale.
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use crate::{simd, slices};
+use crate::{pieces, simd, slices};
 
 /// `y_i = x_i gamma_i` over the last dimension.
 ///
@@ -66,24 +68,31 @@ impl CustomOp2 for ScaleFeatures {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = slices::upstream(grad)?;
-        let mut total = vec![0.0; gamma.elem_count()];
-        slices::read2(xs, &grad, |xs, grad| {
-            simd::dispatch(
-                #[inline(always)]
-                || {
-                    let rows = xs.chunks_exact(total.len()).zip(grad.chunks_exact(total.len()));
-                    for (xs, grad) in rows {
-                        for ((total, x), g) in total.iter_mut().zip(xs).zip(grad) {
-                            *total += x * g;
-                        }
-                    }
-                },
-            );
-            Ok(())
-        })?;
+        let dim = gamma.elem_count();
+        let total = slices::read2(xs, &grad, |xs, grad| Ok(of_gamma(xs, grad, dim)))?;
         let grad_xs = slices::read2(&grad, gamma, |grad, gamma| Ok(scaled(grad, gamma)))?;
         Ok((slices::gradient(grad_xs, xs)?, slices::gradient(total, gamma)?))
     }
+}
+
+/// The gradient of `gamma`: the sum over the rows of `dy x`.
+pub(crate) fn of_gamma(xs: &[f32], grad: &[f32], dim: usize) -> Vec<f32> {
+    pieces::sum(xs.len() / dim, |Range { start, end }, given| {
+        let mut total = vec![0.0; dim];
+        let rows = start * dim..end * dim;
+        let rows = xs[rows.clone()].chunks_exact(dim).zip(grad[rows].chunks_exact(dim));
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                for (xs, grad) in rows {
+                    for ((total, x), g) in total.iter_mut().zip(xs).zip(grad) {
+                        *total += x * g;
+                    }
+                }
+            },
+        );
+        pieces::added_to(given, total)
+    })
 }
 
 /// Each row times `gamma`.

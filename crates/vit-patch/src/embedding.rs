@@ -114,7 +114,9 @@ impl PatchEmbedding {
         let batch = patches.dim(0)?;
         let each_sample = |tokens: &Tensor| {
             let (_one, count, dim) = tokens.dims3()?;
-            tokens.broadcast_as((batch, count, dim))
+            // Not `broadcast_as`, whose gradient cannot be summed in pieces of the batch.
+            let zeros = Tensor::zeros((batch, count, dim), tokens.dtype(), tokens.device())?;
+            vit_ops::add_each(&zeros, tokens)
         };
         let mut parts = self.prefix.iter().map(each_sample).collect::<Result<Vec<_>>>()?;
         parts.push(patches);

@@ -25,6 +25,8 @@ pub(crate) struct Task {
     pub(crate) averages: Option<Averages>,
     /// The ranks that train together.
     pub(crate) ranks: Arc<dyn Collective>,
+    /// Up to how many samples several shards are computed in one pass.
+    pub(crate) samples_of_pass: usize,
 }
 
 /// The step to take.

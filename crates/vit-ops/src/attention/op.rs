@@ -12,7 +12,7 @@ use super::small::SmallAttention;
 use super::{Attend, DropoutSource};
 use crate::buffer::Buffer;
 use crate::many::{Many, Parameters};
-use crate::{TokenMask, slices};
+use crate::{TokenMask, pieces, slices};
 
 /// A batch's attention without its inputs.
 pub(crate) struct Attending {
@@ -87,7 +87,9 @@ impl Form {
             Self::Small(small) => small.backward(kept, inputs, grad, gradients, each),
             Self::Large(large) => large.backward(kept, inputs, grad, gradients, each),
         }
-        Some(bias?.gradient(samples, &of_scores?))
+        let bias = bias?;
+        pieces::refuse("a learned score bias");
+        Some(bias.gradient(samples, &of_scores?))
     }
 }
 

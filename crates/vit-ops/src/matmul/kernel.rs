@@ -18,24 +18,26 @@ pub(super) const ROWS: usize = 48;
 /// Columns of a tile that are read at once if its rows are contiguous, which saves computing addresses.
 const UNROLL: usize = 4;
 
-/// `out = lhs · rhs`, with `bias` added to each row. `scratch` has [`Tiles::packed_len`] numbers.
+/// `out = base + lhs · rhs`. `scratch` has [`Tiles::packed_len`] numbers.
 pub(super) fn product(
     lhs: Matrix,
     rhs: Panels,
-    bias: Option<&[f32]>,
+    base: Base,
     scratch: &mut [f32],
     out: &mut MatrixMut,
 ) {
     assert_eq!(lhs.columns, rhs.rows, "inner dimensions");
     assert_eq!(lhs.rows, out.rows, "rows of the output");
-    assert!(bias.is_none_or(|bias| bias.len() == out.columns), "a bias for each column");
-    simd::run_fused(Product { lhs, rhs, bias, scratch, out });
+    if let Base::Bias(bias) = base {
+        assert_eq!(bias.len(), out.columns, "a bias for each column");
+    }
+    simd::run_fused(Product { lhs, rhs, base, scratch, out });
 }
 
 struct Product<'a, 'b, 'c> {
     lhs: Matrix<'a>,
     rhs: Panels<'a>,
-    bias: Option<&'a [f32]>,
+    base: Base<'a>,
     scratch: &'b mut [f32],
     out: &'b mut MatrixMut<'c>,
 }
@@ -59,18 +61,14 @@ impl Product<'_, '_, '_> {
     #[inline(always)]
     fn run_in_tiles<L: Lanes, const R: usize, const P: usize>(self, lanes: L) {
         const { assert!(ROWS.is_multiple_of(R)) };
-        let Self { lhs, rhs, bias, scratch, out } = self;
+        let Self { lhs, rhs, base, scratch, out } = self;
         // A sum of nothing is zero.
         for first in (0..lhs.columns.max(1)).step_by(DEPTH) {
             let depth = DEPTH.min(lhs.columns - first);
             for top in (0..lhs.rows).step_by(ROWS) {
                 let block = lhs.rows(top, ROWS.min(lhs.rows - top)).columns(first, depth);
                 let tiles = Tiles::new::<R>(block, scratch);
-                let base = match bias {
-                    _ if first > 0 => Base::Output,
-                    Some(bias) => Base::Bias(bias),
-                    None => Base::Zero,
-                };
+                let base = if first > 0 { Base::Output } else { base };
                 let mut to = Target { out, top, base };
                 let panels = to.out.columns.div_ceil(LANES);
                 let whole = panels - panels % P;
@@ -90,12 +88,33 @@ impl Product<'_, '_, '_> {
     }
 }
 
-/// The initial values of a block of sums.
+/// What sums are added to.
 #[derive(Clone, Copy)]
-enum Base<'a> {
+pub(super) enum Base<'a> {
     Zero,
+    /// A number for each column.
     Bias(&'a [f32]),
+    /// The output's values.
     Output,
+}
+
+impl<'a> Base<'a> {
+    /// The base of some columns.
+    pub(super) fn columns(self, first: usize, count: usize) -> Self {
+        match self {
+            Self::Bias(bias) => Self::Bias(&bias[first..][..count]),
+            _ => self,
+        }
+    }
+
+    /// The bias, if any; `None` for the output's values.
+    pub(super) const fn bias(self) -> Option<Option<&'a [f32]>> {
+        match self {
+            Self::Zero => Some(None),
+            Self::Bias(bias) => Some(Some(bias)),
+            Self::Output => None,
+        }
+    }
 }
 
 /// Where sums go: rows from `top` on.
@@ -296,7 +315,7 @@ mod tests {
                     run(Product {
                         lhs,
                         rhs: panels,
-                        bias: Some(&bias),
+                        base: Base::Bias(&bias),
                         scratch: &mut scratch,
                         out: &mut MatrixMut::strided(&mut out, rows, columns, columns),
                     });

@@ -8,7 +8,7 @@ use super::stack::{Gradients, List};
 use crate::buffer::Buffer;
 use crate::dropout::DropoutSource;
 use crate::many::Parameters;
-use crate::{parallel, simd, slices};
+use crate::{parallel, scale_features, simd, slices};
 
 /// Cost of a number, and of a drawn number, in multiply-adds, for [`parallel`].
 pub(super) const COST: usize = 8;
@@ -104,7 +104,7 @@ impl End {
             scale_samples(&mut of_map, rows, self.dim, of_samples);
         }
         if let (Some(place), Some(scaled)) = (self.scale, &kept.scaled) {
-            gradients[place] = Some(rows_times(&of_map, scaled, self.dim));
+            gradients[place] = Some(scale_features::of_gamma(scaled, &of_map, self.dim));
             scale(&mut of_map, parameters.all()[place]);
         }
         if let Some(mask) = &kept.mask {
@@ -139,18 +139,3 @@ fn scale_samples(xs: &mut [f32], rows: &Rows, dim: usize, of_samples: &[f32]) {
     }
 }
 
-/// `sum_i x_ij y_ij` over the rows `i`.
-fn rows_times(xs: &[f32], ys: &[f32], dim: usize) -> Vec<f32> {
-    let mut total = vec![0.0; dim];
-    simd::dispatch(
-        #[inline(always)]
-        || {
-            for (xs, ys) in xs.chunks_exact(dim).zip(ys.chunks_exact(dim)) {
-                for ((total, x), y) in total.iter_mut().zip(xs).zip(ys) {
-                    *total += y * x;
-                }
-            }
-        },
-    );
-    total
-}

@@ -4,9 +4,9 @@ use candle_core::Result;
 
 use super::Affine;
 use super::stack::{Gradients, List};
-use crate::linear::add_columns;
+use crate::linear::{add_columns, of_weight};
 use crate::many::Parameters;
-use crate::matmul::{matmul, matmul_into};
+use crate::matmul::matmul_into;
 use crate::matrix::Matrix;
 
 /// The indices of a map's parameters.
@@ -78,10 +78,8 @@ impl Map {
         parameters: &Parameters,
         gradients: &mut Gradients,
     ) {
-        let rows = xs.len() / self.inputs;
         if parameters.tracked(self.weight) {
-            let grad = Matrix::new(grad, rows, self.outputs).transposed();
-            let of_weight = matmul(grad, Matrix::new(xs, rows, self.inputs), None);
+            let of_weight = of_weight((grad, self.outputs), (xs, self.inputs));
             gradients[self.weight] = Some(of_weight);
         }
         if let Some(bias) = self.bias

@@ -13,7 +13,7 @@ use super::{Affine, Stage};
 use crate::buffer::Buffer;
 use crate::layer_norm::Row;
 use crate::many::{Many, Parameters};
-use crate::{TokenMask, parallel, simd, slices};
+use crate::{TokenMask, parallel, pieces, simd, slices};
 
 /// The gradient of each parameter.
 pub(super) type Gradients = Vec<Option<Vec<f32>>>;
@@ -214,6 +214,9 @@ impl Many for Stack {
         grad: &[f32],
     ) -> Result<(Option<Vec<f32>>, Gradients)> {
         let dim = self.dim;
+        if !self.rows.whole() {
+            pieces::refuse("a token mask");
+        }
         let kept = self.kept.get().expect("the forward pass ran before the backward pass");
         let count = parameters.all().len();
         let mut gradients: Gradients = (0..count).map(|_| None).collect();

@@ -4,6 +4,7 @@
 //! threads would wait for the last of them; it needs no thread of its own. A batch depends on epoch and indices alone,
 //! so it does not matter which thread prepares it, or when.
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,12 +21,14 @@ pub(super) struct Ahead {
     waited: Duration,
 }
 
-/// A shard of a step.
+/// Consecutive shards of a step, which one thread takes.
 #[derive(Debug)]
 pub(super) struct Piece {
-    /// Its number within the step.
-    pub(super) shard: usize,
-    /// Its first sample within the step.
+    /// Their numbers within the step.
+    pub(super) shards: Range<usize>,
+    /// The number of samples in each.
+    pub(super) sizes: Vec<usize>,
+    /// The first sample within the step.
     pub(super) first: usize,
     /// Its samples' indices in the data.
     pub(super) indices: Vec<u32>,
@@ -119,7 +122,6 @@ mod tests {
 
     use super::*;
     use crate::cpu::shards::shards;
-    use std::ops::Range;
 
     /// Indices as inputs; records which were requested. One of them may be broken.
     #[derive(Default)]
@@ -159,7 +161,8 @@ mod tests {
             let pieces = |samples: &[u32]| -> Vec<Piece> {
                 let ranges = shards(samples.len(), 4).into_iter().enumerate();
                 let piece = |(shard, range): (usize, Range<usize>)| Piece {
-                    shard,
+                    shards: shard..shard + 1,
+                    sizes: vec![range.len()],
                     first: range.start,
                     indices: samples[range].to_vec(),
                 };

@@ -16,10 +16,10 @@ use vit_ops::Mode;
 use vit_random::Random;
 
 use self::ahead::{Ahead, Piece};
-use self::shards::{Done, shards, train_shard};
+use self::shards::{Done, shards, shards_of_pass, train_shards};
 use self::slices::Slices;
 use self::sum::{Summed, add, scaled_sum};
-use self::tree::Sums as Tree;
+use self::tree::{Sums as Tree, nodes_up_to};
 use crate::backend::{EvaluateBatch, StepBackend, StepToTake, Taken, Task};
 use crate::evaluation::{EVALUATION_BATCH, in_parallel};
 use crate::sums::Sums;
@@ -132,22 +132,36 @@ fn train(
     let random = Random::new(task.config.seed).at_step(step.step);
     let batch_size = task.config.batch_size;
     let of_batch = shards(batch_size, task.config.shards);
-    let piece = |samples: &'_ [u32], shard: usize| {
+    let samples_of = |shard: usize| {
         let first = shard / of_batch.len() * batch_size;
         let Range { start, end } = of_batch[shard % of_batch.len()];
-        let indices = samples.get(first + start..first + end)?.to_vec();
-        Some(Piece { shard, first: first + start, indices })
+        first + start..first + end
     };
-    let now = range.clone().filter_map(|shard| piece(step.samples, shard)).collect();
+    let piece = |samples: &'_ [u32], shards: Range<usize>| {
+        let sizes = shards.clone().map(|shard| samples_of(shard).len()).collect();
+        let Range { start: first, .. } = samples_of(shards.start);
+        let indices = samples.get(first..samples_of(shards.end - 1).end)?.to_vec();
+        Some(Piece { shards, sizes, first, indices })
+    };
+    // A sum over a single row, as of a shard of one sample, has other bits than over several.
+    let are_joined = of_batch.iter().all(|shard| shard.len() > 1);
+    let most = if are_joined { task.samples_of_pass * of_batch.len() / batch_size } else { 1 };
+    let of_pass = shards_of_pass(range.len(), rayon::current_num_threads(), most);
+    let pieces = |samples: &'_ [u32], range: &Range<usize>| -> Vec<Piece> {
+        let nodes = nodes_up_to(of_pass, task.config.shards_of_step(), range);
+        nodes.into_iter().filter_map(|shards| piece(samples, shards)).collect()
+    };
+    let now = pieces(step.samples, &range);
     // Only the first of the accumulated batches: more would cost memory without being faster.
-    let next = range.take(of_batch.len()).filter_map(|shard| piece(step.next, shard)).collect();
-    ahead.shards((data, step.epoch), now, next, |piece: &Piece, batch: &Batch| {
+    let next = pieces(step.next, &(range.start..range.end.min(range.start + of_batch.len())));
+    let done = ahead.shards((data, step.epoch), now, next, |piece: &Piece, batch: &Batch| {
         let mode = Mode::Train(random.from_sample(piece.first as u32));
-        let (done, gradients) = vit_ops::share_pool(|| train_shard(task, batch, mode))?;
-        let node = piece.shard..piece.shard + 1;
-        tree.add(node, gradients, |left, right| add(&left, &right))?;
+        let train = || train_shards(task, &piece.sizes, batch, mode);
+        let (done, gradients) = vit_ops::share_pool(train)?;
+        tree.add(piece.shards.clone(), gradients, |left, right| add(&left, &right))?;
         Ok(done)
-    })
+    })?;
+    Ok(done.into_iter().flatten().collect())
 }
 
 impl StepBackend for CpuBackend {

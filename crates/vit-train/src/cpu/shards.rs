@@ -1,9 +1,9 @@
-//! Shards: the pieces of a batch that one thread each takes. Their borders depend on the batch size and the number
-//! of shards, never on threads.
+//! Shards: the pieces of a batch whose gradients are computed apart. Their borders depend on the batch size and the number
+//! of shards, never on threads. A thread takes one of them, or several in one pass.
 
 use std::ops::Range;
 
-use candle_core::Tensor;
+use candle_core::{Result as TensorResult, Tensor};
 use tracing::trace_span;
 use vit_ops::Mode;
 
@@ -17,6 +17,15 @@ pub(super) fn shards(batch: usize, count: usize) -> Vec<Range<usize>> {
     (0..count).map(|index| index * batch / count..(index + 1) * batch / count).collect()
 }
 
+/// The largest number of shards in a pass that keeps no thread longer busy than shard by shard. Powers of two only, so
+/// that a pass is a node of the tree of sums.
+pub(super) fn shards_of_pass(shards: usize, threads: usize, most: usize) -> usize {
+    let rounds = |of_pass: usize| shards.div_ceil(of_pass).div_ceil(threads) * of_pass;
+    let powers = (0..usize::BITS).map(|exponent| 1_usize << exponent);
+    let allowed = powers.take_while(|&of_pass| of_pass <= most.min(shards));
+    allowed.filter(|&of_pass| rounds(of_pass) == rounds(1)).last().unwrap_or(1)
+}
+
 /// The result of a shard.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Done {
@@ -26,28 +35,56 @@ pub(super) struct Done {
     pub(super) computes_frozen: bool,
 }
 
-/// Runs one shard forward and backward: its result, and its gradients in the order of the trained parameters.
+/// Runs shards of these sizes forward and backward: each one's result, and their gradients' sum along the tree, in the
+/// order of the trained parameters.
 ///
 /// # Errors
 /// If a tensor operation fails, or a parameter has no gradient.
-pub(super) fn train_shard(
+pub(super) fn train_shards(
     task: &Task,
+    sizes: &[usize],
     batch: &Batch,
     mode: Mode,
-) -> Result<(Done, Vec<Tensor>), Error> {
+) -> Result<(Vec<Done>, Vec<Tensor>), Error> {
     let Batch { inputs, targets } = batch;
     let outputs = trace_span!("forward").in_scope(|| task.model.forward(inputs, mode))?; // (batch, ...)
     let loss = task.loss.sum(&outputs, targets)?;
-    let gradients = trace_span!("backward").in_scope(|| vit_ops::backward(&loss))?;
+    let backward = || vit_ops::backward_in_pieces(&loss, sizes);
+    let gradients = trace_span!("backward").in_scope(backward)?;
     let computes_frozen = task.frozen.iter().any(|(_, var)| gradients.get(var).is_some());
     let gradients = gradients::in_order(gradients, &task.trained)?;
-    let correct = task.loss.correct(&outputs, targets)?;
-    Ok((Done { loss_sum: scalar(&loss)?, correct, computes_frozen }, gradients))
+    let done = |(outputs, targets): (&Tensor, &[Tensor]), loss: &Tensor| {
+        let correct = task.loss.correct(outputs, targets)?;
+        Ok::<_, Error>(Done { loss_sum: scalar(loss)?, correct, computes_frozen })
+    };
+    if sizes.len() == 1 {
+        return Ok((vec![done((&outputs, targets), &loss)?], gradients));
+    }
+    let outputs = outputs.detach();
+    let mut start = 0;
+    let each = sizes.iter().map(|&size| {
+        let of_shard = |all: &Tensor| all.narrow(0, start, size);
+        let targets = targets.iter().map(of_shard).collect::<TensorResult<Vec<_>>>()?;
+        let outputs = of_shard(&outputs)?;
+        start += size;
+        done((&outputs, &targets), &task.loss.sum(&outputs, &targets)?)
+    });
+    Ok((each.collect::<Result<_, _>>()?, gradients))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::shards;
+    use super::{shards, shards_of_pass};
+
+    #[test]
+    fn passes_keep_no_thread_longer_busy() {
+        for (shards, threads, want) in
+            [(16, 1, 16), (16, 2, 8), (16, 3, 2), (16, 5, 4), (16, 6, 1), (16, 16, 1), (7, 2, 4)]
+        {
+            assert_eq!(shards_of_pass(shards, threads, 64), want, "{shards} on {threads}");
+        }
+        assert_eq!((shards_of_pass(16, 1, 7), shards_of_pass(16, 1, 0)), (4, 1));
+    }
 
     #[test]
     fn shards_cover_the_batch_in_order_and_differ_by_one_at_most() {

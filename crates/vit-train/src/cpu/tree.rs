@@ -35,6 +35,21 @@ pub(super) fn nodes(shards: usize, within: &Range<usize>) -> Vec<Node> {
     found
 }
 
+/// The largest nodes inside a range with at most this many shards each, in order.
+pub(super) fn nodes_up_to(largest: usize, shards: usize, within: &Range<usize>) -> Vec<Node> {
+    fn cut(node: Node, largest: usize, found: &mut Vec<Node>) {
+        if node.len() <= largest.max(1) {
+            return found.push(node);
+        }
+        let middle = middle(&node);
+        cut(node.start..middle, largest, found);
+        cut(middle..node.end, largest, found);
+    }
+    let mut found = Vec::new();
+    nodes(shards, within).into_iter().for_each(|node| cut(node, largest, &mut found));
+    found
+}
+
 /// The sibling and the parent of a node; `None` for the root.
 fn sibling(shards: usize, node: &Node) -> Option<(Node, Node)> {
     let mut parent = 0..shards;

@@ -43,6 +43,7 @@ pub struct TrainerBuilder {
     groups: Arc<GroupOf>,
     records_steps: bool,
     ranks: Arc<dyn Collective>,
+    samples_of_pass: usize,
 }
 
 impl Trainer {
@@ -71,7 +72,15 @@ impl TrainerBuilder {
     fn new(config: TrainConfig) -> Self {
         let groups: Arc<GroupOf> = Arc::new(|_: &str, _: &Tensor| Group::new());
         let ranks = Arc::new(Alone);
-        Self { config, threads: 1, loss: None, groups, records_steps: false, ranks }
+        Self {
+            config,
+            threads: 1,
+            loss: None,
+            groups,
+            records_steps: false,
+            ranks,
+            samples_of_pass: 0,
+        }
     }
 
     /// Number of threads that compute shards, at least one. Default: 1. Does not change any bit.
@@ -97,6 +106,18 @@ impl TrainerBuilder {
     /// Chooses each parameter's group from its name and value. Default: all in [`Group::new`].
     pub fn groups(self, groups: impl Fn(&str, &Tensor) -> Group + Send + Sync + 'static) -> Self {
         Self { groups: Arc::new(groups), ..self }
+    }
+
+    /// On a CPU, computes consecutive shards in one pass of up to this many samples, where a thread has several: a small
+    /// model then trains with many shards as fast as with few. Default: each shard has a pass of its own.
+    ///
+    /// Does not change any bit if
+    /// - model and loss compute each sample from that sample alone, with the same bits in any batch of two or more;
+    /// - each trained parameter is used once, by an operation of `vit-ops` that
+    ///   [sums in pieces](vit_ops::backward_in_pieces), as in the layers of `vit-layers`;
+    /// - [`Data::train_batch`](crate::Data::train_batch) gives each sample the same inputs and targets in any batch.
+    pub fn join_shards(self, samples: usize) -> Self {
+        Self { samples_of_pass: samples, ..self }
     }
 
     /// On a GPU, records the first step as a CUDA graph and replays it with one launch a step, which trains a small
@@ -189,7 +210,7 @@ impl TrainerBuilder {
     }
 
     fn finish(self, built: Built) -> Result<Trainer, Error> {
-        let Self { config, threads, loss, records_steps, ranks, .. } = self;
+        let Self { config, threads, loss, records_steps, ranks, samples_of_pass, .. } = self;
         let (size, shards) = (ranks.size(), config.shards_of_step());
         if size > shards {
             let expected = format!("at most {shards} ranks, one for each shard of a step");
@@ -214,7 +235,17 @@ impl TrainerBuilder {
         let weights = weights.collect();
         let loss = loss.unwrap_or_else(|| Arc::new(CrossEntropy::smoothed(config.label_smoothing)));
         let groups = groups.into_iter().filter(|group| !group.frozen).collect();
-        let task = Task { config, model, loss, trained, groups, frozen, averages, ranks };
+        let task = Task {
+            config,
+            model,
+            loss,
+            trained,
+            groups,
+            frozen,
+            averages,
+            ranks,
+            samples_of_pass,
+        };
         let backend = backend(&task, records_steps)?;
         let threads = Arc::new(thread_pool(threads)?);
         Ok(Trainer {
