@@ -82,13 +82,12 @@ impl CustomOp2 for AddEach {
         let grad = slices::upstream(grad)?;
         let len = shared.elem_count();
         let total = slices::read(&grad, |grad| {
-            Ok(pieces::sum(grad.len() / len, |Range { start, end }, given| {
-                let mut total = vec![0.0; len];
+            Ok(pieces::sum((grad.len() / len, len), 0, |Range { start, end }, total, _| {
+                total.fill(0.0);
                 simd::dispatch(
                     #[inline(always)]
-                    || slices::add_rows(&mut total, &grad[start * len..end * len]),
+                    || slices::add_rows(total, &grad[start * len..end * len]),
                 );
-                pieces::added_to(given, total)
             }))
         })?;
         let grad_shared = slices::gradient(total, shared)?;

@@ -96,12 +96,6 @@ impl Padded {
             *beyond = x;
         }
     }
-
-    fn into_vec(self, len: usize) -> Vec<f32> {
-        let mut xs = self.0.into_flattened();
-        xs.truncate(len);
-        xs
-    }
 }
 
 struct Forward<'a> {
@@ -197,14 +191,15 @@ struct Backward<'a> {
     rows: &'a [Row],
     grad: &'a [f32],
     grad_xs: &'a mut [f32],
+    of_weight: &'a mut [f32],
+    of_bias: &'a mut [f32],
 }
 
 impl Kernel for Backward<'_> {
-    /// `dw` and `db`
-    type Output = [Vec<f32>; 2];
+    type Output = ();
 
     #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) -> Self::Output {
+    fn run<L: Lanes>(self, lanes: L) {
         let dim = self.weight.len();
         let share = 1.0 / dim as f32;
         let weight = Padded::of(self.weight);
@@ -241,7 +236,8 @@ impl Kernel for Backward<'_> {
             slices::copy(&weighted.0.as_flattened()[..dim], grad_xs);
             weighted.pad(dim, 0.0);
         }
-        [grad_weight.into_vec(dim), grad_bias.into_vec(dim)]
+        slices::copy(&grad_weight.0.as_flattened()[..dim], self.of_weight);
+        slices::copy(&grad_bias.0.as_flattened()[..dim], self.of_bias);
     }
 }
 
@@ -299,39 +295,42 @@ pub(crate) fn backward(
     grad_xs: &mut [f32],
 ) -> [Vec<f32>; 2] {
     let dim = weight.len();
-    let both = pieces::sum(rows.len(), |Range { start, end }, given| {
+    let mut of_weight = pieces::sum((rows.len(), 2 * dim), 0, |Range { start, end }, total, _| {
         let numbers = start * dim..end * dim;
         let (xs, grad) = (&xs[numbers.clone()], &grad[numbers.clone()]);
-        let sum = backward_of_piece(xs, weight, &rows[start..end], grad, &mut grad_xs[numbers]);
-        pieces::added_to(given, sum.concat())
+        let parameters = total.split_at_mut(dim);
+        let grad_xs = &mut grad_xs[numbers];
+        backward_of_piece((xs, weight), &rows[start..end], grad, grad_xs, parameters);
     });
-    let (of_weight, of_bias) = both.split_at(dim);
-    [of_weight.to_vec(), of_bias.to_vec()]
+    let of_bias = of_weight.split_off(dim);
+    [of_weight, of_bias]
 }
 
 fn backward_of_piece(
-    xs: &[f32],
-    weight: &[f32],
+    (xs, weight): (&[f32], &[f32]),
     rows: &[Row],
     grad: &[f32],
     grad_xs: &mut [f32],
-) -> [Vec<f32>; 2] {
+    (of_weight, of_bias): (&mut [f32], &mut [f32]),
+) {
     let (dim, cost) = (weight.len(), COST * xs.len());
     if !parallel::splits(cost) {
-        return simd::run(Backward { xs, weight, rows, grad, grad_xs });
+        return simd::run(Backward { xs, weight, rows, grad, grad_xs, of_weight, of_bias });
     }
     let len = ROWS * dim;
     let pieces = xs.chunks(len).zip(grad.chunks(len)).zip(grad_xs.chunks_mut(len));
     parallel::for_each(cost, pieces.zip(rows.chunks(ROWS)), |(((xs, grad), grad_xs), rows)| {
         // Its other gradients cover only these rows, so they are ignored.
-        simd::run(Backward { xs, weight, rows, grad, grad_xs });
+        let [mut of_weight, mut of_bias] = [(); 2].map(|()| vec![0.0; dim]);
+        let (of_weight, of_bias) = (&mut of_weight[..], &mut of_bias[..]);
+        simd::run(Backward { xs, weight, rows, grad, grad_xs, of_weight, of_bias });
     });
-    let [mut of_weight, mut of_bias] = [(); 2].map(|()| vec![0.0; dim]);
+    of_weight.fill(0.0);
+    of_bias.fill(0.0);
     let strips = of_weight.chunks_mut(STRIP).zip(of_bias.chunks_mut(STRIP)).enumerate();
     parallel::for_each(cost, strips, |(strip, parameters)| {
         add_parameters((xs, grad), rows, (dim, strip * STRIP), parameters);
     });
-    [of_weight, of_bias]
 }
 
 struct LayerNorm {

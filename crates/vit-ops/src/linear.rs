@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use crate::matmul::{self, matmul};
+use crate::matmul::{DEPTH, matmul, matmul_by};
 use crate::matrix::Matrix;
 use crate::{parallel, pieces, simd, slices};
 
@@ -84,8 +84,8 @@ const COST: usize = 4;
 
 /// The gradient of a bias: the sum over the rows of `grad`.
 pub(crate) fn add_columns(grad: &[f32], outputs: usize) -> Vec<f32> {
-    pieces::sum(grad.len() / outputs, |Range { start, end }, given| {
-        pieces::added_to(given, add_rows(&grad[start * outputs..end * outputs], outputs))
+    pieces::sum((grad.len() / outputs, outputs), 0, |Range { start, end }, total, _| {
+        add_rows(&grad[start * outputs..end * outputs], total);
     })
 }
 
@@ -96,27 +96,22 @@ pub(crate) fn of_weight(
 ) -> Vec<f32> {
     let rows = xs.len() / inputs;
     let (grad, xs) = (Matrix::new(grad, rows, outputs), Matrix::new(xs, rows, inputs));
-    pieces::sum(rows, |Range { start, end }, given| {
-        let (grad, xs) = (grad.rows(start, end - start).transposed(), xs.rows(start, end - start));
-        match given {
-            Some(mut given) if matmul::adds_at_once(xs.rows) => {
-                matmul::add_product(grad, xs, &mut given);
-                given
-            }
-            given => pieces::added_to(given, matmul(grad, xs, None)),
-        }
+    let of_weight = (rows, outputs * inputs);
+    pieces::sum(of_weight, DEPTH, |Range { start, end }, total, of_piece| {
+        let [grad, xs] = [grad, xs].map(|of| of.rows(start, end - start));
+        matmul_by((grad.transposed(), of_piece.clamp(1, DEPTH)), xs, None, total);
     })
 }
 
-/// The sum of the rows of `grad`, in order.
-fn add_rows(grad: &[f32], outputs: usize) -> Vec<f32> {
-    let mut total = vec![0.0; outputs];
+/// Sets `total` to the sum of the rows of `grad`, in order.
+fn add_rows(grad: &[f32], total: &mut [f32]) {
+    let outputs = total.len();
+    total.fill(0.0);
     if !parallel::splits(COST * grad.len()) {
-        simd::dispatch(
+        return simd::dispatch(
             #[inline(always)]
-            || slices::add_rows(&mut total, grad),
+            || slices::add_rows(total, grad),
         );
-        return total;
     }
     let strips = total.chunks_mut(STRIP).enumerate();
     parallel::for_each(COST * grad.len(), strips, |(strip, total)| {
@@ -129,7 +124,6 @@ fn add_rows(grad: &[f32], outputs: usize) -> Vec<f32> {
             },
         );
     });
-    total
 }
 
 impl Linear {

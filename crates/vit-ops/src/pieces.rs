@@ -6,7 +6,8 @@ use std::ops::Range;
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, bail};
 
-use crate::{backward, slices};
+use crate::buffer::Buffer;
+use crate::{backward, simd, slices};
 
 thread_local! {
     /// The pieces of the innermost call of [`backward_in_pieces`] on this thread.
@@ -76,37 +77,58 @@ fn of_rows(rows: usize) -> Vec<Range<usize>> {
     })
 }
 
-/// A sum over rows. `each` returns the sum over some rows, or adds it to the one that it is given.
+/// Sums of `len` numbers over rows. `each` writes the sum over some rows. These may be two equal pieces of up to `pairs_of`
+/// rows: the third argument is the number of rows in a piece, and the sum is the sum of both pieces' sums.
 pub(crate) fn sum(
-    rows: usize,
-    mut each: impl FnMut(Range<usize>, Option<Vec<f32>>) -> Vec<f32>,
+    (rows, len): (usize, usize),
+    pairs_of: usize,
+    mut each: impl FnMut(Range<usize>, &mut [f32], usize),
 ) -> Vec<f32> {
-    // The sums of whole subtrees, with their numbers of pieces.
-    let mut sums: Vec<(usize, Vec<f32>)> = Vec::new();
-    for rows in of_rows(rows) {
-        let sibling = sums.pop_if(|(pieces, _)| *pieces == 1);
-        let mut pieces = 1 + usize::from(sibling.is_some());
-        let mut sum = each(rows, sibling.map(|(_, sum)| sum));
-        while let Some((_, left)) = sums.pop_if(|(left, _)| *left == pieces) {
-            sum = added(left, &sum);
-            pieces *= 2;
+    let mut total = vec![0.0; len];
+    let pieces = of_rows(rows);
+    // The numbers of pieces in subtrees, from left to right, and the sums of all but the first.
+    let (mut nodes, mut sums) = (Vec::new(), Vec::new());
+    let mut rest = &pieces[..];
+    while let [piece, after @ ..] = rest {
+        let is_left = nodes.last() != Some(&1) && piece.len() <= pairs_of;
+        let (rows, count) = match after {
+            [next, ..] if is_left && next.len() == piece.len() => (piece.start..next.end, 2),
+            _ => (piece.clone(), 1),
+        };
+        rest = &rest[count..];
+        nodes.push(count);
+        let sum = match nodes.len() {
+            1 => &mut total,
+            index => {
+                if index > sums.len() + 1 {
+                    sums.push(Buffer::dirty(len));
+                }
+                &mut *sums[index - 2]
+            }
+        };
+        each(rows, sum, piece.len());
+        while let [.., left, right] = nodes[..]
+            && left == right
+        {
+            merge(&mut total, &mut sums, &mut nodes);
         }
-        sums.push((pieces, sum));
     }
-    let (_, last) = sums.pop().unwrap_or_default();
-    sums.into_iter().rev().fold(last, |right, (_, left)| added(left, &right))
+    while nodes.len() > 1 {
+        merge(&mut total, &mut sums, &mut nodes);
+    }
+    total
 }
 
-/// `left + right`
-pub(crate) fn added(mut left: Vec<f32>, right: &[f32]) -> Vec<f32> {
-    slices::add_scaled(&mut left, 1.0, right);
-    left
-}
-
-/// The sum of some rows, added to the one that is given, if any.
-pub(crate) fn added_to(given: Option<Vec<f32>>, sum: Vec<f32>) -> Vec<f32> {
-    match given {
-        Some(given) => added(given, &sum),
-        None => sum,
+/// Adds the last node to the one before it.
+fn merge(total: &mut [f32], sums: &mut [Buffer], nodes: &mut Vec<usize>) {
+    let (before, right) = sums.split_at_mut(nodes.len() - 2);
+    let left = before.last_mut().map_or(total, |left| left);
+    simd::dispatch(
+        #[inline(always)]
+        || slices::add_scaled(left, 1.0, &right[0]),
+    );
+    let right = nodes.pop().unwrap_or(0);
+    if let Some(left) = nodes.last_mut() {
+        *left += right;
     }
 }

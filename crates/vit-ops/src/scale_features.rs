@@ -77,8 +77,8 @@ impl CustomOp2 for ScaleFeatures {
 
 /// The gradient of `gamma`: the sum over the rows of `dy x`.
 pub(crate) fn of_gamma(xs: &[f32], grad: &[f32], dim: usize) -> Vec<f32> {
-    pieces::sum(xs.len() / dim, |Range { start, end }, given| {
-        let mut total = vec![0.0; dim];
+    pieces::sum((xs.len() / dim, dim), 0, |Range { start, end }, total, _| {
+        total.fill(0.0);
         let rows = start * dim..end * dim;
         let rows = xs[rows.clone()].chunks_exact(dim).zip(grad[rows].chunks_exact(dim));
         simd::dispatch(
@@ -91,7 +91,6 @@ pub(crate) fn of_gamma(xs: &[f32], grad: &[f32], dim: usize) -> Vec<f32> {
                 }
             },
         );
-        pieces::added_to(given, total)
     })
 }
 

@@ -1,6 +1,14 @@
 //! The trainer's thread pool.
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::cell::Cell;
+use std::hint::spin_loop;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use rayon::{ThreadPool, ThreadPoolBuilder, Yield};
 
 use crate::Error;
 
@@ -9,4 +17,49 @@ pub(crate) fn thread_pool(threads: usize) -> Result<ThreadPool, Error> {
     let pool = ThreadPoolBuilder::new().num_threads(threads.max(1));
     let pool = pool.thread_name(|index| format!("shard-{index}"));
     pool.build().map_err(|source| Error::Threads { threads, source })
+}
+
+/// How long a thread without work looks for some before it sleeps. Waking it takes 50 µs, and rayon lets it sleep after 10.
+const PATIENCE: Duration = Duration::from_micros(500);
+
+/// Looks for work until `is_done`, or until there has been none for a while.
+pub(crate) fn work_until(is_done: impl Fn() -> bool) {
+    let mut since = Instant::now();
+    while !is_done() {
+        match rayon::yield_now() {
+            Some(Yield::Executed) => since = Instant::now(),
+            _ if since.elapsed() > PATIENCE => return,
+            _ => spin_loop(),
+        }
+    }
+}
+
+thread_local! {
+    /// Whether this thread is kept awake, maybe further down its stack.
+    static IS_AWAKE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Keeps a pool's other threads awake between the parts of a step, unless there are fewer cores than threads.
+#[derive(Default)]
+pub(crate) struct Awake(Arc<AtomicUsize>);
+
+impl Awake {
+    /// Wakes those that sleep. Called by a thread of the pool.
+    pub(crate) fn keep(&self) {
+        let threads = rayon::current_num_threads();
+        let cores = available_parallelism().map_or(1, NonZero::get);
+        if threads > cores || self.0.load(Ordering::Relaxed) + 1 >= threads {
+            return;
+        }
+        let (caller, count) = (rayon::current_thread_index(), Arc::clone(&self.0));
+        rayon::spawn_broadcast(move |context| {
+            if Some(context.index()) == caller || IS_AWAKE.replace(true) {
+                return;
+            }
+            count.fetch_add(1, Ordering::Relaxed);
+            work_until(|| false);
+            count.fetch_sub(1, Ordering::Relaxed);
+            IS_AWAKE.set(false);
+        });
+    }
 }

@@ -10,7 +10,7 @@ use crate::simd::{self, Kernel};
 use crate::slices::LANES;
 
 /// Products summed in registers. As many rows of a panel fit the first-level cache.
-pub(super) const DEPTH: usize = 256;
+pub(crate) const DEPTH: usize = 256;
 
 /// Rows for which panels stay in the first-level cache; a multiple of the rows in registers.
 pub(super) const ROWS: usize = 48;
@@ -18,26 +18,27 @@ pub(super) const ROWS: usize = 48;
 /// Columns of a tile that are read at once if its rows are contiguous, which saves computing addresses.
 const UNROLL: usize = 4;
 
-/// `out = base + lhs · rhs`. `scratch` has [`Tiles::packed_len`] numbers.
+/// `out = lhs · rhs`, with `bias` added to each row. Sums `depth` products at a time, at most [`DEPTH`]. `scratch` has
+/// [`Tiles::packed_len`] numbers.
 pub(super) fn product(
-    lhs: Matrix,
+    (lhs, depth): (Matrix, usize),
     rhs: Panels,
-    base: Base,
+    bias: Option<&[f32]>,
     scratch: &mut [f32],
     out: &mut MatrixMut,
 ) {
     assert_eq!(lhs.columns, rhs.rows, "inner dimensions");
     assert_eq!(lhs.rows, out.rows, "rows of the output");
-    if let Base::Bias(bias) = base {
-        assert_eq!(bias.len(), out.columns, "a bias for each column");
-    }
-    simd::run_fused(Product { lhs, rhs, base, scratch, out });
+    assert!(bias.is_none_or(|bias| bias.len() == out.columns), "a bias for each column");
+    assert!((1..=DEPTH).contains(&depth), "products at a time");
+    simd::run_fused(Product { lhs, depth, rhs, bias, scratch, out });
 }
 
 struct Product<'a, 'b, 'c> {
     lhs: Matrix<'a>,
+    depth: usize,
     rhs: Panels<'a>,
-    base: Base<'a>,
+    bias: Option<&'a [f32]>,
     scratch: &'b mut [f32],
     out: &'b mut MatrixMut<'c>,
 }
@@ -61,14 +62,18 @@ impl Product<'_, '_, '_> {
     #[inline(always)]
     fn run_in_tiles<L: Lanes, const R: usize, const P: usize>(self, lanes: L) {
         const { assert!(ROWS.is_multiple_of(R)) };
-        let Self { lhs, rhs, base, scratch, out } = self;
+        let Self { lhs, depth: most, rhs, bias, scratch, out } = self;
         // A sum of nothing is zero.
-        for first in (0..lhs.columns.max(1)).step_by(DEPTH) {
-            let depth = DEPTH.min(lhs.columns - first);
+        for first in (0..lhs.columns.max(1)).step_by(most) {
+            let depth = most.min(lhs.columns - first);
             for top in (0..lhs.rows).step_by(ROWS) {
                 let block = lhs.rows(top, ROWS.min(lhs.rows - top)).columns(first, depth);
                 let tiles = Tiles::new::<R>(block, scratch);
-                let base = if first > 0 { Base::Output } else { base };
+                let base = match bias {
+                    _ if first > 0 => Base::Output,
+                    Some(bias) => Base::Bias(bias),
+                    None => Base::Zero,
+                };
                 let mut to = Target { out, top, base };
                 let panels = to.out.columns.div_ceil(LANES);
                 let whole = panels - panels % P;
@@ -88,33 +93,12 @@ impl Product<'_, '_, '_> {
     }
 }
 
-/// What sums are added to.
+/// The initial values of a block of sums.
 #[derive(Clone, Copy)]
-pub(super) enum Base<'a> {
+enum Base<'a> {
     Zero,
-    /// A number for each column.
     Bias(&'a [f32]),
-    /// The output's values.
     Output,
-}
-
-impl<'a> Base<'a> {
-    /// The base of some columns.
-    pub(super) fn columns(self, first: usize, count: usize) -> Self {
-        match self {
-            Self::Bias(bias) => Self::Bias(&bias[first..][..count]),
-            _ => self,
-        }
-    }
-
-    /// The bias, if any; `None` for the output's values.
-    pub(super) const fn bias(self) -> Option<Option<&'a [f32]>> {
-        match self {
-            Self::Zero => Some(None),
-            Self::Bias(bias) => Some(Some(bias)),
-            Self::Output => None,
-        }
-    }
 }
 
 /// Where sums go: rows from `top` on.
@@ -314,8 +298,9 @@ mod tests {
                     let mut out = vec![f32::NAN; rows * columns];
                     run(Product {
                         lhs,
+                        depth: DEPTH,
                         rhs: panels,
-                        base: Base::Bias(&bias),
+                        bias: Some(&bias),
                         scratch: &mut scratch,
                         out: &mut MatrixMut::strided(&mut out, rows, columns, columns),
                     });

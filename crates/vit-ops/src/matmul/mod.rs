@@ -13,7 +13,8 @@ use crate::buffer::Buffer;
 use crate::matrix::{Block, Matrix, MatrixMut};
 use crate::parallel;
 use crate::slices::LANES;
-use kernel::{Base, DEPTH, ROWS, product};
+use kernel::{ROWS, product};
+pub(crate) use kernel::DEPTH;
 use pack::{Panels, Tiles};
 use row::row_product;
 
@@ -39,17 +40,22 @@ pub(crate) fn matmul(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>) -> Vec<f32>
 
 /// The same into `out`, overwriting it.
 pub(crate) fn matmul_into(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: &mut [f32]) {
-    product_into(lhs, rhs, bias.map_or(Base::Zero, Base::Bias), out);
+    matmul_by((lhs, DEPTH), rhs, bias, out);
 }
 
-/// Adds the product to `base`.
-fn product_into(lhs: Matrix, rhs: Matrix, base: Base, out: &mut [f32]) {
+/// The same, where each `s` is a sum of `depth` products, at most [`DEPTH`].
+pub(crate) fn matmul_by(
+    (lhs, depth): (Matrix, usize),
+    rhs: Matrix,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
     let (rows, columns) = (lhs.rows, rhs.columns);
     assert_eq!(out.len(), rows * columns, "numbers in the product");
     let mut out = MatrixMut::strided(out, rows, columns, columns);
     let multiply_adds = rows * columns * lhs.columns;
     if rows == 1 || !parallel::splits(multiply_adds) {
-        return multiply_with(lhs, rhs, base, &mut out);
+        return multiply_with((lhs, depth), rhs, bias, &mut out);
     }
     let busy = 2 * parallel::threads();
     if rows <= FEW_ROWS && columns >= busy * WIDTH && Tiles::packed_len(lhs) == 0 {
@@ -57,7 +63,8 @@ fn product_into(lhs: Matrix, rhs: Matrix, base: Base, out: &mut [f32]) {
         let pieces = out.blocks((rows, width));
         return parallel::for_each(multiply_adds, pieces, |Block { column, mut out, .. }| {
             let columns = out.columns;
-            multiply_with(lhs, rhs.columns(column, columns), base.columns(column, columns), &mut out);
+            let bias = bias.map(|bias| &bias[column..][..columns]);
+            multiply_with((lhs, depth), rhs.columns(column, columns), bias, &mut out);
         });
     }
     let mut packed = Buffer::dirty(Panels::len(rhs));
@@ -71,42 +78,36 @@ fn product_into(lhs: Matrix, rhs: Matrix, base: Base, out: &mut [f32]) {
         || Buffer::dirty(Tiles::packed_len(lhs)),
         |scratch, Block { row, column, mut out }| {
             let lhs = lhs.rows(row, out.rows);
-            product(lhs, panels.at_column(column), base.columns(column, out.columns), scratch, &mut out);
+            let bias = bias.map(|bias| &bias[column..][..out.columns]);
+            product((lhs, depth), panels.at_column(column), bias, scratch, &mut out);
         },
     );
 }
 
-/// Whether [`add_product`] of so many terms adds their sum with one rounding.
-pub(crate) fn adds_at_once(terms: usize) -> bool {
-    terms <= DEPTH
-}
-
-/// `out += lhs · rhs`
-pub(crate) fn add_product(lhs: Matrix, rhs: Matrix, out: &mut [f32]) {
-    product_into(lhs, rhs, Base::Output, out);
-}
-
 /// `out = lhs · rhs`, on this thread.
 pub(crate) fn multiply(lhs: Matrix, rhs: Matrix, out: &mut MatrixMut) {
-    multiply_with(lhs, rhs, Base::Zero, out);
+    multiply_with((lhs, DEPTH), rhs, None, out);
 }
 
-fn multiply_with(lhs: Matrix, rhs: Matrix, base: Base, out: &mut MatrixMut) {
+fn multiply_with(
+    (lhs, depth): (Matrix, usize),
+    rhs: Matrix,
+    bias: Option<&[f32]>,
+    out: &mut MatrixMut,
+) {
     assert_eq!(lhs.columns, rhs.rows, "inner dimensions");
     assert_eq!((out.rows, out.columns), (lhs.rows, rhs.columns), "rows and columns of the output");
-    if let (1, Some(_), None, Some(bias)) =
-        (lhs.rows, lhs.contiguous_rows(), rhs.contiguous_rows(), base.bias())
-    {
+    if lhs.rows == 1 && lhs.contiguous_rows().is_some() && rhs.contiguous_rows().is_none() {
         return row_product(lhs.row(0), rhs, bias, out.row(0));
     }
     let mut scratch = Buffer::dirty(Tiles::packed_len(lhs));
     if let Some(panels) = Panels::in_place(rhs, lhs.rows) {
-        return product(lhs, panels, base, &mut scratch, out);
+        return product((lhs, depth), panels, bias, &mut scratch, out);
     }
     let mut packed = Buffer::dirty(Panels::len(rhs));
     let pieces = Panels::pieces(rhs, &mut packed);
     pieces.for_each(|(columns, panel)| pack::pack(columns, panel));
-    product(lhs, Panels::packed(&packed, rhs.rows), base, &mut scratch, out);
+    product((lhs, depth), Panels::packed(&packed, rhs.rows), bias, &mut scratch, out);
 }
 
 /// Rows and columns of a tile: all columns, unless there are few rows.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use candle_core::Result as TensorResult;
 use tracing::{Span, trace_span};
 
+use crate::threads::work_until;
 use crate::{Batch, Data, Error};
 
 /// The prefetched shards, and the time training has waited for batches.
@@ -105,6 +106,8 @@ impl Ahead {
                     *prepared = Some(Prepared { epoch, indices, batch });
                 });
             }
+            // The scope would let this thread sleep.
+            work_until(|| left.load(Ordering::Relaxed) == 0);
         });
         let threads = rayon::current_num_threads().min(computed.len()).max(1) as u32;
         let late = late.into_inner().expect("no thread panics with it") / threads;

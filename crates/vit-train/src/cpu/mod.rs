@@ -23,12 +23,14 @@ use self::tree::{Sums as Tree, nodes_up_to};
 use crate::backend::{EvaluateBatch, StepBackend, StepToTake, Taken, Task};
 use crate::evaluation::{EVALUATION_BATCH, in_parallel};
 use crate::sums::Sums;
+use crate::threads::Awake;
 use crate::{Batch, Data, Error, Optimizer, Scores, clip_gradients};
 
 /// Takes steps on the thread pool that it is called on.
 pub(crate) struct CpuBackend {
     optimizer: Optimizer,
     ahead: Ahead,
+    awake: Awake,
     /// The division of shards and parameters among several ranks.
     slices: Option<Slices>,
     /// Whether the warning that frozen parameters cost time was logged.
@@ -46,7 +48,8 @@ impl CpuBackend {
         if let Some(slices) = &slices {
             optimizer = slices.optimizer(optimizer);
         }
-        Ok(Self { optimizer, ahead: Ahead::default(), slices, has_warned: false })
+        let (ahead, awake) = (Ahead::default(), Awake::default());
+        Ok(Self { optimizer, ahead, awake, slices, has_warned: false })
     }
 
     /// Adds up the results of a step's shards.
@@ -190,6 +193,7 @@ impl StepBackend for CpuBackend {
         step: &StepToTake<'_>,
         data: &dyn Data,
     ) -> Result<Taken, Error> {
+        self.awake.keep();
         let taken = match self.slices.take() {
             None => self.step_alone(task, step, data)?,
             Some(mut slices) => {

@@ -199,7 +199,7 @@ fn group_of(name: &str, depth: usize, finetune: &Finetune) -> Group {
 }
 
 /// Numbers in the tokens of a pass of several shards. With more, passes gain nothing and take memory.
-const NUMBERS_OF_PASS: usize = 1 << 18;
+const NUMBERS_OF_PASS: usize = 1 << 16;
 
 /// A trainer of a new model, with its variables in `parameters`.
 ///
