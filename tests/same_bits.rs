@@ -31,6 +31,34 @@ fn threads_do_not_change_shards_that_they_share() {
     }
 }
 
+/// A thread takes several shards in one pass if it can.
+#[test]
+fn threads_do_not_change_shards_of_one_pass() {
+    let sandbox = Sandbox::new();
+    let model = "dim = 16\nmlp_dim = 32\nlayer_scale = 0.1\ndrop_path = 0.2\nqkv_bias = true\nregisters = 2\n";
+    for (name, more) in [
+        ("class-token", "pool = \"cls\"\nactivation = \"gelu\"\n"),
+        ("mean", "pool = \"mean\"\nqk_norm = true\nposition_rows = \"patches\"\n"),
+        ("post-norm", "norm = \"post\"\nposition = \"patch_linear\"\n"),
+    ] {
+        let train = "[train]\nbatch_size = 37\nshards = 7\naccumulate = 2\nclip = 1.0\n";
+        sandbox.write(&format!("{name}.toml"), &format!("{train}[model]\n{model}{more}"));
+        let train = |threads: u64| {
+            let run = format!("{name}-{threads}");
+            let words = "-q train --dataset digits --max-steps 4 --augment-mixup 0.2 --log-every 1";
+            let output = format!("--config {name}.toml --threads {threads} --run-dir {run}");
+            sandbox.run(&format!("{words} {output}")).succeeded();
+            let metrics = timeless(&sandbox.read(&format!("{run}/metrics.jsonl")));
+            (sandbox.read(&format!("{run}/model.safetensors")), metrics)
+        };
+        // Each of sixteen threads takes a shard alone.
+        let alone = train(16);
+        for threads in [1, 2, 3] {
+            assert!(alone == train(threads), "{name}: {threads} threads give other bits than 16");
+        }
+    }
+}
+
 /// Shuffled or not, within an epoch.
 #[test]
 fn threads_do_not_change_model_or_metrics() {

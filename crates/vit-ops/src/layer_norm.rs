@@ -430,8 +430,17 @@ mod tests {
             Forward { eps, xs: &xs, weight: &weight, bias: &bias, ys: &mut ys, rows: &mut rows }
                 .run(lanes);
             let (rows, grad) = (&rows[..], &grad[..]);
-            let back = Backward { xs: &xs, weight: &weight, rows, grad, grad_xs: &mut grad_xs };
-            let [grad_weight, grad_bias] = back.run(lanes);
+            let [mut grad_weight, mut grad_bias] = [(); 2].map(|()| vec![0.0; dim]);
+            Backward {
+                xs: &xs,
+                weight: &weight,
+                rows,
+                grad,
+                grad_xs: &mut grad_xs,
+                of_weight: &mut grad_weight,
+                of_bias: &mut grad_bias,
+            }
+            .run(lanes);
             [ys, grad_xs, grad_weight, grad_bias]
         }
     }

@@ -25,26 +25,34 @@ impl Pieces {
     const WHOLE: Self = Self { sizes: Vec::new(), refused: None };
 }
 
-/// Like [`backward`](crate::backward()), with the bits of one pass for each of these numbers of samples, whose gradients are
-/// added along a binary tree: the left child of a node has as many pieces as the largest power of two below the node's.
+/// Like [`backward`](crate::backward()), with the bits of one pass for each of these numbers of samples, whose gradients
+/// are added along a binary tree: the left child of a node has as many pieces as the largest power of two below the
+/// node's.
 ///
-/// This holds for operations of this crate with one gradient for each parameter, and for operations that treat samples
-/// alike, one by one. It saves the rest of the cost of a pass.
+/// Parameters must belong to operations of this crate, one each; all other operations must compute each sample from that
+/// sample alone.
 ///
 /// # Errors
-/// If candle cannot compute a gradient, or an operation has a token mask, a learned score bias, a parameter of an
-/// earlier one, or no whole rows for each sample.
+/// If candle cannot compute a gradient, or an operation has a token mask, a learned score bias, a parameter of another
+/// operation, or rows that are no whole samples.
 pub fn backward_in_pieces(loss: &Tensor, sizes: &[usize]) -> Result<GradStore> {
     if sizes.len() < 2 {
         return backward(loss);
     }
-    let outer = PIECES.replace(Pieces { sizes: sizes.to_vec(), refused: None });
-    let gradients = backward(loss);
-    let Pieces { refused, .. } = PIECES.replace(outer);
-    let gradients = gradients?;
-    match refused {
+    let _pass = Pass(PIECES.replace(Pieces { sizes: sizes.to_vec(), refused: None }));
+    let gradients = backward(loss)?;
+    match PIECES.with_borrow(|pieces| pieces.refused) {
         Some(what) => bail!("expected gradients that can be summed in pieces, got {what}"),
         None => Ok(gradients),
+    }
+}
+
+/// A pass in pieces on this thread, with those of the pass around it.
+struct Pass(Pieces);
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        PIECES.set(std::mem::replace(&mut self.0, Pieces::WHOLE));
     }
 }
 
@@ -52,7 +60,7 @@ pub fn backward_in_pieces(loss: &Tensor, sizes: &[usize]) -> Result<GradStore> {
 pub(crate) fn refuse(what: &'static str) {
     PIECES.with_borrow_mut(|pieces| {
         if !pieces.sizes.is_empty() {
-            pieces.refused = Some(what);
+            pieces.refused.get_or_insert(what);
         }
     });
 }
@@ -61,11 +69,11 @@ pub(crate) fn refuse(what: &'static str) {
 fn of_rows(rows: usize) -> Vec<Range<usize>> {
     PIECES.with_borrow_mut(|pieces| {
         let samples = pieces.sizes.iter().sum::<usize>();
-        if pieces.sizes.is_empty() || !rows.is_multiple_of(samples) {
-            if !pieces.sizes.is_empty() {
-                pieces.refused = Some("rows of no whole sample");
-            }
-            return vec![0..rows];
+        if samples == 0 {
+            return std::iter::once(0..rows).collect();
+        }
+        if !rows.is_multiple_of(samples) {
+            pieces.refused.get_or_insert("rows that are no whole samples");
         }
         let of_sample = rows / samples;
         let ends = pieces.sizes.iter().scan(0, |end, size| {
@@ -77,8 +85,8 @@ fn of_rows(rows: usize) -> Vec<Range<usize>> {
     })
 }
 
-/// Sums of `len` numbers over rows. `each` writes the sum over some rows. These may be two equal pieces of up to `pairs_of`
-/// rows: the third argument is the number of rows in a piece, and the sum is the sum of both pieces' sums.
+/// Sums of `len` numbers over rows. `each` writes the sum over some rows, which are one piece or two equal ones of up to
+/// `pairs_of` rows: then the sum of both pieces' sums. Its last argument is the number of rows in a piece.
 pub(crate) fn sum(
     (rows, len): (usize, usize),
     pairs_of: usize,
@@ -130,5 +138,171 @@ fn merge(total: &mut [f32], sums: &mut [Buffer], nodes: &mut Vec<usize>) {
     let right = nodes.pop().unwrap_or(0);
     if let Some(left) = nodes.last_mut() {
         *left += right;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tensors;
+    use crate::{
+        Activation, Affine, Attend, AttentionBranch, BranchEnd, FeedForwardBranch, Norm, Queries,
+        Stage, TokenMask,
+    };
+    use candle_core::Var;
+
+    const DIM: usize = 8;
+
+    type Parameters = Vec<Var>;
+
+    fn parameters(shapes: &[&[usize]]) -> Result<Parameters> {
+        shapes.iter().map(|&shape| Var::from_tensor(&tensors::<1>(&[shape])?[0])).collect()
+    }
+
+    /// The gradients of samples `range`, in one pass.
+    fn gradients(
+        forward: &dyn Fn(&Tensor) -> Result<Tensor>,
+        (xs, range): (&Tensor, Range<usize>),
+        (parameters, sizes): (&Parameters, &[usize]),
+    ) -> Result<Vec<Vec<f32>>> {
+        let ys = forward(&xs.narrow(0, range.start, range.len())?)?;
+        // Weighted, because a plain sum after a layer norm has gradient zero.
+        let loss = (&ys * ys.detach().sin()?)?.sum_all()?;
+        let gradients = backward_in_pieces(&loss, sizes)?;
+        let values = |of: &Var| gradients.get(of).expect("a gradient").flatten_all()?.to_vec1();
+        parameters.iter().map(values).collect()
+    }
+
+    /// The sum of pieces' gradients, each from a pass of its own.
+    fn along_the_tree(pieces: &[Vec<Vec<f32>>]) -> Vec<Vec<f32>> {
+        if let [alone] = pieces {
+            return alone.clone();
+        }
+        let (left, right) = pieces.split_at(1 << (pieces.len() - 1).ilog2());
+        let [mut left, right] = [left, right].map(along_the_tree);
+        for (left, right) in left.iter_mut().zip(&right) {
+            slices::add_scaled(left, 1.0, right);
+        }
+        left
+    }
+
+    fn assert_pieces_do_not_show(
+        name: &str,
+        forward: &dyn Fn(&Tensor) -> Result<Tensor>,
+        tokens: usize,
+        parameters: &Parameters,
+    ) -> Result<()> {
+        for sizes in [&[2, 2][..], &[2, 3, 2], &[3, 2, 2, 3, 2, 2, 2], &[2; 16], &[4; 8]] {
+            let samples = sizes.iter().sum::<usize>();
+            let [xs] = tensors(&[&[samples, tokens, DIM]])?;
+            let together = gradients(forward, (&xs, 0..samples), (parameters, sizes))?;
+            let mut start = 0;
+            let apart = sizes.iter().map(|&size| {
+                start += size;
+                gradients(forward, (&xs, start - size..start), (parameters, &[size]))
+            });
+            let apart = along_the_tree(&apart.collect::<Result<Vec<_>>>()?);
+            assert!(together == apart, "{name} in pieces of {sizes:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn single_operations_have_the_bits_of_separate_passes() -> Result<()> {
+        let of = parameters(&[&[24, DIM], &[24]])?;
+        let linear = |xs: &Tensor| crate::linear(xs, &of[0], Some(&of[1]));
+        // 600 rows are more than a product sums at once.
+        for tokens in [1, 5, 150] {
+            assert_pieces_do_not_show("linear", &linear, tokens, &of)?;
+        }
+        let activation =
+            |xs: &Tensor| crate::linear_activation(xs, &of[0], &of[1], Activation::Gelu);
+        assert_pieces_do_not_show("linear activation", &activation, 5, &of)?;
+        let of = parameters(&[&[DIM], &[DIM]])?;
+        let norm = |xs: &Tensor| crate::layer_norm(xs, &of[0], &of[1], 1e-5);
+        assert_pieces_do_not_show("layer norm", &norm, 5, &of)?;
+        let of = parameters(&[&[DIM], &[1, 5, DIM]])?;
+        let tables = |xs: &Tensor| crate::add_each(&crate::scale_features(xs, &of[0])?, &of[1]);
+        assert_pieces_do_not_show("tables", &tables, 5, &of)
+    }
+
+    fn stages<'a>(of: &'a [Var], queries: Queries) -> [Stage<'a>; 3] {
+        let norm = || Norm { weight: &of[0], bias: &of[1], eps: 1e-5 };
+        let map =
+            |index: usize| Affine { weight: &of[index], bias: Some(of[index + 1].as_tensor()) };
+        let end =
+            |scale: usize| BranchEnd { dropout: None, scale: Some(&of[scale]), drop_path: None };
+        let attend = Attend::new(2, 0.5);
+        [
+            Stage::Attention(AttentionBranch {
+                norm: None,
+                qkv: map(2),
+                qk_norm: None,
+                rotary: None,
+                attend,
+                queries,
+                proj: map(4),
+                end: end(6),
+            }),
+            Stage::FeedForward(FeedForwardBranch {
+                norm: None,
+                fc1: map(7),
+                activation: Activation::Relu,
+                fc2: map(9),
+                end: end(11),
+            }),
+            Stage::Norm(norm()),
+        ]
+    }
+
+    fn encoder() -> Result<Parameters> {
+        parameters(&[
+            &[DIM],
+            &[DIM],
+            &[3 * DIM, DIM],
+            &[3 * DIM],
+            &[DIM, DIM],
+            &[DIM],
+            &[DIM],
+            &[2 * DIM, DIM],
+            &[2 * DIM],
+            &[DIM, 2 * DIM],
+            &[DIM],
+            &[DIM],
+        ])
+    }
+
+    #[test]
+    fn an_encoder_has_the_bits_of_separate_passes() -> Result<()> {
+        let of = encoder()?;
+        for queries in [Queries::All, Queries::First] {
+            let forward = |xs: &Tensor| crate::residual_stages(xs, &stages(&of, queries), None);
+            assert_pieces_do_not_show("encoder", &forward, 5, &of)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_has_no_pieces_is_an_error() -> Result<()> {
+        let of = encoder()?;
+        let [xs] = tensors(&[&[4, 5, DIM]])?;
+        let mask = TokenMask::from_lengths(&[3, 5, 4, 5], 5)?;
+        let encoded = |xs: &Tensor, mask: Option<&TokenMask>| {
+            crate::residual_stages(xs, &stages(&of, Queries::All), mask)
+        };
+        let masked = encoded(&xs, Some(&mask))?;
+        let twice = encoded(&encoded(&xs, None)?, None)?;
+        let whole = crate::linear(&xs.narrow(0, 0, 1)?.narrow(1, 0, 3)?, &of[2], None)?;
+        for (ys, what) in [
+            (&masked, "a token mask"),
+            (&twice, "a parameter of two operations"),
+            (&whole, "rows that are no whole samples"),
+        ] {
+            let loss = ys.sqr()?.sum_all()?;
+            let error = backward_in_pieces(&loss, &[2, 2]).expect_err(what).to_string();
+            assert!(error.contains(what), "{error}");
+            backward(&loss)?;
+        }
+        Ok(())
     }
 }

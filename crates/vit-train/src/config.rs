@@ -16,8 +16,9 @@ pub struct TrainConfig {
     pub max_steps: Option<u64>,
     /// Samples per step; an incomplete last batch is dropped.
     pub batch_size: usize,
-    /// Number of shards that a batch is divided into. One thread of one rank takes each, and threads without one take
-    /// part in its large operations. It sets the order of summation, and so the bits.
+    /// Number of shards that a batch is divided into. One thread of one rank takes each, or
+    /// [several at once](crate::TrainerBuilder::join_shards); threads without one take part in large operations. It sets
+    /// the order of summation, and so the bits.
     pub shards: usize,
     /// Seed of all random numbers.
     pub seed: u64,

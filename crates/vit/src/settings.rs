@@ -138,8 +138,13 @@ impl Settings {
         })?;
         let asked = Asked::in_file(&file, Self::sets_model(args, &file));
         let path = args.config.as_deref().unwrap_or(Path::new("the defaults"));
+        let train = file.get("train").and_then(Value::as_table);
+        let has_shards = train.is_some_and(|train| train.contains_key("shards"));
         let merged = Self::of_preset(preset).merged_with(file);
         let mut settings = merged.map_err(|error| bad_value(path, &error))?;
+        if !has_shards {
+            settings = settings.with_default_shards();
+        }
         settings.preset = name;
         if let Some(path) = &args.config {
             settings.expand_home().map_err(|failure| failure.about(path.display()))?;

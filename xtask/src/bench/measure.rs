@@ -54,7 +54,7 @@ impl Programs {
         // A copy, so that a build in the meantime does not change what is measured.
         let vit = scratch.path().join(built.file_name().context("cargo built no file")?);
         fs::copy(built, &vit).with_context(|| format!("cannot copy {}", built.display()))?;
-        for shards in [1, 16] {
+        for shards in [1, 4] {
             let settings = format!("[train]\nshards = {shards}\n");
             fs::write(scratch.path().join(format!("shards-{shards}.toml")), settings)?;
         }
@@ -143,7 +143,7 @@ impl Programs {
             "{state}" => self.scratch.path().join("state.safetensors"),
             "{run}" => self.scratch.path().join("run"),
             "{shards-1}" => self.scratch.path().join("shards-1.toml"),
-            "{shards-16}" => self.scratch.path().join("shards-16.toml"),
+            "{shards-4}" => self.scratch.path().join("shards-4.toml"),
             arg => arg.into(),
         }
     }

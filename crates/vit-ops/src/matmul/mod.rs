@@ -13,8 +13,8 @@ use crate::buffer::Buffer;
 use crate::matrix::{Block, Matrix, MatrixMut};
 use crate::parallel;
 use crate::slices::LANES;
-use kernel::{ROWS, product};
 pub(crate) use kernel::DEPTH;
+use kernel::{ROWS, product};
 use pack::{Panels, Tiles};
 use row::row_product;
 

@@ -138,4 +138,3 @@ fn scale_samples(xs: &mut [f32], rows: &Rows, dim: usize, of_samples: &[f32]) {
         part.iter_mut().for_each(|x| *x *= factor);
     }
 }
-

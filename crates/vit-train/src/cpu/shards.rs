@@ -20,7 +20,8 @@ pub(super) fn shards(batch: usize, count: usize) -> Vec<Range<usize>> {
 /// The largest number of shards in a pass that keeps no thread longer busy than shard by shard. Powers of two only, so
 /// that a pass is a node of the tree of sums.
 pub(super) fn shards_of_pass(shards: usize, threads: usize, most: usize) -> usize {
-    let rounds = |of_pass: usize| shards.div_ceil(of_pass).div_ceil(threads) * of_pass;
+    let rounds =
+        |of_pass: usize| (shards.div_ceil(of_pass).div_ceil(threads) * of_pass).min(shards);
     let powers = (0..usize::BITS).map(|exponent| 1_usize << exponent);
     let allowed = powers.take_while(|&of_pass| of_pass <= most.min(shards));
     allowed.filter(|&of_pass| rounds(of_pass) == rounds(1)).last().unwrap_or(1)
@@ -79,7 +80,7 @@ mod tests {
     #[test]
     fn passes_keep_no_thread_longer_busy() {
         for (shards, threads, want) in
-            [(16, 1, 16), (16, 2, 8), (16, 3, 2), (16, 5, 4), (16, 6, 1), (16, 16, 1), (7, 2, 4)]
+            [(16, 1, 16), (14, 1, 8), (16, 2, 8), (16, 3, 2), (16, 5, 4), (16, 6, 1), (7, 2, 4)]
         {
             assert_eq!(shards_of_pass(shards, threads, 64), want, "{shards} on {threads}");
         }

@@ -194,6 +194,25 @@ mod tests {
     }
 
     #[test]
+    fn nodes_of_limited_size_merge_to_the_same_tree() {
+        for shards in 1..20_usize {
+            for largest in 0..=shards {
+                let sums = Sums::new(shards);
+                for node in nodes_up_to(largest, shards, &(0..shards)) {
+                    assert!(node.len() <= largest.max(1));
+                    let of_node = Sums::new(node.len());
+                    for shard in node.clone() {
+                        let at = shard - node.start;
+                        let Ok(()) = of_node.add(at..at + 1, shard.to_string(), merge);
+                    }
+                    let Ok(()) = sums.add(node, of_node.finish().concat(), merge);
+                }
+                assert_eq!(sums.finish().concat(), written(shards), "{shards}, {largest}");
+            }
+        }
+    }
+
+    #[test]
     fn the_last_addition_can_be_left_to_the_caller() {
         let sums = Sums::but_the_last(6);
         for shard in [3, 5, 0, 4, 1, 2] {

@@ -235,17 +235,8 @@ impl TrainerBuilder {
         let weights = weights.collect();
         let loss = loss.unwrap_or_else(|| Arc::new(CrossEntropy::smoothed(config.label_smoothing)));
         let groups = groups.into_iter().filter(|group| !group.frozen).collect();
-        let task = Task {
-            config,
-            model,
-            loss,
-            trained,
-            groups,
-            frozen,
-            averages,
-            ranks,
-            samples_of_pass,
-        };
+        let task =
+            Task { config, model, loss, trained, groups, frozen, averages, ranks, samples_of_pass };
         let backend = backend(&task, records_steps)?;
         let threads = Arc::new(thread_pool(threads)?);
         Ok(Trainer {

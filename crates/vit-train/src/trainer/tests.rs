@@ -96,13 +96,23 @@ fn run_on(
     config: TrainConfig,
     threads: usize,
 ) -> Result<(Vec<f32>, Vec<Record>), Error> {
+    run_joined(0, data, config, threads)
+}
+
+/// In passes of several shards, up to this many samples.
+fn run_joined(
+    samples: usize,
+    data: &dyn Data,
+    config: TrainConfig,
+    threads: usize,
+) -> Result<(Vec<f32>, Vec<Record>), Error> {
     let weight = Var::new(&[[0.1_f32], [-0.2]], &Device::Cpu)?;
     let parameters = vec![("w".to_owned(), weight.clone())];
     let tracked = weight.as_tensor().clone();
     let forward = move |xs: &Tensor, _: Mode| vit_ops::linear(xs, &tracked, None);
     let smoothing = config.label_smoothing;
     let mut records = Vec::new();
-    let mut trainer = Trainer::builder(config).threads(threads);
+    let mut trainer = Trainer::builder(config).threads(threads).join_shards(samples);
     if data.train_batch(1, &[0])?.targets.len() > 1 {
         trainer = trainer.loss(MixedCrossEntropy::smoothed(smoothing));
     }
@@ -275,6 +285,24 @@ fn accumulated_batches_are_bit_identical_to_one_large_batch() -> Result<(), Erro
             [run_on(data, large.clone(), 2)?, run_on(data, parts.clone(), 2)?];
         assert_eq!(large, parts);
         assert_eq!(losses(&large_records), losses(&parts_records));
+    }
+    Ok(())
+}
+
+#[test]
+fn joined_shards_do_not_change_a_bit() -> Result<(), Error> {
+    let uneven = TrainConfig { batch_size: 16, shards: 7, ..recipe() };
+    let parts = TrainConfig { batch_size: 8, shards: 4, accumulate: 3, ..recipe() };
+    for config in [uneven, parts] {
+        for data in [&Line as &dyn Data, &HALF_MIXED] {
+            let (weights, records) = run_on(data, config.clone(), 2)?;
+            for (threads, samples) in [(1, 100), (1, 5), (2, 100), (3, 100)] {
+                let (joined, records_of_joined) =
+                    run_joined(samples, data, config.clone(), threads)?;
+                assert_eq!(joined, weights, "{threads} threads, {samples} samples");
+                assert_eq!(losses(&records_of_joined), losses(&records));
+            }
+        }
     }
     Ok(())
 }

@@ -45,8 +45,11 @@ pub(crate) struct Settings {
 /// The preset of a model that started from another one and matches no named preset.
 pub(crate) const CUSTOM: &str = "custom";
 
-/// Shards of a batch: of 2, 4 and 8 the fastest on two cores (docs/decisions/0008).
-const SHARDS: usize = 4;
+/// The default number of shards: work for as many cores, of two samples or more, which one pass can join
+/// (docs/decisions/0008).
+fn shards(batch_size: usize) -> usize {
+    (batch_size / 2).clamp(1, 16)
+}
 
 impl Settings {
     /// The notebook's recipe, for a preset.
@@ -59,14 +62,27 @@ impl Settings {
             finetune: Finetune::default(),
             data: DataSettings::default(),
             augment: Augment::default(),
-            train: TrainConfig {
-                shards: SHARDS,
-                ..TrainConfig::new(20, OptimizerConfig::adam(3e-4))
-            },
+            train: TrainConfig::new(20, OptimizerConfig::adam(3e-4)),
             model: preset.config(),
             changes: Vec::new(),
         }
         .with_recipe_of(preset)
+        .with_default_shards()
+    }
+
+    /// With the default number of shards for its batch size.
+    pub(super) fn with_default_shards(mut self) -> Self {
+        self.train.shards = shards(self.train.batch_size);
+        self
+    }
+
+    /// Sets the batch size; a default number of shards follows it.
+    pub(crate) fn set_batch_size(&mut self, batch_size: usize) {
+        let train = &mut self.train;
+        if train.shards == shards(train.batch_size) {
+            train.shards = shards(batch_size);
+        }
+        train.batch_size = batch_size;
     }
 
     /// For picture presets, a recipe that suits small datasets.

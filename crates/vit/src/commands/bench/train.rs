@@ -112,7 +112,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 fn settings(args: &Args) -> Result<Settings> {
     let mut settings = Settings::begin(&args.settings)?;
     if let Some(batch_size) = args.batch_size {
-        settings.train.batch_size = batch_size;
+        settings.set_batch_size(batch_size);
     }
     settings.train.epochs = u64::MAX;
     settings.train.max_steps = Some(u64::from(args.warmup) + u64::from(args.steps));

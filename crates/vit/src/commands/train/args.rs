@@ -185,10 +185,12 @@ impl Args {
             }
         }
         set(&mut settings.train.epochs, self.epochs.as_ref());
-        set(&mut settings.train.batch_size, self.batch_size.as_ref());
         set(&mut settings.train.optimizer.lr, self.lr.as_ref());
         set(&mut settings.train.seed, self.seed.as_ref());
         set(&mut settings.train.log_every, self.log_every.as_ref());
+        if let Some(batch_size) = self.batch_size {
+            settings.set_batch_size(batch_size);
+        }
         self.recipe.override_settings(settings);
         self.augmentation.override_augment(&mut settings.augment);
         settings.train.max_steps = self.max_steps.or(settings.train.max_steps);

@@ -198,7 +198,7 @@ fn group_of(name: &str, depth: usize, finetune: &Finetune) -> Group {
     Group::new().with_lr_scale(finetune.layer_decay.map_or(1.0, |decay| decay.powi(below_head)))
 }
 
-/// Numbers in the tokens of a pass of several shards. With more, passes gain nothing and take memory.
+/// Numbers in the tokens of a pass of several shards, or a quarter of the batch: larger passes leave the second-level cache.
 const NUMBERS_OF_PASS: usize = 1 << 16;
 
 /// A trainer of a new model, with its variables in `parameters`.
@@ -227,7 +227,8 @@ pub(crate) fn trainer(
     };
     let trainer = Trainer::builder(train.clone()).threads(threads).ranks(ranks);
     let trainer = trainer.groups(groups).loss(loss);
-    let trainer = trainer.join_shards(NUMBERS_OF_PASS / (model.tokens() * model.dim));
+    let samples = NUMBERS_OF_PASS / (model.tokens() * model.dim);
+    let trainer = trainer.join_shards(samples.max(train.batch_size / 4));
     #[expect(unsafe_code, reason = "this module knows what the model reads")]
     // SAFETY: a Vision Transformer runs the same operations each time, on its images, its parameters and constants that
     // its layers hold and never replace; the losses hold no tensor. Only the trainer's thread uses the device until the
