@@ -42,7 +42,7 @@ fn threads_do_not_change_shards_of_one_pass() {
         ("post-norm", "norm = \"post\"\nposition = \"patch_linear\"\n"),
     ] {
         let train = "[train]\nbatch_size = 37\nshards = 7\naccumulate = 2\nclip = 1.0\n";
-        sandbox.write(&format!("{name}.toml"), &format!("{train}[model]\n{model}{more}"));
+        sandbox.write(&format!("{name}.toml"), format!("{train}[model]\n{model}{more}"));
         let train = |threads: u64| {
             let run = format!("{name}-{threads}");
             let words = "-q train --dataset digits --max-steps 4 --augment-mixup 0.2 --log-every 1";
