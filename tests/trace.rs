@@ -35,10 +35,10 @@ fn the_first_steps_are_traced_by_thread() {
     let steps: Vec<&Value> = named(&spans, "step").collect();
     let numbers = steps.iter().map(|step| step["args"]["step"].as_u64().unwrap());
     assert!(numbers.eq(1..=50));
-    for name in ["shard", "batch", "forward", "backward", "sum", "update"] {
-        let each = if ["sum", "update"].contains(&name) { 1 } else { 4 };
+    for name in ["shards", "batch", "forward", "backward", "sum", "update"] {
+        let each = if ["sum", "update"].contains(&name) { 1 } else { 2 };
         // The first step makes its own batches; the last traced step also makes its successor's.
-        let ahead = if name == "batch" { 4 } else { 0 };
+        let ahead = if name == "batch" { 2 } else { 0 };
         assert_eq!(named(&spans, name).count(), 50 * each + ahead, "{name}");
         for span in named(&spans, name) {
             assert_eq!(steps.iter().filter(|step| is_within(span, step)).count(), 1, "{span}");
@@ -46,11 +46,11 @@ fn the_first_steps_are_traced_by_thread() {
     }
     for name in ["forward", "backward"] {
         for span in named(&spans, name) {
-            let shards = named(&spans, "shard").filter(|shard| shard["tid"] == span["tid"]);
+            let shards = named(&spans, "shards").filter(|shard| shard["tid"] == span["tid"]);
             assert_eq!(shards.filter(|shard| is_within(span, shard)).count(), 1, "{span}");
         }
     }
-    let mut threads: Vec<_> = named(&spans, "shard").map(|shard| shard["tid"].as_u64()).collect();
+    let mut threads: Vec<_> = named(&spans, "shards").map(|shard| shard["tid"].as_u64()).collect();
     threads.sort_unstable();
     threads.dedup();
     assert_eq!(threads.len(), 2);

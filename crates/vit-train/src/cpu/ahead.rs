@@ -78,8 +78,8 @@ impl Ahead {
                     |ready: &Prepared| ready.epoch == epoch && ready.indices == piece.indices;
                 let ready = ready.next().filter(is_it);
                 scope.spawn_fifo(move |_| {
-                    let shard = trace_span!(parent: of_step, "shard", first = piece.first);
-                    let _shard = shard.entered();
+                    let shards = trace_span!(parent: of_step, "shards", first = piece.first);
+                    let _shards = shards.entered();
                     let batch = ready.map_or_else(
                         || {
                             let since = Instant::now();
