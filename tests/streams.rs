@@ -112,7 +112,8 @@ fn verbose_logs_have_the_duration_of_spans() {
     assert!(!text.contains("step{"), "{text}");
 
     // Each thread takes half of a step's shards in one pass.
-    let words = "-vv --log-format json train --dataset digits --max-steps 2 --threads 2 --run-dir all";
+    let words =
+        "-vv --log-format json train --dataset digits --max-steps 2 --threads 2 --run-dir all";
     let lines = json_lines(sandbox.run(words).succeeded().stderr);
     let closed = lines.iter().filter(|line| line["fields"]["message"] == "close");
     let names: Vec<&str> = closed.filter_map(|line| line["span"]["name"].as_str()).collect();
