@@ -40,6 +40,26 @@ fn json_has_the_same_settings() {
     }
 }
 
+/// A pass of several shards needs two images in each.
+#[test]
+fn shards_follow_the_batch_size_unless_they_are_set() {
+    let sandbox = Sandbox::new();
+    sandbox.write("set.toml", "[train]\nshards = 16\n");
+    sandbox.write("batch.toml", "[train]\nbatch_size = 24\n");
+    for (words, want) in [
+        ("", 16),
+        ("--batch-size 512", 16),
+        ("--batch-size 31", 8),
+        ("--batch-size 1", 1),
+        ("--config batch.toml", 8),
+        ("--config batch.toml --batch-size 64", 16),
+        ("--config set.toml --batch-size 16", 16),
+    ] {
+        let text = sandbox.run(&format!("config {words}")).succeeded().stdout;
+        assert!(text.contains(&format!("\nshards = {want}\n")), "{words}: {text}");
+    }
+}
+
 #[test]
 fn settings_that_a_run_rejects_are_rejected() {
     let sandbox = Sandbox::new();

@@ -17,7 +17,7 @@ thread_local! {
 struct Pieces {
     /// The number of samples in each; empty if there is one piece of any size.
     sizes: Vec<usize>,
-    /// What an operation could not sum in pieces.
+    /// Why the pass is an error.
     refused: Option<&'static str>,
 }
 
@@ -29,17 +29,15 @@ impl Pieces {
 /// are added along a binary tree: the left child of a node has as many pieces as the largest power of two below the
 /// node's.
 ///
-/// Parameters must belong to operations of this crate, one each; all other operations must compute each sample from that
-/// sample alone.
+/// Each parameter must belong to one operation of this crate, and all operations must compute each sample from that sample
+/// alone. Some violations are errors, others change bits.
 ///
 /// # Errors
-/// If candle cannot compute a gradient, or an operation has a token mask, a learned score bias, a parameter of another
-/// operation, or rows that are no whole samples.
+/// If candle cannot compute a gradient, an encoder has a token mask, a learned score bias or a parameter of another one, or
+/// an operation's number of rows is not a multiple of the number of samples.
 pub fn backward_in_pieces(loss: &Tensor, sizes: &[usize]) -> Result<GradStore> {
-    if sizes.len() < 2 {
-        return backward(loss);
-    }
-    let _pass = Pass(PIECES.replace(Pieces { sizes: sizes.to_vec(), refused: None }));
+    let sizes = if sizes.len() > 1 { sizes.to_vec() } else { Vec::new() };
+    let _pass = Pass(PIECES.replace(Pieces { sizes, refused: None }));
     let gradients = backward(loss)?;
     match PIECES.with_borrow(|pieces| pieces.refused) {
         Some(what) => bail!("expected gradients that can be summed in pieces, got {what}"),
@@ -73,7 +71,7 @@ fn of_rows(rows: usize) -> Vec<Range<usize>> {
             return std::iter::once(0..rows).collect();
         }
         if !rows.is_multiple_of(samples) {
-            pieces.refused.get_or_insert("rows that are no whole samples");
+            pieces.refused.get_or_insert("a number of rows that is not a multiple of the samples");
         }
         let of_sample = rows / samples;
         let ends = pieces.sizes.iter().scan(0, |end, size| {
@@ -282,8 +280,23 @@ mod tests {
         Ok(())
     }
 
+    /// A thread that waits within a pass may compute another one.
     #[test]
-    fn what_has_no_pieces_is_an_error() -> Result<()> {
+    fn an_inner_pass_has_its_own_pieces() -> Result<()> {
+        let of = parameters(&[&[24, DIM], &[24]])?;
+        let linear = |xs: &Tensor| crate::linear(xs, &of[0], Some(&of[1]));
+        let [xs] = tensors(&[&[6, 5, DIM]])?;
+        let alone = || gradients(&linear, (&xs, 0..6), (&of, &[6]));
+        let want = alone()?;
+        let outer = Pieces { sizes: vec![2, 2, 2], refused: None };
+        let _outer = Pass(PIECES.replace(outer));
+        assert!(alone()? == want);
+        assert_eq!(of_rows(12), [0..4, 4..8, 8..12]);
+        Ok(())
+    }
+
+    #[test]
+    fn operations_without_a_sum_in_pieces_are_errors() -> Result<()> {
         let of = encoder()?;
         let [xs] = tensors(&[&[4, 5, DIM]])?;
         let mask = TokenMask::from_lengths(&[3, 5, 4, 5], 5)?;
@@ -296,7 +309,7 @@ mod tests {
         for (ys, what) in [
             (&masked, "a token mask"),
             (&twice, "a parameter of two operations"),
-            (&whole, "rows that are no whole samples"),
+            (&whole, "a number of rows that is not a multiple of the samples"),
         ] {
             let loss = ys.sqr()?.sum_all()?;
             let error = backward_in_pieces(&loss, &[2, 2]).expect_err(what).to_string();

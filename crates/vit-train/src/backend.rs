@@ -25,7 +25,7 @@ pub(crate) struct Task {
     pub(crate) averages: Option<Averages>,
     /// The ranks that train together.
     pub(crate) ranks: Arc<dyn Collective>,
-    /// Up to how many samples several shards are computed in one pass.
+    /// The most samples in a pass of several shards.
     pub(crate) samples_of_pass: usize,
 }
 

@@ -1,7 +1,6 @@
 //! The trainer's thread pool.
 
 use std::cell::Cell;
-use std::hint::spin_loop;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -19,12 +18,12 @@ pub(crate) fn thread_pool(threads: usize) -> Result<ThreadPool, Error> {
     pool.build().map_err(|source| Error::Threads { threads, source })
 }
 
-/// How long a thread without work looks for some before it sleeps. Otherwise a step of a small model puts each thread to
-/// sleep several times, and waking it takes a noticeable part of the step.
+/// How long an idle thread polls for work before it sleeps. Without polling, each thread sleeps several times in a step of a
+/// small model, and waking it takes a noticeable part of the step.
 const PATIENCE: Duration = Duration::from_micros(500);
 
-/// Looks for work until `is_done`, or until there has been none for a while. Does nothing if threads share cores: another
-/// one may need this one's.
+/// Runs the pool's work until `is_done`, or until there has been none for [`PATIENCE`]. Does nothing if the pool has more
+/// threads than the machine cores.
 pub(crate) fn work_until(is_done: impl Fn() -> bool) {
     if !have_cores() {
         return;
@@ -34,7 +33,8 @@ pub(crate) fn work_until(is_done: impl Fn() -> bool) {
         match rayon::yield_now() {
             Some(Yield::Executed) => since = Instant::now(),
             _ if since.elapsed() > PATIENCE => return,
-            _ => spin_loop(),
+            // Another process may need the core.
+            _ => std::thread::yield_now(),
         }
     }
 }
@@ -62,7 +62,9 @@ impl Awake {
     /// Wakes those that sleep. Called by a thread of the pool.
     pub(crate) fn keep(&self) {
         let others = rayon::current_num_threads() - 1;
-        if self.count.load(Ordering::Relaxed) >= others || !have_cores() {
+        // A run may be called by a thread that an earlier run has kept awake.
+        let awake = self.count.load(Ordering::Relaxed) - usize::from(IS_AWAKE.get());
+        if awake >= others || !have_cores() {
             return;
         }
         let (caller, count) = (rayon::current_thread_index(), Arc::clone(&self.count));

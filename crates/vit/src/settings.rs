@@ -22,7 +22,7 @@ use crate::nearest;
 use crate::terminal::is_hidden;
 pub(crate) use data::DataSettings;
 pub(crate) use file::{CUSTOM, Settings};
-use file::{Misread, one_line, parse};
+use file::{Misread, default_shards, one_line, parse};
 pub(crate) use finetune::{Finetune, Freeze};
 
 /// The preset and the configuration file.
@@ -37,7 +37,7 @@ pub(crate) struct SettingsArgs {
     pub(crate) config: Option<PathBuf>,
 }
 
-/// Parts of the model that the user chose; the dataset determines the rest.
+/// What the user chose; the dataset determines the rest of the model, the batch size the number of shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
     /// Its shape, by a preset or directly.
@@ -48,17 +48,24 @@ pub(crate) struct Asked {
     pub(crate) image: bool,
     pub(crate) patch: bool,
     pub(crate) classes: bool,
+    pub(crate) shards: bool,
 }
 
 impl Asked {
     /// Everything is fixed, as for an existing model or a resumed run.
     pub(crate) const fn all() -> Self {
-        Self { model: true, channels: true, image: true, patch: true, classes: true }
+        Self { model: true, channels: true, image: true, patch: true, classes: true, shards: true }
     }
 
     /// Images and classes as before, everything else fixed by the initial model.
     pub(crate) const fn with_another_model(self) -> Self {
-        Self { channels: false, image: self.image, classes: false, ..Self::all() }
+        Self {
+            channels: false,
+            image: self.image,
+            classes: false,
+            shards: self.shards,
+            ..Self::all()
+        }
     }
 
     fn in_file(file: &Table, is_set: bool) -> Self {
@@ -66,12 +73,14 @@ impl Asked {
         let image = model.and_then(|model| model.get("image")).and_then(Value::as_table);
         let has_channels = image.is_some_and(|image| image.contains_key("channels"));
         let has = |key: &str| model.is_some_and(|model| model.contains_key(key));
+        let train = file.get("train").and_then(Value::as_table);
         Self {
             model: is_set,
             channels: has_channels,
             image: has("image"),
             patch: has("patch"),
             classes: has("classes"),
+            shards: train.is_some_and(|train| train.contains_key("shards")),
         }
     }
 }
@@ -138,19 +147,23 @@ impl Settings {
         })?;
         let asked = Asked::in_file(&file, Self::sets_model(args, &file));
         let path = args.config.as_deref().unwrap_or(Path::new("the defaults"));
-        let train = file.get("train").and_then(Value::as_table);
-        let has_shards = train.is_some_and(|train| train.contains_key("shards"));
         let merged = Self::of_preset(preset).merged_with(file);
         let mut settings = merged.map_err(|error| bad_value(path, &error))?;
-        if !has_shards {
-            settings = settings.with_default_shards();
-        }
+        settings.set_batch_size(settings.train.batch_size, asked);
         settings.preset = name;
         if let Some(path) = &args.config {
             settings.expand_home().map_err(|failure| failure.about(path.display()))?;
             settings.check().map_err(|failure| failure.about(path.display()))?;
         }
         Ok((settings, asked))
+    }
+
+    /// Sets the batch size, and with it the number of shards if it was not asked for.
+    pub(crate) fn set_batch_size(&mut self, batch_size: usize, asked: Asked) {
+        self.train.batch_size = batch_size;
+        if !asked.shards {
+            self.train.shards = default_shards(batch_size);
+        }
     }
 
     /// Expands a leading `~` in the file's paths.

@@ -1,5 +1,5 @@
-//! Steps in shards: a batch is divided independently of threads and ranks, each shard taken by one thread, and the
-//! gradients added along a fixed tree.
+//! Steps in shards: a batch is divided independently of threads and ranks. A thread takes one shard or several at a time,
+//! and gradients are added along a fixed tree of shards.
 
 mod ahead;
 mod shards;
@@ -141,22 +141,27 @@ fn train(
         first + start..first + end
     };
     let piece = |samples: &'_ [u32], shards: Range<usize>| {
-        let sizes = shards.clone().map(|shard| samples_of(shard).len()).collect();
         let Range { start: first, .. } = samples_of(shards.start);
         let indices = samples.get(first..samples_of(shards.end - 1).end)?.to_vec();
+        let sizes = shards.clone().map(|shard| samples_of(shard).len()).collect();
         Some(Piece { shards, sizes, first, indices })
     };
-    // A sum over a single row, as of a shard of one sample, has other bits than over several.
+    // A product of a single row, as of a shard of one sample, has other bits than a row among others.
     let are_joined = of_batch.iter().all(|shard| shard.len() > 1);
-    let most = if are_joined { task.samples_of_pass * of_batch.len() / batch_size } else { 1 };
-    let of_pass = shards_of_pass(range.len(), rayon::current_num_threads(), most);
-    let pieces = |samples: &'_ [u32], range: &Range<usize>| -> Vec<Piece> {
-        let nodes = nodes_up_to(of_pass, task.config.shards_of_step(), range);
+    let most = task.samples_of_pass.saturating_mul(of_batch.len()) / batch_size;
+    let threads = rayon::current_num_threads();
+    let of_pass = if are_joined { shards_of_pass(range.len(), threads, most) } else { 1 };
+    // The passes of one of the accumulated batches, which this rank may have in part.
+    let pieces = |samples: &'_ [u32], batch: usize| -> Vec<Piece> {
+        let [start, end] =
+            [batch, batch + 1].map(|batch| (batch * of_batch.len()).clamp(range.start, range.end));
+        let nodes = nodes_up_to(of_pass, task.config.shards_of_step(), &(start..end));
         nodes.into_iter().filter_map(|shards| piece(samples, shards)).collect()
     };
-    let now = pieces(step.samples, &range);
+    let batches = range.start / of_batch.len()..range.end.div_ceil(of_batch.len());
     // Only the first of the accumulated batches: more would cost memory without being faster.
-    let next = pieces(step.next, &(range.start..range.end.min(range.start + of_batch.len())));
+    let next = pieces(step.next, batches.start);
+    let now = batches.flat_map(|batch| pieces(step.samples, batch)).collect();
     let done = ahead.shards((data, step.epoch), now, next, |piece: &Piece, batch: &Batch| {
         let mode = Mode::Train(random.from_sample(piece.first as u32));
         let train = || train_shards(task, &piece.sizes, batch, mode);

@@ -17,8 +17,8 @@ pub(super) fn shards(batch: usize, count: usize) -> Vec<Range<usize>> {
     (0..count).map(|index| index * batch / count..(index + 1) * batch / count).collect()
 }
 
-/// The largest number of shards in a pass that keeps no thread longer busy than shard by shard. Powers of two only, so
-/// that a pass is a node of the tree of sums.
+/// The number of shards in a pass: the largest power of two, so that a pass is a node of the tree of sums, with which the
+/// busiest thread has no more shards than with passes of one.
 pub(super) fn shards_of_pass(shards: usize, threads: usize, most: usize) -> usize {
     let rounds =
         |of_pass: usize| (shards.div_ceil(of_pass).div_ceil(threads) * of_pass).min(shards);

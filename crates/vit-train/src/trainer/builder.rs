@@ -108,8 +108,8 @@ impl TrainerBuilder {
         Self { groups: Arc::new(groups), ..self }
     }
 
-    /// On a CPU, computes consecutive shards in one pass of up to this many samples, where a thread has several: a small
-    /// model then trains with many shards as fast as with few. Default: each shard has a pass of its own.
+    /// On a CPU, computes consecutive shards of a thread in one pass of up to this many samples. A small model then trains
+    /// with many shards almost as fast as with few. Shards of one sample always have their own pass. Default: all have.
     ///
     /// Does not change any bit if
     /// - model and loss compute each sample from that sample alone, with the same bits in any batch of two or more;

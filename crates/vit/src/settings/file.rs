@@ -45,10 +45,9 @@ pub(crate) struct Settings {
 /// The preset of a model that started from another one and matches no named preset.
 pub(crate) const CUSTOM: &str = "custom";
 
-/// The default number of shards: work for as many cores, of two samples or more, which one pass can join
-/// (docs/decisions/0008).
-fn shards(batch_size: usize) -> usize {
-    (batch_size / 2).clamp(1, 16)
+/// The default number of shards: a power of two up to 16, with at least two samples in each (docs/decisions/0008).
+pub(super) fn default_shards(batch_size: usize) -> usize {
+    1 << (batch_size / 2).clamp(1, 16).ilog2()
 }
 
 impl Settings {
@@ -67,22 +66,6 @@ impl Settings {
             changes: Vec::new(),
         }
         .with_recipe_of(preset)
-        .with_default_shards()
-    }
-
-    /// With the default number of shards for its batch size.
-    pub(super) fn with_default_shards(mut self) -> Self {
-        self.train.shards = shards(self.train.batch_size);
-        self
-    }
-
-    /// Sets the batch size; a default number of shards follows it.
-    pub(crate) fn set_batch_size(&mut self, batch_size: usize) {
-        let train = &mut self.train;
-        if train.shards == shards(train.batch_size) {
-            train.shards = shards(batch_size);
-        }
-        train.batch_size = batch_size;
     }
 
     /// For picture presets, a recipe that suits small datasets.

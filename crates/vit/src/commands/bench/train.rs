@@ -110,9 +110,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 /// Settings of a run that ends with the last timed step.
 fn settings(args: &Args) -> Result<Settings> {
-    let mut settings = Settings::begin(&args.settings)?;
+    let (mut settings, asked) = Settings::begin_explicitly(&args.settings, None)?;
     if let Some(batch_size) = args.batch_size {
-        settings.set_batch_size(batch_size);
+        settings.set_batch_size(batch_size, asked);
     }
     settings.train.epochs = u64::MAX;
     settings.train.max_steps = Some(u64::from(args.warmup) + u64::from(args.steps));

@@ -161,6 +161,9 @@ impl Args {
         self.finetuning.override_settings(&mut settings.finetune);
         init::take_model(&mut settings, asked.model)?;
         let asked = self.pictures.override_settings(&mut settings, asked);
+        if let Some(batch_size) = self.batch_size {
+            settings.set_batch_size(batch_size, asked);
+        }
         let is_begun = settings.finetune.init.is_some();
         let asked = if is_begun { asked.with_another_model() } else { asked };
         self.override_settings(&mut settings);
@@ -188,9 +191,6 @@ impl Args {
         set(&mut settings.train.optimizer.lr, self.lr.as_ref());
         set(&mut settings.train.seed, self.seed.as_ref());
         set(&mut settings.train.log_every, self.log_every.as_ref());
-        if let Some(batch_size) = self.batch_size {
-            settings.set_batch_size(batch_size);
-        }
         self.recipe.override_settings(settings);
         self.augmentation.override_augment(&mut settings.augment);
         settings.train.max_steps = self.max_steps.or(settings.train.max_steps);

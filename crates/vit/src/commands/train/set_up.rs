@@ -198,7 +198,7 @@ fn group_of(name: &str, depth: usize, finetune: &Finetune) -> Group {
     Group::new().with_lr_scale(finetune.layer_decay.map_or(1.0, |decay| decay.powi(below_head)))
 }
 
-/// Numbers in the tokens of a pass of several shards, or a quarter of the batch: larger passes leave the second-level cache.
+/// Numbers in the tokens of a pass that fits a core's second-level cache.
 const NUMBERS_OF_PASS: usize = 1 << 16;
 
 /// A trainer of a new model, with its variables in `parameters`.
@@ -228,6 +228,7 @@ pub(crate) fn trainer(
     let trainer = Trainer::builder(train.clone()).threads(threads).ranks(ranks);
     let trainer = trainer.groups(groups).loss(loss);
     let samples = NUMBERS_OF_PASS / (model.tokens() * model.dim);
+    // A quarter of the batch even where it is too large for the cache: fewer passes pack weights less often.
     let trainer = trainer.join_shards(samples.max(train.batch_size / 4));
     #[expect(unsafe_code, reason = "this module knows what the model reads")]
     // SAFETY: a Vision Transformer runs the same operations each time, on its images, its parameters and constants that
