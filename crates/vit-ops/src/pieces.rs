@@ -45,7 +45,7 @@ pub fn backward_in_pieces(loss: &Tensor, sizes: &[usize]) -> Result<GradStore> {
     }
 }
 
-/// A pass in pieces on this thread, with those of the pass around it.
+/// Puts the pieces of the surrounding pass back when an inner one ends, also by an error or a panic.
 struct Pass(Pieces);
 
 impl Drop for Pass {
