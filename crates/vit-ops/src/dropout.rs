@@ -156,25 +156,16 @@ impl DropoutSource {
             move || {
                 let mut bits = [0; AT_ONCE];
                 for group in mask.chunks_mut(2 * AT_ONCE) {
-                    let bits = &mut bits[..group.len().div_ceil(2)];
-                    stream.fill(bits);
-                    let (pairs, last) = group.as_chunks_mut::<2>();
-                    for (pair, bits) in pairs.iter_mut().zip(&*bits) {
-                        *pair = halves(*bits).map(|bits| if bits < threshold { 0.0 } else { keep });
-                    }
-                    for (m, bits) in last.iter_mut().zip(&bits[pairs.len()..]) {
-                        *m = if halves(*bits)[0] < threshold { 0.0 } else { keep };
+                    stream.fill(&mut bits[..group.len().div_ceil(2)]);
+                    // The low half of each, then the high half.
+                    let halves: [u16; 2 * AT_ONCE] = pulp::cast(bits.map(u32::to_le));
+                    for (m, half) in group.iter_mut().zip(&halves) {
+                        *m = if u16::from_le(*half) < threshold { 0.0 } else { keep };
                     }
                 }
             },
         );
     }
-}
-
-/// The low half, then the high half.
-#[inline(always)]
-fn halves(bits: u32) -> [u16; 2] {
-    [bits as u16, (bits >> 16) as u16]
 }
 
 struct Dropout {

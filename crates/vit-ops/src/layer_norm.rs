@@ -201,43 +201,81 @@ impl Kernel for Backward<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let dim = self.weight.len();
-        let share = 1.0 / dim as f32;
-        let weight = Padded::of(self.weight);
-        let [mut grad_weight, mut grad_bias] = [(); 2].map(|()| Padded::zeros(dim));
-        let [mut normalised, mut weighted] = [(); 2].map(|()| Padded::zeros(dim));
+        let mut sums = Sums {
+            share: 1.0 / dim as f32,
+            weight: Padded::of(self.weight),
+            of_weight: Padded::zeros(dim),
+            of_bias: Padded::zeros(dim),
+            normalised: Padded::zeros(dim),
+            weighted: Padded::zeros(dim),
+        };
         let each = self.xs.chunks_exact(dim).zip(self.grad.chunks_exact(dim));
-        let each = each.zip(self.grad_xs.chunks_exact_mut(dim));
-        for (((xs, grad), grad_xs), row) in each.zip(self.rows) {
-            normalised.fill(xs);
-            normalised.pad(dim, row.mean);
-            weighted.fill(grad);
-            let (mean, scale) = (lanes.splat(row.mean), lanes.splat(row.scale));
-            let (mut total, mut along) = (lanes.splat(0.0), lanes.splat(0.0));
-            let rows = normalised.0.iter_mut().zip(&mut weighted.0).zip(&weight.0);
-            for (((n, g), w), (dw, db)) in rows.zip(grad_weight.0.iter_mut().zip(&mut grad_bias.0))
-            {
-                let dy = lanes.load(g);
-                let normal = lanes.mul(lanes.sub(lanes.load(n), mean), scale);
-                let product = lanes.mul(dy, lanes.load(w));
-                total = lanes.add(total, product);
-                along = lanes.add(along, lanes.mul(product, normal));
-                lanes.store(lanes.add(lanes.load(dw), lanes.mul(dy, normal)), dw);
-                lanes.store(lanes.add(lanes.load(db), dy), db);
-                lanes.store(normal, n);
-                lanes.store(product, g);
+        let each = each.zip(self.grad_xs.chunks_exact_mut(dim)).zip(self.rows);
+        if dim.is_multiple_of(LANES) {
+            for (((xs, grad), grad_xs), row) in each {
+                let (xs, grad) = (xs.as_chunks().0, grad.as_chunks().0);
+                sums.add_row(lanes, row, xs, grad, grad_xs.as_chunks_mut().0);
             }
-            let total = lanes.splat(lanes.sum(total) * share);
-            let along = lanes.splat(lanes.sum(along) * share);
-            for (g, n) in weighted.0.iter_mut().zip(&normalised.0) {
-                let rest = lanes.sub(lanes.load(g), total);
-                let rest = lanes.sub(rest, lanes.mul(lanes.load(n), along));
-                lanes.store(lanes.mul(scale, rest), g);
+        } else {
+            let [mut padded_xs, mut padded_grad, mut out] = [(); 3].map(|()| Padded::zeros(dim));
+            for (((xs, grad), grad_xs), row) in each {
+                padded_xs.fill(xs);
+                padded_xs.pad(dim, row.mean);
+                padded_grad.fill(grad);
+                sums.add_row(lanes, row, &padded_xs.0, &padded_grad.0, &mut out.0);
+                slices::copy(&out.0.as_flattened()[..dim], grad_xs);
             }
-            slices::copy(&weighted.0.as_flattened()[..dim], grad_xs);
-            weighted.pad(dim, 0.0);
         }
-        slices::copy(&grad_weight.0.as_flattened()[..dim], self.of_weight);
-        slices::copy(&grad_bias.0.as_flattened()[..dim], self.of_bias);
+        slices::copy(&sums.of_weight.0.as_flattened()[..dim], self.of_weight);
+        slices::copy(&sums.of_bias.0.as_flattened()[..dim], self.of_bias);
+    }
+}
+
+/// The gradients of scale and shift so far, and what a row needs.
+struct Sums {
+    share: f32,
+    weight: Padded,
+    of_weight: Padded,
+    of_bias: Padded,
+    normalised: Padded,
+    weighted: Padded,
+}
+
+impl Sums {
+    /// Adds a row and writes its own gradient. Beyond the row, `xs` is the mean, and `grad` zero.
+    #[inline(always)]
+    fn add_row<L: Lanes>(
+        &mut self,
+        lanes: L,
+        row: &Row,
+        xs: &[[f32; LANES]],
+        grad: &[[f32; LANES]],
+        grad_xs: &mut [[f32; LANES]],
+    ) {
+        let Self { share, weight, of_weight, of_bias, normalised, weighted } = self;
+        let (mean, scale) = (lanes.splat(row.mean), lanes.splat(row.scale));
+        let (mut total, mut along) = (lanes.splat(0.0), lanes.splat(0.0));
+        let each = xs.iter().zip(grad).zip(&weight.0);
+        let each = each.zip(of_weight.0.iter_mut().zip(&mut of_bias.0));
+        let kept = normalised.0.iter_mut().zip(&mut weighted.0);
+        for ((((x, dy), w), (dw, db)), (n, g)) in each.zip(kept) {
+            let dy = lanes.load(dy);
+            let normal = lanes.mul(lanes.sub(lanes.load(x), mean), scale);
+            let product = lanes.mul(dy, lanes.load(w));
+            total = lanes.add(total, product);
+            along = lanes.add(along, lanes.mul(product, normal));
+            lanes.store(lanes.add(lanes.load(dw), lanes.mul(dy, normal)), dw);
+            lanes.store(lanes.add(lanes.load(db), dy), db);
+            lanes.store(normal, n);
+            lanes.store(product, g);
+        }
+        let total = lanes.splat(lanes.sum(total) * *share);
+        let along = lanes.splat(lanes.sum(along) * *share);
+        for ((dx, g), n) in grad_xs.iter_mut().zip(&weighted.0).zip(&normalised.0) {
+            let rest = lanes.sub(lanes.load(g), total);
+            let rest = lanes.sub(rest, lanes.mul(lanes.load(n), along));
+            lanes.store(lanes.mul(scale, rest), dx);
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! Attention within one sample in lanes: sixteen keys of a row of weights, or sixteen numbers of a head's row.
+#![expect(unsafe_code, reason = "the innermost loops check no bounds")]
 
 use super::inputs::{Part, Sample, SampleGradients};
 use super::sample::{Rows, RowsMut, SampleShape};
 use super::softmax::{Added, GradScores, Softmax, softmax_registers};
 use crate::lanes::{HALF, Lanes, interleave};
+use crate::matrix::Matrix;
 use crate::simd::Kernel;
 use crate::slices::LANES;
 
@@ -81,7 +83,14 @@ fn weigh_within_registers<L: Lanes>(
     const R: usize = 8;
     let mut query = 0;
     while query + R <= shape.queries {
-        let mut rows = products_of::<L, R>(lanes, queries, query, columns);
+        let mut rows = [lanes.splat(0.0); R];
+        if L::IS_ONE_REGISTER {
+            rows = products_of::<L, R>(lanes, queries, query, columns);
+        } else {
+            for (index, half) in rows.as_chunks_mut().0.iter_mut().enumerate() {
+                *half = products_of::<L, 4>(lanes, queries, query + 4 * index, columns);
+            }
+        }
         softmax_registers(lanes, &mut rows, scale, |r| added(query + r));
         for (row, weights) in rows.iter().zip(&mut weights[query..]) {
             lanes.store(*row, weights);
@@ -110,7 +119,8 @@ trait ByWidth {
 fn by_width<L: Lanes>(shape: SampleShape, kernel: impl ByWidth, lanes: L) {
     debug_assert!(shape.head_dim <= WIDEST_HEAD, "wider heads go through matrix products");
     match (shape.head_dim, L::IS_ONE_REGISTER) {
-        (HALF, _) if shape.heads.is_multiple_of(2) => kernel.run_with::<L, 1, 8, 2>(lanes),
+        (HALF, true) if shape.heads.is_multiple_of(2) => kernel.run_with::<L, 1, 8, 2>(lanes),
+        (HALF, false) if shape.heads.is_multiple_of(2) => kernel.run_with::<L, 1, 4, 2>(lanes),
         (0..=16, true) => kernel.run_with::<L, 1, 8, 1>(lanes),
         (0..=16, false) => kernel.run_with::<L, 1, 4, 1>(lanes),
         (17..=32, true) => kernel.run_with::<L, 2, 8, 1>(lanes),
@@ -122,10 +132,15 @@ fn by_width<L: Lanes>(shape: SampleShape, kernel: impl ByWidth, lanes: L) {
     }
 }
 
-/// The weights of each of `H` heads.
+/// The weights of each of `H` heads (queries, tokens).
 #[inline(always)]
-fn of_heads<const H: usize>(shape: SampleShape, weights: &[f32]) -> [&[f32]; H] {
-    std::array::from_fn(|head| &weights[head * shape.head_weights()..][..shape.head_weights()])
+fn of_heads<const H: usize>(shape: SampleShape, weights: &[f32]) -> [Matrix<'_>; H] {
+    let SampleShape { queries, tokens, .. } = shape;
+    let mut heads = [Matrix::new(&[], 0, 0); H];
+    for (head, matrix) in weights.chunks_exact(shape.head_weights()).zip(&mut heads) {
+        *matrix = Matrix::strided(head, queries, tokens, shape.weights_row());
+    }
+    heads
 }
 
 /// The output of one sample, `y_i = sum_j w_ij v_j` for each head.
@@ -153,8 +168,7 @@ impl ByWidth for WeighValues<'_> {
             let (width, stride) = (H * shape.head_dim, shape.dim());
             let mut ys = RowsMut { data: &mut ys[group * width..], stride, width };
             let values = sample.rows(shape, Part::Values, H * group);
-            let weights = of_heads::<H>(shape, weights);
-            combine_rows::<L, C, R, H>(lanes, shape, weights, values, &mut ys);
+            combine::<L, C, R, H>(lanes, of_heads(shape, weights), values, &mut ys);
         }
     }
 }
@@ -196,31 +210,38 @@ impl ByWidth for Backward<'_> {
         let mut of_added = self.of_added.map(|all| all.chunks_exact_mut(shape.head_weights()));
         for (group, (before, after)) in before.zip(after).enumerate() {
             let first = H * group;
-            let (before, after) = (of_heads::<H>(shape, before), of_heads::<H>(shape, after));
+            let [before_of, after_of] =
+                [before, after].map(|all| all.chunks_exact(shape.head_weights()));
+            let of_heads_apart =
+                before_of.zip(after_of).zip(scores.chunks_exact_mut(shape.head_weights()));
             let grad_of = |head| Rows { data: &grad[head * shape.head_dim..], stride: shape.dim() };
-            for (head, scores) in scores.chunks_exact_mut(shape.head_weights()).enumerate().take(H)
-            {
+            for (head, ((before_dropout, after_dropout), scores)) in of_heads_apart.enumerate() {
                 columns.fill(shape, sample.rows(shape, Part::Values, first + head));
                 columns.products(lanes, shape, grad_of(first + head), scores);
                 GradScores {
                     tokens: shape.tokens,
                     scale,
                     causal: false,
-                    before_dropout: before[head],
-                    after_dropout: after[head],
+                    before_dropout,
+                    after_dropout,
                     grad: scores,
                     of_added: of_added.as_mut().and_then(Iterator::next),
                 }
                 .run(lanes);
             }
-            let scores = of_heads::<H>(shape, scores);
+            let [scores, after] = [&*scores, after].map(|weights| of_heads::<H>(shape, weights));
             let rows = |part| sample.rows(shape, part, first);
             let mut out = gradients.rows(shape, Part::Queries, first, H);
-            combine_rows::<L, C, R, H>(lanes, shape, scores, rows(Part::Keys), &mut out);
+            combine::<L, C, R, H>(lanes, scores, rows(Part::Keys), &mut out);
             let mut out = gradients.rows(shape, Part::Keys, first, H);
-            combine_columns::<L, C, R, H>(lanes, shape, scores, rows(Part::Queries), &mut out);
+            combine::<L, C, R, H>(
+                lanes,
+                scores.map(Matrix::transposed),
+                rows(Part::Queries),
+                &mut out,
+            );
             let mut out = gradients.rows(shape, Part::Values, first, H);
-            combine_columns::<L, C, R, H>(lanes, shape, after, grad_of(first), &mut out);
+            combine::<L, C, R, H>(lanes, after.map(Matrix::transposed), grad_of(first), &mut out);
         }
     }
 }
@@ -239,10 +260,10 @@ impl Columns {
         let blocks = shape.weights_row() / LANES;
         for (block, columns) in self.0.chunks_exact_mut(shape.head_dim).enumerate().take(blocks) {
             let first = block * LANES;
-            let tokens = std::array::from_fn(|lane| match first + lane {
-                token if token < shape.tokens => &rows.get(token)[..shape.head_dim],
-                _ => &zeros[..shape.head_dim],
-            });
+            let mut tokens = [&zeros[..shape.head_dim]; LANES];
+            for (token, lane) in (first..shape.tokens).zip(&mut tokens) {
+                *lane = &rows.get(token)[..shape.head_dim];
+            }
             interleave(tokens, columns);
         }
     }
@@ -309,109 +330,81 @@ fn products_of<L: Lanes, const R: usize>(
     sums
 }
 
-/// `out_i = sum_j w_ij rows_j` for the queries `i` over the tokens `j`.
+/// `out_i = sum_j w_ij rows_j` for each row of weights. Each head's weights belong to its part of a row.
 #[inline(always)]
-fn combine_rows<L: Lanes, const C: usize, const R: usize, const H: usize>(
+fn combine<L: Lanes, const C: usize, const R: usize, const H: usize>(
     lanes: L,
-    shape: SampleShape,
-    weights: [&[f32]; H],
+    weights: [Matrix; H],
     rows: Rows,
     out: &mut RowsMut,
 ) {
-    let mut query = 0;
-    while query + R <= shape.queries {
-        combine_rows_of::<L, C, R, H>(lanes, shape, weights, query, rows, out);
-        query += R;
+    let count = weights[0].rows;
+    let whole = rows.whole::<C>(weights[0].columns);
+    let mut first = 0;
+    while first + R <= count {
+        combine_some::<L, C, R, H>(lanes, weights, first, (whole, rows), out);
+        first += R;
     }
-    while query < shape.queries {
-        combine_rows_of::<L, C, 1, H>(lanes, shape, weights, query, rows, out);
-        query += 1;
+    while first < count {
+        combine_some::<L, C, 1, H>(lanes, weights, first, (whole, rows), out);
+        first += 1;
     }
 }
 
+/// The same for `R` rows of weights from `first` on.
 #[inline(always)]
-fn combine_rows_of<L: Lanes, const C: usize, const R: usize, const H: usize>(
+fn combine_some<L: Lanes, const C: usize, const R: usize, const H: usize>(
     lanes: L,
-    shape: SampleShape,
-    weights: [&[f32]; H],
+    weights: [Matrix; H],
     first: usize,
-    rows: Rows,
+    (whole, rows): (Matrix, Rows),
     out: &mut RowsMut,
 ) {
-    let mut of_queries: [[&[f32]; H]; R] = [[&[]; H]; R];
-    for (r, of_query) in of_queries.iter_mut().enumerate() {
-        for (of_head, weights) in of_query.iter_mut().zip(weights) {
-            *of_head = &weights[(first + r) * shape.weights_row()..][..shape.tokens];
-        }
-    }
+    let inner = weights[0].columns;
+    assert!(weights.iter().all(|of_head| first + R <= of_head.rows && of_head.columns == inner));
+    assert!(whole.rows <= inner && whole.has_contiguous_rows(whole.rows, C * LANES));
     let mut sums = [[lanes.splat(0.0); C]; R];
-    for token in 0..shape.tokens {
-        let row = rows.load::<L, C>(lanes, token);
-        for (sums, of_query) in sums.iter_mut().zip(&of_queries) {
-            add_scaled(lanes, sums, of_query.map(|of_head| of_head[token]), &row);
+    let mut row = [lanes.splat(0.0); C];
+    for index in 0..whole.rows {
+        for (part, register) in row.iter_mut().enumerate() {
+            // SAFETY: there are so many rows of `C * LANES` numbers, as asserted above.
+            *register = lanes.load(unsafe { whole.part_unchecked(index, part * LANES) });
         }
+        // SAFETY: all heads have these rows and this column, as asserted above.
+        unsafe { add_scaled(lanes, weights, (first, index), &row, &mut sums) };
+    }
+    for index in whole.rows..inner {
+        let row = rows.load_padded::<L, C>(lanes, index);
+        // SAFETY: as above.
+        unsafe { add_scaled(lanes, weights, (first, index), &row, &mut sums) };
     }
     for (r, sums) in sums.iter().enumerate() {
         out.store(lanes, first + r, sums);
     }
 }
 
-/// `out_j = sum_i w_ij rows_i` for the tokens `j` over the queries `i`.
+/// Adds a row times a column of weights to `R` sums.
+///
+/// # Safety
+/// All heads have `R` rows from `first` on, and this column.
 #[inline(always)]
-fn combine_columns<L: Lanes, const C: usize, const R: usize, const H: usize>(
+unsafe fn add_scaled<L: Lanes, const C: usize, const R: usize, const H: usize>(
     lanes: L,
-    shape: SampleShape,
-    weights: [&[f32]; H],
-    rows: Rows,
-    out: &mut RowsMut,
-) {
-    let mut token = 0;
-    while token + R <= shape.tokens {
-        combine_columns_of::<L, C, R, H>(lanes, shape, weights, token, rows, out);
-        token += R;
-    }
-    while token < shape.tokens {
-        combine_columns_of::<L, C, 1, H>(lanes, shape, weights, token, rows, out);
-        token += 1;
-    }
-}
-
-#[inline(always)]
-fn combine_columns_of<L: Lanes, const C: usize, const R: usize, const H: usize>(
-    lanes: L,
-    shape: SampleShape,
-    weights: [&[f32]; H],
-    first: usize,
-    rows: Rows,
-    out: &mut RowsMut,
-) {
-    let mut sums = [[lanes.splat(0.0); C]; R];
-    for query in 0..shape.queries {
-        let row = rows.load::<L, C>(lanes, query);
-        let of_tokens = weights.map(|weights| &weights[query * shape.weights_row() + first..][..R]);
-        for (r, sums) in sums.iter_mut().enumerate() {
-            add_scaled(lanes, sums, of_tokens.map(|of_head| of_head[r]), &row);
-        }
-    }
-    for (r, sums) in sums.iter().enumerate() {
-        out.store(lanes, first + r, sums);
-    }
-}
-
-/// Adds a row, each head's numbers times that head's weight.
-#[inline(always)]
-fn add_scaled<L: Lanes, const C: usize, const H: usize>(
-    lanes: L,
-    sums: &mut [L::Vector; C],
-    weights: [f32; H],
+    weights: [Matrix; H],
+    (first, column): (usize, usize),
     row: &[L::Vector; C],
+    sums: &mut [[L::Vector; C]; R],
 ) {
-    let weight = match weights[..] {
-        [low, high] => lanes.splat_halves(low, high),
-        _ => lanes.splat(weights[0]),
-    };
-    for (sum, x) in sums.iter_mut().zip(row) {
-        *sum = lanes.mul_add(weight, *x, *sum);
+    for (r, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller vouches for it.
+        let of_heads = weights.map(|of_head| unsafe { of_head.get_unchecked(first + r, column) });
+        let weight = match of_heads[..] {
+            [low, high] => lanes.splat_halves(low, high),
+            _ => lanes.splat(of_heads[0]),
+        };
+        for (sum, x) in sums.iter_mut().zip(row) {
+            *sum = lanes.mul_add(weight, *x, *sum);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The sizes of one sample, and its heads' rows.
 
 use crate::lanes::{HALF, Lanes};
+use crate::matrix::Matrix;
 use crate::slices::{LANES, copy};
 
 /// Cost of a score's exponential in multiply-adds for [`parallel`](crate::parallel).
@@ -172,23 +173,23 @@ impl<'a> Rows<'a> {
         &self.data[row * self.stride..]
     }
 
-    /// The first `C` registers of a row. Lanes beyond the row's numbers hold arbitrary values.
+    /// As many of the first `count` rows as have `C` registers in memory.
     #[inline(always)]
-    pub(super) fn load<L: Lanes, const C: usize>(self, lanes: L, row: usize) -> [L::Vector; C] {
-        let row = self.get(row);
-        let mut registers = [lanes.splat(0.0); C];
-        if row.len() >= C * LANES {
-            for (register, part) in registers.iter_mut().zip(row.as_chunks().0) {
-                *register = lanes.load(part);
-            }
-        } else {
-            let mut padded = [[0.0; LANES]; C];
-            copy(row, padded.as_flattened_mut());
-            for (register, part) in registers.iter_mut().zip(&padded) {
-                *register = lanes.load(part);
-            }
-        }
-        registers
+    pub(super) fn whole<const C: usize>(self, count: usize) -> Matrix<'a> {
+        let fit = self.data.len().checked_sub(C * LANES).map_or(0, |after| 1 + after / self.stride);
+        Matrix::strided(self.data, count.min(fit), C * LANES, self.stride)
+    }
+
+    /// The first `C` registers of a row that ends before them.
+    #[inline(always)]
+    pub(super) fn load_padded<L: Lanes, const C: usize>(
+        self,
+        lanes: L,
+        row: usize,
+    ) -> [L::Vector; C] {
+        let mut padded = [[0.0; LANES]; C];
+        copy(self.get(row), padded.as_flattened_mut());
+        padded.map(|part| lanes.load(&part))
     }
 }
 
@@ -208,6 +209,12 @@ impl RowsMut<'_> {
         registers: &[L::Vector; C],
     ) {
         let row = &mut self.data[row * self.stride..][..self.width];
+        if let Some(whole) = row.as_chunks_mut().0.first_chunk_mut::<C>() {
+            for (block, register) in whole.iter_mut().zip(registers) {
+                lanes.store(*register, block);
+            }
+            return;
+        }
         let (blocks, rest) = row.as_chunks_mut();
         for (block, register) in blocks.iter_mut().zip(registers) {
             lanes.store(*register, block);

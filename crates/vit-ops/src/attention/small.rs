@@ -7,7 +7,10 @@ use super::kernel::{Backward, Columns, Weigh, WeighValues};
 use super::op::{Attending, Kept};
 use super::sample::SampleShape;
 use crate::buffer::Buffer;
-use crate::{parallel, simd};
+use crate::lanes::Lanes;
+use crate::parallel;
+use crate::simd::{self, Kernel};
+use crate::slices::LANES;
 
 /// The form for heads of at most [`WIDEST_HEAD`](super::kernel::WIDEST_HEAD) numbers.
 pub(crate) struct SmallAttention(pub(super) Attending);
@@ -103,30 +106,49 @@ struct DropWeights {
     /// Masked weights per row, padding included.
     padded: usize,
     source: DropoutSource,
-    /// (queries, heads, padded)
+    /// (queries, heads, padded), and zeros, so that each row can be read in whole registers.
     mask: Vec<f32>,
 }
 
 impl DropWeights {
     fn new(largest: SampleShape, padded: usize, source: DropoutSource) -> Self {
-        Self { padded, source, mask: vec![0.0; largest.masks(padded)] }
+        Self { padded, source, mask: vec![0.0; largest.masks(padded) + LANES] }
     }
 
-    /// `after = before ∘ mask`; the zeros at row ends have no masks.
+    /// `after = before ∘ mask`
     fn apply(&mut self, (sample, shape): (usize, SampleShape), before: &[f32], after: &mut [f32]) {
-        let SampleShape { tokens, heads, .. } = shape;
-        let row_len = shape.weights_row();
-        let mask = &mut self.mask[..shape.masks(self.padded)];
-        self.source.fill(sample, mask);
-        for (query, mask) in mask.chunks_exact(heads * self.padded).enumerate() {
-            for (head, mask) in mask.chunks_exact(self.padded).enumerate() {
-                let start = head * shape.head_weights() + query * row_len;
-                let after = &mut after[start..][..row_len];
-                let rows = after.iter_mut().zip(&before[start..][..tokens]);
-                for ((after, before), m) in rows.zip(mask) {
-                    *after = before * m;
+        self.source.fill(sample, &mut self.mask[..shape.masks(self.padded)]);
+        let (padded, mask) = (self.padded, &self.mask[..]);
+        simd::run(Drop { shape, padded, mask, before, after });
+    }
+}
+
+struct Drop<'a> {
+    shape: SampleShape,
+    padded: usize,
+    mask: &'a [f32],
+    before: &'a [f32],
+    after: &'a mut [f32],
+}
+
+impl Kernel for Drop<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { shape, padded, mask, before, after } = self;
+        let heads = before.chunks_exact(shape.head_weights());
+        let heads = heads.zip(after.chunks_exact_mut(shape.head_weights()));
+        for (head, (before, after)) in heads.enumerate() {
+            let row_len = shape.weights_row();
+            let rows = before.chunks_exact(row_len).zip(after.chunks_exact_mut(row_len));
+            for (query, (before, after)) in rows.enumerate() {
+                // Masks beyond the row's are finite, and the weights there are zero.
+                let mask = &mask[(query * shape.heads + head) * padded..][..row_len];
+                let blocks = before.as_chunks().0.iter().zip(after.as_chunks_mut().0);
+                for ((before, after), mask) in blocks.zip(mask.as_chunks().0) {
+                    lanes.store(lanes.mul(lanes.load(before), lanes.load(mask)), after);
                 }
-                after[tokens..].fill(0.0);
             }
         }
     }

@@ -95,31 +95,34 @@ impl End {
         parameters: &Parameters,
         gradients: &mut Gradients,
     ) -> Option<Buffer> {
-        if self.dropout.is_none() && self.scale.is_none() && self.drop_path.is_none() {
-            return None;
-        }
-        let mut of_map = Buffer::dirty(grad.len());
-        of_map.copy_from_slice(grad);
-        if let Some(of_samples) = &kept.of_samples {
-            scale_samples(&mut of_map, rows, self.dim, of_samples);
-        }
-        if let (Some(place), Some(scaled)) = (self.scale, &kept.scaled) {
-            gradients[place] = Some(scale_features::of_gamma(scaled, &of_map, self.dim));
-            scale(&mut of_map, parameters.all()[place]);
+        let mut of_map = None;
+        if self.scale.is_some() || self.drop_path.is_some() {
+            let of_map = of_map.insert(Buffer::dirty(grad.len()));
+            of_map.copy_from_slice(grad);
+            if let Some(of_samples) = &kept.of_samples {
+                scale_samples(of_map, rows, self.dim, of_samples);
+            }
+            if let (Some(place), Some(scaled)) = (self.scale, &kept.scaled) {
+                gradients[place] = Some(scale_features::of_gamma(scaled, of_map, self.dim));
+                scale(of_map, parameters.all()[place]);
+            }
         }
         if let Some(mask) = &kept.mask {
-            multiply(&mut of_map, mask);
+            let mut masked = Buffer::dirty(grad.len());
+            multiply(of_map.as_deref().unwrap_or(grad), mask, &mut masked);
+            of_map = Some(masked);
         }
-        Some(of_map)
+        of_map
     }
 }
 
-fn multiply(xs: &mut [f32], by: &[f32]) {
-    let chunks = xs.chunks_mut(CHUNK).zip(by.chunks(CHUNK));
-    parallel::for_each(COST * by.len(), chunks, |(xs, by)| {
+/// `y_i = x_i m_i`
+fn multiply(xs: &[f32], mask: &[f32], ys: &mut [f32]) {
+    let chunks = xs.chunks(CHUNK).zip(mask.chunks(CHUNK)).zip(ys.chunks_mut(CHUNK));
+    parallel::for_each(COST * xs.len(), chunks, |((xs, mask), ys)| {
         simd::dispatch(
             #[inline(always)]
-            || slices::multiply(xs, by),
+            || ys.iter_mut().zip(xs.iter().zip(mask)).for_each(|(y, (x, m))| *y = x * m),
         );
     });
 }
