@@ -110,27 +110,6 @@ pub(crate) fn transposed(square: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     std::array::from_fn(|row| square.map(|column| column[row]))
 }
 
-/// Copies columns into rows.
-#[inline(always)]
-pub(crate) fn interleave(columns: [&[f32]; LANES], rows: &mut [[f32; LANES]]) {
-    let (blocks, rest) = rows.as_chunks_mut::<4>();
-    let squares = columns.map(|column| &column.as_chunks::<4>().0[..blocks.len()]);
-    let done = 4 * blocks.len();
-    for (index, rows) in blocks.iter_mut().enumerate() {
-        for (place, [a, b, c, d]) in squares.as_chunks().0.iter().enumerate() {
-            let square = transposed([a[index], b[index], c[index], d[index]]);
-            for (row, values) in rows.iter_mut().zip(square) {
-                row[4 * place..][..4].copy_from_slice(&values);
-            }
-        }
-    }
-    for (index, row) in rest.iter_mut().enumerate() {
-        for (to, column) in row.iter_mut().zip(columns) {
-            *to = column[done + index];
-        }
-    }
-}
-
 /// Half of the lanes.
 pub(crate) const HALF: usize = LANES / 2;
 

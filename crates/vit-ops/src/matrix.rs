@@ -4,6 +4,9 @@
 use std::marker::PhantomData;
 use std::slice;
 
+use crate::lanes::transposed;
+use crate::slices::LANES;
+
 /// A matrix inside a slice: element (i, j) is at `i * row_stride + j * column_stride`.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
@@ -115,6 +118,43 @@ impl<'a> Matrix<'a> {
     /// A contiguous column.
     pub(crate) fn column(&self, column: usize) -> &'a [f32] {
         self.transposed().row(column)
+    }
+
+    /// Writes the transpose of at most [`LANES`] contiguous rows, with zeros for missing ones.
+    #[inline(always)]
+    pub(crate) fn transpose_into(&self, to: &mut [[f32; LANES]]) {
+        assert!(self.has_contiguous_rows(self.rows, to.len()) && self.rows <= LANES);
+        // Two loops, of which the first checks no row.
+        if self.rows == LANES {
+            self.transpose_rows(LANES, to);
+        } else {
+            self.transpose_rows(self.rows, to);
+        }
+    }
+
+    #[inline(always)]
+    fn transpose_rows(&self, count: usize, to: &mut [[f32; LANES]]) {
+        let (quads, rest) = to.as_chunks_mut::<4>();
+        let done = 4 * quads.len();
+        for (index, to) in quads.iter_mut().enumerate() {
+            for first in (0..LANES).step_by(4) {
+                let mut square = [[0.0; 4]; 4];
+                for (row, part) in (first..count).zip(&mut square) {
+                    // SAFETY: there are so many rows, of as many columns as `to` has rows.
+                    *part = *unsafe { self.part_unchecked(row, 4 * index) };
+                }
+                for (row, values) in to.iter_mut().zip(transposed(square)) {
+                    row[first..][..4].copy_from_slice(&values);
+                }
+            }
+        }
+        for (row, column) in rest.iter_mut().zip(done..) {
+            *row = [0.0; LANES];
+            for (index, value) in row.iter_mut().enumerate().take(count) {
+                // SAFETY: as above.
+                *value = unsafe { self.get_unchecked(index, column) };
+            }
+        }
     }
 
     /// `columns` columns from `column` on.

@@ -1,6 +1,6 @@
 //! The memory layout of a batch's queries, keys, values and gradients.
 
-use super::sample::{Place, Rows, RowsMut, SampleShape, Samples};
+use super::sample::{Place, Rows, SampleShape, Samples};
 use crate::matrix::MatrixMut;
 
 /// Queries, keys or values.
@@ -93,21 +93,19 @@ impl<'a> SampleGradients<'a> {
         part: Part,
         first: usize,
         heads: usize,
-    ) -> RowsMut<'_> {
+    ) -> MatrixMut<'_> {
         let (dim, width) = (shape.dim(), heads * shape.head_dim);
         let start = first * shape.head_dim;
-        match (self, part) {
-            (Self::Packed(qkv), _) => {
-                RowsMut { data: &mut qkv[part as usize * dim + start..], stride: 3 * dim, width }
-            }
-            (Self::Apart { q, .. }, Part::Queries) => {
-                RowsMut { data: &mut q[start..], stride: dim, width }
-            }
-            (Self::Apart { kv, .. }, _) => {
-                let data = &mut kv[(part as usize - 1) * dim + start..];
-                RowsMut { data, stride: 2 * dim, width }
-            }
-        }
+        let count = match part {
+            Part::Queries => shape.queries,
+            Part::Keys | Part::Values => shape.tokens,
+        };
+        let (data, stride) = match (self, part) {
+            (Self::Packed(qkv), _) => (&mut qkv[part as usize * dim + start..], 3 * dim),
+            (Self::Apart { q, .. }, Part::Queries) => (&mut q[start..], dim),
+            (Self::Apart { kv, .. }, _) => (&mut kv[(part as usize - 1) * dim + start..], 2 * dim),
+        };
+        MatrixMut::strided(data, count, width, stride)
     }
 
     /// Queries, keys and values as matrices over all heads.

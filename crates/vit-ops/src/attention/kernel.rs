@@ -2,12 +2,12 @@
 #![expect(unsafe_code, reason = "the innermost loops check no bounds")]
 
 use super::inputs::{Part, Sample, SampleGradients};
-use super::sample::{Rows, RowsMut, SampleShape};
+use super::sample::{Rows, SampleShape};
 use super::softmax::{Added, GradScores, Softmax, softmax_registers};
-use crate::lanes::{HALF, Lanes, interleave};
-use crate::matrix::Matrix;
+use crate::lanes::{HALF, Lanes};
+use crate::matrix::{Matrix, MatrixMut};
 use crate::simd::Kernel;
-use crate::slices::LANES;
+use crate::slices::{LANES, copy};
 
 /// The attention weights of one sample, `softmax(scale q kᵀ)` for each head.
 pub(super) struct Weigh<'a> {
@@ -110,8 +110,8 @@ pub(super) const WIDEST_HEAD: usize = 8 * LANES;
 
 /// A kernel that depends on a head's width in registers.
 trait ByWidth {
-    /// Runs with `C` vectors per row and `R` rows at a time, whose sums take half of AVX-512's registers at most, and all
-    /// of AVX2's. `H` heads share a row's vector.
+    /// Runs with `C` vectors per row and `R` rows at a time, whose sums take half of the registers at most. `H` heads share
+    /// a row's vector.
     fn run_with<L: Lanes, const C: usize, const R: usize, const H: usize>(self, lanes: L);
 }
 
@@ -165,8 +165,9 @@ impl ByWidth for WeighValues<'_> {
     fn run_with<L: Lanes, const C: usize, const R: usize, const H: usize>(self, lanes: L) {
         let Self { shape, sample, weights, ys } = self;
         for (group, weights) in weights.chunks_exact(H * shape.head_weights()).enumerate() {
-            let (width, stride) = (H * shape.head_dim, shape.dim());
-            let mut ys = RowsMut { data: &mut ys[group * width..], stride, width };
+            let width = H * shape.head_dim;
+            let ys = &mut ys[group * width..];
+            let mut ys = MatrixMut::strided(ys, shape.queries, width, shape.dim());
             let values = sample.rows(shape, Part::Values, H * group);
             combine::<L, C, R, H>(lanes, of_heads(shape, weights), values, &mut ys);
         }
@@ -205,17 +206,16 @@ impl ByWidth for Backward<'_> {
     #[inline(always)]
     fn run_with<L: Lanes, const C: usize, const R: usize, const H: usize>(self, lanes: L) {
         let Self { shape, scale, sample, grad, columns, scores, mut gradients, .. } = self;
-        let before = self.before_dropout.chunks_exact(H * shape.head_weights());
-        let after = self.after_dropout.chunks_exact(H * shape.head_weights());
-        let mut of_added = self.of_added.map(|all| all.chunks_exact_mut(shape.head_weights()));
+        let head_weights = shape.head_weights();
+        let before = self.before_dropout.chunks_exact(H * head_weights);
+        let after = self.after_dropout.chunks_exact(H * head_weights);
+        let mut of_added = self.of_added.map(|all| all.chunks_exact_mut(head_weights));
         for (group, (before, after)) in before.zip(after).enumerate() {
             let first = H * group;
-            let [before_of, after_of] =
-                [before, after].map(|all| all.chunks_exact(shape.head_weights()));
-            let of_heads_apart =
-                before_of.zip(after_of).zip(scores.chunks_exact_mut(shape.head_weights()));
+            let heads = before.chunks_exact(head_weights).zip(after.chunks_exact(head_weights));
+            let heads = heads.zip(scores.chunks_exact_mut(head_weights));
             let grad_of = |head| Rows { data: &grad[head * shape.head_dim..], stride: shape.dim() };
-            for (head, ((before_dropout, after_dropout), scores)) in of_heads_apart.enumerate() {
+            for (head, ((before_dropout, after_dropout), scores)) in heads.enumerate() {
                 columns.fill(shape, sample.rows(shape, Part::Values, first + head));
                 columns.products(lanes, shape, grad_of(first + head), scores);
                 GradScores {
@@ -256,15 +256,11 @@ impl Columns {
 
     #[inline(always)]
     fn fill(&mut self, shape: SampleShape, rows: Rows) {
-        let zeros = [0.0; WIDEST_HEAD];
-        let blocks = shape.weights_row() / LANES;
-        for (block, columns) in self.0.chunks_exact_mut(shape.head_dim).enumerate().take(blocks) {
-            let first = block * LANES;
-            let mut tokens = [&zeros[..shape.head_dim]; LANES];
-            for (token, lane) in (first..shape.tokens).zip(&mut tokens) {
-                *lane = &rows.get(token)[..shape.head_dim];
-            }
-            interleave(tokens, columns);
+        let SampleShape { tokens, head_dim, .. } = shape;
+        let rows = Matrix::strided(rows.data, tokens, head_dim, rows.stride);
+        let blocks = self.0.chunks_exact_mut(head_dim).zip((0..tokens).step_by(LANES));
+        for (columns, first) in blocks {
+            rows.rows(first, LANES.min(tokens - first)).transpose_into(columns);
         }
     }
 
@@ -336,50 +332,84 @@ fn combine<L: Lanes, const C: usize, const R: usize, const H: usize>(
     lanes: L,
     weights: [Matrix; H],
     rows: Rows,
-    out: &mut RowsMut,
+    out: &mut MatrixMut,
 ) {
-    let count = weights[0].rows;
-    let whole = rows.whole::<C>(weights[0].columns);
+    let (count, inner) = (weights[0].rows, weights[0].columns);
+    let whole = rows.whole::<C>(inner);
+    assert!(weights.iter().all(|of_head| (of_head.rows, of_head.columns) == (count, inner)));
+    assert!(out.rows == count && whole.rows <= inner);
     let mut first = 0;
     while first + R <= count {
-        combine_some::<L, C, R, H>(lanes, weights, first, (whole, rows), out);
+        // SAFETY: all have these rows, the weights have as many columns as there are rows, and `whole` has those of
+        // `C` registers.
+        unsafe { combine_some::<L, C, R, H>(lanes, weights, first, (whole, rows), out) };
         first += R;
     }
     while first < count {
-        combine_some::<L, C, 1, H>(lanes, weights, first, (whole, rows), out);
+        // SAFETY: as above.
+        unsafe { combine_some::<L, C, 1, H>(lanes, weights, first, (whole, rows), out) };
         first += 1;
     }
 }
 
 /// The same for `R` rows of weights from `first` on.
+///
+/// # Safety
+/// All heads' weights have these rows and as many columns, the output has these rows, and `whole` has no more rows than
+/// the weights have columns.
 #[inline(always)]
-fn combine_some<L: Lanes, const C: usize, const R: usize, const H: usize>(
+unsafe fn combine_some<L: Lanes, const C: usize, const R: usize, const H: usize>(
     lanes: L,
     weights: [Matrix; H],
     first: usize,
     (whole, rows): (Matrix, Rows),
-    out: &mut RowsMut,
+    out: &mut MatrixMut,
 ) {
-    let inner = weights[0].columns;
-    assert!(weights.iter().all(|of_head| first + R <= of_head.rows && of_head.columns == inner));
-    assert!(whole.rows <= inner && whole.has_contiguous_rows(whole.rows, C * LANES));
     let mut sums = [[lanes.splat(0.0); C]; R];
     let mut row = [lanes.splat(0.0); C];
     for index in 0..whole.rows {
         for (part, register) in row.iter_mut().enumerate() {
-            // SAFETY: there are so many rows of `C * LANES` numbers, as asserted above.
+            // SAFETY: `whole` has `C * LANES` columns.
             *register = lanes.load(unsafe { whole.part_unchecked(index, part * LANES) });
         }
-        // SAFETY: all heads have these rows and this column, as asserted above.
+        // SAFETY: as the caller vouches.
         unsafe { add_scaled(lanes, weights, (first, index), &row, &mut sums) };
     }
-    for index in whole.rows..inner {
+    for index in whole.rows..weights[0].columns {
         let row = rows.load_padded::<L, C>(lanes, index);
-        // SAFETY: as above.
+        // SAFETY: as the caller vouches.
         unsafe { add_scaled(lanes, weights, (first, index), &row, &mut sums) };
     }
-    for (r, sums) in sums.iter().enumerate() {
-        out.store(lanes, first + r, sums);
+    if out.columns == C * LANES {
+        for (row, sums) in (first..).zip(&sums) {
+            for (part, sum) in sums.iter().enumerate() {
+                // SAFETY: there are so many columns, and the caller vouches for the row.
+                lanes.store(*sum, unsafe { out.chunk_unchecked(row, part * LANES) });
+            }
+        }
+    } else {
+        for (row, sums) in (first..).zip(&sums) {
+            store_part(lanes, sums, out.row(row));
+        }
+    }
+}
+
+/// Stores the beginning of the registers.
+#[inline(always)]
+fn store_part<L: Lanes, const C: usize>(lanes: L, registers: &[L::Vector; C], to: &mut [f32]) {
+    let (blocks, rest) = to.as_chunks_mut();
+    for (block, register) in blocks.iter_mut().zip(registers) {
+        lanes.store(*register, block);
+    }
+    let Some(last) = registers.get(blocks.len()) else { return };
+    let (halves, rest) = rest.as_chunks_mut();
+    for half in halves.iter_mut() {
+        lanes.store_half(*last, half);
+    }
+    if !rest.is_empty() {
+        let mut padded = [0.0; LANES];
+        lanes.store(*last, &mut padded);
+        copy(&padded[halves.len() * HALF..][..rest.len()], rest);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The sizes of one sample, and its heads' rows.
 
-use crate::lanes::{HALF, Lanes};
+use crate::lanes::Lanes;
 use crate::matrix::Matrix;
 use crate::slices::{LANES, copy};
 
@@ -190,44 +190,5 @@ impl<'a> Rows<'a> {
         let mut padded = [[0.0; LANES]; C];
         copy(self.get(row), padded.as_flattened_mut());
         padded.map(|part| lanes.load(&part))
-    }
-}
-
-/// Rows of `width` numbers.
-pub(super) struct RowsMut<'a> {
-    pub(super) data: &'a mut [f32],
-    pub(super) stride: usize,
-    pub(super) width: usize,
-}
-
-impl RowsMut<'_> {
-    #[inline(always)]
-    pub(super) fn store<L: Lanes, const C: usize>(
-        &mut self,
-        lanes: L,
-        row: usize,
-        registers: &[L::Vector; C],
-    ) {
-        let row = &mut self.data[row * self.stride..][..self.width];
-        if let Some(whole) = row.as_chunks_mut().0.first_chunk_mut::<C>() {
-            for (block, register) in whole.iter_mut().zip(registers) {
-                lanes.store(*register, block);
-            }
-            return;
-        }
-        let (blocks, rest) = row.as_chunks_mut();
-        for (block, register) in blocks.iter_mut().zip(registers) {
-            lanes.store(*register, block);
-        }
-        let Some(last) = registers.get(blocks.len()) else { return };
-        let (halves, rest) = rest.as_chunks_mut();
-        for half in halves.iter_mut() {
-            lanes.store_half(*last, half);
-        }
-        if !rest.is_empty() {
-            let mut padded = [0.0; LANES];
-            lanes.store(*last, &mut padded);
-            copy(&padded[halves.len() * HALF..][..rest.len()], rest);
-        }
     }
 }

@@ -115,15 +115,16 @@ impl DropWeights {
         Self { padded, source, mask: vec![0.0; largest.masks(padded) + LANES] }
     }
 
-    /// `after = before ∘ mask`
+    /// Draws a sample's masks and applies them.
     fn apply(&mut self, (sample, shape): (usize, SampleShape), before: &[f32], after: &mut [f32]) {
         self.source.fill(sample, &mut self.mask[..shape.masks(self.padded)]);
         let (padded, mask) = (self.padded, &self.mask[..]);
-        simd::run(Drop { shape, padded, mask, before, after });
+        simd::run(ApplyMask { shape, padded, mask, before, after });
     }
 }
 
-struct Drop<'a> {
+/// `after = before ∘ mask`
+struct ApplyMask<'a> {
     shape: SampleShape,
     padded: usize,
     mask: &'a [f32],
@@ -131,7 +132,7 @@ struct Drop<'a> {
     after: &'a mut [f32],
 }
 
-impl Kernel for Drop<'_> {
+impl Kernel for ApplyMask<'_> {
     type Output = ();
 
     #[inline(always)]

@@ -2,7 +2,6 @@
 
 use super::kernel::{DEPTH, ROWS};
 use crate::buffer::Buffer;
-use crate::lanes::interleave;
 use crate::matrix::Matrix;
 use crate::simd;
 use crate::slices::LANES;
@@ -78,10 +77,9 @@ pub(super) fn pack(columns: Matrix, panel: &mut [[f32; LANES]]) {
             to[count..].fill(0.0);
         }
     } else if count == LANES {
-        let columns = std::array::from_fn(|index| columns.column(index));
         simd::dispatch(
             #[inline(always)]
-            || interleave(columns, panel),
+            || columns.transposed().transpose_into(panel),
         );
     } else {
         panel.fill([0.0; LANES]);

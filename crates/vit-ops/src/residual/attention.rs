@@ -146,10 +146,11 @@ impl Attention {
         let mut of_attended = Buffer::dirty(kept.attended.len());
         self.proj.backward(of_end, parameters, &mut of_attended);
         self.proj.of_parameters(&kept.attended, of_end, parameters, gradients);
-        let mut of_qkv = match self.queries {
-            Queries::All => Buffer::dirty(kept.qkv.len()),
-            Queries::First => Buffer::zeros(kept.qkv.len()),
-        };
+        let mut of_qkv = Buffer::dirty(kept.qkv.len());
+        if self.queries == Queries::First {
+            let tokens = of_qkv.chunks_exact_mut(self.qkv.outputs);
+            tokens.for_each(|token| token[..self.proj.inputs].fill(0.0));
+        }
         let of_inputs = inputs::Gradients::Packed(&mut of_qkv);
         let place = self.bias.map(|(place, _)| place).filter(|&place| parameters.tracked(place));
         let bias = self.bias(parameters).filter(|_| place.is_some());
