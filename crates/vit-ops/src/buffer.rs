@@ -55,13 +55,19 @@ impl Buffer {
         if len == 0 {
             return Self::default();
         }
-        if len < SMALLEST {
+        let mut buffer = if len < SMALLEST {
             let size = len.next_power_of_two();
             let found = with_small(size, Vec::pop).flatten();
-            return Self { memory: found.unwrap_or_else(|| vec![0.0; size]), len };
+            Self { memory: found.unwrap_or_else(|| vec![0.0; size]), len }
+        } else {
+            let found = pool().take(len);
+            Self { memory: found.unwrap_or_else(|| vec![0.0; rounded(len)]), len }
+        };
+        if cfg!(test) {
+            // New memory is zero, which could hide that a number is not written.
+            buffer.fill(f32::NAN);
         }
-        let found = pool().take(len);
-        Self { memory: found.unwrap_or_else(|| vec![0.0; rounded(len)]), len }
+        buffer
     }
 }
 

@@ -157,7 +157,7 @@ impl DropoutSource {
                 let mut bits = [0; AT_ONCE];
                 for group in mask.chunks_mut(2 * AT_ONCE) {
                     stream.fill(&mut bits[..group.len().div_ceil(2)]);
-                    // The low half of each, then the high half.
+                    // The low half of each first, on any machine.
                     let halves: [u16; 2 * AT_ONCE] = pulp::cast(bits.map(u32::to_le));
                     for (m, half) in group.iter_mut().zip(&halves) {
                         *m = if u16::from_le(*half) < threshold { 0.0 } else { keep };

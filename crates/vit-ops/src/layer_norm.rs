@@ -201,7 +201,7 @@ impl Kernel for Backward<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let dim = self.weight.len();
-        let mut sums = Sums {
+        let mut pass = Pass {
             share: 1.0 / dim as f32,
             weight: Padded::of(self.weight),
             of_weight: Padded::zeros(dim),
@@ -214,7 +214,7 @@ impl Kernel for Backward<'_> {
         if dim.is_multiple_of(LANES) {
             for (((xs, grad), grad_xs), row) in each {
                 let (xs, grad) = (xs.as_chunks().0, grad.as_chunks().0);
-                sums.add_row(lanes, row, xs, grad, grad_xs.as_chunks_mut().0);
+                pass.add_row(lanes, row, xs, grad, grad_xs.as_chunks_mut().0);
             }
         } else {
             let [mut padded_xs, mut padded_grad, mut out] = [(); 3].map(|()| Padded::zeros(dim));
@@ -222,17 +222,17 @@ impl Kernel for Backward<'_> {
                 padded_xs.fill(xs);
                 padded_xs.pad(dim, row.mean);
                 padded_grad.fill(grad);
-                sums.add_row(lanes, row, &padded_xs.0, &padded_grad.0, &mut out.0);
+                pass.add_row(lanes, row, &padded_xs.0, &padded_grad.0, &mut out.0);
                 slices::copy(&out.0.as_flattened()[..dim], grad_xs);
             }
         }
-        slices::copy(&sums.of_weight.0.as_flattened()[..dim], self.of_weight);
-        slices::copy(&sums.of_bias.0.as_flattened()[..dim], self.of_bias);
+        slices::copy(&pass.of_weight.0.as_flattened()[..dim], self.of_weight);
+        slices::copy(&pass.of_bias.0.as_flattened()[..dim], self.of_bias);
     }
 }
 
-/// The gradients of scale and shift so far, and what a row needs.
-struct Sums {
+/// The gradients of scale and shift so far, and memory for a row.
+struct Pass {
     share: f32,
     weight: Padded,
     of_weight: Padded,
@@ -241,7 +241,7 @@ struct Sums {
     weighted: Padded,
 }
 
-impl Sums {
+impl Pass {
     /// Adds a row and writes its own gradient. Beyond the row, `xs` is the mean, and `grad` zero.
     #[inline(always)]
     fn add_row<L: Lanes>(

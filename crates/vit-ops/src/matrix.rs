@@ -1,5 +1,8 @@
 //! Matrices inside slices, and blocks of them.
-#![expect(unsafe_code, reason = "threads write to disjoint blocks of one matrix")]
+#![expect(
+    unsafe_code,
+    reason = "threads write to disjoint blocks, and innermost loops check no bounds"
+)]
 
 use std::marker::PhantomData;
 use std::slice;
@@ -123,7 +126,6 @@ impl<'a> Matrix<'a> {
     /// Writes the transpose of at most [`LANES`] contiguous rows, with zeros for missing ones.
     #[inline(always)]
     pub(crate) fn transpose_into(&self, to: &mut [[f32; LANES]]) {
-        assert!(self.has_contiguous_rows(self.rows, to.len()) && self.rows <= LANES);
         // Two loops, of which the first checks no row.
         if self.rows == LANES {
             self.transpose_rows(LANES, to);
@@ -132,15 +134,18 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// The same for the first `count` rows.
     #[inline(always)]
     fn transpose_rows(&self, count: usize, to: &mut [[f32; LANES]]) {
+        assert!(self.has_contiguous_rows(self.rows, to.len()), "contiguous rows as long as `to`");
+        assert!(count <= self.rows.min(LANES), "so many rows");
         let (quads, rest) = to.as_chunks_mut::<4>();
         let done = 4 * quads.len();
         for (index, to) in quads.iter_mut().enumerate() {
             for first in (0..LANES).step_by(4) {
                 let mut square = [[0.0; 4]; 4];
                 for (row, part) in (first..count).zip(&mut square) {
-                    // SAFETY: there are so many rows, of as many columns as `to` has rows.
+                    // SAFETY: rows are contiguous, so many, and as long as `to`, as just asserted.
                     *part = *unsafe { self.part_unchecked(row, 4 * index) };
                 }
                 for (row, values) in to.iter_mut().zip(transposed(square)) {

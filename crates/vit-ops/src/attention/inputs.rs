@@ -55,7 +55,7 @@ impl<'a> Sample<'a> {
 
 /// The destination of a batch's gradients.
 pub(crate) enum Gradients<'a> {
-    /// Like [`Inputs::Packed`], with zeros for tokens without queries.
+    /// Like [`Inputs::Packed`]. Queries of tokens without an output are not written and must be zero.
     Packed(&'a mut [f32]),
     /// Like [`Inputs::Apart`].
     Apart { q: &'a mut [f32], kv: &'a mut [f32] },

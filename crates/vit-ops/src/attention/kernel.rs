@@ -1,5 +1,5 @@
 //! Attention within one sample in lanes: sixteen keys of a row of weights, or sixteen numbers of a head's row.
-#![expect(unsafe_code, reason = "the innermost loops check no bounds")]
+#![expect(unsafe_code, reason = "bounds checks cost more than the products of narrow heads")]
 
 use super::inputs::{Part, Sample, SampleGradients};
 use super::sample::{Rows, SampleShape};
@@ -79,7 +79,7 @@ fn weigh_within_registers<L: Lanes>(
 ) {
     let weights = weights.as_chunks_mut().0;
     let columns = &columns.0[..shape.head_dim];
-    // More than fit into AVX2's registers, but four are no faster.
+    // More rows of softmax than fit into AVX2's registers, but four are no faster.
     const R: usize = 8;
     let mut query = 0;
     while query + R <= shape.queries {
@@ -110,8 +110,8 @@ pub(super) const WIDEST_HEAD: usize = 8 * LANES;
 
 /// A kernel that depends on a head's width in registers.
 trait ByWidth {
-    /// Runs with `C` vectors per row and `R` rows at a time, whose sums take half of the registers at most. `H` heads share
-    /// a row's vector.
+    /// Runs with `C` vectors per row and `R` rows at a time, whose sums take half of the registers, or all of AVX2's in
+    /// the widest heads. `H` heads share a row's vector.
     fn run_with<L: Lanes, const C: usize, const R: usize, const H: usize>(self, lanes: L);
 }
 
@@ -136,11 +136,10 @@ fn by_width<L: Lanes>(shape: SampleShape, kernel: impl ByWidth, lanes: L) {
 #[inline(always)]
 fn of_heads<const H: usize>(shape: SampleShape, weights: &[f32]) -> [Matrix<'_>; H] {
     let SampleShape { queries, tokens, .. } = shape;
-    let mut heads = [Matrix::new(&[], 0, 0); H];
-    for (head, matrix) in weights.chunks_exact(shape.head_weights()).zip(&mut heads) {
-        *matrix = Matrix::strided(head, queries, tokens, shape.weights_row());
-    }
-    heads
+    std::array::from_fn(|head| {
+        let weights = &weights[head * shape.head_weights()..];
+        Matrix::strided(weights, queries, tokens, shape.weights_row())
+    })
 }
 
 /// The output of one sample, `y_i = sum_j w_ij v_j` for each head.
@@ -337,11 +336,11 @@ fn combine<L: Lanes, const C: usize, const R: usize, const H: usize>(
     let (count, inner) = (weights[0].rows, weights[0].columns);
     let whole = rows.whole::<C>(inner);
     assert!(weights.iter().all(|of_head| (of_head.rows, of_head.columns) == (count, inner)));
-    assert!(out.rows == count && whole.rows <= inner);
+    assert!(whole.rows <= inner && whole.has_contiguous_rows(whole.rows, C * LANES));
+    assert!(out.rows == count);
     let mut first = 0;
     while first + R <= count {
-        // SAFETY: all have these rows, the weights have as many columns as there are rows, and `whole` has those of
-        // `C` registers.
+        // SAFETY: as just asserted, and all have `count` rows.
         unsafe { combine_some::<L, C, R, H>(lanes, weights, first, (whole, rows), out) };
         first += R;
     }
@@ -355,8 +354,8 @@ fn combine<L: Lanes, const C: usize, const R: usize, const H: usize>(
 /// The same for `R` rows of weights from `first` on.
 ///
 /// # Safety
-/// All heads' weights have these rows and as many columns, the output has these rows, and `whole` has no more rows than
-/// the weights have columns.
+/// All heads' weights and the output have these rows, the weights have equally many columns, and `whole` has no more rows
+/// than that, contiguous and of `C * LANES` columns.
 #[inline(always)]
 unsafe fn combine_some<L: Lanes, const C: usize, const R: usize, const H: usize>(
     lanes: L,
@@ -369,7 +368,7 @@ unsafe fn combine_some<L: Lanes, const C: usize, const R: usize, const H: usize>
     let mut row = [lanes.splat(0.0); C];
     for index in 0..whole.rows {
         for (part, register) in row.iter_mut().enumerate() {
-            // SAFETY: `whole` has `C * LANES` columns.
+            // SAFETY: the caller vouches for `whole`.
             *register = lanes.load(unsafe { whole.part_unchecked(index, part * LANES) });
         }
         // SAFETY: as the caller vouches.
@@ -499,7 +498,7 @@ mod tests {
     #[test]
     fn every_instruction_set_gives_the_same_bits() {
         for tokens in [1, 15, 16, 17, 33] {
-            for head_dim in [1, 7, 8, 12, 16, 20, 40, 64, 100] {
+            for head_dim in [1, 7, 8, 12, 16, 20, 32, 40, 64, 100, 128] {
                 for queries in [tokens, 1] {
                     let shape = SampleShape { tokens, queries, heads: 2, head_dim };
                     for (masked, causal) in

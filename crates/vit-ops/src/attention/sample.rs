@@ -173,14 +173,15 @@ impl<'a> Rows<'a> {
         &self.data[row * self.stride..]
     }
 
-    /// As many of the first `count` rows as have `C` registers in memory.
+    /// As many of the first `count` rows as have `C` registers in memory. Lanes beyond a row's numbers hold arbitrary
+    /// values.
     #[inline(always)]
     pub(super) fn whole<const C: usize>(self, count: usize) -> Matrix<'a> {
         let fit = self.data.len().checked_sub(C * LANES).map_or(0, |after| 1 + after / self.stride);
         Matrix::strided(self.data, count.min(fit), C * LANES, self.stride)
     }
 
-    /// The first `C` registers of a row that ends before them.
+    /// The first `C` registers of a row near the end of memory, with zeros beyond it.
     #[inline(always)]
     pub(super) fn load_padded<L: Lanes, const C: usize>(
         self,

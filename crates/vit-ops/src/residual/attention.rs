@@ -148,6 +148,7 @@ impl Attention {
         self.proj.of_parameters(&kept.attended, of_end, parameters, gradients);
         let mut of_qkv = Buffer::dirty(kept.qkv.len());
         if self.queries == Queries::First {
+            // Keys and values are written for all tokens, queries only for the first.
             let tokens = of_qkv.chunks_exact_mut(self.qkv.outputs);
             tokens.for_each(|token| token[..self.proj.inputs].fill(0.0));
         }
