@@ -82,7 +82,7 @@ impl CustomOp2 for AddEach {
         let grad = slices::upstream(grad)?;
         let len = shared.elem_count();
         let total = slices::read(&grad, |grad| {
-            Ok(pieces::sum((grad.len() / len, len), 0, |Range { start, end }, total, _| {
+            Ok(pieces::sum((grad.len() / len, len), |Range { start, end }, total| {
                 total.fill(0.0);
                 simd::dispatch(
                     #[inline(always)]

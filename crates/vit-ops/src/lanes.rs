@@ -110,6 +110,23 @@ pub(crate) fn transposed(square: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     std::array::from_fn(|row| square.map(|column| column[row]))
 }
 
+/// Asks for numbers that are read a little later, one cache line after another.
+#[inline(always)]
+#[cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "every x86-64 has the instruction")
+)]
+pub(crate) fn prefetch(values: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(LANES) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: SSE is part of x86-64, and a prefetch changes nothing that a program sees.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
+}
+
 /// Half of the lanes.
 pub(crate) const HALF: usize = LANES / 2;
 

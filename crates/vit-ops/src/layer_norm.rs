@@ -333,7 +333,7 @@ pub(crate) fn backward(
     grad_xs: &mut [f32],
 ) -> [Vec<f32>; 2] {
     let dim = weight.len();
-    let mut of_weight = pieces::sum((rows.len(), 2 * dim), 0, |Range { start, end }, total, _| {
+    let mut of_weight = pieces::sum((rows.len(), 2 * dim), |Range { start, end }, total| {
         let numbers = start * dim..end * dim;
         let (xs, grad) = (&xs[numbers.clone()], &grad[numbers.clone()]);
         let parameters = total.split_at_mut(dim);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use crate::matmul::{DEPTH, matmul, matmul_by};
+use crate::matmul::{matmul, matmul_by, pieces_at_once};
 use crate::matrix::Matrix;
 use crate::{parallel, pieces, simd, slices};
 
@@ -84,7 +84,7 @@ const COST: usize = 4;
 
 /// The gradient of a bias: the sum over the rows of `grad`.
 pub(crate) fn add_columns(grad: &[f32], outputs: usize) -> Vec<f32> {
-    pieces::sum((grad.len() / outputs, outputs), 0, |Range { start, end }, total, _| {
+    pieces::sum((grad.len() / outputs, outputs), |Range { start, end }, total| {
         add_rows(&grad[start * outputs..end * outputs], total);
     })
 }
@@ -97,9 +97,9 @@ pub(crate) fn of_weight(
     let rows = xs.len() / inputs;
     let (grad, xs) = (Matrix::new(grad, rows, outputs), Matrix::new(xs, rows, inputs));
     let of_weight = (rows, outputs * inputs);
-    pieces::sum(of_weight, DEPTH, |Range { start, end }, total, of_piece| {
+    pieces::sum_several(of_weight, pieces_at_once, |Range { start, end }, total, piece| {
         let [grad, xs] = [grad, xs].map(|of| of.rows(start, end - start));
-        matmul_by((grad.transposed(), of_piece.clamp(1, DEPTH)), xs, None, total);
+        matmul_by((grad.transposed(), piece), xs, None, total);
     })
 }
 

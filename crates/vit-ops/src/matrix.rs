@@ -7,8 +7,11 @@
 use std::marker::PhantomData;
 use std::slice;
 
-use crate::lanes::transposed;
+use crate::lanes::{prefetch, transposed};
 use crate::slices::LANES;
+
+/// Distance of rows that are not foreseen.
+const FAR: usize = 192;
 
 /// A matrix inside a slice: element (i, j) is at `i * row_stride + j * column_stride`.
 #[derive(Clone, Copy)]
@@ -76,6 +79,15 @@ impl<'a> Matrix<'a> {
         assert_eq!(self.column_stride, 1, "expected contiguous rows");
         assert!(row < self.rows, "expected a row below {}, got {row}", self.rows);
         &self.data[row * self.row_stride..][..self.columns]
+    }
+
+    /// Asks for a contiguous row that is read a little later, if there is one and rows are too far apart for the processor
+    /// to foresee it.
+    #[inline(always)]
+    pub(crate) fn prefetch_row(&self, row: usize) {
+        if self.row_stride >= FAR && row < self.rows {
+            prefetch(self.row(row));
+        }
     }
 
     /// Element (row, column).

@@ -83,11 +83,19 @@ fn of_rows(rows: usize) -> Vec<Range<usize>> {
     })
 }
 
-/// Sums of `len` numbers over rows. `each` writes the sum over some rows, which are one piece or two equal ones of up to
-/// `pairs_of` rows: then the sum of both pieces' sums. Its last argument is the number of rows in a piece.
+/// Sums of `len` numbers over rows. `each` writes the sum over a piece's rows.
 pub(crate) fn sum(
+    size: (usize, usize),
+    mut each: impl FnMut(Range<usize>, &mut [f32]),
+) -> Vec<f32> {
+    sum_several(size, |_| 1, |rows, total, _| each(rows, total))
+}
+
+/// The same, where `each` may also be given the rows of several pieces of the same size, a power of two up to `at_once` of
+/// that size, and writes the sum along their tree. Its last argument is the size.
+pub(crate) fn sum_several(
     (rows, len): (usize, usize),
-    pairs_of: usize,
+    at_once: impl Fn(usize) -> usize,
     mut each: impl FnMut(Range<usize>, &mut [f32], usize),
 ) -> Vec<f32> {
     let mut total = vec![0.0; len];
@@ -95,13 +103,15 @@ pub(crate) fn sum(
     // The numbers of pieces in subtrees, from left to right, and the sums of all but the first.
     let (mut nodes, mut sums) = (Vec::new(), Vec::new());
     let mut rest = &pieces[..];
-    while let [piece, after @ ..] = rest {
-        let is_left = nodes.last() != Some(&1) && piece.len() <= pairs_of;
-        let (rows, count) = match after {
-            [next, ..] if is_left && next.len() == piece.len() => (piece.start..next.end, 2),
-            _ => (piece.clone(), 1),
-        };
-        rest = &rest[count..];
+    while let [piece, ..] = rest {
+        let mut count = nodes.last().map_or(usize::MAX, |&last| last).min(at_once(piece.len()));
+        let are_equal = |pieces: &[Range<usize>]| pieces.iter().all(|of| of.len() == piece.len());
+        while !rest.get(..count).is_some_and(are_equal) {
+            count /= 2;
+        }
+        let (these, after) = rest.split_at(count);
+        rest = after;
+        let rows = piece.start..these[count - 1].end;
         nodes.push(count);
         let sum = match nodes.len() {
             1 => &mut total,
@@ -210,7 +220,7 @@ mod tests {
         let of = parameters(&[&[24, DIM], &[24]])?;
         let linear = |xs: &Tensor| crate::linear(xs, &of[0], Some(&of[1]));
         // 600 rows are more than a product sums at once.
-        for tokens in [1, 5, 150] {
+        for tokens in [1, 5, 70, 150] {
             assert_pieces_do_not_show("linear", &linear, tokens, &of)?;
         }
         let activation =

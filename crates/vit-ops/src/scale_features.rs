@@ -77,7 +77,7 @@ impl CustomOp2 for ScaleFeatures {
 
 /// The gradient of `gamma`: the sum over the rows of `dy x`.
 pub(crate) fn of_gamma(xs: &[f32], grad: &[f32], dim: usize) -> Vec<f32> {
-    pieces::sum((xs.len() / dim, dim), 0, |Range { start, end }, total, _| {
+    pieces::sum((xs.len() / dim, dim), |Range { start, end }, total| {
         total.fill(0.0);
         let rows = start * dim..end * dim;
         let rows = xs[rows.clone()].chunks_exact(dim).zip(grad[rows].chunks_exact(dim));

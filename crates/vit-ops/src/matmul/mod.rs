@@ -13,8 +13,7 @@ use crate::buffer::Buffer;
 use crate::matrix::{Block, Matrix, MatrixMut};
 use crate::parallel;
 use crate::slices::LANES;
-pub(crate) use kernel::DEPTH;
-use kernel::{ROWS, product};
+use kernel::{DEPTH, ROWS, branches, product};
 use pack::{Panels, Tiles};
 use row::row_product;
 
@@ -43,19 +42,26 @@ pub(crate) fn matmul_into(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: &
     matmul_by((lhs, DEPTH), rhs, bias, out);
 }
 
-/// The same, where each `s` is a sum of `depth` products, at most [`DEPTH`].
+/// How many pieces of so many products [`matmul_by`] adds along a binary tree, a power of two.
+pub(crate) fn pieces_at_once(piece: usize) -> usize {
+    if piece > DEPTH { 1 } else { 2 * branches(piece.max(1)) }
+}
+
+/// The same for products that are summed in pieces: each `s` is the sum along a binary tree of up to four sums of `piece`
+/// products, at most 256 in all.
 pub(crate) fn matmul_by(
-    (lhs, depth): (Matrix, usize),
+    (lhs, piece): (Matrix, usize),
     rhs: Matrix,
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
     let (rows, columns) = (lhs.rows, rhs.columns);
     assert_eq!(out.len(), rows * columns, "numbers in the product");
+    let piece = piece.clamp(1, DEPTH);
     let mut out = MatrixMut::strided(out, rows, columns, columns);
     let multiply_adds = rows * columns * lhs.columns;
     if rows == 1 || !parallel::splits(multiply_adds) {
-        return multiply_with((lhs, depth), rhs, bias, &mut out);
+        return multiply_with((lhs, piece), rhs, bias, &mut out);
     }
     let busy = 2 * parallel::threads();
     if rows <= FEW_ROWS && columns >= busy * WIDTH && Tiles::packed_len(lhs) == 0 {
@@ -64,7 +70,7 @@ pub(crate) fn matmul_by(
         return parallel::for_each(multiply_adds, pieces, |Block { column, mut out, .. }| {
             let columns = out.columns;
             let bias = bias.map(|bias| &bias[column..][..columns]);
-            multiply_with((lhs, depth), rhs.columns(column, columns), bias, &mut out);
+            multiply_with((lhs, piece), rhs.columns(column, columns), bias, &mut out);
         });
     }
     let mut packed = Buffer::dirty(Panels::len(rhs));
@@ -79,7 +85,7 @@ pub(crate) fn matmul_by(
         |scratch, Block { row, column, mut out }| {
             let lhs = lhs.rows(row, out.rows);
             let bias = bias.map(|bias| &bias[column..][..out.columns]);
-            product((lhs, depth), panels.at_column(column), bias, scratch, &mut out);
+            product((lhs, piece), panels.at_column(column), bias, scratch, &mut out);
         },
     );
 }
@@ -90,7 +96,7 @@ pub(crate) fn multiply(lhs: Matrix, rhs: Matrix, out: &mut MatrixMut) {
 }
 
 fn multiply_with(
-    (lhs, depth): (Matrix, usize),
+    (lhs, piece): (Matrix, usize),
     rhs: Matrix,
     bias: Option<&[f32]>,
     out: &mut MatrixMut,
@@ -102,12 +108,12 @@ fn multiply_with(
     }
     let mut scratch = Buffer::dirty(Tiles::packed_len(lhs));
     if let Some(panels) = Panels::in_place(rhs, lhs.rows) {
-        return product((lhs, depth), panels, bias, &mut scratch, out);
+        return product((lhs, piece), panels, bias, &mut scratch, out);
     }
     let mut packed = Buffer::dirty(Panels::len(rhs));
     let pieces = Panels::pieces(rhs, &mut packed);
     pieces.for_each(|(columns, panel)| pack::pack(columns, panel));
-    product((lhs, depth), Panels::packed(&packed, rhs.rows), bias, &mut scratch, out);
+    product((lhs, piece), Panels::packed(&packed, rhs.rows), bias, &mut scratch, out);
 }
 
 /// Rows and columns of a tile: all columns, unless there are few rows.

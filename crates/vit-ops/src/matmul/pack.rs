@@ -6,6 +6,9 @@ use crate::matrix::Matrix;
 use crate::simd;
 use crate::slices::LANES;
 
+/// Rows that are fetched into the cache before they are copied.
+const AHEAD: usize = 8;
+
 /// Rows of the left operand from which packing the right one pays, even if its rows are contiguous.
 const WORTH_PACKING: usize = 128;
 
@@ -73,6 +76,7 @@ pub(super) fn pack(columns: Matrix, panel: &mut [[f32; LANES]]) {
     let count = columns.columns;
     if columns.contiguous_rows().is_some() {
         for (index, to) in panel.iter_mut().enumerate() {
+            columns.prefetch_row(index + AHEAD);
             to[..count].copy_from_slice(columns.row(index));
             to[count..].fill(0.0);
         }
@@ -111,6 +115,7 @@ impl<'a> Tiles<'a> {
             return Self { matrix, packed: None };
         }
         for index in 0..matrix.columns {
+            matrix.transposed().prefetch_row(index + AHEAD);
             let (tiles, rest) = matrix.column(index).as_chunks::<R>();
             let mut places = scratch[index * R..].chunks_mut(R * DEPTH);
             for (tile, to) in tiles.iter().zip(places.by_ref()) {
