@@ -42,11 +42,6 @@ pub(crate) fn matmul_into(lhs: Matrix, rhs: Matrix, bias: Option<&[f32]>, out: &
     matmul_by((lhs, DEPTH), rhs, bias, out);
 }
 
-/// How many pieces of so many products [`matmul_by`] adds along a binary tree, a power of two.
-pub(crate) fn pieces_at_once(piece: usize) -> usize {
-    if piece > DEPTH { 1 } else { 2 * branches(piece.max(1)) }
-}
-
 /// The same for products that are summed in pieces: each `s` is the sum along a binary tree of up to four sums of `piece`
 /// products, at most 256 in all.
 pub(crate) fn matmul_by(
@@ -88,6 +83,11 @@ pub(crate) fn matmul_by(
             product((lhs, piece), panels.at_column(column), bias, scratch, &mut out);
         },
     );
+}
+
+/// How many pieces of so many products [`matmul_by`] adds along a binary tree, a power of two.
+pub(crate) fn pieces_at_once(piece: usize) -> usize {
+    if piece > DEPTH { 1 } else { 2 * branches(piece.max(1)) }
 }
 
 /// `out = lhs · rhs`, on this thread.
