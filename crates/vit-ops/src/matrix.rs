@@ -10,7 +10,7 @@ use std::slice;
 use crate::lanes::{prefetch, transposed};
 use crate::slices::LANES;
 
-/// Distance of rows that are not foreseen.
+/// Distance of rows from which on the processor does not foresee the next one.
 const FAR: usize = 192;
 
 /// A matrix inside a slice: element (i, j) is at `i * row_stride + j * column_stride`.

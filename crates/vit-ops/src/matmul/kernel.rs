@@ -47,7 +47,7 @@ pub(super) fn product(
     }
 }
 
-/// `TREE` if there are sums of pieces to be added along a tree.
+/// `TREE` if there are sums of pieces to be added along a tree, which costs registers and code in each tile.
 struct Product<'a, 'b, 'c, const TREE: bool> {
     lhs: Matrix<'a>,
     piece: usize,
