@@ -84,3 +84,14 @@ fn an_unwritable_trace_is_reported_before_training() {
     let words = "train --dataset digits --run-dir run --trace no/such/folder/trace.json";
     sandbox.refuses(4, words).saying(&["no/such/folder"]);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_reported_after_training() {
+    let sandbox = Sandbox::new();
+    let words = "train --dataset digits --max-steps 2 --run-dir run --trace /dev/full";
+    let outcome = sandbox.run(words);
+    assert_eq!(outcome.code, Some(4));
+    assert!(outcome.stderr.contains("cannot write /dev/full"), "{}", outcome.stderr);
+    sandbox.run("verify run").succeeded();
+}

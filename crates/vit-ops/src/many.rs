@@ -19,26 +19,26 @@ pub(crate) type OptionalGradient = Option<Vec<f32>>;
 pub(crate) trait Many: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
-    fn forward(&self, xs: &[f32], parameters: &Parameters) -> Result<(Vec<f32>, Shape)>;
+    fn forward(&self, xs: &[f32], parameters: &OpParameters) -> Result<(Vec<f32>, Shape)>;
 
     /// The gradients of the input and of each parameter. Untracked ones may be missing.
     fn backward(
         &self,
         xs: &[f32],
-        parameters: &Parameters,
+        parameters: &OpParameters,
         grad: &[f32],
     ) -> Result<(OptionalGradient, Vec<OptionalGradient>)>;
 }
 
 /// The parameters of an operation.
-pub(crate) struct Parameters<'a> {
+pub(crate) struct OpParameters<'a> {
     values: Vec<&'a [f32]>,
     tensors: &'a [Tensor],
     /// Whether the operation's input needs a gradient.
     pub(crate) of_input: bool,
 }
 
-impl<'a> Parameters<'a> {
+impl<'a> OpParameters<'a> {
     pub(crate) fn all(&self) -> &[&'a [f32]] {
         &self.values
     }
@@ -106,14 +106,14 @@ struct Linked<O> {
 
 impl<O: Many> Linked<O> {
     /// Runs `run` on the values of all parameters.
-    fn with<R>(&self, of_input: bool, run: impl FnOnce(&Parameters) -> Result<R>) -> Result<R> {
+    fn with<R>(&self, of_input: bool, run: impl FnOnce(&OpParameters) -> Result<R>) -> Result<R> {
         let held: Vec<_> = self.parameters.iter().map(Tensor::storage_and_layout).collect();
         let values = held.iter().map(|(storage, layout)| match &**storage {
             candle_core::Storage::Cpu(storage) => slices::of_storage(storage, layout),
             _ => bail!("{}: expected parameters on the CPU", self.op.name()),
         });
         let values = values.collect::<Result<Vec<_>>>()?;
-        run(&Parameters { values, tensors: &self.parameters, of_input })
+        run(&OpParameters { values, tensors: &self.parameters, of_input })
     }
 
     fn forward(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
@@ -263,7 +263,7 @@ mod tests {
             "times-sum"
         }
 
-        fn forward(&self, xs: &[f32], parameters: &Parameters) -> Result<(Vec<f32>, Shape)> {
+        fn forward(&self, xs: &[f32], parameters: &OpParameters) -> Result<(Vec<f32>, Shape)> {
             let sum: f32 = parameters.all().iter().map(|p| p[0]).sum();
             Ok((xs.iter().map(|x| x * sum).collect(), xs.len().into()))
         }
@@ -271,7 +271,7 @@ mod tests {
         fn backward(
             &self,
             xs: &[f32],
-            parameters: &Parameters,
+            parameters: &OpParameters,
             grad: &[f32],
         ) -> Result<(OptionalGradient, Vec<OptionalGradient>)> {
             let sum: f32 = parameters.all().iter().map(|p| p[0]).sum();

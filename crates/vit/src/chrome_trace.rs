@@ -1,7 +1,7 @@
 //! `--trace`: records the first steps of a run in Chrome's trace format, which Perfetto reads too.
 //!
-//! The trace is small, so it is kept in memory and written at once: the file is complete at any time. A writer that
-//! runs along, such as tracing-chrome's, leaves half a file if the program is killed.
+//! The trace is small, so it is kept in memory and written at once: the file is complete at any time
+//! (docs/decisions/0032-our-own-trace.md).
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};

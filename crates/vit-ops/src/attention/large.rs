@@ -4,7 +4,7 @@ use super::DropoutSource;
 use super::bias::Bias;
 use super::inputs::{Gradients, Inputs, Part, Sample};
 use super::kernel::WIDEST_HEAD;
-use super::op::{Attending, Kept};
+use super::op::{Attending, Saved};
 use super::sample::{SampleShape, Samples};
 use super::softmax::{GradScores, Softmax};
 use crate::buffer::Buffer;
@@ -37,13 +37,13 @@ impl LargeAttention {
         if self.0.causal { CAUSAL_QUERIES } else { QUERIES }
     }
 
-    pub(super) fn forward(&self, inputs: Inputs, bias: Option<Bias>, ys: &mut [f32]) -> Kept {
+    pub(super) fn forward(&self, inputs: Inputs, bias: Option<Bias>, ys: &mut [f32]) -> Saved {
         let Attending { samples, scale, causal, dropout, tracked, .. } = &self.0;
         let drawn = dropout.map(|dropout| draw(samples, dropout));
         let masks = drawn.as_deref().map(|drawn| DrawnMasks::of(samples, drawn));
-        let kept = if *tracked { samples.total(SampleShape::weights) } else { 0 };
-        let mut weights = Buffer::dirty(kept);
-        let mut kept = match tracked {
+        let saved = if *tracked { samples.total(SampleShape::weights) } else { 0 };
+        let mut weights = Buffer::dirty(saved);
+        let mut saved = match tracked {
             true => samples.cut(&mut weights, SampleShape::weights),
             false => Vec::new(),
         }
@@ -51,18 +51,18 @@ impl LargeAttention {
         let at_once = self.block();
         let mut pieces = Vec::new();
         for (index, ys) in samples.cut(ys, SampleShape::output).into_iter().enumerate() {
-            let place = samples.places()[index];
-            let (shape, sample) = (place.shape, inputs.sample(place));
+            let at = samples.offsets()[index];
+            let (shape, sample) = (at.shape, inputs.sample(at));
             let SampleShape { queries, head_dim, .. } = shape;
             let block_len = at_once.min(queries) * shape.weights_row();
-            let mut kept = kept.next().into_iter().flat_map(|of_sample| {
+            let mut saved = saved.next().into_iter().flat_map(|of_sample| {
                 let heads = of_sample.chunks_exact_mut(shape.head_weights());
                 heads.flat_map(move |head| head.chunks_mut(block_len))
             });
             let ys = MatrixMut::strided(ys, queries, shape.dim(), shape.dim());
             for (head, ys) in ys.blocks((queries, head_dim)).into_iter().enumerate() {
                 for block in ys.out.blocks((at_once, head_dim)) {
-                    pieces.push(Piece { index, shape, sample, head, block, kept: kept.next() });
+                    pieces.push(Piece { index, shape, sample, head, block, saved: saved.next() });
                 }
             }
         }
@@ -74,13 +74,13 @@ impl LargeAttention {
             self.0.multiply_adds(2),
             pieces,
             || (Buffer::dirty(scores_len), Buffer::dirty(dropped_len)),
-            |(scores, dropped), Piece { index, shape, sample, head, mut block, kept }| {
+            |(scores, dropped), Piece { index, shape, sample, head, mut block, saved }| {
                 let [q, k, v] = matrices(shape, head, sample);
                 let (query, row_len) = (block.row, shape.weights_row());
                 let rows = at_once.min(shape.queries - query);
                 // Keys after the block's last query have no weight.
                 let seen = if *causal { shape.tokens.min(query + rows) } else { shape.tokens };
-                let weights = kept.unwrap_or_else(|| &mut scores[..rows * row_len]);
+                let weights = saved.unwrap_or_else(|| &mut scores[..rows * row_len]);
                 let mut scores = MatrixMut::strided(weights, rows, seen, row_len);
                 let (q, keys) = (q.rows(query, rows), k.rows(0, seen));
                 multiply(q, keys.transposed(), &mut scores);
@@ -101,14 +101,14 @@ impl LargeAttention {
                 multiply(weights, v.rows(0, seen), &mut block.out);
             },
         );
-        Kept { weights, dropped: drawn }
+        Saved { weights, dropped: drawn }
     }
 
     /// With dropped weights `W` and output gradient `G`: `dV = Wᵀ G`, `dW = G Vᵀ`, `dS` from [`GradScores`],
     /// `dQ = dS K`, `dK = dSᵀ Q`.
     pub(super) fn backward(
         &self,
-        kept: &Kept,
+        saved: &Saved,
         inputs: Inputs,
         grad: &[f32],
         gradients: Gradients,
@@ -116,15 +116,15 @@ impl LargeAttention {
     ) {
         let Attending { samples, scale, causal, .. } = &self.0;
         let (scale, causal) = (*scale, *causal);
-        let masks = kept.dropped.as_deref().map(|drawn| DrawnMasks::of(samples, drawn));
-        let weights = samples.parts(&kept.weights, SampleShape::weights);
+        let masks = saved.dropped.as_deref().map(|drawn| DrawnMasks::of(samples, drawn));
+        let weights = samples.parts(&saved.weights, SampleShape::weights);
         let grads = samples.parts(grad, SampleShape::output);
         let of_added = of_added.map(|all| samples.cut(all, SampleShape::weights));
         let mut of_added = of_added.into_iter().flatten();
         let mut pieces = Vec::new();
         for (index, gradients) in gradients.samples(samples).into_iter().enumerate() {
-            let place = samples.places()[index];
-            let (shape, sample) = (place.shape, inputs.sample(place));
+            let at = samples.offsets()[index];
+            let (shape, sample) = (at.shape, inputs.sample(at));
             let mut of_added =
                 of_added.next().map(|all| all.chunks_exact_mut(shape.head_weights()));
             let [q, k, v] = gradients.matrices(shape);
@@ -142,7 +142,7 @@ impl LargeAttention {
             pieces,
             || (Buffer::dirty(len), Buffer::dirty(dropped_len)),
             |(scratch, dropped), (index, sample, head, [of_q, of_k, of_v], of_added)| {
-                let shape = samples.places()[index].shape;
+                let shape = samples.offsets()[index].shape;
                 let SampleShape { tokens, queries, head_dim, .. } = shape;
                 let (row_len, len) = (shape.weights_row(), shape.head_weights());
                 let [q, k, v] = matrices(shape, head, sample);
@@ -207,7 +207,7 @@ struct Piece<'a> {
     head: usize,
     block: Block<'a>,
     /// The place to keep their weights.
-    kept: Option<&'a mut [f32]>,
+    saved: Option<&'a mut [f32]>,
 }
 
 /// A head's queries (queries, head_dim), keys and values (tokens, head_dim).

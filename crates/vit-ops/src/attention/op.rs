@@ -11,7 +11,7 @@ use super::sample::{SampleShape, Samples};
 use super::small::SmallAttention;
 use super::{Attend, DropoutSource};
 use crate::buffer::Buffer;
-use crate::many::{Many, Parameters};
+use crate::many::{Many, OpParameters};
 use crate::{TokenMask, pieces, slices};
 
 /// A batch's attention without its inputs.
@@ -26,7 +26,7 @@ pub(crate) struct Attending {
 }
 
 /// Data for the backward pass.
-pub(crate) struct Kept {
+pub(crate) struct Saved {
     /// The weights before dropout, (heads, queries, `weights_row`) per sample.
     pub(super) weights: Buffer,
     /// Small attention: the weights after dropout. Large attention: the masks.
@@ -64,7 +64,7 @@ impl Form {
     }
 
     /// Computes the output, (queries, dim) per sample.
-    pub(crate) fn forward(&self, inputs: Inputs, bias: Option<Bias>, ys: &mut [f32]) -> Kept {
+    pub(crate) fn forward(&self, inputs: Inputs, bias: Option<Bias>, ys: &mut [f32]) -> Saved {
         match self {
             Self::Small(small) => small.forward(inputs, bias, ys),
             Self::Large(large) => large.forward(inputs, bias, ys),
@@ -74,7 +74,7 @@ impl Form {
     /// The gradients of the forward pass's inputs, and of the bias if its shape is given.
     pub(crate) fn backward(
         &self,
-        kept: &Kept,
+        saved: &Saved,
         inputs: Inputs,
         grad: &[f32],
         gradients: Gradients,
@@ -84,8 +84,8 @@ impl Form {
         let mut of_scores = bias.map(|_| Buffer::dirty(samples.total(SampleShape::weights)));
         let each = of_scores.as_deref_mut();
         match self {
-            Self::Small(small) => small.backward(kept, inputs, grad, gradients, each),
-            Self::Large(large) => large.backward(kept, inputs, grad, gradients, each),
+            Self::Small(small) => small.backward(saved, inputs, grad, gradients, each),
+            Self::Large(large) => large.backward(saved, inputs, grad, gradients, each),
         }
         let bias = bias?;
         pieces::refuse("a learned score bias");
@@ -111,7 +111,7 @@ pub(super) struct Attention {
     /// The shape of the output.
     shape: Shape,
     bias: Option<BiasShape>,
-    kept: OnceLock<Kept>,
+    saved: OnceLock<Saved>,
 }
 
 /// The dimensions of a bias (batch or 1, heads or 1, queries, tokens).
@@ -119,21 +119,21 @@ pub(crate) type BiasShape = [usize; 4];
 
 impl Attention {
     pub(super) fn new(form: Form, shape: impl Into<Shape>, bias: Option<BiasShape>) -> Self {
-        Self { form, shape: shape.into(), bias, kept: OnceLock::new() }
+        Self { form, shape: shape.into(), bias, saved: OnceLock::new() }
     }
 
     fn output(&self, inputs: Inputs, bias: Option<&[f32]>) -> Vec<f32> {
         let mut ys = vec![0.0; self.shape.elem_count()];
-        let kept = self.form.forward(inputs, self.bias_of(bias), &mut ys);
+        let saved = self.form.forward(inputs, self.bias_of(bias), &mut ys);
         if self.form.attending().tracked {
             // An operation runs forward once; its value lives in the graph until the backward pass.
-            let _ = self.kept.set(kept);
+            let _ = self.saved.set(saved);
         }
         ys
     }
 
-    fn kept(&self) -> &Kept {
-        self.kept.get().expect("the forward pass ran before the backward pass")
+    fn saved(&self) -> &Saved {
+        self.saved.get().expect("the forward pass ran before the backward pass")
     }
 
     fn bias_of<'a>(&self, values: Option<&'a [f32]>) -> Option<Bias<'a>> {
@@ -149,7 +149,7 @@ impl Attention {
         let mut of_qkv = vec![0.0; qkv.len()];
         let gradients = Gradients::Packed(&mut of_qkv);
         let inputs = Inputs::Packed(qkv);
-        let of_bias = self.form.backward(self.kept(), inputs, grad, gradients, self.bias_of(bias));
+        let of_bias = self.form.backward(self.saved(), inputs, grad, gradients, self.bias_of(bias));
         (of_qkv, of_bias)
     }
 
@@ -162,7 +162,7 @@ impl Attention {
         let (mut of_q, mut of_kv) = (vec![0.0; q.len()], vec![0.0; kv.len()]);
         let gradients = Gradients::Apart { q: &mut of_q, kv: &mut of_kv };
         let inputs = Inputs::Apart { q, kv };
-        let of_bias = self.form.backward(self.kept(), inputs, grad, gradients, self.bias_of(bias));
+        let of_bias = self.form.backward(self.saved(), inputs, grad, gradients, self.bias_of(bias));
         ([of_q, of_kv], of_bias)
     }
 }
@@ -227,7 +227,7 @@ impl Many for Attention {
         "biased-attention"
     }
 
-    fn forward(&self, xs: &[f32], parameters: &Parameters) -> Result<(Vec<f32>, Shape)> {
+    fn forward(&self, xs: &[f32], parameters: &OpParameters) -> Result<(Vec<f32>, Shape)> {
         let ys = match parameters.all() {
             [bias] => self.output(Inputs::Packed(xs), Some(bias)),
             [kv, bias] => self.output(Inputs::Apart { q: xs, kv }, Some(bias)),
@@ -239,7 +239,7 @@ impl Many for Attention {
     fn backward(
         &self,
         xs: &[f32],
-        parameters: &Parameters,
+        parameters: &OpParameters,
         grad: &[f32],
     ) -> Result<(Option<Vec<f32>>, Vec<Option<Vec<f32>>>)> {
         // The bias' gradient costs as much memory as the weights.

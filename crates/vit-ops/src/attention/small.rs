@@ -4,7 +4,7 @@ use super::DropoutSource;
 use super::bias::Bias;
 use super::inputs::{Gradients, Inputs};
 use super::kernel::{Backward, Columns, Weigh, WeighValues};
-use super::op::{Attending, Kept};
+use super::op::{Attending, Saved};
 use super::sample::SampleShape;
 use crate::buffer::Buffer;
 use crate::lanes::Lanes;
@@ -16,15 +16,16 @@ use crate::slices::LANES;
 pub(crate) struct SmallAttention(pub(super) Attending);
 
 impl SmallAttention {
-    pub(super) fn forward(&self, inputs: Inputs, bias: Option<Bias>, ys: &mut [f32]) -> Kept {
+    pub(super) fn forward(&self, inputs: Inputs, bias: Option<Bias>, ys: &mut [f32]) -> Saved {
         let Attending { samples, scale, dropout, tracked, .. } = &self.0;
         let (drops, largest) = (dropout.is_some(), samples.largest);
-        let of_batch =
-            |kept: bool| Buffer::dirty(if kept { samples.total(SampleShape::weights) } else { 0 });
+        let of_batch = |saved: bool| {
+            Buffer::dirty(if saved { samples.total(SampleShape::weights) } else { 0 })
+        };
         let of_sample = |needed: bool| Buffer::dirty(if needed { largest.weights() } else { 0 });
         let mut before_dropout = of_batch(*tracked);
         let mut after_dropout = of_batch(*tracked && drops);
-        let parts = |kept: bool, all| match kept {
+        let parts = |saved: bool, all| match saved {
             true => samples.cut(all, SampleShape::weights),
             false => Vec::new(),
         };
@@ -41,8 +42,8 @@ impl SmallAttention {
             pieces,
             scratch,
             |(columns, masks, weights, dropped), (index, ys, before, after)| {
-                let place = samples.places()[index];
-                let (shape, sample) = (place.shape, inputs.sample(place));
+                let at = samples.offsets()[index];
+                let (shape, sample) = (at.shape, inputs.sample(at));
                 let weights = before.unwrap_or_else(|| &mut weights[..shape.weights()]);
                 let added = self.0.added(index, bias);
                 simd::run_fused(Weigh { shape, scale: *scale, added, sample, columns, weights });
@@ -57,12 +58,12 @@ impl SmallAttention {
                 simd::run_fused(WeighValues { shape, sample, weights, ys });
             },
         );
-        Kept { weights: before_dropout, dropped: drops.then_some(after_dropout) }
+        Saved { weights: before_dropout, dropped: drops.then_some(after_dropout) }
     }
 
     pub(super) fn backward(
         &self,
-        kept: &Kept,
+        saved: &Saved,
         inputs: Inputs,
         grad: &[f32],
         gradients: Gradients,
@@ -70,8 +71,8 @@ impl SmallAttention {
     ) {
         let Attending { samples, scale, .. } = &self.0;
         let parts = |all| samples.parts(all, SampleShape::weights);
-        let before = parts(&kept.weights);
-        let after = kept.dropped.as_deref().map_or_else(|| before.clone(), parts);
+        let before = parts(&saved.weights);
+        let after = saved.dropped.as_deref().map_or_else(|| before.clone(), parts);
         let grads = samples.parts(grad, SampleShape::output);
         let of_added = of_added.map(|all| samples.cut(all, SampleShape::weights));
         let mut of_added = of_added.into_iter().flatten();
@@ -83,16 +84,16 @@ impl SmallAttention {
             pieces,
             || (Columns::new(largest), vec![0.0; 2 * largest.head_weights()]),
             |(columns, scores), (index, gradients, of_added)| {
-                let place = samples.places()[index];
+                let at = samples.offsets()[index];
                 simd::run_fused(Backward {
-                    shape: place.shape,
+                    shape: at.shape,
                     scale: *scale,
-                    sample: inputs.sample(place),
+                    sample: inputs.sample(at),
                     before_dropout: before[index],
                     after_dropout: after[index],
                     grad: grads[index],
                     columns,
-                    scores: &mut scores[..2 * place.shape.head_weights()],
+                    scores: &mut scores[..2 * at.shape.head_weights()],
                     of_added,
                     gradients,
                 });

@@ -106,8 +106,8 @@ impl Tape {
         loss: &Tensor,
         variables: impl IntoIterator<Item = &'a Var>,
     ) -> Result<GradStore> {
-        match self.ways(loss, variables)? {
-            Some(ways) => self.gradients(loss, &ways),
+        match self.edges(loss, variables)? {
+            Some(edges) => self.gradients(loss, &edges),
             None => loss.backward(),
         }
     }
@@ -121,12 +121,12 @@ impl Tape {
         loss: &Tensor,
         variables: impl IntoIterator<Item = &'a Var>,
     ) -> Result<bool> {
-        Ok(self.ways(loss, variables)?.is_some())
+        Ok(self.edges(loss, variables)?.is_some())
     }
 
     /// For each input of each entry, the tensor whose gradient it adds to, if any; `None` overall if an input comes
     /// from elsewhere.
-    fn ways<'a>(
+    fn edges<'a>(
         &self,
         loss: &Tensor,
         variables: impl IntoIterator<Item = &'a Var>,
@@ -139,7 +139,7 @@ impl Tape {
                 places.insert(place, variable.as_tensor().clone());
             }
         }
-        let mut ways = Vec::new();
+        let mut edges = Vec::new();
         for Entry { inputs, output, .. } in &self.entries {
             let mut of_entry = Vec::new();
             for input in inputs {
@@ -159,18 +159,18 @@ impl Tape {
             if let Some(place) = place(output)? {
                 places.insert(place, output.clone());
             }
-            ways.push(of_entry);
+            edges.push(of_entry);
         }
-        Ok(known.contains(&loss.id()).then_some(ways))
+        Ok(known.contains(&loss.id()).then_some(edges))
     }
 
-    fn gradients(&self, loss: &Tensor, ways: &[Vec<Option<Tensor>>]) -> Result<GradStore> {
+    fn gradients(&self, loss: &Tensor, edges: &[Vec<Option<Tensor>>]) -> Result<GradStore> {
         let mut store = GradStore::default();
         store.insert(loss, loss.ones_like()?);
-        for (entry, ways) in self.entries.iter().zip(ways).rev() {
+        for (entry, edges) in self.entries.iter().zip(edges).rev() {
             let Some(gradient) = store.remove(&entry.output) else { continue };
-            for (of_input, way) in entry.backward(&gradient)?.into_iter().zip(ways) {
-                let (Some(of_input), Some(to)) = (of_input, way) else { continue };
+            for (of_input, edge) in entry.backward(&gradient)?.into_iter().zip(edges) {
+                let (Some(of_input), Some(to)) = (of_input, edge) else { continue };
                 let of_input = of_input.reshape(to.shape())?;
                 let sum = match store.get(to) {
                     Some(so_far) => (so_far + of_input)?,

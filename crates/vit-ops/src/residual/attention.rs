@@ -14,7 +14,7 @@ use crate::attention::inputs::{self, Inputs};
 use crate::attention::op::{self, BiasShape, Form};
 use crate::attention::sample::{SampleShape, Samples};
 use crate::buffer::Buffer;
-use crate::many::Parameters;
+use crate::many::OpParameters;
 use crate::rotary::Rotations;
 use crate::{Attend, Queries};
 
@@ -30,13 +30,13 @@ pub(super) struct Attention {
 }
 
 /// Data for the backward pass.
-pub(super) struct Kept {
-    norm: Option<norm::Kept>,
+pub(super) struct Saved {
+    norm: Option<norm::Saved>,
     qkv: Buffer,
-    form: op::Kept,
+    form: op::Saved,
     /// The heads' output.
     attended: Buffer,
-    end: end::Kept,
+    end: end::Saved,
 }
 
 impl Attention {
@@ -93,7 +93,7 @@ impl Attention {
         }
     }
 
-    fn bias<'a>(&self, parameters: &Parameters<'a>) -> Option<Bias<'a>> {
+    fn bias<'a>(&self, parameters: &OpParameters<'a>) -> Option<Bias<'a>> {
         self.bias.map(|(place, shape)| Bias::new(parameters.all()[place], shape))
     }
 
@@ -101,11 +101,11 @@ impl Attention {
         &self,
         xs: &[f32],
         rows: &Rows,
-        parameters: &Parameters,
+        parameters: &OpParameters,
         ys: &mut [f32],
-    ) -> Kept {
+    ) -> Saved {
         let norm = self.norm.as_ref().map(|norm| norm.forward(xs, parameters));
-        let normalised = norm.as_ref().map_or(xs, |kept| &kept.ys);
+        let normalised = norm.as_ref().map_or(xs, |saved| &saved.ys);
         let mut qkv = Buffer::dirty(rows.count() * self.qkv.outputs);
         self.qkv.forward(normalised, parameters, &mut qkv);
         if let Some(rotations) = &self.rotary {
@@ -124,7 +124,7 @@ impl Attention {
                 self.end.forward(&firsts, &out, parameters, ys)
             }
         };
-        Kept { norm, qkv, form, attended, end }
+        Saved { norm, qkv, form, attended, end }
     }
 
     fn heads(&self) -> usize {
@@ -134,19 +134,19 @@ impl Attention {
     /// Writes the gradient of `xs` to `of_xs`.
     pub(super) fn backward(
         &self,
-        (kept, xs, rows): (&Kept, &[f32], &Rows),
+        (saved, xs, rows): (&Saved, &[f32], &Rows),
         grad: &[f32],
-        parameters: &Parameters,
+        parameters: &OpParameters,
         gradients: &mut Gradients,
         of_xs: Option<&mut [f32]>,
     ) {
         let out = self.out(rows);
-        let of_end = self.end.backward(&kept.end, &out, grad, parameters, gradients);
+        let of_end = self.end.backward(&saved.end, &out, grad, parameters, gradients);
         let of_end = of_end.as_deref().unwrap_or(grad);
-        let mut of_attended = Buffer::dirty(kept.attended.len());
+        let mut of_attended = Buffer::dirty(saved.attended.len());
         self.proj.backward(of_end, parameters, &mut of_attended);
-        self.proj.of_parameters(&kept.attended, of_end, parameters, gradients);
-        let mut of_qkv = Buffer::dirty(kept.qkv.len());
+        self.proj.of_parameters(&saved.attended, of_end, parameters, gradients);
+        let mut of_qkv = Buffer::dirty(saved.qkv.len());
         if self.queries == Queries::First {
             // Keys and values are written for all tokens, queries only for the first.
             let tokens = of_qkv.chunks_exact_mut(self.qkv.outputs);
@@ -155,18 +155,18 @@ impl Attention {
         let of_inputs = inputs::Gradients::Packed(&mut of_qkv);
         let place = self.bias.map(|(place, _)| place).filter(|&place| parameters.tracked(place));
         let bias = self.bias(parameters).filter(|_| place.is_some());
-        let inputs = Inputs::Packed(&kept.qkv);
-        let of_bias = self.form.backward(&kept.form, inputs, &of_attended, of_inputs, bias);
+        let inputs = Inputs::Packed(&saved.qkv);
+        let of_bias = self.form.backward(&saved.form, inputs, &of_attended, of_inputs, bias);
         if let Some(place) = place {
             gradients[place] = of_bias;
         }
         if let Some(rotations) = &self.rotary {
             rotations.backward(&mut of_qkv, self.qkv.outputs, &rows.lengths, 2 * self.heads());
         }
-        let normalised = kept.norm.as_ref().map_or(xs, |kept| &kept.ys);
+        let normalised = saved.norm.as_ref().map_or(xs, |saved| &saved.ys);
         self.qkv.of_parameters(normalised, &of_qkv, parameters, gradients);
         super::stack::finish(
-            self.norm.as_ref().zip(kept.norm.as_ref()),
+            self.norm.as_ref().zip(saved.norm.as_ref()),
             xs,
             parameters,
             gradients,

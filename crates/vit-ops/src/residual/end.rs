@@ -7,7 +7,7 @@ use super::rows::Rows;
 use super::stack::{Gradients, List};
 use crate::buffer::Buffer;
 use crate::dropout::DropoutSource;
-use crate::many::Parameters;
+use crate::many::OpParameters;
 use crate::{parallel, scale_features, simd, slices};
 
 /// Cost of a number, and of a drawn number, in multiply-adds, for [`parallel`].
@@ -26,7 +26,7 @@ pub(super) struct End {
 
 /// Data for the backward pass.
 #[derive(Default)]
-pub(super) struct Kept {
+pub(super) struct Saved {
     /// Dropout's mask.
     mask: Option<Buffer>,
     /// The input of the layer scale.
@@ -51,9 +51,9 @@ impl End {
         &self,
         xs: &[f32],
         rows: &Rows,
-        parameters: &Parameters,
+        parameters: &OpParameters,
         ys: &mut [f32],
-    ) -> Kept {
+    ) -> Saved {
         let mask = self.dropout.map(|source| {
             let mut mask = Buffer::dirty(ys.len());
             let parts = rows.cut(&mut mask, self.dim).into_iter().zip(rows.cut(ys, self.dim));
@@ -83,31 +83,31 @@ impl End {
         });
         // A sum of two numbers does not depend on their order.
         super::stack::add(ys, xs);
-        Kept { mask, scaled, of_samples }
+        Saved { mask, scaled, of_samples }
     }
 
     /// The gradient of the branch's last map, if it differs from the sum's.
     pub(super) fn backward(
         &self,
-        kept: &Kept,
+        saved: &Saved,
         rows: &Rows,
         grad: &[f32],
-        parameters: &Parameters,
+        parameters: &OpParameters,
         gradients: &mut Gradients,
     ) -> Option<Buffer> {
         let mut of_map = None;
         if self.scale.is_some() || self.drop_path.is_some() {
             let of_map = of_map.insert(Buffer::dirty(grad.len()));
             of_map.copy_from_slice(grad);
-            if let Some(of_samples) = &kept.of_samples {
+            if let Some(of_samples) = &saved.of_samples {
                 scale_samples(of_map, rows, self.dim, of_samples);
             }
-            if let (Some(place), Some(scaled)) = (self.scale, &kept.scaled) {
+            if let (Some(place), Some(scaled)) = (self.scale, &saved.scaled) {
                 gradients[place] = Some(scale_features::of_gamma(scaled, of_map, self.dim));
                 scale(of_map, parameters.all()[place]);
             }
         }
-        if let Some(mask) = &kept.mask {
+        if let Some(mask) = &saved.mask {
             let mut masked = Buffer::dirty(grad.len());
             multiply(of_map.as_deref().unwrap_or(grad), mask, &mut masked);
             of_map = Some(masked);

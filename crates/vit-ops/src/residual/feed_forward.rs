@@ -11,7 +11,7 @@ use super::stack::{Gradients, List};
 use crate::Activation;
 use crate::activation::{gelu, gelu_again, gradient_of_relu, relu_of_sums};
 use crate::buffer::Buffer;
-use crate::many::Parameters;
+use crate::many::OpParameters;
 
 pub(super) struct FeedForward {
     norm: Option<Norm>,
@@ -22,11 +22,11 @@ pub(super) struct FeedForward {
 }
 
 /// Data for the backward pass.
-pub(super) struct Kept {
-    norm: Option<norm::Kept>,
+pub(super) struct Saved {
+    norm: Option<norm::Saved>,
     /// The activation's inputs, or for ReLU its outputs.
     hidden: Buffer,
-    end: end::Kept,
+    end: end::Saved,
 }
 
 impl FeedForward {
@@ -44,12 +44,12 @@ impl FeedForward {
         &self,
         xs: &[f32],
         rows: &Rows,
-        parameters: &Parameters,
+        parameters: &OpParameters,
         tracked: bool,
         ys: &mut [f32],
-    ) -> Kept {
+    ) -> Saved {
         let norm = self.norm.as_ref().map(|norm| norm.forward(xs, parameters));
-        let normalised = norm.as_ref().map_or(xs, |kept| &kept.ys);
+        let normalised = norm.as_ref().map_or(xs, |saved| &saved.ys);
         let mut hidden = Buffer::dirty(rows.count() * self.fc1.outputs);
         match (self.activation, self.fc1.bias(parameters)) {
             (Activation::Relu, Some(bias)) => {
@@ -70,37 +70,37 @@ impl FeedForward {
             }
         }
         let end = self.end.forward(xs, rows, parameters, ys);
-        Kept { norm, hidden, end }
+        Saved { norm, hidden, end }
     }
 
     /// Writes the gradient of `xs` to `of_xs`.
     pub(super) fn backward(
         &self,
-        (kept, xs, rows): (&Kept, &[f32], &Rows),
+        (saved, xs, rows): (&Saved, &[f32], &Rows),
         grad: &[f32],
-        parameters: &Parameters,
+        parameters: &OpParameters,
         gradients: &mut Gradients,
         of_xs: Option<&mut [f32]>,
     ) {
-        let of_end = self.end.backward(&kept.end, rows, grad, parameters, gradients);
+        let of_end = self.end.backward(&saved.end, rows, grad, parameters, gradients);
         let of_end = of_end.as_deref().unwrap_or(grad);
-        let mut of_hidden = Buffer::dirty(kept.hidden.len());
+        let mut of_hidden = Buffer::dirty(saved.hidden.len());
         self.fc2.backward(of_end, parameters, &mut of_hidden);
         match self.activation {
             Activation::Relu => {
-                gradient_of_relu(&mut of_hidden, &kept.hidden);
-                self.fc2.of_parameters(&kept.hidden, of_end, parameters, gradients);
+                gradient_of_relu(&mut of_hidden, &saved.hidden);
+                self.fc2.of_parameters(&saved.hidden, of_end, parameters, gradients);
             }
             Activation::Gelu => {
-                let mut activated = Buffer::dirty(kept.hidden.len());
-                gelu_again(&kept.hidden, &mut activated, &mut of_hidden);
+                let mut activated = Buffer::dirty(saved.hidden.len());
+                gelu_again(&saved.hidden, &mut activated, &mut of_hidden);
                 self.fc2.of_parameters(&activated, of_end, parameters, gradients);
             }
         }
-        let normalised = kept.norm.as_ref().map_or(xs, |kept| &kept.ys);
+        let normalised = saved.norm.as_ref().map_or(xs, |saved| &saved.ys);
         self.fc1.of_parameters(normalised, &of_hidden, parameters, gradients);
         super::stack::finish(
-            self.norm.as_ref().zip(kept.norm.as_ref()),
+            self.norm.as_ref().zip(saved.norm.as_ref()),
             xs,
             parameters,
             gradients,

@@ -5,7 +5,7 @@ use candle_core::Result;
 use super::Affine;
 use super::stack::{Gradients, List};
 use crate::linear::{add_columns, of_weight};
-use crate::many::Parameters;
+use crate::many::OpParameters;
 use crate::matmul::matmul_into;
 use crate::matrix::Matrix;
 
@@ -31,7 +31,7 @@ impl Map {
         Ok(Self { weight, is_transposed, bias, inputs, outputs })
     }
 
-    fn weight<'a>(&self, parameters: &Parameters<'a>) -> Matrix<'a> {
+    fn weight<'a>(&self, parameters: &OpParameters<'a>) -> Matrix<'a> {
         let weight = parameters.all()[self.weight];
         match self.is_transposed {
             true => Matrix::new(weight, self.inputs, self.outputs).transposed(),
@@ -39,17 +39,22 @@ impl Map {
         }
     }
 
-    pub(super) fn bias<'a>(&self, parameters: &Parameters<'a>) -> Option<&'a [f32]> {
+    pub(super) fn bias<'a>(&self, parameters: &OpParameters<'a>) -> Option<&'a [f32]> {
         self.bias.map(|place| parameters.all()[place])
     }
 
     /// `y = x Wᵀ + b`
-    pub(super) fn forward(&self, xs: &[f32], parameters: &Parameters, ys: &mut [f32]) {
+    pub(super) fn forward(&self, xs: &[f32], parameters: &OpParameters, ys: &mut [f32]) {
         self.forward_with(xs, self.bias(parameters), parameters, ys);
     }
 
     /// `y = x Wᵀ`
-    pub(super) fn forward_without_bias(&self, xs: &[f32], parameters: &Parameters, ys: &mut [f32]) {
+    pub(super) fn forward_without_bias(
+        &self,
+        xs: &[f32],
+        parameters: &OpParameters,
+        ys: &mut [f32],
+    ) {
         self.forward_with(xs, None, parameters, ys);
     }
 
@@ -57,7 +62,7 @@ impl Map {
         &self,
         xs: &[f32],
         bias: Option<&[f32]>,
-        parameters: &Parameters,
+        parameters: &OpParameters,
         ys: &mut [f32],
     ) {
         let xs = Matrix::new(xs, xs.len() / self.inputs, self.inputs);
@@ -65,7 +70,7 @@ impl Map {
     }
 
     /// `dx = dy W`
-    pub(super) fn backward(&self, grad: &[f32], parameters: &Parameters, of_xs: &mut [f32]) {
+    pub(super) fn backward(&self, grad: &[f32], parameters: &OpParameters, of_xs: &mut [f32]) {
         let grad = Matrix::new(grad, grad.len() / self.outputs, self.outputs);
         matmul_into(grad, self.weight(parameters), None, of_xs);
     }
@@ -75,7 +80,7 @@ impl Map {
         &self,
         xs: &[f32],
         grad: &[f32],
-        parameters: &Parameters,
+        parameters: &OpParameters,
         gradients: &mut Gradients,
     ) {
         if parameters.tracked(self.weight) {

@@ -5,7 +5,7 @@ use candle_core::Result;
 use super::stack::{Gradients, List};
 use crate::buffer::Buffer;
 use crate::layer_norm::{self, Row};
-use crate::many::Parameters;
+use crate::many::OpParameters;
 
 /// The indices of a norm's parameters.
 pub(super) struct Norm {
@@ -15,7 +15,7 @@ pub(super) struct Norm {
 }
 
 /// Data for the backward pass.
-pub(super) struct Kept {
+pub(super) struct Saved {
     rows: Vec<Row>,
     /// The outputs.
     pub(super) ys: Buffer,
@@ -29,20 +29,20 @@ impl Norm {
         Ok(Self { weight, bias, eps: norm.eps as f32 })
     }
 
-    fn weight<'a>(&self, parameters: &Parameters<'a>) -> &'a [f32] {
+    fn weight<'a>(&self, parameters: &OpParameters<'a>) -> &'a [f32] {
         parameters.all()[self.weight]
     }
 
-    pub(super) fn forward(&self, xs: &[f32], parameters: &Parameters) -> Kept {
+    pub(super) fn forward(&self, xs: &[f32], parameters: &OpParameters) -> Saved {
         let mut ys = Buffer::dirty(xs.len());
         let rows = self.forward_into(xs, parameters, &mut ys);
-        Kept { rows, ys }
+        Saved { rows, ys }
     }
 
     pub(super) fn forward_into(
         &self,
         xs: &[f32],
-        parameters: &Parameters,
+        parameters: &OpParameters,
         ys: &mut [f32],
     ) -> Vec<Row> {
         let (weight, bias) = (self.weight(parameters), parameters.all()[self.bias]);
@@ -54,7 +54,7 @@ impl Norm {
         xs: &[f32],
         rows: &[Row],
         grad: &[f32],
-        parameters: &Parameters,
+        parameters: &OpParameters,
         of_xs: &mut [f32],
         gradients: &mut Gradients,
     ) {
@@ -65,7 +65,7 @@ impl Norm {
     }
 }
 
-impl Kept {
+impl Saved {
     pub(super) fn rows(&self) -> &[Row] {
         &self.rows
     }

@@ -12,7 +12,7 @@ use super::rows::Rows;
 use super::{Affine, Stage};
 use crate::buffer::Buffer;
 use crate::layer_norm::Row;
-use crate::many::{Many, Parameters};
+use crate::many::{Many, OpParameters};
 use crate::{TokenMask, parallel, pieces, simd, slices};
 
 /// The gradient of each parameter.
@@ -74,9 +74,9 @@ enum Step {
     Norm(Norm),
 }
 
-enum StepKept {
-    Attention(attention::Kept),
-    FeedForward(feed_forward::Kept),
+enum SavedStep {
+    Attention(attention::Saved),
+    FeedForward(feed_forward::Saved),
     Norm(Vec<Row>),
 }
 
@@ -89,14 +89,14 @@ pub(super) struct Stack {
     out: Rows,
     dim: usize,
     tracked: bool,
-    kept: OnceLock<Kept>,
+    saved: OnceLock<Saved>,
 }
 
 /// Data for the backward pass.
-struct Kept {
+struct Saved {
     /// Each step's input. `None` for the first if it is the operation's own input, without padding.
     inputs: Vec<Option<Buffer>>,
-    steps: Vec<StepKept>,
+    steps: Vec<SavedStep>,
 }
 
 impl Stack {
@@ -130,7 +130,7 @@ impl Stack {
             };
             steps.push((std::mem::replace(&mut rows, out), step));
         }
-        Ok(Self { steps, starts, rows: first, out: rows, dim, tracked, kept: OnceLock::new() })
+        Ok(Self { steps, starts, rows: first, out: rows, dim, tracked, saved: OnceLock::new() })
     }
 }
 
@@ -164,10 +164,10 @@ impl Many for Stack {
         "residual-stages"
     }
 
-    fn forward(&self, xs: &[f32], parameters: &Parameters) -> Result<(Vec<f32>, Shape)> {
+    fn forward(&self, xs: &[f32], parameters: &OpParameters) -> Result<(Vec<f32>, Shape)> {
         let dim = self.dim;
         let mut inputs: Vec<Option<Buffer>> = Vec::new();
-        let mut kept = Vec::new();
+        let mut saved = Vec::new();
         let mut input = (!self.rows.whole()).then(|| {
             let mut packed = Buffer::dirty(self.rows.count() * dim);
             self.rows.pack(xs, dim, &mut packed);
@@ -183,18 +183,18 @@ impl Many for Stack {
             let from = input.as_deref().unwrap_or(xs);
             let step = match step {
                 Step::Attention(attention) => {
-                    StepKept::Attention(attention.forward(from, rows, parameters, to))
+                    SavedStep::Attention(attention.forward(from, rows, parameters, to))
                 }
                 Step::FeedForward(feed_forward) => {
-                    let kept = feed_forward.forward(from, rows, parameters, self.tracked, to);
-                    StepKept::FeedForward(kept)
+                    let saved = feed_forward.forward(from, rows, parameters, self.tracked, to);
+                    SavedStep::FeedForward(saved)
                 }
-                Step::Norm(norm) => StepKept::Norm(norm.forward_into(from, parameters, to)),
+                Step::Norm(norm) => SavedStep::Norm(norm.forward_into(from, parameters, to)),
             };
             let used = std::mem::replace(&mut input, output);
             if self.tracked {
                 inputs.push(used);
-                kept.push(step);
+                saved.push(step);
             }
         }
         if let Some(packed) = &input {
@@ -202,7 +202,7 @@ impl Many for Stack {
         }
         if self.tracked {
             // An operation runs forward once; its value lives in the graph until the backward pass.
-            let _ = self.kept.set(Kept { inputs, steps: kept });
+            let _ = self.saved.set(Saved { inputs, steps: saved });
         }
         Ok((ys, shape.into()))
     }
@@ -210,14 +210,14 @@ impl Many for Stack {
     fn backward(
         &self,
         xs: &[f32],
-        parameters: &Parameters,
+        parameters: &OpParameters,
         grad: &[f32],
     ) -> Result<(Option<Vec<f32>>, Gradients)> {
         let dim = self.dim;
         if !self.rows.whole() {
             pieces::refuse("a token mask");
         }
-        let kept = self.kept.get().expect("the forward pass ran before the backward pass");
+        let saved = self.saved.get().expect("the forward pass ran before the backward pass");
         let count = parameters.all().len();
         let mut gradients: Gradients = (0..count).map(|_| None).collect();
         let mut of_xs = parameters.of_input.then(|| vec![0.0; xs.len()]);
@@ -236,22 +236,28 @@ impl Many for Stack {
                 true => of_input.as_deref_mut().or(of_xs.as_deref_mut()),
                 false => None,
             };
-            let from = kept.inputs[index].as_deref().unwrap_or(xs);
+            let from = saved.inputs[index].as_deref().unwrap_or(xs);
             let grad = of_output.as_deref().unwrap_or(grad);
-            match (step, &kept.steps[index]) {
-                (Step::Attention(attention), StepKept::Attention(kept)) => {
-                    attention.backward((kept, from, rows), grad, parameters, &mut gradients, to);
+            match (step, &saved.steps[index]) {
+                (Step::Attention(attention), SavedStep::Attention(saved)) => {
+                    attention.backward((saved, from, rows), grad, parameters, &mut gradients, to);
                 }
-                (Step::FeedForward(feed_forward), StepKept::FeedForward(kept)) => {
-                    feed_forward.backward((kept, from, rows), grad, parameters, &mut gradients, to);
+                (Step::FeedForward(feed_forward), SavedStep::FeedForward(saved)) => {
+                    feed_forward.backward(
+                        (saved, from, rows),
+                        grad,
+                        parameters,
+                        &mut gradients,
+                        to,
+                    );
                 }
-                (Step::Norm(norm), StepKept::Norm(kept)) => {
+                (Step::Norm(norm), SavedStep::Norm(saved)) => {
                     let mut unused = Buffer::default();
                     let to = to.unwrap_or_else(|| {
                         unused = Buffer::dirty(from.len());
                         &mut unused
                     });
-                    norm.backward(from, kept, grad, parameters, to, &mut gradients);
+                    norm.backward(from, saved, grad, parameters, to, &mut gradients);
                 }
                 _ => unreachable!("a step keeps what is its own"),
             }
@@ -271,16 +277,16 @@ impl Many for Stack {
 
 /// Ends a branch's backward pass: adds the gradient of its first map's inputs, through the norm if any, to the sum's.
 pub(super) fn finish(
-    norm: Option<(&Norm, &norm::Kept)>,
+    norm: Option<(&Norm, &norm::Saved)>,
     xs: &[f32],
-    parameters: &Parameters,
+    parameters: &OpParameters,
     gradients: &mut Gradients,
     of_xs: Option<&mut [f32]>,
     of_normalised: impl FnOnce(&mut [f32]),
     add_sum: impl FnOnce(&mut [f32]),
 ) {
     match (norm, of_xs) {
-        (Some((norm, kept)), of_xs) => {
+        (Some((norm, saved)), of_xs) => {
             let mut scratch = Buffer::dirty(xs.len());
             of_normalised(&mut scratch);
             let mut unused = Buffer::default();
@@ -289,7 +295,7 @@ pub(super) fn finish(
                 unused = Buffer::dirty(xs.len());
                 &mut unused
             });
-            norm.backward(xs, kept.rows(), &scratch, parameters, of_xs, gradients);
+            norm.backward(xs, saved.rows(), &scratch, parameters, of_xs, gradients);
             if wanted {
                 add_sum(of_xs);
             }
