@@ -5,6 +5,12 @@ use vit_random::Stream;
 /// Height and width of the image.
 pub(super) const SIDE: usize = 28;
 
+/// Pixels of a row that are computed together, in vector registers.
+const LANES: usize = 8;
+
+/// Columns of the canvas: [`SIDE`], and the rest of the last lanes.
+const COLUMNS: usize = SIDE + LANES;
+
 /// Width in pixels of a stroke's soft edge.
 const EDGE: f32 = 1.2;
 
@@ -21,13 +27,13 @@ pub(super) struct Dot {
 
 /// The image being drawn.
 pub(super) struct Canvas {
-    light: [f32; SIDE * SIDE],
+    light: [[f32; COLUMNS]; SIDE],
 }
 
 impl Canvas {
     /// A black image.
     pub(super) fn new() -> Self {
-        Self { light: [0.0; SIDE * SIDE] }
+        Self { light: [[0.0; COLUMNS]; SIDE] }
     }
 
     /// Draws along a chain of dots.
@@ -43,12 +49,14 @@ impl Canvas {
         const UNIT: f32 = 1.0 / 147.800_54;
         let mut bits = [0; SIDE * SIDE];
         stream.fill(&mut bits);
-        out.extend(self.light.iter().zip(bits).map(|(&light, bits)| {
-            let sum: u32 = bits.to_le_bytes().into_iter().map(u32::from).sum();
-            let grain = (sum as f32 - 510.0) * UNIT;
-            // The conversion saturates.
-            (light + noise * grain + 0.5) as u8
-        }));
+        for (row, bits) in self.light.iter().zip(bits.chunks_exact(SIDE)) {
+            out.extend(row.iter().zip(bits).map(|(light, bits)| {
+                let sum: u32 = bits.to_le_bytes().into_iter().map(u32::from).sum();
+                let grain = (sum as f32 - 510.0) * UNIT;
+                // The conversion saturates.
+                (light + noise * grain + 0.5) as u8
+            }));
+        }
     }
 
     /// Draws a straight piece: each pixel by its distance from it.
@@ -57,20 +65,23 @@ impl Canvas {
         let (right, down) = (to.x - from.x, to.y - from.y);
         // On a piece without length every point is its start.
         let length_squared = (right * right + down * down).max(f32::MIN_POSITIVE);
+        let columns = pixels(from.x.min(to.x) - reach, from.x.max(to.x) + reach);
         for row in pixels(from.y.min(to.y) - reach, from.y.max(to.y) + reach) {
-            for column in pixels(from.x.min(to.x) - reach, from.x.max(to.x) + reach) {
-                // From the start of the piece to the pixel's centre.
-                let (x, y) = (column as f32 + 0.5 - from.x, row as f32 + 0.5 - from.y);
-                let along = ((x * right + y * down) / length_squared).clamp(0.0, 1.0);
-                let (x, y) = (x - along * right, y - along * down);
-                let distance_squared = x * x + y * y;
-                if distance_squared >= reach * reach {
-                    continue;
+            for first in columns.clone().step_by(LANES) {
+                let lanes: &mut [f32; LANES] =
+                    (&mut self.light[row][first..first + LANES]).try_into().expect("as many lanes");
+                for (column, pixel) in lanes.iter_mut().enumerate() {
+                    // From the start of the piece to the pixel's centre.
+                    let x = (first + column) as f32 + 0.5 - from.x;
+                    let y = row as f32 + 0.5 - from.y;
+                    let along = ((x * right + y * down) / length_squared).clamp(0.0, 1.0);
+                    let (x, y) = (x - along * right, y - along * down);
+                    let distance_squared = x * x + y * y;
+                    let radius = from.radius + along * (to.radius - from.radius);
+                    let cover = ((radius - distance_squared.sqrt()) / EDGE + 0.5).clamp(0.0, 1.0);
+                    let cover = if distance_squared < reach * reach { cover } else { 0.0 };
+                    *pixel = pixel.max(cover * from.light);
                 }
-                let radius = from.radius + along * (to.radius - from.radius);
-                let cover = ((radius - distance_squared.sqrt()) / EDGE + 0.5).clamp(0.0, 1.0);
-                let pixel = &mut self.light[row * SIDE + column];
-                *pixel = pixel.max(cover * from.light);
             }
         }
     }
