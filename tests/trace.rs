@@ -87,7 +87,7 @@ fn an_unwritable_trace_is_reported_before_training() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_full_disk_is_reported_after_training() {
+fn a_trace_that_cannot_be_written_at_the_end_is_an_error() {
     let sandbox = Sandbox::new();
     let words = "train --dataset digits --max-steps 2 --run-dir run --trace /dev/full";
     let outcome = sandbox.run(words);

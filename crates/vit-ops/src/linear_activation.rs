@@ -33,8 +33,8 @@ pub fn linear_activation(
     }
     let tracked = [xs, weight, bias].iter().any(|input| input.track_op());
     // ReLU's gradient needs only its outputs.
-    let keeps_inputs = tracked && activation != Activation::Relu;
-    let op = LinearActivation { activation, keeps_inputs, inputs: OnceLock::new() };
+    let saves_inputs = tracked && activation != Activation::Relu;
+    let op = LinearActivation { activation, saves_inputs, inputs: OnceLock::new() };
     xs.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
 }
 
@@ -62,7 +62,7 @@ pub(crate) mod composed {
 
 struct LinearActivation {
     activation: Activation,
-    keeps_inputs: bool,
+    saves_inputs: bool,
     /// The activation's inputs, if its gradient needs them.
     inputs: OnceLock<Vec<f32>>,
 }
@@ -94,7 +94,7 @@ impl CustomOp3 for LinearActivation {
             return slices::output(ys, dims);
         }
         let (mut ys, dims) = product(Some(bias))?;
-        if self.keeps_inputs {
+        if self.saves_inputs {
             // An operation runs forward once; its value lives in the graph until the backward pass.
             let _ = self.inputs.set(ys.clone());
         }
@@ -114,7 +114,7 @@ impl CustomOp3 for LinearActivation {
         let grad = slices::read2(&grad, ys, |grad, ys| {
             let at = match self.activation {
                 Activation::Relu => ys,
-                Activation::Gelu => self.inputs.get().expect("the forward pass kept its inputs"),
+                Activation::Gelu => self.inputs.get().expect("the forward pass saved its inputs"),
             };
             Ok(self.activation.gradient(grad, at))
         })?;

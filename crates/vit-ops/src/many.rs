@@ -30,7 +30,7 @@ pub(crate) trait Many: Send + Sync + 'static {
     ) -> Result<(OptionalGradient, Vec<OptionalGradient>)>;
 }
 
-/// The parameters of an operation.
+/// An operation's parameters, and which gradients are needed.
 pub(crate) struct OpParameters<'a> {
     values: Vec<&'a [f32]>,
     tensors: &'a [Tensor],

@@ -1,6 +1,6 @@
 //! `--trace`: records the first steps of a run in Chrome's trace format, which Perfetto reads too.
 //!
-//! The trace is small, so it is kept in memory and written at once: the file is complete at any time
+//! The trace is small, so it is kept in memory and written at once: the file is valid at any time
 //! (docs/decisions/0032-our-own-trace.md).
 
 use std::fmt;

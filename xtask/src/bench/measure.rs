@@ -50,13 +50,17 @@ impl Programs {
         let python = venv.map(python_of).transpose()?;
         // Programs run in the workspace, not in the user's working directory.
         let data = std::path::absolute(data)?;
-        let scratch = tempfile::tempdir()?;
-        // A second name, so that a build in the meantime does not change what is measured. A copy takes up to 5 MB more
-        // memory: Linux maps what is written in one piece in larger pieces.
-        let vit = scratch.path().join(built.file_name().context("cargo built no file")?);
-        if fs::hard_link(built, &vit).is_err() {
-            fs::copy(built, &vit).with_context(|| format!("cannot copy {}", built.display()))?;
+        let name = built.file_name().context("cargo built no file")?;
+        let scratch = tempfile::tempdir_in(built.with_file_name(""))?;
+        // A second name or a copy, so that a build in the meantime does not change what is measured: cargo removes the
+        // old file first. A copy is cached in larger folios, which Linux 6.18 maps whole: up to 5 MB more memory.
+        let vit = scratch.path().join(name);
+        if cfg!(target_os = "linux") {
+            fs::hard_link(built, &vit)
+        } else {
+            fs::copy(built, &vit).map(|_| ())
         }
+        .with_context(|| format!("cannot link or copy {}", built.display()))?;
         for shards in [1, 4] {
             let settings = format!("[train]\nshards = {shards}\n");
             fs::write(scratch.path().join(format!("shards-{shards}.toml")), settings)?;

@@ -8,8 +8,8 @@ pub(super) const SIDE: usize = 28;
 /// Pixels of a row that are computed together, in vector registers.
 const LANES: usize = 8;
 
-/// Columns of the canvas: [`SIDE`], and the rest of the last lanes.
-const COLUMNS: usize = SIDE + LANES;
+/// Columns stored in a row: the last lanes may pass the image's right edge.
+const COLUMNS: usize = SIDE + LANES - 1;
 
 /// Width in pixels of a stroke's soft edge.
 const EDGE: f32 = 1.2;
@@ -50,7 +50,7 @@ impl Canvas {
         let mut bits = [0; SIDE * SIDE];
         stream.fill(&mut bits);
         for (row, bits) in self.light.iter().zip(bits.chunks_exact(SIDE)) {
-            out.extend(row.iter().zip(bits).map(|(light, bits)| {
+            out.extend(row[..SIDE].iter().zip(bits).map(|(light, bits)| {
                 let sum: u32 = bits.to_le_bytes().into_iter().map(u32::from).sum();
                 let grain = (sum as f32 - 510.0) * UNIT;
                 // The conversion saturates.
@@ -67,19 +67,18 @@ impl Canvas {
         let length_squared = (right * right + down * down).max(f32::MIN_POSITIVE);
         let columns = pixels(from.x.min(to.x) - reach, from.x.max(to.x) + reach);
         for row in pixels(from.y.min(to.y) - reach, from.y.max(to.y) + reach) {
+            let y = row as f32 + 0.5 - from.y;
             for first in columns.clone().step_by(LANES) {
-                let lanes: &mut [f32; LANES] =
-                    (&mut self.light[row][first..first + LANES]).try_into().expect("as many lanes");
-                for (column, pixel) in lanes.iter_mut().enumerate() {
+                let lanes = self.light[row][first..].first_chunk_mut::<LANES>();
+                let lanes = lanes.expect("a row has columns for the last lanes");
+                for (lane, pixel) in lanes.iter_mut().enumerate() {
                     // From the start of the piece to the pixel's centre.
-                    let x = (first + column) as f32 + 0.5 - from.x;
-                    let y = row as f32 + 0.5 - from.y;
+                    let x = (first + lane) as f32 + 0.5 - from.x;
                     let along = ((x * right + y * down) / length_squared).clamp(0.0, 1.0);
                     let (x, y) = (x - along * right, y - along * down);
                     let distance_squared = x * x + y * y;
                     let radius = from.radius + along * (to.radius - from.radius);
                     let cover = ((radius - distance_squared.sqrt()) / EDGE + 0.5).clamp(0.0, 1.0);
-                    let cover = if distance_squared < reach * reach { cover } else { 0.0 };
                     *pixel = pixel.max(cover * from.light);
                 }
             }

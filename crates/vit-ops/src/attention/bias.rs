@@ -2,7 +2,7 @@
 
 use super::kernel::AddedToHeads;
 use super::op::{Attending, BiasShape};
-use super::sample::{Offsets, Rows, SampleShape, Samples};
+use super::sample::{Rows, SampleLayout, SampleShape, Samples};
 use super::softmax::Added;
 use crate::parallel;
 use crate::slices::add_scaled;
@@ -42,8 +42,8 @@ impl<'a> Bias<'a> {
         let rows = total.chunks_exact_mut(tokens).enumerate();
         parallel::for_each(of_scores.len(), rows, |(row, total)| {
             let (part, query) = (row / queries, row % queries);
-            for (sample, (Offsets { shape, .. }, scores)) in
-                samples.offsets().iter().zip(&scores).enumerate()
+            for (sample, (SampleLayout { shape, .. }, scores)) in
+                samples.layouts().iter().zip(&scores).enumerate()
             {
                 for head in 0..shape.heads {
                     let place = (sample * of_sample + head * of_head) / (queries * tokens);

@@ -1,6 +1,6 @@
 //! The memory layout of a batch's queries, keys, values and gradients.
 
-use super::sample::{Offsets, Rows, SampleShape, Samples};
+use super::sample::{Rows, SampleLayout, SampleShape, Samples};
 use crate::matrix::MatrixMut;
 
 /// Queries, keys or values.
@@ -22,8 +22,8 @@ pub(crate) enum Inputs<'a> {
 
 impl<'a> Inputs<'a> {
     /// One sample's inputs.
-    pub(super) fn sample(self, at: Offsets) -> Sample<'a> {
-        let Offsets { shape, row, out } = at;
+    pub(super) fn sample(self, layout: SampleLayout) -> Sample<'a> {
+        let SampleLayout { shape, row, out } = layout;
         let dim = shape.dim();
         let rows = |data: &'a [f32], stride| Rows { data, stride };
         Sample(match self {

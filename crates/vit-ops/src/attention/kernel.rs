@@ -441,7 +441,7 @@ unsafe fn add_scaled<L: Lanes, const C: usize, const R: usize, const H: usize>(
 mod tests {
     use super::*;
     use crate::attention::inputs::Inputs;
-    use crate::attention::sample::Offsets;
+    use crate::attention::sample::SampleLayout;
     use crate::simd::{self, run_on};
     use pulp::Arch;
 
@@ -461,7 +461,7 @@ mod tests {
                 (0..len).map(|i| (i as f32 * pace).sin()).collect()
             };
             let (qkv, grad) = (waves(shape.packed(), 0.7), waves(shape.output(), 1.3));
-            let sample = Inputs::Packed(&qkv).sample(Offsets { shape, row: 0, out: 0 });
+            let sample = Inputs::Packed(&qkv).sample(SampleLayout { shape, row: 0, out: 0 });
             let mut mask = vec![0.0; shape.weights_row()];
             mask[shape.tokens..].fill(f32::NEG_INFINITY);
             mask[shape.tokens / 2] = if shape.tokens > 1 { f32::NEG_INFINITY } else { 0.0 };

@@ -41,9 +41,9 @@ impl LargeAttention {
         let Attending { samples, scale, causal, dropout, tracked, .. } = &self.0;
         let drawn = dropout.map(|dropout| draw(samples, dropout));
         let masks = drawn.as_deref().map(|drawn| DrawnMasks::of(samples, drawn));
-        let saved = if *tracked { samples.total(SampleShape::weights) } else { 0 };
-        let mut weights = Buffer::dirty(saved);
-        let mut saved = match tracked {
+        let weights_len = if *tracked { samples.total(SampleShape::weights) } else { 0 };
+        let mut weights = Buffer::dirty(weights_len);
+        let mut of_samples = match tracked {
             true => samples.cut(&mut weights, SampleShape::weights),
             false => Vec::new(),
         }
@@ -51,18 +51,25 @@ impl LargeAttention {
         let at_once = self.block();
         let mut pieces = Vec::new();
         for (index, ys) in samples.cut(ys, SampleShape::output).into_iter().enumerate() {
-            let at = samples.offsets()[index];
-            let (shape, sample) = (at.shape, inputs.sample(at));
+            let layout = samples.layouts()[index];
+            let (shape, sample) = (layout.shape, inputs.sample(layout));
             let SampleShape { queries, head_dim, .. } = shape;
             let block_len = at_once.min(queries) * shape.weights_row();
-            let mut saved = saved.next().into_iter().flat_map(|of_sample| {
+            let mut of_blocks = of_samples.next().into_iter().flat_map(|of_sample| {
                 let heads = of_sample.chunks_exact_mut(shape.head_weights());
                 heads.flat_map(move |head| head.chunks_mut(block_len))
             });
             let ys = MatrixMut::strided(ys, queries, shape.dim(), shape.dim());
             for (head, ys) in ys.blocks((queries, head_dim)).into_iter().enumerate() {
                 for block in ys.out.blocks((at_once, head_dim)) {
-                    pieces.push(Piece { index, shape, sample, head, block, saved: saved.next() });
+                    pieces.push(Piece {
+                        index,
+                        shape,
+                        sample,
+                        head,
+                        block,
+                        saved: of_blocks.next(),
+                    });
                 }
             }
         }
@@ -123,8 +130,8 @@ impl LargeAttention {
         let mut of_added = of_added.into_iter().flatten();
         let mut pieces = Vec::new();
         for (index, gradients) in gradients.samples(samples).into_iter().enumerate() {
-            let at = samples.offsets()[index];
-            let (shape, sample) = (at.shape, inputs.sample(at));
+            let layout = samples.layouts()[index];
+            let (shape, sample) = (layout.shape, inputs.sample(layout));
             let mut of_added =
                 of_added.next().map(|all| all.chunks_exact_mut(shape.head_weights()));
             let [q, k, v] = gradients.matrices(shape);
@@ -142,7 +149,7 @@ impl LargeAttention {
             pieces,
             || (Buffer::dirty(len), Buffer::dirty(dropped_len)),
             |(scratch, dropped), (index, sample, head, [of_q, of_k, of_v], of_added)| {
-                let shape = samples.offsets()[index].shape;
+                let shape = samples.layouts()[index].shape;
                 let SampleShape { tokens, queries, head_dim, .. } = shape;
                 let (row_len, len) = (shape.weights_row(), shape.head_weights());
                 let [q, k, v] = matrices(shape, head, sample);
@@ -206,7 +213,7 @@ struct Piece<'a> {
     sample: Sample<'a>,
     head: usize,
     block: Block<'a>,
-    /// The place to keep their weights.
+    /// Where their weights are saved for the backward pass, if tracked.
     saved: Option<&'a mut [f32]>,
 }
 

@@ -73,9 +73,9 @@ impl SampleShape {
     }
 }
 
-/// Where a sample begins in its batch. Samples may have different lengths, stored in sequence.
+/// A sample's shape, and where it begins in its batch. Samples may have different lengths, stored in sequence.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Offsets {
+pub(super) struct SampleLayout {
     pub(super) shape: SampleShape,
     /// The row of its first token.
     pub(super) row: usize,
@@ -86,7 +86,7 @@ pub(super) struct Offsets {
 /// The samples of a batch.
 #[derive(Clone, Debug)]
 pub(crate) struct Samples {
-    offsets: Vec<Offsets>,
+    layouts: Vec<SampleLayout>,
     /// The sizes of the longest.
     pub(super) largest: SampleShape,
     /// The padded length of samples, which determines dropout masks.
@@ -97,8 +97,8 @@ impl Samples {
     /// `batch` samples of equal sizes.
     pub(crate) fn equal(batch: usize, shape: SampleShape) -> Self {
         let SampleShape { tokens, queries, .. } = shape;
-        let at = |index| Offsets { shape, row: index * tokens, out: index * queries };
-        Self { offsets: (0..batch).map(at).collect(), largest: shape, padded: tokens }
+        let layout = |index| SampleLayout { shape, row: index * tokens, out: index * queries };
+        Self { layouts: (0..batch).map(layout).collect(), largest: shape, padded: tokens }
     }
 
     /// Samples of these lengths, packed without padding. `shape` is a sample's with padding. Each has all its queries
@@ -106,27 +106,27 @@ impl Samples {
     pub(crate) fn packed(lengths: &[usize], shape: SampleShape) -> Self {
         let first = shape.queries < shape.tokens;
         let (mut row, mut out) = (0, 0);
-        let offsets = lengths.iter().map(|&tokens| {
+        let layouts = lengths.iter().map(|&tokens| {
             let queries = if first { tokens.min(shape.queries) } else { tokens };
             let shape = SampleShape { tokens, queries, ..shape };
-            let at = Offsets { shape, row, out };
+            let layout = SampleLayout { shape, row, out };
             (row, out) = (row + tokens, out + queries);
-            at
+            layout
         });
-        let offsets: Vec<Offsets> = offsets.collect();
+        let layouts: Vec<SampleLayout> = layouts.collect();
         let tokens = lengths.iter().copied().max().unwrap_or_default();
         let queries = if first { tokens.min(shape.queries) } else { tokens };
         let largest = SampleShape { tokens, queries, ..shape };
-        Self { offsets, largest, padded: shape.tokens }
+        Self { layouts, largest, padded: shape.tokens }
     }
 
-    pub(super) fn offsets(&self) -> &[Offsets] {
-        &self.offsets
+    pub(super) fn layouts(&self) -> &[SampleLayout] {
+        &self.layouts
     }
 
     /// The sum of a number over all samples.
     pub(super) fn total(&self, of: impl Fn(SampleShape) -> usize) -> usize {
-        self.offsets.iter().map(|at| of(at.shape)).sum()
+        self.layouts.iter().map(|layout| of(layout.shape)).sum()
     }
 
     /// Cuts `all` into parts, one per sample, of these sizes.
@@ -136,8 +136,8 @@ impl Samples {
         of: impl Fn(SampleShape) -> usize,
     ) -> Vec<&'a mut [f32]> {
         let mut rest = all;
-        let parts = self.offsets.iter().map(|at| {
-            let (part, others) = std::mem::take(&mut rest).split_at_mut(of(at.shape));
+        let parts = self.layouts.iter().map(|layout| {
+            let (part, others) = std::mem::take(&mut rest).split_at_mut(of(layout.shape));
             rest = others;
             part
         });
@@ -151,8 +151,8 @@ impl Samples {
         of: impl Fn(SampleShape) -> usize,
     ) -> Vec<&'a [f32]> {
         let mut rest = all;
-        let parts = self.offsets.iter().map(|at| {
-            let (part, others) = rest.split_at(of(at.shape));
+        let parts = self.layouts.iter().map(|layout| {
+            let (part, others) = rest.split_at(of(layout.shape));
             rest = others;
             part
         });

@@ -19,13 +19,13 @@ impl SmallAttention {
     pub(super) fn forward(&self, inputs: Inputs, bias: Option<Bias>, ys: &mut [f32]) -> Saved {
         let Attending { samples, scale, dropout, tracked, .. } = &self.0;
         let (drops, largest) = (dropout.is_some(), samples.largest);
-        let of_batch = |saved: bool| {
-            Buffer::dirty(if saved { samples.total(SampleShape::weights) } else { 0 })
+        let of_batch = |needed: bool| {
+            Buffer::dirty(if needed { samples.total(SampleShape::weights) } else { 0 })
         };
         let of_sample = |needed: bool| Buffer::dirty(if needed { largest.weights() } else { 0 });
         let mut before_dropout = of_batch(*tracked);
         let mut after_dropout = of_batch(*tracked && drops);
-        let parts = |saved: bool, all| match saved {
+        let parts = |needed: bool, all| match needed {
             true => samples.cut(all, SampleShape::weights),
             false => Vec::new(),
         };
@@ -42,8 +42,8 @@ impl SmallAttention {
             pieces,
             scratch,
             |(columns, masks, weights, dropped), (index, ys, before, after)| {
-                let at = samples.offsets()[index];
-                let (shape, sample) = (at.shape, inputs.sample(at));
+                let layout = samples.layouts()[index];
+                let (shape, sample) = (layout.shape, inputs.sample(layout));
                 let weights = before.unwrap_or_else(|| &mut weights[..shape.weights()]);
                 let added = self.0.added(index, bias);
                 simd::run_fused(Weigh { shape, scale: *scale, added, sample, columns, weights });
@@ -84,16 +84,16 @@ impl SmallAttention {
             pieces,
             || (Columns::new(largest), vec![0.0; 2 * largest.head_weights()]),
             |(columns, scores), (index, gradients, of_added)| {
-                let at = samples.offsets()[index];
+                let layout = samples.layouts()[index];
                 simd::run_fused(Backward {
-                    shape: at.shape,
+                    shape: layout.shape,
                     scale: *scale,
-                    sample: inputs.sample(at),
+                    sample: inputs.sample(layout),
                     before_dropout: before[index],
                     after_dropout: after[index],
                     grad: grads[index],
                     columns,
-                    scores: &mut scores[..2 * at.shape.head_weights()],
+                    scores: &mut scores[..2 * layout.shape.head_weights()],
                     of_added,
                     gradients,
                 });

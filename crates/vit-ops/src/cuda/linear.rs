@@ -29,8 +29,8 @@ pub(crate) fn linear_activation(
 ) -> Result<Tensor> {
     let tracked = [xs, weight, bias].iter().any(|input| input.track_op());
     // ReLU's gradient needs only its outputs.
-    let keeps_inputs = tracked && activation != Activation::Relu;
-    let op = Linear::new(Some(activation), keeps_inputs);
+    let saves_inputs = tracked && activation != Activation::Relu;
+    let op = Linear::new(Some(activation), saves_inputs);
     apply3(&xs.contiguous()?, &weight.contiguous()?, &bias.contiguous()?, op)
 }
 
@@ -50,14 +50,14 @@ struct Linear {
     activation: Option<Activation>,
     /// The dropout of the output, if any.
     drawn: Option<Drawn>,
-    keeps_inputs: bool,
+    saves_inputs: bool,
     /// The activation's inputs, if its gradient needs them.
     inputs: OnceLock<Tensor>,
 }
 
 impl Linear {
-    const fn new(activation: Option<Activation>, keeps_inputs: bool) -> Self {
-        Self { activation, drawn: None, keeps_inputs, inputs: OnceLock::new() }
+    const fn new(activation: Option<Activation>, saves_inputs: bool) -> Self {
+        Self { activation, drawn: None, saves_inputs, inputs: OnceLock::new() }
     }
 
     fn forward(
@@ -72,20 +72,20 @@ impl Linear {
         dims.push(outputs);
         let shape = Shape::from(dims);
         let (device, len) = (&xs.0.device, shape.elem_count());
-        let kept = self.keeps_inputs.then(|| uninit::<f32>(device, len)).transpose()?;
+        let saved = self.saves_inputs.then(|| uninit::<f32>(device, len)).transpose()?;
         let bias = bias.map(|(bias, layout)| elements::<f32>(bias, layout)).transpose()?;
         let epilogue = Epilogue {
             bias: bias.as_ref().map_or(0, |bias| begin(bias, device)),
-            inputs: kept.as_ref().map_or(0, |kept| begin(kept, device)),
+            inputs: saved.as_ref().map_or(0, |saved| begin(saved, device)),
             activation: number(self.activation),
             sample_len: self.drawn.map_or(0, |_| len / shape.dims()[0]) as u32,
         };
         let drawn = self.drawn.unwrap_or_else(Drawn::nothing);
         let ys =
             products::forward(xs, weight, (len / outputs, inputs, outputs), (epilogue, drawn))?;
-        if let Some(kept) = kept {
+        if let Some(saved) = saved {
             // An operation runs forward once; its value lives in the graph until the backward pass.
-            let _ = self.inputs.set(tensor(kept, device, len));
+            let _ = self.inputs.set(tensor(saved, device, len));
         }
         Ok((ys, shape))
     }
@@ -102,7 +102,7 @@ impl Linear {
         let Some(activation) = self.activation else { return grad.reshape(((), outputs)) };
         let at = match activation {
             Activation::Relu => ys,
-            Activation::Gelu => self.inputs.get().expect("the forward pass kept its inputs"),
+            Activation::Gelu => self.inputs.get().expect("the forward pass saved its inputs"),
         };
         let (device, len) = (device_of(&grad)?, grad.elem_count());
         let mut before = uninit::<f32>(&device, len)?;

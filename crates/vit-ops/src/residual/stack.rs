@@ -109,7 +109,7 @@ impl Stack {
         let (batch, tokens, dim) = xs.dims3()?;
         let first = Rows::new(batch, tokens, mask);
         let mut rows = first.clone();
-        // Attention keeps data only for a backward pass, so all parameters are checked first.
+        // Attention saves data only for a backward pass, so all parameters are checked first.
         let tracked = xs.track_op() || stages.iter().any(Stage::tracked);
         let mut list = List { parameters, dim };
         let (mut steps, mut starts) = (Vec::new(), Vec::new());
@@ -259,7 +259,7 @@ impl Many for Stack {
                     });
                     norm.backward(from, saved, grad, parameters, to, &mut gradients);
                 }
-                _ => unreachable!("a step keeps what is its own"),
+                _ => unreachable!("a step's saved data has its own kind"),
             }
             if !needed {
                 break;

@@ -161,9 +161,11 @@ fn resume(args: &Args, path: &Path, ranks: &Ranks) -> Result<ExitCode> {
                     checkpoint.display()
                 );
             }
-            // If the run had ended, only this may be missing.
+            // What follows a checkpoint may be missing.
             let (weights, model) = (saved.state.weights(), &set_up.settings.model);
             vit_model::write_with(&folder.model(), weights, model, &set_up.info)?;
+            folder.point_last_to(&checkpoint)?;
+            folder.prune_checkpoints(args.keep.into())?;
             tracing::info!("resuming from {}", checkpoint.display());
             saved.about
         }
