@@ -165,7 +165,6 @@ fn resume(args: &Args, path: &Path, ranks: &Ranks) -> Result<ExitCode> {
             let (weights, model) = (saved.state.weights(), &set_up.settings.model);
             vit_model::write_with(&folder.model(), weights, model, &set_up.info)?;
             folder.point_last_to(&checkpoint)?;
-            folder.prune_checkpoints(args.keep.into())?;
             tracing::info!("resuming from {}", checkpoint.display());
             saved.about
         }
