@@ -103,7 +103,7 @@ pub(crate) fn a_read_only_folder_is_named_and_not_changed() {
     for (folder, words, told) in [
         ("closed", "-q train --config small.toml --run-dir closed/run", "cannot write closed/run"),
         ("whole", resume, "cannot write whole/model.safetensors"),
-        ("whole/checkpoints", resume, "cannot create whole/checkpoints/step-000040"),
+        ("whole/checkpoints", resume, "cannot replace whole/checkpoints/last"),
     ] {
         forbid(&sandbox, folder);
         let refused = unprivileged(&sandbox, words);
